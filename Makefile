@@ -1,0 +1,50 @@
+# Everything a checkout can do. Each target sets up what it needs first; what is there already is skipped.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+# The machine's own pulumi where there is one, else the one that `setup` built, and stand-ins for what is missing.
+export PATH := $(shell $(PYTHON) -m tools.setup env)
+
+# The lines of `make test` are one story, with pytest's closing line last.
+.NOTPARALLEL:
+
+.PHONY: help setup demo test lint unit kernel sdk schema bench clean
+
+help: ## Say what there is
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+
+setup: ## Install what is missing: Debian packages, .venv, pulumi, the test microVM
+	@$(PYTHON) -m tools.setup
+
+demo: setup ## See hostnet at work, in throw-away network namespaces
+	@$(PY) -m tools.demo
+
+test: setup lint unit kernel ## Everything that CI checks
+
+lint: setup ## Style and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+unit: setup ## The tests that need neither root nor kernel
+	$(PY) -m pytest -q tests/unit
+
+kernel: setup ## All other tests: real packets, the real pulumi, a microVM
+	$(PY) -m pytest -q -n 2 --ignore=tests/unit tests
+
+schema: setup ## schema.json from the resources' own types
+	$(PY) -m hostnet.resources.schema > schema.json.part
+	mv schema.json.part schema.json
+
+sdk: schema ## The SDKs for Python, Node.js and Go from schema.json
+	"$$($(PYTHON) -m tools.setup gensdk)" schema.json sdk
+	@$(PYTHON) -m tools.setup
+
+bench: setup ## Compare hostnet with a no-op provider, in one run
+	$(PY) benchmarks/run.py
+
+clean: ## Remove .venv and the cache
+	$(PYTHON) -m tools.setup clean
+	rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name '*.egg-info' -type d -prune -exec rm -rf {} +

@@ -1,0 +1,265 @@
+"""From objects to elements of the table: pure, and per owner, so that a change of one owner touches its own alone.
+
+Each element carries a tag, (field, item) of the object's view in `hostnet.objects`, so that an element that is missing
+in the kernel shows as drift of the property that asked for it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from hostnet.agent.ruleset import Element
+from hostnet.objects import Forward, Gateway, Object
+
+Tag = tuple[str, str]
+Tagged = tuple[Element, Tag]
+
+_ANY = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
+_WILDCARD = {"ipv4": "0.0.0.0", "ipv6": "::"}  # noqa: S104 - compared with, never bound
+_DIGIT = {"ipv4": "4", "ipv6": "6"}
+LOOPBACK_DEVICE = "lo"  # what the host sends to its own addresses leaves through it
+
+
+@dataclass(frozen=True)
+class Context:
+    """What elements of one owner depend on beside its own objects.
+
+    :param devices: hostnet's bridges and routed TAPs, sorted: where a forward without a gateway listens for `loopback`.
+    :param addresses: CIDRs of each of `devices` and of each internal interface: declared where ours, else as observed.
+    :param gateways: the gateways by name, their external interface resolved.
+    """
+
+    devices: tuple[str, ...] = ()
+    addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    gateways: Mapping[str, Gateway] = field(default_factory=dict)
+
+
+def compile_object(item: Object, context: Context) -> Iterator[Tagged]:
+    """The elements of one object (those kinds that have any)."""
+    if isinstance(item, Gateway):
+        yield from _gateway(item, context)
+    elif isinstance(item, Forward):
+        for cell in forward_cells(item, context):
+            for element in cell.elements:
+                yield element, ("forward", "")
+
+
+def compile_common(context: Context) -> Iterator[Tagged]:
+    """Elements that belong to no single owner: networks, which may overlap as declared and must not in the kernel."""
+    for name in context.devices:
+        yield Element("ours", (name,)), ("common", "")
+        yield Element("hairpin", (name, name)), ("common", "")
+        yield from ((Element("own" + digit, (address,)), ("common", "")) for digit, address in _own(context, name))
+    for gateway in context.gateways.values():
+        for name in gateway.internal:
+            yield Element("ours", (name,)), ("common", "")
+            yield Element("hairpin", (name, name)), ("common", "")
+            yield from ((Element("own" + digit, (address,)), ("common", "")) for digit, address in _own(context, name))
+    for set_name, networks in _networks(context).items():
+        yield from ((Element(set_name, (str(_bare(net)),)), ("common", "")) for net in networks)
+
+
+def _networks(context: Context) -> dict[str, list[ipaddress.IPv4Network | ipaddress.IPv6Network]]:
+    """The networks behind gateways: exempt from NAT among themselves; those given as networks are closed as well."""
+    own: dict[str, list[str]] = {"nets4": [], "nets6": [], "closed_nets4": [], "closed_nets6": []}
+    for gateway in context.gateways.values():
+        own["nets4"] += gateway.internal4
+        own["closed_nets4"] += gateway.internal4
+        own["nets6"] += gateway.internal6
+        own["closed_nets6"] += gateway.internal6
+        for name in gateway.internal:
+            for cidr in context.addresses.get(name, ()):
+                own["nets6" if ":" in cidr else "nets4"].append(cidr)
+    return {
+        name: list(ipaddress.collapse_addresses(ipaddress.ip_network(c, strict=False) for c in cidrs))
+        for name, cidrs in own.items()
+    }
+
+
+def _bare(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> str:
+    """As nft prints it: a single address has no length."""
+    return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
+
+
+def _own(context: Context, name: str) -> Iterator[tuple[str, str]]:
+    """The interface's own addresses: (digit of the family, bare address)."""
+    for cidr in context.addresses.get(name, ()):
+        yield ("6" if ":" in cidr else "4"), cidr.split("/")[0]
+
+
+def _gateway(gateway: Gateway, context: Context) -> Iterator[Tagged]:
+    external = gateway.external
+    if external is None:
+        msg = f"gateway {gateway.name} has no external interface yet"
+        raise ValueError(msg)
+    yield Element("external", (external,)), ("external", "")
+    for name in gateway.internal:
+        yield from _internal_interface(gateway, external, name, context)
+    yield from _internal_networks(gateway, external)
+    if gateway.mss_clamp:
+        yield Element("clamped", (external,)), ("mss_clamp", "")
+    for digit, host in (("4", gateway.dmz4), ("6", gateway.dmz6)):
+        if host is not None:
+            yield Element("dmz" + digit, (external,), (host,)), ("dmz" + digit, "")
+    if gateway.dmz4 or gateway.dmz6:
+        for port in gateway.dmz_except:
+            yield Element("dmz_except", (external, str(port))), ("dmz_except", str(port))
+
+
+def _internal_interface(gateway: Gateway, external: str, name: str, context: Context) -> Iterator[Tagged]:
+    tag = ("internal", name)
+    yield Element("internal", (name,)), tag
+    # Frames between a bridge's own ports pass the forward hook, too, where br_netfilter hands them to it.
+    yield Element("pairs4", (name, name)), tag
+    yield Element("pairs6", (name, name)), tag
+    yield Element("pairs4", (name, external)), tag
+    yield _translate("4", (name, external), gateway.snat4, tag)
+    for digit, address in _own(context, name):
+        yield Element("guarded" + digit, (address,)), tag
+    if gateway.nat6:
+        yield Element("pairs6", (name, external)), ("nat6", "")
+        yield _translate("6", (name, external), gateway.snat6, ("nat6", ""))
+    if gateway.route6:
+        yield Element("pairs6", (name, external)), ("route6", "")
+        yield Element("pairs6", (external, name)), ("route6", "")
+    if gateway.internal_forwarding:
+        for other in gateway.internal:
+            if other != name:
+                yield Element("pairs4", (name, other)), ("internal_forwarding", "")
+                yield Element("pairs6", (name, other)), ("internal_forwarding", "")
+
+
+def _internal_networks(gateway: Gateway, external: str) -> Iterator[Tagged]:
+    for digit, networks, fixed in (
+        ("4", gateway.internal4, gateway.snat4),
+        ("6", gateway.internal6, gateway.snat6),
+    ):
+        field_name = "internal" + digit
+        for cidr in networks:
+            tag = (field_name, cidr)
+            key = (external, _bare(ipaddress.ip_network(cidr)))
+            if digit == "6" and gateway.route6:
+                yield Element("open_nets6", key), tag
+            if digit == "4" or gateway.nat6 or gateway.route6:
+                yield Element("net_pairs" + digit, key), tag
+            if digit == "4" or gateway.nat6:
+                yield _translate(digit, key, fixed, tag, prefix="net_")
+
+
+def _translate(digit: str, key: tuple[str, ...], fixed: str | None, tag: Tag, prefix: str = "") -> Tagged:
+    """Source NAT for this key: to a fixed address, or masquerade."""
+    if fixed is None:
+        return Element(f"{prefix}nat{digit}", key), tag
+    return Element(f"{prefix}snat{digit}", key, (fixed,)), tag
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The elements of a forward for one protocol, listen address and source, outside or by loopback."""
+
+    protocol: str
+    listen: str | None
+    source: str | None
+    loopback: bool
+    elements: tuple[Element, ...]
+
+
+def forward_devices(forward: Forward, context: Context) -> tuple[str, tuple[str, ...]]:
+    """Where a forward's packets come in: its external interface, and those that `loopback` adds.
+
+    :raises KeyError: when its gateway is not there.
+    """
+    if forward.gateway is None:
+        if forward.external is None:
+            msg = "a forward without an external interface"
+            raise ValueError(msg)
+        return forward.external, (*context.devices, LOOPBACK_DEVICE)
+    gateway = context.gateways[forward.gateway]
+    if gateway.external is None:
+        msg = f"gateway {gateway.name} has no external interface yet"
+        raise ValueError(msg)
+    return gateway.external, (*(gateway.internal or context.devices), LOOPBACK_DEVICE)
+
+
+def forward_cells(forward: Forward, context: Context) -> Iterator[Cell]:
+    """A forward's elements, in cells whose absence means something to a person."""
+    external, inner = forward_devices(forward, context)
+    wildcard = _WILDCARD[forward.family]
+    for protocol in forward.protocols:
+        for listen in forward.listen or (None,):
+            if listen != "127.0.0.1":
+                for source in forward.sources or (None,):
+                    elements = _forward_elements(forward, external, protocol, listen, source)
+                    yield Cell(protocol, listen, source, False, tuple(elements))
+            for device in _loopback_devices(forward, inner, listen):
+                elements = _forward_elements(forward, device, protocol, listen, None)
+                yield Cell(protocol, listen, None, True, tuple(elements))
+        if wildcard in forward.listen:
+            devices = [external, *(inner if forward.loopback else ())]
+            ports = _range(forward.ports)
+            every = tuple(
+                Element("every" + _DIGIT[forward.family], (device, protocol, ports))
+                for device in devices
+                if device != LOOPBACK_DEVICE
+            )
+            yield Cell(protocol, wildcard, None, False, every)
+
+
+def _loopback_devices(forward: Forward, inner: tuple[str, ...], listen: str | None) -> Iterable[str]:
+    if not forward.loopback:
+        # A forward that listens on 127.0.0.1 has no other way in.
+        return (LOOPBACK_DEVICE,) if listen == "127.0.0.1" else ()
+    return (LOOPBACK_DEVICE,) if listen == "127.0.0.1" else inner
+
+
+def _forward_elements(
+    forward: Forward, device: str, protocol: str, listen: str | None, source: str | None
+) -> Iterator[Element]:
+    digit = _DIGIT[forward.family]
+    low, high = forward.ports
+    to_low, to_high = forward.to_ports
+    single, same = low == high, (low, high) == (to_low, to_high)
+    specific = listen is not None and listen != _WILDCARD[forward.family]
+    saddr = _bare(ipaddress.ip_network(source)) if source else _ANY[forward.family]
+    if not single and same:
+        # The kernel keeps the port where only the address is given: one element for the whole range.
+        name, key = ("listen_keep", (listen, saddr)) if specific else ("keep", (saddr,))
+        yield Element(name + digit, (device, protocol, *key, _range(forward.ports)), (forward.address,))  # type: ignore[arg-type]
+        return
+    if to_low == to_high:
+        spans = [(_range(forward.ports), to_low)]
+    else:
+        spans = [(str(low + offset), to_low + offset) for offset in range(high - low + 1)]
+    for ports, to_port in spans:
+        value = (forward.address, str(to_port))
+        if specific and listen is not None:
+            yield Element("listen" + digit, (device, protocol, listen, saddr, ports), value)
+        elif source or "-" in ports:
+            yield Element("span" + digit, (device, protocol, saddr, ports), value)
+        else:
+            yield Element("any" + digit, (device, protocol, ports), value)
+
+
+def _range(ports: tuple[int, int]) -> str:
+    return str(ports[0]) if ports[0] == ports[1] else f"{ports[0]}-{ports[1]}"
+
+
+def localnet_devices(items: Iterable[Object], context: Context) -> set[str]:
+    """The links that need `route_localnet`: 127.0.0.1 on the host reaches a guest behind them through a forward."""
+    targets = {
+        item.address
+        for item in items
+        if isinstance(item, Forward)
+        and item.family == "ipv4"
+        and ("127.0.0.1" in item.listen or (item.loopback and not set(item.listen) - {_WILDCARD["ipv4"]}))
+    }
+    if not targets:
+        return set()
+    addresses = [ipaddress.ip_address(target) for target in targets]
+    return {
+        name
+        for name, cidrs in context.addresses.items()
+        if any(address in ipaddress.ip_interface(cidr).network for cidr in cidrs for address in addresses)
+    }

@@ -1,0 +1,310 @@
+"""The kernel's own words: read links, addresses, routes and sysctls; perform one operation. No decisions here."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import grp
+import ipaddress
+import os
+import pwd
+import socket
+import struct
+from contextlib import suppress
+from pathlib import Path
+
+from hostnet.agent import netlink
+from hostnet.agent import operations as ops
+from hostnet.agent.netlink import Attributes, attribute, attributes, nested
+from hostnet.agent.state import LinkState, Snapshot
+
+# linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/if_tun.h
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 10, 18
+IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
+IFLA_BR_STP_STATE, IFLA_BR_VLAN_FILTERING = 5, 7
+IFLA_BRPORT_ISOLATED = 33
+IFLA_TUN_OWNER, IFLA_TUN_GROUP, IFLA_TUN_TYPE, IFLA_TUN_VNET_HDR, IFLA_TUN_PERSIST, IFLA_TUN_MULTI_QUEUE = 1, 2, 3, 5, 6, 7
+IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
+IFA_F_NODAD = 0x02
+RTA_DST, RTA_OIF, RTA_PRIORITY = 1, 4, 6
+RT_TABLE_MAIN, RTPROT_KERNEL, RTPROT_STATIC, RTN_UNICAST, RT_SCOPE_LINK = 254, 2, 4, 1, 253
+ARPHRD_ETHER, IFF_UP = 1, 1
+IFF_TAP, IFF_MULTI_QUEUE, IFF_NO_PI, IFF_VNET_HDR, IFF_TUN_EXCL = 0x2, 0x100, 0x1000, 0x4000, 0x8000
+TUNSETIFF, TUNSETPERSIST, TUNSETOWNER, TUNSETGROUP = 0x400454CA, 0x400454CB, 0x400454CC, 0x400454CE
+
+_LINK = struct.Struct("=BxHiII")
+_ADDR = struct.Struct("=BBBBI")
+_ROUTE = struct.Struct("=BBBBBBBBI")
+_SYSCTLS = Path("/proc/sys")
+
+
+class Kernel:
+    """The network namespace that the process is in when this is made."""
+
+    def __init__(self) -> None:
+        self._netlink = netlink.Netlink()
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """All that plans and views need, at this moment."""
+        links = {link.name: link for link in map(_link, self._netlink.dump(RTM_GETLINK, _LINK.pack(0, 0, 0, 0, 0)))}
+        names = {link.index: link.name for link in links.values()}
+        addresses: dict[str, list[str]] = {}
+        for message in self._netlink.dump(RTM_GETADDR, _ADDR.pack(0, 0, 0, 0, 0)):
+            index, cidr = _address(message.body)
+            if cidr and index in names:
+                addresses.setdefault(names[index], []).append(cidr)
+        routes, defaults = self._routes(names)
+        return Snapshot(links, {name: tuple(cidrs) for name, cidrs in addresses.items()}, routes, defaults)
+
+    def _routes(self, names: dict[int, str]) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+        routes: dict[str, list[str]] = {}
+        defaults: dict[str, tuple[int, str]] = {}
+        for family, label in ((2, "ipv4"), (10, "ipv6")):
+            for message in self._netlink.dump(RTM_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
+                _, length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(message.body)
+                found = attributes(message.body[_ROUTE.size :])
+                if table != RT_TABLE_MAIN or kind != RTN_UNICAST or RTA_OIF not in found:
+                    continue
+                name = names.get(netlink.u32(found[RTA_OIF]), "")
+                metric = netlink.u32(found.get(RTA_PRIORITY, b"\0\0\0\0"))
+                if length == 0:
+                    if label not in defaults or metric < defaults[label][0]:
+                        defaults[label] = (metric, name)
+                elif protocol != RTPROT_KERNEL:
+                    routes.setdefault(name, []).append(f"{ipaddress.ip_address(found[RTA_DST])}/{length}")
+        return {name: tuple(cidrs) for name, cidrs in routes.items()}, {
+            label: name for label, (_, name) in defaults.items() if name
+        }
+
+    def sysctl(self, name: str) -> str | None:
+        """The value of a sysctl (`net.ipv4.ip_forward`; an interface's dots as in its name); None where it isn't."""
+        try:
+            return sysctl_path(name).read_text().strip()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    # --- changing --------------------------------------------------------------------------------------------------
+
+    def perform(self, operation: ops.Operation) -> None:
+        """Do one operation.
+
+        :raises OSError: with the kernel's errno.
+        """
+        match operation:
+            case ops.CreateBridge():
+                self._create_bridge(operation)
+            case ops.CreateTap():
+                _open_tap(operation.name, operation.multi_queue, operation.vnet_hdr, operation.user, operation.group)
+            case ops.SetTapUser():
+                _open_tap(
+                    operation.name, operation.multi_queue, operation.vnet_hdr, operation.user, operation.group, new=False
+                )
+            case ops.DeleteLink():
+                self._set(operation.name, kind=RTM_DELLINK)
+            case ops.SetLink():
+                self._set_link(operation)
+            case ops.SetBridgeOption():
+                self._set_bridge_option(operation)
+            case ops.AddAddress():
+                self._add_address(operation)
+            case ops.DeleteAddress():
+                with _tolerate(errno.EADDRNOTAVAIL, errno.ENODEV):
+                    self._netlink.request(RTM_DELADDR, self._address_body(operation.link, operation.cidr))
+            case ops.AddRoute():
+                flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
+                self._netlink.request(RTM_NEWROUTE, self._route_body(operation.link, operation.cidr), flags)
+            case ops.DeleteRoute():
+                with _tolerate(errno.ESRCH, errno.ENODEV):
+                    self._netlink.request(RTM_DELROUTE, self._route_body(operation.link, operation.cidr))
+            case ops.WriteSysctl():
+                write_sysctl(operation.name, operation.value)
+
+    def _create_bridge(self, operation: ops.CreateBridge) -> None:
+        # MAC and MTU belong in the create message, or udev's MACAddressPolicy steps in between (incus).
+        body = attribute(IFLA_IFNAME, operation.name)
+        if operation.mac:
+            body += attribute(IFLA_ADDRESS, bytes.fromhex(operation.mac.replace(":", "")))
+        options = [attribute(IFLA_BR_STP_STATE, int(operation.stp))]
+        if operation.vlan_filtering:
+            options.append(attribute(IFLA_BR_VLAN_FILTERING, b"\1"))
+        body += nested(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, "bridge"), nested(IFLA_INFO_DATA, *options))
+        flags = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
+        self._netlink.request(RTM_NEWLINK, _LINK.pack(0, 0, 0, 0, 0) + body, flags)
+        if operation.mtu:
+            self._pin_mtu(operation.name, operation.mtu)
+
+    def _pin_mtu(self, name: str, mtu: int) -> None:
+        """Set a bridge's MTU so that it stays: the kernel marks it as set by hand only where the value changes
+        (`br_change_mtu`), and follows the smallest port otherwise."""
+        self._set(name, attribute(IFLA_MTU, mtu - 1 if mtu > 1280 else mtu + 1))
+        self._set(name, attribute(IFLA_MTU, mtu))
+
+    def _set_link(self, operation: ops.SetLink) -> None:
+        if operation.mac is not None:
+            self._set(operation.name, attribute(IFLA_ADDRESS, bytes.fromhex(operation.mac.replace(":", ""))))
+        if operation.mtu is not None:
+            if operation.bridge_device:
+                self._pin_mtu(operation.name, operation.mtu)
+            else:
+                self._set(operation.name, attribute(IFLA_MTU, operation.mtu))
+        if operation.bridge is not None:
+            index = self._index(operation.bridge) if operation.bridge else 0
+            self._set(operation.name, attribute(IFLA_MASTER, index))
+        if operation.isolated is not None:
+            data = nested(IFLA_INFO_SLAVE_DATA, attribute(IFLA_BRPORT_ISOLATED, bytes([operation.isolated])))
+            self._set(operation.name, nested(IFLA_LINKINFO, attribute(IFLA_INFO_SLAVE_KIND, "bridge"), data))
+        if operation.up is not None:
+            self._set(operation.name, up=operation.up)
+
+    def _set_bridge_option(self, operation: ops.SetBridgeOption) -> None:
+        if operation.option == "stp":
+            option = attribute(IFLA_BR_STP_STATE, int(operation.value))
+        else:
+            option = attribute(IFLA_BR_VLAN_FILTERING, bytes([operation.value]))
+        info = nested(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, "bridge"), nested(IFLA_INFO_DATA, option))
+        self._set(operation.name, info)
+
+    def _add_address(self, operation: ops.AddAddress) -> None:
+        body = self._address_body(operation.link, operation.cidr)
+        network = ipaddress.ip_interface(operation.cidr).network
+        if network.version == 6:
+            # A bridge without ports has no carrier: duplicate detection would keep the address tentative (netavark).
+            body += attribute(IFA_FLAGS, IFA_F_NODAD)
+        elif network.prefixlen < 31:
+            body += attribute(IFA_BROADCAST, network.broadcast_address.packed)
+        with _tolerate(errno.EEXIST):
+            self._netlink.request(RTM_NEWADDR, body, netlink.NLM_F_CREATE | netlink.NLM_F_EXCL)
+
+    def _set(self, name: str, body: bytes = b"", *, kind: int = RTM_NEWLINK, up: bool | None = None) -> None:
+        flags, change = (IFF_UP if up else 0, IFF_UP) if up is not None else (0, 0)
+        self._netlink.request(kind, _LINK.pack(0, 0, self._index(name), flags, change) + body)
+
+    def _index(self, name: str) -> int:
+        # By name, just before it is used: an index that was read earlier may be another link's by now.
+        try:
+            return socket.if_nametoindex(name)
+        except OSError:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), name) from None
+
+    def _address_body(self, link: str, cidr: str) -> bytes:
+        interface = ipaddress.ip_interface(cidr)
+        family = 2 if interface.version == 4 else 10
+        packed = interface.ip.packed
+        head = _ADDR.pack(family, interface.network.prefixlen, 0, 0, self._index(link))
+        return head + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
+
+    def _route_body(self, link: str, cidr: str) -> bytes:
+        network = ipaddress.ip_network(cidr)
+        family, scope = (2, RT_SCOPE_LINK) if network.version == 4 else (10, 0)
+        head = _ROUTE.pack(
+            family, network.prefixlen, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, RTN_UNICAST, 0
+        )
+        return head + attribute(RTA_DST, network.network_address.packed) + attribute(RTA_OIF, self._index(link))
+
+
+def sysctl_path(name: str) -> Path:
+    """Where /proc has it. In an interface's part of the name, `/` stands for its dots, as sysctl(8) has it."""
+    return _SYSCTLS.joinpath(*(part.replace("/", ".") for part in name.split(".")))
+
+
+def write_sysctl(name: str, value: str) -> None:
+    """Write it unless it has this value already (a read-only /proc is fine then)."""
+    path = sysctl_path(name)
+    if path.read_text().strip() != value:
+        path.write_text(value)
+
+
+def user_id(user: str) -> int:
+    """A user's number.
+
+    :raises LookupError: where this host has no such user.
+    """
+    return int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
+
+
+def group_id(group: str) -> int:
+    """A group's number.
+
+    :raises LookupError: where this host has no such group.
+    """
+    return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+
+
+def _open_tap(
+    name: str, multi_queue: bool, vnet_hdr: bool, user: str | None, group: str | None, *, new: bool = True
+) -> None:
+    """Make a persistent TAP, or change who may open one. rtnetlink can't: it takes /dev/net/tun."""
+    flags = IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if vnet_hdr else 0) | (IFF_MULTI_QUEUE if multi_queue else 0)
+    descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        request = struct.pack("16sH22x", name.encode(), flags | (IFF_TUN_EXCL if new else 0))
+        fcntl.ioctl(descriptor, TUNSETIFF, request)
+        # Without owner and group the kernel lets every local user open it (`tun_not_capable`): root's, then.
+        if user is not None or group is None:
+            fcntl.ioctl(descriptor, TUNSETOWNER, 0 if user is None else user_id(user))
+        if group is not None:
+            fcntl.ioctl(descriptor, TUNSETGROUP, group_id(group))
+        fcntl.ioctl(descriptor, TUNSETPERSIST, 1)
+    finally:
+        os.close(descriptor)
+
+
+def _tolerate(*codes: int) -> suppress:
+    """What is there already, or gone already, is success."""
+    return _SuppressErrno(codes)
+
+
+class _SuppressErrno(suppress):
+    def __init__(self, codes: tuple[int, ...]) -> None:
+        super().__init__(OSError)
+        self._codes = codes
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        return isinstance(error, OSError) and error.errno in self._codes
+
+
+def _link(message: netlink.Message) -> LinkState:
+    _, hardware, index, flags, _ = _LINK.unpack_from(message.body)
+    found = attributes(message.body[_LINK.size :])
+    info = attributes(found[IFLA_LINKINFO]) if IFLA_LINKINFO in found else {}
+    kind = netlink.text(info.get(IFLA_INFO_KIND, b""))
+    data = attributes(info.get(IFLA_INFO_DATA, b""))
+    slave: Attributes = {}
+    if netlink.text(info.get(IFLA_INFO_SLAVE_KIND, b"")) == "bridge":
+        slave = attributes(info.get(IFLA_INFO_SLAVE_DATA, b""))
+    tun = data if kind == "tun" else {}
+    bridge = data if kind == "bridge" else {}
+    return LinkState(
+        name=netlink.text(found[IFLA_IFNAME]),
+        index=index,
+        kind=kind,
+        up=bool(flags & IFF_UP),
+        mac=found.get(IFLA_ADDRESS, b"").hex(":"),
+        mtu=netlink.u32(found.get(IFLA_MTU, b"\0\0\0\0")),
+        ethernet=hardware == ARPHRD_ETHER,
+        master=netlink.u32(found.get(IFLA_MASTER, b"\0\0\0\0")),
+        isolated=slave.get(IFLA_BRPORT_ISOLATED, b"\0")[0] == 1,
+        stp=IFLA_BR_STP_STATE in bridge and netlink.u32(bridge[IFLA_BR_STP_STATE]) != 0,
+        vlan_filtering=bridge.get(IFLA_BR_VLAN_FILTERING, b"\0")[0] == 1,
+        tap=tun.get(IFLA_TUN_TYPE, b"\0")[0] == IFF_TAP,
+        uid=netlink.u32(tun[IFLA_TUN_OWNER]) if IFLA_TUN_OWNER in tun else None,
+        gid=netlink.u32(tun[IFLA_TUN_GROUP]) if IFLA_TUN_GROUP in tun else None,
+        multi_queue=tun.get(IFLA_TUN_MULTI_QUEUE, b"\0")[0] == 1,
+        vnet_hdr=tun.get(IFLA_TUN_VNET_HDR, b"\0")[0] == 1,
+        persistent=tun.get(IFLA_TUN_PERSIST, b"\0")[0] == 1,
+    )
+
+
+def _address(body: bytes) -> tuple[int, str]:
+    """The link's index and the CIDR; "" for what the kernel adds by itself (link-local v6)."""
+    _, length, _, _, index = _ADDR.unpack_from(body)
+    found = attributes(body[_ADDR.size :])
+    address = ipaddress.ip_address(found.get(IFA_LOCAL) or found[IFA_ADDRESS])
+    if address.version == 6 and address.is_link_local:
+        return index, ""
+    return index, f"{address}/{length}"

@@ -1,0 +1,203 @@
+"""The agent's process: JSON lines in, JSON lines out, until its input ends.
+
+Request: `{"id": 1, "op": "apply", …}`. Answer: `{"id": 1, "result": …}` or `{"id": 1, "error": {…}}`. The first line
+it writes, unasked, greets: what it is and where, or why it can't work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import signal
+import socket
+import struct
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from hostnet import __version__
+from hostnet.agent.record import Store
+from hostnet.agent.transaction import Host
+from hostnet.errors import Code, HostnetError
+from hostnet.hosts.api import Change, Query, View
+from hostnet.objects import from_json, seen_to_json, to_json
+
+_NAMED_NAMESPACES = Path("/run/netns")
+_CLONE_NEWNET = 0x40000000
+_SO_NETNS_COOKIE = 71
+_NET_NS_INIT_INO = 0xEFFFFFF9
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until standard input ends."""
+    parser = argparse.ArgumentParser(prog="hostnet-agent")
+    parser.add_argument("--state-dir", type=Path, required=True)
+    parser.add_argument("--netns")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole process group; the provider decides
+    answer = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever else prints must not look like an answer
+    try:
+        host = open_host(options.state_dir, options.netns)
+    except HostnetError as error:
+        answer.write(json.dumps({"error": error.to_json()}) + "\n")
+        return 1
+    answer.write(json.dumps({"hello": _hello()}) + "\n")
+    for line in sys.stdin:
+        answer.write(json.dumps(_serve(host, line), separators=(",", ":")) + "\n")
+    return 0
+
+
+def open_host(state_dir: Path, netns: str | None) -> Host:
+    """The host, or the named namespace on it, which this process enters.
+
+    :raises HostnetError: where there is no such namespace, or this is not root.
+    """
+    if os.geteuid() != 0:
+        raise HostnetError(
+            Code.PERMISSION,
+            "the host's network can't be changed",
+            f"this runs as user {os.geteuid()}, not as root",
+            "Run pulumi as root, or set connection.sudo and allow this user sudo without a password",
+        )
+    if netns is not None:
+        _enter(netns)
+    return Host(_store(state_dir))
+
+
+def _enter(netns: str) -> None:
+    try:
+        descriptor = os.open(_NAMED_NAMESPACES / netns, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise HostnetError(
+            Code.UNREACHABLE,
+            f"network namespace {netns} can't be entered",
+            "ENOENT: there is none of this name",
+            f"Create it (`ip netns add {netns}`), or correct connection.netns",
+        ) from None
+    libc = ctypes.CDLL(None, use_errno=True)
+    failed = libc.setns(descriptor, _CLONE_NEWNET)
+    code = ctypes.get_errno()
+    os.close(descriptor)
+    if failed:
+        raise HostnetError(Code.UNREACHABLE, f"network namespace {netns} can't be entered", os.strerror(code))
+
+
+def _store(state_dir: Path) -> Store:
+    """The record of the machine, or of the namespace that this process is in: that one ends with the boot."""
+    here = os.stat("/proc/self/ns/net").st_ino
+    if here in _machine_namespace():
+        return Store(state_dir, "host", None)
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    _sweep(state_dir, boot)
+    return Store(state_dir, f"netns-{here}", f"{boot} {here} {_netns_cookie()}")
+
+
+def _machine_namespace() -> set[int]:
+    """The inodes by which the machine's own network namespace is known: that of process 1 (in a container: the
+    container's); where a hardened init hides its own, that of the kernel's first thread, which Linux 6.18 fixed."""
+    for first in ("1", "2"):
+        try:
+            return {os.stat(f"/proc/{first}/ns/net").st_ino}
+        except OSError:
+            continue
+    return {_NET_NS_INIT_INO}
+
+
+def _netns_cookie() -> int:
+    """A number that no other namespace of this boot has had (inodes are used again); 0 before Linux 5.14."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            return int(struct.unpack("=Q", probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))[0])
+        except OSError:
+            return 0
+
+
+def _sweep(state_dir: Path, boot: str) -> None:
+    """Drop the records of namespaces of an earlier boot."""
+    for path in state_dir.glob("netns-*.json"):
+        try:
+            with path.open() as file:
+                instance = json.loads(file.readline()).get("instance") or ""
+        except (OSError, ValueError):
+            continue
+        if not instance.startswith(boot):
+            path.unlink(missing_ok=True)
+            path.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def _hello() -> dict[str, Any]:
+    return {"version": __version__, "pid": os.getpid(), "kernel": platform.release(), "python": platform.python_version()}
+
+
+def _serve(host: Host, line: str) -> dict[str, Any]:
+    request = json.loads(line)
+    try:
+        result = _OPERATIONS[request["op"]](host, request)
+    except HostnetError as error:
+        return {"id": request["id"], "error": error.to_json()}
+    except Exception as error:  # noqa: BLE001 - a bug of ours must be an answer, not the end of the agent
+        traceback.print_exc()
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        bug = HostnetError(
+            Code.KERNEL,
+            f"the agent failed in {request['op']}",
+            f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})",
+            "This is a defect of hostnet; please report it",
+        )
+        return {"id": request["id"], "error": bug.to_json()}
+    return {"id": request["id"], "result": result}
+
+
+def _apply(host: Host, request: dict[str, Any]) -> list[Any]:
+    return [_outcome(each) for each in host.apply([change_from_json(change) for change in request["changes"]])]
+
+
+def _read(host: Host, request: dict[str, Any]) -> list[Any]:
+    return [_outcome(each) for each in host.read([query_from_json(query) for query in request["queries"]])]
+
+
+def _restore(host: Host, request: dict[str, Any]) -> int:
+    del request
+    return host.restore()
+
+
+_OPERATIONS = {"apply": _apply, "read": _read, "restore": _restore}
+
+
+def _outcome(each: View | HostnetError | None) -> dict[str, Any] | None:
+    if each is None:
+        return None
+    if isinstance(each, HostnetError):
+        return {"error": each.to_json()}
+    return {
+        "id": each.id,
+        "objects": [to_json(item) for item in each.objects],
+        "seen": [seen_to_json(item) for item in each.seen],
+        "warnings": list(each.warnings),
+    }
+
+
+def change_from_json(data: dict[str, Any]) -> Change:
+    """A change as it travels."""
+    return Change(
+        data["urn"],
+        data["id"],
+        tuple(map(from_json, data["objects"])),
+        tuple(map(from_json, data["prior"])),
+        data["known"],
+        data["dry"],
+    )
+
+
+def query_from_json(data: dict[str, Any]) -> Query:
+    """A query as it travels."""
+    return Query(data["urn"], data["id"], data["kind"], tuple(map(from_json, data["objects"])))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,267 @@
+"""From what an owner had, what it should have and what the kernel has, to operations and what undoes them. Pure.
+
+Creating comes before removing: `Plan.build` runs before the nftables batch and the sysctls, `Plan.remove` after them,
+so that a new network is closed before it is reachable and an old one stays closed until it is gone.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from hostnet.agent import operations as ops
+from hostnet.agent.operations import Operation, Step
+from hostnet.agent.owners import Owner
+from hostnet.agent.resolve import World
+from hostnet.agent.state import LinkState, Snapshot
+from hostnet.objects import Address, Glob, Link, Object, Port, Route
+
+
+@dataclass
+class Plan:
+    """The steps of a transaction, in order, and the links that globs attach or let go."""
+
+    build: list[Step] = field(default_factory=list)
+    remove: list[Step] = field(default_factory=list)
+    attached: dict[str, str] = field(default_factory=dict)  # link -> owner key of the glob
+    detached: list[str] = field(default_factory=list)
+
+    @property
+    def empty(self) -> bool:
+        """Whether the links are as they should be."""
+        return not (self.build or self.remove)
+
+
+@dataclass(frozen=True)
+class Names:
+    """How a declared user or group compares with a number in the kernel (looked up by the caller: no IO here)."""
+
+    users: Mapping[str, int] = field(default_factory=dict)
+    groups: Mapping[str, int] = field(default_factory=dict)
+
+
+def plan(
+    old: Owner | None, new: Owner | None, world: World, attached: Mapping[str, str], names: Names, into: Plan
+) -> None:
+    """Add the steps that take one owner from `old` to `new`, given what the kernel has.
+
+    :param world: all owners as they will be, and the snapshot.
+    :param attached: which glob attached which link so far.
+    """
+    key = (new or old).key  # type: ignore[union-attr]
+    wanted = {item.key: item for item in new.objects} if new else {}
+    had = {item.key: item for item in old.objects} if old else {}
+    for item in wanted.values():
+        if isinstance(item, Link):
+            _link(key, item, world.snapshot, names, into)
+            _isolate_others(key, item, world, attached, into)
+    _addresses(key, had.values(), wanted.values(), world.snapshot, into)
+    for item in wanted.values():
+        if isinstance(item, Port):
+            _port(key, item, world, into)
+        elif isinstance(item, Glob):
+            _glob(key, item, world, attached, into)
+    for name, item in had.items():
+        if name not in wanted:
+            _gone(key, item, wanted, world.snapshot, attached, into)
+
+
+def _link(key: str, item: Link, snapshot: Snapshot, names: Names, into: Plan) -> None:
+    state = snapshot.links.get(item.name)
+    if state is None:
+        into.build.append(Step(key, _create(item), (ops.DeleteLink(item.name),)))
+        if item.kind == "tap" and (item.mtu is not None or item.mac is not None):
+            into.build.append(Step(key, ops.SetLink(item.name, mtu=item.mtu, mac=item.mac)))
+        into.build.append(Step(key, ops.SetLink(item.name, up=True)))
+        return
+    _change_link(key, item, state, names, into)
+    if not state.up:
+        into.build.append(Step(key, ops.SetLink(item.name, up=True), (ops.SetLink(item.name, up=False),)))
+
+
+def _create(item: Link) -> Operation:
+    if item.kind == "bridge":
+        return ops.CreateBridge(item.name, item.mac, item.mtu, item.stp, item.vlan_filtering)
+    return ops.CreateTap(item.name, item.user, item.group, item.multi_queue, item.vnet_hdr)
+
+
+def _change_link(key: str, item: Link, state: LinkState, names: Names, into: Plan) -> None:
+    bridge = item.kind == "bridge"
+
+    def add(operation: Operation, undo: Operation) -> None:
+        into.build.append(Step(key, operation, (undo,)))
+
+    if item.mac is not None and state.mac != item.mac:
+        add(ops.SetLink(item.name, mac=item.mac), ops.SetLink(item.name, mac=state.mac))
+    if item.mtu is not None and state.mtu != item.mtu:
+        add(
+            ops.SetLink(item.name, mtu=item.mtu, bridge_device=bridge),
+            ops.SetLink(item.name, mtu=state.mtu, bridge_device=bridge),
+        )
+    if bridge and state.stp != item.stp:
+        add(ops.SetBridgeOption(item.name, "stp", item.stp), ops.SetBridgeOption(item.name, "stp", state.stp))
+    if bridge and state.vlan_filtering != item.vlan_filtering:
+        add(
+            ops.SetBridgeOption(item.name, "vlan_filtering", item.vlan_filtering),
+            ops.SetBridgeOption(item.name, "vlan_filtering", state.vlan_filtering),
+        )
+    if not bridge and not same_user(item, state, names):
+        old_user = None if state.uid is None else str(state.uid)
+        old_group = None if state.gid is None else str(state.gid)
+        add(
+            ops.SetTapUser(item.name, item.user, item.group, item.multi_queue, item.vnet_hdr),
+            ops.SetTapUser(item.name, old_user, old_group, item.multi_queue, item.vnet_hdr),
+        )
+
+
+def same_user(item: Link, state: LinkState, names: Names) -> bool:
+    """Whether the TAP may be opened by whom the declaration says (nobody named: root)."""
+    uid = names.users.get(item.user) if item.user is not None else (0 if item.group is None else None)
+    gid = names.groups.get(item.group) if item.group is not None else None
+    return uid == state.uid and gid == state.gid
+
+
+def _addresses(
+    key: str, had: Iterable[Object], wanted: Iterable[Object], snapshot: Snapshot, into: Plan
+) -> None:
+    """Addresses of a link of ours are exclusive: what somebody else added goes."""
+    wanted, had = list(wanted), list(had)
+    for link in (item.name for item in wanted if isinstance(item, Link)):
+        declared = [item.cidr for item in wanted if isinstance(item, Address) and item.link == link]
+        seen = snapshot.addresses.get(link, ())
+        extra = [cidr for cidr in seen if cidr not in declared]
+        missing = [cidr for cidr in declared if cidr not in seen]
+        _exchange(key, link, declared, missing, extra, into)
+        routes = [item.cidr for item in wanted if isinstance(item, Route) and item.link == link]
+        seen_routes = snapshot.routes.get(link, ())
+        old_routes = {item.cidr for item in had if isinstance(item, Route) and item.link == link}
+        for cidr in routes:
+            if cidr not in seen_routes:
+                into.build.append(Step(key, ops.AddRoute(link, cidr), (ops.DeleteRoute(link, cidr),)))
+        for cidr in seen_routes:
+            if cidr not in routes and cidr in old_routes:
+                into.remove.append(Step(key, ops.DeleteRoute(link, cidr), (ops.AddRoute(link, cidr),)))
+
+
+def _exchange(key: str, link: str, declared: list[str], missing: list[str], extra: list[str], into: Plan) -> None:
+    """Add before deleting, but for a v6 address that only changes its prefix length: the kernel has each once."""
+    again = {ipaddress.ip_interface(cidr).ip for cidr in missing if ":" in cidr}
+    for cidr in extra:
+        if ipaddress.ip_interface(cidr).ip in again:
+            into.build.append(Step(key, ops.DeleteAddress(link, cidr), (ops.AddAddress(link, cidr),)))
+    for cidr in missing:
+        into.build.append(Step(key, ops.AddAddress(link, cidr), (ops.DeleteAddress(link, cidr),)))
+    late = [cidr for cidr in extra if ipaddress.ip_interface(cidr).ip not in again]
+    for cidr in late:
+        into.remove.append(Step(key, ops.DeleteAddress(link, cidr), (ops.AddAddress(link, cidr),)))
+    # Deleting a primary v4 address takes its secondaries along (unless promote_secondaries): put ours back.
+    for cidr in declared:
+        mine = ipaddress.ip_interface(cidr)
+        if mine.version == 4 and any(ipaddress.ip_interface(x).network == mine.network for x in late):
+            into.remove.append(Step(key, ops.AddAddress(link, cidr)))
+
+
+def _port(key: str, item: Port, world: World, into: Plan) -> None:
+    bridge = world.link(item.bridge)
+    isolated = item.isolated or (bridge is not None and bridge.port_isolation)
+    _attach(key, item.link, item.bridge, isolated, world.snapshot, into)
+
+
+def _attach(key: str, link: str, bridge: str, isolated: bool, snapshot: Snapshot, into: Plan) -> None:
+    state = snapshot.links.get(link)
+    master = snapshot.master_of(link)
+    if master != bridge:
+        undo = (ops.SetLink(link, bridge=master or ""),) if state else ()
+        into.build.append(Step(key, ops.SetLink(link, bridge=bridge), undo))
+    if (state is not None and state.isolated) != isolated or (isolated and master != bridge):
+        undo = (ops.SetLink(link, isolated=not isolated),) if state and master == bridge else ()
+        into.build.append(Step(key, ops.SetLink(link, isolated=isolated), undo))
+
+
+def _isolate_others(key: str, item: Link, world: World, attached: Mapping[str, str], into: Plan) -> None:
+    """A bridge's `port_isolation` holds for the ports that other owners of ours attached to it."""
+    if item.kind != "bridge":
+        return
+    for owner in world.owners.values():
+        if not owner.kinds & {Port, Glob}:
+            continue
+        for port in owner.objects:
+            if isinstance(port, Port) and port.bridge == item.name:
+                links = [port.link]
+            elif isinstance(port, Glob) and port.bridge == item.name:
+                links = [link for link, by in attached.items() if by == owner.key]
+            else:
+                continue
+            for link in links:
+                if world.snapshot.master_of(link) == item.name:
+                    _attach(key, link, item.name, port.isolated or item.port_isolation, world.snapshot, into)
+
+
+def glob_members(item: Glob, snapshot: Snapshot) -> tuple[list[str], list[str]]:
+    """The interfaces that a glob should have now, and those that match but sit in another bridge."""
+    members, left = [], []
+    for name in sorted(snapshot.links):
+        if name == item.bridge or not fnmatch.fnmatchcase(name, item.pattern):
+            continue
+        if name in snapshot.uplinks or snapshot.links[name].physical or snapshot.links[name].kind == "bridge":
+            continue
+        master = snapshot.master_of(name)
+        (members if master in (None, item.bridge) else left).append(name)
+    return members, left
+
+
+def _glob(key: str, item: Glob, world: World, attached: Mapping[str, str], into: Plan) -> None:
+    bridge = world.link(item.bridge)
+    isolated = item.isolated or (bridge is not None and bridge.port_isolation)
+    for name in glob_members(item, world.snapshot)[0]:
+        mine = attached.get(name) == key
+        if world.snapshot.master_of(name) == item.bridge and not mine:
+            continue  # somebody else put it there: not ours to change, nor to let go
+        _attach(key, name, item.bridge, isolated, world.snapshot, into)
+        if not world.snapshot.links[name].up:
+            into.build.append(Step(key, ops.SetLink(name, up=True)))
+        into.attached[name] = key
+
+
+def _gone(
+    key: str, item: Object, wanted: Mapping[str, Object], snapshot: Snapshot, attached: Mapping[str, str], into: Plan
+) -> None:
+    """What the owner had and shall not have any more."""
+    match item:
+        case Link():
+            state = snapshot.links.get(item.name)
+            if state is not None and state.our_kind == item.kind:
+                into.remove.append(Step(key, ops.DeleteLink(item.name), tuple(_remake(item, snapshot))))
+        case Address():
+            if f"link {item.link}" in wanted and snapshot.holds(item.link, item.cidr):
+                return  # `_addresses` has it: the link stays
+        case Port():
+            if f"link {item.link}" in wanted and snapshot.master_of(item.link) == item.bridge:
+                undo = (ops.SetLink(item.link, bridge=item.bridge),)
+                into.remove.append(Step(key, ops.SetLink(item.link, bridge=""), undo))
+        case Glob():
+            for name, owner in attached.items():
+                if owner != key or name in into.attached:
+                    continue
+                into.detached.append(name)
+                if snapshot.master_of(name) == item.bridge:
+                    undo = (ops.SetLink(name, bridge=item.bridge),)
+                    into.remove.append(Step(key, ops.SetLink(name, bridge=""), undo))
+
+
+def _remake(item: Link, snapshot: Snapshot) -> Iterable[Operation]:
+    """What brings a deleted link back as it was."""
+    yield _create(item)
+    state = snapshot.links[item.name]
+    if item.kind == "tap":
+        yield ops.SetLink(item.name, mac=state.mac, mtu=state.mtu)
+        master = snapshot.master_of(item.name)
+        if master:
+            yield ops.SetLink(item.name, bridge=master, isolated=state.isolated)
+    yield ops.SetLink(item.name, up=state.up)
+    yield from (ops.AddAddress(item.name, cidr) for cidr in snapshot.addresses.get(item.name, ()))
+    yield from (ops.AddRoute(item.name, cidr) for cidr in snapshot.routes.get(item.name, ()))
+    if item.kind == "bridge":
+        yield from (ops.SetLink(port, bridge=item.name) for port in snapshot.ports_of(item.name))

@@ -1,0 +1,173 @@
+"""What hostnet holds on a host, written down: it outlives the agent, and for the machine itself a reboot.
+
+One JSON document a line: a header, then one owner a line, so that a write costs what it writes and a person can read
+it. Written to a file beside it, synced, and renamed over the old one. `pending` holds, by owner, what was before and
+what shall be after a transaction that has not been seen to end: the next agent goes back to what was.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hostnet.agent.owners import Owner, Owners
+from hostnet.objects import Object
+
+_FORMAT = 1
+
+
+@dataclass
+class Sysctl:
+    """A sysctl that we set: what it was and what we made of it."""
+
+    old: str
+    ours: str
+
+
+@dataclass
+class Record:
+    """All owners on one host (or namespace), and what must be put back when they go."""
+
+    owners: Owners = field(default_factory=Owners)
+    sysctls: dict[str, Sysctl] = field(default_factory=dict)
+    rules: str = ""  # how the kernel lists our table's chains and rules
+    attached: dict[str, str] = field(default_factory=dict)  # link -> key of the glob that attached it
+    pending: dict[str, tuple[Owner | None, Owner | None]] | None = None  # of the transaction under way
+    changed: bool = False  # a read noted something that is worth writing down
+
+    def by_id(self, identity: str, kind: type[Object] | None = None) -> Owner | None:
+        """The owner of this id (and with an object of this kind)."""
+        for owner in self.owners.values():
+            if owner.id == identity and (kind is None or any(isinstance(x, kind) for x in owner.objects)):
+                return owner
+        return None
+
+
+class Store:
+    """The record's file, and the lock that makes two agents take turns.
+
+    :param directory: `stateDir`.
+    :param instance: None for the machine itself; else what tells this namespace from a later one of the same name:
+        the record is dropped when it differs.
+    :param name: the file's name without its ending.
+    """
+
+    def __init__(self, directory: Path, name: str, instance: str | None) -> None:
+        self._path = directory / f"{name}.json"
+        self._lock = directory / f"{name}.lock"
+        self._directory = directory
+        self._instance = instance
+        self._stat: tuple[int, int, int] | None = None
+        self._record = Record()
+
+    @property
+    def path(self) -> Path:
+        """Where the record is."""
+        return self._path
+
+    @contextmanager
+    def locked(self) -> Iterator[Record]:
+        """Hold the host's lock; gives the record as it is on disk now."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        while True:
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # The last owner's delete takes the lock's file away: then this one locked a file that is gone.
+            if self._lock_is_current(descriptor):
+                break
+            os.close(descriptor)
+        try:
+            yield self._load()
+        finally:
+            os.close(descriptor)
+
+    def _lock_is_current(self, descriptor: int) -> bool:
+        try:
+            return os.fstat(descriptor).st_ino == self._lock.stat().st_ino
+        except FileNotFoundError:
+            return False
+
+    def _load(self) -> Record:
+        """The record; read again only if another agent wrote it."""
+        try:
+            stat = self._path.stat()
+        except FileNotFoundError:
+            self._stat, self._record = None, Record()
+            return self._record
+        seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        if seen != self._stat:
+            self._record = self._parse(self._path.read_text())
+            self._stat = seen
+        return self._record
+
+    def _parse(self, text: str) -> Record:
+        header_line, *lines = text.splitlines()
+        header: dict[str, Any] = json.loads(header_line)
+        if header.get("instance") != self._instance:
+            return Record()  # a namespace of the same name, or the same one before a reboot
+        record = Record(
+            sysctls={name: Sysctl(**value) for name, value in header["sysctls"].items()},
+            rules=header["rules"],
+            attached=header["attached"],
+        )
+        if header["pending"] is not None:
+            record.pending = {
+                key: (old and Owner.parse(old), new and Owner.parse(new))
+                for key, (old, new) in header["pending"].items()
+            }
+        for line in lines:
+            owner = Owner.parse(line)
+            record.owners[owner.key] = owner
+        return record
+
+    def save(self, record: Record) -> None:
+        """Write, sync, rename; with nothing to keep, leave nothing."""
+        if not record.owners and not record.sysctls and record.pending is None and not record.attached:
+            self._remove()
+            return
+        pending = record.pending
+        header = {
+            "format": _FORMAT,
+            "instance": self._instance,
+            "sysctls": {name: vars(value) for name, value in record.sysctls.items()},
+            "rules": record.rules,
+            "attached": record.attached,
+            "pending": pending and {key: (old and old.line, new and new.line) for key, (old, new) in pending.items()},
+        }
+        lines = [json.dumps(header), *(owner.line for owner in record.owners.values())]
+        temporary = self._path.with_suffix(".new")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write("\n".join(lines) + "\n")
+            file.flush()
+            if self._instance is None:
+                os.fsync(descriptor)  # a namespace's record has nothing to outlive: it ends with the boot
+        temporary.rename(self._path)
+        if self._instance is None:
+            self._sync_directory()
+        stat = self._path.stat()
+        self._stat, self._record = (stat.st_ino, stat.st_mtime_ns, stat.st_size), record
+
+    def _sync_directory(self) -> None:
+        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def _remove(self) -> None:
+        """Take the record, the lock and, where nothing else is in it, the directory away."""
+        for path in (self._path, self._lock):
+            path.unlink(missing_ok=True)
+        self._stat, self._record = None, Record()
+        try:
+            self._directory.rmdir()
+        except OSError:
+            return  # another namespace's record is there, or it was somebody else's directory to begin with
+

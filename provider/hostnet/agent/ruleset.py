@@ -1,0 +1,296 @@
+"""The one table, `inet hostnet`: fixed chains and rules; every resource is elements of its sets and maps.
+
+A packet's cost therefore does not depend on how many forwards there are, and a change touches only its own elements.
+Chains, in the order in which a packet meets them:
+
+raw          nothing from outside is for 127.0.0.0/8 (`route_localnet` would let it in)
+guard        a gateway's networks' own addresses do not answer to the outside
+prerouting   port forwards, then the dmz host
+output       port forwards for the host itself
+clamp        MSS to path MTU
+forward      who may talk to a network behind a gateway
+postrouting  masquerade, fixed source addresses, and the hairpin
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+TABLE = "inet hostnet"
+VERSION = 1  # of the template; a table of another version is built anew
+
+# nft's type of each field, and whether the set holds ranges.
+_KEY = ("ifname", "inet_proto")
+
+
+@dataclass(frozen=True)
+class SetSpec:
+    """A set or map of the table: the types of its key's fields, of its value's (none: a set), and its flag."""
+
+    key: tuple[str, ...]
+    value: tuple[str, ...] = ()
+    interval: bool = False
+
+
+def _specs() -> dict[str, SetSpec]:
+    specs = {
+        "ours": SetSpec(("ifname",)),  # interfaces that hostnet made, and internal ones
+        "internal": SetSpec(("ifname",)),  # interfaces behind a gateway
+        "external": SetSpec(("ifname",)),
+        "hairpin": SetSpec(("ifname", "ifname")),
+        "clamped": SetSpec(("ifname",)),
+        "open_nets6": SetSpec(("ifname", "ipv6_addr"), interval=True),
+        "dmz_except": SetSpec(("ifname", "inet_service")),
+    }
+    for n in "46":
+        address = f"ipv{n}_addr"
+        both = (address, "inet_service")
+        specs |= {
+            f"listen{n}": SetSpec((*_KEY, address, address, "inet_service"), both, interval=True),
+            f"listen_keep{n}": SetSpec((*_KEY, address, address, "inet_service"), (address,), interval=True),
+            f"every{n}": SetSpec((*_KEY, "inet_service"), interval=True),
+            f"any{n}": SetSpec((*_KEY, "inet_service"), both),
+            f"span{n}": SetSpec((*_KEY, address, "inet_service"), both, interval=True),
+            f"keep{n}": SetSpec((*_KEY, address, "inet_service"), (address,), interval=True),
+            f"dmz{n}": SetSpec(("ifname",), (address,)),
+            f"own{n}": SetSpec((address,)),
+            f"guarded{n}": SetSpec((address,)),
+            f"nets{n}": SetSpec((address,), interval=True),
+            f"closed_nets{n}": SetSpec((address,), interval=True),
+            f"pairs{n}": SetSpec(("ifname", "ifname")),
+            f"net_pairs{n}": SetSpec(("ifname", address), interval=True),
+            f"nat{n}": SetSpec(("ifname", "ifname")),
+            f"net_nat{n}": SetSpec(("ifname", address), interval=True),
+            f"snat{n}": SetSpec(("ifname", "ifname"), (address,)),
+            f"net_snat{n}": SetSpec(("ifname", address), (address,), interval=True),
+        }
+    return specs
+
+
+SETS = _specs()
+
+
+@dataclass(frozen=True)
+class Element:
+    """An element of a set (no value) or map. Fields are as nft prints them: `10.0.0.0/8`, `80`, `8000-8002`, `tcp`."""
+
+    set: str
+    key: tuple[str, ...]
+    value: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> tuple[str, tuple[str, ...]]:
+        """Where it is: two elements of one place can't both be."""
+        return self.set, self.key
+
+
+def table_text() -> str:
+    """The whole table without elements, in nft syntax."""
+    declarations = "\n".join(_declare(name, spec) for name, spec in SETS.items())
+    return f"add table {TABLE} {{ comment \"hostnet: see docs/nft.md; elements belong to resources\"; }}\n" + (
+        f"table {TABLE} {{\n{declarations}\n{_chains()}}}\n"
+    )
+
+
+def _declare(name: str, spec: SetSpec) -> str:
+    types = " . ".join(spec.key)
+    flags = " flags interval;" if spec.interval else ""
+    if spec.value:
+        return f"  map {name} {{ type {types} : {' . '.join(spec.value)};{flags} }}"
+    return f"  set {name} {{ type {types};{flags} }}"
+
+
+def _chains() -> str:
+    dnat_in = "".join(_forward_rules(n, "iifname", own=True) for n in "46")
+    dnat_out = "".join(_forward_rules(n, "oifname", own=False) for n in "46")
+    return f"""
+  chain raw {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname != "lo" ip daddr 127.0.0.0/8 drop
+  }}
+  chain guard {{
+    type filter hook prerouting priority mangle; policy accept;
+    iifname @ours accept
+    iifname "lo" accept
+    ct state established,related accept
+    ip daddr @guarded4 drop
+    ip6 daddr @guarded6 drop
+  }}
+{dnat_in}{dnat_out}
+  chain prerouting {{
+    type nat hook prerouting priority dstnat; policy accept;
+    fib daddr type != local accept
+    meta nfproto ipv4 jump iifname4
+    meta nfproto ipv6 jump iifname6
+    meta l4proto {{ icmp, ipv6-icmp }} accept
+    ip daddr @own4 accept
+    ip6 daddr @own6 accept
+    meta l4proto tcp iifname . tcp dport @dmz_except accept
+    meta nfproto ipv4 dnat ip to iifname map @dmz4
+    meta nfproto ipv6 dnat ip6 to iifname map @dmz6
+  }}
+  chain output {{
+    type nat hook output priority -100; policy accept;
+    oifname != "lo" accept
+    meta nfproto ipv4 jump oifname4
+    ip6 daddr ::1 accept
+    meta nfproto ipv6 jump oifname6
+  }}
+  chain clamp {{
+    type filter hook forward priority mangle; policy accept;
+    oifname @clamped tcp flags syn tcp option maxseg size set rt mtu
+    iifname @clamped tcp flags syn tcp option maxseg size set rt mtu
+  }}
+  chain forward {{
+    type filter hook forward priority filter; policy accept;
+    ct state established,related accept
+    ct status dnat accept
+    meta nfproto ipv4 iifname . oifname @pairs4 accept
+    meta nfproto ipv6 iifname . oifname @pairs6 accept
+    oifname . ip saddr @net_pairs4 accept
+    oifname . ip6 saddr @net_pairs6 accept
+    iifname . ip6 daddr @open_nets6 accept
+    oifname @internal drop
+    ip daddr @closed_nets4 drop
+    ip6 daddr @closed_nets6 drop
+    iifname @internal oifname @external drop
+  }}
+  chain postrouting {{
+    type nat hook postrouting priority srcnat; policy accept;
+    iifname . oifname @hairpin ct status dnat masquerade
+    oifname != "lo" ip saddr 127.0.0.0/8 ct status dnat masquerade
+    ip daddr {{ 224.0.0.0/4, 255.255.255.255 }} accept
+    ip6 daddr ff00::/8 accept
+    ip daddr @nets4 accept
+    ip6 daddr @nets6 accept
+    snat ip to iifname . oifname map @snat4
+    snat ip6 to iifname . oifname map @snat6
+    snat ip to oifname . ip saddr map @net_snat4
+    snat ip6 to oifname . ip6 saddr map @net_snat6
+    meta nfproto ipv4 iifname . oifname @nat4 jump hide
+    meta nfproto ipv6 iifname . oifname @nat6 jump hide
+    oifname . ip saddr @net_nat4 jump hide
+    oifname . ip6 saddr @net_nat6 jump hide
+  }}
+  chain hide {{
+    meta l4proto {{ tcp, udp, sctp }} th sport < 1024 masquerade to :1024-65535
+    masquerade
+  }}
+"""
+
+
+def _forward_rules(n: str, device: str, *, own: bool) -> str:
+    """The look-ups for port forwards of a family: a specific listen address first, then any address."""
+    ip = "ip" if n == "4" else "ip6"
+    # nft wants the protocol named in each rule that maps ports.
+    to = f"meta l4proto {{ tcp, udp, sctp }} dnat {ip} to {device} . meta l4proto"
+    own_rule = f"    meta l4proto {{ tcp, udp, sctp }} {ip} daddr @own{n} {device} . meta l4proto . th dport != @every{n} return\n" if own else ""
+    return f"""
+  chain {device}{n} {{
+    {to} . {ip} daddr . {ip} saddr . th dport map @listen{n}
+    {to} . {ip} daddr . {ip} saddr . th dport map @listen_keep{n}
+{own_rule}    {to} . th dport map @any{n}
+    {to} . {ip} saddr . th dport map @span{n}
+    {to} . {ip} saddr . th dport map @keep{n}
+  }}"""
+
+
+# --- elements as text and back -------------------------------------------------------------------------------------
+
+_IFNAME = re.compile(r"[A-Za-z0-9_.@+=~%,#-]{1,15}")
+_PROTOCOLS = frozenset({"tcp", "udp", "sctp"})
+
+
+def render(element: Element, comment: str = "") -> str:
+    """The element in nft syntax: each field checked against its type, so that no text of a user's gets through.
+
+    :raises ValueError: where a field is not what its type says.
+    """
+    spec = SETS[element.set]
+    text = render_key(element.set, element.key)
+    if comment:
+        text += f' comment "{clean_comment(comment)}"'
+    if spec.value:
+        text += " : " + " . ".join(_field(kind, part) for kind, part in zip(spec.value, element.value, strict=True))
+    return text
+
+
+def render_key(set_name: str, key: tuple[str, ...]) -> str:
+    """An element's key alone, which is all that deleting it takes."""
+    return " . ".join(_field(kind, part) for kind, part in zip(SETS[set_name].key, key, strict=True))
+
+
+def clean_comment(comment: str) -> str:
+    """At most 100 bytes (the kernel's limit is 128 with its own header) of harmless characters."""
+    return re.sub(r"[^A-Za-z0-9 _.:/@+-]", "_", comment)[:100]
+
+
+def _field(kind: str, value: str) -> str:
+    if kind == "ifname":
+        if not _IFNAME.fullmatch(value):
+            msg = f"{value!r} is no interface name"
+            raise ValueError(msg)
+        return f'"{value}"'
+    if kind == "inet_proto":
+        if value not in _PROTOCOLS:
+            msg = f"{value!r} is no protocol"
+            raise ValueError(msg)
+        return value
+    if kind == "inet_service":
+        low, _, high = value.partition("-")
+        return f"{int(low)}-{int(high)}" if high else str(int(low))
+    version = 4 if kind == "ipv4_addr" else 6
+    network = ipaddress.ip_network(value)
+    if network.version != version:
+        msg = f"{value!r} is no {kind}"
+        raise ValueError(msg)
+    return value
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The table as the kernel has it: elements by place, and a print of its rules to compare."""
+
+    elements: dict[tuple[str, tuple[str, ...]], tuple[str, ...]]
+    rules: str
+
+
+def parse_listing(listed: list[dict[str, Any]]) -> Listing:
+    """What `list table inet hostnet` answered in JSON."""
+    elements: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {}
+    rules: list[str] = []
+    for item in listed:
+        (kind, body), *_ = item.items()
+        if kind in ("set", "map"):
+            for raw in body.get("elem", []):
+                key, value = raw if kind == "map" else (raw, None)
+                elements[body["name"], _fields(key)] = () if value is None else _fields(value)
+        elif kind in ("rule", "chain"):
+            body = {name: part for name, part in body.items() if name != "handle"}
+            rules.append(json.dumps({kind: body}, sort_keys=True))
+    return Listing(elements, hashlib.sha256("\n".join(rules).encode()).hexdigest())
+
+
+def _fields(value: Any) -> tuple[str, ...]:
+    """A key or value in nft's JSON as our fields."""
+    if isinstance(value, dict):
+        if "elem" in value:
+            return _fields(value["elem"]["val"])
+        if "concat" in value:
+            return tuple(_one(part) for part in value["concat"])
+    return (_one(value),)
+
+
+def _one(part: Any) -> str:
+    if isinstance(part, dict):
+        if "prefix" in part:
+            return f"{part['prefix']['addr']}/{part['prefix']['len']}"
+        if "range" in part:
+            return "-".join(str(end) for end in part["range"])
+        return json.dumps(part)
+    return str(part)

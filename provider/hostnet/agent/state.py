@@ -1,0 +1,83 @@
+"""What the kernel has, as data: one snapshot serves every plan and view of a transaction."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class LinkState:
+    """A link as rtnetlink lists it."""
+
+    name: str
+    index: int
+    kind: str  # "bridge", "tun", "veth", …; "" for hardware
+    up: bool
+    mac: str
+    mtu: int
+    ethernet: bool = True
+    master: int = 0
+    isolated: bool = False
+    stp: bool = False
+    vlan_filtering: bool = False
+    tap: bool = False
+    uid: int | None = None
+    gid: int | None = None
+    multi_queue: bool = False
+    vnet_hdr: bool = False
+    persistent: bool = False
+
+    @property
+    def physical(self) -> bool:
+        """A network card, not something made in software."""
+        return self.ethernet and not self.kind
+
+    @property
+    def our_kind(self) -> str:
+        """The kind as objects name it; the kernel's own name for all that we don't make."""
+        return "tap" if self.kind == "tun" and self.tap else self.kind or "physical"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Links, addresses, routes and sysctls of the namespace at one moment."""
+
+    links: Mapping[str, LinkState] = field(default_factory=dict)
+    addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by link, CIDRs, without link-local ones
+    routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by link, CIDRs, main table, not the kernel's
+    default_links: Mapping[str, str] = field(default_factory=dict)  # family -> interface of the default route
+
+    def by_index(self, index: int) -> LinkState | None:
+        """The link of this index."""
+        return next((link for link in self.links.values() if link.index == index), None)
+
+    def master_of(self, name: str) -> str | None:
+        """The bridge (or bond, …) that this link is in."""
+        link = self.links.get(name)
+        if link is None or not link.master:
+            return None
+        master = self.by_index(link.master)
+        return master.name if master else None
+
+    def ports_of(self, bridge: str) -> tuple[str, ...]:
+        """The links in this bridge, by name."""
+        link = self.links.get(bridge)
+        if link is None:
+            return ()
+        return tuple(sorted(port.name for port in self.links.values() if port.master == link.index))
+
+    @property
+    def uplinks(self) -> frozenset[str]:
+        """The interfaces of the default routes: taking one of them away cuts the machine off."""
+        return frozenset(self.default_links.values())
+
+    def holds(self, name: str, cidr: str) -> bool:
+        """Whether the link has this very address and prefix length."""
+        return cidr in self.addresses.get(name, ())
+
+    def local(self, address: str) -> bool:
+        """Whether it is one of the host's own addresses."""
+        wanted = ipaddress.ip_address(address)
+        return any(ipaddress.ip_interface(cidr).ip == wanted for cidrs in self.addresses.values() for cidr in cidrs)

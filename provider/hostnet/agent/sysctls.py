@@ -1,0 +1,99 @@
+"""The sysctls that owners need: set with the first, kept while any is there, restored with the last.
+
+A value is restored only while it still is ours: what somebody set since is theirs.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping
+
+from hostnet.agent.elements import Context, localnet_devices
+from hostnet.agent.kernel import Kernel
+from hostnet.agent.operations import WriteSysctl
+from hostnet.agent.owners import Owner
+from hostnet.agent.record import Record, Sysctl
+from hostnet.agent.state import Snapshot
+from hostnet.objects import Forwarding
+
+FORWARDING = {"ipv4": "net.ipv4.ip_forward", "ipv6": "net.ipv6.conf.all.forwarding"}
+_ACCEPT_RA = ".accept_ra"
+
+
+class SwitchError(Exception):
+    """A sysctl that can't be set."""
+
+    def __init__(self, operation: WriteSysctl, error: OSError) -> None:
+        super().__init__(operation.name)
+        self.operation, self.error = operation, error
+
+
+class Switches:
+    """The host's sysctls as hostnet holds them."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    def sync(self, record: Record, owners: Mapping[str, Owner], context: Context, snapshot: Snapshot) -> None:
+        """Set what these owners need, restore what nobody needs any more.
+
+        :raises SwitchError: where one can't be set.
+        """
+        wanted = dict(self._wanted(record, owners, context, snapshot))
+        for name, value in wanted.items():
+            current = self._kernel.sysctl(name)
+            if current is None:
+                continue  # the interface is not there (yet)
+            if name not in record.sysctls:
+                record.sysctls[name] = Sysctl(current, value)
+            if current != value:
+                self._write(name, value)
+        for name in reversed([name for name in record.sysctls if name not in wanted]):
+            self._restore(name, record.sysctls.pop(name))
+
+    def _restore(self, name: str, held: Sysctl) -> None:
+        if held.old != held.ours and self._kernel.sysctl(name) == held.ours:
+            self._write(name, held.old)
+
+    def _write(self, name: str, value: str) -> None:
+        operation = WriteSysctl(name, value)
+        try:
+            self._kernel.perform(operation)
+        except OSError as error:
+            if error.errno != errno.ENOENT:  # the interface went in between
+                raise SwitchError(operation, error) from None
+
+    def _wanted(
+        self, record: Record, owners: Mapping[str, Owner], context: Context, snapshot: Snapshot
+    ) -> Iterator[tuple[str, str]]:
+        families = {item.family for owner in owners.values() for item in owner.objects if isinstance(item, Forwarding)}
+        items = [item for owner in owners.values() for item in owner.objects]
+        for device in sorted(localnet_devices(items, context)):
+            yield f"net.ipv4.conf.{device.replace('.', '/')}.route_localnet", "1"
+        if "ipv6" in families:
+            # Before: once forwarding is on, an interface that accepts router advertisements as a host stops to, and
+            # the uplink loses its default route (systemd#40322). One that does not accept them (0) is left alone.
+            for name in self._accepting(record, context, snapshot):
+                yield name, "2"
+        for family in sorted(families):
+            yield FORWARDING[family], "1"
+
+    def _accepting(self, record: Record, context: Context, snapshot: Snapshot) -> Iterator[str]:
+        inner = {*context.devices, *(name for gateway in context.gateways.values() for name in gateway.internal)}
+        for link in snapshot.links.values():
+            name = f"net.ipv6.conf.{link.name.replace('.', '/')}{_ACCEPT_RA}"
+            if link.name == "lo" or link.name in inner or link.master:
+                continue
+            if name in record.sysctls or self._kernel.sysctl(name) == "1":
+                yield name
+
+    def on(self, record: Record, family: str) -> bool:
+        """Whether everything that forwarding of this family needs has its value."""
+        names = [FORWARDING[family]]
+        if family == "ipv6":
+            names += [name for name in record.sysctls if name.endswith(_ACCEPT_RA)]
+        held = [record.sysctls.get(name) for name in names]
+        return all(
+            (current := self._kernel.sysctl(name)) is None or current == (each.ours if each else "1")
+            for name, each in zip(names, held, strict=True)
+        )

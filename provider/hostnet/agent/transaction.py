@@ -1,0 +1,513 @@
+"""One step for many wishes: observe, resolve, plan, apply, record, report, under the host's lock.
+
+A wish that fails is undone and fails alone; the others commit. Before the first operation the record says what was
+and what shall be (`pending`), so that an agent that dies half way is cleaned up after by the next one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from hostnet.agent import conntrack
+from hostnet.agent.elements import Context
+from hostnet.agent.kernel import Kernel, group_id, user_id
+from hostnet.agent.nftables import MissingLibraryError, NftError
+from hostnet.agent.operations import Operation, Step, WriteSysctl, describe
+from hostnet.agent.plan import Names, Plan, plan
+from hostnet.agent.owners import Owner, Owners
+from hostnet.agent.reading import is_gone, owner_of
+from hostnet.agent.record import Record, Store
+from hostnet.agent.resolve import World, resolve
+from hostnet.agent.state import Snapshot
+from hostnet.agent.sysctls import SwitchError, Switches
+from hostnet.agent.table import ClashError, Compiler, Desired, Table, changed_udp, refused
+from hostnet.agent.view import Sight, see
+from hostnet.errors import Code, HostnetError
+from hostnet.hosts.api import Change, Query, View
+from hostnet.objects import Address, DhcpServer, Forward, Forwarding, Gateway, Link, Route
+
+Outcome = View | HostnetError
+Pairs = dict[str, tuple[Owner | None, Owner | None]]
+_NONE = Owner("", "")
+_FORWARDS = frozenset({Forward, Forwarding})
+
+
+def context_of(owners: Mapping[str, Owner], snapshot: Snapshot) -> Context:
+    """What elements depend on beside their own owner; empty while nothing needs the table."""
+    gateways: dict[str, Gateway] = {}
+    devices: set[str] = set()
+    addresses: dict[str, tuple[str, ...]] = {}
+    active = False
+    for owner in owners.values():
+        if owner.kinds <= _FORWARDS:
+            active = True
+            continue
+        links = {}
+        for item in owner.objects:
+            if isinstance(item, Gateway):
+                gateways[item.name] = item
+                active = True
+            elif isinstance(item, Forward):
+                active = True
+            elif isinstance(item, Link):
+                links[item.name] = item
+            elif isinstance(item, Address):
+                addresses[item.link] = (*addresses.get(item.link, ()), item.cidr)
+            elif isinstance(item, Route):
+                devices.add(item.link)
+        devices |= {name for name, link in links.items() if link.kind == "bridge" or name in addresses}
+    if not active:
+        return Context()
+    for gateway in gateways.values():
+        for name in gateway.internal:
+            if name not in devices:
+                addresses[name] = snapshot.addresses.get(name, ())
+    return Context(tuple(sorted(devices)), addresses, gateways)
+
+
+@dataclass
+class _Progress:
+    """What has been done for whom, and who failed."""
+
+    done: dict[str, list[Step]] = field(default_factory=dict)
+    failed: dict[str, HostnetError] = field(default_factory=dict)
+
+
+class Host:
+    """This host (or namespace) as the agent holds it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.kernel = Kernel()
+        self.table = Table()
+        self._compiler = Compiler()
+        self._switches = Switches(self.kernel)
+
+    # --- wishes ----------------------------------------------------------------------------------------------------
+
+    def apply(self, changes: list[Change]) -> list[Outcome]:
+        """Admit what can be, apply it together, and report on each change, in order."""
+        with self._store.locked() as record:
+            self.recover(record)
+            snapshot = self.kernel.snapshot()
+            outcomes: dict[int, Outcome] = {}
+            admitted, pairs = self._admit(changes, record, snapshot, outcomes)
+            failed = self._transition(record, pairs, snapshot) if pairs else {}
+            sight = self._sight(record, self.kernel.snapshot(), None)
+            for index, owner in admitted.items():
+                error = failed.get(owner.key)
+                outcomes[index] = error or View(owner.id, owner.objects, see(owner, sight))
+            return [outcomes[index] for index in range(len(changes))]
+
+    def _admit(
+        self, changes: list[Change], record: Record, snapshot: Snapshot, outcomes: dict[int, Outcome]
+    ) -> tuple[dict[int, Owner], Pairs]:
+        after = record.owners.copy()
+        admitted: dict[int, Owner] = {}
+        pairs: Pairs = {}
+        for number, change in enumerate(changes):
+            try:
+                old, new = self._admit_one(change, after, snapshot)
+            except HostnetError as error:
+                outcomes[number] = error
+                continue
+            if change.dry:
+                outcomes[number] = View(new.id if new else change.id, new.objects if new else ())
+                continue
+            owner = new or old or Owner(change.urn, change.id)
+            admitted[number] = new or Owner(change.urn, change.id)
+            if old is not None and old.key != owner.key:
+                # The resource's URN changed (an alias): its objects change hands, nothing else.
+                after.remove(old.key)
+                pairs[old.key] = (None, None)
+                _rename(record.attached, old.key, owner.key)
+            if new is not None:
+                after[new.key] = new
+            else:
+                after.remove(owner.key)
+            if owner.objects:
+                pairs[owner.key] = (pairs.get(owner.key, (old, None))[0], new)
+        return admitted, pairs
+
+    def _admit_one(
+        self, change: Change, after: Owners, snapshot: Snapshot
+    ) -> tuple[Owner | None, Owner | None]:
+        """What the owner had, and what it shall have (None: nothing)."""
+        old = after.get(Owner(change.urn, change.id).key)
+        if old is None and change.known:
+            old = _taken_up(change, after, World(after, snapshot))
+        if not change.objects:
+            return old, None
+        new = resolve(change, World(after, snapshot))
+        if any(isinstance(item, DhcpServer) for item in new.objects):
+            raise HostnetError(
+                Code.UNSUPPORTED, f"{new.label} can't be set up", "DHCP and router advertisements are not built yet"
+            )
+        _check_users(new)
+        after.forwards.check(new, after)
+        return old or after.get(new.key), new
+
+    # --- from here to there ----------------------------------------------------------------------------------------
+
+    def _transition(
+        self, record: Record, pairs: Pairs, snapshot: Snapshot, *, exact: bool = False
+    ) -> dict[str, HostnetError]:
+        """Take owners from old to new; gives those that failed, which are as before (or, PARTIAL, as told)."""
+        before = record.owners.copy()
+        if not exact:
+            record.pending = pairs
+            self._save(record)
+        progress = _Progress()
+        links = self._plan(record, pairs, before, snapshot, progress)
+        self._steps(links.build, progress)
+        self._table_and_switches(record, pairs, before, snapshot, progress, exact=exact)
+        self._steps([step for step in links.remove if step.owner not in progress.failed], progress)
+        if progress.failed:
+            # What failed late goes back, too.
+            self._table_and_switches(record, pairs, before, snapshot, progress, exact=True)
+        record.owners = _effective(before, pairs, progress.failed)
+        record.attached.update({k: v for k, v in links.attached.items() if v not in progress.failed})
+        for name in links.detached:
+            record.attached.pop(name, None)
+        record.pending = None
+        self._save(record)
+        return progress.failed
+
+    def _save(self, record: Record) -> None:
+        try:
+            self._store.save(record)
+        except OSError as error:
+            raise HostnetError(
+                Code.KERNEL,
+                f"the record {self._store.path} can't be written",
+                _why(error),
+                "Make room, or set stateDir to a place that can be written",
+            ) from None
+
+    def _plan(
+        self, record: Record, pairs: Pairs, before: Owners, snapshot: Snapshot, progress: _Progress
+    ) -> Plan:
+        links = Plan()
+        world = World(_effective(before, pairs, progress.failed), snapshot)
+        names = names_of(world.owners.values())
+        for old, new in pairs.values():
+            plan(old, new, world, record.attached, names, links)
+        return links
+
+    def _steps(self, steps: Iterable[Step], progress: _Progress) -> None:
+        for step in steps:
+            if step.owner in progress.failed:
+                continue
+            try:
+                self.kernel.perform(step.operation)
+            except (OSError, LookupError) as error:
+                self._undo(step.owner, _kernel_error(step.operation, error), progress)
+            else:
+                progress.done.setdefault(step.owner, []).append(step)
+
+    def _undo(self, key: str, error: HostnetError, progress: _Progress) -> None:
+        """Take back what was done for this owner, last first; go on where one fails, and say so."""
+        left = []
+        for step in reversed(progress.done.pop(key, [])):
+            for operation in step.undo:
+                try:
+                    self.kernel.perform(operation)
+                except OSError as refusal:
+                    if refusal.errno != errno.ENODEV:  # gone already
+                        left.append(f"{describe(operation)}: {_why(refusal)}")
+        if left:
+            why = f"{error.what}: {error.why}; then undoing it failed: {'; '.join(left)}"
+            error = HostnetError(Code.PARTIAL, "applied in part", why, "The next `pulumi up` repairs it")
+        progress.failed[key] = error
+
+    def _table_and_switches(
+        self,
+        record: Record,
+        pairs: Pairs,
+        before: Owners,
+        snapshot: Snapshot,
+        progress: _Progress,
+        *,
+        exact: bool,
+    ) -> None:
+        """The nftables batch, then the sysctls; an owner that can't have its elements or switches fails."""
+        for _ in range(len(pairs) + 1):
+            owners = _effective(before, pairs, progress.failed)
+            try:
+                desired = self._sync_table(record, pairs, before, owners, snapshot, exact=exact)
+                self._sync_switches(record, pairs, owners, snapshot)
+            except _OwnerError as failure:
+                guilty = [key for key in failure.keys if key in pairs and key not in progress.failed]
+                guilty = guilty or [key for key in pairs if key not in progress.failed]
+                if not guilty:
+                    raise failure.error from None
+                for key in guilty:
+                    self._undo(key, failure.error, progress)
+                exact = True
+                continue
+            conntrack.forget(changed_udp(*desired), snapshot.local)
+            return
+
+    def _sync_switches(
+        self, record: Record, pairs: Pairs, owners: Owners, snapshot: Snapshot
+    ) -> None:
+        try:
+            self._switches.sync(record, owners, context_of(owners, snapshot), snapshot)
+        except SwitchError as failure:
+            guilty = [
+                key for key, (old, new) in pairs.items() if any(isinstance(x, Forwarding) for x in (new or old or _NONE).objects)
+            ]
+            raise _OwnerError(guilty, _kernel_error(failure.operation, failure.error)) from None
+
+    def _sync_table(
+        self,
+        record: Record,
+        pairs: Pairs,
+        before: Owners,
+        owners: Owners,
+        snapshot: Snapshot,
+        *,
+        exact: bool,
+    ) -> tuple[Desired, Desired]:
+        old = Desired() if exact else self._compiler.desired(before, context_of(before, snapshot))
+        try:
+            after = self._compiler.desired(owners, context_of(owners, snapshot))
+        except ClashError as clash:
+            newer, holder = (clash.owner, clash.holder) if clash.owner in pairs else (clash.holder, clash.owner)
+            raise _OwnerError([newer], _clash(clash, owners.get(holder))) from None
+        if not (old.elements or after.elements or record.rules):
+            return old, after
+        comments = {key: owner.comment for key, owner in owners.items()}
+        ensure = {key for key, (had, _) in pairs.items() if had is not None} | {""}
+        if exact:
+            ensure = {*owners, ""}
+        try:
+            record.rules = self.table.sync(old, after, comments, record.rules, ensure)
+        except NftError as error:
+            raise _OwnerError(list(pairs), refused("the nftables batch failed", error)) from None
+        except MissingLibraryError as error:
+            raise _OwnerError(
+                list(pairs),
+                HostnetError(
+                    Code.UNSUPPORTED,
+                    "NAT and port forwards can't be set up",
+                    str(error),
+                    "Install libnftables: `apt-get install libnftables1` (Debian, Ubuntu), `dnf install nftables` (Fedora)",
+                ),
+            ) from None
+        return old, after
+
+    # --- after a crash, after a boot -------------------------------------------------------------------------------
+
+    def recover(self, record: Record) -> bool:
+        """Go back to what was before a transaction that was not seen to end. True where there was one."""
+        if record.pending is None:
+            return False
+        pairs = {key: (new, old) for key, (old, new) in record.pending.items()}
+        for key, (new, _) in pairs.items():
+            if new is not None:
+                record.owners[key] = new
+        self._transition(record, pairs, self.kernel.snapshot(), exact=True)
+        return True
+
+    def restore(self) -> int:
+        """Put back all that is recorded, as at boot; gives how many owners there are."""
+        with self._store.locked() as record:
+            self.recover(record)
+            pairs: Pairs = {key: (None, owner) for key, owner in record.owners.items() if not owner.gone}
+            failed = self._transition(record, pairs, self.kernel.snapshot(), exact=True) if pairs else {}
+            if failed:
+                raise ExceptionGroup("not all could be restored", list(failed.values()))
+            return len(pairs)
+
+    # --- seeing ----------------------------------------------------------------------------------------------------
+
+    def read(self, queries: list[Query]) -> list[View | HostnetError | None]:
+        """What there is for each query, from one look at the host."""
+        with self._store.locked() as record:
+            self.recover(record)
+            snapshot = self.kernel.snapshot()
+            found = [_attempt(query, record, snapshot) for query in queries]
+            owners = record.owners.copy()
+            for each in found:
+                if isinstance(each, Owner):
+                    owners[each.key] = each
+            sight = self._sight(replace(record, owners=owners), snapshot, self._listed(record, owners))
+            views = [self._view(x, sight, record) if isinstance(x, Owner) else x for x in found]
+            if record.changed:
+                record.changed = False
+                self._save(record)
+            return views
+
+    def _listed(self, record: Record, owners: Mapping[str, Owner]) -> Mapping:  # type: ignore[type-arg]
+        """The table's elements; none where its rules are not as we made them: elements without rules do nothing."""
+        if not any(isinstance(item, (Gateway, Forward)) for owner in owners.values() for item in owner.objects):
+            return {}
+        try:
+            listing = self.table.listing()
+        except MissingLibraryError:
+            return {}
+        if listing is None or (record.rules and listing.rules != record.rules):
+            return {}
+        return listing.elements
+
+    def _view(self, owner: Owner, sight: Sight, record: Record) -> View | None:
+        seen = see(owner, sight)
+        recorded = record.owners.get(owner.key)
+        if not is_gone(owner, seen):
+            return View(owner.id, owner.objects, seen)
+        if recorded is not None and not recorded.gone:
+            record.owners[owner.key] = replace(recorded, gone=True)
+            record.changed = True
+        return None
+
+    def _sight(self, record: Record, snapshot: Snapshot, elements: Mapping | None) -> Sight:  # type: ignore[type-arg]
+        """What views are made from; without `elements` those that were just applied are taken for seen."""
+        world = World(record.owners, snapshot)
+        context = context_of(record.owners, snapshot)
+        if elements is None:
+            elements = self._compiler.desired(record.owners, context).elements
+        return Sight(
+            world,
+            context,
+            elements,
+            record.attached,
+            names_of(record.owners.values()),
+            lambda family: self._switches.on(record, family),
+        )
+
+
+def _attempt(query: Query, record: Record, snapshot: Snapshot) -> Owner | HostnetError | None:
+    try:
+        return owner_of(query, record, snapshot)
+    except HostnetError as error:
+        return error
+
+
+class _OwnerError(Exception):
+    """What can't be, and whose it is."""
+
+    def __init__(self, keys: list[str], error: HostnetError) -> None:
+        super().__init__(str(error))
+        self.keys, self.error = keys, error
+
+
+def _effective(before: Owners, pairs: Pairs, failed: Mapping[str, HostnetError]) -> Owners:
+    """The owners after a transaction in which some failed: those stay as they were, or, half done, as they should be."""
+    owners = before.copy()
+    for key, (old, new) in pairs.items():
+        kept = old if key in failed and failed[key].code != Code.PARTIAL else new
+        if kept is None:
+            owners.remove(key)
+        else:
+            owners[key] = kept
+    return owners
+
+
+def _check_users(owner: Owner) -> None:
+    for item in owner.objects:
+        if not isinstance(item, Link):
+            continue
+        for kind, name, find in (("user", item.user, user_id), ("group", item.group, group_id)):
+            try:
+                if name is not None:
+                    find(name)
+            except LookupError:
+                raise HostnetError(
+                    Code.NOT_FOUND,
+                    f"TAP {item.name} can't be set up",
+                    f"this host has no {kind} {name}",
+                    f"Create the {kind} first, or give its number",
+                ) from None
+
+
+def _rename(attached: dict[str, str], old: str, new: str) -> None:
+    for link, key in attached.items():
+        if key == old:
+            attached[link] = new
+
+
+def _taken_up(change: Change, owners: Owners, world: World) -> Owner | None:
+    """What a state knows and the record does not: taken as ours again, where nobody else's.
+
+    A resource whose URN changed (an alias) is found by its id within the same stack and project.
+    """
+    stack = "::".join(change.urn.split("::")[:2])
+    for owner in owners.values():
+        if owner.id == change.id and owner.urn.startswith(stack + "::") and _same_kind(owner, change):
+            return owner
+    prior = tuple(
+        item
+        for item in change.prior
+        if not isinstance(item, Link) or (world.link_owner(item.name) is None and item.name in world.snapshot.links)
+    )
+    if any(isinstance(item, Link) for item in change.prior) and not any(isinstance(item, Link) for item in prior):
+        return None
+    if not prior:
+        return None
+    try:
+        return resolve(Change(change.urn, change.id, prior, known=True), world)
+    except HostnetError:
+        return None
+
+
+def _same_kind(owner: Owner, change: Change) -> bool:
+    return {type(x) for x in owner.objects} & {type(x) for x in change.prior} != set()
+
+
+def names_of(owners: Iterable[Owner]) -> Names:
+    """The numbers of the users and groups that the owners name and this host knows."""
+    users: dict[str, int] = {}
+    groups: dict[str, int] = {}
+    for owner in owners:
+        for item in owner.objects if Link in owner.kinds else ():
+            if isinstance(item, Link):
+                for name, known, find in ((item.user, users, user_id), (item.group, groups, group_id)):
+                    if name is not None and name not in known:
+                        try:
+                            known[name] = find(name)
+                        except LookupError:
+                            continue
+    return Names(users, groups)
+
+
+def _clash(clash: ClashError, holder: Owner | None) -> HostnetError:
+    element = clash.element
+    who = holder.label if holder else "another resource"
+    return HostnetError(
+        Code.CONFLICT,
+        f"{' '.join(element.key)} can't go to {' '.join(element.value) or 'it'}",
+        f"it belongs to {who}",
+        "Remove one of the two",
+    )
+
+
+def _kernel_error(operation: Operation, error: OSError | LookupError) -> HostnetError:
+    if isinstance(error, LookupError):
+        return HostnetError(Code.NOT_FOUND, f"can't {describe(operation)}", str(error))
+    code = Code.PERMISSION if error.errno in (errno.EPERM, errno.EACCES) else Code.KERNEL
+    return HostnetError(code, f"can't {describe(operation)}", _why(error), _advice(operation, error))
+
+
+def _why(error: OSError) -> str:
+    name = errno.errorcode.get(error.errno or 0, "error")
+    return f"{name}: {os.strerror(error.errno or 0)}"
+
+
+_ADVICE = {
+    errno.EPERM: "hostnet needs root on the host: connect as root, or set connection.sudo",
+    errno.EACCES: "hostnet needs root on the host: connect as root, or set connection.sudo",
+    errno.EBUSY: "A program has the interface open; stop it and try again",
+    errno.EROFS: "The host mounts /proc/sys read-only: set the sysctl where the host is started",
+    errno.EOPNOTSUPP: "This kernel was built without the feature",
+    errno.ENODEV: "The interface went away in the meantime; run `pulumi refresh`, then `pulumi up`",
+}
+
+
+def _advice(operation: Operation, error: OSError) -> str:
+    if isinstance(operation, WriteSysctl) and error.errno in (errno.EROFS, errno.EACCES):
+        return _ADVICE[errno.EROFS]
+    return _ADVICE.get(error.errno or 0, "")

@@ -1,0 +1,231 @@
+"""What the kernel has of an owner's objects, from one snapshot and one listing of the table. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from hostnet.agent.elements import Context, compile_object, forward_cells, forward_devices
+from hostnet.agent.plan import Names, glob_members
+from hostnet.agent.owners import Owner
+from hostnet.agent.resolve import World
+from hostnet.agent.ruleset import Element
+from hostnet.objects import (
+    Forward,
+    Forwarding,
+    ForwardingSeen,
+    ForwardSeen,
+    Gateway,
+    GatewaySeen,
+    Glob,
+    GlobSeen,
+    Guest,
+    GuestSeen,
+    Link,
+    LinkSeen,
+    Object,
+    Port,
+    Seen,
+)
+
+Elements = Mapping[tuple[str, tuple[str, ...]], tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Everything that a view is made from.
+
+    :param elements: of our table; empty where the table is gone or its rules are not ours any more.
+    :param forwarding: by family, whether every sysctl that forwarding needs has its value.
+    """
+
+    world: World
+    context: Context
+    elements: Elements = field(default_factory=dict)
+    attached: Mapping[str, str] = field(default_factory=dict)
+    names: Names = field(default_factory=Names)
+    forwarding: Callable[[str], bool] = lambda _: False
+
+
+def see(owner: Owner, sight: Sight) -> tuple[Seen | None, ...]:
+    """What there is of each of the owner's objects."""
+    return tuple(_see(item, owner, sight) for item in owner.objects)
+
+
+def _see(item: Object, owner: Owner, sight: Sight) -> Seen | None:
+    match item:
+        case Link():
+            return _see_link(item, owner, sight)
+        case Glob():
+            return _see_glob(item, owner, sight)
+        case Guest():
+            return _see_guest(item, owner, sight)
+        case Gateway():
+            return _see_gateway(item, sight)
+        case Forward():
+            return _see_forward(item, sight)
+        case Forwarding():
+            return ForwardingSeen(sight.forwarding(item.family))
+    return None
+
+
+def _see_link(item: Link, owner: Owner, sight: Sight) -> LinkSeen | None:
+    snapshot = sight.world.snapshot
+    state = snapshot.links.get(item.name)
+    if state is None or state.our_kind != item.kind:
+        return None
+    declared = [x.cidr for x in owner.objects if x.type == "address"]
+    seen = snapshot.addresses.get(item.name, ())
+    ordered = (*(cidr for cidr in declared if cidr in seen), *(cidr for cidr in seen if cidr not in declared))
+    isolated = state.isolated
+    port = next((x for x in owner.objects if isinstance(x, Port) and x.link == item.name), None)
+    if port is not None and not port.isolated:
+        bridge = sight.world.link(port.bridge)
+        isolated = isolated and not (bridge is not None and bridge.port_isolation)
+    return LinkSeen(
+        name=item.name,
+        kind=item.kind,
+        ifindex=state.index,
+        mac=state.mac,
+        mtu=state.mtu,
+        stp=state.stp,
+        vlan_filtering=state.vlan_filtering,
+        user=_user(item.user, state.uid, sight.names.users, default=0 if item.group is None else None),
+        group=_user(item.group, state.gid, sight.names.groups),
+        multi_queue=state.multi_queue,
+        vnet_hdr=item.vnet_hdr,  # every program that opens a TAP sets this anew: what is seen says nothing
+        addresses=ordered,
+        routes=snapshot.routes.get(item.name, ()),
+        bridge=snapshot.master_of(item.name),
+        isolated=isolated,
+        ports=snapshot.ports_of(item.name) if item.kind == "bridge" else (),
+    )
+
+
+def _user(declared: str | None, number: int | None, known: Mapping[str, int], default: int | None = None) -> str | None:
+    """As declared where it means the same, else the number."""
+    wanted = known.get(declared) if declared is not None else default
+    return declared if number == wanted else None if number is None else str(number)
+
+
+def _see_glob(item: Glob, owner: Owner, sight: Sight) -> GlobSeen:
+    snapshot = sight.world.snapshot
+    matching, left = glob_members(item, snapshot)
+    members = [name for name in matching if snapshot.master_of(name) == item.bridge]
+    ours = [name for name in members if sight.attached.get(name) == owner.key]
+    bridge = sight.world.link(item.bridge)
+    wanted = item.isolated or (bridge is not None and bridge.port_isolation)
+    as_wanted = all(snapshot.links[name].isolated == wanted for name in ours)
+    isolated = item.isolated if as_wanted else not item.isolated
+    return GlobSeen(tuple(members), isolated, tuple(left))
+
+
+def _see_guest(item: Guest, owner: Owner, sight: Sight) -> GuestSeen:
+    bridge = item.bridge
+    if bridge is None:
+        own = [x.cidr for x in owner.objects if x.type == "address"]
+    else:
+        own = list(sight.world.cidrs(bridge))
+    interfaces = [ipaddress.ip_interface(cidr) for cidr in own]
+    return GuestSeen(
+        mac=item.mac,
+        addresses=item.addresses or (),
+        hostname=item.hostname,
+        gateway=next((str(each.ip) for each in interfaces if each.version == 4), None),
+        gateway6=next((str(each.ip) for each in interfaces if each.version == 6), None),
+    )
+
+
+def _see_gateway(item: Gateway, sight: Sight) -> GatewaySeen:
+    missing: set[tuple[str, str]] = set()
+    changed: dict[str, str] = {}
+    for element, (name, value) in compile_object(item, sight.context):
+        there = sight.elements.get(element_place(element))
+        if there is None:
+            missing.add((name, value))
+        elif there != element.value:
+            changed[element.set[:-1].removeprefix("net_") + element.set[-1]] = there[0]
+
+    def left(name: str, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(value for value in values if (name, value) not in missing)
+
+    external = item.external or ""
+    fixed = {
+        name: changed.get(name, value) for name, value in (("snat4", item.snat4), ("snat6", item.snat6))
+    }
+    whole = ("external", "") not in missing
+    return GatewaySeen(
+        external=external,
+        external_addresses=external_addresses(item, sight),
+        internal=left("internal", item.internal) if whole else (),
+        internal4=left("internal4", item.internal4) if whole else (),
+        internal6=left("internal6", item.internal6) if whole else (),
+        nat6=item.nat6 and ("nat6", "") not in missing,
+        route6=item.route6 and ("route6", "") not in missing,
+        snat4=fixed["snat4"],
+        snat6=fixed["snat6"],
+        dmz4=None if ("dmz4", "") in missing else changed.get("dmz4", item.dmz4),
+        dmz6=None if ("dmz6", "") in missing else changed.get("dmz6", item.dmz6),
+        dmz_except=tuple(port for port in item.dmz_except if ("dmz_except", str(port)) not in missing),
+        mss_clamp=item.mss_clamp and ("mss_clamp", "") not in missing,
+        internal_forwarding=item.internal_forwarding and ("internal_forwarding", "") not in missing,
+    )
+
+
+def element_place(element: Element) -> tuple[str, tuple[str, ...]]:
+    """Where an element is, as a listing is keyed."""
+    return element.set, element.key
+
+
+def external_addresses(item: Gateway, sight: Sight) -> tuple[str, ...]:
+    """The fixed addresses where set, else the external interface's global ones; bare."""
+    found = []
+    seen = [cidr.split("/")[0] for cidr in sight.world.snapshot.addresses.get(item.external or "", ())]
+    for fixed, version in ((item.snat4, 4), (item.snat6, 6)):
+        if fixed is not None:
+            found.append(fixed)
+        else:
+            found += [address for address in seen if ipaddress.ip_address(address).version == version]
+    return tuple(found)
+
+
+def _see_forward(item: Forward, sight: Sight) -> ForwardSeen | None:
+    try:
+        external, _ = forward_devices(item, sight.context)
+    except KeyError:
+        return None  # its gateway is gone, and its elements with it
+    cells = [
+        (cell, [sight.elements.get(element_place(element)) for element in cell.elements])
+        for cell in forward_cells(item, sight.context)
+    ]
+    there = [(cell, None not in values) for cell, values in cells]
+    protocols = tuple(
+        protocol for protocol in item.protocols if any(ok for cell, ok in there if cell.protocol == protocol)
+    )
+    if not protocols:
+        return None
+    outside = [(cell, ok) for cell, ok in there if not cell.loopback and cell.protocol in protocols]
+    inside = [ok for cell, ok in there if cell.loopback and cell.protocol in protocols]
+    listen = tuple(x for x in item.listen if all(ok for cell, ok in there if cell.listen == x and cell.protocol in protocols))
+    sources = tuple(x for x in item.sources if all(ok for cell, ok in outside if cell.source == x))
+    if (item.listen and not listen) or (item.sources and not sources):
+        return None
+    if outside and not item.sources and not any(ok for cell, ok in outside):
+        return None
+    address, to_ports = _target(item, cells)
+    return ForwardSeen(external, protocols, address, to_ports, listen, sources, item.loopback and all(inside))
+
+
+def _target(item: Forward, cells: list) -> tuple[str, tuple[int, int]]:  # type: ignore[type-arg]
+    """The destination: as declared, or the first that the kernel has otherwise."""
+    for cell, values in cells:
+        for element, value in zip(cell.elements, values, strict=True):
+            if value is not None and value != element.value:
+                ports = item.to_ports
+                if len(value) > 1:
+                    offset = int(value[1]) - int(element.value[1]) if len(element.value) > 1 else 0
+                    ports = (item.to_ports[0] + offset, item.to_ports[1] + offset)
+                return value[0], ports
+    return item.address, item.to_ports
+

@@ -1,0 +1,506 @@
+"""Bridge: a network of guests on the host, with its addresses, DHCP, DNS and router advertisements."""
+
+# ruff: noqa: RUF009 (`prop` and `output` return dataclass fields)
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hostnet.objects import Address, DhcpSeen, DhcpServer, Link, LinkSeen, Object, StaticLease
+from hostnet.resources.base import (
+    Past,
+    Resource,
+    derived_mac,
+    fill_interface_name,
+    first_object,
+    first_seen,
+    settle_list,
+    settle_value,
+)
+from hostnet.resources.connection import ConnectionInputs, connection_prop
+from hostnet.resources.kind import UNKNOWN, Autoname, Inputs, Outputs, Value
+from hostnet.resources.model import ListOf, Record, Report, join, known, known_items, output, prop, without_none
+from hostnet.resources.types import (
+    IPV4,
+    IPV6,
+    OUT_INT,
+    OUT_TEXT,
+    Bool,
+    DomainName,
+    HostCidr,
+    HostName,
+    Int,
+    InterfaceName,
+    Ip,
+    IpInterface,
+    LeaseTime,
+    Mac,
+    NetCidr,
+    parse_interface,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hostnet.hosts.api import View
+
+MTU_MIN, MTU_MAX = 68, 65535  # RFC 791; the kernel's ETH_MAX_MTU
+MTU_MIN_V6 = 1280  # RFC 8200: the kernel takes IPv6 off a link below
+SLAAC_LENGTH = 64  # RFC 4862
+ETHERNET_MTU = 1500
+_DERIVED_FIRST = 0x06  # locally administered, unicast, and apart from guests' 0x02
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class StaticLeaseInputs:
+    """A DHCP lease that is always the same."""
+
+    mac_address: str = prop(Mac(), "The guest's MAC address.", required=True)
+    address: str = prop(Ip(IPV4), "The IPv4 address it gets; in a subnet of the bridge.", required=True)
+    hostname: str | None = prop(HostName(), "The name that the gateway's DNS answers for it.")
+
+
+def _dhcp_rules(judged: dict[str, Value], path: str, report: Report) -> None:
+    start, end = judged["rangeStart"], judged["rangeEnd"]
+    if (start is None) != (end is None):
+        missing = "rangeStart" if start is None else "rangeEnd"
+        report.fail(join(path, missing), "is required beside its counterpart: give both or neither")
+    elif known(start) and known(end) and ipaddress.IPv4Address(start) > ipaddress.IPv4Address(end):
+        report.fail(join(path, "rangeEnd"), f"must not be below rangeStart {start}, but is {end}")
+    for name in ("macAddress", "address", "hostname"):
+        taken: dict[str, int] = {}
+        for index, lease in enumerate(judged["staticLeases"] if known(judged["staticLeases"]) else ()):
+            value = known(lease[name]) if isinstance(lease, dict) else None
+            if value is None:
+                continue
+            first = taken.setdefault(value.lower(), index)
+            if first != index:
+                place = f"{join(path, 'staticLeases')}[{index}].{name}"
+                report.fail(place, f"{value} is taken by staticLeases[{first}]")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class DhcpServerInputs:
+    """DHCP and DNS for the guests of a bridge (dnsmasq). `{}` serves every free address of the subnet."""
+
+    range_start: str | None = prop(
+        Ip(IPV4), "The first address to lease.", default_doc="with `rangeEnd` absent too: the subnet less what is used"
+    )
+    range_end: str | None = prop(Ip(IPV4), "The last address to lease.", default_doc="see `rangeStart`")
+    lease_time: str = prop(
+        LeaseTime(), "How long a lease lasts: `<n>s|m|h|d`, `120s` at least, or `infinite`.", default="1h"
+    )
+    dns_servers: tuple[str, ...] | None = prop(
+        ListOf(Ip(), ordered=True),
+        "Name servers to hand out, in this order; an empty list hands out none.",
+        default_doc="the gateway answers DNS itself",
+    )
+    domain: str | None = prop(
+        DomainName(), "The guests' domain: their names are answered with and without it.", default_doc="none"
+    )
+    static_leases: tuple[StaticLeaseInputs, ...] = prop(
+        ListOf(
+            Record(StaticLeaseInputs, "hostnet:index:StaticLease"),
+            key=lambda lease: lease["macAddress"],
+        ),
+        "Leases that are always the same. Guests of a `TapBinding` have theirs without being listed here.",
+        default=(),
+    )
+
+
+DHCP_SERVER: Record[DhcpServerInputs] = Record(DhcpServerInputs, "hostnet:index:DhcpServer", rules=_dhcp_rules)
+
+
+class LeaseOutput:
+    """A DHCP lease in use."""
+
+    mac_address: str = output(OUT_TEXT, "The guest's MAC address.")
+    address: str = output(OUT_TEXT, "Its address.")
+    hostname: str = output(OUT_TEXT, 'The name it told, or `""`.')
+    expires: int = output(OUT_INT, "When the lease ends; 0: never.", unit="unix s")
+
+
+LEASES = ListOf(Record(LeaseOutput, "hostnet:index:Lease"))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class BridgeInputs:
+    """What a program declares of a bridge."""
+
+    name: str = prop(
+        InterfaceName(ours=True),
+        "The interface's name: 1 to 15 bytes.",
+        default_doc="made from the resource's name",
+        effect="Creates a link of kind bridge.",
+        replaces=True,
+    )
+    addresses: tuple[str, ...] = prop(
+        ListOf(HostCidr(), ordered=True),
+        "The host's addresses on the bridge with their prefix lengths, IPv4 and IPv6. The order has meaning: the "
+        "first of a family is the guests' gateway.",
+        default=(),
+        effect="Adds the addresses; any other address on the bridge is drift and is taken away.",
+    )
+    mac_address: str | None = prop(
+        Mac(),
+        "The bridge's own MAC address.",
+        default_doc="derived, stable",
+        effect="Pinned when the bridge is created, so that it does not change as ports join.",
+    )
+    mtu: int | None = prop(
+        Int(MTU_MIN, MTU_MAX),
+        "The bridge's MTU; at least 1280 with IPv6 addresses.",
+        unit="bytes",
+        default_doc="the kernel's choice",
+        effect="Sets the MTU of the bridge.",
+    )
+    stp: bool = prop(Bool(), "Spanning tree protocol.", default=False, effect="`stp_state` of the bridge.")
+    vlan_filtering: bool = prop(
+        Bool(),
+        "Filter by VLAN. Needs a kernel with CONFIG_BRIDGE_VLAN_FILTERING.",
+        default=False,
+        effect="`vlan_filtering` of the bridge.",
+    )
+    port_isolation: bool = prop(
+        Bool(),
+        "Guests on the bridge can't reach each other, only the host and what lies behind it.",
+        default=False,
+        effect="Sets `isolated` on every port that hostnet attaches.",
+    )
+    dhcp_server: DhcpServerInputs | None = prop(
+        DHCP_SERVER,
+        "Serve DHCP and DNS on the bridge.",
+        default_doc="none is served",
+        effect="One dnsmasq process for this bridge, listening on it alone.",
+    )
+    ipv6_send_ra: bool = prop(
+        Bool(),
+        "Send IPv6 router advertisements, so that guests give themselves addresses (SLAAC).",
+        default=False,
+        effect="Router advertisements from the same dnsmasq process.",
+    )
+    ipv6_prefixes: tuple[str, ...] | None = prop(
+        ListOf(NetCidr(IPV6, SLAAC_LENGTH)),
+        "The /64 prefixes to advertise.",
+        default_doc="the /64s of `addresses`",
+    )
+    open_firewall: bool = prop(
+        Bool(),
+        "Let DHCP, DNS and router solicitations from the bridge reach the host, and frames pass between the bridge's "
+        "own ports, where another firewall would drop them. Nothing else.",
+        default=True,
+        effect="A tagged accept in other people's dropping chains.",
+    )
+    adopt: bool = prop(
+        Bool(),
+        "Take over a bridge of this name that exists already, whole: addresses that are not declared are drift, and "
+        "destroy deletes it.",
+        default=False,
+    )
+    connection: ConnectionInputs | None = connection_prop()
+
+
+class BridgeOutputs:
+    """What a bridge is on its host."""
+
+    name: str = output(OUT_TEXT, "The interface's name.")
+    ifindex: int = output(OUT_INT, "The kernel's number of the interface.")
+    mac_address: str = output(OUT_TEXT, "The bridge's own MAC address.")
+    mtu: int = output(OUT_INT, "The bridge's MTU.", unit="bytes")
+    addresses: tuple[str, ...] = output(ListOf(OUT_TEXT), "Its addresses with prefix lengths, declared ones first.")
+    subnets: tuple[str, ...] = output(ListOf(OUT_TEXT), "The networks of its addresses.")
+    gateway: str | None = output(OUT_TEXT, "Its first IPv4 address: the guests' gateway.", always=False)
+    gateway6: str | None = output(OUT_TEXT, "Its first IPv6 address.", always=False)
+    leases: tuple[Value, ...] = output(LEASES, "DHCP leases in use at the last read; never a difference.")
+
+
+def _bridge_rules(judged: dict[str, Value], path: str, report: Report) -> None:
+    mtu, addresses = known(judged["mtu"]), judged["addresses"]
+    here = [(index, parse_interface(item)) for index, item in known_items(addresses)]
+    no_address_twice(here, join(path, "addresses"), report)
+    enough_for_v6(mtu, (a for _, a in here), join(path, "mtu"), report)
+    complete = addresses is not UNKNOWN and len(here) == len(addresses or ())
+    v4 = [a for _, a in here if a.version == IPV4]
+    if known(judged["dhcpServer"]):
+        if complete and not v4:
+            report.fail(join(path, "dhcpServer"), "needs an IPv4 address in `addresses`, whose subnet it serves")
+        elif complete:
+            _dhcp_in_subnets(judged["dhcpServer"], v4, join(path, "dhcpServer"), report)
+    derived = known(judged["ipv6SendRa"]) and judged["ipv6Prefixes"] is None and complete
+    if derived and not advertised(a for _, a in here):
+        report.fail(join(path, "ipv6SendRa"), "needs an IPv6 address with a /64 in `addresses`, or `ipv6Prefixes`")
+
+
+def no_address_twice(here: list[tuple[int, IpInterface]], path: str, report: Report) -> None:
+    """The same address, whatever its prefix length, is there once."""
+    taken: dict[Any, int] = {}
+    for index, address in here:
+        first = taken.setdefault(address.ip, index)
+        if first != index:
+            report.fail(f"{path}[{index}]", f"{address.ip} is given twice: [{first}] has it already")
+
+
+def enough_for_v6(mtu: int | None, here: Iterable[IpInterface], path: str, report: Report) -> None:
+    """IPv6 needs an MTU of 1280."""
+    if mtu is not None and mtu < MTU_MIN_V6 and any(a.version == IPV6 for a in here):
+        report.fail(path, f"must be at least {MTU_MIN_V6} with IPv6 addresses (RFC 8200), not {mtu}")
+
+
+def _dhcp_in_subnets(dhcp: dict[str, Value], here: list[IpInterface], path: str, report: Report) -> None:
+    subnets = ", ".join(str(a.network) for a in here)
+    start, end = known(dhcp["rangeStart"]), known(dhcp["rangeEnd"])
+    for name, value in (("rangeStart", start), ("rangeEnd", end)):
+        if value:
+            _free_in(value, here, subnets, join(path, name), report, gateway_fine=True)
+    if (
+        start
+        and end
+        and not any({ipaddress.ip_address(start), ipaddress.ip_address(end)} <= _members(a, start, end) for a in here)
+    ):
+        report.fail(join(path, "rangeEnd"), f"must be in one subnet with rangeStart {start}, not {end}")
+    for index, lease in enumerate(dhcp["staticLeases"] if known(dhcp["staticLeases"]) else ()):
+        value = known(lease["address"]) if isinstance(lease, dict) else None
+        if value:
+            place = f"{join(path, 'staticLeases')}[{index}].address"
+            _free_in(value, here, subnets, place, report, gateway_fine=False)
+
+
+def _members(subnet: IpInterface, *addresses: str) -> set[Value]:
+    return {ip for ip in map(ipaddress.ip_address, addresses) if ip in subnet.network}
+
+
+def _free_in(  # noqa: PLR0913 (a check with its context)
+    value: str, here: list[IpInterface], subnets: str, path: str, report: Report, *, gateway_fine: bool
+) -> None:
+    """Report an address that no guest of these subnets can have."""
+    ip = ipaddress.ip_address(value)
+    home = next((a for a in here if ip in a.network), None)
+    if home is None:
+        report.fail(path, f"must be in a subnet of the bridge ({subnets}), not {value}")
+    elif ip in (home.network.network_address, home.network.broadcast_address):
+        report.fail(path, f"must be an address of a host in {home.network}, not {value}")
+    elif not gateway_fine and any(ip == a.ip for a in here):
+        report.fail(path, f"{value} is the bridge's own address")
+
+
+def advertised(addresses: Iterable[IpInterface]) -> tuple[str, ...]:
+    """The prefixes of the v6 addresses that SLAAC can use."""
+    nets = (a.network for a in addresses if a.version == IPV6 and a.network.prefixlen == SLAAC_LENGTH)
+    return tuple(dict.fromkeys(str(net) for net in nets))
+
+
+def subnets_of(addresses: Iterable[Value]) -> list[Value]:
+    """The networks of addresses; unknown for an unknown one."""
+    nets = (UNKNOWN if a is UNKNOWN else str(parse_interface(a).network) for a in addresses)
+    return list(dict.fromkeys(nets))
+
+
+def gateway_of(addresses: Iterable[Value], family: int) -> Value:
+    """The first address of a family, bare; unknown where an unknown one may come before it."""
+    for address in addresses:
+        if address is UNKNOWN:
+            return UNKNOWN
+        found = parse_interface(address)
+        if found.version == family:
+            return str(found.ip)
+    return None
+
+
+class Bridge(Resource[BridgeInputs]):
+    """See the module."""
+
+    name = "Bridge"
+    token = "hostnet:index:Bridge"  # noqa: S105 (a Pulumi type token)
+    doc = (
+        "A Linux bridge: a network of guests on the host. It can serve DHCP and DNS and send IPv6 router "
+        "advertisements. Everything but `name` is changed in place, without dropping ports or leases."
+    )
+    example = """import pulumi
+import pulumi_hostnet as hostnet
+
+bridge = hostnet.Bridge(
+    "microvm",
+    addresses=["10.0.0.1/24", "fd12:3456:789a::1/64"],
+    dhcp_server={"range_start": "10.0.0.100", "range_end": "10.0.0.199"},
+    ipv6_send_ra=True,
+)
+pulumi.export("gateway", bridge.gateway)
+"""
+    inputs = Record(BridgeInputs, rules=_bridge_rules)
+    results = Record(BridgeOutputs)
+
+    def fill_name(self, kept: dict[str, Value], olds: Inputs, autoname: Autoname, report: Report) -> None:
+        """See `Resource`."""
+        fill_interface_name(kept, olds, autoname, report, "br")
+
+    def make_id(self, urn: str, inputs: BridgeInputs) -> str:  # noqa: ARG002 (the protocol's)
+        """The name."""
+        return inputs.name
+
+    def desired(self, urn: str, id: str, inputs: BridgeInputs, past: Past) -> tuple[Object, ...]:  # noqa: A002, ARG002
+        """The link, its addresses and its server."""
+        link = Link(
+            name=inputs.name,
+            kind="bridge",
+            mac=self._mac(urn, inputs, past),
+            mtu=inputs.mtu,
+            stp=inputs.stp,
+            vlan_filtering=inputs.vlan_filtering,
+            port_isolation=inputs.port_isolation,
+            adopt=inputs.adopt,
+            open_firewall=inputs.open_firewall,
+        )
+        addresses = tuple(Address(inputs.name, cidr) for cidr in inputs.addresses)
+        if inputs.dhcp_server is None and not inputs.ipv6_send_ra:
+            return (link, *addresses)
+        return (link, *addresses, _server(inputs))
+
+    @staticmethod
+    def _mac(urn: str, inputs: BridgeInputs, past: Past) -> str | None:
+        """The address as declared; else the one it has; else, for a bridge that we make, a derived one."""
+        if inputs.mac_address:
+            return inputs.mac_address
+        had = past.outputs.get("macAddress")
+        if isinstance(had, str) and past.inputs.get("macAddress") is None:
+            return had
+        # A bridge that is taken over keeps its address: its guests have it in their neighbour tables.
+        return None if inputs.adopt else derived_mac(_DERIVED_FIRST, "bridge", urn, inputs.name)
+
+    def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:  # noqa: ARG002 (the protocol's)
+        """See `Kind`."""
+        link = first_seen(view, LinkSeen)
+        if link is None:
+            return {"name": inputs.get("name") or view.id, "addresses": [], "subnets": [], "leases": []}
+        served = first_seen(view, DhcpSeen)
+        leases = [
+            {"macAddress": x.mac, "address": x.address, "hostname": x.hostname, "expires": x.expires}
+            for x in (served.leases if served else ())
+        ]
+        return without_none(
+            {
+                "name": link.name,
+                "ifindex": link.ifindex,
+                "macAddress": link.mac,
+                "mtu": link.mtu,
+                "addresses": list(link.addresses),
+                "subnets": subnets_of(link.addresses),
+                "gateway": gateway_of(link.addresses, IPV4),
+                "gateway6": gateway_of(link.addresses, IPV6),
+                "leases": leases,
+            }
+        )
+
+    def preview_outputs(
+        self, urn: str, inputs: Inputs, old_outputs: Inputs | None, old_inputs: Inputs | None = None
+    ) -> Outputs:
+        """See `Kind`."""
+        now, had = self.inputs.canonical(inputs), old_outputs or {}
+        addresses = now["addresses"]
+        whole = addresses is not UNKNOWN
+        return {
+            "name": now["name"],
+            "ifindex": had.get("ifindex", UNKNOWN),
+            "macAddress": self._preview_mac(urn, now, had, old_inputs),
+            "mtu": now["mtu"] if now["mtu"] is not None else had.get("mtu", UNKNOWN),
+            "addresses": addresses,
+            "subnets": subnets_of(addresses) if whole else UNKNOWN,
+            "gateway": gateway_of(addresses, IPV4) if whole else UNKNOWN,
+            "gateway6": gateway_of(addresses, IPV6) if whole else UNKNOWN,
+            "leases": [] if now["dhcpServer"] is None else had.get("leases", UNKNOWN),
+        }
+
+    @staticmethod
+    def _preview_mac(urn: str, now: dict[str, Value], had: Inputs, old_inputs: Inputs | None) -> Value:
+        if now["macAddress"] is not None:
+            return now["macAddress"]
+        kept = had.get("macAddress")
+        if kept is not None and (old_inputs is None or old_inputs.get("macAddress") is None):
+            return kept
+        if now["adopt"] is not False or now["name"] is UNKNOWN:
+            return UNKNOWN
+        return derived_mac(_DERIVED_FIRST, "bridge", urn, now["name"])
+
+    def recorded(self, view: View) -> dict[str, Value]:
+        """See `Resource`. The MAC address is left out: a derived one is no declaration."""
+        link = first_object(view, Link)
+        out: dict[str, Value] = {"name": view.id}
+        if link is not None:
+            out |= without_none(
+                {
+                    "mtu": link.mtu,
+                    "portIsolation": link.port_isolation or None,
+                    "openFirewall": None if link.open_firewall else False,
+                }
+            )
+        elif (seen := first_seen(view, LinkSeen)) is not None and seen.mtu != ETHERNET_MTU:
+            out["mtu"] = seen.mtu
+        server = first_object(view, DhcpServer)
+        return out | _recorded_server(server, view) if server else out
+
+    def settle(self, declared: dict[str, Value], view: View) -> None:
+        """See `Resource`. What was not declared is the kernel's choice, but for the addresses."""
+        link = first_seen(view, LinkSeen)
+        if link is None:
+            return
+        settle_list(declared, self.inputs, "addresses", link.addresses)
+        if declared.get("macAddress") is not None:
+            settle_value(declared, self.inputs, "macAddress", link.mac)
+        if declared.get("mtu") is not None:
+            settle_value(declared, self.inputs, "mtu", link.mtu)
+        settle_value(declared, self.inputs, "stp", link.stp)
+        settle_value(declared, self.inputs, "vlanFiltering", link.vlan_filtering)
+        if first_object(view, DhcpServer):
+            served = first_seen(view, DhcpSeen)
+            if served is None or not served.running:
+                declared.pop("dhcpServer", None)
+                settle_value(declared, self.inputs, "ipv6SendRa", seen=False)
+
+
+def _server(inputs: BridgeInputs) -> DhcpServer:
+    dhcp = inputs.dhcp_server or DhcpServerInputs()
+    prefixes = inputs.ipv6_prefixes
+    if prefixes is None:
+        prefixes = advertised(map(parse_interface, inputs.addresses))
+    return DhcpServer(
+        bridge=inputs.name,
+        dhcp=inputs.dhcp_server is not None,
+        range_start=dhcp.range_start,
+        range_end=dhcp.range_end,
+        lease_time=dhcp.lease_time,
+        dns_servers=dhcp.dns_servers,
+        domain=dhcp.domain,
+        static_leases=tuple(StaticLease(x.mac_address, x.address, x.hostname) for x in dhcp.static_leases),
+        send_ra=inputs.ipv6_send_ra,
+        ra_prefixes=prefixes if inputs.ipv6_send_ra else (),
+        open_firewall=inputs.open_firewall,
+    )
+
+
+def _recorded_server(server: DhcpServer, view: View) -> dict[str, Value]:
+    out: dict[str, Value] = {}
+    if server.dhcp:
+        leases = [
+            without_none({"macAddress": x.mac, "address": x.address, "hostname": x.hostname})
+            for x in server.static_leases
+        ]
+        out["dhcpServer"] = without_none(
+            {
+                "rangeStart": server.range_start,
+                "rangeEnd": server.range_end,
+                "leaseTime": server.lease_time if server.lease_time != DhcpServer.lease_time else None,
+                "dnsServers": None if server.dns_servers is None else list(server.dns_servers),
+                "domain": server.domain,
+                "staticLeases": leases or None,
+            }
+        )
+    if server.send_ra:
+        link = first_seen(view, LinkSeen)
+        out["ipv6SendRa"] = True
+        if link and server.ra_prefixes != advertised(map(parse_interface, link.addresses)):
+            out["ipv6Prefixes"] = list(server.ra_prefixes)
+    return out
+
+
+BRIDGE = Bridge()

@@ -1,0 +1,354 @@
+"""NatGateway: a way out for internal networks, and the forwards into them, through one external interface."""
+
+# ruff: noqa: RUF009 (`prop` and `output` return dataclass fields)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hostnet.objects import Family, Forward, Forwarding, ForwardSeen, Gateway, GatewaySeen, Object
+from hostnet.resources.base import (
+    SUFFIX,
+    Past,
+    Resource,
+    digest,
+    first_object,
+    first_seen,
+    sanitised,
+    seen_by_key,
+    settle_list,
+    settle_value,
+    urn_name,
+)
+from hostnet.resources.connection import ConnectionInputs, connection_prop
+from hostnet.resources.kind import UNKNOWN, Inputs, Outputs, Value
+from hostnet.resources.model import ListOf, Record, Report, join, known, known_items, output, prop, without_none
+from hostnet.resources.port_forward import (
+    FORWARD_PORT,
+    FORWARD_PORTS,
+    FORWARDING,
+    ForwardInputs,
+    family_of,
+    overlapping,
+    recorded_forward,
+    settle_forward,
+    to_forward,
+)
+from hostnet.resources.types import IPV4, IPV6, OUT_TEXT, Bool, Choice, InterfaceName, Ip, NetCidr, Port
+
+if TYPE_CHECKING:
+    from hostnet.hosts.api import View
+
+_SSH = (22,)
+_ONE_OF = ("internalInterfaces", "internalIps", "internalIpv6s", "forwardPorts", "dmzHost", "dmzHostIpv6")
+_NAME_MAX = 63  # of the readable part of an id
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class NatGatewayInputs:
+    """What a program declares of a NAT gateway."""
+
+    external_interface: str | None = prop(
+        InterfaceName(),
+        "The interface that leads out.",
+        default_doc="the interface of the default route, resolved when applied",
+        effect="The key of the gateway's elements in table `inet hostnet`.",
+    )
+    internal_interfaces: tuple[str, ...] = prop(
+        ListOf(InterfaceName()),
+        "Interfaces (bridges, routed TAPs) whose guests reach out, and are reached through forwards and by replies "
+        "alone. IPv6 is closed likewise even without `enableIpv6`, unless `routeIpv6`.",
+        default=(),
+        effect="Elements of a set; switches IPv4 forwarding on.",
+    )
+    internal_ips: tuple[str, ...] = prop(
+        ListOf(NetCidr(IPV4)),
+        "IPv4 networks that reach out, by source address; no host bits.",
+        default=(),
+        effect="Elements of an interval set; switches IPv4 forwarding on.",
+    )
+    internal_ipv6s: tuple[str, ...] = prop(
+        ListOf(NetCidr(IPV6)),
+        "IPv6 networks that reach out, by source address; no host bits.",
+        default=(),
+        effect="Elements of an interval set; with `enableIpv6`, switches IPv6 forwarding on.",
+    )
+    enable_ipv6: bool = prop(
+        Bool(),
+        "Translate IPv6 too (NAT66). Not with `routeIpv6`.",
+        default=False,
+        effect="Switches IPv6 forwarding on; an uplink keeps accepting router advertisements (accept_ra=2).",
+    )
+    external_ip: str | None = prop(
+        Ip(IPV4),
+        "The IPv4 address that guests are seen with outside. It is not added to the host.",
+        default_doc="masquerade: the external interface's address",
+        effect="SNAT in place of masquerade.",
+    )
+    external_ipv6: str | None = prop(
+        Ip(IPV6),
+        "The IPv6 address that guests are seen with outside. It is not added to the host.",
+        default_doc="masquerade: the external interface's address",
+        effect="SNAT in place of masquerade.",
+    )
+    dmz_host: str | None = prop(
+        Ip(IPV4),
+        "A guest that gets, of any protocol, what no forward takes and `dmzExceptPorts` does not keep.",
+        default_doc="none",
+        effect="An element of the DNAT map that comes last.",
+    )
+    dmz_host_ipv6: str | None = prop(
+        Ip(IPV6), "As `dmzHost`, for IPv6.", default_doc="none", effect="An element of the DNAT map that comes last."
+    )
+    dmz_except_ports: tuple[int, ...] | None = prop(
+        ListOf(Port()),
+        "TCP ports that stay with the host in spite of a `dmzHost`. An empty list keeps none.",
+        default=_SSH,
+    )
+    forward_ports: tuple[ForwardInputs, ...] = prop(
+        FORWARD_PORTS,
+        "Port forwards of this gateway, many in one resource. Each is told from the others by protocol, source port, "
+        "listen addresses and family.",
+        default=(),
+        effect="One element each of the forward maps; a change touches its own elements only.",
+    )
+    mss_clamp: bool = prop(
+        Bool(),
+        "Clamp the MSS of TCP connections to the path's MTU.",
+        default=False,
+        effect="`tcp option maxseg size set rt mtu` for this gateway's interface.",
+    )
+    internal_forwarding: bool = prop(
+        Bool(),
+        "Let the gateway's internal interfaces reach each other.",
+        default=False,
+        effect="An element of the accept set in the forward hook.",
+    )
+    route_ipv6: bool = prop(
+        Bool(),
+        "Guests have public IPv6 addresses: forward both ways, untranslated. Not with `enableIpv6`.",
+        default=False,
+        effect="Switches IPv6 forwarding on.",
+    )
+    firewall: str = prop(
+        Choice("auto", "none"),
+        "`auto`: traffic is accepted in other people's chains that would drop it. `none`: nothing foreign is touched.",
+        default="auto",
+        effect="A tagged accept in other people's dropping chains, taken out with the last owner.",
+    )
+    connection: ConnectionInputs | None = connection_prop()
+
+
+class NatGatewayOutputs:
+    """What a NAT gateway is on its host."""
+
+    external_interface: str = output(OUT_TEXT, "The interface that leads out.")
+    external_addresses: tuple[str, ...] = output(
+        ListOf(OUT_TEXT),
+        "The addresses that guests are seen with outside: `externalIp` and `externalIpv6` where set, else the "
+        "interface's global ones. Never a difference.",
+    )
+    forwarding: Value = output(FORWARDING, "The forwarding switches; one that is off is a difference.")
+
+
+def _gateway_rules(judged: dict[str, Value], path: str, report: Report) -> None:
+    if not any(judged[name] is UNKNOWN or judged[name] for name in _ONE_OF):
+        report.fail(path, f"at least one of {', '.join(_ONE_OF[:5])} must be given: there is nothing to translate")
+    if judged["enableIpv6"] is True and judged["routeIpv6"] is True:
+        report.fail(join(path, "routeIpv6"), "must not be true beside enableIpv6: IPv6 is either routed or translated")
+    external = known(judged["externalInterface"])
+    for index, name in known_items(judged["internalInterfaces"]):
+        if external and name == external:
+            report.fail(f"{join(path, 'internalInterfaces')}[{index}]", f"{name!r} is the externalInterface")
+    overlapping(judged["forwardPorts"], join(path, "forwardPorts"), report)
+
+
+class NatGateway(Resource[NatGatewayInputs]):
+    """See the module."""
+
+    name = "NatGateway"
+    token = "hostnet:index:NatGateway"  # noqa: S105 (a Pulumi type token)
+    doc = (
+        "NAT for the guests of internal interfaces or networks through one external interface, as NixOS's "
+        "`networking.nat`. What is not listed is not touched. Updates change set elements only: connections in "
+        "progress survive. The id is made from the resource's name."
+    )
+    example = """import pulumi
+import pulumi_hostnet as hostnet
+
+bridge = hostnet.Bridge("microvm", addresses=["10.0.0.1/24", "fd12:3456:789a::1/64"])
+nat = hostnet.NatGateway(
+    "nat",
+    internal_interfaces=[bridge.name],
+    enable_ipv6=True,
+    forward_ports=[{"source_port": 80, "destination": "10.0.0.2"}],
+)
+pulumi.export("externalAddresses", nat.external_addresses)
+"""
+    inputs = Record(NatGatewayInputs, rules=_gateway_rules)
+    results = Record(NatGatewayOutputs)
+
+    def needs(self, inputs: Inputs) -> set[Family]:
+        """IPv4 for any use of it; IPv6 only where it was asked for."""
+        found: set[Family] = set()
+        for forward in _items(inputs, "forwardPorts"):
+            family = family_of(forward.get("destination")) if isinstance(forward, dict) else None
+            if family:
+                found.add(family)
+        if any(_given(inputs, name) for name in ("internalInterfaces", "internalIps", "dmzHost")):
+            found.add("ipv4")
+        translated = inputs.get("enableIpv6") is True
+        if translated or inputs.get("routeIpv6") is True or _given(inputs, "dmzHostIpv6"):
+            found.add("ipv6")
+        return found
+
+    def make_id(self, urn: str, inputs: NatGatewayInputs) -> str:  # noqa: ARG002 (the protocol's)
+        """The resource's name with a suffix that two stacks don't share."""
+        name = sanitised(urn_name(urn), "nat")[:_NAME_MAX].rstrip("-")
+        return f"{name}-{digest(urn).hex()[:SUFFIX]}"
+
+    def desired(self, urn: str, id: str, inputs: NatGatewayInputs, past: Past) -> tuple[Object, ...]:  # noqa: A002, ARG002
+        """The gateway, the switches it needs, its forwards."""
+        gateway = Gateway(
+            name=id,
+            external=inputs.external_interface,
+            internal=inputs.internal_interfaces,
+            internal4=inputs.internal_ips,
+            internal6=inputs.internal_ipv6s,
+            nat6=inputs.enable_ipv6,
+            route6=inputs.route_ipv6,
+            snat4=inputs.external_ip,
+            snat6=inputs.external_ipv6,
+            dmz4=inputs.dmz_host,
+            dmz6=inputs.dmz_host_ipv6,
+            dmz_except=_SSH if inputs.dmz_except_ports is None else tuple(sorted(inputs.dmz_except_ports)),
+            mss_clamp=inputs.mss_clamp,
+            internal_forwarding=inputs.internal_forwarding,
+            firewall=inputs.firewall != "none",
+        )
+        forwards = [to_forward(entry, id, None) for entry in inputs.forward_ports]
+        families: set[Family] = {forward.family for forward in forwards}
+        if inputs.internal_interfaces or inputs.internal_ips or inputs.dmz_host:
+            families.add("ipv4")
+        if inputs.enable_ipv6 or inputs.route_ipv6 or inputs.dmz_host_ipv6:
+            families.add("ipv6")
+        return (gateway, *(Forwarding(family) for family in sorted(families)), *forwards)
+
+    def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:  # noqa: ARG002 (the protocol's)
+        """See `Kind`."""
+        seen, wish = first_seen(view, GatewaySeen), first_object(view, Gateway)
+        external = seen.external if seen else (wish.external if wish else None) or inputs.get("externalInterface")
+        return without_none(
+            {
+                "externalInterface": external,
+                "externalAddresses": list(seen.external_addresses) if seen else [],
+                "forwarding": self.forwarding(inputs, view),
+            }
+        )
+
+    def preview_outputs(
+        self, urn: str, inputs: Inputs, old_outputs: Inputs | None, old_inputs: Inputs | None = None
+    ) -> Outputs:
+        """See `Kind`."""
+        del urn
+        now, had, needed = self.inputs.canonical(inputs), old_outputs or {}, self.needs(inputs)
+        same_side = self.unchanged(old_inputs, inputs, "externalInterface")
+        external = now["externalInterface"]
+        if external is None:
+            external = had.get("externalInterface", UNKNOWN) if same_side else UNKNOWN
+        addresses: Value = UNKNOWN
+        if now["externalIp"] is not None and now["externalIpv6"] is not None:
+            addresses = [now["externalIp"], now["externalIpv6"]]
+        elif same_side and self.unchanged(old_inputs, inputs, "externalIp", "externalIpv6"):
+            addresses = had.get("externalAddresses", UNKNOWN)
+        # A family that is not needed yet may turn out to be, while a part is unknown.
+        open_question = any(inputs.get(name) is UNKNOWN for name in self.inputs.properties)
+        open_question = open_question or any(
+            not isinstance(x, dict) or x.get("destination") is UNKNOWN for x in _items(inputs, "forwardPorts")
+        )
+        rest = UNKNOWN if open_question else False
+        forwarding = {family: True if family in needed else rest for family in ("ipv4", "ipv6")}
+        return {"externalInterface": external, "externalAddresses": addresses, "forwarding": forwarding}
+
+    def recorded(self, view: View) -> dict[str, Value]:
+        """See `Resource`."""
+        gateway = first_object(view, Gateway)
+        if gateway is None:
+            return {}
+        excepted = [] if gateway.dmz_except == _SSH else list(gateway.dmz_except)
+        return without_none(
+            {
+                "externalInterface": gateway.external,
+                "internalInterfaces": list(gateway.internal) or None,
+                "internalIps": list(gateway.internal4) or None,
+                "internalIpv6s": list(gateway.internal6) or None,
+                "enableIpv6": gateway.nat6 or None,
+                "externalIp": gateway.snat4,
+                "externalIpv6": gateway.snat6,
+                "dmzHost": gateway.dmz4,
+                "dmzHostIpv6": gateway.dmz6,
+                "dmzExceptPorts": None if gateway.dmz_except == _SSH else excepted,
+                "forwardPorts": [recorded_forward(x) for x in view.objects if isinstance(x, Forward)] or None,
+                "mssClamp": gateway.mss_clamp or None,
+                "internalForwarding": gateway.internal_forwarding or None,
+                "routeIpv6": gateway.route6 or None,
+                "firewall": None if gateway.firewall else "none",
+            }
+        )
+
+    def settle(self, declared: dict[str, Value], view: View) -> None:
+        """See `Resource`. A gateway that is wholly gone shows as one without internal networks."""
+        seen = first_seen(view, GatewaySeen) or GatewaySeen(external="")
+        if seen.external and declared.get("externalInterface") is not None:
+            settle_value(declared, self.inputs, "externalInterface", seen.external)
+        for name, there in (
+            ("internalInterfaces", seen.internal),
+            ("internalIps", seen.internal4),
+            ("internalIpv6s", seen.internal6),
+        ):
+            settle_list(declared, self.inputs, name, there)
+        for name, value in (
+            ("enableIpv6", seen.nat6),
+            ("routeIpv6", seen.route6),
+            ("externalIp", seen.snat4),
+            ("externalIpv6", seen.snat6),
+            ("dmzHost", seen.dmz4),
+            ("dmzHostIpv6", seen.dmz6),
+            ("mssClamp", seen.mss_clamp),
+            ("internalForwarding", seen.internal_forwarding),
+        ):
+            settle_value(declared, self.inputs, name, value)
+        if seen.dmz4 or seen.dmz6:
+            settle_value(declared, self.inputs, "dmzExceptPorts", list(seen.dmz_except))
+        _settle_forwards(declared, view)
+
+
+def _settle_forwards(declared: dict[str, Value], view: View) -> None:
+    entries = declared.get("forwardPorts")
+    if not entries:
+        return
+    by_key = seen_by_key(view)
+    gateway = first_object(view, Gateway)
+    found = []
+    for entry in entries:
+        forward = to_forward(FORWARD_PORT.typed(entry), gateway.name if gateway else view.id, None)
+        seen = by_key.get(forward.key)
+        if isinstance(seen, ForwardSeen):
+            there = dict(entry)
+            settle_forward(there, seen, FORWARD_PORT)
+            found.append(there)
+    declared["forwardPorts"] = found
+
+
+def _items(inputs: Inputs, name: str) -> list[Value]:
+    found = inputs.get(name)
+    return list(found) if isinstance(found, list | tuple) else []
+
+
+def _given(inputs: Inputs, name: str) -> bool:
+    found = inputs.get(name)
+    return found is not UNKNOWN and bool(found)
+
+
+NAT_GATEWAY = NatGateway()

@@ -1,0 +1,405 @@
+"""PortForward: a port of the host's external side that leads to a guest. NatGateway's inline list uses it too."""
+
+# ruff: noqa: RUF009 (`prop` and `output` return dataclass fields)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hostnet.objects import EXTERNAL_PLACEHOLDER, Family, Forward, Forwarding, ForwardSeen, Object
+from hostnet.resources.base import (
+    Past,
+    Resource,
+    first_object,
+    first_seen,
+    settle_list,
+    settle_value,
+)
+from hostnet.resources.connection import ConnectionInputs, connection_prop
+from hostnet.resources.kind import UNKNOWN, Inputs, Outputs, Value
+from hostnet.resources.model import (
+    Changes,
+    ListOf,
+    Record,
+    Report,
+    has_unknown,
+    join,
+    known,
+    known_items,
+    output,
+    prop,
+    without_none,
+)
+from hostnet.resources.types import (
+    IPV6,
+    OUT_BOOL,
+    OUT_TEXT,
+    Bool,
+    Choice,
+    Destination,
+    GatewayId,
+    InterfaceName,
+    Ip,
+    NetCidr,
+    PortSpec,
+    format_destination,
+    format_ports,
+    parse_interface,
+    parse_ip,
+    split_destination,
+    split_ports,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hostnet.hosts.api import View
+
+_KEY = frozenset({"natGateway", "externalInterface", "protocol", "sourcePort", "listenAddresses"})
+_WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 (compared with, not bound to)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ForwardInputs:
+    """A port forward."""
+
+    protocol: str = prop(
+        Choice("tcp", "udp", "sctp", "tcp+udp"),
+        "The protocol, in lower case.",
+        default="tcp",
+        effect="The first part of the element's key in the forward maps of table `inet hostnet`.",
+    )
+    source_port: str = prop(
+        PortSpec(),
+        'The port on the external side: a number, or a range as `"from:to"`.',
+        required=True,
+        effect="The second part of the key; a range is one interval element.",
+    )
+    destination: str = prop(
+        Destination(),
+        "Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the "
+        "forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the "
+        "host itself alone.",
+        default_doc="the port where it names none: the source port",
+        required=True,
+        effect="The element's value. A change is one atomic update of the map: TCP connections stay with the old "
+        "destination, UDP goes to the new one at once. A change of its family replaces a PortForward.",
+    )
+    listen_addresses: tuple[str, ...] = prop(
+        ListOf(Ip(wildcard=True, loopback=True)),
+        "The addresses of the host to listen on; `0.0.0.0` and `::` are every address of their family. A specific "
+        "address wins over a wildcard of the same port.",
+        default=(),
+        default_doc="every address of the external side",
+        effect="A part of the key. Addresses are not added to the host.",
+    )
+    source_cidrs: tuple[str, ...] = prop(
+        ListOf(NetCidr()),
+        "The networks that may come in from outside; no host bits. An empty list is refused: leave it out to let "
+        "anyone in.",
+        default=(),
+        default_doc="anyone",
+        effect="Elements of the forward's source set.",
+    )
+    loopback: bool = prop(
+        Bool(),
+        "Also reached from the host itself and from the internal networks, the guest itself included.",
+        default=True,
+        effect="An element of the map that the output hook and the internal interfaces use.",
+    )
+
+
+def family_of(destination: Value) -> Family | None:
+    """The family of a destination; None while it is unknown or wrong."""
+    if not isinstance(destination, str):
+        return None
+    canonical = Destination().canonical(destination)
+    address, _ = split_destination(canonical)
+    try:
+        return "ipv6" if parse_ip(address).version == IPV6 else "ipv4"
+    except ValueError:
+        return None
+
+
+def _forward_rules(judged: dict[str, Value], path: str, report: Report) -> None:
+    destination, source = known(judged["destination"]), known(judged["sourcePort"])
+    if destination:
+        address, ports = split_destination(destination)
+        family = parse_ip(address).version
+        if ports and source:
+            _fitting(split_ports(source), ports, join(path, "destination"), report)
+        for index, listen in known_items(judged["listenAddresses"]):
+            if parse_ip(listen).version != family:
+                report.fail(
+                    f"{join(path, 'listenAddresses')}[{index}]",
+                    f"must be an IPv{family} address like the destination, not {listen}",
+                )
+        for index, cidr in known_items(judged["sourceCidrs"]):
+            if parse_interface(cidr).version != family:
+                report.fail(
+                    f"{join(path, 'sourceCidrs')}[{index}]",
+                    f"must be an IPv{family} network like the destination, not {cidr}",
+                )
+    if judged["sourceCidrs"] == []:
+        report.fail(join(path, "sourceCidrs"), "must not be empty: leave it out to let anyone in")
+
+
+def _fitting(source: tuple[int, int], ports: tuple[int, int], path: str, report: Report) -> None:
+    wanted, given = source[1] - source[0] + 1, ports[1] - ports[0] + 1
+    if given not in {1, wanted}:
+        report.fail(path, f"must have as many ports as sourcePort ({wanted}), or one; it has {given}")
+
+
+def _forward_normal(canonical: dict[str, Value]) -> dict[str, Value]:
+    """A destination without ports means the source ports: spell them out, where that is the same length."""
+    destination, source = canonical["destination"], canonical["sourcePort"]
+    if isinstance(destination, str) and isinstance(source, str) and family_of(destination):
+        try:
+            address, ports = split_destination(destination)
+            canonical["destination"] = format_destination(address, ports or split_ports(source))
+        except ValueError:
+            pass  # an old state's value that no version of ours would accept: compared as it is
+    return canonical
+
+
+def forward_key(canonical: dict[str, Value]) -> Value:
+    """What tells one inline forward from another: family, protocol, ports and listen addresses."""
+    destination = canonical["destination"]
+    family = UNKNOWN if destination is UNKNOWN else family_of(destination)
+    return [family, canonical["protocol"], canonical["sourcePort"], canonical["listenAddresses"]]
+
+
+FORWARD_PORT: Record[ForwardInputs] = Record(
+    ForwardInputs, "hostnet:index:ForwardPort", rules=_forward_rules, normal=_forward_normal
+)
+FORWARD_PORTS = ListOf(FORWARD_PORT, key=forward_key)
+
+
+def overlapping(forwards: Value, path: str, report: Report) -> None:
+    """Report each forward that takes what one before it takes, whole or in part."""
+    by_place: dict[tuple[Any, ...], list[tuple[int, int, int]]] = {}
+    for index, item in enumerate(forwards if isinstance(forwards, list) else ()):
+        if not isinstance(item, dict) or has_unknown(item) or item["destination"] is None or item["sourcePort"] is None:
+            continue
+        low, high = split_ports(item["sourcePort"])
+        family = family_of(item["destination"])
+        for protocol in (item["protocol"] or "tcp").split("+"):
+            for listen in _places(item["listenAddresses"]):
+                by_place.setdefault((family, protocol, listen), []).append((low, high, index))
+    found: dict[int, int] = {}
+    for spans in by_place.values():
+        spans.sort()
+        reach, holder = -1, -1
+        for low, high, index in spans:
+            if low <= reach:
+                found.setdefault(max(index, holder), min(index, holder))
+            if high > reach:
+                reach, holder = high, index
+    for index in sorted(found):
+        report.fail(f"{path}[{index}].sourcePort", f"takes ports that {path}[{found[index]}] takes already")
+
+
+def _places(listen: Value) -> list[str]:
+    places = ["*" if address in _WILDCARDS else address for address in listen or ("*",)]
+    return list(dict.fromkeys(places))
+
+
+def to_forward(inputs: ForwardInputs, gateway: str | None, external: str | None) -> Forward:
+    """The object of a forward."""
+    address, ports = split_destination(inputs.destination)
+    source = split_ports(inputs.source_port)
+    return Forward(
+        family=family_of(inputs.destination) or "ipv4",
+        protocols=tuple(inputs.protocol.split("+")),
+        ports=source,
+        address=address,
+        to_ports=ports or source,
+        gateway=gateway,
+        external=external,
+        listen=sorted_addresses(inputs.listen_addresses),
+        sources=inputs.source_cidrs,
+        loopback=inputs.loopback,
+    )
+
+
+def sorted_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
+    """Addresses in the order that ids have."""
+    return tuple(sorted(addresses, key=lambda a: int(parse_ip(a))))
+
+
+def recorded_forward(forward: Forward) -> dict[str, Value]:
+    """The inputs of a forward from its object: only what is not default."""
+    ports = None if forward.to_ports == forward.ports else forward.to_ports
+    protocol = "+".join(forward.protocols)
+    return without_none(
+        {
+            "protocol": None if protocol == "tcp" else protocol,
+            "sourcePort": forward.ports[0] if forward.ports[0] == forward.ports[1] else format_ports(forward.ports),
+            "destination": format_destination(forward.address, ports),
+            "listenAddresses": list(forward.listen) or None,
+            "sourceCidrs": list(forward.sources) or None,
+            "loopback": None if forward.loopback else False,
+        }
+    )
+
+
+def settle_forward(declared: dict[str, Value], seen: ForwardSeen, record: Record[Any]) -> None:
+    """Put into a forward's inputs what the kernel has otherwise than declared."""
+    if seen.protocols:
+        order = str(declared.get("protocol") or "tcp").split("+")
+        there = sorted(seen.protocols, key=lambda p: order.index(p) if p in order else len(order))
+        settle_value(declared, record, "protocol", "+".join(there))
+    source = split_ports(PortSpec().parse(declared["sourcePort"]))
+    had, ports = split_destination(Destination().canonical(declared["destination"]))
+    if (had, ports or source) != (seen.address, seen.to_ports):
+        declared["destination"] = format_destination(seen.address, None if seen.to_ports == source else seen.to_ports)
+    settle_list(declared, record, "sourceCidrs", seen.sources)
+    settle_value(declared, record, "loopback", seen.loopback)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class PortForwardInputs(ForwardInputs):
+    """What a program declares of a port forward."""
+
+    nat_gateway: str | None = prop(
+        GatewayId(), "The id of a NatGateway, whose external interface is listened on. Not with `externalInterface`."
+    )
+    external_interface: str | None = prop(
+        InterfaceName(),
+        "The interface to listen on. Not with `natGateway`.",
+        default_doc="the NatGateway's, else the interface of the default route",
+    )
+    connection: ConnectionInputs | None = connection_prop()
+
+
+class ForwardingOutput:
+    """The host's forwarding switches, as far as the resource needs them."""
+
+    ipv4: bool = output(OUT_BOOL, "Whether the resource needs IPv4 forwarding and it is on.")
+    ipv6: bool = output(OUT_BOOL, "Whether the resource needs IPv6 forwarding and it is on.")
+
+
+FORWARDING = Record(ForwardingOutput, "hostnet:index:Forwarding")
+
+
+class PortForwardOutputs:
+    """What a port forward is on its host."""
+
+    source_ports: str = output(OUT_TEXT, 'The port or range on the external side: `"8080"` or `"8000:8002"`.')
+    destination_address: str = output(OUT_TEXT, "The guest's address.")
+    destination_ports: str = output(OUT_TEXT, 'The guest\'s port or range: `"80"` or `"8000:8002"`.')
+    external_interface: str = output(OUT_TEXT, "The interface listened on.")
+    forwarding: Value = output(FORWARDING, "The forwarding switches; one that is off is a difference.")
+
+
+def _port_forward_rules(judged: dict[str, Value], path: str, report: Report) -> None:
+    _forward_rules(judged, path, report)
+    # Of two unknowns one may still turn out to be absent.
+    if known(judged["natGateway"]) and known(judged["externalInterface"]):
+        report.fail(join(path, "externalInterface"), "must not be given beside natGateway, which has its own")
+
+
+class PortForward(Resource[PortForwardInputs]):
+    """See the module."""
+
+    name = "PortForward"
+    token = "hostnet:index:PortForward"  # noqa: S105 (a Pulumi type token)
+    doc = (
+        "A port of the host's external side that leads to a guest. It switches forwarding of its family on by itself. "
+        "A port in both families is two forwards. The id is "
+        "`<externalInterface>/<ipv4|ipv6>/<protocol>/<sourcePort>`, then `@` and the listen addresses where given."
+    )
+    example = """import pulumi
+import pulumi_hostnet as hostnet
+
+bridge = hostnet.Bridge("microvm", addresses=["10.0.0.1/24"])
+nat = hostnet.NatGateway("nat", internal_interfaces=[bridge.name])
+web = hostnet.PortForward("web", nat_gateway=nat.id, source_port=8080, destination="10.0.0.2:80")
+pulumi.export("web", web.source_ports)
+"""
+    inputs = Record(PortForwardInputs, rules=_port_forward_rules, normal=_forward_normal, replaces=_KEY)
+    results = Record(PortForwardOutputs)
+
+    def needs(self, inputs: Inputs) -> set[Family]:
+        """The destination's family."""
+        family = family_of(inputs.get("destination"))
+        return {family} if family else set()
+
+    def refine(self, old_inputs: Inputs, old_outputs: Inputs, inputs: Inputs, changes: Changes) -> None:
+        """The destination's family is a part of the key; naming the interface that it has already is not a change."""
+        old, new = family_of(old_inputs.get("destination")), family_of(inputs.get("destination"))
+        if "destination" in changes and old and new and old != new:
+            changes["destination"] += "-replace"
+        named = inputs.get("externalInterface")
+        same_side = "natGateway" not in changes and old_inputs.get("externalInterface") is None
+        if "externalInterface" in changes and same_side and named == old_outputs.get("externalInterface"):
+            changes["externalInterface"] = "add"
+
+    def make_id(self, urn: str, inputs: PortForwardInputs) -> str:  # noqa: ARG002 (the protocol's)
+        """The key; the agent fills in the interface where none is named."""
+        forward = to_forward(inputs, None, None)
+        listen = "@" + ",".join(forward.listen) if forward.listen else ""
+        where = inputs.external_interface or EXTERNAL_PLACEHOLDER
+        return f"{where}/{forward.family}/{inputs.protocol}/{inputs.source_port}{listen}"
+
+    def desired(self, urn: str, id: str, inputs: PortForwardInputs, past: Past) -> tuple[Object, ...]:  # noqa: A002, ARG002
+        """The forward and its family's switch."""
+        forward = to_forward(inputs, inputs.nat_gateway, inputs.external_interface)
+        return (forward, Forwarding(forward.family))
+
+    def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:  # noqa: ARG002 (the protocol's)
+        """See `Kind`."""
+        seen, wish = first_seen(view, ForwardSeen), first_object(view, Forward)
+        forward = to_forward(self.inputs.typed(inputs), None, None)
+        external = seen.external if seen else (wish.external if wish else None) or inputs.get("externalInterface")
+        return without_none(
+            {
+                "sourcePorts": format_ports(forward.ports),
+                "destinationAddress": seen.address if seen else forward.address,
+                "destinationPorts": format_ports(seen.to_ports if seen else forward.to_ports),
+                "externalInterface": external,
+                "forwarding": self.forwarding(inputs, view),
+            }
+        )
+
+    def preview_outputs(
+        self, urn: str, inputs: Inputs, old_outputs: Inputs | None, old_inputs: Inputs | None = None
+    ) -> Outputs:
+        """See `Kind`."""
+        del urn
+        now, had = self.inputs.canonical(inputs), old_outputs or {}
+        needed = self.needs(inputs)
+        address: Value = UNKNOWN
+        ports: Value = UNKNOWN
+        if isinstance(now["destination"], str):
+            address, found = split_destination(now["destination"])
+            ports = format_ports(found) if found else UNKNOWN
+        external = now["externalInterface"]
+        if external is None:
+            same = old_inputs is None or self.unchanged(old_inputs, inputs, "natGateway", "externalInterface")
+            external = had.get("externalInterface", UNKNOWN) if same else UNKNOWN
+        return {
+            "sourcePorts": now["sourcePort"],
+            "destinationAddress": address,
+            "destinationPorts": ports,
+            "externalInterface": external,
+            "forwarding": {"ipv4": "ipv4" in needed, "ipv6": "ipv6" in needed} if needed else UNKNOWN,
+        }
+
+    def recorded(self, view: View) -> dict[str, Value]:
+        """See `Resource`."""
+        forward = first_object(view, Forward)
+        if forward is None:
+            return {}
+        where = {"natGateway": forward.gateway} if forward.gateway else {"externalInterface": forward.external}
+        return recorded_forward(forward) | without_none(where)
+
+    def settle(self, declared: dict[str, Value], view: View) -> None:
+        """See `Resource`."""
+        seen = first_seen(view, ForwardSeen)
+        if seen is not None and declared:
+            settle_forward(declared, seen, self.inputs)
+
+
+PORT_FORWARD = PortForward()

@@ -1,0 +1,463 @@
+"""TapBinding: a VM's TAP interface that we create, or a glob of interfaces that others create, on a bridge."""
+
+# ruff: noqa: RUF009 (`prop` and `output` return dataclass fields)
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hostnet.objects import Address, GlobSeen, Guest, GuestSeen, Link, LinkSeen, Object, Port, Route
+from hostnet.objects import Glob as GlobObject
+from hostnet.resources.base import (
+    Past,
+    Resource,
+    derived_mac,
+    fill_interface_name,
+    first_object,
+    first_seen,
+    settle_list,
+    settle_value,
+)
+from hostnet.resources.bridge import ETHERNET_MTU, MTU_MIN, enough_for_v6, gateway_of, no_address_twice
+from hostnet.resources.connection import ConnectionInputs, connection_prop
+from hostnet.resources.kind import UNKNOWN, Autoname, Inputs, Outputs, Value
+from hostnet.resources.model import (
+    Changes,
+    ListOf,
+    Record,
+    Report,
+    join,
+    known,
+    known_items,
+    output,
+    prop,
+    without_none,
+)
+from hostnet.resources.types import (
+    IPV4,
+    IPV6,
+    OUT_INT,
+    OUT_TEXT,
+    Account,
+    Bool,
+    Glob,
+    GuestAddress,
+    HostCidr,
+    HostName,
+    Int,
+    InterfaceName,
+    Mac,
+    NetCidr,
+    parse_interface,
+)
+
+if TYPE_CHECKING:
+    from hostnet.hosts.api import View
+
+TAP_MTU_MAX = 65521  # the kernel's tun driver: 65535 less an Ethernet header
+_DERIVED_FIRST = 0x02  # locally administered, unicast
+_NOT_WITH_MATCH = ("owner", "group", "multiQueue", "vnetHdr", "mtu", "addresses", "routes", "guest")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class GuestInputs:
+    """The guest behind a TAP. `{}`: everything is derived."""
+
+    mac_address: str | None = prop(Mac(), "The guest's MAC address.", default_doc="derived from the resource, stable")
+    addresses: tuple[str, ...] | None = prop(
+        ListOf(GuestAddress(), ordered=True),
+        "The guest's addresses, bare or with a prefix length; the first IPv4 one goes into `kernelIpArg`. An empty "
+        "list is a guest without addresses.",
+        default_doc="the lowest free address of each subnet of the bridge, kept for the resource's life; on a routed "
+        "TAP its host routes",
+    )
+    hostname: str | None = prop(HostName(), "The guest's name, which the bridge's DNS answers.", default_doc="none")
+
+
+GUEST: Record[GuestInputs] = Record(GuestInputs, "hostnet:index:Guest")
+
+
+class GuestOutput:
+    """What a VM resource needs to know of its network."""
+
+    mac_address: str = output(OUT_TEXT, "The guest's MAC address.")
+    addresses: tuple[str, ...] = output(ListOf(OUT_TEXT), "Its addresses with prefix lengths.")
+    gateway: str | None = output(OUT_TEXT, "Its IPv4 gateway.", always=False)
+    gateway6: str | None = output(OUT_TEXT, "Its IPv6 gateway.", always=False)
+    kernel_ip_arg: str = output(
+        OUT_TEXT,
+        "The argument for a guest kernel's command line, "
+        '`ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`; `""` for a guest without IPv4.',
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class TapBindingInputs:
+    """What a program declares of a TAP binding."""
+
+    name: str | None = prop(
+        InterfaceName(ours=True),
+        "The name of one persistent TAP that is created: 1 to 15 bytes. Not with `match`.",
+        default_doc="made from the resource's name, without `match`",
+        effect="Creates a persistent TAP (TUNSETIFF, TUNSETPERSIST).",
+        replaces=True,
+    )
+    match: str | None = prop(
+        Glob(),
+        "A glob such as `vm-*`: interfaces that exist and that appear later are attached to `bridge`, and only those. "
+        "Needs `bridge`; of the others only `isolated` and `connection` go with it.",
+        effect="Attaches what matches; detaches exactly that on delete. An uplink or a physical interface is an error.",
+        replaces=True,
+    )
+    bridge: str | None = prop(
+        InterfaceName(),
+        "The name of the bridge it is a port of.",
+        default_doc="none: a routed TAP",
+        effect="Sets the TAP's master.",
+    )
+    owner: str | None = prop(
+        Account(), "The user, by name or number, who may open the TAP.", default_doc="root", effect="TUNSETOWNER."
+    )
+    group: str | None = prop(
+        Account(), "The group, by name or number, that may open the TAP.", default_doc="none", effect="TUNSETGROUP."
+    )
+    multi_queue: bool = prop(
+        Bool(), "Several queues.", default=False, effect="IFF_MULTI_QUEUE of the TAP.", replaces=True
+    )
+    vnet_hdr: bool = prop(
+        Bool(),
+        "Packets carry a virtio-net header, so that checksums and segmentation are left to the host.",
+        default=True,
+        effect="IFF_VNET_HDR of the TAP.",
+        replaces=True,
+    )
+    mtu: int | None = prop(
+        Int(MTU_MIN, TAP_MTU_MAX),
+        "The TAP's MTU.",
+        unit="bytes",
+        default_doc="the kernel's choice",
+        effect="Sets the MTU of the TAP.",
+    )
+    isolated: bool = prop(
+        Bool(),
+        "The port can't reach other isolated ports of the bridge.",
+        default=False,
+        effect="`isolated` of the bridge port.",
+    )
+    addresses: tuple[str, ...] = prop(
+        ListOf(HostCidr(), ordered=True),
+        "The host's addresses on a routed TAP, such as `10.0.0.0/32`. The first of a family is the guest's gateway.",
+        default=(),
+        effect="Adds the addresses; any other address on the TAP is drift and is taken away.",
+    )
+    routes: tuple[str, ...] = prop(
+        ListOf(NetCidr()),
+        "Networks that are reached through a routed TAP, such as `10.0.0.5/32`; no host bits.",
+        default=(),
+        effect="Adds the routes to the main table.",
+    )
+    guest: GuestInputs | None = prop(
+        GUEST,
+        "The guest behind the TAP. On a bridge with a `dhcpServer` it gets a static lease.",
+        default_doc="no guest, and no address is taken; `{}`: all derived",
+    )
+    connection: ConnectionInputs | None = connection_prop()
+
+
+class TapBindingOutputs:
+    """What a TAP binding is on its host."""
+
+    name: str | None = output(OUT_TEXT, "The TAP's name; none with `match`.", always=False)
+    ifindex: int | None = output(OUT_INT, "The kernel's number of the TAP; none with `match`.", always=False)
+    members: tuple[str, ...] = output(ListOf(OUT_TEXT), "The interfaces attached at the last read; never a difference.")
+    guest: Value = output(
+        Record(GuestOutput, "hostnet:index:GuestNetwork"), "The guest's network; none without `guest`.", always=False
+    )
+
+
+def _tap_rules(judged: dict[str, Value], path: str, report: Report) -> None:
+    if judged["match"] is not None:
+        _match_rules(judged, path, report)
+        return
+    here = [(index, parse_interface(item)) for index, item in known_items(judged["addresses"])]
+    routes = [parse_interface(item) for _, item in known_items(judged["routes"])]
+    no_address_twice(here, join(path, "addresses"), report)
+    enough_for_v6(known(judged["mtu"]), [*(a for _, a in here), *routes], join(path, "mtu"), report)
+    if judged["bridge"] is None:
+        if judged["isolated"] is True:
+            report.fail(join(path, "isolated"), "is between ports of a bridge, and this is a routed TAP: give bridge")
+    elif judged["bridge"] is not UNKNOWN:
+        for name in ("addresses", "routes"):
+            if judged[name] is not UNKNOWN and judged[name]:
+                report.fail(join(path, name), "is for a routed TAP only, not beside bridge")
+    if known(judged["guest"]):
+        guests = [(i, _interface(item)) for i, item in known_items(judged["guest"]["addresses"])]
+        no_address_twice(guests, join(path, "guest.addresses"), report)
+        own = {a.ip for _, a in here}
+        for index, guest in guests:
+            if guest.ip in own:
+                report.fail(f"{join(path, 'guest.addresses')}[{index}]", f"{guest.ip} is the TAP's own address")
+
+
+def _interface(address: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:
+    return ipaddress.ip_interface(address)
+
+
+def _match_rules(judged: dict[str, Value], path: str, report: Report) -> None:
+    if judged["match"] is UNKNOWN:
+        return
+    if judged["name"] is not None and judged["name"] is not UNKNOWN:
+        report.fail(join(path, "match"), "must not be given beside name: one TAP of ours, or others' by a glob")
+    if judged["bridge"] is None:
+        report.fail(join(path, "bridge"), "is required beside match: it is what the interfaces are attached to")
+    for name in _NOT_WITH_MATCH:
+        if judged[name] is not None and judged[name] is not UNKNOWN:
+            report.fail(join(path, name), "must not be given beside match: the interfaces are not made here")
+
+
+class TapBinding(Resource[TapBindingInputs]):
+    """See the module."""
+
+    name = "TapBinding"
+    token = "hostnet:index:TapBinding"  # noqa: S105 (a Pulumi type token)
+    doc = (
+        "A VM's TAP interface: either one persistent TAP that is created (`name`), or a glob of interfaces that "
+        "others create, now and later (`match`). With `guest` it also settles the guest's MAC and IP addresses. The "
+        "id is the name, or `<bridge>/<match>`."
+    )
+    example = """import pulumi
+import pulumi_hostnet as hostnet
+
+bridge = hostnet.Bridge("microvm", addresses=["10.0.0.1/24"])
+tap = hostnet.TapBinding("web", name="vm-web", bridge=bridge.name, owner="root", guest={"hostname": "web"})
+pulumi.export("mac", tap.guest.mac_address)
+pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
+"""
+    inputs = Record(TapBindingInputs, rules=_tap_rules)
+    results = Record(TapBindingOutputs)
+
+    def fill_name(self, kept: dict[str, Value], olds: Inputs, autoname: Autoname, report: Report) -> None:
+        """A `match` has no name."""
+        if kept.get("match") is None:
+            fill_interface_name(kept, olds, autoname, report, "tap")
+
+    def refine(self, old_inputs: Inputs, old_outputs: Inputs, inputs: Inputs, changes: Changes) -> None:
+        """A match's id holds its bridge."""
+        del old_outputs
+        if "bridge" in changes and old_inputs.get("match") is not None and inputs.get("match") is not None:
+            changes["bridge"] += "-replace"
+
+    def make_id(self, urn: str, inputs: TapBindingInputs) -> str:  # noqa: ARG002 (the protocol's)
+        """The name, or bridge and glob."""
+        return f"{inputs.bridge}/{inputs.match}" if inputs.match else f"{inputs.name}"
+
+    def desired(self, urn: str, id: str, inputs: TapBindingInputs, past: Past) -> tuple[Object, ...]:  # noqa: A002
+        """A glob; or the TAP with its port, addresses, routes and guest."""
+        if inputs.match:
+            return (GlobObject(inputs.bridge or "", inputs.match, inputs.isolated),)
+        name = inputs.name or id
+        objects: list[Object] = [
+            Link(
+                name=name,
+                kind="tap",
+                mtu=inputs.mtu,
+                user=inputs.owner,
+                group=inputs.group,
+                multi_queue=inputs.multi_queue,
+                vnet_hdr=inputs.vnet_hdr,
+            )
+        ]
+        if inputs.bridge:
+            objects.append(Port(name, inputs.bridge, inputs.isolated))
+        objects += (Address(name, cidr) for cidr in inputs.addresses)
+        objects += (Route(name, cidr) for cidr in inputs.routes)
+        if inputs.guest is not None:
+            objects.append(self._guest(urn, name, inputs, inputs.guest, past))
+        return tuple(objects)
+
+    @staticmethod
+    def _guest(urn: str, name: str, inputs: TapBindingInputs, guest: GuestInputs, past: Past) -> Guest:
+        had = past.outputs.get("guest")
+        hint: tuple[str, ...] = ()
+        if guest.addresses is None and isinstance(had, Mapping):
+            hint = tuple(had.get("addresses") or ())
+        addresses = guest.addresses
+        if addresses is None and not inputs.bridge:
+            addresses = host_routes(inputs.routes)
+        mac = guest.mac_address or _kept_mac(past.inputs, past.outputs) or guest_mac(urn)
+        return Guest(link=name, bridge=inputs.bridge, mac=mac, addresses=addresses, hostname=guest.hostname, hint=hint)
+
+    def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:  # noqa: ARG002 (the protocol's)
+        """See `Kind`."""
+        if inputs.get("match") is not None:
+            attached = first_seen(view, GlobSeen)
+            return {"members": list(attached.members) if attached else []}
+        link = first_seen(view, LinkSeen)
+        name = link.name if link else inputs.get("name") or view.id
+        guest = first_seen(view, GuestSeen)
+        return without_none(
+            {
+                "name": name,
+                "ifindex": link.ifindex if link else None,
+                "members": [name],
+                "guest": _guest_output(guest) if guest else None,
+            }
+        )
+
+    def preview_outputs(
+        self, urn: str, inputs: Inputs, old_outputs: Inputs | None, old_inputs: Inputs | None = None
+    ) -> Outputs:
+        """See `Kind`."""
+        now, had = self.inputs.canonical(inputs), old_outputs or {}
+        if now["match"] is not None:
+            return {"name": None, "ifindex": None, "members": had.get("members", UNKNOWN), "guest": None}
+        guest: Value = None
+        if now["guest"] is UNKNOWN:
+            guest = UNKNOWN
+        elif now["guest"] is not None:
+            if self.unchanged(old_inputs, inputs, "guest", "bridge", "routes", "addresses") and had.get("guest"):
+                guest = had["guest"]
+            else:
+                guest = _guest_preview(urn, now, old_inputs or {}, had)
+        return {
+            "name": now["name"],
+            "ifindex": had.get("ifindex", UNKNOWN),
+            "members": [now["name"]],
+            "guest": guest,
+        }
+
+    def recorded(self, view: View) -> dict[str, Value]:
+        """See `Resource`. A guest's MAC and addresses are left out: derived ones are no declaration."""
+        glob = first_object(view, GlobObject)
+        if glob is not None:
+            return without_none({"match": glob.pattern, "bridge": glob.bridge, "isolated": glob.isolated or None})
+        link, seen = first_object(view, Link), first_seen(view, LinkSeen)
+        port, guest = first_object(view, Port), first_object(view, Guest)
+        mtu = link.mtu if link else None
+        if link is None and seen and seen.mtu != ETHERNET_MTU:
+            mtu = seen.mtu
+        vnet_hdr = link.vnet_hdr if link else seen.vnet_hdr if seen else True
+        return without_none(
+            {
+                "name": view.id,
+                "mtu": mtu,
+                "vnetHdr": None if vnet_hdr else False,
+                "isolated": (port.isolated or None) if port else None,
+                "guest": without_none({"hostname": guest.hostname}) if guest else None,
+            }
+        )
+
+    def settle(self, declared: dict[str, Value], view: View) -> None:
+        """See `Resource`."""
+        if (attached := first_seen(view, GlobSeen)) is not None:
+            if attached.members:
+                settle_value(declared, self.inputs, "isolated", attached.isolated)
+            return
+        link = first_seen(view, LinkSeen)
+        if link is None:
+            return
+        settle_value(declared, self.inputs, "bridge", link.bridge)
+        settle_value(declared, self.inputs, "owner", link.user)
+        settle_value(declared, self.inputs, "group", link.group)
+        settle_value(declared, self.inputs, "multiQueue", link.multi_queue)
+        # vnetHdr is left: whoever opens the TAP sets that flag anew (tun_set_iff), so it is not ours to keep.
+        if declared.get("mtu") is not None:
+            settle_value(declared, self.inputs, "mtu", link.mtu)
+        if link.bridge is not None:
+            settle_value(declared, self.inputs, "isolated", link.isolated)
+        settle_list(declared, self.inputs, "addresses", link.addresses)
+        settle_list(declared, self.inputs, "routes", link.routes)
+        self._settle_guest(declared, view)
+
+    @staticmethod
+    def _settle_guest(declared: dict[str, Value], view: View) -> None:
+        guest = declared.get("guest")
+        if not isinstance(guest, Mapping) or first_object(view, Guest) is None:
+            return
+        seen = first_seen(view, GuestSeen)
+        if seen is None:
+            del declared["guest"]
+            return
+        found = dict(guest)
+        if found.get("macAddress") is not None:
+            settle_value(found, GUEST, "macAddress", seen.mac)
+        if found.get("addresses") is not None:
+            bare = {str(_interface(a).ip): a for a in seen.addresses}
+            kept = [a for a in found["addresses"] if str(_interface(a).ip) in bare]
+            ours = {str(_interface(a).ip) for a in kept}
+            found["addresses"] = kept + [cidr for ip, cidr in bare.items() if ip not in ours]
+        declared["guest"] = found
+
+
+def guest_mac(urn: str) -> str:
+    """A guest's derived MAC address."""
+    return derived_mac(_DERIVED_FIRST, "guest", urn)
+
+
+def _kept_mac(old_inputs: Inputs, old_outputs: Inputs) -> str | None:
+    """The derived address that a guest has already: an alias or an import gives the resource another URN."""
+    had, declared = old_outputs.get("guest"), old_inputs.get("guest")
+    if not isinstance(had, Mapping) or not isinstance(declared, Mapping) or declared.get("macAddress") is not None:
+        return None
+    return had.get("macAddress")
+
+
+def host_routes(routes: tuple[str, ...]) -> tuple[str, ...]:
+    """The routes to single hosts: a routed TAP's guest has those addresses."""
+    return tuple(route for route in routes if _interface(route).network.num_addresses == 1)
+
+
+def kernel_ip_arg(addresses: tuple[str, ...] | list[str], gateway: str | None, hostname: str | None) -> str:
+    """The `ip=` argument (kernel docs, admin-guide/nfs/nfsroot); "" without an IPv4 address."""
+    client = next((a for a in map(_interface, addresses) if a.version == IPV4), None)
+    return f"ip={client.ip}::{gateway or ''}:{client.netmask}:{hostname or ''}:eth0:off" if client else ""
+
+
+def _guest_output(guest: GuestSeen) -> dict[str, Value]:
+    return without_none(
+        {
+            "macAddress": guest.mac,
+            "addresses": list(guest.addresses),
+            "gateway": guest.gateway,
+            "gateway6": guest.gateway6,
+            "kernelIpArg": kernel_ip_arg(guest.addresses, guest.gateway, guest.hostname),
+        }
+    )
+
+
+def _guest_preview(urn: str, now: dict[str, Value], old_inputs: Inputs, had: Inputs) -> dict[str, Value]:
+    """What can be said of a guest before the host was asked."""
+    guest = now["guest"]
+    mac = guest["macAddress"]
+    if mac is None:
+        mac = _kept_mac(old_inputs, had) or guest_mac(urn)
+    if now["bridge"] is not None:
+        # Gateways and prefix lengths are the bridge's.
+        addresses = guest["addresses"]
+        whole = isinstance(addresses, list) and all(isinstance(a, str) and "/" in a for a in addresses)
+        unknown = {"addresses": addresses if whole else UNKNOWN, "gateway": UNKNOWN, "gateway6": UNKNOWN}
+        return {"macAddress": mac, **unknown, "kernelIpArg": UNKNOWN}
+    return {"macAddress": mac, **_routed_preview(now, guest)}
+
+
+def _routed_preview(now: dict[str, Value], guest: dict[str, Value]) -> dict[str, Value]:
+    """A routed TAP's guest needs nothing of the host."""
+    given, routes, own = guest["addresses"], now["routes"], now["addresses"]
+    addresses: Value = UNKNOWN
+    if isinstance(given, list) and UNKNOWN not in given:
+        addresses = [str(_interface(a)) for a in given]
+    elif given is None and isinstance(routes, list) and UNKNOWN not in routes:
+        addresses = list(host_routes(tuple(routes)))
+    gateway = UNKNOWN if own is UNKNOWN else gateway_of(own, IPV4)
+    gateway6 = UNKNOWN if own is UNKNOWN else gateway_of(own, IPV6)
+    argument: Value = UNKNOWN
+    if addresses is not UNKNOWN and gateway is not UNKNOWN and guest["hostname"] is not UNKNOWN:
+        argument = kernel_ip_arg(addresses, gateway, guest["hostname"])
+    found = {"addresses": addresses, "gateway": gateway, "gateway6": gateway6, "kernelIpArg": argument}
+    return without_none(found)
+
+
+TAP_BINDING = TapBinding()

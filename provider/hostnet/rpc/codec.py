@@ -1,0 +1,317 @@
+"""Protobuf Structs as Python values and back: unknowns, secrets, output values, resource references, byte strings.
+
+Secrets are plain values for the rest of hostnet. `Decoded` remembers where they were, and `output_secrets` and
+`input_secrets` say where they are in what goes back. The recursion is our own: a gateway with ten thousand inline
+forwards is some hundred thousand values, and `json_format` takes several times as long for them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.struct_pb2 import Value as ProtoValue
+
+from hostnet.resources.kind import UNKNOWN, Value
+
+Path = tuple[str | int, ...]
+
+# Signatures of the engine's sdk/go/common/resource/sig: a Struct with this key is a typed value.
+SIGNATURE = "4dabf18193072939515e22adb298388d"
+SECRET = "1b47061264138c4ac30d75fd1eb44270"  # noqa: S105 - a signature
+RESOURCE = "5cf8f73096256a8f31e491e813e4eb8e"
+OUTPUT = "d0e6a833031e9bbcd3f4e8bde6ca49a4"
+BYTES = "803fd3297a5875dc03ca845dda5d2a98"
+ASSET = "c44067f5952c0a294b673a41bacd8c17"
+ARCHIVE = "0def7320c3a5731c473e5ecbe6d01bc7"
+
+# What stands for a value that a preview does not know yet, one a kind (the engine's plugin/rpc.go).
+UNKNOWN_STRING = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
+UNKNOWNS = frozenset(
+    {
+        UNKNOWN_STRING,
+        "1c4a061d-8072-4f0a-a4cb-0ff528b18fe7",  # bool
+        "3eeb2bf0-c639-47a8-9e75-3b44932eb421",  # number
+        "6a19a0b0-7e62-4c92-b797-7f8e31da9cc2",  # array
+        "030794c1-ac77-496b-92df-f27374a8bd58",  # asset
+        "e48ece36-62e2-4504-bad9-02848725956a",  # archive
+        "dd056dcd-154b-4c76-9bd3-c8f88648b5ff",  # object
+    }
+)
+
+# A float beyond this is not exact as an integer.
+_EXACT = 2**53
+
+# Credentials of a Connection: secret also where the program does not say so.
+_CREDENTIALS = frozenset({"password", "privateKey", "privateKeyPassword"})
+
+# Outputs that only the host's kernel makes: nothing of a secret input is in them.
+_KERNEL_OUTPUTS = frozenset({"ifindex", "members", "forwarding"})
+
+
+class MalformedError(ValueError):
+    """A value that no property of ours can be.
+
+    :param path: where it is.
+    :param reason: what it is and what would be right.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path_text(path)}: {reason}")
+        self.path, self.reason = path, reason
+
+
+@dataclass
+class Decoded:
+    """A Struct's values, where its secrets were, and their texts (for `Scrubber`)."""
+
+    values: dict[str, Value] = field(default_factory=dict)
+    secrets: set[Path] = field(default_factory=set)
+    texts: set[str] = field(default_factory=set)
+
+
+def decode(struct: Struct) -> Decoded:
+    """The values of a Struct. A null property is an absent one; a whole number is an int.
+
+    :raises MalformedError: for assets, archives and signatures that this version does not know.
+    """
+    decoded = Decoded()
+    decoded.values = _Decoder(decoded).mapping(struct, ())
+    _remember_credentials(decoded.values.get("connection"), decoded.texts)
+    return decoded
+
+
+def encode(values: Mapping[str, Value], secrets: Iterable[Path] = (), *, unknowns: bool = False) -> Struct:
+    """A Struct of these values.
+
+    :param secrets: the paths to mark as secret.
+    :param unknowns: write `UNKNOWN` as the engine's sentinel (a preview); else what is unknown is left out.
+    """
+    struct = Struct()
+    _Encoder(_tree(secrets), unknowns=unknowns).mapping(struct, values, _tree(secrets))
+    return struct
+
+
+def has_unknown(value: Value) -> bool:
+    """Whether `UNKNOWN` is anywhere in it."""
+    if value is UNKNOWN:
+        return True
+    if isinstance(value, Mapping):
+        return any(has_unknown(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return any(has_unknown(item) for item in value)
+    return False
+
+
+def path_text(path: Path) -> str:
+    """A path as messages show it: `dhcpServer.staticLeases[0].address`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".")
+
+
+def input_secrets(values: Mapping[str, Value], given: Decoded) -> set[Path]:
+    """Where secrets are in inputs that go back (from Check or Read): at the path where they came from while the same
+    value is there, else the whole property."""
+    marks: set[Path] = set()
+    for path in given.secrets:
+        if path[0] in values:
+            marks.add(path if _same(values, given.values, path) else path[:1])
+    return marks
+
+
+def output_secrets(outputs: Mapping[str, Value], given: Decoded) -> set[Path]:
+    """Where secrets are in outputs that come from these inputs.
+
+    A property with a secret in it stays so: at the path while it is a copy of the input, else as a whole. Once an
+    input is secret, an output is open only where it is a copy of an open input or the kernel's own.
+    """
+    secrets = [path for path in given.secrets if path[0] != "connection"]
+    if not secrets:
+        return set()
+    marks: set[Path] = set()
+    for name, value in outputs.items():
+        copied = name in given.values and given.values[name] == value
+        below = [path for path in secrets if path[0] == name]
+        if copied:
+            marks.update(below)
+        elif below or name not in _KERNEL_OUTPUTS:
+            marks.add((name,))
+    return marks
+
+
+class _Decoder:
+    """One walk through a Struct."""
+
+    def __init__(self, into: Decoded) -> None:
+        self.into = into
+
+    def mapping(self, struct: Struct, path: Path) -> dict[str, Value]:
+        out: dict[str, Value] = {}
+        for name, item in struct.fields.items():
+            value = self.value(item, (*path, name))
+            if value is not None:
+                out[name] = value
+        return out
+
+    def value(self, item: ProtoValue, path: Path) -> Value:
+        kind = item.WhichOneof("kind")
+        if kind == "string_value":
+            text = item.string_value
+            return UNKNOWN if text in UNKNOWNS else text
+        if kind == "number_value":
+            return _number(item.number_value)
+        if kind == "bool_value":
+            return item.bool_value
+        if kind == "list_value":
+            return [self.value(element, (*path, i)) for i, element in enumerate(item.list_value.values)]
+        if kind == "struct_value":
+            return self.structure(item.struct_value, path)
+        return None
+
+    def structure(self, struct: Struct, path: Path) -> Value:
+        if SIGNATURE not in struct.fields:
+            return self.mapping(struct, path)
+        signature = struct.fields[SIGNATURE].string_value
+        if signature == SECRET:
+            return self.secret(struct, path)
+        if signature == OUTPUT:
+            if struct.fields["secret"].bool_value if "secret" in struct.fields else False:
+                return self.secret(struct, path)
+            return self.value(struct.fields["value"], path) if "value" in struct.fields else UNKNOWN
+        if signature == RESOURCE:
+            return self.reference(struct, path)
+        if signature == BYTES:
+            return _byte_string(struct, path)
+        if signature in (ASSET, ARCHIVE):
+            raise MalformedError(path, "an asset or archive is no value for a network property")
+        raise MalformedError(path, "a typed value that this version of hostnet does not know")
+
+    def secret(self, struct: Struct, path: Path) -> Value:
+        self.into.secrets.add(path)
+        value = self.value(struct.fields["value"], path) if "value" in struct.fields else UNKNOWN
+        _remember(value, self.into.texts)
+        return value
+
+    def reference(self, struct: Struct, path: Path) -> Value:
+        if "id" not in struct.fields:
+            return self.value(struct.fields["urn"], path)
+        identifier = self.value(struct.fields["id"], path)
+        return UNKNOWN if identifier in ("", None) else identifier
+
+
+class _Encoder:
+    """One walk through values. `marks` is a tree of the secret paths: None marks a secret."""
+
+    def __init__(self, marks: _Tree, *, unknowns: bool) -> None:
+        self.marks, self.unknowns = marks, unknowns
+
+    def mapping(self, struct: Struct, values: Mapping[str, Value], marks: _Tree) -> None:
+        fields = struct.fields
+        for name, value in values.items():
+            if value is UNKNOWN and not self.unknowns:
+                continue
+            self.value(fields[name], value, marks.get(name, _OPEN))
+
+    def value(self, into: ProtoValue, value: Value, marks: _Tree | None) -> None:
+        if marks is None:
+            into.struct_value.fields[SIGNATURE].string_value = SECRET
+            into = into.struct_value.fields["value"]
+            marks = _OPEN
+        if isinstance(value, str):
+            _write_text(into, value)
+        elif isinstance(value, bool):
+            into.bool_value = value
+        elif isinstance(value, int | float):
+            into.number_value = value
+        elif value is None:
+            into.null_value = 0  # type: ignore[assignment]  # the enum's only value
+        elif value is UNKNOWN:
+            into.string_value = UNKNOWN_STRING
+        elif isinstance(value, Mapping):
+            into.struct_value.SetInParent()
+            self.mapping(into.struct_value, value, marks)
+        elif isinstance(value, Sequence):
+            self.sequence(into, value, marks)
+        else:
+            msg = f"{type(value).__name__} is no property value"
+            raise TypeError(msg)
+
+    def sequence(self, into: ProtoValue, value: Sequence[Value], marks: _Tree) -> None:
+        into.list_value.SetInParent()
+        add = into.list_value.values.add
+        for i, item in enumerate(value):
+            if item is UNKNOWN and not self.unknowns:
+                continue
+            self.value(add(), item, marks.get(i, _OPEN))
+
+
+_Tree = dict[str | int, Any]
+_OPEN: _Tree = {}
+
+
+def _tree(paths: Iterable[Path]) -> _Tree:
+    """Paths as nested dicts; a path below a marked one is in it already."""
+    root: _Tree = {}
+    for path in sorted(paths, key=len):
+        node: _Tree | None = root
+        for part in path[:-1]:
+            node = node.setdefault(part, {}) if node is not None else None
+        if node is not None:
+            node[path[-1]] = None
+    return root
+
+
+def _same(one: Value, other: Value, path: Path) -> bool:
+    """Whether both hold the same value at a path."""
+    for part in path:
+        try:
+            one, other = one[part], other[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return bool(one == other)
+
+
+def _number(value: float) -> int | float:
+    return int(value) if value.is_integer() and abs(value) <= _EXACT else value
+
+
+def _byte_string(struct: Struct, path: Path) -> str:
+    """Bytes that are no UTF-8, as Python's file names hold them."""
+    try:
+        raw = base64.b64decode(struct.fields["value"].string_value, validate=True)
+    except binascii.Error:
+        raise MalformedError(path, "a byte string that is not base64") from None
+    return raw.decode(errors="surrogateescape")
+
+
+def _write_text(into: ProtoValue, text: str) -> None:
+    try:
+        into.string_value = text
+    except (UnicodeEncodeError, ValueError):
+        raw = text.encode(errors="surrogateescape")
+        into.struct_value.fields[SIGNATURE].string_value = BYTES
+        into.struct_value.fields["value"].string_value = base64.b64encode(raw).decode()
+
+
+def _remember(value: Value, texts: set[str]) -> None:
+    """Every text in a secret value."""
+    if isinstance(value, Mapping):
+        for item in value.values():
+            _remember(item, texts)
+    elif isinstance(value, list):
+        for item in value:
+            _remember(item, texts)
+    elif isinstance(value, str | int | float) and not isinstance(value, bool):
+        texts.add(str(value))
+
+
+def _remember_credentials(connection: Value, texts: set[str]) -> None:
+    """The credentials of a connection and of its proxy, marked or not."""
+    while isinstance(connection, Mapping):
+        for name in _CREDENTIALS & connection.keys():
+            _remember(connection[name], texts)
+        connection = connection.get("proxy")

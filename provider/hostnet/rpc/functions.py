@@ -1,0 +1,71 @@
+"""The package's functions, and listing what hostnet holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hostnet.errors import Code, HostnetError
+from hostnet.resources import KINDS
+from hostnet.resources.functions import FUNCTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hostnet.resources.kind import Failure
+    from hostnet.rpc.reach import Reach
+
+# Who lists without saying how much gets pages of this size.
+_PAGE = 1000
+
+Entry = tuple[str, str]  # id and name
+
+
+async def call(reach: Reach, token: str, arguments: Mapping[str, Any]) -> tuple[tuple[Failure, ...], dict[str, Any]]:
+    """What is wrong with a function's arguments, or else its result.
+
+    :raises HostnetError: where there is no such function, or the host can't answer it.
+    """
+    function = FUNCTIONS.get(token)
+    if function is None:
+        known = ", ".join(FUNCTIONS)
+        raise HostnetError(Code.INVALID, f"find the function {token}", "", f"There are {known}")
+    failures = function.check(arguments)
+    if failures:
+        return failures, {}
+    question = function.arguments(arguments)
+    if question is None:
+        return (), {}
+    host = await reach.host("", arguments)
+    facts = await reach.facts("", host, function.facts, question)
+    return (), function.result(facts.data)
+
+
+async def held(reach: Reach, request: Any, query: Mapping[str, Any]) -> tuple[list[Entry], str]:  # noqa: ANN401
+    """A page of the resources of one kind that hostnet's record on a host holds, and where the next one starts.
+
+    :raises HostnetError: for a type that is not ours, or where the host can't be asked.
+    """
+    if request.token not in KINDS:
+        raise HostnetError(Code.INVALID, f"list {request.token}", "", f"There are {', '.join(KINDS)}")
+    host = await reach.host("", query)
+    facts = await reach.facts("", host, "host", {})
+    entries = sorted(
+        (resource["id"], _urn_name(resource["urn"]))
+        for resource in facts.data.get("resources", ())
+        if _urn_type(resource["urn"]) == request.token
+    )
+    if request.limit > 0:
+        entries = entries[: request.limit]
+    start = int(request.continuation_token or 0)
+    end = start + (request.page_size if request.page_size > 0 else _PAGE)
+    return entries[start:end], str(end) if end < len(entries) else ""
+
+
+def _urn_type(urn: str) -> str:
+    """The type token in a URN (behind those of its parents)."""
+    parts = urn.split("::", 3)
+    return parts[2].rsplit("$", 1)[-1] if len(parts) > 2 else ""  # noqa: PLR2004 - a URN has four parts
+
+
+def _urn_name(urn: str) -> str:
+    return urn.split("::", 3)[-1]

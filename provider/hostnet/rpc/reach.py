@@ -1,0 +1,183 @@
+"""Which host a resource is on, and the way there: waiting, cancelling, looking ahead in a preview."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from hostnet.errors import Code, HostnetError
+from hostnet.hosts.connection import Connection, Settings
+from hostnet.rpc.codec import has_unknown
+
+if TYPE_CHECKING:
+    from hostnet.hosts.api import Change, Facts, Host, Query, View
+    from hostnet.rpc.log import EngineLog
+
+T = TypeVar("T")
+
+# A preview looks at a host only while that is quick: an unknown or unreachable host costs nothing (DESIGN.md 2.6).
+PREVIEW_SECONDS = 3.0
+
+# Below this nobody wonders what the plugin is waiting for.
+_SILENT_SECONDS = 0.7
+
+NEVER = "the provider's configuration did not arrive (Configure was not called)"
+
+
+class Pool(Protocol):
+    """The sessions of this process: one a connection."""
+
+    async def host(self, connection: Connection) -> Host:
+        """The session to a host.
+
+        :raises HostnetError: `UNREACHABLE` where the host or the namespace on it is gone, and others.
+        """
+
+    async def cancel(self) -> None:
+        """Fail what was not sent yet with `CANCELLED`; let finish what was."""
+
+    async def close(self) -> None:
+        """End all sessions."""
+
+
+class Reach:
+    """The hosts of one provider.
+
+    :param log: where waiting and warnings show.
+    :param make_pool: how to get a pool once the settings are known.
+    """
+
+    def __init__(self, log: EngineLog, make_pool: Callable[[Settings], Pool]) -> None:
+        self.settings = Settings()
+        self._log = log
+        self._make_pool = make_pool
+        self._pool: Pool | None = None
+        self._configured = False
+        self._default: Mapping[str, Any] | None = None
+        self._cancelled = asyncio.Event()
+        self._silent: set[Connection] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
+
+    async def configure(self, default: Mapping[str, Any] | None, settings: Settings) -> None:
+        """Take the provider's configuration: its own connection and the settings."""
+        if self._pool is not None:
+            await self._pool.close()
+            self._pool = None
+        self._default, self.settings, self._configured = default, settings, True
+
+    @property
+    def configured(self) -> bool:
+        """Whether Configure came; it does not while a preview knows not all of the configuration."""
+        return self._configured
+
+    def connection(self, inputs: Mapping[str, Any]) -> Connection | None:
+        """The resource's own connection, else the provider's, else this machine; None while it is not known."""
+        own = inputs.get("connection")
+        if has_unknown(own):
+            return None
+        return Connection.from_inputs(own if own is not None else self._default)
+
+    async def host(self, urn: str, inputs: Mapping[str, Any]) -> Host:
+        """The session to the resource's host.
+
+        :raises HostnetError: where it can't be reached, or the engine cancelled.
+        """
+        if not self._configured:
+            raise HostnetError(Code.INVALID, "reach a host", NEVER)
+        connection = self.connection(inputs)
+        if connection is None:
+            raise HostnetError(Code.INVALID, "reach a host", "its connection is not known yet")
+        return await self._until_cancelled(urn, connection.label, self._session(connection))
+
+    async def apply(self, urn: str, host: Host, change: Change) -> View:
+        """Make it so; what is under way goes on to its end also when the engine hangs up."""
+        return await self._announced(urn, host.label, host.apply(change))
+
+    async def read(self, urn: str, host: Host, query: Query) -> View | None:
+        """What the host has for a resource."""
+        return await self._announced(urn, host.label, host.read(query))
+
+    async def facts(self, urn: str, host: Host, name: str, arguments: dict[str, Any]) -> Facts:
+        """Answer a question about the host."""
+        return await self._announced(urn, host.label, host.facts(name, arguments))
+
+    async def try_out(self, urn: str, inputs: Mapping[str, Any], change: Change) -> None:
+        """Ask a host that answers soon whether a change would work, and warn where it would not. Never fails."""
+        connection = self.connection(inputs)
+        if connection is None or not self._configured or connection in self._silent:
+            return
+        try:
+            async with asyncio.timeout(PREVIEW_SECONDS):
+                view = await asyncio.shield(self._keep(self._ask(connection, change)))
+            for warning in view.warnings:
+                self._log.warn(urn, warning)
+        except TimeoutError:
+            self._silent.add(connection)
+            self._log.warn(urn, f"{connection.label} did not answer in time: this preview does not look at it")
+        except HostnetError as error:
+            if error.code is Code.UNREACHABLE:
+                self._silent.add(connection)
+            if error.code is not Code.CANCELLED:
+                self._log.warn(urn, f"this would fail: {error}")
+
+    async def cancel(self) -> None:
+        """Fail what was not sent to a host yet; let finish what was."""
+        self._cancelled.set()
+        if self._pool is not None:
+            await self._pool.cancel()
+
+    async def close(self) -> None:
+        """End all sessions."""
+        for task in self._tasks:
+            task.cancel()
+        if self._pool is not None:
+            await self._pool.close()
+
+    async def _ask(self, connection: Connection, change: Change) -> View:
+        host = await self._session(connection)
+        return await host.apply(change)
+
+    async def _session(self, connection: Connection) -> Host:
+        if self._pool is None:
+            self._pool = self._make_pool(self.settings)
+        return await self._pool.host(connection)
+
+    async def _until_cancelled(self, urn: str, label: str, waiting: Awaitable[T]) -> T:
+        """Wait, unless the engine cancels."""
+        if self._cancelled.is_set():
+            raise _cancelled()
+        cancelled = asyncio.ensure_future(self._cancelled.wait())
+        waited = asyncio.ensure_future(self._announced(urn, label, waiting))
+        try:
+            await asyncio.wait({cancelled, waited}, return_when=asyncio.FIRST_COMPLETED)
+            if not waited.done():
+                raise _cancelled()
+            return await waited
+        finally:
+            cancelled.cancel()
+            waited.cancel()
+
+    async def _announced(self, urn: str, label: str, waiting: Awaitable[T]) -> T:
+        """Wait; where it takes long, say for what."""
+        task = self._keep(waiting)
+        done, _ = await asyncio.wait({task}, timeout=_SILENT_SECONDS)
+        if not done:
+            self._log.status(urn, f"waiting for {label} …")
+        return await asyncio.shield(task)
+
+    def _keep(self, waiting: Awaitable[T]) -> asyncio.Future[T]:
+        """Something that goes on where a wait for it ends early: other requests may share it."""
+        task = asyncio.ensure_future(waiting)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Future[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # taken notice of: asyncio complains about errors that nobody looked at
+
+
+def _cancelled() -> HostnetError:
+    return HostnetError(Code.CANCELLED, "stopped before anything was sent to the host", "the engine cancelled")

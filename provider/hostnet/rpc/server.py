@@ -1,0 +1,136 @@
+"""The plugin's process: a port for the engine, a servicer behind it, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from grpc import aio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hostnet.hosts.connection import Settings
+    from hostnet.rpc.reach import Pool
+    from hostnet.rpc.servicer import Servicer
+
+_MESSAGE_BYTES = 400 * 1024 * 1024  # as the engine's own
+
+# gRPC refuses requests that waited longer than this for a handler (30 s by default); behind a queue of thousands of
+# resources, one may.
+_QUEUE_SECONDS = 24 * 3600
+
+_OPTIONS = [
+    ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+    ("grpc.max_send_message_length", _MESSAGE_BYTES),
+    ("grpc.server_max_unrequested_time_in_server", _QUEUE_SECONDS),
+    # Two plugins must never share a port: the engine would talk to either.
+    ("grpc.so_reuseport", 0),
+]
+
+# The engine kills five seconds after its SIGINT.
+_GRACE_SECONDS = 3.0
+_CLOSE_SECONDS = 1.0
+
+# How often to look whether the engine is still there.
+_PARENT_SECONDS = 5.0
+
+
+def listen() -> tuple[aio.Server, int]:
+    """A server with a port of this machine's loopback that nobody else has. Nothing is answered before `start`.
+
+    :raises OSError: where there is no port.
+    """
+    server = aio.server(options=_OPTIONS)
+    port = server.add_insecure_port("127.0.0.1:0")
+    if port == 0:
+        msg = "hostnet can't listen on 127.0.0.1"
+        raise OSError(msg)
+    return server, port
+
+
+async def start(
+    server: aio.Server, engine: str | None = None, make_pool: Callable[[Settings], Pool] | None = None
+) -> Servicer:
+    """Answer the engine.
+
+    :param server: from `listen`.
+    :param engine: the engine's address, where it is known.
+    :param make_pool: another pool of hosts than the real one (tests).
+    """
+    # Imported only now: the port's line was due before all this is loaded.
+    from hostnet.rpc.log import EngineLog  # noqa: PLC0415
+    from hostnet.rpc.protos import provider_pb2_grpc  # noqa: PLC0415
+    from hostnet.rpc.scrub import Scrubber  # noqa: PLC0415
+    from hostnet.rpc.servicer import Servicer  # noqa: PLC0415
+
+    scrub = Scrubber()
+    log = EngineLog(engine, scrub)
+    servicer = Servicer(log, scrub, make_pool or (lambda settings: _real_pool(settings, log)))
+    provider_pb2_grpc.add_ResourceProviderServicer_to_server(servicer, server)
+    await server.start()
+    return servicer
+
+
+async def stop(server: aio.Server, servicer: Servicer) -> None:
+    """Let what is under way end, within the time that the engine gives; then hang up everywhere."""
+    await servicer.reach.cancel()
+    await server.stop(_GRACE_SECONDS)
+    try:
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await servicer.reach.close()
+            await servicer.log.close()
+    except TimeoutError:
+        sys.stderr.write("hostnet: a host's session did not end in time\n")
+
+
+async def serve(engine: str | None) -> None:
+    """Be the plugin until the engine ends it.
+
+    :param engine: the engine's address; None where none started us (PULUMI_DEBUG_PROVIDERS), then it attaches.
+    """
+    server, port = listen()
+    # The engine reads this line, and only this line, as the port.
+    sys.stdout.write(f"{port}\n")
+    sys.stdout.flush()
+    ended = _end_signal(watch_parent=engine is not None)
+    servicer = await start(server, engine)
+    await ended
+    await stop(server, servicer)
+
+
+def _end_signal(*, watch_parent: bool) -> asyncio.Future[None]:
+    """Done at SIGINT, at SIGTERM, and when the engine that started us is dead. A second signal does not wait."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def end() -> None:
+        if ended.done():
+            os._exit(130)
+        ended.set_result(None)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, end)
+    if watch_parent:
+        _when_parent_dies(loop, os.getppid(), ended)
+    return ended
+
+
+def _when_parent_dies(loop: asyncio.AbstractEventLoop, parent: int, ended: asyncio.Future[None]) -> None:
+    """An engine that was killed tells nobody, and PR_SET_PDEATHSIG follows the thread that started us, not the
+    process (prctl(2)): Go ends threads while the engine lives. So look."""
+    if ended.done():
+        return
+    if os.getppid() != parent:
+        ended.set_result(None)
+        return
+    loop.call_later(_PARENT_SECONDS, _when_parent_dies, loop, parent, ended)
+
+
+def _real_pool(settings: Settings, log: Any) -> Pool:  # noqa: ANN401
+    from hostnet.hosts.pool import Pool as RealPool  # noqa: PLC0415 - asyncssh, for those who need a host
+
+    return RealPool(settings, log)

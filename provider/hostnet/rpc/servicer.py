@@ -1,0 +1,322 @@
+"""Pulumi's ResourceProvider: each RPC decodes its request, has the work done elsewhere, and encodes the answer."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.struct_pb2 import Struct
+from grpc import StatusCode
+
+import hostnet
+from hostnet.errors import Code, HostnetError
+from hostnet.resources import KINDS
+from hostnet.resources.connection import check_config, decode_config, diff_config, parse_config
+from hostnet.resources.kind import Autoname, Checked, Difference
+from hostnet.rpc import answers
+from hostnet.rpc.codec import Decoded, MalformedError, decode, encode, input_secrets, output_secrets
+from hostnet.rpc.failures import DETAILS_KEY, STATUS_OF, init_failed, status_of
+from hostnet.rpc.functions import call, held
+from hostnet.rpc.operations import Operations, PartialError, State, Subject
+from hostnet.rpc.protos import plugin_pb2, provider_pb2, provider_pb2_grpc
+from hostnet.rpc.reach import Pool, Reach
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from grpc.aio import ServicerContext
+
+    from hostnet.hosts.connection import Settings
+    from hostnet.resources.kind import Kind
+    from hostnet.rpc.log import EngineLog
+    from hostnet.rpc.scrub import Scrubber
+
+    Context = ServicerContext[Any, Any]
+
+_MODES = {0: "propose", 1: "enforce", 2: "disable"}
+
+
+def rpc(method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any, Any], Awaitable[Any]]:
+    """An RPC out of a method that raises: every error becomes a gRPC status on purpose."""
+
+    @functools.wraps(method)
+    async def answer(self: Servicer, request: Any, context: Context) -> Any:  # noqa: ANN401 - one for all RPCs
+        try:
+            return await method(self, request)
+        except Exception as error:  # noqa: BLE001 - an exception that leaves here is "state unknown" to the engine
+            failure = error
+        finally:
+            await self.log.flush()
+        return await self.fail(failure, context)
+
+    return answer
+
+
+class Servicer(provider_pb2_grpc.ResourceProviderServicer):
+    """The provider `hostnet`.
+
+    :param log: the engine's log.
+    :param scrub: what knows this process's secrets; the log's own.
+    :param make_pool: how to get the hosts' sessions once the settings are known.
+    """
+
+    def __init__(self, log: EngineLog, scrub: Scrubber, make_pool: Callable[[Settings], Pool]) -> None:
+        self.log = log
+        self._scrub = scrub
+        self.reach = Reach(log, make_pool)
+        self._do = Operations(self.reach, log)
+
+    @rpc
+    async def Handshake(self, request: Any) -> Any:
+        """Learn the engine's address; say what this provider can take."""
+        self.log.connect(request.engine_address)
+        return provider_pb2.ProviderHandshakeResponse(
+            accept_secrets=True,
+            accept_resources=True,
+            accept_outputs=True,
+            supports_autonaming_configuration=True,
+            accepts_byte_string=True,
+        )
+
+    @rpc
+    async def Attach(self, request: Any) -> Any:
+        """Learn the address of an engine that did not start us (PULUMI_DEBUG_PROVIDERS)."""
+        self.log.connect(request.address)
+        return Empty()
+
+    @rpc
+    async def GetPluginInfo(self, _: Any) -> Any:
+        """Hostnet's version."""
+        return plugin_pb2.PluginInfo(version=hostnet.__version__)
+
+    @rpc
+    async def GetSchema(self, _: Any) -> Any:
+        """The package's schema, as in schema.json."""
+        return provider_pb2.GetSchemaResponse(schema=answers.schema_text())
+
+    @rpc
+    async def CheckConfig(self, request: Any) -> Any:
+        """Whether the provider's configuration can be right. It goes back as it came, in the engine's spelling."""
+        news = self._decode(request.news)
+        self._scrub.learn(_credentials(news))
+        checked = check_config(news.values)
+        return provider_pb2.CheckResponse(
+            inputs=request.news, failures=answers.failures(checked.failures, news, self._scrub)
+        )
+
+    @rpc
+    async def DiffConfig(self, request: Any) -> Any:
+        """Whether a change of the configuration means other hosts, and so other resources."""
+        old = self._decode(request.old_inputs if request.HasField("old_inputs") else request.olds)
+        difference = diff_config(old.values, self._decode(request.news).values)
+        return answers.difference(difference, request.ignoreChanges)
+
+    @rpc
+    async def Configure(self, request: Any) -> Any:
+        """Take the configuration; no host is reached yet."""
+        args = self._decode(request.args)
+        self._scrub.learn(_credentials(args))
+        default, settings = parse_config(args.values, os.environ)
+        await self.reach.configure(default, settings)
+        return provider_pb2.ConfigureResponse(
+            acceptSecrets=True,
+            supportsPreview=True,
+            acceptResources=True,
+            acceptOutputs=True,
+            supports_autonaming_configuration=True,
+        )
+
+    @rpc
+    async def Check(self, request: Any) -> Any:
+        """All that is wrong with a resource's inputs; autonames."""
+        try:
+            news, olds = self._decode(request.news), self._decode(request.olds)
+        except MalformedError as error:
+            return provider_pb2.CheckResponse(inputs=request.news, failures=[answers.malformed(error)])
+        kind = _kind(request)
+        checked: Checked = kind.check(news.values, olds.values or None, _autoname(request))
+        if checked.failures:
+            failures = answers.failures(checked.failures, news, self._scrub)
+            return provider_pb2.CheckResponse(inputs=request.news, failures=failures)
+        marks = input_secrets(checked.inputs, news)
+        return provider_pb2.CheckResponse(inputs=encode(checked.inputs, marks, unknowns=True))
+
+    @rpc
+    async def Diff(self, request: Any) -> Any:
+        """What an update has to do, from the state alone."""
+        olds, news = self._decode(request.olds), self._decode(request.news)
+        old_inputs = self._decode(request.old_inputs)
+        difference: Difference = _kind(request).diff(old_inputs.values, olds.values, news.values)
+        return answers.difference(difference, request.ignoreChanges)
+
+    @rpc
+    async def Create(self, request: Any) -> Any:
+        """Make a resource; in a preview, say what it would be."""
+        inputs, subject = self._decode(request.properties), _subject(request)
+        if request.preview:
+            return provider_pb2.CreateResponse(properties=await self._preview(subject, inputs, None))
+        made = await self._partly(inputs, self._do.create(subject, inputs.values))
+        return provider_pb2.CreateResponse(id=made.id, properties=_outputs(made.outputs, inputs))
+
+    @rpc
+    async def Update(self, request: Any) -> Any:
+        """Change a resource; in a preview, say what it would be."""
+        inputs, subject = self._decode(request.news), _subject(request)
+        old = State(request.id, self._decode(request.old_inputs).values, self._decode(request.olds).values)
+        if request.preview:
+            return provider_pb2.UpdateResponse(properties=await self._preview(subject, inputs, old))
+        made = await self._partly(inputs, self._do.update(subject, inputs.values, old))
+        return provider_pb2.UpdateResponse(properties=_outputs(made.outputs, inputs))
+
+    @rpc
+    async def Read(self, request: Any) -> Any:
+        """What the host has: for a refresh, by the state; for an import or `get`, by the id."""
+        inputs = self._decode(request.inputs)
+        outputs = self._decode(request.properties)
+        # A program's `get` sends the state that it was given, twice; a refresh has outputs that are no inputs.
+        refresh = bool(inputs.values) and inputs.values != outputs.values
+        old = State(request.id, inputs.values, outputs.values) if refresh else None
+        found = await self._do.read(_subject(request), old, inputs.values)
+        if found is None:
+            return provider_pb2.ReadResponse()
+        return provider_pb2.ReadResponse(
+            id=found.id,
+            properties=_outputs(found.outputs, inputs),
+            inputs=encode(found.inputs, input_secrets(found.inputs, inputs)),
+        )
+
+    @rpc
+    async def Delete(self, request: Any) -> Any:
+        """Take a resource away; what is gone already is success."""
+        old = State(request.id, self._decode(request.old_inputs).values, self._decode(request.properties).values)
+        await self._do.delete(_subject(request), old)
+        return Empty()
+
+    @rpc
+    async def Invoke(self, request: Any) -> Any:
+        """Answer a function."""
+        arguments = self._decode(request.args)
+        failures, result = await call(self.reach, request.tok, arguments.values)
+        if failures:
+            found = answers.failures(failures, arguments, self._scrub)
+            return provider_pb2.InvokeResponse(failures=found)
+        marks = output_secrets(result, arguments)
+        response = provider_pb2.InvokeResponse()
+        getattr(response, "return").CopyFrom(encode(result, marks))
+        return response
+
+    async def List(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        """The resources of a kind that hostnet's record on the host holds: ids to import."""
+        try:
+            query = self._decode(request.query).values
+            page, following = await held(self.reach, request, query)
+        except Exception as error:  # noqa: BLE001 - as in `rpc`
+            await self.fail(error, context)
+        for identifier, name in page:
+            yield provider_pb2.ListResponse(result=provider_pb2.ListResponse.Result(id=identifier, name=name))
+        if following:
+            after = provider_pb2.ListResponse.Continuation(continuation_token=following)
+            yield provider_pb2.ListResponse(continuation=after)
+
+    @rpc
+    async def Cancel(self, _: Any) -> Any:
+        """Stop what was not sent to a host yet; what is under way ends on its own."""
+        await self.reach.cancel()
+        return Empty()
+
+    async def Parameterize(self, _: Any, context: Context) -> Any:
+        """Not for this provider."""
+        await _unimplemented("Parameterize", context)
+
+    async def Construct(self, _: Any, context: Context) -> Any:
+        """Hostnet has no component resources."""
+        await _unimplemented("Construct", context)
+
+    async def Call(self, _: Any, context: Context) -> Any:
+        """Hostnet has no methods."""
+        await _unimplemented("Call", context)
+
+    async def GetMapping(self, _: Any, context: Context) -> Any:
+        """Nothing to convert from."""
+        await _unimplemented("GetMapping", context)
+
+    async def GetMappings(self, _: Any, context: Context) -> Any:
+        """Nothing to convert from."""
+        await _unimplemented("GetMappings", context)
+
+    async def fail(self, error: Exception, context: Context) -> NoReturn:
+        """End an RPC with the status that the error means, and no secret in its text."""
+        if isinstance(error, _PartlyError):
+            reason = self._scrub(error.reason)
+            details = init_failed(error.id, error.properties, error.inputs, [reason])
+            await context.abort(STATUS_OF[Code.PARTIAL], reason, ((DETAILS_KEY, details),))
+        code, text = status_of(error)
+        if code is StatusCode.INTERNAL:
+            sys.stderr.write(self._scrub("".join(traceback.format_exception(error))))
+        await context.abort(code, self._scrub(text))
+
+    def _decode(self, struct: Struct) -> Decoded:
+        decoded = decode(struct)
+        self._scrub.learn(decoded.texts)
+        return decoded
+
+    async def _preview(self, subject: Subject, inputs: Decoded, old: State | None) -> Struct:
+        planned = await self._do.preview(subject, inputs.values, old)
+        return _outputs(planned, inputs, unknowns=True)
+
+    async def _partly(self, inputs: Decoded, doing: Awaitable[State]) -> State:
+        """A create or update; where a part of it stays, with the state as the engine has to keep it."""
+        try:
+            return await doing
+        except PartialError as error:
+            kept = encode(error.state.inputs, input_secrets(error.state.inputs, inputs))
+            properties = _outputs(error.state.outputs, inputs)
+            raise _PartlyError(error.state.id, properties, kept, error.reason) from error
+
+
+class _PartlyError(Exception):
+    """A `PartialError` with its state encoded."""
+
+    def __init__(self, identifier: str, properties: Struct, inputs: Struct, reason: str) -> None:
+        super().__init__(reason)
+        self.id, self.properties, self.inputs, self.reason = identifier, properties, inputs, reason
+
+
+def _kind(request: Any) -> Kind:  # noqa: ANN401 - several request types
+    token = request.type or request.urn.split("::")[2].rsplit("$", 1)[-1]
+    if token not in KINDS:
+        known = ", ".join(KINDS)
+        raise HostnetError(Code.INVALID, f"find the resource type {token}", "", f"There are {known}")
+    return KINDS[token]
+
+
+def _subject(request: Any) -> Subject:  # noqa: ANN401 - several request types
+    return Subject(_kind(request), request.urn, getattr(request, "id", ""))
+
+
+def _autoname(request: Any) -> Autoname:  # noqa: ANN401 - protobuf
+    name = request.name or request.urn.split("::", 3)[-1]
+    if not request.HasField("autonaming"):
+        return Autoname(name, request.randomSeed)
+    wanted = request.autonaming
+    return Autoname(name, request.randomSeed, wanted.proposed_name or None, _MODES[wanted.mode])
+
+
+def _outputs(outputs: dict[str, Any], inputs: Decoded, *, unknowns: bool = False) -> Struct:
+    """Outputs with their secrets marked. A connection is how one gets there, not what is there."""
+    shown = {name: value for name, value in outputs.items() if name != "connection"}
+    return encode(shown, output_secrets(shown, inputs), unknowns=unknowns)
+
+
+def _credentials(config: Decoded) -> set[str]:
+    """The secrets in the provider's connection, which arrives as JSON text."""
+    connection = decode_config(config.values).get("connection")
+    return decode(encode({"connection": connection})).texts if isinstance(connection, dict) else set()
+
+
+async def _unimplemented(name: str, context: Context) -> NoReturn:
+    await context.abort(StatusCode.UNIMPLEMENTED, f"hostnet has no {name}")

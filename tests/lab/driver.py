@@ -1,0 +1,343 @@
+"""An engine in small: it applies programs of resources through kinds and pool, as Pulumi would, against a dict.
+
+A program maps a resource's name to its kind and inputs, dependencies first:
+
+    {"net": ("Bridge", {"addresses": ["10.0.0.1/24"]}),
+     "web": ("PortForward", {"natGateway": "${nat.id}", "sourcePort": 80, "destination": "10.0.0.11"})}
+
+`${name.output}` (also `.id`, and `[0]` and dots into values) stands for another resource's output. Independent
+resources are created and deleted at the same time, as the engine does it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hostnet.errors import Code, HostnetError
+from hostnet.hosts.api import Change, Host, View
+from hostnet.hosts.connection import Connection, Settings
+from hostnet.resources.kind import UNKNOWN, Autoname, Failure, Kind
+
+T = TypeVar("T")
+Inputs = dict[str, Any]
+Program = Mapping[str, tuple[str, Inputs]]
+_REFERENCE = re.compile(r"\$\{(?P<name>[\w-]+)\.(?P<path>[\w.\[\]]+)\}")
+
+
+class CheckError(Exception):
+    """Inputs that a kind refuses."""
+
+    def __init__(self, name: str, failures: tuple[Failure, ...]) -> None:
+        """What is wrong with which resource."""
+        super().__init__("; ".join(f"{name}.{one.path}: {one.reason}" for one in failures))
+        self.failures = failures
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A resource as the state knows it."""
+
+    kind: Kind
+    urn: str
+    id: str
+    inputs: Inputs
+    outputs: Inputs
+    needs: frozenset[str] = frozenset()
+
+    def at(self, path: str) -> Any:  # noqa: ANN401 - whatever the output is
+        """An output by its path; `id` is the id."""
+        value: Any = {**self.outputs, "id": self.id}
+        for key in re.findall(r"\w+", path):
+            value = value[int(key)] if isinstance(value, list | tuple) else value[key]
+        return value
+
+
+class Provider:
+    """The provider process: an event loop and a pool with its agents, for as long as a host lives."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        """Start the loop; agents start with the first request.
+
+        :param settings: its state directory is replaced by one that goes with this object.
+        """
+        self.directory = Path(tempfile.mkdtemp(prefix="hostnet-lab-"))
+        self.settings = replace(settings or Settings(), state_dir=str(self.directory))
+        self._runner = asyncio.Runner()
+        self._pool = self._runner.run(_make_pool(self.settings))
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the provider's loop."""
+        return self._runner.run(work)
+
+    async def host(self, inputs: Inputs) -> Host:
+        """The host of a resource."""
+        found: Host = await self._pool.host(Connection.from_inputs(inputs.get("connection")))
+        return found
+
+    def close(self) -> None:
+        """End the agents; what they made stays."""
+        try:
+            self._runner.run(_maybe(self._pool.close))
+        finally:
+            self._runner.close()
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+async def _make_pool(settings: Settings) -> Any:  # noqa: ANN401 - rpc.reach names what a pool must do
+    return import_module("hostnet.hosts.pool").Pool(settings)
+
+
+async def _maybe(function: Callable[[], Any]) -> None:
+    result = function()
+    if isinstance(result, Awaitable):
+        await result
+
+
+def kinds() -> dict[str, Kind]:
+    """The kinds by their short names."""
+    return {kind.name: kind for kind in import_module("hostnet.resources").KINDS.values()}
+
+
+@dataclass
+class Stack:
+    """A stack: programs go up, the state says what there is.
+
+    :param netns: the named namespace that is the host of resources without a connection of their own.
+    :param warnings: everything that hosts warned of.
+    """
+
+    provider: Provider
+    netns: str
+    name: str = "lab"
+    state: dict[str, Resource] = field(default_factory=dict)
+    program: dict[str, tuple[str, Inputs]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def __getitem__(self, path: str) -> Any:  # noqa: ANN401 - whatever the output is
+        """An output: `stack["net.gateway"]`."""
+        name, _, output = path.partition(".")
+        return self.state[name].at(output)
+
+    def up(self, program: Program) -> list[str]:
+        """Make it so.
+
+        :returns: what was done, sorted: `"create web"`, `"update web: destination"`, `"replace web: sourcePort"`,
+            `"delete web"`; nothing for what is as it should be.
+        :raises CheckError: for inputs that are refused; nothing of that resource is done then.
+        :raises HostnetError: where a host refuses; the rest of the program is carried out as far as it does not need it.
+        :raises ExceptionGroup: where several fail.
+        """
+        self.program = dict(program)
+        return self.provider.run(self._up(program))
+
+    def again(self) -> list[str]:
+        """`up` with the program as it is."""
+        return self.up(self.program)
+
+    def preview(self, program: Program) -> list[str]:
+        """What hosts would warn of, or refuse, before anything is done."""
+        return self.provider.run(self._preview(program))
+
+    def refresh(self) -> dict[str, list[str]]:
+        """Read everything. What is gone leaves the state.
+
+        :returns: what the next `up` of the same program would have to mend: paths by resource, `["gone"]` for one
+            that is gone.
+        """
+        return self.provider.run(self._refresh())
+
+    def destroy(self) -> None:
+        """Delete everything.
+
+        :raises HostnetError: where a host refuses; what could be deleted is.
+        """
+        self.up({})
+
+    def import_(self, name: str, kind: str, id: str, inputs: Inputs | None = None) -> Inputs:  # noqa: A002
+        """Take something into the state by its id.
+
+        :returns: the inputs that describe it, without the connection.
+        :raises KeyError: where it is not there.
+        """
+        return self.provider.run(self._import(name, kind, id, inputs or {}))
+
+    async def _up(self, program: Program) -> list[str]:
+        steps: list[str] = []
+        tasks: dict[str, asyncio.Task[None]] = {}
+        for name, (kind, inputs) in program.items():
+            needs = frozenset(_references(inputs))
+            waits = [tasks[need] for need in needs]
+            tasks[name] = asyncio.ensure_future(self._after(waits, self._settle(name, kind, inputs, needs, steps)))
+        errors = _errors(await asyncio.gather(*tasks.values(), return_exceptions=True))
+        removals: dict[str, asyncio.Task[None]] = {}
+        for name in [name for name in reversed(self.state) if name not in program]:
+            waits = [removal for user, removal in removals.items() if name in self.state[user].needs]
+            removals[name] = asyncio.ensure_future(self._after(waits, self._remove(name, steps)))
+        errors += _errors(await asyncio.gather(*removals.values(), return_exceptions=True))
+        if errors:
+            raise errors[0] if len(errors) == 1 else ExceptionGroup("several resources failed", errors)
+        return sorted(steps)
+
+    async def _after(self, waits: list[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> None:
+        """Do something once what it needs is done; not at all where that failed."""
+        if any(isinstance(done, BaseException) for done in await asyncio.gather(*waits, return_exceptions=True)):
+            work.close()
+            raise asyncio.CancelledError
+        await work
+
+    async def _settle(
+        self, name: str, kind_name: str, given: Inputs, needs: frozenset[str], steps: list[str]
+    ) -> None:
+        """Create, update or replace one resource, or leave it."""
+        kind, old = kinds()[kind_name], self.state.get(name)
+        inputs = self._check(name, kind, given, old)
+        if old is None:
+            self.state[name] = await self._create(name, kind, inputs, needs)
+            steps.append(f"create {name}")
+            return
+        difference = kind.diff(old.inputs, old.outputs, inputs)
+        if difference.replaces:
+            await self._replace(name, inputs, needs, first_delete=difference.delete_before_replace)
+            steps.append(f"replace {name}: {' '.join(sorted(difference.replaces))}")
+        elif difference.changed:
+            change = kind.change(old.urn, inputs, id=old.id, old_inputs=old.inputs, old_outputs=old.outputs)
+            view = await self._apply(inputs, change)
+            outputs = kind.outputs(old.urn, inputs, view)
+            self.state[name] = Resource(kind, old.urn, old.id, inputs, outputs, needs)
+            steps.append(f"update {name}: {' '.join(sorted(difference.detailed))}")
+        else:
+            self.state[name] = replace(old, needs=needs)
+
+    def _check(self, name: str, kind: Kind, given: Inputs, old: Resource | None) -> Inputs:
+        inputs = self._resolve(given)
+        inputs.setdefault("connection", {"netns": self.netns})
+        autoname = Autoname(name, f"{self.name}-{name}".encode())
+        checked = kind.check(inputs, old.inputs if old else None, autoname)
+        if checked.failures:
+            raise CheckError(name, checked.failures)
+        return checked.inputs
+
+    def _resolve(self, value: Any, *, preview: bool = False) -> Any:  # noqa: ANN401 - any input
+        """Inputs with references replaced by outputs."""
+        if isinstance(value, Mapping):
+            return {key: self._resolve(item, preview=preview) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._resolve(item, preview=preview) for item in value]
+        whole = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+        if whole and preview and whole["name"] not in self.state:
+            return UNKNOWN
+        return self.state[whole["name"]].at(whole["path"]) if whole else value
+
+    async def _create(self, name: str, kind: Kind, inputs: Inputs, needs: frozenset[str]) -> Resource:
+        urn = f"urn:pulumi:{self.name}::lab::{kind.token}::{name}"
+        view = await self._apply(inputs, kind.change(urn, inputs))
+        return Resource(kind, urn, view.id, inputs, kind.outputs(urn, inputs, view), needs)
+
+    async def _replace(self, name: str, inputs: Inputs, needs: frozenset[str], *, first_delete: bool) -> None:
+        old = self.state[name]
+        if first_delete:
+            await self._delete(old)
+            del self.state[name]
+        self.state[name] = await self._create(name, old.kind, inputs, needs)
+        if not first_delete:
+            await self._delete(old)
+
+    async def _remove(self, name: str, steps: list[str]) -> None:
+        await self._delete(self.state[name])
+        del self.state[name]
+        steps.append(f"delete {name}")
+
+    async def _delete(self, old: Resource) -> None:
+        await self._apply(old.inputs, old.kind.removal(old.urn, old.id, old.inputs, old.outputs))
+
+    async def _apply(self, inputs: Inputs, change: Change | None) -> View:
+        assert change is not None, "nothing is unknown here"
+        host = await self.provider.host(inputs)
+        view = await host.apply(change)
+        self.warnings += view.warnings
+        return view
+
+    async def _preview(self, program: Program) -> list[str]:
+        said: list[str] = []
+        for name, (kind_name, given) in program.items():
+            kind, old = kinds()[kind_name], self.state.get(name)
+            inputs = self._resolve(given, preview=True)
+            inputs = self._check(name, kind, inputs, old)
+            urn = f"urn:pulumi:{self.name}::lab::{kind.token}::{name}"
+            past = {"id": old.id, "old_inputs": old.inputs, "old_outputs": old.outputs} if old else {}
+            change = kind.change(urn, inputs, dry=True, **past)  # type: ignore[arg-type]
+            if change is None:
+                continue
+            try:
+                said += (await (await self.provider.host(inputs)).apply(change)).warnings
+            except HostnetError as error:
+                said.append(str(error))
+        return said
+
+    async def _refresh(self) -> dict[str, list[str]]:
+        found = await asyncio.gather(*(self._read(resource) for resource in self.state.values()))
+        drift: dict[str, list[str]] = {}
+        for (name, old), new in zip(list(self.state.items()), found, strict=True):
+            if new is None:
+                drift[name] = ["gone"]
+                del self.state[name]
+                continue
+            changed = old.kind.diff(new.inputs, new.outputs, old.inputs)
+            if changed.changed:
+                drift[name] = sorted(changed.detailed)
+            self.state[name] = new
+        return drift
+
+    async def _read(self, old: Resource) -> Resource | None:
+        host = await self.provider.host(old.inputs)
+        view = await host.read(old.kind.query(old.urn, old.id, old.inputs, old.outputs))
+        if view is None:
+            return None
+        inputs = old.kind.read_inputs(old.inputs, view)
+        return replace(old, inputs=inputs, outputs=old.kind.outputs(old.urn, old.inputs, view))
+
+    async def _import(self, name: str, kind_name: str, id: str, given: Inputs) -> Inputs:  # noqa: A002
+        kind = kinds()[kind_name]
+        urn = f"urn:pulumi:{self.name}::lab::{kind.token}::{name}"
+        at = {"connection": {"netns": self.netns}, **given}
+        view = await (await self.provider.host(at)).read(kind.query(urn, id, None, None))
+        if view is None:
+            raise KeyError(id)
+        inputs = kind.read_inputs(None, view)
+        whole = {**inputs, "connection": at["connection"]}
+        self.state[name] = Resource(kind, urn, view.id or id, whole, kind.outputs(urn, whole, view))
+        self.program[name] = (kind_name, inputs)
+        return inputs
+
+
+def _references(value: Any) -> set[str]:  # noqa: ANN401 - any input
+    """The names of the resources that inputs refer to."""
+    if isinstance(value, Mapping):
+        return set().union(*map(_references, value.values()))
+    if isinstance(value, list | tuple):
+        return set().union(*map(_references, value))
+    found = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    return {found["name"]} if found else set()
+
+
+def _errors(results: list[Any]) -> list[Exception]:
+    """What failed of its own, not because of another."""
+    for error in results:
+        if isinstance(error, BaseException) and not isinstance(error, Exception | asyncio.CancelledError):
+            raise error
+    return [error for error in results if isinstance(error, Exception)]
+
+
+def refused(error: BaseException, code: Code) -> bool:
+    """Whether an error, or one of a group, is hostnet's with this code."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(refused(one, code) for one in error.exceptions)
+    return isinstance(error, HostnetError) and error.code == code

@@ -1,0 +1,175 @@
+"""Each kind's life as the engine leads it, on a fake host.
+
+Addresses: bridge `vms` has 10.0.0.1/24 and fd12::1/64; the uplink is the fake's eth0, 203.0.113.5.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hostnet.rpc.codec import decode
+from hostnet.rpc.protos import provider_pb2
+from tests.rpc.engine import Engine, Resource, paths
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BRIDGE = {"name": "vms", "addresses": ["10.0.0.1/24", "fd12::1/64"]}
+GATEWAY = {"externalInterface": "eth0", "internalInterfaces": ["vms"]}
+
+# kind: (inputs, an update, a replacement, drift that a refresh sees)
+LIVES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None, Callable[[Engine], None]]] = {
+    "Bridge": (
+        BRIDGE,
+        {"addresses": ["10.0.0.1/24"], "mtu": 1400},
+        {"name": "other"},
+        lambda engine: engine.host.change_link("vms", addresses=("10.0.0.1/24",)),
+    ),
+    "TapBinding": (
+        {"name": "vm0", "bridge": "vms", "owner": "qemu", "guest": {"hostname": "web"}},
+        {"owner": "1000", "isolated": True},
+        {"multiQueue": True},
+        lambda engine: engine.host.change_link("vm0", bridge=None),
+    ),
+    "NatGateway": (
+        GATEWAY,
+        {"internalInterfaces": ["vms", "lab"]},
+        None,
+        lambda engine: engine.host.set_forwarding("ipv4", enabled=False),
+    ),
+    "PortForward": (
+        {"externalInterface": "eth0", "sourcePort": 80, "destination": "10.0.0.2"},
+        {"destination": "10.0.0.3:8080"},
+        {"sourcePort": 81},
+        lambda engine: engine.host.set_forwarding("ipv4", enabled=False),
+    ),
+}
+
+
+@pytest.fixture(params=LIVES)
+def kind(request: Any) -> str:
+    """Each kind."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def made(engine: Engine, kind: str) -> Resource:
+    """One of that kind, created; its bridge is there."""
+    if kind != "Bridge":
+        Resource(engine, "Bridge", "vms", **BRIDGE).create()
+    return Resource(engine, kind, "it", **LIVES[kind][0]).create()
+
+
+def test_preview_shows_outputs_and_touches_nothing(engine: Engine, kind: str) -> None:
+    """A preview of a create names what is known, leaves the rest unknown and changes nothing."""
+    before = engine.host.dump()
+    planned = Resource(engine, kind, "it", **LIVES[kind][0]).preview()
+    assert planned.values
+    assert engine.host.dump() == before
+    assert engine.warnings() == []
+
+
+def test_create_then_clean(made: Resource) -> None:
+    """After a create, a refresh finds nothing changed, and the same program is no difference."""
+    assert made.id
+    read = made.read()
+    assert decode(read.properties).values == made.values()
+    assert decode(read.inputs).values == decode(made.inputs).values
+    assert made.diff().changes == provider_pb2.DiffResponse.DIFF_NONE
+
+
+def test_update_in_place(made: Resource, kind: str) -> None:
+    """A change that needs no replacement keeps the id; then all is clean again."""
+    wanted = LIVES[kind][0] | LIVES[kind][1]
+    found = made.diff(**wanted)
+    assert found.changes == provider_pb2.DiffResponse.DIFF_SOME
+    assert found.hasDetailedDiff
+    assert not found.replaces
+    assert made.preview(**wanted).values
+    made.update(**wanted)
+    assert made.diff().changes == provider_pb2.DiffResponse.DIFF_NONE
+    made.refresh()
+    assert made.diff().changes == provider_pb2.DiffResponse.DIFF_NONE
+
+
+def test_replacement_is_decided(made: Resource, kind: str) -> None:
+    """What identifies a resource, or can't be changed, makes a replacement."""
+    change = LIVES[kind][2]
+    if change is None:
+        pytest.skip("all of it updates in place")
+    found = made.diff(**(LIVES[kind][0] | change))
+    assert list(found.replaces) == list(change)
+    assert all(how.endswith("REPLACE") for path, how in paths(found).items() if path.split(".")[0] in change)
+
+
+def test_drift_is_read_and_repaired(engine: Engine, made: Resource, kind: str) -> None:
+    """What somebody else changes, a refresh sees, a diff names, and an update repairs."""
+    program = dict(LIVES[kind][0])
+    before = engine.host.dump()
+    LIVES[kind][3](engine)
+    made.refresh()
+    assert made.diff(**program).changes == provider_pb2.DiffResponse.DIFF_SOME
+    made.update(**program)
+    assert engine.host.dump() == before
+
+
+def test_gone_is_read_as_gone(engine: Engine, made: Resource, kind: str) -> None:
+    """A thing that somebody deleted has no id after a refresh."""
+    if kind in ("Bridge", "TapBinding"):
+        engine.host.remove_link(made.id)
+    else:
+        engine.host.flush_ruleset()
+    response = made.read()
+    assert response.id == ""
+    assert not response.HasField("properties")
+
+
+def test_delete_twice(engine: Engine, kind: str) -> None:
+    """A delete leaves nothing, and deleting what is gone is success."""
+    if kind != "Bridge":
+        Resource(engine, "Bridge", "vms", **BRIDGE).create()
+    before = engine.host.dump()
+    it = Resource(engine, kind, "it", **LIVES[kind][0]).create()
+    it.delete()
+    assert engine.host.dump() == before
+    it.delete()
+    assert engine.host.dump() == before
+
+
+def test_import_diffs_clean(made: Resource, kind: str) -> None:
+    """An import's inputs pass Check and are no difference to what was imported."""
+    found = made.imported(made.id)
+    assert found.HasField("inputs")
+    assert found.id == made.id
+    again = Resource(made.engine, kind, "it", **decode(found.inputs).values)
+    again.id, again.inputs, again.outputs = found.id, found.inputs, found.properties
+    assert again.diff().changes == provider_pb2.DiffResponse.DIFF_NONE
+
+
+def test_import_of_nothing(engine: Engine, kind: str) -> None:
+    """What is not there is not imported: no properties, not even empty ones."""
+    response = Resource(engine, kind, "it").imported("nothing")
+    assert not response.HasField("properties")
+
+
+def test_autoname_is_kept(engine: Engine) -> None:
+    """A name that Check made comes from the seed, and stays when Check comes again with the old inputs."""
+    bridge = Resource(engine, "Bridge", "a-very-long-resource-name", addresses=["10.9.0.1/24"]).create()
+    assert bridge.id == decode(bridge.checked()).values["name"]
+    assert len(bridge.id) <= 15
+    twin = Resource(engine, "Bridge", "a-very-long-resource-name", addresses=["10.9.0.1/24"])
+    assert decode(twin.checked()).values["name"] == bridge.id
+
+
+def test_autonaming_configuration(engine: Engine) -> None:
+    """A name that the user's configuration enforces is taken; with autonaming disabled, a name is needed."""
+    bridge = Resource(engine, "Bridge", "it")
+    options = provider_pb2.CheckRequest.AutonamingOptions
+    enforce = options(proposed_name="br-mine", mode=options.ENFORCE)
+    checked = engine.stub.Check(provider_pb2.CheckRequest(autonaming=enforce, **bridge.about))
+    assert decode(checked.inputs).values == {"name": "br-mine"}
+    disabled = engine.stub.Check(provider_pb2.CheckRequest(autonaming=options(mode=options.DISABLE), **bridge.about))
+    assert [failure.property for failure in disabled.failures] == ["name"]

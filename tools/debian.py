@@ -1,0 +1,89 @@
+"""Debian and Ubuntu packages: which are missing, and how to install them."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from tools.steps import SetupError, doing, done, run
+
+# Package groups by what needs them; a new need is one line.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "set-up": ("ca-certificates", "make", "python3-venv"),
+    "provider": ("nftables", "libnftables1", "iproute2", "conntrack"),
+    "guest": ("qemu-system-x86", "busybox-static", "cpio"),
+}
+
+
+def _as_root(argv: Sequence[str | Path]) -> list[str | Path]:
+    """The command as root: through sudo where this process is not."""
+    if os.geteuid() == 0:
+        return list(argv)
+    if shutil.which("sudo") is None:
+        raise SetupError(f"Become root and run: {' '.join(map(str, argv))}")
+    return ["sudo", *argv]
+
+
+def missing(packages: Sequence[str]) -> list[str]:
+    """Which of the packages are not installed."""
+    if shutil.which("dpkg-query") is None:
+        raise SetupError(f"This is neither Debian nor Ubuntu: install the like of {' '.join(packages)} by hand.")
+    query = ["dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\n", *packages]
+    # Unknown names make it exit 1 and are said on stderr; they simply don't show up as installed.
+    result = subprocess.run(query, check=False, capture_output=True, text=True)
+    installed = {line.split()[0] for line in result.stdout.splitlines() if line.endswith(" installed")}
+    return [package for package in packages if package not in installed]
+
+
+def refresh_lists() -> None:
+    """Fetch the package lists. A third-party source that fails is no reason to stop: the next step tells."""
+    subprocess.run(
+        _as_root(["apt-get", "update"]),
+        check=False,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def install(groups: Sequence[str] = tuple(GROUPS)) -> None:
+    """Install what is missing of the groups."""
+    wanted = missing([package for group in groups for package in GROUPS[group]])
+    if wanted:
+        install_packages(wanted)
+    else:
+        done("Debian packages")
+
+
+def install_packages(packages: Sequence[str]) -> None:
+    """Install packages, without those that they only recommend."""
+    with doing(f"install Debian packages: {' '.join(packages)}"):
+        refresh_lists()
+        # sudo drops the environment, hence `env` behind it.
+        argv = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--yes", "--no-install-recommends"]
+        # Another apt may be at work, above all unattended upgrades on a fresh machine.
+        argv += ["--option", "DPkg::Lock::Timeout=300"]
+        run(_as_root([*argv, *packages]), "Check the machine's package sources with `apt-get update`, then try again.")
+
+
+def dependencies(package: str) -> list[str]:
+    """The names of the packages that a package depends on, the first of each set of alternatives."""
+    lines = run(["apt-cache", "depends", "--important", package], "Run `apt-get update` and try again.").splitlines()
+    return [line.split(":", 1)[1].strip() for line in lines if line.lstrip(" |").startswith("Depends:")]
+
+
+def exists(package: str) -> bool:
+    """Whether the package lists know a package by this name that can be installed."""
+    result = subprocess.run(["apt-cache", "show", package], check=False, capture_output=True)
+    return result.returncode == 0
+
+
+def unpack(package: str, folder: Path) -> None:
+    """Download a package and unpack it into a folder, without installing it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    advice = "Run `apt-get update` and try again."
+    run(["apt-get", "download", package], advice, cwd=folder)
+    for archive in folder.glob("*.deb"):
+        run(["dpkg-deb", "--extract", archive, folder], advice)
+        archive.unlink()

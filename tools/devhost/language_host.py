@@ -1,0 +1,120 @@
+"""A Python language host for development: enough for `pulumi up` typed at a shell.
+
+The official one is a Go program that ships with the official CLI alone. Each program runs in a process of its own,
+with the Python of its project's `runtime.options.virtualenv`, and inherits this host's output: the engine shows it.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.json_format import MessageToDict
+from pulumi.runtime.proto import language_pb2, language_pb2_grpc, plugin_pb2
+
+RUNNER = Path(__file__).with_name("run_program.py")
+# run_program.py ends with this status after it has shown the error itself.
+SHOWN = 32
+
+
+class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
+    """Answers what the engine asks of a language host, as far as running a program goes."""
+
+    def __init__(self) -> None:
+        """Start with no program under way."""
+        self.stopped = threading.Event()
+        self._program: subprocess.Popen[bytes] | None = None
+
+    def Handshake(
+        self, _request: language_pb2.LanguageHandshakeRequest, _context: grpc.ServicerContext
+    ) -> language_pb2.LanguageHandshakeResponse:
+        """Agree to the protocol."""
+        return language_pb2.LanguageHandshakeResponse()
+
+    def GetPluginInfo(self, _request: Empty, _context: grpc.ServicerContext) -> plugin_pb2.PluginInfo:
+        """Say no version: this host belongs to whatever CLI runs it."""
+        return plugin_pb2.PluginInfo()
+
+    def GetRequiredPackages(
+        self, _request: language_pb2.GetRequiredPackagesRequest, _context: grpc.ServicerContext
+    ) -> language_pb2.GetRequiredPackagesResponse:
+        """Ask for no plugins ahead of time; the engine finds each when the program registers a resource of it."""
+        return language_pb2.GetRequiredPackagesResponse()
+
+    def About(self, request: language_pb2.AboutRequest, _context: grpc.ServicerContext) -> language_pb2.AboutResponse:
+        """Say which Python the program would run with."""
+        return language_pb2.AboutResponse(executable=_interpreter(request.info), version=sys.version.split()[0])
+
+    def Run(self, request: language_pb2.RunRequest, _context: grpc.ServicerContext) -> language_pb2.RunResponse:
+        """Run the program to its end."""
+        python = _interpreter(request.info)
+        try:
+            self._program = subprocess.Popen(
+                [python, "-u", RUNNER],
+                cwd=request.pwd,
+                stdin=subprocess.PIPE,
+                env={**os.environ, **_settings_env(request)},
+            )
+        except OSError as error:
+            return language_pb2.RunResponse(error=f"could not run {python}: {error.strerror}")
+        # The engine's address is the last word of this host's command line; programs of an inline server get it first.
+        request.args.insert(0, sys.argv[-1])
+        self._program.communicate(request.SerializeToString())
+        status = self._program.returncode
+        if status == SHOWN:
+            return language_pb2.RunResponse(bail=True)
+        if status != 0:
+            return language_pb2.RunResponse(error=f"the Python program ended with exit status {status}")
+        return language_pb2.RunResponse()
+
+    def Cancel(self, _request: Empty, _context: grpc.ServicerContext) -> Empty:
+        """Stop the program and then this host."""
+        self.stop()
+        return Empty()
+
+    def stop(self) -> None:
+        """Stop the program, if one runs, and let the host end."""
+        if self._program is not None and self._program.poll() is None:
+            self._program.send_signal(signal.SIGINT)
+        self.stopped.set()
+
+
+def _interpreter(info: language_pb2.ProgramInfo) -> str:
+    """The Python of the project's virtual environment, which is named relative to the project's folder."""
+    virtualenv = MessageToDict(info.options).get("virtualenv")
+    if virtualenv:
+        return str(Path(info.root_directory, virtualenv, "bin", "python"))
+    return os.environ.get("PULUMI_PYTHON_CMD", "python3")
+
+
+def _settings_env(request: language_pb2.RunRequest) -> dict[str, str]:
+    """The variables that programs read their configuration from, as the official host sets them."""
+    return {
+        "PULUMI_CONFIG": json.dumps(dict(request.config)),
+        "PULUMI_CONFIG_SECRET_KEYS": json.dumps(list(request.configSecretKeys)),
+    }
+
+
+def main() -> None:
+    """Serve until the engine cancels or goes away, having printed the port first."""
+    host = LanguageHost()
+    unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=8), options=unlimited)
+    language_pb2_grpc.add_LanguageRuntimeServicer_to_server(host, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: host.stop())
+    print(port, flush=True)
+    host.stopped.wait()
+    server.stop(grace=1).wait()
+
+
+if __name__ == "__main__":
+    main()

