@@ -47,7 +47,8 @@ def print_gensdk() -> None:
 
 def clean() -> None:
     """Remove what set-up made, but for Debian's packages."""
-    for folder in (VENV, cache()):
+    # By name: HOSTNET_CACHE may be a folder that holds other things too.
+    for folder in (VENV, *(cache() / name for name in ("bin", "go", "guest"))):
         if folder.exists():
             shutil.rmtree(folder)
             print(f"removed {folder}")

@@ -156,6 +156,7 @@ class Gateway:
     mss_clamp: bool = False
     internal_forwarding: bool = False
     firewall: bool = True
+    resolved: bool = False  # `external` was not declared: the agent filled in the default route's interface
 
     @property
     def key(self) -> str:
@@ -178,6 +179,7 @@ class Forward:
     listen: tuple[str, ...] = ()  # (): every address of the external side; "0.0.0.0"/"::": every address
     sources: tuple[str, ...] = ()  # CIDRs; (): anyone
     loopback: bool = True
+    resolved: bool = False  # `external` was not declared: the agent filled in the default route's interface
 
     @property
     def key(self) -> str:

@@ -201,7 +201,7 @@ async def _sctp(namespace: Namespace, target: Target) -> Verdict:
         client.connect((target.address, 0))
         async with _asking(client, init.encode()):
             while True:
-                data = await asyncio.get_running_loop().sock_recv(client, 65536)
+                data = await _receive(client, struct.pack("!HH", port, target.port), 0)
                 packet = Packet.decode(without_ip_header(client, data))
                 if packet and packet.tag == tag and packet.destination == port:
                     break
@@ -219,9 +219,26 @@ async def _icmp(namespace: Namespace, target: Target) -> Verdict:
         raw.connect((target.address, 0))
         async with _asking(raw, request):
             while True:
-                body = without_ip_header(raw, await asyncio.get_running_loop().sock_recv(raw, 65536))
+                body = without_ip_header(raw, await _receive(raw, struct.pack("!H", identifier), 4))
                 if body[0] == ECHO_REPLIES[target.family] and struct.unpack_from("!H", body, 4)[0] == identifier:
                     return Verdict("reached")
+
+
+async def _receive(raw: socket.socket, mine: bytes, offset: int) -> bytes:
+    """The next packet. An ICMP error reaches every raw socket that is connected to its address: one that is not about
+    a packet with `mine` at `offset` is another probe's, and passed over.
+
+    :raises OSError: for an ICMP error about our own packet.
+    """
+    while True:
+        try:
+            return await asyncio.get_running_loop().sock_recv(raw, 65536)
+        except OSError:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    about = raw.recv(65536, socket.MSG_ERRQUEUE)
+                    if about[offset : offset + len(mine)] == mine:
+                        raise
 
 
 def _checksum(data: bytes) -> bytes:

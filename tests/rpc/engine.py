@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
-
 from hostnet.hosts.connection import Settings
 from hostnet.hosts.fake import FakeHost, FakePool
 from hostnet.rpc import server as plugin
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from google.protobuf.struct_pb2 import Struct
-
     from hostnet.rpc.codec import Path
 
 SECONDS = 30  # no test takes this long: it is how long a broken one hangs
@@ -36,11 +34,20 @@ class LogService(engine_pb2_grpc.EngineServicer):
 
     def __init__(self) -> None:
         self.lines: list[Any] = []
+        self._more = threading.Condition()
 
     def Log(self, request: Any, context: Any) -> Empty:  # noqa: N802
         """See the protocol."""
-        self.lines.append(request)
+        with self._more:
+            self.lines.append(request)
+            self._more.notify_all()
         return Empty()
+
+    def expect(self, wanted: Callable[[Any], bool]) -> Any:  # noqa: ANN401
+        """The first line that is wanted, as soon as it is there."""
+        with self._more:
+            assert self._more.wait_for(lambda: any(map(wanted, self.lines)), SECONDS)
+            return next(filter(wanted, self.lines))
 
 
 class Engine:
@@ -93,8 +100,8 @@ class Engine:
         self._servicer = await plugin.start(self._server, None, self._make_pool)
         return port
 
-    def _make_pool(self, settings: Settings) -> FakePool:
-        self.pool.settings = settings
+    def _make_pool(self, settings: Settings, log: Callable[[str], None]) -> FakePool:
+        self.pool.settings, self.pool.log = settings, log
         return self.pool
 
     def configure(self, **config: Any) -> Self:  # noqa: ANN401

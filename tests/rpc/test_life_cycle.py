@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
 from hostnet.rpc.codec import decode
 from hostnet.rpc.protos import provider_pb2
+
 from tests.rpc.engine import Engine, Resource, paths
 
 if TYPE_CHECKING:

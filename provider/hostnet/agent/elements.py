@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from hostnet.agent.ruleset import Element
 from hostnet.objects import Forward, Gateway, Object
@@ -44,6 +45,7 @@ def compile_object(item: Object, context: Context) -> Iterator[Tagged]:
         for cell in forward_cells(item, context):
             for element in cell.elements:
                 yield element, ("forward", "")
+        yield from ((element, ("count", "")) for element in counted(item))
 
 
 def compile_common(context: Context) -> Iterator[Tagged]:
@@ -72,10 +74,11 @@ def _networks(context: Context) -> dict[str, list[ipaddress.IPv4Network | ipaddr
         for name in gateway.internal:
             for cidr in context.addresses.get(name, ()):
                 own["nets6" if ":" in cidr else "nets4"].append(cidr)
-    return {
-        name: list(ipaddress.collapse_addresses(ipaddress.ip_network(c, strict=False) for c in cidrs))
-        for name, cidrs in own.items()
+    # collapse_addresses is typed for one family at a time; each of these lists is of one.
+    networks: dict[str, Any] = {
+        name: [ipaddress.ip_network(cidr, strict=False) for cidr in cidrs] for name, cidrs in own.items()
     }
+    return {name: list(ipaddress.collapse_addresses(nets)) for name, nets in networks.items()}
 
 
 def _bare(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> str:
@@ -225,8 +228,8 @@ def _forward_elements(
     saddr = _bare(ipaddress.ip_network(source)) if source else _ANY[forward.family]
     if not single and same:
         # The kernel keeps the port where only the address is given: one element for the whole range.
-        name, key = ("listen_keep", (listen, saddr)) if specific else ("keep", (saddr,))
-        yield Element(name + digit, (device, protocol, *key, _range(forward.ports)), (forward.address,))  # type: ignore[arg-type]
+        name, at = ("listen_keep", [listen]) if specific and listen is not None else ("keep", [])
+        yield Element(name + digit, (device, protocol, *at, saddr, _range(forward.ports)), (forward.address,))
         return
     if to_low == to_high:
         spans = [(_range(forward.ports), to_low)]
@@ -240,6 +243,12 @@ def _forward_elements(
             yield Element("span" + digit, (device, protocol, saddr, ports), value)
         else:
             yield Element("any" + digit, (device, protocol, ports), value)
+
+
+def counted(forward: Forward) -> Iterator[Element]:
+    """The elements that count a forward's packets."""
+    for protocol in forward.protocols:
+        yield Element("counted" + _DIGIT[forward.family], (protocol, _range(forward.ports), forward.address))
 
 
 def _range(ports: tuple[int, int]) -> str:

@@ -26,7 +26,14 @@ IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 10, 1
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 IFLA_BR_STP_STATE, IFLA_BR_VLAN_FILTERING = 5, 7
 IFLA_BRPORT_ISOLATED = 33
-IFLA_TUN_OWNER, IFLA_TUN_GROUP, IFLA_TUN_TYPE, IFLA_TUN_VNET_HDR, IFLA_TUN_PERSIST, IFLA_TUN_MULTI_QUEUE = 1, 2, 3, 5, 6, 7
+IFLA_TUN_OWNER, IFLA_TUN_GROUP, IFLA_TUN_TYPE, IFLA_TUN_VNET_HDR, IFLA_TUN_PERSIST, IFLA_TUN_MULTI_QUEUE = (
+    1,
+    2,
+    3,
+    5,
+    6,
+    7,
+)
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
 IFA_F_NODAD = 0x02
 RTA_DST, RTA_OIF, RTA_PRIORITY = 1, 4, 6
@@ -102,7 +109,12 @@ class Kernel:
                 _open_tap(operation.name, operation.multi_queue, operation.vnet_hdr, operation.user, operation.group)
             case ops.SetTapUser():
                 _open_tap(
-                    operation.name, operation.multi_queue, operation.vnet_hdr, operation.user, operation.group, new=False
+                    operation.name,
+                    operation.multi_queue,
+                    operation.vnet_hdr,
+                    operation.user,
+                    operation.group,
+                    new=False,
                 )
             case ops.DeleteLink():
                 self._set(operation.name, kind=RTM_DELLINK)
@@ -201,9 +213,7 @@ class Kernel:
     def _route_body(self, link: str, cidr: str) -> bytes:
         network = ipaddress.ip_network(cidr)
         family, scope = (2, RT_SCOPE_LINK) if network.version == 4 else (10, 0)
-        head = _ROUTE.pack(
-            family, network.prefixlen, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, RTN_UNICAST, 0
-        )
+        head = _ROUTE.pack(family, network.prefixlen, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, RTN_UNICAST, 0)
         return head + attribute(RTA_DST, network.network_address.packed) + attribute(RTA_OIF, self._index(link))
 
 

@@ -89,7 +89,7 @@ def _enter(netns: str) -> None:
 
 def _store(state_dir: Path) -> Store:
     """The record of the machine, or of the namespace that this process is in: that one ends with the boot."""
-    here = os.stat("/proc/self/ns/net").st_ino
+    here = Path("/proc/self/ns/net").stat().st_ino
     if here in _machine_namespace():
         return Store(state_dir, "host", None)
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -102,7 +102,7 @@ def _machine_namespace() -> set[int]:
     container's); where a hardened init hides its own, that of the kernel's first thread, which Linux 6.18 fixed."""
     for first in ("1", "2"):
         try:
-            return {os.stat(f"/proc/{first}/ns/net").st_ino}
+            return {Path(f"/proc/{first}/ns/net").stat().st_ino}
         except OSError:
             continue
     return {_NET_NS_INIT_INO}
@@ -131,7 +131,12 @@ def _sweep(state_dir: Path, boot: str) -> None:
 
 
 def _hello() -> dict[str, Any]:
-    return {"version": __version__, "pid": os.getpid(), "kernel": platform.release(), "python": platform.python_version()}
+    return {
+        "version": __version__,
+        "pid": os.getpid(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
 
 
 def _serve(host: Host, line: str) -> dict[str, Any]:
@@ -166,7 +171,11 @@ def _restore(host: Host, request: dict[str, Any]) -> int:
     return host.restore()
 
 
-_OPERATIONS = {"apply": _apply, "read": _read, "restore": _restore}
+def _facts(host: Host, request: dict[str, Any]) -> dict[str, Any]:
+    return host.facts(request["name"], request["arguments"])
+
+
+_OPERATIONS = {"apply": _apply, "read": _read, "restore": _restore, "facts": _facts}
 
 
 def _outcome(each: View | HostnetError | None) -> dict[str, Any] | None:

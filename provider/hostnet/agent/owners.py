@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
 
 from hostnet.errors import Code, HostnetError
-from hostnet.objects import Forward, Forwarding, Gateway, Object, from_json, to_json
+from hostnet.objects import Forward, Forwarding, Gateway, Json, Object, from_json, to_json
 
 _EVERY = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, never bound
+_URN_PARTS = 4  # urn:pulumi:<stack>::<project>::<types>::<name>
 _FORWARDS = frozenset({Forward, Forwarding})
 
 
@@ -41,29 +42,32 @@ class Owner:
         return kinds
 
     @property
+    def kind(self) -> str:
+        """The resource's kind, from its URN: "Bridge"."""
+        return self.urn.split("::")[-2].split("$")[-1].split(":")[-1] if self.urn.count("::") >= _URN_PARTS - 1 else ""
+
+    @property
     def label(self) -> str:
         """For messages and comments: `PortForward web (stack dev of project shop)`."""
         parts = self.urn.split("::")
-        if len(parts) < 4 or not parts[0].startswith("urn:pulumi:"):
+        if not self.kind:
             return self.urn or self.id
-        kind = parts[-2].split("$")[-1].split(":")[-1]
-        return f"{kind} {parts[-1]} (stack {parts[0][len('urn:pulumi:') :]} of project {parts[1]})"
+        return f"{self.kind} {parts[-1]} (stack {parts[0][len('urn:pulumi:') :]} of project {parts[1]})"
 
     @property
     def comment(self) -> str:
         """Short, for an nft element: `dev/shop PortForward web`."""
         parts = self.urn.split("::")
-        if len(parts) < 4:
+        if not self.kind:
             return self.urn or self.id
-        kind = parts[-2].split("$")[-1].split(":")[-1]
-        return f"{parts[0].removeprefix('urn:pulumi:')}/{parts[1]} {kind} {parts[-1]}"
+        return f"{parts[0].removeprefix('urn:pulumi:')}/{parts[1]} {self.kind} {parts[-1]}"
 
     @property
     def line(self) -> str:
         """As recorded; made once, since an owner never changes."""
         line: str | None = vars(self).get("_line")
         if line is None:
-            data = {"urn": self.urn, "id": self.id, "objects": [to_json(item) for item in self.objects]}
+            data: Json = {"urn": self.urn, "id": self.id, "objects": [to_json(item) for item in self.objects]}
             if self.gone:
                 data["gone"] = True
             line = json.dumps(data, separators=(",", ":"), default=vars)
@@ -185,7 +189,7 @@ class ForwardIndex:
             mine.setdefault(place, []).append((low, high))
         for place, spans in mine.items():
             spans.sort()
-            for one, other in zip(spans, spans[1:], strict=False):
+            for one, other in pairwise(spans):
                 if other[0] <= one[1]:
                     raise _taken(place, other, one, None)
 
@@ -194,7 +198,9 @@ def _places(owner: Owner, owners: Owners) -> Iterator[tuple[ForwardPlace, tuple[
     forwards = [item for item in owner.objects if isinstance(item, Forward)] if Forward in owner.kinds else []
     if not forwards:
         return
-    gateways = {x.name: x for each in (*owners.structural.values(), owner) for x in each.objects if isinstance(x, Gateway)}
+    gateways = {
+        x.name: x for each in (*owners.structural.values(), owner) for x in each.objects if isinstance(x, Gateway)
+    }
     for item in forwards:
         gateway = gateways.get(item.gateway) if item.gateway else None
         external = (gateway.external if gateway else item.external) or ""
@@ -204,9 +210,7 @@ def _places(owner: Owner, owners: Owners) -> Iterator[tuple[ForwardPlace, tuple[
                 yield (external, item.family, protocol, listen), item.ports
 
 
-def _taken(
-    place: ForwardPlace, asked: tuple[int, int], taken: tuple[int, int], holder: Owner | None
-) -> HostnetError:
+def _taken(place: ForwardPlace, asked: tuple[int, int], taken: tuple[int, int], holder: Owner | None) -> HostnetError:
     external, family, protocol, listen = place
     at = "" if listen == "*" else f" at {listen}"
     who = holder.label if holder else "another entry of the same forwardPorts"

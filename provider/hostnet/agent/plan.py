@@ -123,9 +123,7 @@ def same_user(item: Link, state: LinkState, names: Names) -> bool:
     return uid == state.uid and gid == state.gid
 
 
-def _addresses(
-    key: str, had: Iterable[Object], wanted: Iterable[Object], snapshot: Snapshot, into: Plan
-) -> None:
+def _addresses(key: str, had: Iterable[Object], wanted: Iterable[Object], snapshot: Snapshot, into: Plan) -> None:
     """Addresses of a link of ours are exclusive: what somebody else added goes."""
     wanted, had = list(wanted), list(had)
     for link in (item.name for item in wanted if isinstance(item, Link)):
@@ -201,7 +199,8 @@ def _isolate_others(key: str, item: Link, world: World, attached: Mapping[str, s
 
 def glob_members(item: Glob, snapshot: Snapshot) -> tuple[list[str], list[str]]:
     """The interfaces that a glob should have now, and those that match but sit in another bridge."""
-    members, left = [], []
+    members: list[str] = []
+    left: list[str] = []
     for name in sorted(snapshot.links):
         if name == item.bridge or not fnmatch.fnmatchcase(name, item.pattern):
             continue

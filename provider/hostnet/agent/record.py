@@ -131,14 +131,16 @@ class Store:
         if not record.owners and not record.sysctls and record.pending is None and not record.attached:
             self._remove()
             return
-        pending = record.pending
-        header = {
+        pending: dict[str, list[str | None]] | None = None
+        if record.pending is not None:
+            pending = {key: [x.line if x else None for x in pair] for key, pair in record.pending.items()}
+        header: dict[str, Any] = {
             "format": _FORMAT,
             "instance": self._instance,
             "sysctls": {name: vars(value) for name, value in record.sysctls.items()},
             "rules": record.rules,
             "attached": record.attached,
-            "pending": pending and {key: (old and old.line, new and new.line) for key, (old, new) in pending.items()},
+            "pending": pending,
         }
         lines = [json.dumps(header), *(owner.line for owner in record.owners.values())]
         temporary = self._path.with_suffix(".new")
@@ -170,4 +172,3 @@ class Store:
             self._directory.rmdir()
         except OSError:
             return  # another namespace's record is there, or it was somebody else's directory to begin with
-

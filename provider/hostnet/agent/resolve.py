@@ -184,7 +184,7 @@ def _check_subnet(item: Address, change: Change, world: World) -> None:
 
 
 def _overlap(one: Network, other: Network) -> bool:
-    return one.version == other.version and one.overlaps(other)  # type: ignore[arg-type]
+    return one.version == other.version and one.overlaps(other)
 
 
 def _check_port(item: Port, change: Change, world: World) -> None:
@@ -313,7 +313,9 @@ def _resolve_guest(item: Guest, change: Change, done: list[Object], world: World
 def _routed_guest(item: Guest, done: list[Object]) -> Guest:
     """A routed TAP has no subnet: the guest's addresses are the host routes through it."""
     routes = (r.cidr for r in done if isinstance(r, Route) and r.link == item.link)
-    hosts = [cidr for cidr in routes if ipaddress.ip_network(cidr).prefixlen == ipaddress.ip_network(cidr).max_prefixlen]
+    hosts = [
+        cidr for cidr in routes if ipaddress.ip_network(cidr).prefixlen == ipaddress.ip_network(cidr).max_prefixlen
+    ]
     wanted = item.addresses if item.addresses is not None else tuple(hosts)
     return replace(item, addresses=tuple(str(ipaddress.ip_interface(address)) for address in wanted))
 

@@ -9,6 +9,7 @@ prerouting   port forwards, then the dmz host
 output       port forwards for the host itself
 clamp        MSS to path MTU
 forward      who may talk to a network behind a gateway
+count        packets and bytes of each forward, both ways
 postrouting  masquerade, fixed source addresses, and the hairpin
 """
 
@@ -35,6 +36,7 @@ class SetSpec:
     key: tuple[str, ...]
     value: tuple[str, ...] = ()
     interval: bool = False
+    counter: bool = False  # each element counts what it matched
 
 
 def _specs() -> dict[str, SetSpec]:
@@ -57,6 +59,7 @@ def _specs() -> dict[str, SetSpec]:
             f"any{n}": SetSpec((*_KEY, "inet_service"), both),
             f"span{n}": SetSpec((*_KEY, address, "inet_service"), both, interval=True),
             f"keep{n}": SetSpec((*_KEY, address, "inet_service"), (address,), interval=True),
+            f"counted{n}": SetSpec(("inet_proto", "inet_service", address), interval=True, counter=True),
             f"dmz{n}": SetSpec(("ifname",), (address,)),
             f"own{n}": SetSpec((address,)),
             f"guarded{n}": SetSpec((address,)),
@@ -92,7 +95,7 @@ class Element:
 def table_text() -> str:
     """The whole table without elements, in nft syntax."""
     declarations = "\n".join(_declare(name, spec) for name, spec in SETS.items())
-    return f"add table {TABLE} {{ comment \"hostnet: see docs/nft.md; elements belong to resources\"; }}\n" + (
+    return f'add table {TABLE} {{ comment "hostnet: see docs/nft.md; elements belong to resources"; }}\n' + (
         f"table {TABLE} {{\n{declarations}\n{_chains()}}}\n"
     )
 
@@ -102,12 +105,20 @@ def _declare(name: str, spec: SetSpec) -> str:
     flags = " flags interval;" if spec.interval else ""
     if spec.value:
         return f"  map {name} {{ type {types} : {' . '.join(spec.value)};{flags} }}"
-    return f"  set {name} {{ type {types};{flags} }}"
+    counter = " counter;" if spec.counter else ""
+    return f"  set {name} {{ type {types};{flags}{counter} }}"
 
 
 def _chains() -> str:
     dnat_in = "".join(_forward_rules(n, "iifname", own=True) for n in "46")
     dnat_out = "".join(_forward_rules(n, "oifname", own=False) for n in "46")
+    # nft 1.0.6 knows the type of `ct original proto-dst` only where a rule is about one protocol.
+    counts = "\n".join(
+        f"    ct status dnat meta nfproto ipv{n} meta l4proto {protocol}"
+        f" meta l4proto . ct original proto-dst . ct reply {'ip' if n == '4' else 'ip6'} saddr @counted{n}"
+        for n in "46"
+        for protocol in sorted(_PROTOCOLS)
+    )
     return f"""
   chain raw {{
     type filter hook prerouting priority raw; policy accept;
@@ -145,6 +156,10 @@ def _chains() -> str:
     type filter hook forward priority mangle; policy accept;
     oifname @clamped tcp flags syn tcp option maxseg size set rt mtu
     iifname @clamped tcp flags syn tcp option maxseg size set rt mtu
+  }}
+  chain count {{
+    type filter hook forward priority filter + 10; policy accept;
+{counts}
   }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
@@ -189,7 +204,11 @@ def _forward_rules(n: str, device: str, *, own: bool) -> str:
     ip = "ip" if n == "4" else "ip6"
     # nft wants the protocol named in each rule that maps ports.
     to = f"meta l4proto {{ tcp, udp, sctp }} dnat {ip} to {device} . meta l4proto"
-    own_rule = f"    meta l4proto {{ tcp, udp, sctp }} {ip} daddr @own{n} {device} . meta l4proto . th dport != @every{n} return\n" if own else ""
+    own_rule = (
+        f"    meta l4proto {{ tcp, udp, sctp }} {ip} daddr @own{n} {device} . meta l4proto . th dport != @every{n} return\n"
+        if own
+        else ""
+    )
     return f"""
   chain {device}{n} {{
     {to} . {ip} daddr . {ip} saddr . th dport map @listen{n}
@@ -258,22 +277,27 @@ class Listing:
 
     elements: dict[tuple[str, tuple[str, ...]], tuple[str, ...]]
     rules: str
+    counters: dict[tuple[str, tuple[str, ...]], tuple[int, int]]  # packets and bytes
 
 
 def parse_listing(listed: list[dict[str, Any]]) -> Listing:
     """What `list table inet hostnet` answered in JSON."""
     elements: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {}
+    counters: dict[tuple[str, tuple[str, ...]], tuple[int, int]] = {}
     rules: list[str] = []
     for item in listed:
         (kind, body), *_ = item.items()
         if kind in ("set", "map"):
             for raw in body.get("elem", []):
                 key, value = raw if kind == "map" else (raw, None)
-                elements[body["name"], _fields(key)] = () if value is None else _fields(value)
+                place = body["name"], _fields(key)
+                elements[place] = () if value is None else _fields(value)
+                if kind == "set" and isinstance(raw, dict) and "counter" in raw.get("elem", ()):
+                    counters[place] = (raw["elem"]["counter"]["packets"], raw["elem"]["counter"]["bytes"])
         elif kind in ("rule", "chain"):
             body = {name: part for name, part in body.items() if name != "handle"}
             rules.append(json.dumps({kind: body}, sort_keys=True))
-    return Listing(elements, hashlib.sha256("\n".join(rules).encode()).hexdigest())
+    return Listing(elements, hashlib.sha256("\n".join(rules).encode()).hexdigest(), counters)
 
 
 def _fields(value: Any) -> tuple[str, ...]:

@@ -99,10 +99,10 @@ class Table:
             self._known = (now, listing.rules if listing else None)
         return self._known[1]
 
-    def listing(self) -> Listing | None:
-        """The whole table; None where there is none. Looked at only after a change."""
+    def listing(self, *, fresh: bool = False) -> Listing | None:
+        """The whole table; None where there is none. Looked at only after a change, or `fresh`, for its counters."""
         now = self._now()
-        if self._listed is None or self._listed[0] != now:
+        if fresh or self._listed is None or self._listed[0] != now:
             self._listed = (now, self._list(terse=False))
         return self._listed[1]
 
@@ -150,9 +150,7 @@ class Table:
         everything = [Element(*place, value) for place, value in after.elements.items()]
         self.nft.run(drop + table_text() + "".join(_batch([], everything, after, comments)))
 
-    def _run(
-        self, removed: list[Place], added: list[Element], after: Desired, comments: Mapping[str, str]
-    ) -> None:
+    def _run(self, removed: list[Place], added: list[Element], after: Desired, comments: Mapping[str, str]) -> None:
         text = "".join(_batch(removed, added, after, comments))
         if text:
             before = self._now()
@@ -175,9 +173,7 @@ def _delta(
     return removed, added
 
 
-def _batch(
-    removed: list[Place], added: list[Element], after: Desired, comments: Mapping[str, str]
-) -> Iterator[str]:
+def _batch(removed: list[Place], added: list[Element], after: Desired, comments: Mapping[str, str]) -> Iterator[str]:
     """The batch's text: deletions first, so that a changed value is delete + add in one transaction."""
     doomed: dict[str, list[str]] = {}
     for name, key in removed:

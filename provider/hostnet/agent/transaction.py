@@ -10,8 +10,9 @@ import errno
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from hostnet.agent import conntrack
+from hostnet.agent import conntrack, facts, listeners
 from hostnet.agent.elements import Context
 from hostnet.agent.kernel import Kernel, group_id, user_id
 from hostnet.agent.nftables import MissingLibraryError, NftError
@@ -22,7 +23,7 @@ from hostnet.agent.reading import is_gone, owner_of
 from hostnet.agent.record import Record, Store
 from hostnet.agent.resolve import World, resolve
 from hostnet.agent.state import Snapshot
-from hostnet.agent.sysctls import SwitchError, Switches
+from hostnet.agent.sysctls import FORWARDING, SwitchError, Switches
 from hostnet.agent.table import ClashError, Compiler, Desired, Table, changed_udp, refused
 from hostnet.agent.view import Sight, see
 from hostnet.errors import Code, HostnetError
@@ -85,6 +86,8 @@ class Host:
         self.table = Table()
         self._compiler = Compiler()
         self._switches = Switches(self.kernel)
+        # What a preview has asked for so far: its later wishes build on its earlier ones, as the real ones will.
+        self._previewed: Pairs = {}
 
     # --- wishes ----------------------------------------------------------------------------------------------------
 
@@ -110,12 +113,12 @@ class Host:
         pairs: Pairs = {}
         for number, change in enumerate(changes):
             try:
+                if change.dry:
+                    outcomes[number] = self._preview(change, after, snapshot)
+                    continue
                 old, new = self._admit_one(change, after, snapshot)
             except HostnetError as error:
                 outcomes[number] = error
-                continue
-            if change.dry:
-                outcomes[number] = View(new.id if new else change.id, new.objects if new else ())
                 continue
             owner = new or old or Owner(change.urn, change.id)
             admitted[number] = new or Owner(change.urn, change.id)
@@ -132,9 +135,21 @@ class Host:
                 pairs[owner.key] = (pairs.get(owner.key, (old, None))[0], new)
         return admitted, pairs
 
-    def _admit_one(
-        self, change: Change, after: Owners, snapshot: Snapshot
-    ) -> tuple[Owner | None, Owner | None]:
+    def _preview(self, change: Change, owners: Owners, snapshot: Snapshot) -> View:
+        """Whether a wish would be granted, after those that this preview asked for before."""
+        planned = owners.copy()
+        for key, (_, wanted) in self._previewed.items():
+            if wanted is not None:
+                planned[key] = wanted
+        old, new = self._admit_one(change, planned, snapshot)
+        if new is None:
+            return View(change.id)
+        if old is not None and old.key != new.key:
+            self._previewed[old.key] = (old, None)
+        self._previewed[new.key] = (old, new)
+        return View(new.id, new.objects, warnings=tuple(listeners.warnings(new, snapshot)))
+
+    def _admit_one(self, change: Change, after: Owners, snapshot: Snapshot) -> tuple[Owner | None, Owner | None]:
         """What the owner had, and what it shall have (None: nothing)."""
         old = after.get(Owner(change.urn, change.id).key)
         if old is None and change.known:
@@ -187,9 +202,7 @@ class Host:
                 "Make room, or set stateDir to a place that can be written",
             ) from None
 
-    def _plan(
-        self, record: Record, pairs: Pairs, before: Owners, snapshot: Snapshot, progress: _Progress
-    ) -> Plan:
+    def _plan(self, record: Record, pairs: Pairs, before: Owners, snapshot: Snapshot, progress: _Progress) -> Plan:
         links = Plan()
         world = World(_effective(before, pairs, progress.failed), snapshot)
         names = names_of(world.owners.values())
@@ -251,14 +264,14 @@ class Host:
             conntrack.forget(changed_udp(*desired), snapshot.local)
             return
 
-    def _sync_switches(
-        self, record: Record, pairs: Pairs, owners: Owners, snapshot: Snapshot
-    ) -> None:
+    def _sync_switches(self, record: Record, pairs: Pairs, owners: Owners, snapshot: Snapshot) -> None:
         try:
             self._switches.sync(record, owners, context_of(owners, snapshot), snapshot)
         except SwitchError as failure:
             guilty = [
-                key for key, (old, new) in pairs.items() if any(isinstance(x, Forwarding) for x in (new or old or _NONE).objects)
+                key
+                for key, (old, new) in pairs.items()
+                if any(isinstance(x, Forwarding) for x in (new or old or _NONE).objects)
             ]
             raise _OwnerError(guilty, _kernel_error(failure.operation, failure.error)) from None
 
@@ -341,6 +354,20 @@ class Host:
                 record.changed = False
                 self._save(record)
             return views
+
+    def facts(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Answer a function's question.
+
+        :raises HostnetError: for a thing that is not there.
+        """
+        with self._store.locked() as record:
+            snapshot = self.kernel.snapshot()
+            if name == "bridge":
+                return facts.bridge_facts(arguments["name"], snapshot)
+            if name == "forwards":
+                return facts.forward_facts(record.owners, snapshot, self.table)
+            switches = {name: self.kernel.sysctl(name) for name in FORWARDING.values()}
+            return facts.host_facts(record.owners, snapshot, self.table, switches)
 
     def _listed(self, record: Record, owners: Mapping[str, Owner]) -> Mapping:  # type: ignore[type-arg]
         """The table's elements; none where its rules are not as we made them: elements without rules do nothing."""

@@ -6,12 +6,13 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from hostnet.agent.elements import Context, compile_object, forward_cells, forward_devices
+from hostnet.agent.elements import Cell, Context, compile_object, forward_cells, forward_devices
 from hostnet.agent.plan import Names, glob_members
 from hostnet.agent.owners import Owner
 from hostnet.agent.resolve import World
 from hostnet.agent.ruleset import Element
 from hostnet.objects import (
+    Address,
     Forward,
     Forwarding,
     ForwardingSeen,
@@ -75,7 +76,7 @@ def _see_link(item: Link, owner: Owner, sight: Sight) -> LinkSeen | None:
     state = snapshot.links.get(item.name)
     if state is None or state.our_kind != item.kind:
         return None
-    declared = [x.cidr for x in owner.objects if x.type == "address"]
+    declared = [x.cidr for x in owner.objects if isinstance(x, Address)]
     seen = snapshot.addresses.get(item.name, ())
     ordered = (*(cidr for cidr in declared if cidr in seen), *(cidr for cidr in seen if cidr not in declared))
     isolated = state.isolated
@@ -124,7 +125,7 @@ def _see_glob(item: Glob, owner: Owner, sight: Sight) -> GlobSeen:
 def _see_guest(item: Guest, owner: Owner, sight: Sight) -> GuestSeen:
     bridge = item.bridge
     if bridge is None:
-        own = [x.cidr for x in owner.objects if x.type == "address"]
+        own = [x.cidr for x in owner.objects if isinstance(x, Address)]
     else:
         own = list(sight.world.cidrs(bridge))
     interfaces = [ipaddress.ip_interface(cidr) for cidr in own]
@@ -151,9 +152,7 @@ def _see_gateway(item: Gateway, sight: Sight) -> GatewaySeen:
         return tuple(value for value in values if (name, value) not in missing)
 
     external = item.external or ""
-    fixed = {
-        name: changed.get(name, value) for name, value in (("snat4", item.snat4), ("snat6", item.snat6))
-    }
+    fixed = {name: changed.get(name, value) for name, value in (("snat4", item.snat4), ("snat6", item.snat6))}
     whole = ("external", "") not in missing
     return GatewaySeen(
         external=external,
@@ -207,7 +206,9 @@ def _see_forward(item: Forward, sight: Sight) -> ForwardSeen | None:
         return None
     outside = [(cell, ok) for cell, ok in there if not cell.loopback and cell.protocol in protocols]
     inside = [ok for cell, ok in there if cell.loopback and cell.protocol in protocols]
-    listen = tuple(x for x in item.listen if all(ok for cell, ok in there if cell.listen == x and cell.protocol in protocols))
+    listen = tuple(
+        x for x in item.listen if all(ok for cell, ok in there if cell.listen == x and cell.protocol in protocols)
+    )
     sources = tuple(x for x in item.sources if all(ok for cell, ok in outside if cell.source == x))
     if (item.listen and not listen) or (item.sources and not sources):
         return None
@@ -217,7 +218,7 @@ def _see_forward(item: Forward, sight: Sight) -> ForwardSeen | None:
     return ForwardSeen(external, protocols, address, to_ports, listen, sources, item.loopback and all(inside))
 
 
-def _target(item: Forward, cells: list) -> tuple[str, tuple[int, int]]:  # type: ignore[type-arg]
+def _target(item: Forward, cells: list[tuple[Cell, list[tuple[str, ...] | None]]]) -> tuple[str, tuple[int, int]]:
     """The destination: as declared, or the first that the kernel has otherwise."""
     for cell, values in cells:
         for element, value in zip(cell.elements, values, strict=True):
@@ -228,4 +229,3 @@ def _target(item: Forward, cells: list) -> tuple[str, tuple[int, int]]:  # type:
                     ports = (item.to_ports[0] + offset, item.to_ports[1] + offset)
                 return value[0], ports
     return item.address, item.to_ports
-

@@ -95,6 +95,7 @@ class FakeHost:
         self.default_route: str | None = "eth0"
         self.requests: list[Change | Query] = []  # all that was asked, in order
         self.entered = asyncio.Event()  # set when a request waits at `hold`
+        self._arrivals = asyncio.Condition()
         self._gate = asyncio.Event()
         self._gate.set()
         self._failures: list[_Failure] = []
@@ -184,6 +185,11 @@ class FakeHost:
         """Let them go on."""
         self._gate.set()
 
+    async def arrived(self, count: int) -> None:
+        """Wait until so many requests have come."""
+        async with self._arrivals:
+            await self._arrivals.wait_for(lambda: len(self.requests) >= count)
+
     def link(self, name: str) -> LinkSeen:
         """A link as the kernel has it.
 
@@ -223,7 +229,9 @@ class FakeHost:
         self._state.record = _Record()
 
     async def _arrive(self, method: Method, request: Any) -> _Failure | None:  # noqa: ANN401
-        self.requests.append(request)
+        async with self._arrivals:
+            self.requests.append(request)
+            self._arrivals.notify_all()
         if not self._gate.is_set():
             self.entered.set()
         await self._gate.wait()
@@ -246,6 +254,7 @@ class FakePool:
         self.connections: list[Connection] = []  # all that were asked for
         self.unreachable: set[str] = set()  # labels
         self.cancelled = self.closed = False
+        self.asked = asyncio.Event()  # set when a session is asked for
         self._gate = asyncio.Event()
         self._gate.set()
 
@@ -265,6 +274,7 @@ class FakePool:
     async def host(self, connection: Connection) -> FakeHost:
         """As the real pool's."""
         self.connections.append(connection)
+        self.asked.set()
         await self._gate.wait()
         if connection.label in self.unreachable:
             why = "ETIMEDOUT: Connection timed out"
@@ -385,7 +395,9 @@ class _Step:
         mine = ipaddress.ip_interface(wish.cidr).network
         for owner, other in self.others():
             if isinstance(other, Address) and mine.overlaps(ipaddress.ip_interface(other.cidr).network):
-                raise _conflict(f"set the address {wish.cidr} on {wish.link}", f"it overlaps {other.cidr} of {owner[0]}")
+                raise _conflict(
+                    f"set the address {wish.cidr} on {wish.link}", f"it overlaps {other.cidr} of {owner[0]}"
+                )
 
     def refuse_attachment(self, wish: Port | Glob) -> None:
         if isinstance(wish, Glob):
@@ -671,7 +683,7 @@ def _conflict(what: str, why: str) -> HostnetError:
 
 
 def _bare(address: str) -> str:
-    return address.split("/")[0]
+    return address.split("/", maxsplit=1)[0]
 
 
 def _in_cidr(address: str, subnets: list[ipaddress.IPv4Interface | ipaddress.IPv6Interface]) -> str:

@@ -191,4 +191,3 @@ class Session:
             )
         answer: dict[str, Any] = json.loads(line)
         return answer
-

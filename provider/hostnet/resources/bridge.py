@@ -251,38 +251,33 @@ def enough_for_v6(mtu: int | None, here: Iterable[IpInterface], path: str, repor
 def _dhcp_in_subnets(dhcp: dict[str, Value], here: list[IpInterface], path: str, report: Report) -> None:
     subnets = ", ".join(str(a.network) for a in here)
     start, end = known(dhcp["rangeStart"]), known(dhcp["rangeEnd"])
-    for name, value in (("rangeStart", start), ("rangeEnd", end)):
-        if value:
-            _free_in(value, here, subnets, join(path, name), report, gateway_fine=True)
-    if (
-        start
-        and end
-        and not any({ipaddress.ip_address(start), ipaddress.ip_address(end)} <= _members(a, start, end) for a in here)
-    ):
+    homes = [
+        _home(value, here, subnets, join(path, name), report, gateway_fine=True)
+        for name, value in (("rangeStart", start), ("rangeEnd", end))
+        if value
+    ]
+    if len(homes) == 2 and None not in homes and homes[0] != homes[1]:  # noqa: PLR2004 (start and end)
         report.fail(join(path, "rangeEnd"), f"must be in one subnet with rangeStart {start}, not {end}")
     for index, lease in enumerate(dhcp["staticLeases"] if known(dhcp["staticLeases"]) else ()):
         value = known(lease["address"]) if isinstance(lease, dict) else None
         if value:
             place = f"{join(path, 'staticLeases')}[{index}].address"
-            _free_in(value, here, subnets, place, report, gateway_fine=False)
+            _home(value, here, subnets, place, report, gateway_fine=False)
 
 
-def _members(subnet: IpInterface, *addresses: str) -> set[Value]:
-    return {ip for ip in map(ipaddress.ip_address, addresses) if ip in subnet.network}
-
-
-def _free_in(  # noqa: PLR0913 (a check with its context)
+def _home(  # noqa: PLR0913 (a check with its context)
     value: str, here: list[IpInterface], subnets: str, path: str, report: Report, *, gateway_fine: bool
-) -> None:
-    """Report an address that no guest of these subnets can have."""
+) -> Value:
+    """The subnet that an address is in; reports one that no guest can have."""
     ip = ipaddress.ip_address(value)
-    home = next((a for a in here if ip in a.network), None)
+    home = next((a.network for a in here if ip in a.network), None)
     if home is None:
         report.fail(path, f"must be in a subnet of the bridge ({subnets}), not {value}")
-    elif ip in (home.network.network_address, home.network.broadcast_address):
-        report.fail(path, f"must be an address of a host in {home.network}, not {value}")
+    elif ip in (home.network_address, home.broadcast_address):
+        report.fail(path, f"must be an address of a host in {home}, not {value}")
     elif not gateway_fine and any(ip == a.ip for a in here):
         report.fail(path, f"{value} is the bridge's own address")
+    return home
 
 
 def advertised(addresses: Iterable[IpInterface]) -> tuple[str, ...]:

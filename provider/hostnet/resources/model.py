@@ -17,6 +17,7 @@ from typing import Any, Generic, Self, TypeVar
 from hostnet.resources.kind import UNKNOWN, Failure, Value
 
 SHOWN = 60  # characters of a value that a message quotes
+PART = 3  # characters of a known name that are enough to mean it
 HUGE = 10**20  # numbers beyond are described, not printed: Python refuses to print the largest
 PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}", re.ASCII)
 
@@ -498,6 +499,8 @@ def nearest(key: str, names: Iterable[str]) -> str | None:
     flat = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in names}
     wanted = re.sub(r"[^a-z0-9]", "", key[:SHOWN].lower())
     close = difflib.get_close_matches(wanted, flat, n=1, cutoff=0.6)
+    if not close and len(wanted) >= PART:
+        close = [name for name in flat if wanted in name]
     return flat[close[0]] if close else None
 
 

@@ -279,7 +279,7 @@ pulumi.export("externalAddresses", nat.external_addresses)
         excepted = [] if gateway.dmz_except == _SSH else list(gateway.dmz_except)
         return without_none(
             {
-                "externalInterface": gateway.external,
+                "externalInterface": None if gateway.resolved else gateway.external,
                 "internalInterfaces": list(gateway.internal) or None,
                 "internalIps": list(gateway.internal4) or None,
                 "internalIpv6s": list(gateway.internal6) or None,

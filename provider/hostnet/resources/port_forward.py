@@ -254,6 +254,7 @@ def settle_forward(declared: dict[str, Value], seen: ForwardSeen, record: Record
     had, ports = split_destination(Destination().canonical(declared["destination"]))
     if (had, ports or source) != (seen.address, seen.to_ports):
         declared["destination"] = format_destination(seen.address, None if seen.to_ports == source else seen.to_ports)
+    settle_list(declared, record, "listenAddresses", seen.listen)
     settle_list(declared, record, "sourceCidrs", seen.sources)
     settle_value(declared, record, "loopback", seen.loopback)
 
@@ -392,7 +393,8 @@ pulumi.export("web", web.source_ports)
         forward = first_object(view, Forward)
         if forward is None:
             return {}
-        where = {"natGateway": forward.gateway} if forward.gateway else {"externalInterface": forward.external}
+        external = None if forward.resolved else forward.external
+        where = {"natGateway": forward.gateway} if forward.gateway else {"externalInterface": external}
         return recorded_forward(forward) | without_none(where)
 
     def settle(self, declared: dict[str, Value], view: View) -> None:

@@ -195,11 +195,12 @@ def _tap_rules(judged: dict[str, Value], path: str, report: Report) -> None:
                 report.fail(join(path, name), "is for a routed TAP only, not beside bridge")
     if known(judged["guest"]):
         guests = [(i, _interface(item)) for i, item in known_items(judged["guest"]["addresses"])]
-        no_address_twice(guests, join(path, "guest.addresses"), report)
+        place = join(join(path, "guest"), "addresses")
+        no_address_twice(guests, place, report)
         own = {a.ip for _, a in here}
         for index, guest in guests:
             if guest.ip in own:
-                report.fail(f"{join(path, 'guest.addresses')}[{index}]", f"{guest.ip} is the TAP's own address")
+                report.fail(f"{place}[{index}]", f"{guest.ip} is the TAP's own address")
 
 
 def _interface(address: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:

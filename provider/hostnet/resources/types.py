@@ -37,7 +37,7 @@ _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}", re.ASCII)
 _ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?", re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
 _PORTS = re.compile(r"([0-9]{1,5})(?::([0-9]{1,5}))?", re.ASCII)
-_TARGET = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<v4>[^:\[\]]*))(?::(?P<ports>.*))?", re.ASCII | re.DOTALL)
+_TARGET = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<v4>[^:\[\]]*))(?::(?P<ports>[^:]*))?", re.ASCII)
 _TARGET_PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
 _TIME = re.compile(r"([0-9]{1,10})([smhd])", re.ASCII)
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -472,7 +472,7 @@ class Destination(Scalar):
     def _split(self, value: str) -> tuple[IpAddress, tuple[int, int] | None]:
         match = _TARGET.fullmatch(value)
         if not match:
-            return self._address(value), None  # v6 without brackets: it has colons of its own
+            return self._address(value), None  # v6 without brackets: it has several colons
         family = IPV6 if match["v6"] is not None else IPV4
         address = self._address(match["v6"] if family == IPV6 else match["v4"])
         if address.version != family:

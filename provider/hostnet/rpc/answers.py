@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hostnet.resources.kind import Difference, Failure
 from hostnet.rpc.codec import MalformedError, Path, path_text
@@ -30,7 +30,7 @@ _KINDS = {
 _PART = re.compile(r'\["((?:[^"\\]|\\.)*)"\]|\[(\d+|\*)\]|([^.\[\]]+)')
 
 
-def failures(found: Iterable[Failure], given: Decoded, scrub: Scrubber) -> list[Any]:
+def failures(found: Iterable[Failure], given: Decoded, scrub: Scrubber) -> list[provider_pb2.CheckFailure]:
     """Check failures as the engine prints them.
 
     It prints the value of `property` beside the reason, secret or not, so the property of a failure that may be
@@ -48,12 +48,12 @@ def failures(found: Iterable[Failure], given: Decoded, scrub: Scrubber) -> list[
     return out
 
 
-def malformed(error: MalformedError) -> Any:  # noqa: ANN401 - protobuf
+def malformed(error: MalformedError) -> provider_pb2.CheckFailure:
     """A value that can't even be decoded, as a check failure."""
     return provider_pb2.CheckFailure(reason=f"{path_text(error.path)}: {error.reason}")
 
 
-def difference(found: Difference, ignored: Iterable[str]) -> Any:  # noqa: ANN401 - protobuf
+def difference(found: Difference, ignored: Iterable[str]) -> provider_pb2.DiffResponse:
     """A diff as the engine takes it, without what the program ignores (`ignoreChanges`)."""
     patterns = [parse_path(path) for path in ignored]
     kept = {path: how for path, how in found.detailed.items() if not _covered(parse_path(path), patterns)}

@@ -54,13 +54,10 @@ _KERNEL_OUTPUTS = frozenset({"ifindex", "members", "forwarding"})
 
 
 class MalformedError(ValueError):
-    """A value that no property of ours can be.
-
-    :param path: where it is.
-    :param reason: what it is and what would be right.
-    """
+    """A value that no property of ours can be."""
 
     def __init__(self, path: Path, reason: str) -> None:
+        """Say where it is, what it is and what would be right."""
         super().__init__(f"{path_text(path)}: {reason}")
         self.path, self.reason = path, reason
 
@@ -114,8 +111,10 @@ def path_text(path: Path) -> str:
 
 
 def input_secrets(values: Mapping[str, Value], given: Decoded) -> set[Path]:
-    """Where secrets are in inputs that go back (from Check or Read): at the path where they came from while the same
-    value is there, else the whole property."""
+    """Where secrets are in inputs that go back (from Check or Read).
+
+    At the path where they came from while the same value is there, else the whole property.
+    """
     marks: set[Path] = set()
     for path in given.secrets:
         if path[0] in values:

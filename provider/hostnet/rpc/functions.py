@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hostnet.resources.kind import Failure
+    from hostnet.rpc.protos import provider_pb2
     from hostnet.rpc.reach import Reach
 
 # Who lists without saying how much gets pages of this size.
@@ -40,7 +41,7 @@ async def call(reach: Reach, token: str, arguments: Mapping[str, Any]) -> tuple[
     return (), function.result(facts.data)
 
 
-async def held(reach: Reach, request: Any, query: Mapping[str, Any]) -> tuple[list[Entry], str]:  # noqa: ANN401
+async def held(reach: Reach, request: provider_pb2.ListRequest, query: Mapping[str, Any]) -> tuple[list[Entry], str]:
     """A page of the resources of one kind that hostnet's record on a host holds, and where the next one starts.
 
     :raises HostnetError: for a type that is not ours, or where the host can't be asked.

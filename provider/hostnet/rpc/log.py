@@ -16,13 +16,14 @@ _DELIVERY_SECONDS = 2.0
 
 
 class EngineLog:
-    """Sends lines to the engine in order, in the background. What can't be sent is dropped: nobody waits for a log.
-
-    :param address: the engine's, `host:port`; None where it is not known yet (attach) or there is none.
-    :param scrub: what every text goes through.
-    """
+    """Sends lines to the engine in order, in the background. What can't be sent is dropped: nobody waits for a log."""
 
     def __init__(self, address: str | None, scrub: Callable[[str], str]) -> None:
+        """Nothing is sent or connected yet.
+
+        :param address: the engine's, `host:port`; None where it is not known yet (attach) or there is none.
+        :param scrub: what every text goes through.
+        """
         self._scrub = scrub
         self._channel: Any = None
         self._stub: Any = None
@@ -46,8 +47,6 @@ class EngineLog:
     def warn(self, urn: str, text: str) -> None:
         """Warn about a resource; it stays under the resource and in the summary."""
         self._enqueue(urn, text, engine_pb2.WARNING)
-
-    __call__ = status
 
     async def flush(self) -> None:
         """Wait until the engine has what was said so far: after the last answer it no longer listens."""

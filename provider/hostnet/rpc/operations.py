@@ -26,17 +26,22 @@ class Subject:
 
 @dataclass(frozen=True)
 class State:
-    """What Pulumi knows of a resource."""
+    """What Pulumi knows of a resource.
+
+    :param partial: the last run left it half-way.
+    """
 
     id: str = ""
     inputs: Inputs = field(default_factory=dict)
     outputs: Outputs = field(default_factory=dict)
+    partial: bool = False
 
 
 class PartialError(Exception):
     """Applied in part, and undoing it failed as well. The state has to keep what there is."""
 
     def __init__(self, state: State, reason: str) -> None:
+        """Keep what there is, and why it is not all."""
         super().__init__(reason)
         self.state, self.reason = state, reason
 
@@ -45,6 +50,7 @@ class Operations:
     """What the engine's requests do, with values in and values out."""
 
     def __init__(self, reach: Reach, log: EngineLog) -> None:
+        """Work on the hosts that `reach` leads to; warn through `log`."""
         self._reach, self._log = reach, log
 
     async def preview(self, subject: Subject, inputs: Inputs, old: State | None) -> Outputs:
@@ -54,7 +60,7 @@ class Operations:
             change = _wish(subject, inputs, old, dry=True)
         if change is not None:
             await self._reach.try_out(subject.urn, inputs, change)
-        return subject.kind.preview_outputs(subject.urn, inputs, old.outputs if old else None)
+        return _planned(subject, inputs, old)
 
     async def create(self, subject: Subject, inputs: Inputs) -> State:
         """Make it.
@@ -70,7 +76,7 @@ class Operations:
         :raises HostnetError: where it is as it was before.
         :raises PartialError: where it is neither.
         """
-        if _only_connection(subject, inputs, old):
+        if not old.partial and _only_connection(subject, inputs, old):
             return State(subject.id, inputs, old.outputs)
         return await self._apply(subject, inputs, old)
 
@@ -123,8 +129,7 @@ class Operations:
     async def _remains(
         self, subject: Subject, inputs: Inputs, old: State | None, host: Host, change: Change
     ) -> State:
-        """The state of a resource that is there in part: its id, and those outputs that do not need the host. The
-        ones that are missing make the next update repair it (see `_only_connection`)."""
+        """The state of a resource that is there in part: its id, and the outputs that are certain."""
         identifier = change.id
         try:
             query = subject.kind.query(subject.urn, change.id, inputs, None)
@@ -132,9 +137,8 @@ class Operations:
             identifier = view.id if view else identifier
         except HostnetError as error:
             self._log.warn(subject.urn, f"after the failure, the host could not be read either: {error}")
-        planned = subject.kind.preview_outputs(subject.urn, inputs, old.outputs if old else None)
-        known = {name: value for name, value in planned.items() if not has_unknown(value)}
-        return State(subject.id or identifier, inputs, known)
+        known = {name: value for name, value in _planned(subject, inputs, old).items() if not has_unknown(value)}
+        return State(subject.id or identifier, inputs, known, partial=True)
 
     def _deleted_with_its_host(self, subject: Subject, error: HostnetError) -> None:
         """Accept that the host is gone, where the user opted in to it."""
@@ -162,13 +166,14 @@ def _wish(subject: Subject, inputs: Inputs, old: State | None, *, dry: bool) -> 
     return subject.kind.change(subject.urn, inputs, dry=dry, **past)
 
 
-def _only_connection(subject: Subject, inputs: Inputs, old: State) -> bool:
-    """Whether an update is about the way to the host alone.
+def _planned(subject: Subject, inputs: Inputs, old: State | None) -> Outputs:
+    """The outputs as far as they are known beforehand; what there will not be is left out."""
+    past = (old.outputs, old.inputs) if old else (None, None)
+    planned = subject.kind.preview_outputs(subject.urn, inputs, *past)
+    return {name: value for name, value in planned.items() if value is not None}
 
-    Not where outputs are missing: then the last run failed half-way, and this update is to repair that.
-    """
+
+def _only_connection(subject: Subject, inputs: Inputs, old: State) -> bool:
+    """Whether an update is about the way to the host alone."""
     detailed = subject.kind.diff(old.inputs, old.outputs, inputs).detailed
-    if not detailed or any(path.split(".")[0] != "connection" for path in detailed):
-        return False
-    planned = subject.kind.preview_outputs(subject.urn, inputs, old.outputs)
-    return planned.keys() <= old.outputs.keys()
+    return bool(detailed) and all(path.split(".")[0] == "connection" for path in detailed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -41,14 +42,19 @@ class Pool(Protocol):
         """End all sessions."""
 
 
+# A pool tells what happens with hosts ("connecting to …"): second argument.
+MakePool = Callable[[Settings, Callable[[str], None]], Pool]
+
+
 class Reach:
-    """The hosts of one provider.
+    """The hosts of one provider."""
 
-    :param log: where waiting and warnings show.
-    :param make_pool: how to get a pool once the settings are known.
-    """
+    def __init__(self, log: EngineLog, make_pool: MakePool) -> None:
+        """Reach nothing yet.
 
-    def __init__(self, log: EngineLog, make_pool: Callable[[Settings], Pool]) -> None:
+        :param log: where waiting and warnings show.
+        :param make_pool: how to get a pool once the settings are known.
+        """
         self.settings = Settings()
         self._log = log
         self._make_pool = make_pool
@@ -57,6 +63,7 @@ class Reach:
         self._default: Mapping[str, Any] | None = None
         self._cancelled = asyncio.Event()
         self._silent: set[Connection] = set()
+        self._waiting: Counter[str] = Counter()
         self._tasks: set[asyncio.Future[Any]] = set()
 
     async def configure(self, default: Mapping[str, Any] | None, settings: Settings) -> None:
@@ -88,6 +95,8 @@ class Reach:
         connection = self.connection(inputs)
         if connection is None:
             raise HostnetError(Code.INVALID, "reach a host", "its connection is not known yet")
+        if self._cancelled.is_set():
+            raise _cancelled()
         return await self._until_cancelled(urn, connection.label, self._session(connection))
 
     async def apply(self, urn: str, host: Host, change: Change) -> View:
@@ -140,13 +149,11 @@ class Reach:
 
     async def _session(self, connection: Connection) -> Host:
         if self._pool is None:
-            self._pool = self._make_pool(self.settings)
+            self._pool = self._make_pool(self.settings, self._progress)
         return await self._pool.host(connection)
 
     async def _until_cancelled(self, urn: str, label: str, waiting: Awaitable[T]) -> T:
         """Wait, unless the engine cancels."""
-        if self._cancelled.is_set():
-            raise _cancelled()
         cancelled = asyncio.ensure_future(self._cancelled.wait())
         waited = asyncio.ensure_future(self._announced(urn, label, waiting))
         try:
@@ -162,9 +169,20 @@ class Reach:
         """Wait; where it takes long, say for what."""
         task = self._keep(waiting)
         done, _ = await asyncio.wait({task}, timeout=_SILENT_SECONDS)
-        if not done:
-            self._log.status(urn, f"waiting for {label} …")
-        return await asyncio.shield(task)
+        if done:
+            return task.result()
+        self._log.status(urn, f"waiting for {label} …")
+        self._waiting[urn] += 1
+        try:
+            return await asyncio.shield(task)
+        finally:
+            self._waiting[urn] -= 1
+
+    def _progress(self, text: str) -> None:
+        """Show what happens with a host under the resources that have waited for a while."""
+        for urn, count in self._waiting.items():
+            if count:
+                self._log.status(urn, text)
 
     def _keep(self, waiting: Awaitable[T]) -> asyncio.Future[T]:
         """Something that goes on where a wait for it ends early: other requests may share it."""

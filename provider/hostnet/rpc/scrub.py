@@ -22,6 +22,7 @@ class Scrubber:
     """Knows every secret that this process was sent, and hides them in text."""
 
     def __init__(self) -> None:
+        """Know none yet."""
         self._long: set[str] = set()
         self._short: set[str] = set()
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from grpc import aio
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hostnet.hosts.connection import Settings
-    from hostnet.rpc.reach import Pool
+    from hostnet.rpc.reach import MakePool, Pool
     from hostnet.rpc.servicer import Servicer
 
 _MESSAGE_BYTES = 400 * 1024 * 1024  # as the engine's own
@@ -35,9 +35,6 @@ _OPTIONS = [
 _GRACE_SECONDS = 3.0
 _CLOSE_SECONDS = 1.0
 
-# How often to look whether the engine is still there.
-_PARENT_SECONDS = 5.0
-
 
 def listen() -> tuple[aio.Server, int]:
     """A server with a port of this machine's loopback that nobody else has. Nothing is answered before `start`.
@@ -53,7 +50,7 @@ def listen() -> tuple[aio.Server, int]:
 
 
 async def start(
-    server: aio.Server, engine: str | None = None, make_pool: Callable[[Settings], Pool] | None = None
+    server: aio.Server, engine: str | None = None, make_pool: MakePool | None = None
 ) -> Servicer:
     """Answer the engine.
 
@@ -69,7 +66,7 @@ async def start(
 
     scrub = Scrubber()
     log = EngineLog(engine, scrub)
-    servicer = Servicer(log, scrub, make_pool or (lambda settings: _real_pool(settings, log)))
+    servicer = Servicer(log, scrub, make_pool or _real_pool)
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(servicer, server)
     await server.start()
     return servicer
@@ -92,18 +89,22 @@ async def serve(engine: str | None) -> None:
 
     :param engine: the engine's address; None where none started us (PULUMI_DEBUG_PROVIDERS), then it attaches.
     """
+    parent = os.getppid() if engine else None
     server, port = listen()
     # The engine reads this line, and only this line, as the port.
     sys.stdout.write(f"{port}\n")
     sys.stdout.flush()
-    ended = _end_signal(watch_parent=engine is not None)
+    ended = _end_signal(parent)
     servicer = await start(server, engine)
     await ended
     await stop(server, servicer)
 
 
-def _end_signal(*, watch_parent: bool) -> asyncio.Future[None]:
-    """Done at SIGINT, at SIGTERM, and when the engine that started us is dead. A second signal does not wait."""
+def _end_signal(parent: int | None) -> asyncio.Future[None]:
+    """Done at SIGINT, at SIGTERM, and when the engine that started us is dead. A second signal does not wait.
+
+    :param parent: the engine's process.
+    """
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
 
@@ -114,23 +115,31 @@ def _end_signal(*, watch_parent: bool) -> asyncio.Future[None]:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end)
-    if watch_parent:
-        _when_parent_dies(loop, os.getppid(), ended)
+    if parent is not None:
+        _at_death(parent, lambda: ended.done() or ended.set_result(None))
     return ended
 
 
-def _when_parent_dies(loop: asyncio.AbstractEventLoop, parent: int, ended: asyncio.Future[None]) -> None:
-    """An engine that was killed tells nobody, and PR_SET_PDEATHSIG follows the thread that started us, not the
-    process (prctl(2)): Go ends threads while the engine lives. So look."""
-    if ended.done():
+def _at_death(process: int, then: Callable[[], object]) -> None:
+    """Call back when a process ends: an engine that was killed tells nobody.
+
+    PR_SET_PDEATHSIG would follow the thread that started us, not the process (prctl(2)), and Go ends threads while
+    the engine lives. Where there are no process descriptors (before Linux 5.3, on macOS) nothing is watched.
+    """
+    try:
+        descriptor = os.pidfd_open(process)
+    except (AttributeError, OSError):
         return
-    if os.getppid() != parent:
-        ended.set_result(None)
-        return
-    loop.call_later(_PARENT_SECONDS, _when_parent_dies, loop, parent, ended)
+    loop = asyncio.get_running_loop()
+
+    def ended() -> None:
+        loop.remove_reader(descriptor)
+        then()
+
+    loop.add_reader(descriptor, ended)
 
 
-def _real_pool(settings: Settings, log: Any) -> Pool:  # noqa: ANN401
-    from hostnet.hosts.pool import Pool as RealPool  # noqa: PLC0415 - asyncssh, for those who need a host
+def _real_pool(settings: Settings, log: Callable[[str], None]) -> Pool:
+    from hostnet.hosts.pool import Pool as RealPool  # noqa: PLC0415 - for those who need a host
 
     return RealPool(settings, log)

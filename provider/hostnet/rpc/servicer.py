@@ -6,10 +6,9 @@ import functools
 import os
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.struct_pb2 import Struct
 from grpc import StatusCode
 
 import hostnet
@@ -23,55 +22,72 @@ from hostnet.rpc.failures import DETAILS_KEY, STATUS_OF, init_failed, status_of
 from hostnet.rpc.functions import call, held
 from hostnet.rpc.operations import Operations, PartialError, State, Subject
 from hostnet.rpc.protos import plugin_pb2, provider_pb2, provider_pb2_grpc
-from hostnet.rpc.reach import Pool, Reach
+from hostnet.rpc.reach import MakePool, Reach
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from google.protobuf.struct_pb2 import Struct
     from grpc.aio import ServicerContext
 
-    from hostnet.hosts.connection import Settings
     from hostnet.resources.kind import Kind
     from hostnet.rpc.log import EngineLog
     from hostnet.rpc.scrub import Scrubber
 
     Context = ServicerContext[Any, Any]
+    AboutResource = (
+        provider_pb2.CheckRequest
+        | provider_pb2.DiffRequest
+        | provider_pb2.CreateRequest
+        | provider_pb2.UpdateRequest
+        | provider_pb2.ReadRequest
+        | provider_pb2.DeleteRequest
+    )
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+# In the outputs of a resource that was left half-way: to the engine its next Update looks like any other.
+_PARTIAL = "__partial"
 
 _MODES = {0: "propose", 1: "enforce", 2: "disable"}
 
 
-def rpc(method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any, Any], Awaitable[Any]]:
+def rpc(
+    method: Callable[[Servicer, Request], Awaitable[Response]],
+) -> Callable[[Servicer, Request, Context], Awaitable[Response]]:
     """An RPC out of a method that raises: every error becomes a gRPC status on purpose."""
 
     @functools.wraps(method)
-    async def answer(self: Servicer, request: Any, context: Context) -> Any:  # noqa: ANN401 - one for all RPCs
+    async def answer(self: Servicer, request: Request, context: Context) -> Response:
         try:
             return await method(self, request)
         except Exception as error:  # noqa: BLE001 - an exception that leaves here is "state unknown" to the engine
             failure = error
         finally:
             await self.log.flush()
-        return await self.fail(failure, context)
+        await self.fail(failure, context)
 
     return answer
 
 
 class Servicer(provider_pb2_grpc.ResourceProviderServicer):
-    """The provider `hostnet`.
+    """The provider `hostnet`."""
 
-    :param log: the engine's log.
-    :param scrub: what knows this process's secrets; the log's own.
-    :param make_pool: how to get the hosts' sessions once the settings are known.
-    """
+    def __init__(self, log: EngineLog, scrub: Scrubber, make_pool: MakePool) -> None:
+        """Wait for the engine.
 
-    def __init__(self, log: EngineLog, scrub: Scrubber, make_pool: Callable[[Settings], Pool]) -> None:
+        :param log: the engine's log.
+        :param scrub: what knows this process's secrets; the log's own.
+        :param make_pool: how to get the hosts' sessions once the settings are known.
+        """
         self.log = log
         self._scrub = scrub
         self.reach = Reach(log, make_pool)
         self._do = Operations(self.reach, log)
 
     @rpc
-    async def Handshake(self, request: Any) -> Any:
+    async def Handshake(self, request: provider_pb2.ProviderHandshakeRequest) -> provider_pb2.ProviderHandshakeResponse:
         """Learn the engine's address; say what this provider can take."""
         self.log.connect(request.engine_address)
         return provider_pb2.ProviderHandshakeResponse(
@@ -83,23 +99,23 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         )
 
     @rpc
-    async def Attach(self, request: Any) -> Any:
+    async def Attach(self, request: plugin_pb2.PluginAttach) -> Empty:
         """Learn the address of an engine that did not start us (PULUMI_DEBUG_PROVIDERS)."""
         self.log.connect(request.address)
         return Empty()
 
     @rpc
-    async def GetPluginInfo(self, _: Any) -> Any:
+    async def GetPluginInfo(self, _: Empty) -> plugin_pb2.PluginInfo:
         """Hostnet's version."""
         return plugin_pb2.PluginInfo(version=hostnet.__version__)
 
     @rpc
-    async def GetSchema(self, _: Any) -> Any:
+    async def GetSchema(self, _: provider_pb2.GetSchemaRequest) -> provider_pb2.GetSchemaResponse:
         """The package's schema, as in schema.json."""
         return provider_pb2.GetSchemaResponse(schema=answers.schema_text())
 
     @rpc
-    async def CheckConfig(self, request: Any) -> Any:
+    async def CheckConfig(self, request: provider_pb2.CheckRequest) -> provider_pb2.CheckResponse:
         """Whether the provider's configuration can be right. It goes back as it came, in the engine's spelling."""
         news = self._decode(request.news)
         self._scrub.learn(_credentials(news))
@@ -109,14 +125,14 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         )
 
     @rpc
-    async def DiffConfig(self, request: Any) -> Any:
+    async def DiffConfig(self, request: provider_pb2.DiffRequest) -> provider_pb2.DiffResponse:
         """Whether a change of the configuration means other hosts, and so other resources."""
         old = self._decode(request.old_inputs if request.HasField("old_inputs") else request.olds)
         difference = diff_config(old.values, self._decode(request.news).values)
         return answers.difference(difference, request.ignoreChanges)
 
     @rpc
-    async def Configure(self, request: Any) -> Any:
+    async def Configure(self, request: provider_pb2.ConfigureRequest) -> provider_pb2.ConfigureResponse:
         """Take the configuration; no host is reached yet."""
         args = self._decode(request.args)
         self._scrub.learn(_credentials(args))
@@ -131,7 +147,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         )
 
     @rpc
-    async def Check(self, request: Any) -> Any:
+    async def Check(self, request: provider_pb2.CheckRequest) -> provider_pb2.CheckResponse:
         """All that is wrong with a resource's inputs; autonames."""
         try:
             news, olds = self._decode(request.news), self._decode(request.olds)
@@ -146,15 +162,14 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         return provider_pb2.CheckResponse(inputs=encode(checked.inputs, marks, unknowns=True))
 
     @rpc
-    async def Diff(self, request: Any) -> Any:
+    async def Diff(self, request: provider_pb2.DiffRequest) -> provider_pb2.DiffResponse:
         """What an update has to do, from the state alone."""
-        olds, news = self._decode(request.olds), self._decode(request.news)
-        old_inputs = self._decode(request.old_inputs)
-        difference: Difference = _kind(request).diff(old_inputs.values, olds.values, news.values)
+        old = self._state(request.id, request.old_inputs, request.olds)
+        difference: Difference = _kind(request).diff(old.inputs, old.outputs, self._decode(request.news).values)
         return answers.difference(difference, request.ignoreChanges)
 
     @rpc
-    async def Create(self, request: Any) -> Any:
+    async def Create(self, request: provider_pb2.CreateRequest) -> provider_pb2.CreateResponse:
         """Make a resource; in a preview, say what it would be."""
         inputs, subject = self._decode(request.properties), _subject(request)
         if request.preview:
@@ -163,24 +178,23 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         return provider_pb2.CreateResponse(id=made.id, properties=_outputs(made.outputs, inputs))
 
     @rpc
-    async def Update(self, request: Any) -> Any:
+    async def Update(self, request: provider_pb2.UpdateRequest) -> provider_pb2.UpdateResponse:
         """Change a resource; in a preview, say what it would be."""
         inputs, subject = self._decode(request.news), _subject(request)
-        old = State(request.id, self._decode(request.old_inputs).values, self._decode(request.olds).values)
+        old = self._state(request.id, request.old_inputs, request.olds)
         if request.preview:
             return provider_pb2.UpdateResponse(properties=await self._preview(subject, inputs, old))
         made = await self._partly(inputs, self._do.update(subject, inputs.values, old))
         return provider_pb2.UpdateResponse(properties=_outputs(made.outputs, inputs))
 
     @rpc
-    async def Read(self, request: Any) -> Any:
+    async def Read(self, request: provider_pb2.ReadRequest) -> provider_pb2.ReadResponse:
         """What the host has: for a refresh, by the state; for an import or `get`, by the id."""
         inputs = self._decode(request.inputs)
-        outputs = self._decode(request.properties)
+        state = self._state(request.id, request.inputs, request.properties)
         # A program's `get` sends the state that it was given, twice; a refresh has outputs that are no inputs.
-        refresh = bool(inputs.values) and inputs.values != outputs.values
-        old = State(request.id, inputs.values, outputs.values) if refresh else None
-        found = await self._do.read(_subject(request), old, inputs.values)
+        refresh = bool(state.inputs) and state.inputs != state.outputs
+        found = await self._do.read(_subject(request), state if refresh else None, inputs.values)
         if found is None:
             return provider_pb2.ReadResponse()
         return provider_pb2.ReadResponse(
@@ -190,14 +204,14 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         )
 
     @rpc
-    async def Delete(self, request: Any) -> Any:
+    async def Delete(self, request: provider_pb2.DeleteRequest) -> Empty:
         """Take a resource away; what is gone already is success."""
-        old = State(request.id, self._decode(request.old_inputs).values, self._decode(request.properties).values)
+        old = self._state(request.id, request.old_inputs, request.properties)
         await self._do.delete(_subject(request), old)
         return Empty()
 
     @rpc
-    async def Invoke(self, request: Any) -> Any:
+    async def Invoke(self, request: provider_pb2.InvokeRequest) -> provider_pb2.InvokeResponse:
         """Answer a function."""
         arguments = self._decode(request.args)
         failures, result = await call(self.reach, request.tok, arguments.values)
@@ -209,7 +223,9 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         getattr(response, "return").CopyFrom(encode(result, marks))
         return response
 
-    async def List(self, request: Any, context: Context) -> AsyncIterator[Any]:
+    async def List(
+        self, request: provider_pb2.ListRequest, context: Context
+    ) -> AsyncIterator[provider_pb2.ListResponse]:
         """The resources of a kind that hostnet's record on the host holds: ids to import."""
         try:
             query = self._decode(request.query).values
@@ -223,28 +239,28 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
             yield provider_pb2.ListResponse(continuation=after)
 
     @rpc
-    async def Cancel(self, _: Any) -> Any:
+    async def Cancel(self, _: Empty) -> Empty:
         """Stop what was not sent to a host yet; what is under way ends on its own."""
         await self.reach.cancel()
         return Empty()
 
-    async def Parameterize(self, _: Any, context: Context) -> Any:
+    async def Parameterize(self, _: provider_pb2.ParameterizeRequest, context: Context) -> NoReturn:
         """Not for this provider."""
         await _unimplemented("Parameterize", context)
 
-    async def Construct(self, _: Any, context: Context) -> Any:
+    async def Construct(self, _: provider_pb2.ConstructRequest, context: Context) -> NoReturn:
         """Hostnet has no component resources."""
         await _unimplemented("Construct", context)
 
-    async def Call(self, _: Any, context: Context) -> Any:
+    async def Call(self, _: provider_pb2.CallRequest, context: Context) -> NoReturn:
         """Hostnet has no methods."""
         await _unimplemented("Call", context)
 
-    async def GetMapping(self, _: Any, context: Context) -> Any:
+    async def GetMapping(self, _: provider_pb2.GetMappingRequest, context: Context) -> NoReturn:
         """Nothing to convert from."""
         await _unimplemented("GetMapping", context)
 
-    async def GetMappings(self, _: Any, context: Context) -> Any:
+    async def GetMappings(self, _: provider_pb2.GetMappingsRequest, context: Context) -> NoReturn:
         """Nothing to convert from."""
         await _unimplemented("GetMappings", context)
 
@@ -264,6 +280,12 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         self._scrub.learn(decoded.texts)
         return decoded
 
+    def _state(self, identifier: str, inputs: Struct, outputs: Struct) -> State:
+        """What the engine knows of a resource."""
+        values = self._decode(outputs).values
+        partial = values.pop(_PARTIAL, False)
+        return State(identifier, self._decode(inputs).values, values, partial=bool(partial))
+
     async def _preview(self, subject: Subject, inputs: Decoded, old: State | None) -> Struct:
         planned = await self._do.preview(subject, inputs.values, old)
         return _outputs(planned, inputs, unknowns=True)
@@ -275,6 +297,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         except PartialError as error:
             kept = encode(error.state.inputs, input_secrets(error.state.inputs, inputs))
             properties = _outputs(error.state.outputs, inputs)
+            properties.fields[_PARTIAL].bool_value = True
             raise _PartlyError(error.state.id, properties, kept, error.reason) from error
 
 
@@ -286,7 +309,7 @@ class _PartlyError(Exception):
         self.id, self.properties, self.inputs, self.reason = identifier, properties, inputs, reason
 
 
-def _kind(request: Any) -> Kind:  # noqa: ANN401 - several request types
+def _kind(request: AboutResource) -> Kind:
     token = request.type or request.urn.split("::")[2].rsplit("$", 1)[-1]
     if token not in KINDS:
         known = ", ".join(KINDS)
@@ -294,11 +317,11 @@ def _kind(request: Any) -> Kind:  # noqa: ANN401 - several request types
     return KINDS[token]
 
 
-def _subject(request: Any) -> Subject:  # noqa: ANN401 - several request types
+def _subject(request: AboutResource) -> Subject:
     return Subject(_kind(request), request.urn, getattr(request, "id", ""))
 
 
-def _autoname(request: Any) -> Autoname:  # noqa: ANN401 - protobuf
+def _autoname(request: provider_pb2.CheckRequest) -> Autoname:
     name = request.name or request.urn.split("::", 3)[-1]
     if not request.HasField("autonaming"):
         return Autoname(name, request.randomSeed)

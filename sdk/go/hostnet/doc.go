@@ -1,0 +1,2 @@
+// A Linux host's network in a Pulumi stack: bridges, TAPs of microVMs, NAT and port forwards.
+package hostnet

@@ -1,0 +1,293 @@
+"""What the engine is told when something goes wrong, and what it is not told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import pytest
+from hostnet.errors import Code, HostnetError
+from hostnet.hosts.connection import Connection
+from hostnet.rpc.codec import decode, encode
+from hostnet.rpc.failures import STATUS_OF
+from hostnet.rpc.protos import provider_pb2
+
+from tests.rpc.engine import SECONDS, Engine, Resource, init_failed, paths
+
+PASSWORD = "correct horse battery staple"  # noqa: S105 - the one to be kept out of messages
+KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAAB3NzaC1yc2EAAAADAQAB\n-----END OPENSSH PRIVATE KEY-----\n"
+REMOTE = {"host": "203.0.113.9", "password": PASSWORD}
+STATE_UNKNOWN = {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS}
+
+
+def bridge(engine: Engine, **inputs: Any) -> Resource:
+    """A bridge of the program."""
+    return Resource(engine, "Bridge", "it", **{"name": "vms", "addresses": ["10.0.0.1/24"], **inputs})
+
+
+@pytest.mark.parametrize("code", Code)
+def test_every_error_has_a_code(engine: Engine, code: Code) -> None:
+    """No error of ours makes the engine think that it does not know the state; the message says all."""
+    engine.host.fail(HostnetError(code, "create bridge vms", "EPERM: no", "Be root"), "apply")
+    with pytest.raises(grpc.RpcError) as raised:
+        bridge(engine).create()
+    assert raised.value.code() is STATUS_OF[code]
+    assert raised.value.code() not in STATE_UNKNOWN
+    assert "create bridge vms" in raised.value.details()
+    assert "Be root" in raised.value.details()
+
+
+def test_partial_create_keeps_its_id(engine: Engine) -> None:
+    """A bridge that is there in part is in the state, and the next update repairs it without a difference."""
+    engine.host.fail(HostnetError(Code.PARTIAL, "create bridge vms", "EBUSY"), applied=True)
+    it = bridge(engine)
+    request = it.create_request()
+    with pytest.raises(grpc.RpcError) as raised:
+        engine.stub.Create(request)
+    detail = init_failed(raised.value)
+    assert detail.id == "vms"
+    assert decode(detail.inputs).values == decode(request.properties).values
+    assert "EBUSY" in detail.reasons[0]
+    it.id, it.inputs, it.outputs = detail.id, request.properties, detail.properties
+    it.update(**it.given)
+    assert it.diff().changes == provider_pb2.DiffResponse.DIFF_NONE
+
+
+def test_partial_failure_is_repaired_beside_new_credentials(engine: Engine) -> None:
+    """An update that follows a partial failure reaches the host also where only the credentials are other ones."""
+    remote = engine.pool.at(Connection("203.0.113.9"))
+    remote.fail(HostnetError(Code.PARTIAL, "create bridge vms", "EBUSY"))
+    it = bridge(engine, connection=REMOTE)
+    request = it.create_request()
+    with pytest.raises(grpc.RpcError) as raised:
+        engine.stub.Create(request)
+    detail = init_failed(raised.value)
+    it.id, it.inputs, it.outputs = detail.id, request.properties, detail.properties
+    it.update(**it.given | {"connection": REMOTE | {"password": "another one"}})
+    assert remote.link("vms")
+
+
+def test_partial_update(engine: Engine) -> None:
+    """A half-done update keeps the id as well."""
+    it = bridge(engine).create()
+    engine.host.fail(HostnetError(Code.PARTIAL, "update bridge vms", "EBUSY"))
+    with pytest.raises(grpc.RpcError) as raised:
+        it.update(name="vms", addresses=["10.1.0.1/24"])
+    assert init_failed(raised.value).id == "vms"
+
+
+def test_a_bug_says_where(engine: Engine) -> None:
+    """An exception that nobody foresaw is one clear line, without its text."""
+    engine.host.fail(ZeroDivisionError(PASSWORD))
+    with pytest.raises(grpc.RpcError) as raised:
+        bridge(engine).create()
+    assert raised.value.code() is grpc.StatusCode.INTERNAL
+    assert "ZeroDivisionError at hostnet/hosts/fake.py:" in raised.value.details()
+    assert PASSWORD not in raised.value.details()
+
+
+def test_check_failures_have_paths(engine: Engine) -> None:
+    """All that is wrong comes at once, each with its path."""
+    failures = bridge(engine, addresses=["10.0.0.0/33"], mtu="big").check().failures
+    assert {failure.property for failure in failures} == {"addresses[0]", "mtu"}
+
+
+def test_no_secret_in_check_failures(engine: Engine) -> None:
+    """Below `connection`, and for secret inputs, the engine gets no property whose value it would print."""
+    connection = {"hostt": "x", "password": PASSWORD, "privateKey": KEY + "x", "port": PASSWORD}
+    it = Resource(engine, "Bridge", "it", [("name",)], name=PASSWORD, connection=connection)
+    failures = it.check().failures
+    assert failures
+    assert all(failure.property == "" for failure in failures)
+    assert any("connection.port" in failure.reason for failure in failures)
+    assert all(PASSWORD not in failure.reason and "AAAAB3" not in failure.reason for failure in failures)
+
+
+@pytest.mark.parametrize("secret", [PASSWORD, KEY, "AAAAB3NzaC1yc2EAAAADAQAB"])
+def test_no_secret_in_errors(engine: Engine, secret: str) -> None:
+    """A host's message that quotes a credential arrives without it, as an error and as a warning."""
+    connection = REMOTE | {"privateKey": KEY}
+    remote = engine.pool.at(Connection("203.0.113.9"))
+    it = bridge(engine, connection=connection)
+    for _ in range(2):
+        remote.fail(HostnetError(Code.PERMISSION, "log in", f"{secret!r} was refused, {secret}"))
+    with pytest.raises(grpc.RpcError) as raised:
+        it.create()
+    it.preview()
+    assert "[secret]" in raised.value.details()
+    assert secret not in raised.value.details()
+    assert len(engine.warnings()) == 1
+    assert secret not in engine.warnings()[0]
+
+
+def test_provider_credentials_are_secrets(engine: Engine) -> None:
+    """The provider's own connection arrives as JSON text; its password is kept out of messages as well."""
+    engine.configure(connection=f'{{"host": "203.0.113.9", "password": "{PASSWORD}"}}')
+    engine.pool.at(Connection("203.0.113.9")).fail(HostnetError(Code.PERMISSION, "log in", PASSWORD))
+    with pytest.raises(grpc.RpcError) as raised:
+        bridge(engine).create()
+    assert raised.value.details() == "log in: [secret]"
+
+
+def test_preview_warns_and_never_fails(engine: Engine) -> None:
+    """What would fail is a warning under the resource; the preview goes on."""
+    engine.host.add_link("vms", "bridge")
+    assert bridge(engine).preview().values["name"] == "vms"
+    (line,) = [line for line in engine.logged.lines if not line.ephemeral]
+    assert line.urn == bridge(engine).urn
+    assert "vms" in line.message
+
+
+def test_unreachable_host_in_previews(engine: Engine) -> None:
+    """A host that does not answer is asked once; the preview of everything on it goes on."""
+    engine.pool.unreachable.add("root@203.0.113.9")
+    for name in ("a", "b", "c"):
+        assert bridge(engine, name=name, connection=REMOTE).preview().values["name"] == name
+    assert len(engine.pool.connections) == 1
+    assert len(engine.warnings()) == 1
+
+
+def test_unreachable_is_not_gone(engine: Engine) -> None:
+    """A host that can't be reached is an error of Read, Create and Update, never "gone"."""
+    it = bridge(engine, connection=REMOTE).create()
+    engine.pool.unreachable.add("root@203.0.113.9")
+    for doing in (it.read, it.create, lambda: it.update(**it.given | {"mtu": 1400})):
+        with pytest.raises(grpc.RpcError) as raised:
+            doing()
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_delete_on_unreachable_host(engine: Engine) -> None:
+    """Deleting on a host that is gone names the way out, and with it succeeds with a warning."""
+    it = bridge(engine, connection=REMOTE).create()
+    engine.pool.unreachable.add("root@203.0.113.9")
+    with pytest.raises(grpc.RpcError) as raised:
+        it.delete()
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "deleteUnreachable" in raised.value.details()
+    assert "HOSTNET_DELETE_UNREACHABLE" in raised.value.details()
+    engine.configure(deleteUnreachable=True)
+    it.delete()
+    assert "203.0.113.9" in engine.warnings()[-1]
+
+
+def test_delete_on_unreachable_host_by_environment(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment variable does the same."""
+    it = bridge(engine, connection=REMOTE).create()
+    engine.pool.unreachable.add("root@203.0.113.9")
+    monkeypatch.setenv("HOSTNET_DELETE_UNREACHABLE", "1")
+    engine.configure()
+    it.delete()
+
+
+def test_unconfigured_provider_previews_only() -> None:
+    """Without Configure, a preview is blind and anything else an error."""
+    with Engine() as engine:
+        assert bridge(engine).preview().values["name"] == "vms"
+        with pytest.raises(grpc.RpcError) as raised:
+            bridge(engine).create()
+        assert "Configure" in raised.value.details()
+        assert engine.pool.connections == []
+
+
+def test_cancel_before_the_host_is_reached(engine: Engine) -> None:
+    """Who still waits for a host at Cancel fails at once, as cancelled; nothing was done."""
+    engine.run(engine.pool.hold)
+    waiting = engine.stub.Create.future(bridge(engine).create_request())
+    engine.run(engine.pool.asked.wait)
+    engine.stub.Cancel(encode_empty())
+    with pytest.raises(grpc.RpcError) as raised:
+        waiting.result(SECONDS)
+    assert raised.value.code() is grpc.StatusCode.CANCELLED
+    assert engine.pool.cancelled
+    assert "vms" not in engine.host.dump()["links"]
+
+
+def test_cancel_lets_finish_what_is_under_way(engine: Engine) -> None:
+    """What a host is doing at Cancel it does to its end, and the state has it."""
+    engine.run(engine.host.hold)
+    under_way = engine.stub.Create.future(bridge(engine).create_request())
+    engine.run(engine.host.entered.wait)
+    engine.stub.Cancel(encode_empty())
+    engine.run(engine.host.release)
+    assert under_way.result(SECONDS).id == "vms"
+    with pytest.raises(grpc.RpcError) as raised:
+        bridge(engine, name="late").create()
+    assert raised.value.code() is grpc.StatusCode.CANCELLED
+
+
+def test_creates_run_at_the_same_time(engine: Engine) -> None:
+    """Creates that come at once are at the host at once, so that it can join them."""
+    engine.run(engine.host.hold)
+    names = [f"br{i}" for i in range(8)]
+    requests = [bridge(engine, name=name, addresses=[]).create_request() for name in names]
+    calls = [engine.stub.Create.future(request) for request in requests]
+    engine.run(lambda: engine.host.arrived(len(names)))
+    engine.run(engine.host.release)
+    assert [call.result(SECONDS).id for call in calls] == names
+
+
+def test_credentials_touch_nothing(engine: Engine) -> None:
+    """New credentials are an update that asks the host for nothing."""
+    it = bridge(engine, connection=REMOTE).create()
+    asked = len(engine.pool.at(Connection("203.0.113.9")).requests)
+    before = it.outputs
+    new = it.given | {"connection": REMOTE | {"password": "another"}}
+    found = it.diff(**new)
+    assert paths(found) == {"connection.password": "UPDATE"}
+    assert not found.replaces
+    it.update(**new)
+    assert it.outputs == before
+    assert len(engine.pool.at(Connection("203.0.113.9")).requests) == asked
+
+
+def test_another_host_is_a_replacement(engine: Engine) -> None:
+    """Another host means another bridge, created there before the old one goes."""
+    it = bridge(engine, connection=REMOTE).create()
+    found = it.diff(**it.given | {"connection": {"host": "203.0.113.10"}})
+    assert list(found.replaces) == ["connection"]
+    assert not found.deleteBeforeReplace
+
+
+def test_ignored_changes(engine: Engine) -> None:
+    """What a program ignores is no difference, whole or by path."""
+    it = bridge(engine).create()
+    new = it.given | {"mtu": 1400, "addresses": ["10.0.0.1/24", "10.1.0.1/24"]}
+    assert paths(it.diff(["mtu", "addresses[*]"], **new)) == {}
+    assert set(paths(it.diff(["mtu"], **new))) == {"addresses[1]"}
+
+
+def test_name_replaces_by_deleting_first(engine: Engine) -> None:
+    """Where old and new could clash on one host, the old one goes first."""
+    it = bridge(engine).create()
+    found = it.diff(**it.given | {"name": "other"})
+    assert list(found.replaces) == ["name"]
+    assert found.deleteBeforeReplace
+
+
+def encode_empty() -> Any:
+    """The empty message."""
+    from google.protobuf.empty_pb2 import Empty  # noqa: PLC0415
+
+    return Empty()
+
+
+def test_config_that_means_another_host(engine: Engine) -> None:
+    """A provider that moves to another host is replaced, and so are its resources; new credentials are an update."""
+    old = encode({"connection": '{"host": "203.0.113.9"}', "version": "0.1.0"})
+    moved = encode({"connection": '{"host": "203.0.113.10"}'})
+    other = encode({"connection": '{"host": "203.0.113.9", "port": 2222}'})
+    diff = engine.stub.DiffConfig
+    assert list(diff(provider_pb2.DiffRequest(old_inputs=old, olds=old, news=moved)).replaces) == ["connection"]
+    changed = diff(provider_pb2.DiffRequest(old_inputs=old, olds=old, news=other))
+    assert changed.changes == provider_pb2.DiffResponse.DIFF_SOME
+    assert not changed.replaces
+
+
+def test_config_is_checked(engine: Engine) -> None:
+    """Wrong configuration is named with its path, and none of its values is printed."""
+    news = encode({"connection": f'{{"hostt": "{PASSWORD}"}}', "persist": "sometimes"})
+    response = engine.stub.CheckConfig(provider_pb2.CheckRequest(news=news))
+    assert "persist" in {failure.property for failure in response.failures}
+    assert any("connection.hostt" in failure.reason for failure in response.failures)
+    assert all(PASSWORD not in failure.reason for failure in response.failures)

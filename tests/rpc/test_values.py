@@ -1,0 +1,208 @@
+"""What goes over the wire: secrets, unknowns, references, and everything that a Struct can hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf.struct_pb2 import Struct
+from hostnet.resources.kind import UNKNOWN
+from hostnet.rpc.codec import (
+    ASSET,
+    BYTES,
+    OUTPUT,
+    RESOURCE,
+    SECRET,
+    SIGNATURE,
+    UNKNOWNS,
+    Decoded,
+    Path,
+    decode,
+    encode,
+    has_unknown,
+    input_secrets,
+    output_secrets,
+)
+from hostnet.rpc.scrub import HIDDEN, Scrubber
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.rpc.engine import Engine, Resource
+
+KEYS = st.text(max_size=8).filter(lambda key: key != SIGNATURE)
+LEAVES = (
+    st.just(UNKNOWN)
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False).filter(lambda number: not number.is_integer())
+    | st.text().filter(lambda text: text not in UNKNOWNS)
+)
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=20
+)
+MAPPINGS = st.dictionaries(KEYS, VALUES, max_size=5)
+
+
+def all_paths(value: Any, path: Path = ()) -> list[Path]:
+    """Every path in a value but the empty one."""
+    items: list[tuple[str | int, Any]] = []
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list):
+        items = list(enumerate(value))
+    found = [path] if path else []
+    for key, item in items:
+        found += all_paths(item, (*path, key))
+    return found
+
+
+@st.composite
+def marked(draw: st.DrawFn) -> tuple[dict[str, Any], set[Path]]:
+    """Values, and some paths in them of which none is below another."""
+    values = draw(MAPPINGS)
+    marks: set[Path] = set()
+    for path in all_paths(values):
+        if draw(st.booleans()) and not any(path[: len(mark)] == mark for mark in marks):
+            marks.add(path)
+    return values, marks
+
+
+@given(marked())
+def test_values_and_secrets_survive(case: tuple[dict[str, Any], set[Path]]) -> None:
+    """What is encoded and sent is decoded to the same values, types and secret paths."""
+    values, marks = case
+    wire = Struct.FromString(encode(values, marks, unknowns=True).SerializeToString())
+    found = decode(wire)
+    assert found.values == values
+    assert found.secrets == marks
+    assert encode(found.values, found.secrets, unknowns=True) == wire
+
+
+@given(MAPPINGS)
+def test_nothing_unknown_outside_previews(values: dict[str, Any]) -> None:
+    """Where no unknown may go, none goes."""
+    assert not has_unknown(decode(encode(values)).values)
+
+
+@given(marked())
+def test_a_secret_stays_secret(case: tuple[dict[str, Any], set[Path]]) -> None:
+    """Whatever is made of inputs with a secret, the secret's text is nowhere open."""
+    values, marks = case
+    given_inputs = Decoded(values, marks)
+    derived = {f"derived-{name}": [value] for name, value in values.items()}
+    outputs = values | derived
+    found = decode(encode(outputs, output_secrets(outputs, given_inputs), unknowns=True))
+    covered = {path[0] for path in found.secrets}
+    if any(path[0] != "connection" for path in marks):
+        assert covered >= derived.keys()
+    assert {path[0] for path in input_secrets(values, given_inputs)} == {path[0] for path in marks}
+
+
+def typed(signature: str, **fields: Any) -> Struct:
+    """A Struct with one typed value `it`."""
+    return encode({"it": {SIGNATURE: signature, **fields}})
+
+
+def test_output_values() -> None:
+    """An output value is its value, secret or not; without one, it is unknown."""
+    assert decode(typed(OUTPUT, value=7.0, dependencies=["urn"])).values == {"it": 7}
+    secret = decode(typed(OUTPUT, value="x", secret=True))
+    assert (secret.values, secret.secrets) == ({"it": "x"}, {("it",)})
+    assert decode(typed(OUTPUT)).values == {"it": UNKNOWN}
+
+
+def test_resource_references() -> None:
+    """A reference to a resource is its id; while it has none, it is unknown; without an id it is the URN."""
+    assert decode(typed(RESOURCE, urn="urn:x", id="br0")).values == {"it": "br0"}
+    assert decode(typed(RESOURCE, urn="urn:x", id="")).values == {"it": UNKNOWN}
+    assert decode(typed(RESOURCE, urn="urn:x")).values == {"it": "urn:x"}
+
+
+def test_byte_strings() -> None:
+    """A string that is no UTF-8 comes back byte for byte."""
+    wire = typed(BYTES, value="/wD+")
+    found = decode(wire)
+    assert found.values["it"].encode(errors="surrogateescape") == b"\xff\x00\xfe"
+    assert encode(found.values) == wire
+
+
+@pytest.mark.parametrize("signature", [ASSET, "0123"])
+def test_foreign_values_are_refused(engine: Engine, signature: str) -> None:
+    """An asset, or a signature that nobody knows, is a check failure with its path."""
+    bridge = Resource(engine, "Bridge", "it", addresses=[{SIGNATURE: signature, "text": "x"}])
+    failures = bridge.check().failures
+    assert [failure.property for failure in failures] == [""]
+    assert failures[0].reason.startswith("addresses[0]: ")
+
+
+def test_null_is_absent() -> None:
+    """A null property is one that was not given."""
+    assert decode(encode({"a": None, "b": {"c": None}})).values == {"b": {}}
+
+
+def test_secret_inputs_make_secret_outputs(engine: Engine) -> None:
+    """A secret address is secret in the outputs, and so is what is made of it; the kernel's own numbers are open."""
+    secret: Path = ("addresses", 0)
+    bridge = Resource(engine, "Bridge", "it", [secret], name="vms", addresses=["10.0.0.1/24"]).create()
+    assert bridge.inputs is not None
+    assert bridge.outputs is not None
+    assert decode(bridge.inputs).secrets == {secret}
+    hidden = decode(bridge.outputs).secrets
+    assert {path[0] for path in hidden} >= {"addresses", "subnets", "gateway"}
+    assert not {path[0] for path in hidden} & {"name", "ifindex"}
+    bridge.refresh()
+    assert decode(bridge.inputs).secrets == {secret}
+    assert decode(bridge.outputs).secrets == hidden
+
+
+def test_connection_is_no_output(engine: Engine) -> None:
+    """A connection, with its secrets, stays in the inputs and nowhere else; a refresh keeps it there."""
+    connection = {"host": "203.0.113.9", "password": "correct horse"}
+    secrets: list[Path] = [("connection", "password")]
+    bridge = Resource(engine, "Bridge", "it", secrets, name="vms", connection=connection).create()
+    assert bridge.outputs is not None
+    assert b"correct horse" not in bridge.outputs.SerializeToString()
+    assert decode(bridge.outputs).secrets == set()
+    before = bridge.inputs
+    bridge.refresh()
+    assert bridge.inputs == before
+
+
+def test_unknowns_in_previews(engine: Engine) -> None:
+    """An unknown input is let through, makes what depends on it unknown, and reaches no host."""
+    bridge = Resource(engine, "Bridge", "it", name="vms", addresses=UNKNOWN)
+    planned = bridge.preview().values
+    assert planned["name"] == "vms"
+    assert has_unknown(planned["addresses"])
+    assert engine.pool.connections == []
+
+
+def test_unknown_host_in_previews(engine: Engine) -> None:
+    """A server that the same stack will create is no host yet."""
+    planned = Resource(engine, "Bridge", "it", name="vms", connection={"host": UNKNOWN}).preview().values
+    assert planned["name"] == "vms"
+    assert engine.pool.connections == []
+
+
+def test_nested_unknowns_stay_leaves(engine: Engine) -> None:
+    """A guest's address that only the host can tell is unknown in a preview, not missing."""
+    tap = Resource(engine, "TapBinding", "it", name="vm0", bridge="vms", guest={"hostname": "web"})
+    guest = tap.preview().values["guest"]
+    assert has_unknown(guest)
+    assert guest is not UNKNOWN
+
+
+def test_scrubber() -> None:
+    """Secrets are hidden whole, line by line, quoted and cut short; short ones as words of their own."""
+    scrub = Scrubber()
+    scrub.learn(["-----BEGIN KEY-----\nabcdefghijklmnop\n", "hunter2-hunter2-hunter2", "80"])
+    assert scrub("line 2 is abcdefghijklmnop") == f"line 2 is {HIDDEN}"
+    assert scrub(repr("-----BEGIN KEY-----\nabcdefghijklmnop\n")).count("abcdef") == 0
+    assert scrub("'hunter2-hunter2-…' is no name") == f"'{HIDDEN}…' is no name"
+    assert scrub("port 80 of 8080") == f"port {HIDDEN} of 8080"
+
+
+def test_secret_signature_is_pulumis() -> None:
+    """The signature that marks a secret is the engine's."""
+    wire = encode({"a": "b"}, [("a",)])
+    assert wire.fields["a"].struct_value.fields[SIGNATURE].string_value == SECRET

@@ -1,0 +1,76 @@
+"""The golden cases of tests/cases, as values. `"${unknown}"` in a case is what a preview does not know yet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hostnet.hosts.api import View
+from hostnet.objects import from_json, seen_from_json, to_json
+from hostnet.resources import KINDS
+from hostnet.resources.kind import UNKNOWN, Autoname, Kind
+
+CASES = Path(__file__).parents[1] / "cases"
+FOLDERS = {
+    "bridge": "hostnet:index:Bridge",
+    "tap_binding": "hostnet:index:TapBinding",
+    "nat_gateway": "hostnet:index:NatGateway",
+    "port_forward": "hostnet:index:PortForward",
+}
+Case = dict[str, Any]
+
+
+def load(folder: str, name: str) -> list[Case]:
+    """The cases of one file."""
+    text = (CASES / folder / f"{name}.json").read_text(encoding="utf-8")
+    cases: list[Case] = with_unknowns(json.loads(text))
+    return cases
+
+
+def with_unknowns(value: Any) -> Any:  # noqa: ANN401 (JSON)
+    """The value with `UNKNOWN` for its placeholder."""
+    if isinstance(value, dict):
+        return {key: with_unknowns(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_unknowns(item) for item in value]
+    return UNKNOWN if value == "${unknown}" else value
+
+
+def parameters(name: str) -> Any:  # noqa: ANN401 (pytest's decorator)
+    """Run a test with each case of this name of each kind, as `kind` and `case`."""
+    found = [
+        pytest.param(KINDS[token], case, id=f"{folder}: {case['case']}")
+        for folder, token in FOLDERS.items()
+        if (CASES / folder / f"{name}.json").exists()
+        for case in load(folder, name)
+    ]
+    return pytest.mark.parametrize(("kind", "case"), found)
+
+
+def urn(kind: Kind, name: str = "microvm") -> str:
+    """The URN that golden MAC addresses and ids are derived from."""
+    return f"urn:pulumi:test::net::{kind.token}::{name}"
+
+
+def autoname(name: str = "microvm") -> Autoname:
+    """What the engine sends with a check."""
+    return Autoname(name, b"seed")
+
+
+def view(case: Case) -> View:
+    """A host's answer: pairs of an object (null: nobody asked for one) and what was seen of it."""
+    pairs = [(from_json(wish), seen) for wish, seen in case["view"]]
+    return View(
+        case.get("id", "id"),
+        tuple(wish for wish, _ in pairs),
+        tuple(seen_from_json(wish.type, seen) for wish, seen in pairs),
+    )
+
+
+def as_json(objects: tuple[Any, ...]) -> list[dict[str, Any]]:
+    """Objects as cases write them."""
+    out: list[dict[str, Any]] = json.loads(json.dumps([to_json(item) for item in objects]))
+    return out
