@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import Enum
 from typing import Any
 
 
-class Code(StrEnum):
+class Code(str, Enum):
     """What went wrong, for a program. rpc/ maps each to a gRPC code on purpose."""
 
     INVALID = "invalid"  # the request itself can't be right

@@ -11,7 +11,7 @@ colons, interface names checked. The agent checks again what it is about to hand
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Union
 
 Family = Literal["ipv4", "ipv6"]
 LinkKind = Literal["bridge", "tap"]
@@ -221,7 +221,7 @@ class DhcpServer:
         return f"dhcp {self.bridge}"
 
 
-Object = Link | Address | Route | Port | Glob | Guest | Forwarding | Gateway | Forward | DhcpServer
+Object = Union[Link, Address, Route, Port, Glob, Guest, Forwarding, Gateway, Forward, DhcpServer]
 
 _TYPES: dict[str, type[Object]] = {
     cls.type: cls for cls in (Link, Address, Route, Port, Glob, Guest, Forwarding, Gateway, Forward, DhcpServer)
@@ -328,7 +328,7 @@ class DhcpSeen:
     leases: tuple[Lease, ...] = ()
 
 
-Seen = LinkSeen | GlobSeen | GuestSeen | GatewaySeen | ForwardSeen | ForwardingSeen | DhcpSeen
+Seen = Union[LinkSeen, GlobSeen, GuestSeen, GatewaySeen, ForwardSeen, ForwardingSeen, DhcpSeen]
 
 _SEEN: dict[str, type[Seen]] = {
     "link": LinkSeen,
@@ -377,7 +377,8 @@ def seen_to_json(value: Seen | None) -> Json | None:
 
 def seen_from_json(object_type: str, data: Json | None) -> Seen | None:
     """What was seen of an object of this type. Objects without a view of their own (Address, Route, Port) are seen
-    in their link and have none."""
+    in their link and have none.
+    """
     cls = _SEEN.get(object_type)
     if data is None or cls is None:
         return None

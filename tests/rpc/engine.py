@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
-from hostnet.hosts.connection import Settings
 from hostnet.hosts.fake import FakeHost, FakePool
 from hostnet.rpc import server as plugin
 from hostnet.rpc.codec import Decoded, decode, encode
 from hostnet.rpc.failures import DETAILS_KEY
-from hostnet.rpc.protos import engine_pb2_grpc, load, provider_pb2, provider_pb2_grpc
+from hostnet.rpc.protos import engine_pb2, engine_pb2_grpc, load, provider_pb2, provider_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from google.protobuf.struct_pb2 import Struct
+    from hostnet.hosts.connection import Settings
     from hostnet.rpc.codec import Path
 
 SECONDS = 30  # no test takes this long: it is how long a broken one hangs
@@ -33,10 +33,11 @@ class LogService(engine_pb2_grpc.EngineServicer):
     """The engine's log: keeps what it is told."""
 
     def __init__(self) -> None:
+        """No line yet."""
         self.lines: list[Any] = []
         self._more = threading.Condition()
 
-    def Log(self, request: Any, context: Any) -> Empty:  # noqa: N802
+    def Log(self, request: engine_pb2.LogRequest, _: object) -> Empty:  # noqa: N802
         """See the protocol."""
         with self._more:
             self.lines.append(request)
@@ -51,12 +52,13 @@ class LogService(engine_pb2_grpc.EngineServicer):
 
 
 class Engine:
-    """An engine with one hostnet plugin.
-
-    :param attach: tell the plugin the engine's address by Attach, not by Handshake.
-    """
+    """An engine with one hostnet plugin."""
 
     def __init__(self, *, attach: bool = False) -> None:
+        """Nothing runs yet.
+
+        :param attach: tell the plugin the engine's address by Attach, not by Handshake.
+        """
         self.pool = FakePool()
         self.logged = LogService()
         self._loop = asyncio.new_event_loop()
@@ -65,6 +67,7 @@ class Engine:
         self._logs = grpc.server(ThreadPoolExecutor(1))
 
     def __enter__(self) -> Self:
+        """Start the plugin and shake hands."""
         self._thread.start()
         engine_pb2_grpc.add_EngineServicer_to_server(self.logged, self._logs)
         self.address = f"127.0.0.1:{self._logs.add_insecure_port('127.0.0.1:0')}"
@@ -79,6 +82,7 @@ class Engine:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """End the plugin as its process does."""
         self.run(lambda: plugin.stop(self._server, self._servicer))
         self.channel.close()
         self._logs.stop(None)
@@ -131,6 +135,11 @@ class Resource:
         /,
         **inputs: Any,  # noqa: ANN401
     ) -> None:
+        """Declare it.
+
+        :param kind: `Bridge`, …
+        :param secrets: the paths of the inputs that are secret.
+        """
         self.engine = engine
         self.token = f"hostnet:index:{kind}"
         self.urn = f"urn:pulumi:test::project::{self.token}::{name}"
@@ -168,9 +177,7 @@ class Resource:
                 id=self.id, olds=self.outputs, old_inputs=self.inputs, news=inputs, preview=True, **self.about
             )
             return decode(self.engine.stub.Update(request).properties)
-        created = self.engine.stub.Create(
-            provider_pb2.CreateRequest(properties=inputs, preview=True, **self.about)
-        )
+        created = self.engine.stub.Create(provider_pb2.CreateRequest(properties=inputs, preview=True, **self.about))
         return decode(created.properties)
 
     def create_request(self) -> Any:  # noqa: ANN401
@@ -220,9 +227,7 @@ class Resource:
 
     def delete(self) -> None:
         """Delete it; the state stays as it is."""
-        request = provider_pb2.DeleteRequest(
-            id=self.id, properties=self.outputs, old_inputs=self.inputs, **self.about
-        )
+        request = provider_pb2.DeleteRequest(id=self.id, properties=self.outputs, old_inputs=self.inputs, **self.about)
         self.engine.stub.Delete(request)
 
     def values(self) -> dict[str, Any]:
@@ -237,9 +242,15 @@ def paths(response: Any) -> dict[str, str]:  # noqa: ANN401
     return {path: names.Name(found.kind) for path, found in response.detailedDiff.items()}
 
 
+def message(error: grpc.RpcError) -> str:
+    """What a person reads of an error."""
+    return error.details() or ""
+
+
 def init_failed(error: grpc.RpcError) -> Any:  # noqa: ANN401
     """The partial failure in an error's trailer."""
-    raw = next(value for key, value in error.trailing_metadata() if key == DETAILS_KEY)
+    trailer: Any = error.trailing_metadata()
+    raw = next(value for key, value in trailer if key == DETAILS_KEY)
     status = load("status_pb2").Status.FromString(raw)
     assert status.code == error.code().value[0]
     detail = provider_pb2.ErrorResourceInitFailed()

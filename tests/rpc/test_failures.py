@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
+from google.protobuf.empty_pb2 import Empty
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts.connection import Connection
 from hostnet.rpc.codec import decode, encode
 from hostnet.rpc.failures import STATUS_OF
 from hostnet.rpc.protos import provider_pb2
 
-from tests.rpc.engine import SECONDS, Engine, Resource, init_failed, paths
+from tests.rpc.engine import SECONDS, Engine, Resource, init_failed, message, paths
+
+if TYPE_CHECKING:
+    from hostnet.resources.kind import Value
 
 PASSWORD = "correct horse battery staple"  # noqa: S105 - the one to be kept out of messages
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAAB3NzaC1yc2EAAAADAQAB\n-----END OPENSSH PRIVATE KEY-----\n"
@@ -20,7 +24,7 @@ REMOTE = {"host": "203.0.113.9", "password": PASSWORD}
 STATE_UNKNOWN = {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS}
 
 
-def bridge(engine: Engine, **inputs: Any) -> Resource:
+def bridge(engine: Engine, **inputs: Value) -> Resource:
     """A bridge of the program."""
     return Resource(engine, "Bridge", "it", **{"name": "vms", "addresses": ["10.0.0.1/24"], **inputs})
 
@@ -33,8 +37,8 @@ def test_every_error_has_a_code(engine: Engine, code: Code) -> None:
         bridge(engine).create()
     assert raised.value.code() is STATUS_OF[code]
     assert raised.value.code() not in STATE_UNKNOWN
-    assert "create bridge vms" in raised.value.details()
-    assert "Be root" in raised.value.details()
+    assert "create bridge vms" in message(raised.value)
+    assert "Be root" in message(raised.value)
 
 
 def test_partial_create_keeps_its_id(engine: Engine) -> None:
@@ -82,8 +86,8 @@ def test_a_bug_says_where(engine: Engine) -> None:
     with pytest.raises(grpc.RpcError) as raised:
         bridge(engine).create()
     assert raised.value.code() is grpc.StatusCode.INTERNAL
-    assert "ZeroDivisionError at hostnet/hosts/fake.py:" in raised.value.details()
-    assert PASSWORD not in raised.value.details()
+    assert "ZeroDivisionError at hostnet/hosts/fake.py:" in message(raised.value)
+    assert PASSWORD not in message(raised.value)
 
 
 def test_check_failures_have_paths(engine: Engine) -> None:
@@ -114,8 +118,8 @@ def test_no_secret_in_errors(engine: Engine, secret: str) -> None:
     with pytest.raises(grpc.RpcError) as raised:
         it.create()
     it.preview()
-    assert "[secret]" in raised.value.details()
-    assert secret not in raised.value.details()
+    assert "[secret]" in message(raised.value)
+    assert secret not in message(raised.value)
     assert len(engine.warnings()) == 1
     assert secret not in engine.warnings()[0]
 
@@ -126,7 +130,7 @@ def test_provider_credentials_are_secrets(engine: Engine) -> None:
     engine.pool.at(Connection("203.0.113.9")).fail(HostnetError(Code.PERMISSION, "log in", PASSWORD))
     with pytest.raises(grpc.RpcError) as raised:
         bridge(engine).create()
-    assert raised.value.details() == "log in: [secret]"
+    assert message(raised.value) == "log in: [secret]"
 
 
 def test_preview_warns_and_never_fails(engine: Engine) -> None:
@@ -164,8 +168,8 @@ def test_delete_on_unreachable_host(engine: Engine) -> None:
     with pytest.raises(grpc.RpcError) as raised:
         it.delete()
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert "deleteUnreachable" in raised.value.details()
-    assert "HOSTNET_DELETE_UNREACHABLE" in raised.value.details()
+    assert "deleteUnreachable" in message(raised.value)
+    assert "HOSTNET_DELETE_UNREACHABLE" in message(raised.value)
     engine.configure(deleteUnreachable=True)
     it.delete()
     assert "203.0.113.9" in engine.warnings()[-1]
@@ -186,7 +190,7 @@ def test_unconfigured_provider_previews_only() -> None:
         assert bridge(engine).preview().values["name"] == "vms"
         with pytest.raises(grpc.RpcError) as raised:
             bridge(engine).create()
-        assert "Configure" in raised.value.details()
+        assert "Configure" in message(raised.value)
         assert engine.pool.connections == []
 
 
@@ -195,7 +199,7 @@ def test_cancel_before_the_host_is_reached(engine: Engine) -> None:
     engine.run(engine.pool.hold)
     waiting = engine.stub.Create.future(bridge(engine).create_request())
     engine.run(engine.pool.asked.wait)
-    engine.stub.Cancel(encode_empty())
+    engine.stub.Cancel(Empty())
     with pytest.raises(grpc.RpcError) as raised:
         waiting.result(SECONDS)
     assert raised.value.code() is grpc.StatusCode.CANCELLED
@@ -208,7 +212,7 @@ def test_cancel_lets_finish_what_is_under_way(engine: Engine) -> None:
     engine.run(engine.host.hold)
     under_way = engine.stub.Create.future(bridge(engine).create_request())
     engine.run(engine.host.entered.wait)
-    engine.stub.Cancel(encode_empty())
+    engine.stub.Cancel(Empty())
     engine.run(engine.host.release)
     assert under_way.result(SECONDS).id == "vms"
     with pytest.raises(grpc.RpcError) as raised:
@@ -263,13 +267,6 @@ def test_name_replaces_by_deleting_first(engine: Engine) -> None:
     found = it.diff(**it.given | {"name": "other"})
     assert list(found.replaces) == ["name"]
     assert found.deleteBeforeReplace
-
-
-def encode_empty() -> Any:
-    """The empty message."""
-    from google.protobuf.empty_pb2 import Empty  # noqa: PLC0415
-
-    return Empty()
 
 
 def test_config_that_means_another_host(engine: Engine) -> None:

@@ -24,6 +24,8 @@ from tests.rpc.engine import SECONDS, Engine, Resource
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from hostnet.resources.kind import Value
+
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "provider")}
 
@@ -90,7 +92,7 @@ def test_a_dead_log_fails_nothing() -> None:
         assert Resource(engine, "Bridge", "it", name="vms").preview().values["name"] == "vms"
 
 
-def invoke(engine: Engine, name: str, /, **arguments: object) -> dict[str, object]:
+def invoke(engine: Engine, name: str, /, **arguments: Value) -> dict[str, Value]:
     """Call a function."""
     request = provider_pb2.InvokeRequest(tok=f"hostnet:index:{name}", args=encode(arguments))
     response = engine.stub.Invoke(request)
@@ -104,8 +106,8 @@ def test_functions(engine: Engine) -> None:
     Resource(engine, "PortForward", "web", externalInterface="eth0", sourcePort=80, destination="10.0.0.2").create()
     assert invoke(engine, "getHost")["defaultRoute"] == {"ipv4": "eth0", "ipv6": "eth0"}
     assert invoke(engine, "getBridge", name="vms")["gateway"] == "10.0.0.1"
-    (forward,) = invoke(engine, "getPortForwards")["portForwards"]  # type: ignore[misc]
-    assert forward["sourcePorts"] == "80"
+    forwards = invoke(engine, "getPortForwards")["portForwards"]
+    assert [forward["sourcePorts"] for forward in forwards] == ["80"]
 
 
 def test_function_arguments_are_checked(engine: Engine) -> None:
@@ -175,9 +177,7 @@ def test_process(process: subprocess.Popen[str]) -> None:
 def test_process_ends_with_its_engine() -> None:
     """A plugin whose engine was killed ends as well."""
     starter = (
-        "import subprocess, sys;"
-        "subprocess.Popen([sys.executable, '-m', 'hostnet.rpc', '127.0.0.1:1']);"
-        "sys.stdin.read()"
+        "import subprocess, sys;subprocess.Popen([sys.executable, '-m', 'hostnet.rpc', '127.0.0.1:1']);sys.stdin.read()"
     )
     command = [sys.executable, "-c", starter]
     with subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as engine:

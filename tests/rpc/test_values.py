@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.struct_pb2 import Struct
-from hostnet.resources.kind import UNKNOWN
+from hostnet.resources.kind import UNKNOWN, Value
 from hostnet.rpc.codec import (
     ASSET,
     BYTES,
@@ -43,7 +43,7 @@ VALUES = st.recursive(
 MAPPINGS = st.dictionaries(KEYS, VALUES, max_size=5)
 
 
-def all_paths(value: Any, path: Path = ()) -> list[Path]:
+def all_paths(value: Value, path: Path = ()) -> list[Path]:
     """Every path in a value but the empty one."""
     items: list[tuple[str | int, Any]] = []
     if isinstance(value, dict):
@@ -98,7 +98,7 @@ def test_a_secret_stays_secret(case: tuple[dict[str, Any], set[Path]]) -> None:
     assert {path[0] for path in input_secrets(values, given_inputs)} == {path[0] for path in marks}
 
 
-def typed(signature: str, **fields: Any) -> Struct:
+def typed(signature: str, **fields: Value) -> Struct:
     """A Struct with one typed value `it`."""
     return encode({"it": {SIGNATURE: signature, **fields}})
 

@@ -51,7 +51,7 @@ def _interface(link: LinkState, snapshot: Snapshot) -> Facts:
 
 
 def _nftables(table: Table) -> tuple[str | None, list[str]]:
-    """nft's version, and the base chains of others at input and forward: "ip filter FORWARD (policy drop)"."""
+    """Nft's version, and the base chains of others at input and forward: "ip filter FORWARD (policy drop)"."""
     try:
         listed = table.nft.list("list chains")
     except (MissingLibraryError, NftError):
@@ -77,7 +77,9 @@ def bridge_facts(name: str, snapshot: Snapshot) -> Facts:
     link = snapshot.links.get(name)
     if link is None or link.kind != "bridge":
         why = f"there is no interface {name}" if link is None else f"{name} is no bridge"
-        raise HostnetError(Code.NOT_FOUND, f"bridge {name} can't be looked up", why, "`ip link show type bridge` lists them")
+        raise HostnetError(
+            Code.NOT_FOUND, f"bridge {name} can't be looked up", why, "`ip link show type bridge` lists them"
+        )
     addresses = snapshot.addresses.get(name, ())
     interfaces = [ipaddress.ip_interface(cidr) for cidr in addresses]
     return {

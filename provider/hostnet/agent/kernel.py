@@ -10,8 +10,9 @@ import os
 import pwd
 import socket
 import struct
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hostnet.agent import netlink
 from hostnet.agent import operations as ops
@@ -39,12 +40,13 @@ IFA_F_NODAD = 0x02
 RTA_DST, RTA_OIF, RTA_PRIORITY = 1, 4, 6
 RT_TABLE_MAIN, RTPROT_KERNEL, RTPROT_STATIC, RTN_UNICAST, RT_SCOPE_LINK = 254, 2, 4, 1, 253
 ARPHRD_ETHER, IFF_UP = 1, 1
-IFF_TAP, IFF_MULTI_QUEUE, IFF_NO_PI, IFF_VNET_HDR, IFF_TUN_EXCL = 0x2, 0x100, 0x1000, 0x4000, 0x8000
+IFF_TAP, IFF_MULTI_QUEUE, IFF_NO_PI, IFF_VNET_HDR, _IFF_TUN_EXCL = 0x2, 0x100, 0x1000, 0x4000, 0x8000
 TUNSETIFF, TUNSETPERSIST, TUNSETOWNER, TUNSETGROUP = 0x400454CA, 0x400454CB, 0x400454CC, 0x400454CE
 
 _LINK = struct.Struct("=BxHiII")
 _ADDR = struct.Struct("=BBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
+_IPV6_MIN_MTU = 1280  # below it the kernel takes IPv6 off an interface
 _SYSCTLS = Path("/proc/sys")
 
 
@@ -53,6 +55,19 @@ class Kernel:
 
     def __init__(self) -> None:
         self._netlink = netlink.Netlink()
+        self._performers: dict[type[ops.Operation], Callable[[Any], None]] = {
+            ops.CreateBridge: self._create_bridge,
+            ops.CreateTap: self._create_tap,
+            ops.SetTapUser: self._set_tap_user,
+            ops.DeleteLink: self._delete_link,
+            ops.SetLink: self._set_link,
+            ops.SetBridgeOption: self._set_bridge_option,
+            ops.AddAddress: self._add_address,
+            ops.DeleteAddress: self._delete_address,
+            ops.AddRoute: self._add_route,
+            ops.DeleteRoute: self._delete_route,
+            ops.WriteSysctl: self._write_sysctl,
+        }
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -102,39 +117,31 @@ class Kernel:
 
         :raises OSError: with the kernel's errno.
         """
-        match operation:
-            case ops.CreateBridge():
-                self._create_bridge(operation)
-            case ops.CreateTap():
-                _open_tap(operation.name, operation.multi_queue, operation.vnet_hdr, operation.user, operation.group)
-            case ops.SetTapUser():
-                _open_tap(
-                    operation.name,
-                    operation.multi_queue,
-                    operation.vnet_hdr,
-                    operation.user,
-                    operation.group,
-                    new=False,
-                )
-            case ops.DeleteLink():
-                self._set(operation.name, kind=RTM_DELLINK)
-            case ops.SetLink():
-                self._set_link(operation)
-            case ops.SetBridgeOption():
-                self._set_bridge_option(operation)
-            case ops.AddAddress():
-                self._add_address(operation)
-            case ops.DeleteAddress():
-                with _tolerate(errno.EADDRNOTAVAIL, errno.ENODEV):
-                    self._netlink.request(RTM_DELADDR, self._address_body(operation.link, operation.cidr))
-            case ops.AddRoute():
-                flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
-                self._netlink.request(RTM_NEWROUTE, self._route_body(operation.link, operation.cidr), flags)
-            case ops.DeleteRoute():
-                with _tolerate(errno.ESRCH, errno.ENODEV):
-                    self._netlink.request(RTM_DELROUTE, self._route_body(operation.link, operation.cidr))
-            case ops.WriteSysctl():
-                write_sysctl(operation.name, operation.value)
+        self._performers[type(operation)](operation)
+
+    def _create_tap(self, operation: ops.CreateTap) -> None:
+        _open_tap(operation, _IFF_TUN_EXCL)
+
+    def _set_tap_user(self, operation: ops.SetTapUser) -> None:
+        _open_tap(operation, 0)
+
+    def _delete_link(self, operation: ops.DeleteLink) -> None:
+        self._set(operation.name, kind=RTM_DELLINK)
+
+    def _delete_address(self, operation: ops.DeleteAddress) -> None:
+        with _Tolerate(errno.EADDRNOTAVAIL, errno.ENODEV):
+            self._netlink.request(RTM_DELADDR, self._address_body(operation.link, operation.cidr))
+
+    def _add_route(self, operation: ops.AddRoute) -> None:
+        flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
+        self._netlink.request(RTM_NEWROUTE, self._route_body(operation.link, operation.cidr), flags)
+
+    def _delete_route(self, operation: ops.DeleteRoute) -> None:
+        with _Tolerate(errno.ESRCH, errno.ENODEV):
+            self._netlink.request(RTM_DELROUTE, self._route_body(operation.link, operation.cidr))
+
+    def _write_sysctl(self, operation: ops.WriteSysctl) -> None:
+        write_sysctl(operation.name, operation.value)
 
     def _create_bridge(self, operation: ops.CreateBridge) -> None:
         # MAC and MTU belong in the create message, or udev's MACAddressPolicy steps in between (incus).
@@ -151,9 +158,12 @@ class Kernel:
             self._pin_mtu(operation.name, operation.mtu)
 
     def _pin_mtu(self, name: str, mtu: int) -> None:
-        """Set a bridge's MTU so that it stays: the kernel marks it as set by hand only where the value changes
-        (`br_change_mtu`), and follows the smallest port otherwise."""
-        self._set(name, attribute(IFLA_MTU, mtu - 1 if mtu > 1280 else mtu + 1))
+        """Set a bridge's MTU so that it stays.
+
+        The kernel marks it as set by hand only where the value changes (`br_change_mtu`), and follows the smallest
+        port otherwise.
+        """
+        self._set(name, attribute(IFLA_MTU, mtu - 1 if mtu > _IPV6_MIN_MTU else mtu + 1))
         self._set(name, attribute(IFLA_MTU, mtu))
 
     def _set_link(self, operation: ops.SetLink) -> None:
@@ -189,7 +199,7 @@ class Kernel:
             body += attribute(IFA_FLAGS, IFA_F_NODAD)
         elif network.prefixlen < 31:
             body += attribute(IFA_BROADCAST, network.broadcast_address.packed)
-        with _tolerate(errno.EEXIST):
+        with _Tolerate(errno.EEXIST):
             self._netlink.request(RTM_NEWADDR, body, netlink.NLM_F_CREATE | netlink.NLM_F_EXCL)
 
     def _set(self, name: str, body: bytes = b"", *, kind: int = RTM_NEWLINK, up: bool | None = None) -> None:
@@ -245,34 +255,30 @@ def group_id(group: str) -> int:
     return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
 
 
-def _open_tap(
-    name: str, multi_queue: bool, vnet_hdr: bool, user: str | None, group: str | None, *, new: bool = True
-) -> None:
+def _open_tap(tap: ops.CreateTap | ops.SetTapUser, flags: int) -> None:
     """Make a persistent TAP, or change who may open one. rtnetlink can't: it takes /dev/net/tun."""
-    flags = IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if vnet_hdr else 0) | (IFF_MULTI_QUEUE if multi_queue else 0)
+    flags |= IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if tap.vnet_hdr else 0) | (IFF_MULTI_QUEUE if tap.multi_queue else 0)
     descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
     try:
-        request = struct.pack("16sH22x", name.encode(), flags | (IFF_TUN_EXCL if new else 0))
-        fcntl.ioctl(descriptor, TUNSETIFF, request)
+        fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH22x", tap.name.encode(), flags))
         # Without owner and group the kernel lets every local user open it (`tun_not_capable`): root's, then.
-        if user is not None or group is None:
-            fcntl.ioctl(descriptor, TUNSETOWNER, 0 if user is None else user_id(user))
-        if group is not None:
-            fcntl.ioctl(descriptor, TUNSETGROUP, group_id(group))
+        if tap.user is not None or tap.group is None:
+            fcntl.ioctl(descriptor, TUNSETOWNER, 0 if tap.user is None else user_id(tap.user))
+        if tap.group is not None:
+            fcntl.ioctl(descriptor, TUNSETGROUP, group_id(tap.group))
         fcntl.ioctl(descriptor, TUNSETPERSIST, 1)
     finally:
         os.close(descriptor)
 
 
-def _tolerate(*codes: int) -> suppress:
+class _Tolerate:
     """What is there already, or gone already, is success."""
-    return _SuppressErrno(codes)
 
-
-class _SuppressErrno(suppress):
-    def __init__(self, codes: tuple[int, ...]) -> None:
-        super().__init__(OSError)
+    def __init__(self, *codes: int) -> None:
         self._codes = codes
+
+    def __enter__(self) -> None:
+        return
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         return isinstance(error, OSError) and error.errno in self._codes

@@ -22,7 +22,9 @@ def warnings(owner: Owner, snapshot: Snapshot) -> Iterator[str]:
                 if taken:
                     ports = ", ".join(map(str, taken))
                     yield f"a program on the host listens on {protocol} port {ports} ({item.family}): from outside, the forward takes its place"
-            yield from _absent("listenAddresses", tuple(x for x in item.listen if x not in ("0.0.0.0", "::", "127.0.0.1")), snapshot)  # noqa: S104
+            yield from _absent(
+                "listenAddresses", tuple(x for x in item.listen if x not in ("0.0.0.0", "::", "127.0.0.1")), snapshot
+            )  # noqa: S104
         elif isinstance(item, Gateway):
             yield from _absent("externalIp", tuple(x for x in (item.snat4, item.snat6) if x), snapshot)
 

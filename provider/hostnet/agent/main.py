@@ -99,7 +99,8 @@ def _store(state_dir: Path) -> Store:
 
 def _machine_namespace() -> set[int]:
     """The inodes by which the machine's own network namespace is known: that of process 1 (in a container: the
-    container's); where a hardened init hides its own, that of the kernel's first thread, which Linux 6.18 fixed."""
+    container's); where a hardened init hides its own, that of the kernel's first thread, which Linux 6.18 fixed.
+    """
     for first in ("1", "2"):
         try:
             return {Path(f"/proc/{first}/ns/net").stat().st_ino}

@@ -1,8 +1,12 @@
-"""The operations that a plan is made of: plain data, performed by `kernel.Kernel.perform`."""
+"""The operations that a plan is made of: plain data, performed by `kernel.Kernel.perform`.
+
+Each one's `str` says what was asked, for an error message: "create bridge vmbr".
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Union
 
 
 @dataclass(frozen=True)
@@ -15,6 +19,9 @@ class CreateBridge:
     stp: bool = False
     vlan_filtering: bool = False
 
+    def __str__(self) -> str:
+        return f"create bridge {self.name}"
+
 
 @dataclass(frozen=True)
 class CreateTap:
@@ -25,6 +32,9 @@ class CreateTap:
     group: str | None = None
     multi_queue: bool = False
     vnet_hdr: bool = True
+
+    def __str__(self) -> str:
+        return f"create TAP {self.name}"
 
 
 @dataclass(frozen=True)
@@ -37,12 +47,18 @@ class SetTapUser:
     multi_queue: bool = False
     vnet_hdr: bool = True
 
+    def __str__(self) -> str:
+        return f"change who may open TAP {self.name}"
+
 
 @dataclass(frozen=True)
 class DeleteLink:
     """Delete a link; its addresses and routes go with it, its ports are released."""
 
     name: str
+
+    def __str__(self) -> str:
+        return f"delete link {self.name}"
 
 
 @dataclass(frozen=True)
@@ -57,6 +73,9 @@ class SetLink:
     up: bool | None = None
     bridge_device: bool = False
 
+    def __str__(self) -> str:
+        return f"set {_settings(self)} of {self.name}"
+
 
 @dataclass(frozen=True)
 class SetBridgeOption:
@@ -66,6 +85,9 @@ class SetBridgeOption:
     option: str  # stp | vlan_filtering
     value: bool
 
+    def __str__(self) -> str:
+        return f"set {self.option} of bridge {self.name} to {'on' if self.value else 'off'}"
+
 
 @dataclass(frozen=True)
 class AddAddress:
@@ -73,6 +95,9 @@ class AddAddress:
 
     link: str
     cidr: str
+
+    def __str__(self) -> str:
+        return f"add address {self.cidr} to {self.link}"
 
 
 @dataclass(frozen=True)
@@ -82,6 +107,9 @@ class DeleteAddress:
     link: str
     cidr: str
 
+    def __str__(self) -> str:
+        return f"delete address {self.cidr} of {self.link}"
+
 
 @dataclass(frozen=True)
 class AddRoute:
@@ -89,6 +117,9 @@ class AddRoute:
 
     link: str
     cidr: str
+
+    def __str__(self) -> str:
+        return f"add route {self.cidr} through {self.link}"
 
 
 @dataclass(frozen=True)
@@ -98,6 +129,9 @@ class DeleteRoute:
     link: str
     cidr: str
 
+    def __str__(self) -> str:
+        return f"delete route {self.cidr} through {self.link}"
+
 
 @dataclass(frozen=True)
 class WriteSysctl:
@@ -106,20 +140,23 @@ class WriteSysctl:
     name: str
     value: str
 
+    def __str__(self) -> str:
+        return f"set sysctl {self.name} to {self.value}"
 
-Operation = (
-    CreateBridge
-    | CreateTap
-    | SetTapUser
-    | DeleteLink
-    | SetLink
-    | SetBridgeOption
-    | AddAddress
-    | DeleteAddress
-    | AddRoute
-    | DeleteRoute
-    | WriteSysctl
-)
+
+Operation = Union[
+    CreateBridge,
+    CreateTap,
+    SetTapUser,
+    DeleteLink,
+    SetLink,
+    SetBridgeOption,
+    AddAddress,
+    DeleteAddress,
+    AddRoute,
+    DeleteRoute,
+    WriteSysctl,
+]
 
 
 @dataclass(frozen=True)
@@ -129,27 +166,6 @@ class Step:
     owner: str
     operation: Operation
     undo: tuple[Operation, ...] = ()
-
-
-def describe(operation: Operation) -> str:
-    """What was asked, for an error message: "create bridge vmbr"."""
-    match operation:
-        case CreateBridge() | CreateTap():
-            return f"create {'bridge' if isinstance(operation, CreateBridge) else 'TAP'} {operation.name}"
-        case SetTapUser():
-            return f"change who may open TAP {operation.name}"
-        case DeleteLink():
-            return f"delete link {operation.name}"
-        case SetBridgeOption():
-            return f"set {operation.option} of bridge {operation.name} to {'on' if operation.value else 'off'}"
-        case AddAddress() | DeleteAddress():
-            return f"{'add' if isinstance(operation, AddAddress) else 'delete'} address {operation.cidr} of {operation.link}"
-        case AddRoute() | DeleteRoute():
-            return f"{'add' if isinstance(operation, AddRoute) else 'delete'} route {operation.cidr} through {operation.link}"
-        case WriteSysctl():
-            return f"set sysctl {operation.name} to {operation.value}"
-        case SetLink():
-            return f"set {_settings(operation)} of {operation.name}"
 
 
 def _settings(operation: SetLink) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 from hostnet.errors import Code, HostnetError
 from hostnet.objects import Forward, Forwarding, Gateway, Json, Object, from_json, to_json
@@ -85,7 +84,8 @@ class Owner:
 
 class Owners(dict[str, Owner]):
     """All owners by key. Most of many are port forwards: `structural` has the others, which relations are looked for in,
-    and `forwards` tells which ports are taken."""
+    and `forwards` tells which ports are taken.
+    """
 
     def __init__(self, owners: dict[str, Owner] | None = None) -> None:
         super().__init__(owners or {})
@@ -189,7 +189,7 @@ class ForwardIndex:
             mine.setdefault(place, []).append((low, high))
         for place, spans in mine.items():
             spans.sort()
-            for one, other in pairwise(spans):
+            for one, other in zip(spans, spans[1:]):
                 if other[0] <= one[1]:
                     raise _taken(place, other, one, None)
 

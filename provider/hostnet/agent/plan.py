@@ -228,26 +228,27 @@ def _gone(
     key: str, item: Object, wanted: Mapping[str, Object], snapshot: Snapshot, attached: Mapping[str, str], into: Plan
 ) -> None:
     """What the owner had and shall not have any more."""
-    match item:
-        case Link():
-            state = snapshot.links.get(item.name)
-            if state is not None and state.our_kind == item.kind:
-                into.remove.append(Step(key, ops.DeleteLink(item.name), tuple(_remake(item, snapshot))))
-        case Address():
-            if f"link {item.link}" in wanted and snapshot.holds(item.link, item.cidr):
-                return  # `_addresses` has it: the link stays
-        case Port():
-            if f"link {item.link}" in wanted and snapshot.master_of(item.link) == item.bridge:
-                undo = (ops.SetLink(item.link, bridge=item.bridge),)
-                into.remove.append(Step(key, ops.SetLink(item.link, bridge=""), undo))
-        case Glob():
-            for name, owner in attached.items():
-                if owner != key or name in into.attached:
-                    continue
-                into.detached.append(name)
-                if snapshot.master_of(name) == item.bridge:
-                    undo = (ops.SetLink(name, bridge=item.bridge),)
-                    into.remove.append(Step(key, ops.SetLink(name, bridge=""), undo))
+    if isinstance(item, Link):
+        state = snapshot.links.get(item.name)
+        if state is not None and state.our_kind == item.kind:
+            into.remove.append(Step(key, ops.DeleteLink(item.name), tuple(_remake(item, snapshot))))
+    elif isinstance(item, Port):
+        if f"link {item.link}" in wanted and snapshot.master_of(item.link) == item.bridge:
+            undo = (ops.SetLink(item.link, bridge=item.bridge),)
+            into.remove.append(Step(key, ops.SetLink(item.link, bridge=""), undo))
+    elif isinstance(item, Glob):
+        _let_go(key, item, snapshot, attached, into)
+
+
+def _let_go(key: str, item: Glob, snapshot: Snapshot, attached: Mapping[str, str], into: Plan) -> None:
+    """Detach exactly what the glob attached, where it still is."""
+    for name, owner in attached.items():
+        if owner != key or name in into.attached:
+            continue
+        into.detached.append(name)
+        if snapshot.master_of(name) == item.bridge:
+            undo = (ops.SetLink(name, bridge=item.bridge),)
+            into.remove.append(Step(key, ops.SetLink(name, bridge=""), undo))
 
 
 def _remake(item: Link, snapshot: Snapshot) -> Iterable[Operation]:

@@ -69,10 +69,10 @@ def _link_objects(state: LinkState, snapshot: Snapshot) -> list[Object]:
 
 def is_gone(owner: Owner, seen: tuple[object | None, ...]) -> bool:
     """Whether the thing itself is not there any more: its link, or a forward's every element."""
-    for item, what in zip(owner.objects, seen, strict=True):
+    for item, what in zip(owner.objects, seen):
         if isinstance(item, Link):
             return what is None
         if isinstance(item, (Gateway, Glob)):
             return False
-    forwards = [what for item, what in zip(owner.objects, seen, strict=True) if isinstance(item, Forward)]
+    forwards = [what for item, what in zip(owner.objects, seen) if isinstance(item, Forward)]
     return bool(forwards) and not any(forwards)

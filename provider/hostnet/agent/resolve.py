@@ -6,6 +6,7 @@ import fnmatch
 import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Union
 
 from hostnet.agent.owners import Owner, Owners
 from hostnet.agent.state import Snapshot
@@ -26,8 +27,9 @@ from hostnet.objects import (
     Route,
 )
 
-Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Ip = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
+Interface = Union[ipaddress.IPv4Interface, ipaddress.IPv6Interface]
+Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 
 @dataclass(frozen=True)
@@ -86,28 +88,26 @@ def resolve(change: Change, world: World) -> Owner:
     """
     objects: list[Object] = []
     for item in change.objects:
-        match item:
-            case Link():
-                _check_link(item, change, world)
-                objects.append(item)
-            case Address():
-                _check_subnet(item, change, world)
-                objects.append(item)
-            case Port():
-                _check_port(item, change, world)
-                objects.append(item)
-            case Glob():
-                _check_glob(item, world)
-                objects.append(item)
-            case Gateway():
-                objects.append(_resolve_gateway(item, change, world))
-            case Forward():
-                objects.append(_resolve_forward(item, change, world))
-            case Guest():
-                objects.append(_resolve_guest(item, change, objects, world))
-            case _:
-                objects.append(item)
+        objects.append(_resolve(item, change, objects, world))
     return Owner(change.urn, _identity(change, objects, world), tuple(objects))
+
+
+def _resolve(item: Object, change: Change, done: list[Object], world: World) -> Object:
+    if isinstance(item, Gateway):
+        return _resolve_gateway(item, world)
+    if isinstance(item, Forward):
+        return _resolve_forward(item, change, world)
+    if isinstance(item, Guest):
+        return _resolve_guest(item, change, done, world)
+    if isinstance(item, Link):
+        _check_link(item, change, world)
+    elif isinstance(item, Address):
+        _check_subnet(item, change, world)
+    elif isinstance(item, Port):
+        _check_port(item, world)
+    elif isinstance(item, Glob):
+        _check_glob(item, world)
+    return item
 
 
 def _identity(change: Change, objects: list[Object], world: World) -> str:
@@ -164,8 +164,10 @@ def _a(kind: str) -> str:
 
 
 def _check_subnet(item: Address, change: Change, world: World) -> None:
-    """Overlapping subnets on two of our bridges: the host could not tell where to route. A routed TAP's address is no
-    subnet."""
+    """Refuse overlapping subnets on two of our bridges: the host could not tell where to route.
+
+    A routed TAP's address is no subnet.
+    """
     mine = ipaddress.ip_interface(item.cidr).network
     if mine.prefixlen == mine.max_prefixlen:
         return
@@ -187,8 +189,7 @@ def _overlap(one: Network, other: Network) -> bool:
     return one.version == other.version and one.overlaps(other)
 
 
-def _check_port(item: Port, change: Change, world: World) -> None:
-    del change
+def _check_port(item: Port, world: World) -> None:
     if item.link in world.snapshot.uplinks:
         raise _uplink(f"{item.link} can't be put into bridge {item.bridge}", item.link, world.snapshot)
     _check_bridge(item.bridge, f"{item.link} can't be put into bridge {item.bridge}", world)
@@ -246,7 +247,7 @@ def _default_link(what: str, family: Family | None, snapshot: Snapshot) -> str:
     )
 
 
-def _resolve_gateway(item: Gateway, change: Change, world: World) -> Gateway:
+def _resolve_gateway(item: Gateway, world: World) -> Gateway:
     what = f"NAT gateway {item.name} can't be set up"
     external = item.external or _default_link(what, None, world.snapshot)
     if external not in world.snapshot.links:
@@ -255,7 +256,6 @@ def _resolve_gateway(item: Gateway, change: Change, world: World) -> Gateway:
         raise HostnetError(
             Code.INVALID, what, f"{external} is both its external and an internal interface", "Name the inner side only"
         )
-    del change
     return replace(item, external=external)
 
 
@@ -320,7 +320,7 @@ def _routed_guest(item: Guest, done: list[Object]) -> Guest:
     return replace(item, addresses=tuple(str(ipaddress.ip_interface(address)) for address in wanted))
 
 
-def _used(bridge: str, change: Change, world: World) -> dict[ipaddress.IPv4Address | ipaddress.IPv6Address, str]:
+def _used(bridge: str, change: Change, world: World) -> dict[Ip, str]:
     """Addresses taken on a bridge, and by whom."""
     used = {ipaddress.ip_interface(cidr).ip: f"bridge {bridge} itself" for cidr in world.cidrs(bridge)}
     for owner in world.others(change, Guest, DhcpServer):
@@ -350,7 +350,7 @@ def _explicit(
     address: str,
     bridge: str,
     networks: list[Interface],
-    used: Mapping[ipaddress.IPv4Address | ipaddress.IPv6Address, str],
+    used: Mapping[Ip, str],
     what: str,
 ) -> str:
     ip = ipaddress.ip_interface(address).ip
@@ -365,9 +365,7 @@ def _explicit(
     return f"{ip}/{home.prefixlen}"
 
 
-def _hinted(
-    hint: tuple[str, ...], network: Network, used: Mapping[ipaddress.IPv4Address | ipaddress.IPv6Address, str]
-) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _hinted(hint: tuple[str, ...], network: Network, used: Mapping[Ip, str]) -> Ip | None:
     for cidr in hint:
         ip = ipaddress.ip_interface(cidr).ip
         if ip.version == network.version and ip in network and ip not in used:
@@ -375,8 +373,6 @@ def _hinted(
     return None
 
 
-def _lowest(
-    network: Network, used: Mapping[ipaddress.IPv4Address | ipaddress.IPv6Address, str]
-) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _lowest(network: Network, used: Mapping[Ip, str]) -> Ip | None:
     """The lowest host address that nobody has (`hosts` leaves out network, broadcast and subnet-router anycast)."""
     return next((address for address in network.hosts() if address not in used), None)

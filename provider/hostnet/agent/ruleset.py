@@ -235,13 +235,13 @@ def render(element: Element, comment: str = "") -> str:
     if comment:
         text += f' comment "{clean_comment(comment)}"'
     if spec.value:
-        text += " : " + " . ".join(_field(kind, part) for kind, part in zip(spec.value, element.value, strict=True))
+        text += " : " + " . ".join(_field(kind, part) for kind, part in zip(spec.value, element.value))
     return text
 
 
 def render_key(set_name: str, key: tuple[str, ...]) -> str:
     """An element's key alone, which is all that deleting it takes."""
-    return " . ".join(_field(kind, part) for kind, part in zip(SETS[set_name].key, key, strict=True))
+    return " . ".join(_field(kind, part) for kind, part in zip(SETS[set_name].key, key))
 
 
 def clean_comment(comment: str) -> str:

@@ -95,5 +95,5 @@ class Switches:
         held = [record.sysctls.get(name) for name in names]
         return all(
             (current := self._kernel.sysctl(name)) is None or current == (each.ours if each else "1")
-            for name, each in zip(names, held, strict=True)
+            for name, each in zip(names, held)
         )

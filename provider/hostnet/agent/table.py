@@ -140,7 +140,7 @@ class Table:
             there = listing.elements if listing else {}
             places = {*removed, *((e.set, e.key) for e in added)}
             wanted = {place: after.elements[place] for place in places if place in after.elements}
-            removed = [p for p in places if p in there and wanted.get(p, None) != there[p]]
+            removed = [p for p in places if p in there and wanted.get(p) != there[p]]
             added = [Element(*p, wanted[p]) for p in wanted if there.get(p) != wanted[p]]
             self._run(removed, added, after, comments)
         return rules

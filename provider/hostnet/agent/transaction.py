@@ -10,15 +10,15 @@ import errno
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Optional, Union
 
 from hostnet.agent import conntrack, facts, listeners
 from hostnet.agent.elements import Context
 from hostnet.agent.kernel import Kernel, group_id, user_id
 from hostnet.agent.nftables import MissingLibraryError, NftError
-from hostnet.agent.operations import Operation, Step, WriteSysctl, describe
-from hostnet.agent.plan import Names, Plan, plan
+from hostnet.agent.operations import Operation, Step, WriteSysctl
 from hostnet.agent.owners import Owner, Owners
+from hostnet.agent.plan import Names, Plan, plan
 from hostnet.agent.reading import is_gone, owner_of
 from hostnet.agent.record import Record, Store
 from hostnet.agent.resolve import World, resolve
@@ -30,8 +30,8 @@ from hostnet.errors import Code, HostnetError
 from hostnet.hosts.api import Change, Query, View
 from hostnet.objects import Address, DhcpServer, Forward, Forwarding, Gateway, Link, Route
 
-Outcome = View | HostnetError
-Pairs = dict[str, tuple[Owner | None, Owner | None]]
+Outcome = Union[View, HostnetError]
+Pairs = dict[str, tuple[Optional[Owner], Optional[Owner]]]
 _NONE = Owner("", "")
 _FORWARDS = frozenset({Forward, Forwarding})
 
@@ -230,7 +230,7 @@ class Host:
                     self.kernel.perform(operation)
                 except OSError as refusal:
                     if refusal.errno != errno.ENODEV:  # gone already
-                        left.append(f"{describe(operation)}: {_why(refusal)}")
+                        left.append(f"{operation}: {_why(refusal)}")
         if left:
             why = f"{error.what}: {error.why}; then undoing it failed: {'; '.join(left)}"
             error = HostnetError(Code.PARTIAL, "applied in part", why, "The next `pulumi up` repairs it")
@@ -333,7 +333,8 @@ class Host:
             pairs: Pairs = {key: (None, owner) for key, owner in record.owners.items() if not owner.gone}
             failed = self._transition(record, pairs, self.kernel.snapshot(), exact=True) if pairs else {}
             if failed:
-                raise ExceptionGroup("not all could be restored", list(failed.values()))
+                left = "; ".join(str(error) for error in failed.values())
+                raise HostnetError(Code.PARTIAL, f"{len(failed)} of {len(pairs)} could not be restored", left)
             return len(pairs)
 
     # --- seeing ----------------------------------------------------------------------------------------------------
@@ -514,9 +515,9 @@ def _clash(clash: ClashError, holder: Owner | None) -> HostnetError:
 
 def _kernel_error(operation: Operation, error: OSError | LookupError) -> HostnetError:
     if isinstance(error, LookupError):
-        return HostnetError(Code.NOT_FOUND, f"can't {describe(operation)}", str(error))
+        return HostnetError(Code.NOT_FOUND, f"can't {operation}", str(error))
     code = Code.PERMISSION if error.errno in (errno.EPERM, errno.EACCES) else Code.KERNEL
-    return HostnetError(code, f"can't {describe(operation)}", _why(error), _advice(operation, error))
+    return HostnetError(code, f"can't {operation}", _why(error), _advice(operation, error))
 
 
 def _why(error: OSError) -> str:

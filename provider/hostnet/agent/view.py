@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from hostnet.agent.elements import Cell, Context, compile_object, forward_cells, forward_devices
-from hostnet.agent.plan import Names, glob_members
 from hostnet.agent.owners import Owner
+from hostnet.agent.plan import Names, glob_members
 from hostnet.agent.resolve import World
 from hostnet.agent.ruleset import Element
 from hostnet.objects import (
@@ -55,20 +55,17 @@ def see(owner: Owner, sight: Sight) -> tuple[Seen | None, ...]:
 
 
 def _see(item: Object, owner: Owner, sight: Sight) -> Seen | None:
-    match item:
-        case Link():
-            return _see_link(item, owner, sight)
-        case Glob():
-            return _see_glob(item, owner, sight)
-        case Guest():
-            return _see_guest(item, owner, sight)
-        case Gateway():
-            return _see_gateway(item, sight)
-        case Forward():
-            return _see_forward(item, sight)
-        case Forwarding():
-            return ForwardingSeen(sight.forwarding(item.family))
-    return None
+    if isinstance(item, Link):
+        return _see_link(item, owner, sight)
+    if isinstance(item, Glob):
+        return _see_glob(item, owner, sight)
+    if isinstance(item, Guest):
+        return _see_guest(item, owner, sight)
+    if isinstance(item, Gateway):
+        return _see_gateway(item, sight)
+    if isinstance(item, Forward):
+        return _see_forward(item, sight)
+    return ForwardingSeen(sight.forwarding(item.family)) if isinstance(item, Forwarding) else None
 
 
 def _see_link(item: Link, owner: Owner, sight: Sight) -> LinkSeen | None:
@@ -221,7 +218,7 @@ def _see_forward(item: Forward, sight: Sight) -> ForwardSeen | None:
 def _target(item: Forward, cells: list[tuple[Cell, list[tuple[str, ...] | None]]]) -> tuple[str, tuple[int, int]]:
     """The destination: as declared, or the first that the kernel has otherwise."""
     for cell, values in cells:
-        for element, value in zip(cell.elements, values, strict=True):
+        for element, value in zip(cell.elements, values):
             if value is not None and value != element.value:
                 ports = item.to_ports
                 if len(value) > 1:

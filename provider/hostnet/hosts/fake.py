@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import ipaddress
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts.api import Change, Facts, Query, View
@@ -40,6 +39,9 @@ from hostnet.objects import (
     Route,
     Seen,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 Owner = tuple[str, str]  # URN and id: during a replacement two resources have one URN
 Method = Literal["apply", "read", "facts"]
@@ -86,11 +88,13 @@ class FakeHost:
 
     It starts with `lo` and `eth0` (203.0.113.5/24, 2001:db8:5::5/64, the default route's interface) and with
     forwarding off.
-
-    :param label: as messages name it.
     """
 
     def __init__(self, label: str = "this machine") -> None:
+        """Start as a bare machine.
+
+        :param label: as messages name it.
+        """
         self.label = label
         self.default_route: str | None = "eth0"
         self.requests: list[Change | Query] = []  # all that was asked, in order
@@ -209,7 +213,7 @@ class FakeHost:
         _drop_link(self._state.kernel, name)
 
     def change_link(self, name: str, **values: Any) -> None:  # noqa: ANN401
-        """Somebody changes an interface: `mtu=1400`, `addresses=(…)`, `bridge=None`, …"""
+        """Somebody changes an interface: `mtu=1400`, `addresses=(…)`, `bridge=None` and so on."""
         self._state.kernel.links[name] = replace(self.link(name), **values)
 
     def flush_ruleset(self) -> None:
@@ -243,12 +247,10 @@ class FakeHost:
 
 
 class FakePool:
-    """A pool of fake hosts: one a host name and namespace, made when first asked for.
+    """A pool of fake hosts: one a host name and namespace, made when first asked for."""
 
-    :param settings: the provider's, as for the real pool.
-    """
-
-    def __init__(self, settings: Settings | None = None, log: Any = None) -> None:  # noqa: ANN401
+    def __init__(self, settings: Settings | None = None, log: Callable[[str], None] = lambda _: None) -> None:
+        """As the real pool's."""
         self.settings, self.log = settings, log
         self.hosts: dict[str, FakeHost] = {}
         self.connections: list[Connection] = []  # all that were asked for
@@ -328,9 +330,10 @@ class _Step:
 
     def resolve(self, wish: Object) -> Object:
         if isinstance(wish, Gateway):
-            return replace(wish, external=self.uplink(wish.external))
+            return replace(wish, external=self.uplink(wish.external), resolved=wish.resolved or wish.external is None)
         if isinstance(wish, Forward):
-            return replace(wish, external=self.forward_external(wish))
+            resolved = wish.resolved or (wish.external is None and wish.gateway is None)
+            return replace(wish, external=self.forward_external(wish), resolved=resolved)
         if isinstance(wish, Guest):
             addresses = self.record.guests.get(wish.link) if wish.addresses is None else wish.addresses
             return replace(wish, addresses=addresses)
@@ -431,81 +434,111 @@ class _Step:
             if taken:
                 raise _conflict(f"give a guest the address {min(taken)}", f"{owner[0]} has it")
 
-    # Making and unmaking.
+    # Making and unmaking: a method for each type of object.
 
     def put(self, wish: Object, before: Object | None) -> None:
-        kernel = self.kernel
-        if isinstance(wish, Link):
-            self.put_link(wish)
-        elif isinstance(wish, Address) and wish.link in kernel.links:
-            self.put_addresses(wish.link)
-        elif isinstance(wish, Route) and wish.link in kernel.links:
-            routes = dict.fromkeys((*kernel.links[wish.link].routes, wish.cidr))
-            kernel.links[wish.link] = replace(kernel.links[wish.link], routes=tuple(routes))
-        elif isinstance(wish, Port) and wish.link in kernel.links:
-            isolated = wish.isolated or self.isolates(wish.bridge)
-            _attach(kernel, wish.link, wish.bridge, isolated=isolated)
-        elif isinstance(wish, Glob):
-            for name, link in list(kernel.links.items()):
-                if fnmatchcase(name, wish.pattern) and link.bridge in (None, wish.bridge):
-                    _attach(kernel, name, wish.bridge, isolated=wish.isolated or self.isolates(wish.bridge))
-        elif isinstance(wish, Guest):
-            self.record.guests[wish.link] = self.allocate(wish)
-        elif isinstance(wish, Forwarding):
-            self.record.switches.setdefault(wish.family, kernel.forwarding[wish.family])
-            kernel.forwarding[wish.family] = True
-        elif isinstance(wish, Gateway | Forward):
-            if before is not None:
-                kernel.elements.pop(before.key, None)
-            kernel.elements[wish.key] = wish
-        elif isinstance(wish, DhcpServer):
-            kernel.running.add(wish.bridge)
+        if isinstance(wish, Gateway | Forward) and before is not None:
+            self.kernel.elements.pop(before.key, None)
+        put = getattr(self, f"put_{wish.type}")
+        put(wish)
 
     def put_link(self, wish: Link) -> None:
         if wish.name not in self.kernel.links:
             _make_link(self.kernel, wish.name, wish.kind, None)
         link = self.kernel.links[wish.name]
-        self.kernel.links[wish.name] = replace(
-            link, mac=wish.mac or link.mac, mtu=wish.mtu or link.mtu, stp=wish.stp, vlan_filtering=wish.vlan_filtering,
-            user=wish.user, group=wish.group, multi_queue=wish.multi_queue, vnet_hdr=wish.vnet_hdr,
+        self.change_link(
+            wish.name, mac=wish.mac or link.mac, mtu=wish.mtu or link.mtu, stp=wish.stp,
+            vlan_filtering=wish.vlan_filtering, user=wish.user, group=wish.group, multi_queue=wish.multi_queue,
+            vnet_hdr=wish.vnet_hdr,
         )  # fmt: skip
         self.put_addresses(wish.name)
+
+    def put_address(self, wish: Address) -> None:
+        self.put_addresses(wish.link)
+
+    def put_route(self, wish: Route) -> None:
+        if wish.link in self.kernel.links:
+            routes = dict.fromkeys((*self.kernel.links[wish.link].routes, wish.cidr))
+            self.change_link(wish.link, routes=tuple(routes))
+
+    def put_port(self, wish: Port) -> None:
+        if wish.link in self.kernel.links:
+            _attach(self.kernel, wish.link, wish.bridge, isolated=wish.isolated or self.isolates(wish.bridge))
+
+    def put_glob(self, wish: Glob) -> None:
+        for name, link in list(self.kernel.links.items()):
+            if fnmatchcase(name, wish.pattern) and link.bridge in (None, wish.bridge):
+                _attach(self.kernel, name, wish.bridge, isolated=wish.isolated or self.isolates(wish.bridge))
+
+    def put_guest(self, wish: Guest) -> None:
+        self.record.guests[wish.link] = self.allocate(wish)
+
+    def put_forwarding(self, wish: Forwarding) -> None:
+        self.record.switches.setdefault(wish.family, self.kernel.forwarding[wish.family])
+        self.kernel.forwarding[wish.family] = True
+
+    def put_gateway(self, wish: Gateway) -> None:
+        self.kernel.elements[wish.key] = wish
+
+    def put_forward(self, wish: Forward) -> None:
+        self.kernel.elements[wish.key] = wish
+
+    def put_dhcp(self, wish: DhcpServer) -> None:
+        self.kernel.running.add(wish.bridge)
+
+    def change_link(self, name: str, **values: Any) -> None:  # noqa: ANN401
+        if name in self.kernel.links:
+            self.kernel.links[name] = replace(self.kernel.links[name], **values)
 
     def put_addresses(self, name: str) -> None:
         """Addresses on our links are ours alone: what is not declared goes."""
         mine = self.record.owners[self.owner].values()
         declared = tuple(wish.cidr for wish in mine if isinstance(wish, Address) and wish.link == name)
-        self.kernel.links[name] = replace(self.kernel.links[name], addresses=declared)
+        self.change_link(name, addresses=declared)
 
     def isolates(self, bridge: str) -> bool:
         return any(isinstance(w, Link) and w.name == bridge and w.port_isolation for w in _all(self.state))
 
     def remove(self, wish: Object) -> None:
-        kernel = self.kernel
-        if any(other.key == wish.key for other in _all(self.state)):
-            return
-        if isinstance(wish, Link):
-            _drop_link(kernel, wish.name)
-        elif isinstance(wish, Route) and wish.link in kernel.links:
-            link = kernel.links[wish.link]
-            kernel.links[wish.link] = replace(link, routes=tuple(r for r in link.routes if r != wish.cidr))
-        elif isinstance(wish, Address) and wish.link in kernel.links:
-            link = kernel.links[wish.link]
-            kernel.links[wish.link] = replace(link, addresses=tuple(a for a in link.addresses if a != wish.cidr))
-        elif isinstance(wish, Port) and wish.link in kernel.links:
-            kernel.links[wish.link] = replace(kernel.links[wish.link], bridge=None, isolated=False)
-        elif isinstance(wish, Glob):
-            for name, link in list(kernel.links.items()):
-                if link.bridge == wish.bridge and fnmatchcase(name, wish.pattern):
-                    kernel.links[name] = replace(link, bridge=None, isolated=False)
-        elif isinstance(wish, Guest):
-            self.record.guests.pop(wish.link, None)
-        elif isinstance(wish, Forwarding):
-            kernel.forwarding[wish.family] = self.record.switches.pop(wish.family, False)
-        elif isinstance(wish, Gateway | Forward):
-            kernel.elements.pop(wish.key, None)
-        elif isinstance(wish, DhcpServer):
-            kernel.running.discard(wish.bridge)
+        if not any(other.key == wish.key for other in _all(self.state)):
+            remove = getattr(self, f"remove_{wish.type}")
+            remove(wish)
+
+    def remove_link(self, wish: Link) -> None:
+        _drop_link(self.kernel, wish.name)
+
+    def remove_address(self, wish: Address) -> None:
+        link = self.kernel.links.get(wish.link)
+        if link is not None:
+            self.change_link(wish.link, addresses=tuple(a for a in link.addresses if a != wish.cidr))
+
+    def remove_route(self, wish: Route) -> None:
+        link = self.kernel.links.get(wish.link)
+        if link is not None:
+            self.change_link(wish.link, routes=tuple(r for r in link.routes if r != wish.cidr))
+
+    def remove_port(self, wish: Port) -> None:
+        self.change_link(wish.link, bridge=None, isolated=False)
+
+    def remove_glob(self, wish: Glob) -> None:
+        for name, link in list(self.kernel.links.items()):
+            if link.bridge == wish.bridge and fnmatchcase(name, wish.pattern):
+                self.change_link(name, bridge=None, isolated=False)
+
+    def remove_guest(self, wish: Guest) -> None:
+        self.record.guests.pop(wish.link, None)
+
+    def remove_forwarding(self, wish: Forwarding) -> None:
+        self.kernel.forwarding[wish.family] = self.record.switches.pop(wish.family, False)
+
+    def remove_gateway(self, wish: Gateway) -> None:
+        self.kernel.elements.pop(wish.key, None)
+
+    def remove_forward(self, wish: Forward) -> None:
+        self.kernel.elements.pop(wish.key, None)
+
+    def remove_dhcp(self, wish: DhcpServer) -> None:
+        self.kernel.running.discard(wish.bridge)
 
     def allocate(self, wish: Guest) -> tuple[str, ...]:
         """A guest's addresses: those asked for, those it has or had, else the lowest free of each subnet."""
@@ -531,27 +564,15 @@ class _Step:
     # Looking.
 
     def see(self, wish: Object) -> Seen | None:
-        kernel = self.kernel
-        if isinstance(wish, Link):
-            return self.see_link(wish.name)
-        if isinstance(wish, Glob):
-            return self.see_glob(wish)
-        if isinstance(wish, Guest):
-            return self.see_guest(wish)
-        if isinstance(wish, Forwarding):
-            return ForwardingSeen(kernel.forwarding[wish.family])
-        if isinstance(wish, DhcpServer):
-            return DhcpSeen(wish.bridge in kernel.running)
-        if isinstance(wish, Gateway | Forward):
-            there = kernel.elements.get(wish.key)
-            return None if there is None else self.see_element(there)
-        return None
+        """None also for what is seen in its link."""
+        see: Callable[[Object], Seen | None] | None = getattr(self, f"see_{wish.type}", None)
+        return see(wish) if see else None
 
-    def see_link(self, name: str) -> LinkSeen | None:
-        link = self.kernel.links.get(name)
+    def see_link(self, wish: Link) -> LinkSeen | None:
+        link = self.kernel.links.get(wish.name)
         if link is None:
             return None
-        ports = tuple(sorted(other for other, port in self.kernel.links.items() if port.bridge == name))
+        ports = tuple(sorted(other for other, port in self.kernel.links.items() if port.bridge == wish.name))
         return replace(link, ports=ports)
 
     def see_glob(self, wish: Glob) -> GlobSeen:
@@ -561,15 +582,28 @@ class _Step:
         same = all(link.isolated == wish.isolated for link in members.values())
         return GlobSeen(tuple(members), wish.isolated if same else not wish.isolated, left)
 
-    def see_guest(self, wish: Guest) -> GuestSeen | None:
+    def see_guest(self, wish: Guest) -> GuestSeen:
         addresses = self.record.guests.get(wish.link)
         if addresses is None:
             addresses = self.allocate(wish)
         via = self.kernel.links.get(wish.bridge or wish.link)
         own = [ipaddress.ip_interface(cidr).ip for cidr in via.addresses] if via else []
-        v4 = next((str(ip) for ip in own if ip.version == 4), None)  # noqa: PLR2004
-        v6 = next((str(ip) for ip in own if ip.version == 6), None)  # noqa: PLR2004
-        return GuestSeen(wish.mac, addresses, wish.hostname, v4, v6)
+        gateways = {ip.version: str(ip) for ip in reversed(own)}
+        return GuestSeen(wish.mac, addresses, wish.hostname, gateways.get(4), gateways.get(6))
+
+    def see_forwarding(self, wish: Forwarding) -> ForwardingSeen:
+        return ForwardingSeen(self.kernel.forwarding[wish.family])
+
+    def see_dhcp(self, wish: DhcpServer) -> DhcpSeen:
+        return DhcpSeen(wish.bridge in self.kernel.running)
+
+    def see_gateway(self, wish: Gateway) -> Seen | None:
+        there = self.kernel.elements.get(wish.key)
+        return self.see_element(there) if there else None
+
+    def see_forward(self, wish: Forward) -> Seen | None:
+        there = self.kernel.elements.get(wish.key)
+        return self.see_element(there) if there else None
 
     def see_element(self, there: Gateway | Forward) -> Seen:
         external = there.external or ""

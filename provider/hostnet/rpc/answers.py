@@ -94,7 +94,6 @@ def parse_path(text: str) -> Path:
 def _covered(path: Path, patterns: list[Path]) -> bool:
     """Whether a path is one of these or below one."""
     return any(
-        len(pattern) <= len(path)
-        and all(want in ("*", part) for want, part in zip(pattern, path, strict=False))
+        len(pattern) <= len(path) and all(want in ("*", part) for want, part in zip(pattern, path, strict=False))
         for pattern in patterns
     )

@@ -126,9 +126,7 @@ class Operations:
         self._warn(subject.urn, view.warnings)
         return State(view.id, inputs, subject.kind.outputs(subject.urn, inputs, view))
 
-    async def _remains(
-        self, subject: Subject, inputs: Inputs, old: State | None, host: Host, change: Change
-    ) -> State:
+    async def _remains(self, subject: Subject, inputs: Inputs, old: State | None, host: Host, change: Change) -> State:
         """The state of a resource that is there in part: its id, and the outputs that are certain."""
         identifier = change.id
         try:

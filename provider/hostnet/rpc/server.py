@@ -49,9 +49,7 @@ def listen() -> tuple[aio.Server, int]:
     return server, port
 
 
-async def start(
-    server: aio.Server, engine: str | None = None, make_pool: MakePool | None = None
-) -> Servicer:
+async def start(server: aio.Server, engine: str | None = None, make_pool: MakePool | None = None) -> Servicer:
     """Answer the engine.
 
     :param server: from `listen`.
@@ -115,8 +113,13 @@ def _end_signal(parent: int | None) -> asyncio.Future[None]:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end)
+
+    def orphaned() -> None:
+        if not ended.done():
+            ended.set_result(None)
+
     if parent is not None:
-        _at_death(parent, lambda: ended.done() or ended.set_result(None))
+        _at_death(parent, orphaned)
     return ended
 
 

@@ -66,7 +66,7 @@ def rpc(
             failure = error
         finally:
             await self.log.flush()
-        await self.fail(failure, context)
+        return await self.fail(failure, context)
 
     return answer
 
