@@ -18,6 +18,10 @@ A file is `{"cases": [case, …]}`; a resource is `{"kind": "Bridge", …its inp
       refuse    {"error": "part of the message", "add": {…}}: an `add` that fails and changes nothing
       up        the same program again; the value is what it has to do: ["update web: destination"]
       refresh   what it has to find: {"web": ["destination"], "net": ["gone"]}; {} is nothing
+      drifted   {"net-a": "addresses"}: a refresh finds drift in this property (or below it) and in nothing else, the
+                next `up` updates exactly those resources, and after it nothing is left to find
+      mended    ["nat", "web"]: a refresh finds drift in some of these and in nothing else, whether as gone or as
+                changed, the next `up` mends just that, and after it nothing is left to find
       run       commands, as in `before` · servers · sysctls · probes
       keep      a TCP connection that is kept: "outsider tcp 192.0.2.2:80" · kept: who answers on it ("nobody")
       hammer    {"probe": "outsider tcp …", "update": {…}}: an `update` during which no connection may fail
@@ -44,7 +48,7 @@ import itertools
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -260,6 +264,25 @@ class Runner:
     def _refresh(self, drift: dict[str, list[str]]) -> None:
         assert self.stack.refresh() == drift
 
+    def _drifted(self, expected: dict[str, str]) -> None:
+        found = self.stack.refresh()
+        assert {name: sorted({_top(path) for path in paths}) for name, paths in found.items()} == {
+            name: [top] for name, top in expected.items()
+        }, found
+        self._settled(expected)
+
+    def _mended(self, expected: list[str]) -> None:
+        found = self.stack.refresh()
+        assert found, "the drift was not seen"
+        assert set(found) <= set(expected), found
+        self._settled(found)
+
+    def _settled(self, drifted: Iterable[str]) -> None:
+        """The next `up` touches what drifted and nothing else, and then all is well."""
+        assert {step.split(":")[0].split()[1] for step in self.stack.again()} == set(drifted)
+        assert self.stack.refresh() == {}
+        assert self.stack.again() == []
+
     def _keep(self, probe: str) -> None:
         role, _, target = probe.partition(" ")
         self._conversation = self.lab.converse(role, target)
@@ -305,6 +328,11 @@ def _program(resources: dict[str, dict[str, Any]]) -> dict[str, tuple[str, dict[
         name: (one["kind"], {key: value for key, value in one.items() if key != "kind"})
         for name, one in resources.items()
     }
+
+
+def _top(path: str) -> str:
+    """The top-level property of a path."""
+    return re.split(r"[.\[]", path)[0]
 
 
 def _fits(verdict: Verdict, result: str, seen: str | None) -> bool:

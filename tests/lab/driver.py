@@ -63,12 +63,14 @@ class Resource:
 class Provider:
     """The provider process: an event loop and a pool with its agents, for as long as a host lives."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, *, beside: Provider | None = None) -> None:
         """Start the loop; agents start with the first request.
 
         :param settings: its state directory is replaced by one that goes with this object.
+        :param beside: another provider process on the same machine, whose state directory is shared.
         """
-        self.directory = Path(tempfile.mkdtemp(prefix="hostnet-lab-"))
+        self._own = beside is None
+        self.directory: Path = beside.directory if beside else Path(tempfile.mkdtemp(prefix="hostnet-lab-"))
         self.settings = replace(settings or Settings(), state_dir=str(self.directory))
         self._runner = asyncio.Runner()
         self._pool = self._runner.run(_make_pool(self.settings))
@@ -88,7 +90,8 @@ class Provider:
             self._runner.run(_maybe(self._pool.close))
         finally:
             self._runner.close()
-            shutil.rmtree(self.directory, ignore_errors=True)
+            if self._own:
+                shutil.rmtree(self.directory, ignore_errors=True)
 
 
 async def _make_pool(settings: Settings) -> Any:  # noqa: ANN401 - rpc.reach names what a pool must do

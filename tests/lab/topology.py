@@ -216,8 +216,8 @@ class Topology:
         return "\n".join([*lines, host.run("nft list ruleset")])
 
     def is_pristine(self) -> bool:
-        """Whether the host is as it was made."""
-        return self.snapshot() == self._pristine
+        """Whether the host is there, and as it was made."""
+        return "host" in self.namespaces and self.snapshot() == self._pristine
 
     @property
     def pristine(self) -> str:
@@ -229,7 +229,8 @@ class Topology:
         self.unplug()
         for role in GUESTS:
             self[role].ip("neigh flush all")
-        self.host.run("conntrack -F")
+        if "host" in self.namespaces:
+            self.host.run("conntrack -F")
 
     def fresh_host(self) -> Namespace:
         """A host that nothing has touched: a new one (about 60 ms), unless the old one is pristine."""

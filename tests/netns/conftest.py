@@ -7,8 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.driver import Provider, Stack
-from tests.lab.lab import Lab
+# Before they are imported: their assertions speak for the cases.
+pytest.register_assert_rewrite("tests.lab.cases", "tests.lab.namespaces", "tests.lab.lab")
+
+from tests.lab.driver import Provider, Stack  # noqa: E402
+from tests.lab.lab import Lab  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -220,6 +220,13 @@ def test_cancel_lets_finish_what_is_under_way(engine: Engine) -> None:
     assert raised.value.code() is grpc.StatusCode.CANCELLED
 
 
+def test_configure_begins_anew(engine: Engine) -> None:
+    """A plugin that was attached to serves the next deployment as well, after the Cancel that ended the last."""
+    engine.stub.Cancel(Empty())
+    engine.configure()
+    assert bridge(engine).create().id == "vms"
+
+
 def test_creates_run_at_the_same_time(engine: Engine) -> None:
     """Creates that come at once are at the host at once, so that it can join them."""
     engine.run(engine.host.hold)

@@ -1,5 +1,7 @@
 """The golden cases of tests/cases, as values. `"${unknown}"` in a case is what a preview does not know yet."""
 
+# ruff: noqa: ANN401 (JSON)
+
 from __future__ import annotations
 
 import json
@@ -7,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from hostnet.hosts.api import View
 from hostnet.objects import from_json, seen_from_json, to_json
 from hostnet.resources import KINDS
@@ -30,7 +31,7 @@ def load(folder: str, name: str) -> list[Case]:
     return cases
 
 
-def with_unknowns(value: Any) -> Any:  # noqa: ANN401 (JSON)
+def with_unknowns(value: Any) -> Any:
     """The value with `UNKNOWN` for its placeholder."""
     if isinstance(value, dict):
         return {key: with_unknowns(item) for key, item in value.items()}
@@ -39,7 +40,7 @@ def with_unknowns(value: Any) -> Any:  # noqa: ANN401 (JSON)
     return UNKNOWN if value == "${unknown}" else value
 
 
-def parameters(name: str) -> Any:  # noqa: ANN401 (pytest's decorator)
+def parameters(name: str) -> pytest.MarkDecorator:
     """Run a test with each case of this name of each kind, as `kind` and `case`."""
     found = [
         pytest.param(KINDS[token], case, id=f"{folder}: {case['case']}")

@@ -1,22 +1,24 @@
 """Check: every failure at once, each with its path; autonames and nothing else added; no credential in a message."""
 
+# ruff: noqa: S105 (what must not show)
+
 from __future__ import annotations
 
 import json
 from typing import Any
 
 import pytest
-
 from hostnet.resources import KINDS
 from hostnet.resources.connection import check_config
 from hostnet.resources.kind import UNKNOWN, Autoname, Failure, Kind
+
 from tests.unit.golden import Case, autoname, load, parameters, urn
 
 BRIDGE = KINDS["hostnet:index:Bridge"]
 TAP = KINDS["hostnet:index:TapBinding"]
 GATEWAY = KINDS["hostnet:index:NatGateway"]
 FORWARD = KINDS["hostnet:index:PortForward"]
-SECRET = "hunter2"  # noqa: S105 (what must not show)
+SECRET = "hunter2"
 
 
 def expect(failures: tuple[Failure, ...], wanted: dict[str, str]) -> None:
@@ -118,7 +120,13 @@ def test_names_that_mean_something_to_nft_are_names_all_the_same(name: str) -> N
 @pytest.mark.parametrize("kind", [BRIDGE, TAP], ids=lambda kind: kind.name)
 @pytest.mark.parametrize(
     ("name", "stem"),
-    [("web", "web"), ("Web_Server 1", "web-ser"), ("a-very-long-name", "a-very"), ("übung", "bung"), ("vm-1234-x", "vm-1234")],
+    [
+        ("web", "web"),
+        ("Web_Server 1", "web-ser"),
+        ("a-very-long-name", "a-very"),
+        ("übung", "bung"),
+        ("vm-1234-x", "vm-1234"),
+    ],
 )
 def test_a_name_is_made_from_the_resources(kind: Kind, name: str, stem: str) -> None:
     """At most 15 bytes of `[a-z0-9-]`, the same for the same seed, kept on update."""

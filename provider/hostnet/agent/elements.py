@@ -42,6 +42,8 @@ def compile_object(item: Object, context: Context) -> Iterator[Tagged]:
     if isinstance(item, Gateway):
         yield from _gateway(item, context)
     elif isinstance(item, Forward):
+        if item.gateway is not None and item.gateway not in context.gateways:
+            return  # its gateway was taken away first: nothing comes in until there is one again
         for cell in forward_cells(item, context):
             for element in cell.elements:
                 yield element, ("forward", "")
@@ -52,6 +54,8 @@ def compile_common(context: Context) -> Iterator[Tagged]:
     """Elements that belong to no single owner: networks, which may overlap as declared and must not in the kernel."""
     for name in context.devices:
         yield Element("ours", (name,)), ("common", "")
+        # For the way back to where it came from; frames between a bridge's own ports pass the forward hook as such,
+        # too, where br_netfilter hands them to it.
         yield Element("hairpin", (name, name)), ("common", "")
         yield from ((Element("own" + digit, (address,)), ("common", "")) for digit, address in _own(context, name))
     for gateway in context.gateways.values():
@@ -114,9 +118,6 @@ def _gateway(gateway: Gateway, context: Context) -> Iterator[Tagged]:
 def _internal_interface(gateway: Gateway, external: str, name: str, context: Context) -> Iterator[Tagged]:
     tag = ("internal", name)
     yield Element("internal", (name,)), tag
-    # Frames between a bridge's own ports pass the forward hook, too, where br_netfilter hands them to it.
-    yield Element("pairs4", (name, name)), tag
-    yield Element("pairs6", (name, name)), tag
     yield Element("pairs4", (name, external)), tag
     yield _translate("4", (name, external), gateway.snat4, tag)
     for digit, address in _own(context, name):

@@ -165,6 +165,7 @@ def _chains() -> str:
     type filter hook forward priority filter; policy accept;
     ct state established,related accept
     ct status dnat accept
+    iifname . oifname @hairpin accept
     meta nfproto ipv4 iifname . oifname @pairs4 accept
     meta nfproto ipv6 iifname . oifname @pairs6 accept
     oifname . ip saddr @net_pairs4 accept
@@ -205,7 +206,8 @@ def _forward_rules(n: str, device: str, *, own: bool) -> str:
     # nft wants the protocol named in each rule that maps ports.
     to = f"meta l4proto {{ tcp, udp, sctp }} dnat {ip} to {device} . meta l4proto"
     own_rule = (
-        f"    meta l4proto {{ tcp, udp, sctp }} {ip} daddr @own{n} {device} . meta l4proto . th dport != @every{n} return\n"
+        f"    iifname != @ours meta l4proto {{ tcp, udp, sctp }} {ip} daddr @own{n}"
+        f" {device} . meta l4proto . th dport != @every{n} return\n"
         if own
         else ""
     )

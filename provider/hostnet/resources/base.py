@@ -1,5 +1,8 @@
 """What all kinds share: names, ids, derived MAC addresses, the diff of `connection`, drift of forwarding switches."""
 
+# ruff: noqa: A002 (an id is what Pulumi calls it)
+# ruff: noqa: ARG002 (hooks get what some kind needs)
+
 from __future__ import annotations
 
 import hashlib
@@ -62,12 +65,12 @@ class Resource(Generic[In]):
             changes | drift, frozenset(drift), delete_before_replace=bool(replacing) and not replacing & ELSEWHERE
         )
 
-    def change(  # noqa: PLR0913 (the protocol's)
+    def change(
         self,
         urn: str,
         inputs: Inputs,
         *,
-        id: str = "",  # noqa: A002
+        id: str = "",
         old_inputs: Inputs | None = None,
         old_outputs: Inputs | None = None,
         dry: bool = False,
@@ -83,12 +86,12 @@ class Resource(Generic[In]):
             prior = self.desired(urn, own, self.inputs.typed(old_inputs), past)
         return Change(urn, own, self.desired(urn, own, now, past), prior, known=bool(id), dry=dry)
 
-    def removal(self, urn: str, id: str, old_inputs: Inputs, old_outputs: Inputs) -> Change:  # noqa: A002
+    def removal(self, urn: str, id: str, old_inputs: Inputs, old_outputs: Inputs) -> Change:
         """See `Kind`."""
         prior = self.desired(urn, id, self.inputs.typed(old_inputs), Past(old_inputs, old_outputs))
         return Change(urn, id, (), prior, known=True)
 
-    def query(self, urn: str, id: str, inputs: Inputs | None, outputs: Inputs | None) -> Query:  # noqa: A002
+    def query(self, urn: str, id: str, inputs: Inputs | None, outputs: Inputs | None) -> Query:
         """See `Kind`."""
         if inputs is None:
             return Query(urn, id, self.name)
@@ -109,7 +112,7 @@ class Resource(Generic[In]):
     def refine(self, old_inputs: Inputs, old_outputs: Inputs, inputs: Inputs, changes: Changes) -> None:
         """Change what the comparison of properties one by one can't judge."""
 
-    def needs(self, inputs: Inputs) -> set[Family]:  # noqa: ARG002 (most kinds need none)
+    def needs(self, inputs: Inputs) -> set[Family]:
         """The families whose forwarding switch the resource needs."""
         return set()
 
@@ -117,7 +120,7 @@ class Resource(Generic[In]):
         """The id of a new resource; may hold `EXTERNAL_PLACEHOLDER`."""
         raise NotImplementedError
 
-    def desired(self, urn: str, id: str, inputs: In, past: Past) -> tuple[Object, ...]:  # noqa: A002
+    def desired(self, urn: str, id: str, inputs: In, past: Past) -> tuple[Object, ...]:
         """What the host should have."""
         raise NotImplementedError
 

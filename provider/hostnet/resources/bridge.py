@@ -1,6 +1,9 @@
 """Bridge: a network of guests on the host, with its addresses, DHCP, DNS and router advertisements."""
 
-# ruff: noqa: RUF009 (`prop` and `output` return dataclass fields)
+# ruff: noqa: A002 (an id is what Pulumi calls it)
+# ruff: noqa: ARG002 (hooks get what some kind needs)
+# ruff: noqa: RUF009 (`prop` returns a dataclass field)
+# ruff: noqa: S105 (a Pulumi type token)
 
 from __future__ import annotations
 
@@ -256,7 +259,7 @@ def _dhcp_in_subnets(dhcp: dict[str, Value], here: list[IpInterface], path: str,
         for name, value in (("rangeStart", start), ("rangeEnd", end))
         if value
     ]
-    if len(homes) == 2 and None not in homes and homes[0] != homes[1]:  # noqa: PLR2004 (start and end)
+    if len(homes) == 2 and None not in homes and homes[0] != homes[1]:
         report.fail(join(path, "rangeEnd"), f"must be in one subnet with rangeStart {start}, not {end}")
     for index, lease in enumerate(dhcp["staticLeases"] if known(dhcp["staticLeases"]) else ()):
         value = known(lease["address"]) if isinstance(lease, dict) else None
@@ -265,9 +268,7 @@ def _dhcp_in_subnets(dhcp: dict[str, Value], here: list[IpInterface], path: str,
             _home(value, here, subnets, place, report, gateway_fine=False)
 
 
-def _home(  # noqa: PLR0913 (a check with its context)
-    value: str, here: list[IpInterface], subnets: str, path: str, report: Report, *, gateway_fine: bool
-) -> Value:
+def _home(value: str, here: list[IpInterface], subnets: str, path: str, report: Report, *, gateway_fine: bool) -> Value:
     """The subnet that an address is in; reports one that no guest can have."""
     ip = ipaddress.ip_address(value)
     home = next((a.network for a in here if ip in a.network), None)
@@ -307,7 +308,7 @@ class Bridge(Resource[BridgeInputs]):
     """See the module."""
 
     name = "Bridge"
-    token = "hostnet:index:Bridge"  # noqa: S105 (a Pulumi type token)
+    token = "hostnet:index:Bridge"
     doc = (
         "A Linux bridge: a network of guests on the host. It can serve DHCP and DNS and send IPv6 router "
         "advertisements. Everything but `name` is changed in place, without dropping ports or leases."
@@ -330,11 +331,11 @@ pulumi.export("gateway", bridge.gateway)
         """See `Resource`."""
         fill_interface_name(kept, olds, autoname, report, "br")
 
-    def make_id(self, urn: str, inputs: BridgeInputs) -> str:  # noqa: ARG002 (the protocol's)
+    def make_id(self, urn: str, inputs: BridgeInputs) -> str:
         """The name."""
         return inputs.name
 
-    def desired(self, urn: str, id: str, inputs: BridgeInputs, past: Past) -> tuple[Object, ...]:  # noqa: A002, ARG002
+    def desired(self, urn: str, id: str, inputs: BridgeInputs, past: Past) -> tuple[Object, ...]:
         """The link, its addresses and its server."""
         link = Link(
             name=inputs.name,
@@ -363,7 +364,7 @@ pulumi.export("gateway", bridge.gateway)
         # A bridge that is taken over keeps its address: its guests have it in their neighbour tables.
         return None if inputs.adopt else derived_mac(_DERIVED_FIRST, "bridge", urn, inputs.name)
 
-    def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:  # noqa: ARG002 (the protocol's)
+    def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:
         """See `Kind`."""
         link = first_seen(view, LinkSeen)
         if link is None:

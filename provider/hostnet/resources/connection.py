@@ -3,7 +3,8 @@
 No reason given here ever quotes a value: a mistyped password in the wrong property would be printed.
 """
 
-# ruff: noqa: RUF009 (`prop` and `output` return dataclass fields)
+# ruff: noqa: ANN401 (as `prop`)
+# ruff: noqa: RUF009 (`prop` returns a dataclass field)
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from typing import Any
 
 from hostnet.hosts.connection import Settings
 from hostnet.resources.kind import UNKNOWN, Checked, Difference, Inputs, Value
-from hostnet.resources.model import Changes, Record, Report, Type, join, prop
+from hostnet.resources.model import Changes, Record, Report, Type, compare_items, join, prop
 from hostnet.resources.types import (
     PORT_MAX,
     AbsolutePath,
@@ -126,7 +127,7 @@ CONNECTION: Record[ConnectionInputs] = _ConnectionType(
 )
 
 
-def connection_prop() -> Any:  # noqa: ANN401 (as `prop`)
+def connection_prop() -> Any:
     """The `connection` of a resource or function."""
     return prop(
         CONNECTION,
@@ -142,7 +143,7 @@ def compare_connections(old: Value, new: Value) -> dict[str, str]:
     changes: Changes = {}
     if old is UNKNOWN or new is UNKNOWN:
         return {} if old is new else {"connection": "update-replace"}
-    CONNECTION.compare(old or {}, new or {}, "connection", changes)
+    compare_items(CONNECTION, old or {}, new or {}, "connection", changes)
     return changes
 
 

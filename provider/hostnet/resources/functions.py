@@ -1,5 +1,7 @@
 """The functions getHost, getBridge and getPortForwards: what they take, what they answer."""
 
+# ruff: noqa: RUF009 (`prop` returns a dataclass field)
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -13,8 +15,6 @@ from hostnet.resources.types import OUT_BOOL, OUT_INT, OUT_TEXT, InterfaceName
 if TYPE_CHECKING:
     from hostnet.resources.connection import ConnectionInputs
     from hostnet.resources.kind import Failure, Inputs, Outputs, Value
-
-# ruff: noqa: RUF009 (`prop` and `output` return dataclass fields)
 
 
 class HostInterface:

@@ -4,9 +4,10 @@ Values are JSON-like (dict, list, str, int, float, bool, None) with `UNKNOWN` wh
 Secrets are plain values here: rpc/ remembers where they were and marks what it sends back.
 """
 
+# ruff: noqa: A002 (an id is what Pulumi calls it)
+
 from __future__ import annotations
 
-# ruff: noqa: A002 (an id is what Pulumi calls it)
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -87,7 +88,7 @@ class Kind(Protocol):
     def diff(self, old_inputs: Inputs, old_outputs: Inputs, inputs: Inputs) -> Difference:
         """What an update has to do; equality in meaning is no difference; drift shows from `old_outputs`."""
 
-    def change(  # noqa: PLR0913 (create and update are one wish)
+    def change(
         self,
         urn: str,
         inputs: Inputs,

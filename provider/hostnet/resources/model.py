@@ -4,7 +4,8 @@ A `Type` checks a value, gives its canonical form, compares two values by meanin
 A kind's inputs are a frozen dataclass whose fields are made with `prop`; `Record` turns that dataclass into a type.
 """
 
-# ruff: noqa: D107 (the class says what it takes)
+# ruff: noqa: ANN401 (a declared field has the type of its annotation)
+# ruff: noqa: ARG002 (a scalar adds no type to the schema)
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}", re.ASCII)
 Changes = dict[str, str]
 
 
-class BadValueError(Exception):
+class BadValueError(ValueError):
     """A value that a type refuses; the message says what would be right and reads on after "must be"."""
 
 
@@ -153,7 +154,7 @@ class Scalar(Type):
         except BadValueError:
             return value
 
-    def schema(self, types: dict[str, Value]) -> dict[str, Value]:  # noqa: ARG002 (a scalar adds no type)
+    def schema(self, types: dict[str, Value]) -> dict[str, Value]:
         """See `Type`."""
         return {"oneOf": [{"type": x} for x in self.json]} if isinstance(self.json, tuple) else {"type": self.json}
 
@@ -310,7 +311,7 @@ class Property:
         return f"{list(self.default)}" if isinstance(self.default, tuple) else f"{self.default}"
 
 
-def prop(  # noqa: PLR0913 (a declaration says it all in one place)
+def prop(
     kind: Type,
     doc: str,
     *,
@@ -321,7 +322,7 @@ def prop(  # noqa: PLR0913 (a declaration says it all in one place)
     required: bool = False,
     replaces: bool = False,
     secret: bool = False,
-) -> Any:  # noqa: ANN401 (the field's annotation is the type)
+) -> Any:
     """Declare an input.
 
     Args:
@@ -339,7 +340,7 @@ def prop(  # noqa: PLR0913 (a declaration says it all in one place)
     return field(default=default, metadata={"about": about})
 
 
-def output(kind: Type, doc: str, *, unit: str = "", always: bool = True) -> Any:  # noqa: ANN401
+def output(kind: Type, doc: str, *, unit: str = "", always: bool = True) -> Any:
     """Declare an output, in a plain class that nobody makes an object of.
 
     Args:

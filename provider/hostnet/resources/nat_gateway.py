@@ -1,6 +1,9 @@
 """NatGateway: a way out for internal networks, and the forwards into them, through one external interface."""
 
-# ruff: noqa: RUF009 (`prop` and `output` return dataclass fields)
+# ruff: noqa: A002 (an id is what Pulumi calls it)
+# ruff: noqa: ARG002 (hooks get what some kind needs)
+# ruff: noqa: RUF009 (`prop` returns a dataclass field)
+# ruff: noqa: S105 (a Pulumi type token)
 
 from __future__ import annotations
 
@@ -168,7 +171,7 @@ class NatGateway(Resource[NatGatewayInputs]):
     """See the module."""
 
     name = "NatGateway"
-    token = "hostnet:index:NatGateway"  # noqa: S105 (a Pulumi type token)
+    token = "hostnet:index:NatGateway"
     doc = (
         "NAT for the guests of internal interfaces or networks through one external interface, as NixOS's "
         "`networking.nat`. What is not listed is not touched. Updates change set elements only: connections in "
@@ -203,12 +206,12 @@ pulumi.export("externalAddresses", nat.external_addresses)
             found.add("ipv6")
         return found
 
-    def make_id(self, urn: str, inputs: NatGatewayInputs) -> str:  # noqa: ARG002 (the protocol's)
+    def make_id(self, urn: str, inputs: NatGatewayInputs) -> str:
         """The resource's name with a suffix that two stacks don't share."""
         name = sanitised(urn_name(urn), "nat")[:_NAME_MAX].rstrip("-")
         return f"{name}-{digest(urn).hex()[:SUFFIX]}"
 
-    def desired(self, urn: str, id: str, inputs: NatGatewayInputs, past: Past) -> tuple[Object, ...]:  # noqa: A002, ARG002
+    def desired(self, urn: str, id: str, inputs: NatGatewayInputs, past: Past) -> tuple[Object, ...]:
         """The gateway, the switches it needs, its forwards."""
         gateway = Gateway(
             name=id,
@@ -235,7 +238,7 @@ pulumi.export("externalAddresses", nat.external_addresses)
             families.add("ipv6")
         return (gateway, *(Forwarding(family) for family in sorted(families)), *forwards)
 
-    def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:  # noqa: ARG002 (the protocol's)
+    def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:
         """See `Kind`."""
         seen, wish = first_seen(view, GatewaySeen), first_object(view, Gateway)
         external = seen.external if seen else (wish.external if wish else None) or inputs.get("externalInterface")

@@ -1,6 +1,10 @@
 """PortForward: a port of the host's external side that leads to a guest. NatGateway's inline list uses it too."""
 
-# ruff: noqa: RUF009 (`prop` and `output` return dataclass fields)
+# ruff: noqa: A002 (an id is what Pulumi calls it)
+# ruff: noqa: ARG002 (hooks get what some kind needs)
+# ruff: noqa: RUF009 (`prop` returns a dataclass field)
+# ruff: noqa: S105 (a Pulumi type token)
+# ruff: noqa: S104 (addresses are compared with, not bound to)
 
 from __future__ import annotations
 
@@ -57,7 +61,7 @@ if TYPE_CHECKING:
     from hostnet.hosts.api import View
 
 _KEY = frozenset({"natGateway", "externalInterface", "protocol", "sourcePort", "listenAddresses"})
-_WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 (compared with, not bound to)
+_WILDCARDS = frozenset({"0.0.0.0", "::"})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -305,7 +309,7 @@ class PortForward(Resource[PortForwardInputs]):
     """See the module."""
 
     name = "PortForward"
-    token = "hostnet:index:PortForward"  # noqa: S105 (a Pulumi type token)
+    token = "hostnet:index:PortForward"
     doc = (
         "A port of the host's external side that leads to a guest. It switches forwarding of its family on by itself. "
         "A port in both families is two forwards. The id is "
@@ -337,19 +341,19 @@ pulumi.export("web", web.source_ports)
         if "externalInterface" in changes and same_side and named == old_outputs.get("externalInterface"):
             changes["externalInterface"] = "add"
 
-    def make_id(self, urn: str, inputs: PortForwardInputs) -> str:  # noqa: ARG002 (the protocol's)
+    def make_id(self, urn: str, inputs: PortForwardInputs) -> str:
         """The key; the agent fills in the interface where none is named."""
         forward = to_forward(inputs, None, None)
         listen = "@" + ",".join(forward.listen) if forward.listen else ""
         where = inputs.external_interface or EXTERNAL_PLACEHOLDER
         return f"{where}/{forward.family}/{inputs.protocol}/{inputs.source_port}{listen}"
 
-    def desired(self, urn: str, id: str, inputs: PortForwardInputs, past: Past) -> tuple[Object, ...]:  # noqa: A002, ARG002
+    def desired(self, urn: str, id: str, inputs: PortForwardInputs, past: Past) -> tuple[Object, ...]:
         """The forward and its family's switch."""
         forward = to_forward(inputs, inputs.nat_gateway, inputs.external_interface)
         return (forward, Forwarding(forward.family))
 
-    def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:  # noqa: ARG002 (the protocol's)
+    def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:
         """See `Kind`."""
         seen, wish = first_seen(view, ForwardSeen), first_object(view, Forward)
         forward = to_forward(self.inputs.typed(inputs), None, None)

@@ -1,6 +1,9 @@
 """TapBinding: a VM's TAP interface that we create, or a glob of interfaces that others create, on a bridge."""
 
-# ruff: noqa: RUF009 (`prop` and `output` return dataclass fields)
+# ruff: noqa: A002 (an id is what Pulumi calls it)
+# ruff: noqa: ARG002 (hooks get what some kind needs)
+# ruff: noqa: RUF009 (`prop` returns a dataclass field)
+# ruff: noqa: S105 (a Pulumi type token)
 
 from __future__ import annotations
 
@@ -223,7 +226,7 @@ class TapBinding(Resource[TapBindingInputs]):
     """See the module."""
 
     name = "TapBinding"
-    token = "hostnet:index:TapBinding"  # noqa: S105 (a Pulumi type token)
+    token = "hostnet:index:TapBinding"
     doc = (
         "A VM's TAP interface: either one persistent TAP that is created (`name`), or a glob of interfaces that "
         "others create, now and later (`match`). With `guest` it also settles the guest's MAC and IP addresses. The "
@@ -251,11 +254,11 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
         if "bridge" in changes and old_inputs.get("match") is not None and inputs.get("match") is not None:
             changes["bridge"] += "-replace"
 
-    def make_id(self, urn: str, inputs: TapBindingInputs) -> str:  # noqa: ARG002 (the protocol's)
+    def make_id(self, urn: str, inputs: TapBindingInputs) -> str:
         """The name, or bridge and glob."""
         return f"{inputs.bridge}/{inputs.match}" if inputs.match else f"{inputs.name}"
 
-    def desired(self, urn: str, id: str, inputs: TapBindingInputs, past: Past) -> tuple[Object, ...]:  # noqa: A002
+    def desired(self, urn: str, id: str, inputs: TapBindingInputs, past: Past) -> tuple[Object, ...]:
         """A glob; or the TAP with its port, addresses, routes and guest."""
         if inputs.match:
             return (GlobObject(inputs.bridge or "", inputs.match, inputs.isolated),)
@@ -291,7 +294,7 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
         mac = guest.mac_address or _kept_mac(past.inputs, past.outputs) or guest_mac(urn)
         return Guest(link=name, bridge=inputs.bridge, mac=mac, addresses=addresses, hostname=guest.hostname, hint=hint)
 
-    def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:  # noqa: ARG002 (the protocol's)
+    def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:
         """See `Kind`."""
         if inputs.get("match") is not None:
             attached = first_seen(view, GlobSeen)

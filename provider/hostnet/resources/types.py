@@ -1,7 +1,5 @@
 """The scalar types of the properties: names, addresses, ports, times. Each knows the one spelling of a value."""
 
-# ruff: noqa: D107 (the class says what it takes)
-
 from __future__ import annotations
 
 import base64
@@ -553,7 +551,7 @@ class DomainName(Scalar):
         """See `Scalar`."""
         should = 'a domain name such as "vm.internal"'
         given = text(value, should)
-        if len(given) > 253 or not all(_LABEL.fullmatch(label) for label in given.split(".")):  # noqa: PLR2004 (RFC 1035)
+        if len(given) > 253 or not all(_LABEL.fullmatch(label) for label in given.split(".")):
             raise BadValueError(should)
         return given.lower()
 

@@ -65,7 +65,7 @@ async def held(reach: Reach, request: provider_pb2.ListRequest, query: Mapping[s
 def _urn_type(urn: str) -> str:
     """The type token in a URN (behind those of its parents)."""
     parts = urn.split("::", 3)
-    return parts[2].rsplit("$", 1)[-1] if len(parts) > 2 else ""  # noqa: PLR2004 - a URN has four parts
+    return parts[2].rsplit("$", 1)[-1] if len(parts) > 2 else ""
 
 
 def _urn_name(urn: str) -> str:

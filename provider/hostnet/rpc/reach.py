@@ -67,10 +67,16 @@ class Reach:
         self._tasks: set[asyncio.Future[Any]] = set()
 
     async def configure(self, default: Mapping[str, Any] | None, settings: Settings) -> None:
-        """Take the provider's configuration: its own connection and the settings."""
+        """Take the provider's configuration: its own connection and the settings.
+
+        A plugin that an engine attached to (PULUMI_DEBUG_PROVIDERS) outlives the engine's Cancel, and is configured
+        again by the next one: everything starts anew.
+        """
         if self._pool is not None:
             await self._pool.close()
             self._pool = None
+        self._cancelled = asyncio.Event()
+        self._silent.clear()
         self._default, self.settings, self._configured = default, settings, True
 
     @property

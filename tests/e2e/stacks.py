@@ -1,0 +1,458 @@
+"""The real `pulumi` CLI on stacks of its own: a file backend, a PULUMI_HOME and a `stateDir` in a temporary folder.
+
+A program is a Python function, which this process serves to the engine as the Automation API does (`--client`); or,
+without one, what stands in the stack's folder as a user typed it. Every run gives the engine's own events.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from pulumi.automation._server import LanguageServer
+from pulumi.runtime.proto import language_pb2_grpc
+
+from tests.lab.namespaces import Namespace
+from tools.paths import CHECKOUT, VENV, tool_env
+
+Program = Callable[[], None]
+
+PASSPHRASE = "e2e"  # noqa: S105 - of backends that live as long as a test
+PATIENCE = 120.0  # seconds after which a hanging pulumi is killed: only a failure costs this
+_PLUGIN = CHECKOUT / "provider" / "bin"
+_UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+# Of a replacement the engine tells the two halves and the whole; `replace` is the whole.
+_HALVES = frozenset({"create-replacement", "delete-replaced"})
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the engine did, or would do, with one resource.
+
+    :param diff: property path -> `add`, `update`, `delete` and the same with `-replace`.
+    """
+
+    op: str
+    urn: str
+    diff: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The resource's name in the program."""
+        return self.urn.rsplit("::", 1)[-1]
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is one of hostnet's resources, not the stack or a provider."""
+        return "::hostnet:" in self.urn or "$hostnet:" in self.urn
+
+
+@dataclass
+class Run:
+    """One run of `pulumi`."""
+
+    command: str
+    code: int
+    text: str
+    events: list[dict[str, Any]]
+
+    @property
+    def steps(self) -> list[Step]:
+        """What was done, in the order in which it ended (a preview: was planned), hostnet's resources alone."""
+        found = []
+        for event in self.events:
+            told = event.get("resOutputsEvent") or event.get("resOpFailedEvent")
+            if told:
+                step = _step(told["metadata"])
+                if step.ours:
+                    found.append(step)
+        return found
+
+    @property
+    def begun(self) -> list[Step]:
+        """What was begun, in order."""
+        told = [event["resourcePreEvent"]["metadata"] for event in self.events if "resourcePreEvent" in event]
+        return [step for step in map(_step, told) if step.ours]
+
+    @property
+    def changes(self) -> dict[str, str]:
+        """Resource -> what was done, without those that stay the same; of a replacement just `replace`."""
+        quiet = _HALVES | {"same", "refresh", "read", "discard"}
+        return {step.name: step.op for step in self.steps if step.op not in quiet}
+
+    def diff(self, name: str) -> dict[str, str]:
+        """The paths that changed in one resource, and how."""
+        found: dict[str, str] = {}
+        for step in self.steps:
+            if step.name == name:
+                found.update(step.diff)
+        return found
+
+    @property
+    def diffs(self) -> dict[str, dict[str, str]]:
+        """The same for every resource in which something changed."""
+        names = dict.fromkeys(step.name for step in self.steps if step.diff)
+        return {name: self.diff(name) for name in names}
+
+    def said(self, severity: str) -> list[str]:
+        """The diagnostics of a severity: `warning`, `error`, `info`, …"""
+        told = [event["diagnosticEvent"] for event in self.events if "diagnosticEvent" in event]
+        return [one["message"] for one in told if one["severity"] == severity]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What it warned of."""
+        return self.said("warning")
+
+    @property
+    def errors(self) -> str:
+        """What went wrong, as one text."""
+        return "\n".join(self.said("error"))
+
+
+def _step(metadata: dict[str, Any]) -> Step:
+    detailed = metadata.get("detailedDiff") or {}
+    return Step(metadata["op"], metadata["urn"], {path: how["diffKind"] for path, how in detailed.items()})
+
+
+@dataclass
+class Running:
+    """A `pulumi` under way."""
+
+    process: subprocess.Popen[str]
+    log: Path
+
+    def events(self) -> list[dict[str, Any]]:
+        """What it has told so far."""
+        text = self.log.read_text() if self.log.exists() else ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    def done(self, op: str) -> int:
+        """How many of hostnet's resources have been through an operation."""
+        return sum(step.op == op for step in Run("", 0, "", self.events()).steps)
+
+    def interrupt(self) -> None:
+        """Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+
+
+class Cli:
+    """A `pulumi` with a home and a backend of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        """Everything it writes goes below `folder`."""
+        self.folder = folder
+        (folder / "backend").mkdir(parents=True)
+        self.env = {name: value for name, value in tool_env().items() if not name.startswith(("PULUMI_", "HOSTNET_"))}
+        self.env |= {
+            "PULUMI_HOME": str(folder / "home"),
+            "PULUMI_BACKEND_URL": f"file://{folder / 'backend'}",
+            "PULUMI_CONFIG_PASSPHRASE": PASSPHRASE,
+            "PULUMI_SKIP_UPDATE_CHECK": "true",
+            "PULUMI_DEBUG_COMMANDS": "true",  # --event-log
+            "PULUMI_DIY_BACKEND_DISABLE_CHECKPOINT_BACKUPS": "true",
+            "NO_COLOR": "1",
+        }
+        self._runs = 0
+
+    def __call__(self, *args: str, cwd: Path, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run it to its end as typed at a shell.
+
+        :raises AssertionError: where it fails and `check` is set.
+        """
+        argv = ["pulumi", "--non-interactive", *args]
+        ended = subprocess.run(
+            argv, cwd=cwd, env=self.env | env, capture_output=True, text=True, check=False, timeout=PATIENCE
+        )
+        assert not check or ended.returncode == 0, f"{' '.join(argv)}\n{ended.stdout}{ended.stderr}"
+        return ended
+
+    def event_log(self) -> Path:
+        """A new file for events."""
+        self._runs += 1
+        return self.folder / f"events-{self._runs}.json"
+
+
+class Stack:
+    """A project in a folder with one stack."""
+
+    def __init__(self, cli: Cli, name: str, *, project: str = "shop", **config: str) -> None:
+        """Make the project and the stack.
+
+        :param name: the stack's name, also that of its folder.
+        :param config: hostnet's configuration (`stateDir`, …).
+        """
+        self.cli, self.name, self.project = cli, name, project
+        self.folder = cli.folder / project / name
+        self.folder.mkdir(parents=True)
+        plugins = {"providers": [{"name": "hostnet", "path": str(_PLUGIN)}]}
+        runtime = {"name": "python", "options": {"virtualenv": str(VENV)}}
+        self._write("Pulumi.yaml", {"name": project, "runtime": runtime, "plugins": plugins})
+        self._write(f"Pulumi.{name}.yaml", {"config": {f"hostnet:{key}": value for key, value in config.items()}})
+        cli("stack", "init", name, cwd=self.folder)
+
+    def _write(self, name: str, content: object) -> None:
+        (self.folder / name).write_text(json.dumps(content))  # JSON is YAML
+
+    def write(self, program: str) -> None:
+        """Put a program into the folder, as a user would."""
+        (self.folder / "__main__.py").write_text(program)
+
+    # --- runs ------------------------------------------------------------------------------------------------------
+
+    def up(self, program: Program | None, *flags: str, fails: bool = False, **env: str) -> Run:
+        """`pulumi up`."""
+        return self.run("up", program, "--yes", "--skip-preview", *flags, fails=fails, **env)
+
+    def preview(self, program: Program | None, *flags: str, fails: bool = False, **env: str) -> Run:
+        """`pulumi preview`."""
+        return self.run("preview", program, *flags, fails=fails, **env)
+
+    def refresh(self, *flags: str, fails: bool = False, **env: str) -> Run:
+        """`pulumi refresh`."""
+        return self.run("refresh", None, "--yes", "--skip-preview", *flags, fails=fails, **env)
+
+    def destroy(self, *flags: str, fails: bool = False, **env: str) -> Run:
+        """`pulumi destroy`."""
+        return self.run("destroy", None, "--yes", "--skip-preview", *flags, fails=fails, **env)
+
+    def run(self, command: str, program: Program | None, *flags: str, fails: bool = False, **env: str) -> Run:
+        """Run to the end.
+
+        :param program: what to serve to the engine; None: what is in the folder, if the command needs it.
+        :param fails: whether it is to fail.
+        :raises AssertionError: where it does otherwise.
+        """
+        with self.running(command, program, *flags, **env) as running:
+            run = self.ended(running)
+        assert (run.code != 0) == fails, f"pulumi {command}: exit status {run.code}\n{run.text}"
+        return run
+
+    @contextmanager
+    def running(self, command: str, program: Program | None, *flags: str, **env: str) -> Iterator[Running]:
+        """`pulumi` under way; what is left of it at the end of the block is killed."""
+        log = self.cli.event_log()
+        argv = ["pulumi", command, "--non-interactive", "--stack", self.name, "--event-log", str(log), *flags]
+        with _served(program) as client:
+            process = subprocess.Popen(
+                [*argv, *client],
+                cwd=self.folder,
+                env=self.cli.env | env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,  # the tests' own Ctrl-C is not for it
+            )
+            try:
+                yield Running(process, log)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    @staticmethod
+    def ended(running: Running) -> Run:
+        """Wait for the end of it."""
+        text, _ = running.process.communicate(timeout=PATIENCE)
+        return Run(str(running.process.args), running.process.returncode, text, running.events())
+
+    # --- state -----------------------------------------------------------------------------------------------------
+
+    @property
+    def state_text(self) -> str:
+        """The state, as it lies on the disk."""
+        path = self.cli.folder / "backend" / ".pulumi" / "stacks" / self.project / f"{self.name}.json"
+        return path.read_text()
+
+    @property
+    def resources(self) -> dict[str, dict[str, Any]]:
+        """Hostnet's resources in the state, by name."""
+        latest = json.loads(self.state_text)["checkpoint"].get("latest") or {}
+        found = [one for one in latest.get("resources") or () if Step("", one["urn"]).ours]
+        return {one["urn"].rsplit("::", 1)[-1]: one for one in found}
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """The program's exports."""
+        latest = json.loads(self.state_text)["checkpoint"].get("latest") or {}
+        stacks = [one for one in latest.get("resources") or () if one["type"] == "pulumi:pulumi:Stack"]
+        return dict(stacks[0].get("outputs") or {}) if stacks else {}
+
+    def urn(self, name: str) -> str:
+        """A resource's URN."""
+        return str(self.resources[name]["urn"])
+
+
+@contextmanager
+def _served(program: Program | None) -> Iterator[list[str]]:
+    """Serve a program to the engine; gives the flags that lead the engine here."""
+    if program is None:
+        yield []
+        return
+    server = grpc.server(ThreadPoolExecutor(max_workers=4), options=_UNLIMITED)
+    language_pb2_grpc.add_LanguageRuntimeServicer_to_server(LanguageServer(program), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield [f"--client=127.0.0.1:{port}", "--exec-kind", "auto.inline"]
+    finally:
+        server.stop(0)
+
+
+class Gate:
+    """Holds up a program, and so a run, at a place that the test chooses."""
+
+    def __init__(self) -> None:
+        """Closed."""
+        self._open = threading.Event()
+        self._reached = threading.Event()
+
+    def wait(self) -> None:
+        """In the program: stop here till the test opens it."""
+        self._reached.set()
+        assert self._open.wait(PATIENCE)
+
+    def reached(self) -> None:
+        """In the test: wait till the program stands at the gate."""
+        assert self._reached.wait(PATIENCE)
+
+    def open(self) -> None:
+        """Let the program go on."""
+        self._open.set()
+
+
+# --- what the kernel has -------------------------------------------------------------------------------------------
+
+SYSCTLS = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv6.conf.eth0.accept_ra")
+_PASSING = frozenset({"valid_life_time", "preferred_life_time", "ifindex", "link_index", "operstate", "flags"})
+
+
+class Host:
+    """A namespace as a host that a stack works on."""
+
+    def __init__(self, namespace: Namespace, state_dir: Path) -> None:
+        """The namespace `namespace`, with hostnet's record in `state_dir`."""
+        self.namespace, self.state_dir = namespace, state_dir
+
+    @property
+    def name(self) -> str:
+        """For `connection.netns`."""
+        return self.namespace.name
+
+    def run(self, command: str) -> str:
+        """Run a program there."""
+        return self.namespace.run(command)
+
+    def ip(self, *lines: str) -> None:
+        """Run `ip` commands there, as one process."""
+        self.namespace.ip(*lines)
+
+    def nft(self, rules: str) -> None:
+        """Load nftables text there."""
+        self.namespace.nft(rules)
+
+    def link(self, name: str) -> dict[str, Any]:
+        """A link with its addresses, as `ip -j -d` tells it; empty where it is not there."""
+        return self.links.get(name, {})
+
+    @property
+    def links(self) -> dict[str, dict[str, Any]]:
+        """All links by name."""
+        return {one["ifname"]: one for one in json.loads(self.run("ip -j -d address show")) if "ifname" in one}
+
+    def addresses(self, name: str) -> list[str]:
+        """A link's addresses without link-local ones."""
+        found = self.link(name).get("addr_info", [])
+        return [f"{one['local']}/{one['prefixlen']}" for one in found if one["scope"] != "link"]
+
+    @property
+    def routes(self) -> set[str]:
+        """The routes to networks and hosts, `10.0.0.5 dev t0`."""
+        both = json.loads(self.run("ip -j -4 route show")) + json.loads(self.run("ip -j -6 route show"))
+        return {f"{one['dst']} dev {one['dev']}" for one in both if "dev" in one}
+
+    @property
+    def ruleset(self) -> list[dict[str, Any]]:
+        """Everything in nftables, without counts and handles."""
+        listed = json.loads(self.run("nft -j list ruleset"))["nftables"]
+        plain = [_without_counts(one) for one in listed if "metainfo" not in one]
+        return sorted(plain, key=lambda one: json.dumps(one, sort_keys=True))
+
+    @property
+    def table(self) -> bool:
+        """Whether hostnet's table is there."""
+        return any(one.get("table", {}).get("name") == "hostnet" for one in self.ruleset)
+
+    def elements(self, name: str) -> list[Any]:
+        """The elements of a set or map of hostnet's."""
+        for one in self.ruleset:
+            found = one.get("map") or one.get("set") or {}
+            if found.get("name") == name:
+                return list(found.get("elem", []))
+        return []
+
+    def forwards(self, name: str = "any4", interface: str = "eth0") -> dict[int | str, str]:
+        """The forwards in a map on one interface: source port -> `10.0.0.2:80`."""
+        found: dict[int | str, str] = {}
+        for key, value in self.elements(name):
+            words = key["elem"]["val"]["concat"] if "elem" in key else key["concat"]
+            if words[0] == interface:
+                found[words[-1]] = ":".join(map(str, value["concat"]))
+        return found
+
+    def sysctl(self, name: str, value: int | None = None) -> str:
+        """Set or read a sysctl there."""
+        return self.namespace.sysctl(name, value)
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that hostnet may change there, to compare a moment with another."""
+        links = {
+            name: {key: value for key, value in link.items() if key not in _PASSING}
+            | {"addr_info": sorted(self.addresses(name))}
+            for name, link in self.links.items()
+        }
+        for link in links.values():
+            for aspect in ("linkinfo", "linkmode", "gc_timer"):
+                if isinstance(link.get(aspect), dict):
+                    link[aspect] = {key: _stable(value) for key, value in link[aspect].items()}
+        sysctls = {name: self.sysctl(name) for name in SYSCTLS}
+        return {"links": links, "routes": sorted(self.routes), "nft": self.ruleset, "sysctls": sysctls}
+
+    @property
+    def left(self) -> list[str]:
+        """What is left of hostnet: its table, and what its `stateDir` holds of owners."""
+        found = ["table inet hostnet"] if self.table else []
+        for path in self.state_dir.rglob("*.json"):
+            found += [f"{path}: {line}" for line in path.read_text().splitlines() if '"urn"' in line]
+        return found
+
+
+def _without_counts(value: Any) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(value, dict):
+        return {
+            key: _without_counts(item) for key, item in value.items() if key not in ("handle", "packets", "bytes")
+        }
+    if isinstance(value, list):
+        return [_without_counts(item) for item in value]
+    return value
+
+
+_TIMERS = ("timer", "gc_timer", "hello_timer", "tcn_timer", "topology_change_timer", "bridge_id", "root_id")
+_VOLATILE = (*_TIMERS, "state", "designated_bridge", "designated_root", "message_age_timer", "forward_delay_timer")
+
+
+def _stable(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Link details without those that run by themselves."""
+    if isinstance(value, dict):
+        return {key: item for key, item in value.items() if key not in _VOLATILE and "timer" not in key}
+    return value

@@ -1,0 +1,200 @@
+"""schema.json and docs/resources are what the declarations say; the provider's configuration is read from them too."""
+
+# ruff: noqa: ANN401 (JSON)
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hostnet.hosts.connection import Connection, Settings
+from hostnet.resources import KINDS, RESOURCES
+from hostnet.resources.connection import CONNECTION, diff_config, parse_config
+from hostnet.resources.docs import pages
+from hostnet.resources.functions import FUNCTIONS
+from hostnet.resources.kind import UNKNOWN
+from hostnet.resources.schema import package_schema, render
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hostnet.resources.base import Resource
+
+TOP = Path(__file__).parents[2]
+
+# DESIGN.md 1, word by word.
+INPUTS = {
+    "Bridge": "name addresses macAddress mtu stp vlanFiltering portIsolation dhcpServer ipv6SendRa ipv6Prefixes "
+    "openFirewall adopt connection",
+    "TapBinding": "name match bridge owner group multiQueue vnetHdr mtu isolated addresses routes guest connection",
+    "NatGateway": "externalInterface internalInterfaces internalIps internalIpv6s enableIpv6 externalIp externalIpv6 "
+    "dmzHost dmzHostIpv6 dmzExceptPorts forwardPorts mssClamp internalForwarding routeIpv6 firewall connection",
+    "PortForward": "natGateway externalInterface protocol sourcePort destination listenAddresses sourceCidrs loopback "
+    "connection",
+}
+OUTPUTS = {
+    "Bridge": "name ifindex macAddress mtu addresses subnets gateway gateway6 leases",
+    "TapBinding": "name ifindex members guest",
+    "NatGateway": "externalInterface externalAddresses forwarding",
+    "PortForward": "sourcePorts destinationAddress destinationPorts externalInterface forwarding",
+}
+TYPES = {
+    "Connection": "host port user password privateKey privateKeyPassword agentSocketPath hostKey insecureIgnoreHostKey "
+    "proxy dialErrorLimit perDialTimeout sudo netns",
+    "DhcpServer": "rangeStart rangeEnd leaseTime dnsServers domain staticLeases",
+    "StaticLease": "macAddress address hostname",
+    "Guest": "macAddress addresses hostname",
+    "GuestNetwork": "macAddress addresses gateway gateway6 kernelIpArg",
+    "ForwardPort": "protocol sourcePort destination listenAddresses sourceCidrs loopback",
+    "Forwarding": "ipv4 ipv6",
+    "Lease": "macAddress address hostname expires",
+}
+
+
+def test_schema_json_is_up_to_date() -> None:
+    """`make schema` writes it."""
+    assert (TOP / "schema.json").read_text(encoding="utf-8") == render()
+
+
+def test_the_docs_are_up_to_date() -> None:
+    """`python -m hostnet.resources.docs docs/resources` writes them."""
+    there = {path.name: path.read_text(encoding="utf-8") for path in (TOP / "docs" / "resources").glob("*.md")}
+    assert there == pages()
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_a_resource_has_the_properties_of_the_contract(name: str) -> None:
+    """No more, no fewer."""
+    resource = package_schema()["resources"][f"hostnet:index:{name}"]
+    assert set(resource["inputProperties"]) == set(INPUTS[name].split())
+    assert set(resource["properties"]) == set(OUTPUTS[name].split())
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_a_type_has_the_properties_of_the_contract(name: str) -> None:
+    """No more, no fewer."""
+    assert set(package_schema()["types"][f"hostnet:index:{name}"]["properties"]) == set(TYPES[name].split())
+
+
+def test_the_contracts_required_inputs_are_required() -> None:
+    """A forward's port and destination; nothing else."""
+    required = {token: x.get("requiredInputs", []) for token, x in package_schema()["resources"].items()}
+    assert {token: set(names) for token, names in required.items() if names} == {
+        "hostnet:index:PortForward": {"sourcePort", "destination"}
+    }
+
+
+def walk(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object in a schema."""
+    if isinstance(value, dict):
+        yield value
+        for item in value.values():
+            yield from walk(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from walk(item)
+
+
+def test_no_default_gets_into_anybodys_inputs() -> None:
+    """A default in the schema would be put into the state by the SDKs."""
+    for item in walk(package_schema()):
+        assert "default" not in item
+        assert "defaultInfo" not in item
+
+
+def test_the_connections_secrets_are_secret() -> None:
+    """Pulumi encrypts them in the state."""
+    properties = package_schema()["types"]["hostnet:index:Connection"]["properties"]
+    secrets = {name for name, about in properties.items() if about.get("secret")}
+    assert secrets == {"password", "privateKey", "privateKeyPassword"}
+
+
+def test_every_property_is_documented() -> None:
+    """In full sentences."""
+    schema = package_schema()
+    holders = [*schema["types"].values(), *schema["resources"].values(), schema["provider"]]
+    holders += [part for x in schema["functions"].values() for part in (x["inputs"], x["outputs"])]
+    for holder in holders:
+        for name, about in {**holder.get("properties", {}), **holder.get("inputProperties", {})}.items():
+            assert about["description"].rstrip()[-1] == ".", name
+
+
+@pytest.mark.parametrize("kind", RESOURCES, ids=lambda kind: kind.name)
+def test_an_example_is_a_program_that_uses_known_properties(kind: Resource[Any]) -> None:
+    """Its calls name inputs that exist."""
+    known = {item.name: {about.attribute for about in item.inputs.properties.values()} for item in RESOURCES}
+    calls = [node for node in ast.walk(ast.parse(kind.example)) if isinstance(node, ast.Call)]
+    used = {
+        node.func.attr: {keyword.arg for keyword in node.keywords}
+        for node in calls
+        if isinstance(node.func, ast.Attribute) and node.func.attr in known
+    }
+    assert kind.name in used
+    for name, arguments in used.items():
+        assert arguments <= known[name]
+
+
+def test_importing_it_needs_neither_pulumi_nor_grpc() -> None:
+    """The plugin has its port line out before it imports more."""
+    code = "import sys, hostnet.resources; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=TOP / "provider"
+    )
+    assert not {"pulumi", "grpc", "google.protobuf", "pyroute2", "asyncio"} & set(done.stdout.split())
+
+
+def test_a_checked_connection_is_what_the_hosts_take() -> None:
+    """The declaration and `hosts.connection` have the same properties and defaults."""
+    assert Connection.from_inputs({}) == Connection()
+    assert {about.attribute for about in CONNECTION.properties.values()} == set(Connection.__dataclass_fields__)
+    for about in CONNECTION.properties.values():
+        assert about.default == getattr(Connection(), about.attribute)
+
+
+def test_the_configuration_is_read_from_text() -> None:
+    """What is no string arrives as JSON text; the environment opts in where the configuration says nothing."""
+    assert parse_config({}) == (None, Settings())
+    given = {
+        "connection": json.dumps({"host": "a", "port": 2222}),
+        "deleteUnreachable": "true",
+        "persist": "never",
+        "confirmTimeout": "5",
+        "stateDir": "/run/hostnet/",
+    }
+    assert parse_config(given) == (
+        {"host": "a", "port": 2222},
+        Settings(delete_unreachable=True, persist="never", confirm_timeout=5, state_dir="/run/hostnet"),
+    )
+    environ = {"HOSTNET_DELETE_UNREACHABLE": "1"}
+    assert parse_config({}, environ)[1].delete_unreachable
+    assert not parse_config({"deleteUnreachable": "false"}, environ)[1].delete_unreachable
+
+
+def test_another_default_host_replaces_the_provider() -> None:
+    """And so all that it made; anything else does not."""
+    old = {"connection": '{"host":"a","password":"x"}'}
+    assert diff_config(old, {"connection": '{"host":"b","password":"x"}'}).replaces == ["connection"]
+    assert diff_config(old, {"connection": '{"netns":"n","host":"a"}'}).replaces == ["connection"]
+    assert diff_config(old, {"connection": '{"host":"a","user":"b"}'}).replaces == []
+    assert diff_config(old, {"connection": UNKNOWN}).changed
+    assert diff_config({"confirmTimeout": "30"}, {}).detailed == {}
+    assert diff_config({}, {"persist": "never"}).detailed == {"persist": "add"}
+
+
+def test_functions_answer_with_what_they_declare() -> None:
+    """Nothing that the agent says beyond it."""
+    bridge = FUNCTIONS["hostnet:index:getBridge"]
+    assert [x.path for x in bridge.check({})] == ["name"]
+    assert bridge.arguments({"name": "br0", "connection": {"host": "a"}}) == {"name": "br0"}
+    assert bridge.arguments({"name": UNKNOWN}) is None
+    assert bridge.result({"name": "br0", "more": 1}) == {"name": "br0"}
+
+
+def test_the_kinds_are_known_by_their_tokens() -> None:
+    """Four of them."""
+    assert list(KINDS) == [f"hostnet:index:{name}" for name in INPUTS]

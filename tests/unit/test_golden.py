@@ -1,0 +1,131 @@
+"""The golden cases: inputs to objects, olds and news to differences, what a host reports to inputs and outputs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hostnet.resources import RESOURCES
+
+from tests.unit.golden import Case, as_json, autoname, parameters, urn, view
+
+if TYPE_CHECKING:
+    from hostnet.resources.base import Resource
+    from hostnet.resources.kind import Kind
+
+
+@parameters("create")
+def test_a_create_wishes_for_these_objects(kind: Kind, case: Case) -> None:
+    """All that the host should have, canonical; the id with it."""
+    change = kind.change(urn(kind), case["inputs"])
+    assert change is not None
+    assert (change.id, change.known, change.prior, change.dry) == (case["id"], False, (), False)
+    assert as_json(change.objects) == case["objects"]
+
+
+@parameters("create")
+def test_a_delete_wishes_for_nothing_and_says_what_there_was(kind: Kind, case: Case) -> None:
+    """So that a lost record does no harm."""
+    change = kind.removal(urn(kind), case["id"], case["inputs"], {})
+    assert (change.id, change.known, change.objects) == (case["id"], True, ())
+    assert as_json(change.prior) == case["objects"]
+
+
+@parameters("create")
+def test_a_read_asks_for_these_objects_and_an_import_for_none(kind: Kind, case: Case) -> None:
+    """On import the id is all there is."""
+    query = kind.query(urn(kind), case["id"], case["inputs"], {})
+    assert (query.id, query.kind, as_json(query.objects)) == (case["id"], kind.name, case["objects"])
+    assert kind.query(urn(kind), case["id"], None, None).objects == ()
+
+
+@parameters("update")
+def test_an_update_shows_the_leaves_that_changed(kind: Kind, case: Case) -> None:
+    """Down to the leaf; what replaces is marked, and so is whether the old one goes first."""
+    found = kind.diff(case["olds"], case["outputs"], case["inputs"])
+    assert found.detailed == case["diff"]
+    assert found.delete_before_replace == case["deleteBeforeReplace"]
+    assert found.output_paths == {path for path in case["diff"] if path.startswith("forwarding")}
+
+
+@parameters("update")
+def test_an_update_keeps_the_id_and_says_what_there_was(kind: Kind, case: Case) -> None:
+    """Unless an input is unknown: then nothing is wished for."""
+    change = kind.change(urn(kind), case["inputs"], id="id", old_inputs=case["olds"], old_outputs=case["outputs"])
+    if change is not None:
+        removal = kind.removal(urn(kind), "id", case["olds"], case["outputs"])
+        assert (change.id, change.known, change.prior) == ("id", True, removal.prior)
+
+
+@parameters("noop")
+def test_what_means_the_same_is_no_difference(kind: Kind, case: Case) -> None:
+    """In either direction; and the host is asked for the same objects."""
+    for olds, inputs in ((case["olds"], case["inputs"]), (case["inputs"], case["olds"])):
+        assert kind.check(inputs, None, autoname()).failures == ()
+        assert kind.diff(olds, case["outputs"], inputs).detailed == {}
+    before, after = (kind.change(urn(kind), case[which], id="id") for which in ("olds", "inputs"))
+    assert before is not None
+    assert after is not None
+    assert {x.key for x in before.objects} == {x.key for x in after.objects}
+
+
+@parameters("read")
+def test_a_read_shows_drift_in_the_right_property(kind: Kind, case: Case) -> None:
+    """What is as declared keeps its spelling; the next diff shows exactly what drifted."""
+    inputs, found = case["inputs"], view(case)
+    reads = kind.read_inputs(inputs, found)
+    outputs = kind.outputs(urn(kind), inputs, found)
+    assert reads == case["reads"]
+    assert kind.diff(reads, outputs, inputs).detailed == case["diff"]
+    if "outputs" in case:
+        assert outputs == case["outputs"]
+
+
+@parameters("import")
+def test_an_import_is_followed_by_a_clean_preview(kind: Kind, case: Case) -> None:
+    """Of a program that sets only what is not default."""
+    found = view(case)
+    reads = kind.read_inputs(None, found)
+    assert reads == case["reads"]
+    checked = kind.check(case["program"], reads, autoname())
+    assert checked.failures == ()
+    assert kind.diff(reads, kind.outputs(urn(kind), reads, found), checked.inputs).detailed == {}
+
+
+@parameters("preview")
+def test_a_preview_has_every_output_and_unknown_at_the_leaf(kind: Kind, case: Case) -> None:
+    """Nothing is missing, nothing is guessed."""
+    found = kind.preview_outputs(urn(kind), case["inputs"], case["had"], case["olds"])
+    assert found == case["outputs"]
+
+
+@pytest.mark.parametrize("kind", RESOURCES, ids=lambda kind: kind.name)
+def test_the_declared_outputs_are_those_of_a_preview(kind: Resource[Any]) -> None:
+    """The declaration, which schema.json comes from, and the code agree."""
+    inputs: dict[str, dict[str, Any]] = {"PortForward": {"sourcePort": 80, "destination": "10.0.0.2"}}
+    outputs = kind.preview_outputs(urn(kind), inputs.get(kind.name, {"name": "x0"}), None)
+    assert outputs.keys() == kind.results.properties.keys()
+
+
+def test_a_guest_keeps_what_it_has() -> None:
+    """Its derived MAC also under another URN (an alias, an import), its addresses as a hint."""
+    kind = next(kind for kind in RESOURCES if kind.name == "TapBinding")
+    olds = {"name": "t0", "bridge": "br0", "guest": {}}
+    had = {"guest": {"macAddress": "02:00:00:00:00:77", "addresses": ["10.0.0.7/24"]}}
+    change = kind.change(urn(kind, "renamed"), {**olds, "owner": 0}, id="t0", old_inputs=olds, old_outputs=had)
+    assert change is not None
+    guest = as_json(change.objects)[-1]
+    assert (guest["mac"], guest["hint"]) == ("02:00:00:00:00:77", ["10.0.0.7/24"])
+
+
+def test_a_guest_whose_address_is_no_longer_given_gets_the_derived_one() -> None:
+    """What was declared is not kept when it is taken out."""
+    kind = next(kind for kind in RESOURCES if kind.name == "TapBinding")
+    olds = {"name": "t0", "bridge": "br0", "guest": {"macAddress": "02:00:00:00:00:77"}}
+    had = {"guest": {"macAddress": "02:00:00:00:00:77", "addresses": ["10.0.0.7/24"]}}
+    inputs = {**olds, "guest": {}}
+    change = kind.change(urn(kind), inputs, id="t0", old_inputs=olds, old_outputs=had)
+    fresh = kind.change(urn(kind), inputs)
+    assert change is not None
+    assert fresh is not None
+    assert as_json(change.objects)[-1]["mac"] == as_json(fresh.objects)[-1]["mac"] != "02:00:00:00:00:77"

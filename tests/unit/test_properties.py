@@ -1,0 +1,177 @@
+"""What holds for any input: check and diff never raise, what is the same is no difference, respelling neither."""
+
+# ruff: noqa: ANN401 (JSON)
+# ruff: noqa: S104 (an address in data)
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hostnet.resources import RESOURCES
+from hostnet.resources.connection import check_config, diff_config
+from hostnet.resources.functions import FUNCTIONS
+from hostnet.resources.kind import UNKNOWN
+from hostnet.resources.model import ListOf, Record, Type, freeze
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.golden import FOLDERS, autoname, load, urn
+
+if TYPE_CHECKING:
+    from hostnet.resources.base import Resource
+
+QUICK = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(UNKNOWN),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+PLAUSIBLE: st.SearchStrategy[Any] = st.sampled_from([
+    "10.0.0.1/24", "10.0.0.0/24", "fd12::1/64", "FD12::/64", "10.0.0.2", "fd12::2", "10.0.0.2:80", "[fd12::2]:80-82",
+    "8000:8002", "80", 80, 80.0, 0, "br0", "vm-*", "02:00:00:00:00:0A", "1h", "infinite", "tcp", "tcp+udp", "auto",
+    "web", "nat-1234567", "0.0.0.0", "::", "/a", True, False, None, UNKNOWN, [], {}, 22, -1,
+])  # fmt: skip
+
+
+def near(kind: Type) -> st.SearchStrategy[Any]:
+    """Values of about the right shape: what a person in a hurry writes."""
+    if isinstance(kind, ListOf):
+        return st.lists(near(kind.item) | PLAUSIBLE, max_size=4) | PLAUSIBLE
+    if isinstance(kind, Record):
+        fields = {name: near(about.type) for name, about in kind.properties.items() if name != "proxy"}
+        return st.fixed_dictionaries({}, optional=fields) | PLAUSIBLE
+    return PLAUSIBLE
+
+
+def wholly(kind: Type) -> st.SearchStrategy[dict[str, Any]]:
+    """Inputs of a record, whatever is in them."""
+    assert isinstance(kind, Record)
+    fields = {name: near(about.type) | JSON for name, about in kind.properties.items()}
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+each_kind = pytest.mark.parametrize("kind", RESOURCES, ids=lambda kind: kind.name)
+
+
+@each_kind
+@QUICK
+@given(data=st.data())
+def test_whatever_is_given_check_and_diff_answer(kind: Resource[Any], data: st.DataObject) -> None:
+    """They never raise; a thing compared with itself is unchanged; canonical values are canonical."""
+    old = data.draw(wholly(kind.inputs) | st.dictionaries(st.text(), JSON, max_size=4))
+    new = data.draw(wholly(kind.inputs))
+    outputs = data.draw(st.dictionaries(st.sampled_from(["forwarding", "guest", "externalInterface"]), JSON))
+    checked = kind.check(new, data.draw(st.none() | st.just(old)), autoname())
+    for failure in checked.failures:
+        assert failure.reason
+        assert isinstance(failure.path, str)
+    kind.diff(old, outputs, new)
+    assert kind.diff(new, {}, new).detailed == {}
+    canonical = kind.inputs.canonical(new)
+    assert freeze(kind.inputs.canonical(canonical)) == freeze(canonical)
+
+
+@each_kind
+@QUICK
+@given(data=st.data())
+def test_what_check_lets_through_can_be_wished_for(kind: Resource[Any], data: st.DataObject) -> None:
+    """Every other method takes what check took."""
+    inputs = data.draw(st.fixed_dictionaries({}, optional={n: near(p.type) for n, p in kind.inputs.properties.items()}))
+    checked = kind.check(inputs, None, autoname())
+    if checked.failures:
+        return
+    kind.preview_outputs(urn(kind), checked.inputs, None)
+    kind.preview_outputs(urn(kind), checked.inputs, {}, checked.inputs)
+    change = kind.change(urn(kind), checked.inputs)
+    if change is None:
+        return
+    assert change.objects
+    assert len({item.key for item in change.objects}) == len(change.objects)
+    assert kind.removal(urn(kind), change.id, checked.inputs, {}).prior == change.objects
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_an_unknown_in_any_position_is_let_through(folder: str) -> None:
+    """Each value of each good case, at any depth, replaced by what a preview does not know."""
+    kind = next(kind for kind in RESOURCES if kind.token == FOLDERS[folder])
+    for case in load(folder, "create"):
+        for inputs in with_one_unknown(case["inputs"]):
+            assert kind.check(inputs, None, autoname()).failures == (), inputs
+            assert kind.change(urn(kind), inputs) is None
+            assert kind.diff(case["inputs"], {}, inputs).detailed
+            assert kind.preview_outputs(urn(kind), inputs, None).keys() == kind.results.properties.keys()
+
+
+def with_one_unknown(value: Any) -> list[Any]:
+    """The value with `UNKNOWN` in place of one of its parts, once for each part."""
+    out: list[Any] = []
+    if isinstance(value, dict):
+        for key, item in value.items():
+            out += [{**value, key: UNKNOWN}, *({**value, key: part} for part in with_one_unknown(item))]
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            before, after = value[:index], value[index + 1 :]
+            out += [[*before, UNKNOWN, *after], *([*before, part, *after] for part in with_one_unknown(item))]
+    return out
+
+
+ADDRESSES = st.ip_addresses(v=4, network="10.0.0.0/8").map(str) | st.ip_addresses(v=6, network="fd12::/16").map(str)
+
+
+def respelt(address: str, *, upper: bool, long: bool) -> str:
+    """The same address, otherwise spelt."""
+    if ":" not in address:
+        return address
+    text = ipaddress.ip_address(address).exploded if long else address
+    return text.upper() if upper else text
+
+
+@QUICK
+@given(
+    st.lists(
+        st.tuples(ADDRESSES, st.integers(1, 65535), st.booleans(), st.booleans()), max_size=6, unique_by=lambda x: x[1]
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_respelling_and_reordering_forwards_is_no_difference(rows: list[tuple[Any, ...]], random: Any) -> None:
+    """Addresses, ports, defaults, order."""
+    kind = next(kind for kind in RESOURCES if kind.name == "NatGateway")
+    one = [{"sourcePort": port, "destination": address} for address, port, _, _ in rows]
+    other = []
+    for address, port, upper, long in rows:
+        text = respelt(address, upper=upper, long=long)
+        target = f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
+        other.append({"sourcePort": f"{port}:{port}", "destination": target, "protocol": "tcp", "sourceCidrs": []})
+    random.shuffle(other)
+    assert kind.diff({"forwardPorts": one}, {}, {"forwardPorts": other}).detailed == {}
+    assert kind.diff({"forwardPorts": other}, {}, {"forwardPorts": one}).detailed == {}
+
+
+@QUICK
+@given(st.lists(st.integers(1, 40), max_size=8, unique=True), st.lists(st.integers(1, 40), max_size=8, unique=True))
+def test_a_set_shows_one_change_for_each_element_that_differs(before: list[int], after: list[int]) -> None:
+    """No more, wherever it stands; an index that lost one and gained another shows once."""
+    kind = next(kind for kind in RESOURCES if kind.name == "NatGateway")
+    old = {"internalInterfaces": ["br0", *(f"v{n}" for n in before)]}
+    new = {"internalInterfaces": ["br0", *(f"v{n}" for n in after)]}
+    found = kind.diff(old, {}, new).detailed
+    gone, come = set(before) - set(after), set(after) - set(before)
+    places = {before.index(n) for n in gone} | {after.index(n) for n in come}
+    assert set(found) == {f"internalInterfaces[{place + 1}]" for place in places}
+
+
+@QUICK
+@given(data=st.data())
+def test_whatever_the_configuration_is_it_is_judged(data: st.DataObject) -> None:
+    """Also for functions."""
+    config = data.draw(
+        st.dictionaries(st.sampled_from(["connection", "persist", "stateDir", "confirmTimeout", "x"]), JSON)
+    )
+    check_config(config)
+    diff_config(config, {})
+    assert not diff_config(config, config).changed
+    for function in FUNCTIONS.values():
+        function.check(config)

@@ -1,0 +1,315 @@
+"""`make demo`: hostnet at work, on a real microVM, in network namespaces that are thrown away.
+
+Nothing of the machine's own network, of the checkout or of the person's Pulumi settings is touched. It ends with exit
+status 0 only if every step did what its heading says.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.rule import Rule
+
+from tools.demo_pulumi import Pulumi, PulumiError
+from tools.demo_world import HOST4, HOST6, INTERNET4, PATIENCE, MicroVm, World, is_refused, running
+from tools.guest import READY
+from tools.paths import VENV_PYTHON
+from tools.steps import SetupError
+
+TAP = "vm-web"
+BOOT_PATIENCE = 180.0  # s; it takes 4 without KVM on a machine that does nothing else
+TURNED = 130  # exit status after Ctrl-C, as a shell has it
+
+INTRO = """\
+hostnet makes the network of a Linux host part of a Pulumi stack. Here it builds the network of a host that runs
+a microVM, three machines away from the internet. All four are network namespaces, the microVM is a real one (QEMU):
+
+    client 192.0.2.20 ------+                               internet 198.51.100.10
+                            |                                   |
+    [bold]host[/] 192.0.2.2 (eth0) --+------------- router -------------+
+     |
+     +-- microvm (bridge, 10.0.0.1) -- vm-web (TAP) -- [bold]microVM[/] 10.0.0.2
+"""
+
+REAL_HOST = """\
+To build the same network on this machine itself, at the top of the checkout (as root; it forwards ports 80 and 443):
+
+    pulumi stack init mine
+    pulumi config set target machine
+    pulumi up
+
+`pulumi destroy` undoes it. For a host over SSH and for your own programs: docs/getting-started.md\
+"""
+
+
+class DemoError(Exception):
+    """A step did not show what it should have."""
+
+
+def check(holds: bool, otherwise: str) -> None:  # noqa: FBT001 - it reads as an assertion
+    """Stop the demonstration unless something holds.
+
+    Raises:
+        DemoError: It does not.
+    """
+    if not holds:
+        raise DemoError(otherwise)
+
+
+class Story:
+    """Tells on the terminal what happens."""
+
+    def __init__(self, console: Console) -> None:
+        """Nothing has happened yet."""
+        self._console = console
+        self._steps = 0
+
+    def step(self, title: str, why: str) -> None:
+        """Head a step with what it shows."""
+        self._steps += 1
+        self._console.print()
+        self._console.print(Rule(f"[bold]{self._steps}. {escape(title)}[/]", align="left"))
+        self._console.print(escape(why))
+
+    def command(self, where: str, line: str) -> None:
+        """Show a command before it runs."""
+        self._console.print(f"\n[bold cyan]{escape(where)}$[/] [bold]{escape(line)}[/]")
+
+    def line(self, text: str) -> None:
+        """Show a line that a program printed."""
+        sys.stdout.write(f"  {text}\n")
+        sys.stdout.flush()
+
+    def fact(self, text: str) -> None:
+        """Say what was checked and holds."""
+        self._console.print(f"[green]✓[/] {escape(text)}")
+
+    def text(self, text: str) -> None:
+        """Print as it is."""
+        self._console.print(Padding(text, (0, 0)))
+
+
+class Demo:
+    """The steps, in order."""
+
+    def __init__(self, story: Story, world: World, pulumi: Pulumi) -> None:
+        """All is made, nothing has happened."""
+        self._story, self._world, self._pulumi = story, world, pulumi
+
+    def run(self) -> None:
+        """Play the whole of it."""
+        before = self._world.snapshot()
+        self._preview()
+        self._up()
+        with running(self._boot()) as vm:
+            self._way_in()
+            self._way_out(vm)
+            self._drift()
+            self._change()
+        self._destroy()
+        self._nothing_left(before)
+
+    def _do(self, *args: str) -> str:
+        """Show a `pulumi` command and run it."""
+        self._story.command("", " ".join(["pulumi", *args]))
+        return self._pulumi.run(*args)
+
+    def _ask(self, url: str) -> None:
+        """Have the client fetch from the microVM."""
+        self._story.command("client", f"fetch {url}")
+        answer = self._world.ask(url)
+        self._story.line(answer)
+        check(answer == "hello from web", f"{url} answered {answer!r}, not the microVM's greeting")
+
+    def _preview(self) -> None:
+        self._story.step(
+            "A preview: what would be made",
+            "The program is __main__.py at the top of the checkout. `target` says on which host to build, and is all "
+            "that has to be changed for a real one.",
+        )
+        self._do("stack", "init", "demo")
+        self._do("config", "set", "target", f"netns:{self._world.host.name}")
+        self._do("config", "set", "hostnet:stateDir", str(self._pulumi.record))
+        preview = self._do("preview", "--diff")
+        check("8 to create" in preview, "the preview does not show eight resources to create")
+        self._story.fact("A preview has changed nothing on the host.")
+
+    def _up(self) -> None:
+        self._story.step("pulumi up: the network is made", "A bridge, a TAP for the microVM, NAT and four forwards.")
+        self._do("up", "--yes", "--skip-preview")
+        self._story.command("host", "ip -brief address show; nft list map inet hostnet ...")
+        self._show_host("ip -brief address show")
+        self._show_forwards()
+
+    def _show_host(self, command: str) -> None:
+        for line in self._world.host.run(command).splitlines():
+            self._story.line(line)
+
+    def _show_forwards(self) -> None:
+        """Show the elements of nftables maps that are port forwards."""
+        for line in self._world.host.run("nft list ruleset").splitlines():
+            if "10.0.0.2 ." in line or "fd12:3456:789a::2 ." in line:
+                self._story.line(line.strip())
+
+    def _boot(self) -> MicroVm:
+        guest = self._pulumi.outputs()["guest"]
+        address6 = guest["addresses"][1]
+        append = f"{guest['kernelIpArg']} ip6={address6},{guest['gateway6']}"
+        self._story.step(
+            "A microVM boots on the TAP",
+            "It gets its MAC address and its kernel's `ip=` argument from the stack's outputs. It serves HTTP, and "
+            f"fetches http://{INTERNET4}/ by itself. Without KVM this takes a few seconds.",
+        )
+        self._story.command(
+            "host", f"qemu-system-x86_64 -M microvm -netdev tap,ifname={TAP},... mac={guest['macAddress']} {append}"
+        )
+        vm = MicroVm(self._world.host, TAP, guest["macAddress"], f"{append} http=80,443,8080 fetch=http://{INTERNET4}/")
+        try:
+            self._story.line(vm.wait_for(READY, BOOT_PATIENCE))
+        except BaseException:
+            vm.stop()
+            raise
+        return vm
+
+    def _way_in(self) -> None:
+        self._story.step(
+            "The way in: a port of the host leads to the microVM",
+            "The client knows the host's address alone; the forwards lead to the microVM, in both IP families.",
+        )
+        for url in (f"http://{HOST4}/", f"http://{HOST4}:443/", f"http://[{HOST6}]/", f"http://[{HOST6}]:443/"):
+            self._ask(url)
+        self._story.fact("The microVM answers on ports 80 and 443 of the host, over IPv4 and IPv6.")
+
+    def _way_out(self, vm: MicroVm) -> None:
+        self._story.step(
+            "The way out: the microVM reaches the internet through NAT",
+            "Nobody out there knows 10.0.0.2. A server on the internet tells whom it sees.",
+        )
+        self._story.command("microVM", f"wget -O - http://{INTERNET4}/")
+        line = vm.wait_for("FETCHED:", PATIENCE)
+        self._story.line(line)
+        check(f"hello {HOST4}" in line, f"the microVM was answered {line!r}")
+        check(set(self._world.seen) == {HOST4}, f"the server on the internet saw {self._world.seen}")
+        self._story.fact(f"The server has seen the host's address, {HOST4}.")
+
+    def _drift(self) -> None:
+        self._story.step(
+            "Drift: somebody flushes the firewall",
+            "A refresh compares the stack with what the kernel has, and the next `up` repairs the difference.",
+        )
+        self._story.command("host", "nft flush ruleset")
+        self._world.host.run("nft flush ruleset")
+        check(is_refused(self._world, HOST4, 80), "port 80 still answers without the rules")
+        self._story.fact("Port 80 of the host does not answer any more.")
+        refresh = self._do("refresh", "--yes", "--skip-preview")
+        check("8 unchanged" not in refresh, "the refresh has not seen the difference")
+        self._do("up", "--yes", "--skip-preview")
+        self._ask(f"http://{HOST4}/")
+        self._ask(f"http://[{HOST6}]/")
+        self._do("up", "--yes", "--skip-preview", "--refresh", "--expect-no-changes")
+        self._story.fact("Repaired, and nothing is left to do.")
+
+    def _change(self) -> None:
+        self._story.step(
+            "A change in place: port 80 leads to port 8080 of the microVM",
+            "An update of two elements of nftables maps, in one transaction: there is no moment without a destination.",
+        )
+        self._do("config", "set", "httpPort", "8080")
+        preview = self._do("preview", "--diff")
+        check("2 to update" in preview and "replace" not in preview, "the preview shows no update in place")
+        self._do("up", "--yes", "--skip-preview")
+        self._show_forwards()
+        self._world.host.run("conntrack -F")  # of the connections before
+        self._ask(f"http://{HOST4}/")
+        command = "conntrack -L -p tcp --orig-port-dst 80"
+        self._story.command("host", command)
+        seen = self._world.host.run(command)
+        self._show_host(command)
+        check("sport=8080" in seen, "the connection was not answered from port 8080")
+        self._story.fact("Port 8080 of the microVM has answered.")
+
+    def _destroy(self) -> None:
+        self._story.step("pulumi destroy", "The microVM was switched off; its network goes.")
+        self._do("destroy", "--yes", "--skip-preview")
+
+    def _nothing_left(self, before: dict[str, str]) -> None:
+        self._story.step(
+            "Nothing is left",
+            "Links, addresses, routes, rules, every sysctl and the processes of the host, beside those of the start.",
+        )
+        after = self._world.snapshot()
+        changed = sorted(name for name in before if before[name] != after.get(name))
+        shown = "\n".join(f"{name}:\n  before: {before[name]}\n  after: {after.get(name)}" for name in changed)
+        check(not changed, f"the host is not as it was:\n{shown}")
+        record = sorted(path.name for path in self._pulumi.record.glob("*.json"))
+        check(not record, f"hostnet's record still has {', '.join(record)}")
+        self._story.fact(f"The host is as it was before: {len(before)} things compared. hostnet's record is empty.")
+
+
+def tell(console: Console) -> None:
+    """Play the demonstration.
+
+    Raises:
+        DemoError: A step did not show what it should have.
+        PulumiError: A `pulumi` command failed.
+    """
+    story = Story(console)
+    start = time.monotonic()
+    story.text(INTRO)
+    with Pulumi(story.line, colour=console.is_terminal) as pulumi, World() as world:
+        Demo(story, world, pulumi).run()
+    console.print(f"\n[bold green]All of it worked, in {time.monotonic() - start:.0f} s.[/]\n")
+    console.print(escape(REAL_HOST), highlight=False)
+
+
+def become_root() -> None:
+    """Start again through sudo where this process is not root: network namespaces need it.
+
+    Raises:
+        DemoError: There is no sudo.
+    """
+    if os.geteuid() == 0:
+        return
+    sudo = shutil.which("sudo")
+    if sudo is None:
+        raise DemoError("network namespaces need root, and there is no sudo: run `make demo` as root")
+    kept = [f"{name}={os.environ[name]}" for name in ("PATH", "HOME", "HOSTNET_CACHE", "TERM") if name in os.environ]
+    os.execv(sudo, [sudo, "env", *kept, str(VENV_PYTHON), "-m", "tools.demo"])  # noqa: S606 - no shell is wanted
+
+
+def _turn_off(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main(play: Callable[[Console], None] = tell) -> int:
+    """Play it and say how it ended; the exit status."""
+    console = Console(highlight=False, soft_wrap=True)
+    # Whatever asks it to end lets it clean up.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _turn_off)
+    try:
+        become_root()
+        play(console)
+    except KeyboardInterrupt:
+        console.print(
+            "\n[bold red]Interrupted.[/] The namespaces, processes and folders of the demonstration are gone."
+        )
+        return TURNED
+    except (DemoError, PulumiError, SetupError, AssertionError, OSError, subprocess.SubprocessError) as error:
+        console.print(f"\n[bold red]The demonstration failed:[/] {escape(str(error))}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    os.chdir(Path(__file__).resolve().parent.parent)
+    sys.exit(main())

@@ -1,0 +1,249 @@
+"""The demonstration's little world: four network namespaces, a web server in one and a microVM in another.
+
+    client  192.0.2.20 ---+  uplink segment                 internet  198.51.100.10
+                          |  192.0.2.0/24, 2001:db8::/64       |
+    host    192.0.2.2 ----+---------------------- router ------+
+            (eth0)
+
+The v6 addresses are 2001:db8::20, ::2 and 2001:db8:1::10. The router knows no guest's network, so what a guest sends
+comes back only where the host has put its own address in place of the guest's.
+"""
+
+import contextlib
+import http.server
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.lab.namespaces import Namespace, Namespaces
+from tools.guest import qemu_argv
+
+HOST4, HOST6 = "192.0.2.2", "2001:db8::2"
+INTERNET4 = "198.51.100.10"
+PATIENCE = 20.0  # s for what takes a moment: neighbour discovery, a server's answer
+# Counters, and what the kernel sizes by its hash tables.
+VOLATILE = ("nf_conntrack_count",)
+
+
+class World:
+    """The namespaces and the internet's web server, taken away at the end whatever happens."""
+
+    def __init__(self) -> None:
+        """Make them. What a demonstration that was killed left behind is swept away first."""
+        self._ends = contextlib.ExitStack()
+        self._namespaces = Namespaces()
+        self._ends.callback(self._namespaces.close)
+        self.seen: list[str] = []  # the addresses that the internet's web server saw
+        try:
+            self.router, self.internet, self.client, self.host = map(
+                self._namespaces.add, ("router", "internet", "client", "host")
+            )
+            self._build()
+            self._serve()
+        except BaseException:
+            self._ends.close()
+            raise
+
+    def __enter__(self) -> Self:
+        """It is made already."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take all away."""
+        self._ends.close()
+
+    def _build(self) -> None:
+        self.router.ip(
+            "link add uplink type bridge forward_delay 0",
+            "link set uplink up",
+            "address add 192.0.2.1/24 dev uplink",
+            "address add 2001:db8::1/64 dev uplink nodad",
+            "link add internet type veth peer name eth0 netns " + self.internet.name,
+            "link set internet up",
+            "address add 198.51.100.1/24 dev internet",
+            "address add 2001:db8:1::1/64 dev internet nodad",
+        )
+        self.router.sysctl("net.ipv4.ip_forward", 1)
+        self.router.sysctl("net.ipv6.conf.all.forwarding", 1)
+        for namespace, number in ((self.host, 2), (self.client, 20)):
+            self.router.ip(
+                f"link add {namespace.role} type veth peer name eth0 netns {namespace.name}",
+                f"link set {namespace.role} master uplink up",
+            )
+            _connect(namespace, f"192.0.2.{number}/24", f"2001:db8::{number:x}/64", "192.0.2.1", "2001:db8::1")
+        # In hexadecimal 20 is 14: the picture above shall be true.
+        self.client.ip("address add 2001:db8::20/64 dev eth0 nodad", "address del 2001:db8::14/64 dev eth0")
+        _connect(self.internet, "198.51.100.10/24", "2001:db8:1::10/64", "198.51.100.1", "2001:db8:1::1")
+
+    def _serve(self) -> None:
+        """Run the internet's web server: it answers each client with the address that it sees."""
+        seen = self.seen
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                """Answer."""
+                address = str(self.client_address[0])
+                body = f"hello {address}\n".encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+                seen.append(address)
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing: `seen` is the log."""
+
+        server = self.internet.call(http.server.ThreadingHTTPServer, (INTERNET4, 80), Handler)
+        self._ends.callback(server.server_close)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self._ends.callback(server.shutdown)
+
+    def ask(self, url: str, patience: float = PATIENCE) -> str:
+        """What a web server answers to the client; tried again until it does.
+
+        Raises:
+            OSError: No answer within `patience` (s).
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return self.client.call(_get, url)
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
+    def snapshot(self) -> dict[str, str]:
+        """All of the host that hostnet may touch: links, addresses, routes, rules, sysctls and processes."""
+        commands = (
+            "ip -o -details link show",
+            "ip -o address show",
+            "ip -4 route show table all",
+            "ip -6 route show table all",
+            "nft list ruleset",
+            f"ip netns pids {self.host.name}",
+        )
+        return {command: self.host.run(command) for command in commands} | self.host.call(_sysctls)
+
+
+def _connect(namespace: Namespace, address4: str, address6: str, gateway4: str, gateway6: str) -> None:
+    namespace.ip(
+        "link set eth0 up",
+        f"address add {address4} dev eth0",
+        f"address add {address6} dev eth0 nodad",
+        f"route add default via {gateway4}",
+        f"route add ::/0 via {gateway6}",
+    )
+
+
+def _get(url: str) -> str:
+    # A proxy in the environment is for the machine's own network.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=2) as answer:
+        return str(answer.read().decode()).strip()
+
+
+def _sysctls() -> dict[str, str]:
+    """Every sysctl of the calling thread's network namespace."""
+    found = {}
+    for path in Path("/proc/sys/net").rglob("*"):
+        if path.is_file() and path.name not in VOLATILE:
+            with contextlib.suppress(OSError):  # some may only be written, some don't exist in a namespace
+                found[str(path)] = path.read_text()
+    return found
+
+
+class MicroVm:
+    """The test microVM, on a TAP of the host."""
+
+    def __init__(self, host: Namespace, tap: str, mac: str, append: str) -> None:
+        """Start it.
+
+        Args:
+            host: The namespace that has the TAP.
+            tap: The TAP's name.
+            mac: The guest's MAC address.
+            append: What is said on its kernel's command line.
+        """
+        self.console: list[str] = []
+        self._news = threading.Condition()
+        self._process: subprocess.Popen[str] = host.call(_start, qemu_argv(tap, mac, append))
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None  # noqa: S101 - it was asked for
+        for line in self._process.stdout:
+            with self._news:
+                self.console.append(line.strip())
+                self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
+
+    def wait_for(self, text: str, patience: float) -> str:
+        """The first line of the console that has a text.
+
+        Raises:
+            TimeoutError: It has not come within `patience` (s), or the microVM has ended; with the console's end.
+        """
+
+        def found() -> str | None:
+            return next((line for line in self.console if text in line), None)
+
+        with self._news:
+            self._news.wait_for(lambda: found() or not self._reader.is_alive(), timeout=patience)
+            line = found()
+        if line is None:
+            status = self._process.poll()
+            state = "runs" if status is None else f"ended with exit status {status}"
+            end = "\n".join(self.console[-15:])
+            raise TimeoutError(f"no {text!r} from the microVM, which {state}; the end of its console:\n{end}")
+        return line
+
+    def stop(self) -> None:
+        """Switch it off. One that is off already is no error."""
+        self._process.kill()
+        self._process.wait()
+
+
+def _start(argv: list[str]) -> "subprocess.Popen[str]":
+    # A session of its own: Ctrl-C is for the demonstration, which then ends it.
+    return subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+
+
+def is_refused(world: World, address: str, port: int) -> bool:
+    """Whether a connection from the client to a port fails."""
+
+    def connect() -> bool:
+        try:
+            socket.create_connection((address, port), timeout=1).close()
+        except OSError:
+            return True
+        return False
+
+    return world.client.call(connect)
+
+
+@contextlib.contextmanager
+def running(vm: MicroVm) -> Iterator[MicroVm]:
+    """Switch the microVM off at the end, whatever happens."""
+    try:
+        yield vm
+    finally:
+        vm.stop()
