@@ -7,7 +7,6 @@ The throw-away host is a resource of the stack like any other (a `pulumi.dynamic
     eth0  192.0.2.2/24, 2001:db8::2/64 --- eth0  192.0.2.1/24, 2001:db8::1/64
     default routes through the neighbour
 """
-# ruff: noqa: INP001 (it lies beside the program of the project at the top, which is no package)
 
 import os
 import secrets

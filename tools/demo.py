@@ -16,13 +16,12 @@ from typing import NoReturn
 
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 from rich.rule import Rule
 
 from tools.demo_pulumi import Pulumi, PulumiError
 from tools.demo_world import HOST4, HOST6, INTERNET4, PATIENCE, MicroVm, World, is_refused, running
 from tools.guest import READY
-from tools.paths import VENV_PYTHON
+from tools.paths import VENV_PYTHON, missing_hosts, system_program
 from tools.steps import SetupError
 
 TAP = "vm-web"
@@ -31,7 +30,7 @@ TURNED = 130  # exit status after Ctrl-C, as a shell has it
 
 INTRO = """\
 hostnet makes the network of a Linux host part of a Pulumi stack. Here it builds the network of a host that runs
-a microVM, three machines away from the internet. All four are network namespaces, the microVM is a real one (QEMU):
+a microVM. Host, client, router and internet are network namespaces; the microVM is a real one, in QEMU:
 
     client 192.0.2.20 ------+                               internet 198.51.100.10
                             |                                   |
@@ -41,14 +40,17 @@ a microVM, three machines away from the internet. All four are network namespace
 """
 
 REAL_HOST = """\
-To build the same network on this machine itself, at the top of the checkout (as root; it forwards ports 80 and 443):
+To build the same network on this machine itself, as root (it forwards ports 80 and 443 of the default route's
+interface to 10.0.0.2), at the top of this checkout:
 
+{path}    pulumi login --local             # or where you keep your stacks
     pulumi stack init mine
-    pulumi config set target machine
+    pulumi config set target machine  # without it: a network namespace that is thrown away
     pulumi up
 
-`pulumi destroy` undoes it. For a host over SSH and for your own programs: docs/getting-started.md\
+`pulumi destroy` undoes it. Another machine, and programs of your own: docs/getting-started.md\
 """
+SET_PATH = "    export PATH=$(python3 -m tools.setup env)\n"
 
 
 class DemoError(Exception):
@@ -95,7 +97,7 @@ class Story:
 
     def text(self, text: str) -> None:
         """Print as it is."""
-        self._console.print(Padding(text, (0, 0)))
+        self._console.print(text)
 
 
 class Demo:
@@ -146,19 +148,20 @@ class Demo:
     def _up(self) -> None:
         self._story.step("pulumi up: the network is made", "A bridge, a TAP for the microVM, NAT and four forwards.")
         self._do("up", "--yes", "--skip-preview")
-        self._story.command("host", "ip -brief address show; nft list map inet hostnet ...")
         self._show_host("ip -brief address show")
         self._show_forwards()
 
-    def _show_host(self, command: str) -> None:
-        for line in self._world.host.run(command).splitlines():
-            self._story.line(line)
+    def _show_host(self, command: str) -> str:
+        """Run a shell command on the host and show it."""
+        self._story.command("host", command)
+        shown = self._world.host.run(["sh", "-c", command])
+        for line in shown.splitlines():
+            self._story.line(line.strip())
+        return shown
 
     def _show_forwards(self) -> None:
-        """Show the elements of nftables maps that are port forwards."""
-        for line in self._world.host.run("nft list ruleset").splitlines():
-            if "10.0.0.2 ." in line or "fd12:3456:789a::2 ." in line:
-                self._story.line(line.strip())
+        """Show the elements of nftables maps that are the uplink's port forwards."""
+        self._show_host("""nft list ruleset | grep '"eth0" . tcp'""")
 
     def _boot(self) -> MicroVm:
         guest = self._pulumi.outputs()["guest"]
@@ -206,16 +209,15 @@ class Demo:
             "Drift: somebody flushes the firewall",
             "A refresh compares the stack with what the kernel has, and the next `up` repairs the difference.",
         )
-        self._story.command("host", "nft flush ruleset")
-        self._world.host.run("nft flush ruleset")
+        self._show_host("nft flush ruleset")
         check(is_refused(self._world, HOST4, 80), "port 80 still answers without the rules")
         self._story.fact("Port 80 of the host does not answer any more.")
-        refresh = self._do("refresh", "--yes", "--skip-preview")
-        check("8 unchanged" not in refresh, "the refresh has not seen the difference")
-        self._do("up", "--yes", "--skip-preview")
+        refresh = self._do("refresh", "--yes", "--skip-preview", "--suppress-outputs")
+        check("changes." in refresh, "the refresh has not seen the difference")
+        self._do("up", "--yes", "--skip-preview", "--suppress-outputs")
         self._ask(f"http://{HOST4}/")
         self._ask(f"http://[{HOST6}]/")
-        self._do("up", "--yes", "--skip-preview", "--refresh", "--expect-no-changes")
+        self._do("up", "--yes", "--skip-preview", "--refresh", "--suppress-outputs", "--expect-no-changes")
         self._story.fact("Repaired, and nothing is left to do.")
 
     def _change(self) -> None:
@@ -226,15 +228,11 @@ class Demo:
         self._do("config", "set", "httpPort", "8080")
         preview = self._do("preview", "--diff")
         check("2 to update" in preview and "replace" not in preview, "the preview shows no update in place")
-        self._do("up", "--yes", "--skip-preview")
+        self._do("up", "--yes", "--skip-preview", "--suppress-outputs")
         self._show_forwards()
-        self._world.host.run("conntrack -F")  # of the connections before
         self._ask(f"http://{HOST4}/")
-        command = "conntrack -L -p tcp --orig-port-dst 80"
-        self._story.command("host", command)
-        seen = self._world.host.run(command)
-        self._show_host(command)
-        check("sport=8080" in seen, "the connection was not answered from port 8080")
+        connections = self._show_host("conntrack -L -p tcp --reply-port-src 8080 2>/dev/null")
+        check(f"dst={HOST4}" in connections, "the connection was not answered from port 8080")
         self._story.fact("Port 8080 of the microVM has answered.")
 
     def _destroy(self) -> None:
@@ -250,7 +248,7 @@ class Demo:
         changed = sorted(name for name in before if before[name] != after.get(name))
         shown = "\n".join(f"{name}:\n  before: {before[name]}\n  after: {after.get(name)}" for name in changed)
         check(not changed, f"the host is not as it was:\n{shown}")
-        record = sorted(path.name for path in self._pulumi.record.glob("*.json"))
+        record = sorted(path.name for path in self._pulumi.record.glob("*"))
         check(not record, f"hostnet's record still has {', '.join(record)}")
         self._story.fact(f"The host is as it was before: {len(before)} things compared. hostnet's record is empty.")
 
@@ -268,7 +266,8 @@ def tell(console: Console) -> None:
     with Pulumi(story.line, colour=console.is_terminal) as pulumi, World() as world:
         Demo(story, world, pulumi).run()
     console.print(f"\n[bold green]All of it worked, in {time.monotonic() - start:.0f} s.[/]\n")
-    console.print(escape(REAL_HOST), highlight=False)
+    lacks = system_program("pulumi") is None or missing_hosts()
+    console.print(escape(REAL_HOST.format(path=SET_PATH if lacks else "")))
 
 
 def become_root() -> None:

@@ -17,6 +17,7 @@ from tools.paths import CHECKOUT, tool_env
 
 PROGRAM = ("Pulumi.yaml", "__main__.py", "throwaway_host.py")
 PARTS = (".venv", "provider")  # which Pulumi.yaml names, and which are not copied
+WITH_PROGRESS = ("preview", "up", "refresh", "destroy")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 CANCEL_PATIENCE = 60.0  # s that `pulumi` gets after Ctrl-C; providers have 30 s of it
 
@@ -77,6 +78,8 @@ class Pulumi:
             PulumiError: It failed.
         """
         argv = ["pulumi", *args, "--non-interactive", "--color", self._colour]
+        if args[0] in WITH_PROGRESS:
+            argv.append("--suppress-progress")
         lines = []
         # A session of its own, so that Ctrl-C reaches it once: a second one makes pulumi drop what it is doing.
         with subprocess.Popen(

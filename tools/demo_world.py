@@ -73,14 +73,12 @@ class World:
         )
         self.router.sysctl("net.ipv4.ip_forward", 1)
         self.router.sysctl("net.ipv6.conf.all.forwarding", 1)
-        for namespace, number in ((self.host, 2), (self.client, 20)):
+        for namespace, number in ((self.host, "2"), (self.client, "20")):
             self.router.ip(
                 f"link add {namespace.role} type veth peer name eth0 netns {namespace.name}",
                 f"link set {namespace.role} master uplink up",
             )
-            _connect(namespace, f"192.0.2.{number}/24", f"2001:db8::{number:x}/64", "192.0.2.1", "2001:db8::1")
-        # In hexadecimal 20 is 14: the picture above shall be true.
-        self.client.ip("address add 2001:db8::20/64 dev eth0 nodad", "address del 2001:db8::14/64 dev eth0")
+            _connect(namespace, f"192.0.2.{number}/24", f"2001:db8::{number}/64", "192.0.2.1", "2001:db8::1")
         _connect(self.internet, "198.51.100.10/24", "2001:db8:1::10/64", "198.51.100.1", "2001:db8:1::1")
 
     def _serve(self) -> None:
@@ -129,12 +127,16 @@ class World:
             "ip -4 route show table all",
             "ip -6 route show table all",
             "nft list ruleset",
-            f"ip netns pids {self.host.name}",
         )
-        return {command: self.host.run(command) for command in commands} | self.host.call(_sysctls)
+        texts = {command: self.host.run(command) for command in commands}
+        # From outside: inside, the process that lists them would be one of them.
+        texts["processes"] = subprocess.check_output(["ip", "netns", "pids", self.host.name], text=True)
+        return texts | self.host.call(_sysctls)
 
 
 def _connect(namespace: Namespace, address4: str, address6: str, gateway4: str, gateway6: str) -> None:
+    # A link-local address that is tentative now and is not later would be a difference.
+    namespace.sysctl("net.ipv6.conf.eth0.accept_dad", 0)
     namespace.ip(
         "link set eth0 up",
         f"address add {address4} dev eth0",

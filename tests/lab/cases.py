@@ -53,7 +53,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hostnet.errors import HostnetError
+
 from tests.lab.driver import CheckError, Stack
 from tests.lab.lab import Lab
 from tests.lab.probes import DOUBT, PATIENCE, Conversation, Verdict
@@ -249,14 +251,10 @@ class Runner:
 
     def _refuse(self, step: dict[str, Any]) -> None:
         program = dict(self.stack.program)
-        try:
+        with pytest.raises((HostnetError, CheckError)) as error:
             self._add(step["add"])
-        except (HostnetError, CheckError) as error:
-            assert step["error"] in str(error), str(error)
-        else:
-            raise AssertionError("it was accepted")
-        finally:
-            self.stack.program = program
+        self.stack.program = program
+        assert step["error"] in str(error.value)
 
     def _up(self, steps: list[str]) -> None:
         assert self.stack.again() == sorted(steps)

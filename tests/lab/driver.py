@@ -14,17 +14,20 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-import tempfile
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hostnet.errors import Code, HostnetError
-from hostnet.hosts.api import Change, Host, View
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.resources.kind import UNKNOWN, Autoname, Failure, Kind
+
+from tests.lab.namespaces import temporary_directory
+
+if TYPE_CHECKING:
+    from hostnet.hosts.api import Change, Host, View
 
 T = TypeVar("T")
 Inputs = dict[str, Any]
@@ -70,7 +73,7 @@ class Provider:
         :param beside: another provider process on the same machine, whose state directory is shared.
         """
         self._own = beside is None
-        self.directory: Path = beside.directory if beside else Path(tempfile.mkdtemp(prefix="hostnet-lab-"))
+        self.directory: Path = beside.directory if beside else temporary_directory("state")
         self.settings = replace(settings or Settings(), state_dir=str(self.directory))
         self._runner = asyncio.Runner()
         self._pool = self._runner.run(_make_pool(self.settings))
@@ -135,7 +138,7 @@ class Stack:
         :returns: what was done, sorted: `"create web"`, `"update web: destination"`, `"replace web: sourcePort"`,
             `"delete web"`; nothing for what is as it should be.
         :raises CheckError: for inputs that are refused; nothing of that resource is done then.
-        :raises HostnetError: where a host refuses; the rest of the program is carried out as far as it does not need it.
+        :raises HostnetError: where a host refuses; the rest is carried out as far as it does not need that.
         :raises ExceptionGroup: where several fail.
         """
         self.program = dict(program)
@@ -196,9 +199,7 @@ class Stack:
             raise asyncio.CancelledError
         await work
 
-    async def _settle(
-        self, name: str, kind_name: str, given: Inputs, needs: frozenset[str], steps: list[str]
-    ) -> None:
+    async def _settle(self, name: str, kind_name: str, given: Inputs, needs: frozenset[str], steps: list[str]) -> None:
         """Create, update or replace one resource, or leave it."""
         kind, old = kinds()[kind_name], self.state.get(name)
         inputs = self._check(name, kind, given, old)

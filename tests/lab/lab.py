@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import Self
 
 from tests.lab.background import Background
 from tests.lab.namespaces import Namespace
@@ -25,7 +26,7 @@ class Lab:
         self.net = Topology(self.background)
         self.servers = Servers(self.background)
 
-    def __enter__(self) -> Lab:
+    def __enter__(self) -> Self:
         """Itself."""
         return self
 

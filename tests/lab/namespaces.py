@@ -14,9 +14,11 @@ import ctypes
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -164,13 +166,23 @@ class Namespaces:
 
 
 def sweep() -> None:
-    """Remove the namespaces of runs whose process is dead."""
-    if not RUN_NETNS.is_dir():
-        return
-    for entry in RUN_NETNS.iterdir():
-        match = _OURS.fullmatch(entry.name)
-        if match and _start_of(int(match["pid"])) != int(match["start"]):
+    """Remove the namespaces and temporary directories of runs whose process is dead."""
+    for entry in RUN_NETNS.glob("hnt*"):
+        if _is_left(entry.name):
             remove(entry.name)
+    for entry in Path(tempfile.gettempdir()).glob("hnt*"):
+        if _is_left(entry.name):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def temporary_directory(role: str) -> Path:
+    """A directory that `sweep` finds, should its maker be killed."""
+    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}-{role}-"))
+
+
+def _is_left(name: str) -> bool:
+    match = _OURS.fullmatch(name)
+    return bool(match and _start_of(int(match["pid"])) != int(match["start"]))
 
 
 def remove(name: str) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import os
-import random
+import secrets
 import socket
 import struct
 from collections import Counter
@@ -194,8 +194,8 @@ async def _asking(client: socket.socket, question: bytes) -> AsyncIterator[None]
 
 async def _sctp(namespace: Namespace, target: Target) -> Verdict:
     """An INIT is answered by INIT ACK or ABORT with our tag, or by an ICMP error."""
-    tag = random.getrandbits(32) | 1
-    port = target.source_port or random.randint(32768, 60999)
+    tag = secrets.randbits(32) | 1
+    port = target.source_port or 32768 + secrets.randbelow(28232)  # the kernel's ephemeral range
     init = Packet(port, target.port, Chunk.INIT, 0, tag)
     with await _socket(namespace, target, socket.SOCK_RAW, IPPROTO_SCTP) as client:
         client.connect((target.address, 0))
@@ -225,8 +225,9 @@ async def _icmp(namespace: Namespace, target: Target) -> Verdict:
 
 
 async def _receive(raw: socket.socket, mine: bytes, offset: int) -> bytes:
-    """The next packet. An ICMP error reaches every raw socket that is connected to its address: one that is not about
-    a packet with `mine` at `offset` is another probe's, and passed over.
+    """The next packet, or an ICMP error about one of our own, which has `mine` at `offset`.
+
+    An ICMP error reaches every raw socket that is connected to its address: another probe's is passed over.
 
     :raises OSError: for an ICMP error about our own packet.
     """

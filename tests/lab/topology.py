@@ -194,9 +194,7 @@ class Topology:
         :param role: `guest5` or `guest6`.
         :param commands: `ip` commands for its `eth0`: addresses, routes.
         """
-        self._plugged[role] = wire = TapGuest(
-            self._background, self.host, tap, self[role], mac=mac, vnet_hdr=vnet_hdr
-        )
+        self._plugged[role] = wire = TapGuest(self._background, self.host, tap, self[role], mac=mac, vnet_hdr=vnet_hdr)
         self[role].ip(*commands)
         return wire
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
 from hostnet.errors import Code, HostnetError
+
 from tests.lab.driver import Provider, Stack, refused
 from tests.lab.lab import Lab
 
@@ -92,7 +92,8 @@ def test_another_agent_follows_one_that_was_killed(lab: Lab, stack: Stack) -> No
     """The provider lives, starts another agent, and knows what it had made."""
     stack.up(network("a", forward=8080, guest=1))
     lab.serve("guest1", "tcp:80")
-    pids = [int(pid) for pid in lab.host.run(f"ip netns pids {lab.host.name}").split()]
+    inside = subprocess.run(["ip", "netns", "pids", lab.host.name], capture_output=True, text=True, check=True)
+    pids = [int(pid) for pid in inside.stdout.split()]
     assert pids, "no agent in the namespace"
     for pid in pids:
         os.kill(pid, signal.SIGKILL)

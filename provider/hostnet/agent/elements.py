@@ -30,11 +30,16 @@ class Context:
     :param devices: hostnet's bridges and routed TAPs, sorted: where a forward without a gateway listens for `loopback`.
     :param addresses: CIDRs of each of `devices` and of each internal interface: declared where ours, else as observed.
     :param gateways: the gateways by name, their external interface resolved.
+    :param ports: the bridge ports that hostnet attached, where a forward takes `loopback`: they are in hairpin mode.
+    :param doubled: (family, protocol, port) that more than one external interface forwards: from within, the address
+        decides which is meant.
     """
 
     devices: tuple[str, ...] = ()
     addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     gateways: Mapping[str, Gateway] = field(default_factory=dict)
+    ports: tuple[str, ...] = ()
+    doubled: frozenset[tuple[str, str, int]] = frozenset()
 
 
 def compile_object(item: Object, context: Context) -> Iterator[Tagged]:
@@ -52,17 +57,19 @@ def compile_object(item: Object, context: Context) -> Iterator[Tagged]:
 
 def compile_common(context: Context) -> Iterator[Tagged]:
     """Elements that belong to no single owner: networks, which may overlap as declared and must not in the kernel."""
-    for name in context.devices:
+    inner = {*context.devices, *(name for gateway in context.gateways.values() for name in gateway.internal)}
+    for name in sorted(inner):
         yield Element("ours", (name,)), ("common", "")
         # For the way back to where it came from; frames between a bridge's own ports pass the forward hook as such,
         # too, where br_netfilter hands them to it.
         yield Element("hairpin", (name, name)), ("common", "")
         yield from ((Element("own" + digit, (address,)), ("common", "")) for digit, address in _own(context, name))
-    for gateway in context.gateways.values():
-        for name in gateway.internal:
-            yield Element("ours", (name,)), ("common", "")
-            yield Element("hairpin", (name, name)), ("common", "")
-            yield from ((Element("own" + digit, (address,)), ("common", "")) for digit, address in _own(context, name))
+    yield from ((Element("reflected", (port, port)), ("common", "")) for port in context.ports)
+    for name, cidrs in context.addresses.items():
+        for cidr in cidrs:
+            network = ipaddress.ip_interface(cidr).network
+            if name in inner and network.prefixlen < network.max_prefixlen:
+                yield Element("near6" if ":" in cidr else "near4", (name, str(network))), ("common", "")
     for set_name, networks in _networks(context).items():
         yield from ((Element(set_name, (str(_bare(net)),)), ("common", "")) for net in networks)
 
@@ -197,9 +204,10 @@ def forward_cells(forward: Forward, context: Context) -> Iterator[Cell]:
                 for source in forward.sources or (None,):
                     elements = _forward_elements(forward, external, protocol, listen, source)
                     yield Cell(protocol, listen, source, False, tuple(elements))
-            for device in _loopback_devices(forward, inner, listen):
-                elements = _forward_elements(forward, device, protocol, listen, None)
-                yield Cell(protocol, listen, None, True, tuple(elements))
+            for at in _inner_addresses(forward, external, protocol, listen, context):
+                for device in _loopback_devices(forward, inner, listen):
+                    elements = _forward_elements(forward, device, protocol, at, None)
+                    yield Cell(protocol, listen, None, True, tuple(elements))
         if wildcard in forward.listen:
             devices = [external, *(inner if forward.loopback else ())]
             ports = _range(forward.ports)
@@ -209,6 +217,20 @@ def forward_cells(forward: Forward, context: Context) -> Iterator[Cell]:
                 if device != LOOPBACK_DEVICE
             )
             yield Cell(protocol, wildcard, None, False, every)
+
+
+def _inner_addresses(
+    forward: Forward, external: str, protocol: str, listen: str | None, context: Context
+) -> tuple[str | None, ...]:
+    """Which addresses of the host mean this forward from within: as declared.
+
+    Where another external interface forwards the port as well, those of this one's interface.
+    """
+    low, high = forward.ports
+    if listen is not None or not any((forward.family, protocol, port) in context.doubled for port in (low, high)):
+        return (listen,)
+    wanted = ":" if forward.family == "ipv6" else "."
+    return tuple(cidr.split("/")[0] for cidr in context.addresses.get(external, ()) if wanted in cidr)
 
 
 def _loopback_devices(forward: Forward, inner: tuple[str, ...], listen: str | None) -> Iterable[str]:

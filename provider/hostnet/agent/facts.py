@@ -11,10 +11,9 @@ from hostnet.agent.elements import counted
 from hostnet.agent.nftables import MissingLibraryError, NftError
 from hostnet.agent.owners import Owners
 from hostnet.agent.resolve import World, external_of
-from hostnet.agent.ruleset import TABLE
 from hostnet.agent.state import LinkState, Snapshot
 from hostnet.agent.sysctls import FORWARDING
-from hostnet.agent.table import Table
+from hostnet.agent.table import TABLES, Table
 from hostnet.errors import Code, HostnetError
 from hostnet.objects import Forward
 
@@ -65,7 +64,7 @@ def _base_chains(listed: list[dict[str, Any]]) -> Iterator[str]:
         chain = item.get("chain")
         if chain is None or chain.get("hook") not in ("input", "forward"):
             continue
-        if f"{chain['family']} {chain['table']}" != TABLE:
+        if f"{chain['family']} {chain['table']}" not in TABLES:
             yield f"{chain['family']} {chain['table']} {chain['name']} (policy {chain.get('policy', 'accept')})"
 
 

@@ -26,7 +26,7 @@ RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 10, 18
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 IFLA_BR_STP_STATE, IFLA_BR_VLAN_FILTERING = 5, 7
-IFLA_BRPORT_ISOLATED = 33
+IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33  # MODE is hairpin mode
 IFLA_TUN_OWNER, IFLA_TUN_GROUP, IFLA_TUN_TYPE, IFLA_TUN_VNET_HDR, IFLA_TUN_PERSIST, IFLA_TUN_MULTI_QUEUE = (
     1,
     2,
@@ -38,7 +38,7 @@ IFLA_TUN_OWNER, IFLA_TUN_GROUP, IFLA_TUN_TYPE, IFLA_TUN_VNET_HDR, IFLA_TUN_PERSI
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
 IFA_F_NODAD = 0x02
 RTA_DST, RTA_OIF, RTA_PRIORITY = 1, 4, 6
-RT_TABLE_MAIN, RTPROT_KERNEL, RTPROT_STATIC, RTN_UNICAST, RT_SCOPE_LINK = 254, 2, 4, 1, 253
+RT_TABLE_MAIN, RTPROT_BOOT, RTPROT_STATIC, RTN_UNICAST, RT_SCOPE_LINK = 254, 3, 4, 1, 253
 ARPHRD_ETHER, IFF_UP = 1, 1
 IFF_TAP, IFF_MULTI_QUEUE, IFF_NO_PI, IFF_VNET_HDR, _IFF_TUN_EXCL = 0x2, 0x100, 0x1000, 0x4000, 0x8000
 TUNSETIFF, TUNSETPERSIST, TUNSETOWNER, TUNSETGROUP = 0x400454CA, 0x400454CB, 0x400454CC, 0x400454CE
@@ -97,7 +97,7 @@ class Kernel:
                 if length == 0:
                     if label not in defaults or metric < defaults[label][0]:
                         defaults[label] = (metric, name)
-                elif protocol != RTPROT_KERNEL:
+                elif protocol in (RTPROT_BOOT, RTPROT_STATIC):  # a person's or ours, not a daemon's
                     routes.setdefault(name, []).append(f"{ipaddress.ip_address(found[RTA_DST])}/{length}")
         return {name: tuple(cidrs) for name, cidrs in routes.items()}, {
             label: name for label, (_, name) in defaults.items() if name
@@ -154,6 +154,11 @@ class Kernel:
         body += nested(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, "bridge"), nested(IFLA_INFO_DATA, *options))
         flags = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
         self._netlink.request(RTM_NEWLINK, _LINK.pack(0, 0, 0, 0, 0) + body, flags)
+        # No other host has its MAC, so its link-local address needs no duplicate detection: until that is over, 1 to 2 s,
+        # the kernel asks for no neighbour and forwards no IPv6 to the bridge.
+        name = f"net.ipv6.conf.{operation.name.replace('.', '/')}.accept_dad"
+        if self.sysctl(name) not in (None, "0"):
+            write_sysctl(name, "0")
         if operation.mtu:
             self._pin_mtu(operation.name, operation.mtu)
 
@@ -178,10 +183,15 @@ class Kernel:
             index = self._index(operation.bridge) if operation.bridge else 0
             self._set(operation.name, attribute(IFLA_MASTER, index))
         if operation.isolated is not None:
-            data = nested(IFLA_INFO_SLAVE_DATA, attribute(IFLA_BRPORT_ISOLATED, bytes([operation.isolated])))
-            self._set(operation.name, nested(IFLA_LINKINFO, attribute(IFLA_INFO_SLAVE_KIND, "bridge"), data))
+            self._set_port(operation.name, IFLA_BRPORT_ISOLATED, on=operation.isolated)
+        if operation.hairpin is not None:
+            self._set_port(operation.name, IFLA_BRPORT_MODE, on=operation.hairpin)
         if operation.up is not None:
             self._set(operation.name, up=operation.up)
+
+    def _set_port(self, name: str, option: int, *, on: bool) -> None:
+        data = nested(IFLA_INFO_SLAVE_DATA, attribute(option, bytes([on])))
+        self._set(name, nested(IFLA_LINKINFO, attribute(IFLA_INFO_SLAVE_KIND, "bridge"), data))
 
     def _set_bridge_option(self, operation: ops.SetBridgeOption) -> None:
         if operation.option == "stp":
@@ -305,6 +315,7 @@ def _link(message: netlink.Message) -> LinkState:
         ethernet=hardware == ARPHRD_ETHER,
         master=netlink.u32(found.get(IFLA_MASTER, b"\0\0\0\0")),
         isolated=slave.get(IFLA_BRPORT_ISOLATED, b"\0")[0] == 1,
+        hairpin=slave.get(IFLA_BRPORT_MODE, b"\0")[0] == 1,
         stp=IFLA_BR_STP_STATE in bridge and netlink.u32(bridge[IFLA_BR_STP_STATE]) != 0,
         vlan_filtering=bridge.get(IFLA_BR_VLAN_FILTERING, b"\0")[0] == 1,
         tap=tun.get(IFLA_TUN_TYPE, b"\0")[0] == IFF_TAP,

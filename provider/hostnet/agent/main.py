@@ -47,9 +47,28 @@ def main(arguments: list[str] | None = None) -> int:
         answer.write(json.dumps({"error": error.to_json()}) + "\n")
         return 1
     answer.write(json.dumps({"hello": _hello()}) + "\n")
+    here = namespace_of(options.netns)
     for line in sys.stdin:
+        if namespace_of(options.netns) != here:
+            # The namespace was deleted, and perhaps another made by its name: what we are in is nobody's any more.
+            try:
+                host = open_host(options.state_dir, options.netns)
+            except HostnetError as error:
+                answer.write(json.dumps({"id": json.loads(line)["id"], "error": error.to_json()}) + "\n")
+                continue
+            here = namespace_of(options.netns)
         answer.write(json.dumps(_serve(host, line), separators=(",", ":")) + "\n")
     return 0
+
+
+def namespace_of(netns: str | None) -> int:
+    """The inode of the namespace of this name now; 0 where there is none, or none is asked for."""
+    if netns is None:
+        return 0
+    try:
+        return (_NAMED_NAMESPACES / netns).stat().st_ino
+    except FileNotFoundError:
+        return 0
 
 
 def open_host(state_dir: Path, netns: str | None) -> Host:

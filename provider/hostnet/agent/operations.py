@@ -70,6 +70,7 @@ class SetLink:
     mtu: int | None = None
     bridge: str | None = None
     isolated: bool | None = None
+    hairpin: bool | None = None  # frames may leave through the port they came in by
     up: bool | None = None
     bridge_device: bool = False
 
@@ -178,6 +179,8 @@ def _settings(operation: SetLink) -> str:
         parts.append(f"bridge {operation.bridge}" if operation.bridge else "no bridge")
     if operation.isolated is not None:
         parts.append("isolation" if operation.isolated else "no isolation")
+    if operation.hairpin is not None:
+        parts.append("hairpin mode" if operation.hairpin else "no hairpin mode")
     if operation.up is not None:
         parts.append("up" if operation.up else "down")
     return ", ".join(parts)

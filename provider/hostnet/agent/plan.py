@@ -56,8 +56,8 @@ def plan(
     for item in wanted.values():
         if isinstance(item, Link):
             _link(key, item, world.snapshot, names, into)
-            _isolate_others(key, item, world, attached, into)
-    _addresses(key, had.values(), wanted.values(), world.snapshot, into)
+            _other_ports(key, item, world, attached, into)
+    _addresses(key, wanted.values(), world.snapshot, into)
     for item in wanted.values():
         if isinstance(item, Port):
             _port(key, item, world, into)
@@ -123,24 +123,31 @@ def same_user(item: Link, state: LinkState, names: Names) -> bool:
     return uid == state.uid and gid == state.gid
 
 
-def _addresses(key: str, had: Iterable[Object], wanted: Iterable[Object], snapshot: Snapshot, into: Plan) -> None:
+def _addresses(key: str, wanted: Iterable[Object], snapshot: Snapshot, into: Plan) -> None:
     """Addresses of a link of ours are exclusive: what somebody else added goes."""
-    wanted, had = list(wanted), list(had)
-    for link in (item.name for item in wanted if isinstance(item, Link)):
+    wanted = list(wanted)
+    for item in wanted:
+        if not isinstance(item, Link):
+            continue
+        link = item.name
         declared = [item.cidr for item in wanted if isinstance(item, Address) and item.link == link]
         seen = snapshot.addresses.get(link, ())
         extra = [cidr for cidr in seen if cidr not in declared]
         missing = [cidr for cidr in declared if cidr not in seen]
         _exchange(key, link, declared, missing, extra, into)
-        routes = [item.cidr for item in wanted if isinstance(item, Route) and item.link == link]
-        seen_routes = snapshot.routes.get(link, ())
-        old_routes = {item.cidr for item in had if isinstance(item, Route) and item.link == link}
-        for cidr in routes:
-            if cidr not in seen_routes:
-                into.build.append(Step(key, ops.AddRoute(link, cidr), (ops.DeleteRoute(link, cidr),)))
-        for cidr in seen_routes:
-            if cidr not in routes and cidr in old_routes:
-                into.remove.append(Step(key, ops.DeleteRoute(link, cidr), (ops.AddRoute(link, cidr),)))
+        if item.kind == "tap":
+            routes = [route.cidr for route in wanted if isinstance(route, Route) and route.link == link]
+            _routes(key, link, routes, snapshot.routes.get(link, ()), into)
+
+
+def _routes(key: str, link: str, declared: list[str], seen: tuple[str, ...], into: Plan) -> None:
+    """Routes through a TAP of ours are exclusive, as its addresses are. A bridge's are its host's business."""
+    for cidr in declared:
+        if cidr not in seen:
+            into.build.append(Step(key, ops.AddRoute(link, cidr), (ops.DeleteRoute(link, cidr),)))
+    for cidr in seen:
+        if cidr not in declared:
+            into.remove.append(Step(key, ops.DeleteRoute(link, cidr), (ops.AddRoute(link, cidr),)))
 
 
 def _exchange(key: str, link: str, declared: list[str], missing: list[str], extra: list[str], into: Plan) -> None:
@@ -178,23 +185,45 @@ def _attach(key: str, link: str, bridge: str, isolated: bool, snapshot: Snapshot
         into.build.append(Step(key, ops.SetLink(link, isolated=isolated), undo))
 
 
-def _isolate_others(key: str, item: Link, world: World, attached: Mapping[str, str], into: Plan) -> None:
-    """A bridge's `port_isolation` holds for the ports that other owners of ours attached to it."""
+def _other_ports(key: str, item: Link, world: World, attached: Mapping[str, str], into: Plan) -> None:
+    """The ports that other owners of ours have on a bridge: as isolated as it says, and back in it when it is made anew."""
     if item.kind != "bridge":
         return
-    for owner in world.owners.values():
-        if not owner.kinds & {Port, Glob}:
+    anew = item.name not in world.snapshot.links
+    for owner in world.owners.structural.values():
+        if owner.key == key:
             continue
         for port in owner.objects:
-            if isinstance(port, Port) and port.bridge == item.name:
-                links = [port.link]
-            elif isinstance(port, Glob) and port.bridge == item.name:
-                links = [link for link, by in attached.items() if by == owner.key]
-            else:
+            if not isinstance(port, (Port, Glob)) or port.bridge != item.name:
                 continue
+            if isinstance(port, Glob) and anew:
+                _glob(owner.key, port, world, attached, into)
+                continue
+            links = [port.link] if isinstance(port, Port) else [x for x, by in attached.items() if by == owner.key]
             for link in links:
-                if world.snapshot.master_of(link) == item.name:
+                there = link in world.snapshot.links
+                if there and world.snapshot.master_of(link) == (None if anew else item.name):
                     _attach(key, link, item.name, port.isolated or item.port_isolation, world.snapshot, into)
+
+
+def hairpin(key: str, old: Iterable[str], new: Iterable[str], snapshot: Snapshot, into: Plan) -> None:
+    """Hairpin mode of ports: on where a guest may reach a forward to itself, off again where none is left.
+
+    With br_netfilter the translation happens on the way through the bridge, and the frame has to leave by the port it
+    came in by. What is flooded comes back, too: the bridge table drops that.
+
+    :param old: the ports that had it on our account; `new`: those that shall.
+    """
+    new = set(new)
+    joining = {step.operation.name for step in into.build if isinstance(step.operation, ops.SetLink) and step.operation.bridge}
+    for port in sorted(new):
+        state = snapshot.links.get(port)
+        if port in joining or (state is not None and state.master and not state.hairpin):
+            into.build.append(Step(key, ops.SetLink(port, hairpin=True)))
+    for port in sorted(set(old) - new):
+        state = snapshot.links.get(port)
+        if state is not None and state.master and state.hairpin:
+            into.build.append(Step(key, ops.SetLink(port, hairpin=False), (ops.SetLink(port, hairpin=True),)))
 
 
 def glob_members(item: Glob, snapshot: Snapshot) -> tuple[list[str], list[str]]:

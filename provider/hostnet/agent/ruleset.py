@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 TABLE = "inet hostnet"
+BRIDGE_TABLE = "bridge hostnet"  # for what only a bridge sees: frames that hairpin mode floods back to their sender
 VERSION = 1  # of the template; a table of another version is built anew
 
 # nft's type of each field, and whether the set holds ranges.
@@ -36,6 +37,7 @@ class SetSpec:
     key: tuple[str, ...]
     value: tuple[str, ...] = ()
     interval: bool = False
+    table: str = TABLE
     counter: bool = False  # each element counts what it matched
 
 
@@ -45,6 +47,7 @@ def _specs() -> dict[str, SetSpec]:
         "internal": SetSpec(("ifname",)),  # interfaces behind a gateway
         "external": SetSpec(("ifname",)),
         "hairpin": SetSpec(("ifname", "ifname")),
+        "reflected": SetSpec(("ifname", "ifname"), table=BRIDGE_TABLE),
         "clamped": SetSpec(("ifname",)),
         "open_nets6": SetSpec(("ifname", "ipv6_addr"), interval=True),
         "dmz_except": SetSpec(("ifname", "inet_service")),
@@ -62,6 +65,7 @@ def _specs() -> dict[str, SetSpec]:
             f"counted{n}": SetSpec(("inet_proto", "inet_service", address), interval=True, counter=True),
             f"dmz{n}": SetSpec(("ifname",), (address,)),
             f"own{n}": SetSpec((address,)),
+            f"near{n}": SetSpec(("ifname", address), interval=True),
             f"guarded{n}": SetSpec((address,)),
             f"nets{n}": SetSpec((address,), interval=True),
             f"closed_nets{n}": SetSpec((address,), interval=True),
@@ -93,11 +97,27 @@ class Element:
 
 
 def table_text() -> str:
-    """The whole table without elements, in nft syntax."""
-    declarations = "\n".join(_declare(name, spec) for name, spec in SETS.items())
-    return f'add table {TABLE} {{ comment "hostnet: see docs/nft.md; elements belong to resources"; }}\n' + (
-        f"table {TABLE} {{\n{declarations}\n{_chains()}}}\n"
+    """The whole tables without elements, in nft syntax."""
+    declared = {table: [_declare(n, x) for n, x in SETS.items() if x.table == table] for table in (TABLE, BRIDGE_TABLE)}
+    return "\n".join(
+        (
+            f'add table {TABLE} {{ comment "hostnet: see docs/nft.md; elements belong to resources"; }}',
+            f"table {TABLE} {{",
+            *declared[TABLE],
+            _chains() + "}",
+            f"table {BRIDGE_TABLE} {{",
+            *declared[BRIDGE_TABLE],
+            _BRIDGE_CHAINS + "}\n",
+        )
     )
+
+
+_BRIDGE_CHAINS = """
+  chain forward {
+    type filter hook forward priority 0; policy accept;
+    ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00 iifname . oifname @reflected drop
+  }
+"""
 
 
 def _declare(name: str, spec: SetSpec) -> str:
@@ -179,6 +199,8 @@ def _chains() -> str:
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
     iifname . oifname @hairpin ct status dnat masquerade
+    ct status dnat oifname . ip saddr @near4 masquerade
+    ct status dnat oifname . ip6 saddr @near6 masquerade
     oifname != "lo" ip saddr 127.0.0.0/8 ct status dnat masquerade
     ip daddr {{ 224.0.0.0/4, 255.255.255.255 }} accept
     ip6 daddr ff00::/8 accept

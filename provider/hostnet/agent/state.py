@@ -20,6 +20,7 @@ class LinkState:
     ethernet: bool = True
     master: int = 0
     isolated: bool = False
+    hairpin: bool = False
     stp: bool = False
     vlan_filtering: bool = False
     tap: bool = False
@@ -46,7 +47,7 @@ class Snapshot:
 
     links: Mapping[str, LinkState] = field(default_factory=dict)
     addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by link, CIDRs, without link-local ones
-    routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by link, CIDRs, main table, not the kernel's
+    routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by link, CIDRs, main table, static
     default_links: Mapping[str, str] = field(default_factory=dict)  # family -> interface of the default route
 
     def by_index(self, index: int) -> LinkState | None:

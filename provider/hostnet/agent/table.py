@@ -9,10 +9,21 @@ from hostnet.agent.conntrack import Flows
 from hostnet.agent.elements import Context, compile_common, compile_object
 from hostnet.agent.nftables import Generation, Nft, NftError
 from hostnet.agent.owners import Owner
-from hostnet.agent.ruleset import SETS, TABLE, Element, Listing, parse_listing, render, render_key, table_text
+from hostnet.agent.ruleset import (
+    BRIDGE_TABLE,
+    SETS,
+    TABLE,
+    Element,
+    Listing,
+    parse_listing,
+    render,
+    render_key,
+    table_text,
+)
 from hostnet.errors import Code, HostnetError
 
 Place = tuple[str, tuple[str, ...]]
+TABLES = (TABLE, BRIDGE_TABLE)
 _LINE = 500  # elements a line of a batch: long enough to be quick, short enough for nft's parser
 
 
@@ -108,9 +119,10 @@ class Table:
 
     def _list(self, *, terse: bool) -> Listing | None:
         try:
-            return parse_listing(self.nft.list(f"list table {TABLE}", terse=terse))
+            listed = [item for name in TABLES for item in self.nft.list(f"list table {name}", terse=terse)]
         except NftError:
             return None
+        return parse_listing(listed)
 
     def sync(
         self, before: Desired, after: Desired, comments: Mapping[str, str], expected: str, ensure: Iterable[str] = ()
@@ -125,11 +137,10 @@ class Table:
         """
         rules = self.rules()
         if not after.elements:
-            if rules is not None:
-                self.nft.run(f"delete table {TABLE}")
+            self._drop()
             return ""
         if rules is None or (expected and rules != expected):
-            self._rebuild(after, comments, there=rules is not None)
+            self._rebuild(after, comments)
             return self.rules() or ""
         removed, added = _delta(before.elements, after, set(ensure))
         try:
@@ -145,8 +156,19 @@ class Table:
             self._run(removed, added, after, comments)
         return rules
 
-    def _rebuild(self, after: Desired, comments: Mapping[str, str], *, there: bool) -> None:
-        drop = f"delete table {TABLE}\n" if there else ""
+    def _there(self) -> list[str]:
+        """Those of our tables that are there: somebody may have deleted one."""
+        listed = (item.get("table") for item in self.nft.list("list tables"))
+        names = {f"{table['family']} {table['name']}" for table in listed if table}
+        return [name for name in TABLES if name in names]
+
+    def _drop(self) -> None:
+        text = "".join(f"delete table {name}\n" for name in self._there())
+        if text:
+            self.nft.run(text)
+
+    def _rebuild(self, after: Desired, comments: Mapping[str, str]) -> None:
+        drop = "".join(f"delete table {name}\n" for name in self._there())
         everything = [Element(*place, value) for place, value in after.elements.items()]
         self.nft.run(drop + table_text() + "".join(_batch([], everything, after, comments)))
 
@@ -185,7 +207,7 @@ def _batch(removed: list[Place], added: list[Element], after: Desired, comments:
     for verb, groups in (("delete", doomed), ("add", fresh)):
         for name, texts in groups.items():
             for at in range(0, len(texts), _LINE):
-                yield f"{verb} element {TABLE} {name} {{ {', '.join(texts[at : at + _LINE])} }}\n"
+                yield f"{verb} element {SETS[name].table} {name} {{ {', '.join(texts[at : at + _LINE])} }}\n"
 
 
 def changed_udp(before: Desired, after: Desired) -> list[Flows]:

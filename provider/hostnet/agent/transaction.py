@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Optional, Union
 
 from hostnet.agent import conntrack, facts, listeners
-from hostnet.agent.elements import Context
+from hostnet.agent.context import context_of
 from hostnet.agent.kernel import Kernel, group_id, user_id
 from hostnet.agent.nftables import MissingLibraryError, NftError
 from hostnet.agent.operations import Operation, Step, WriteSysctl
 from hostnet.agent.owners import Owner, Owners
-from hostnet.agent.plan import Names, Plan, plan
+from hostnet.agent.plan import Names, Plan, hairpin, plan
 from hostnet.agent.reading import is_gone, owner_of
 from hostnet.agent.record import Record, Store
 from hostnet.agent.resolve import World, resolve
@@ -33,40 +33,6 @@ from hostnet.objects import Address, DhcpServer, Forward, Forwarding, Gateway, L
 Outcome = Union[View, HostnetError]
 Pairs = dict[str, tuple[Optional[Owner], Optional[Owner]]]
 _NONE = Owner("", "")
-_FORWARDS = frozenset({Forward, Forwarding})
-
-
-def context_of(owners: Mapping[str, Owner], snapshot: Snapshot) -> Context:
-    """What elements depend on beside their own owner; empty while nothing needs the table."""
-    gateways: dict[str, Gateway] = {}
-    devices: set[str] = set()
-    addresses: dict[str, tuple[str, ...]] = {}
-    active = False
-    for owner in owners.values():
-        if owner.kinds <= _FORWARDS:
-            active = True
-            continue
-        links = {}
-        for item in owner.objects:
-            if isinstance(item, Gateway):
-                gateways[item.name] = item
-                active = True
-            elif isinstance(item, Forward):
-                active = True
-            elif isinstance(item, Link):
-                links[item.name] = item
-            elif isinstance(item, Address):
-                addresses[item.link] = (*addresses.get(item.link, ()), item.cidr)
-            elif isinstance(item, Route):
-                devices.add(item.link)
-        devices |= {name for name, link in links.items() if link.kind == "bridge" or name in addresses}
-    if not active:
-        return Context()
-    for gateway in gateways.values():
-        for name in gateway.internal:
-            if name not in devices:
-                addresses[name] = snapshot.addresses.get(name, ())
-    return Context(tuple(sorted(devices)), addresses, gateways)
 
 
 @dataclass
@@ -208,6 +174,9 @@ class Host:
         names = names_of(world.owners.values())
         for old, new in pairs.values():
             plan(old, new, world, record.attached, names, links)
+        attached = {**{k: v for k, v in record.attached.items() if k not in links.detached}, **links.attached}
+        old_ports = context_of(before, snapshot, record.attached).ports
+        hairpin(next(iter(pairs)), old_ports, context_of(world.owners, snapshot, attached).ports, snapshot, links)
         return links
 
     def _steps(self, steps: Iterable[Step], progress: _Progress) -> None:
@@ -266,7 +235,7 @@ class Host:
 
     def _sync_switches(self, record: Record, pairs: Pairs, owners: Owners, snapshot: Snapshot) -> None:
         try:
-            self._switches.sync(record, owners, context_of(owners, snapshot), snapshot)
+            self._switches.sync(record, owners, context_of(owners, snapshot, record.attached), snapshot)
         except SwitchError as failure:
             guilty = [
                 key
@@ -285,9 +254,9 @@ class Host:
         *,
         exact: bool,
     ) -> tuple[Desired, Desired]:
-        old = Desired() if exact else self._compiler.desired(before, context_of(before, snapshot))
+        old = Desired() if exact else self._compiler.desired(before, context_of(before, snapshot, record.attached))
         try:
-            after = self._compiler.desired(owners, context_of(owners, snapshot))
+            after = self._compiler.desired(owners, context_of(owners, snapshot, record.attached))
         except ClashError as clash:
             newer, holder = (clash.owner, clash.holder) if clash.owner in pairs else (clash.holder, clash.owner)
             raise _OwnerError([newer], _clash(clash, owners.get(holder))) from None
@@ -395,7 +364,7 @@ class Host:
     def _sight(self, record: Record, snapshot: Snapshot, elements: Mapping | None) -> Sight:  # type: ignore[type-arg]
         """What views are made from; without `elements` those that were just applied are taken for seen."""
         world = World(record.owners, snapshot)
-        context = context_of(record.owners, snapshot)
+        context = context_of(record.owners, snapshot, record.attached)
         if elements is None:
             elements = self._compiler.desired(record.owners, context).elements
         return Sight(

@@ -15,13 +15,23 @@ from hostnet.hosts.api import Change, Query, View
 from hostnet.objects import Family, Forwarding, ForwardingSeen, Object, Seen
 from hostnet.resources.connection import ELSEWHERE, compare_connections
 from hostnet.resources.kind import Autoname, Checked, Difference, Inputs, Outputs, Value
-from hostnet.resources.model import BadValueError, Changes, ListOf, Record, Report, Type, compare_items, has_unknown
+from hostnet.resources.model import (
+    BadValueError,
+    Changes,
+    Declared,
+    ListOf,
+    Record,
+    Report,
+    Type,
+    compare_items,
+    has_unknown,
+)
 from hostnet.resources.types import NAME_MAX, InterfaceName
 
 SUFFIX = 7  # hexadecimal digits of an autoname, as many as Pulumi's own
 FAMILIES: tuple[Family, Family] = ("ipv4", "ipv6")
 
-In = TypeVar("In")
+In = TypeVar("In", bound=Declared)
 SeenT = TypeVar("SeenT")
 ObjectT = TypeVar("ObjectT")
 

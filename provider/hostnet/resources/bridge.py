@@ -2,13 +2,11 @@
 
 # ruff: noqa: A002 (an id is what Pulumi calls it)
 # ruff: noqa: ARG002 (hooks get what some kind needs)
-# ruff: noqa: RUF009 (`prop` returns a dataclass field)
 # ruff: noqa: S105 (a Pulumi type token)
 
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hostnet.objects import Address, DhcpSeen, DhcpServer, Link, LinkSeen, Object, StaticLease
@@ -24,7 +22,18 @@ from hostnet.resources.base import (
 )
 from hostnet.resources.connection import ConnectionInputs, connection_prop
 from hostnet.resources.kind import UNKNOWN, Autoname, Inputs, Outputs, Value
-from hostnet.resources.model import ListOf, Record, Report, join, known, known_items, output, prop, without_none
+from hostnet.resources.model import (
+    Declared,
+    ListOf,
+    Record,
+    Report,
+    join,
+    known,
+    known_items,
+    output,
+    prop,
+    without_none,
+)
 from hostnet.resources.types import (
     IPV4,
     IPV6,
@@ -56,8 +65,7 @@ ETHERNET_MTU = 1500
 _DERIVED_FIRST = 0x06  # locally administered, unicast, and apart from guests' 0x02
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class StaticLeaseInputs:
+class StaticLeaseInputs(Declared):
     """A DHCP lease that is always the same."""
 
     mac_address: str = prop(Mac(), "The guest's MAC address.", required=True)
@@ -84,14 +92,13 @@ def _dhcp_rules(judged: dict[str, Value], path: str, report: Report) -> None:
                 report.fail(place, f"{value} is taken by staticLeases[{first}]")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class DhcpServerInputs:
+class DhcpServerInputs(Declared):
     """DHCP and DNS for the guests of a bridge (dnsmasq). `{}` serves every free address of the subnet."""
 
     range_start: str | None = prop(
-        Ip(IPV4), "The first address to lease.", default_doc="with `rangeEnd` absent too: the subnet less what is used"
+        Ip(IPV4), "The first address to lease.", default_doc="with `rangeEnd`, the subnet less what is used"
     )
-    range_end: str | None = prop(Ip(IPV4), "The last address to lease.", default_doc="see `rangeStart`")
+    range_end: str | None = prop(Ip(IPV4), "The last address to lease.", default_doc="as `rangeStart`")
     lease_time: str = prop(
         LeaseTime(), "How long a lease lasts: `<n>s|m|h|d`, `120s` at least, or `infinite`.", default="1h"
     )
@@ -116,7 +123,7 @@ class DhcpServerInputs:
 DHCP_SERVER: Record[DhcpServerInputs] = Record(DhcpServerInputs, "hostnet:index:DhcpServer", rules=_dhcp_rules)
 
 
-class LeaseOutput:
+class LeaseOutput(Declared):
     """A DHCP lease in use."""
 
     mac_address: str = output(OUT_TEXT, "The guest's MAC address.")
@@ -128,8 +135,7 @@ class LeaseOutput:
 LEASES = ListOf(Record(LeaseOutput, "hostnet:index:Lease"))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class BridgeInputs:
+class BridgeInputs(Declared):
     """What a program declares of a bridge."""
 
     name: str = prop(
@@ -205,7 +211,7 @@ class BridgeInputs:
     connection: ConnectionInputs | None = connection_prop()
 
 
-class BridgeOutputs:
+class BridgeOutputs(Declared):
     """What a bridge is on its host."""
 
     name: str = output(OUT_TEXT, "The interface's name.")

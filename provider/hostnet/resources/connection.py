@@ -4,18 +4,16 @@ No reason given here ever quotes a value: a mistyped password in the wrong prope
 """
 
 # ruff: noqa: ANN401 (as `prop`)
-# ruff: noqa: RUF009 (`prop` returns a dataclass field)
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from hostnet.hosts.connection import Settings
 from hostnet.resources.kind import UNKNOWN, Checked, Difference, Inputs, Value
-from hostnet.resources.model import Changes, Record, Report, Type, compare_items, join, prop
+from hostnet.resources.model import Changes, Declared, Record, Report, Type, compare_items, join, prop
 from hostnet.resources.types import (
     PORT_MAX,
     AbsolutePath,
@@ -77,8 +75,7 @@ class _Proxy(Type):
         return CONNECTION.schema(types)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ConnectionInputs:
+class ConnectionInputs(Declared):
     """How a host is reached. Empty: this machine."""
 
     host: str | None = prop(
@@ -147,8 +144,7 @@ def compare_connections(old: Value, new: Value) -> dict[str, str]:
     return changes
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ProviderInputs:
+class ProviderInputs(Declared):
     """The provider's configuration."""
 
     connection: ConnectionInputs | None = prop(

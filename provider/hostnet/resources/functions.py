@@ -1,7 +1,5 @@
 """The functions getHost, getBridge and getPortForwards: what they take, what they answer."""
 
-# ruff: noqa: RUF009 (`prop` returns a dataclass field)
-
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -9,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hostnet.resources.bridge import LEASES
 from hostnet.resources.connection import connection_prop
-from hostnet.resources.model import ListOf, Record, Report, has_unknown, output, prop, without_none
+from hostnet.resources.model import Declared, ListOf, Record, Report, has_unknown, output, prop, without_none
 from hostnet.resources.types import OUT_BOOL, OUT_INT, OUT_TEXT, InterfaceName
 
 if TYPE_CHECKING:
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
     from hostnet.resources.kind import Failure, Inputs, Outputs, Value
 
 
-class HostInterface:
+class HostInterface(Declared):
     """A network interface of a host."""
 
     name: str = output(OUT_TEXT, "Its name.")
@@ -30,21 +28,21 @@ class HostInterface:
     bridge: str | None = output(OUT_TEXT, "The bridge it is a port of.", always=False)
 
 
-class DefaultRoute:
+class DefaultRoute(Declared):
     """The interfaces of the default routes."""
 
     ipv4: str | None = output(OUT_TEXT, "The interface of the IPv4 default route.", always=False)
     ipv6: str | None = output(OUT_TEXT, "The interface of the IPv6 default route.", always=False)
 
 
-class HostForwarding:
+class HostForwarding(Declared):
     """The forwarding switches of a host."""
 
     ipv4: bool = output(OUT_BOOL, "Whether IPv4 is forwarded.")
     ipv6: bool = output(OUT_BOOL, "Whether IPv6 is forwarded.")
 
 
-class HeldResource:
+class HeldResource(Declared):
     """A resource that hostnet holds on a host, whichever stack's it is."""
 
     urn: str = output(OUT_TEXT, "Whose it is.")
@@ -52,7 +50,7 @@ class HeldResource:
     kind: str = output(OUT_TEXT, 'Its kind: "Bridge", "TapBinding", "NatGateway" or "PortForward".')
 
 
-class GetHostResult:
+class GetHostResult(Declared):
     """What a host is and has."""
 
     kernel: str = output(OUT_TEXT, "The kernel's release.")
@@ -72,22 +70,20 @@ class GetHostResult:
     )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class GetHostInputs:
+class GetHostInputs(Declared):
     """What getHost takes."""
 
     connection: ConnectionInputs | None = connection_prop()
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class GetBridgeInputs:
+class GetBridgeInputs(Declared):
     """What getBridge takes."""
 
     name: str = prop(InterfaceName(), "The bridge's name.", required=True)
     connection: ConnectionInputs | None = connection_prop()
 
 
-class GetBridgeResult:
+class GetBridgeResult(Declared):
     """A bridge, ours or not."""
 
     name: str = output(OUT_TEXT, "The interface's name.")
@@ -102,14 +98,13 @@ class GetBridgeResult:
     leases: tuple[Value, ...] = output(LEASES, "DHCP leases in use.")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class GetPortForwardsInputs:
+class GetPortForwardsInputs(Declared):
     """What getPortForwards takes."""
 
     connection: ConnectionInputs | None = connection_prop()
 
 
-class PortForwardInfo:
+class PortForwardInfo(Declared):
     """A port forward on a host, with its counters."""
 
     id: str = output(OUT_TEXT, "Its id; of an inline forward the id it would have as a resource.")
@@ -122,7 +117,7 @@ class PortForwardInfo:
     bytes: int = output(OUT_INT, "Bytes of those packets.", unit="bytes")
 
 
-class GetPortForwardsResult:
+class GetPortForwardsResult(Declared):
     """The port forwards of a host."""
 
     port_forwards: tuple[Value, ...] = output(

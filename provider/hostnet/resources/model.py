@@ -1,7 +1,7 @@
 """How a property is declared once, and what follows from the declaration.
 
 A `Type` checks a value, gives its canonical form, compares two values by meaning and describes itself for schema.json.
-A kind's inputs are a frozen dataclass whose fields are made with `prop`; `Record` turns that dataclass into a type.
+A kind's inputs are a `Declared` class whose attributes are made with `prop`; `Record` turns the class into a type.
 """
 
 # ruff: noqa: ANN401 (a declared field has the type of its annotation)
@@ -12,8 +12,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Generic, Self, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from hostnet.resources.kind import UNKNOWN, Failure, Value
 
@@ -111,7 +111,7 @@ class Type:
         raise NotImplementedError
 
     def typed(self, value: Value) -> Value:
-        """The canonical value as the kinds' code uses it (tuples, dataclasses)."""
+        """The canonical value as the kinds' code uses it (tuples, `Declared` objects)."""
         return self.canonical(value)
 
     def compare(self, old: Value, new: Value, path: str, changes: Changes) -> None:
@@ -285,7 +285,7 @@ def compare_items(kind: Type, old: Value, new: Value, path: str, changes: Change
 
 @dataclass(frozen=True)
 class Property:
-    """A property as declared: what `prop` and `output` put into a dataclass field."""
+    """A property as declared: what `prop` and `output` put into a `Declared` class."""
 
     name: str
     attribute: str
@@ -336,12 +336,11 @@ def prop(
         replaces: whether a change replaces the resource.
         secret: whether Pulumi must keep the value encrypted.
     """
-    about = Property("", "", kind, doc, effect, unit, default, default_doc, required, replaces, secret)
-    return field(default=default, metadata={"about": about})
+    return Property("", "", kind, doc, effect, unit, default, default_doc, required, replaces, secret)
 
 
 def output(kind: Type, doc: str, *, unit: str = "", always: bool = True) -> Any:
-    """Declare an output, in a plain class that nobody makes an object of.
+    """Declare an output.
 
     Args:
         kind: what it holds.
@@ -349,7 +348,7 @@ def output(kind: Type, doc: str, *, unit: str = "", always: bool = True) -> Any:
         unit: of a number.
         always: it is there in every state of the resource.
     """
-    return field(default=None, metadata={"about": Property("", "", kind, doc, unit=unit, required=always)})
+    return Property("", "", kind, doc, unit=unit, required=always)
 
 
 def camel(attribute: str) -> str:
@@ -358,19 +357,32 @@ def camel(attribute: str) -> str:
     return head + "".join(word.capitalize() for word in tail)
 
 
-def _declared(cls: type) -> Iterable[tuple[str, Property]]:
-    """The attributes of a class that were made with `prop` or `output`, inherited ones first."""
-    if is_dataclass(cls):
-        return [(item.name, item.metadata["about"]) for item in fields(cls)]
-    return [(name, vars(cls)[name].metadata["about"]) for name in cls.__annotations__]
+class Declared:
+    """A class whose attributes are properties; an object of it has a program's values and can't be changed.
+
+    Not a dataclass: those generate and compile code for each class, which the plugin's start would wait for.
+    """
+
+    properties_: ClassVar[dict[str, Property]] = {}
+
+    def __init_subclass__(cls) -> None:
+        """Collect the declarations, inherited ones first, and leave what their absence means in their place."""
+        own = {name: about for name, about in vars(cls).items() if isinstance(about, Property)}
+        cls.properties_ = {**cls.properties_, **own}
+        for name, about in own.items():
+            setattr(cls, name, about.default)
+
+    def __setattr__(self, name: str, value: Value) -> None:
+        """Refuse."""
+        raise AttributeError(name)
 
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Declared)
 Normal = Callable[[dict[str, Value]], dict[str, Value]]
 
 
 class Record(Type, Generic[T]):
-    """A record declared with `prop` (a dataclass) or `output` (a plain class).
+    """A `Declared` class as a type.
 
     Args:
         cls: the class.
@@ -391,10 +403,10 @@ class Record(Type, Generic[T]):
         self.cls, self.token, self.rules, self.normal = cls, token, rules, normal
         self.doc = (cls.__doc__ or "").strip()
         self.properties: dict[str, Property] = {}
-        for attribute, about in _declared(cls):
+        for attribute, about in cls.properties_.items():
             name = camel(attribute)
-            values = vars(about) | {"name": name, "attribute": attribute}
-            self.properties[name] = Property(**values | {"replaces": about.replaces or name in replaces})
+            replacing = about.replaces or name in replaces
+            self.properties[name] = replace(about, name=name, attribute=attribute, replaces=replacing)
         self.label = "{" + ", ".join(f"`{name}`" for name in self.properties) + "}"
 
     def check(self, value: Value, path: str, report: Report) -> Value:
@@ -432,13 +444,15 @@ class Record(Type, Generic[T]):
         return self.normal(out) if self.normal else out
 
     def typed(self, value: Value) -> T:
-        """The dataclass."""
+        """An object of the class."""
         found = {}
         for name, about in self.properties.items():
             item = value.get(name) if isinstance(value, Mapping) else None
             if item is not None:
                 found[about.attribute] = about.type.typed(item)
-        return self.cls(**found)
+        made = self.cls()
+        vars(made).update(found)
+        return made
 
     def compare(self, old: Value, new: Value, path: str, changes: Changes) -> None:
         """See `Type`."""

@@ -2,12 +2,10 @@
 
 # ruff: noqa: A002 (an id is what Pulumi calls it)
 # ruff: noqa: ARG002 (hooks get what some kind needs)
-# ruff: noqa: RUF009 (`prop` returns a dataclass field)
 # ruff: noqa: S105 (a Pulumi type token)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hostnet.objects import Family, Forward, Forwarding, ForwardSeen, Gateway, GatewaySeen, Object
@@ -26,7 +24,18 @@ from hostnet.resources.base import (
 )
 from hostnet.resources.connection import ConnectionInputs, connection_prop
 from hostnet.resources.kind import UNKNOWN, Inputs, Outputs, Value
-from hostnet.resources.model import ListOf, Record, Report, join, known, known_items, output, prop, without_none
+from hostnet.resources.model import (
+    Declared,
+    ListOf,
+    Record,
+    Report,
+    join,
+    known,
+    known_items,
+    output,
+    prop,
+    without_none,
+)
 from hostnet.resources.port_forward import (
     FORWARD_PORT,
     FORWARD_PORTS,
@@ -48,8 +57,7 @@ _ONE_OF = ("internalInterfaces", "internalIps", "internalIpv6s", "forwardPorts",
 _NAME_MAX = 63  # of the readable part of an id
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class NatGatewayInputs:
+class NatGatewayInputs(Declared):
     """What a program declares of a NAT gateway."""
 
     external_interface: str | None = prop(
@@ -143,7 +151,7 @@ class NatGatewayInputs:
     connection: ConnectionInputs | None = connection_prop()
 
 
-class NatGatewayOutputs:
+class NatGatewayOutputs(Declared):
     """What a NAT gateway is on its host."""
 
     external_interface: str = output(OUT_TEXT, "The interface that leads out.")

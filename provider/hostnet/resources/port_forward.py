@@ -2,13 +2,11 @@
 
 # ruff: noqa: A002 (an id is what Pulumi calls it)
 # ruff: noqa: ARG002 (hooks get what some kind needs)
-# ruff: noqa: RUF009 (`prop` returns a dataclass field)
 # ruff: noqa: S105 (a Pulumi type token)
 # ruff: noqa: S104 (addresses are compared with, not bound to)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hostnet.objects import EXTERNAL_PLACEHOLDER, Family, Forward, Forwarding, ForwardSeen, Object
@@ -24,6 +22,7 @@ from hostnet.resources.connection import ConnectionInputs, connection_prop
 from hostnet.resources.kind import UNKNOWN, Inputs, Outputs, Value
 from hostnet.resources.model import (
     Changes,
+    Declared,
     ListOf,
     Record,
     Report,
@@ -64,8 +63,7 @@ _KEY = frozenset({"natGateway", "externalInterface", "protocol", "sourcePort", "
 _WILDCARDS = frozenset({"0.0.0.0", "::"})
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ForwardInputs:
+class ForwardInputs(Declared):
     """A port forward."""
 
     protocol: str = prop(
@@ -85,7 +83,7 @@ class ForwardInputs:
         "Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the "
         "forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the "
         "host itself alone.",
-        default_doc="the port where it names none: the source port",
+        default_doc="for the port: the source port",
         required=True,
         effect="The element's value. A change is one atomic update of the map: TCP connections stay with the old "
         "destination, UDP goes to the new one at once. A change of its family replaces a PortForward.",
@@ -263,7 +261,6 @@ def settle_forward(declared: dict[str, Value], seen: ForwardSeen, record: Record
     settle_value(declared, record, "loopback", seen.loopback)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class PortForwardInputs(ForwardInputs):
     """What a program declares of a port forward."""
 
@@ -278,7 +275,7 @@ class PortForwardInputs(ForwardInputs):
     connection: ConnectionInputs | None = connection_prop()
 
 
-class ForwardingOutput:
+class ForwardingOutput(Declared):
     """The host's forwarding switches, as far as the resource needs them."""
 
     ipv4: bool = output(OUT_BOOL, "Whether the resource needs IPv4 forwarding and it is on.")
@@ -288,7 +285,7 @@ class ForwardingOutput:
 FORWARDING = Record(ForwardingOutput, "hostnet:index:Forwarding")
 
 
-class PortForwardOutputs:
+class PortForwardOutputs(Declared):
     """What a port forward is on its host."""
 
     source_ports: str = output(OUT_TEXT, 'The port or range on the external side: `"8080"` or `"8000:8002"`.')

@@ -2,14 +2,12 @@
 
 # ruff: noqa: A002 (an id is what Pulumi calls it)
 # ruff: noqa: ARG002 (hooks get what some kind needs)
-# ruff: noqa: RUF009 (`prop` returns a dataclass field)
 # ruff: noqa: S105 (a Pulumi type token)
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hostnet.objects import Address, GlobSeen, Guest, GuestSeen, Link, LinkSeen, Object, Port, Route
@@ -29,6 +27,7 @@ from hostnet.resources.connection import ConnectionInputs, connection_prop
 from hostnet.resources.kind import UNKNOWN, Autoname, Inputs, Outputs, Value
 from hostnet.resources.model import (
     Changes,
+    Declared,
     ListOf,
     Record,
     Report,
@@ -65,8 +64,7 @@ _DERIVED_FIRST = 0x02  # locally administered, unicast
 _NOT_WITH_MATCH = ("owner", "group", "multiQueue", "vnetHdr", "mtu", "addresses", "routes", "guest")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class GuestInputs:
+class GuestInputs(Declared):
     """The guest behind a TAP. `{}`: everything is derived."""
 
     mac_address: str | None = prop(Mac(), "The guest's MAC address.", default_doc="derived from the resource, stable")
@@ -83,7 +81,7 @@ class GuestInputs:
 GUEST: Record[GuestInputs] = Record(GuestInputs, "hostnet:index:Guest")
 
 
-class GuestOutput:
+class GuestOutput(Declared):
     """What a VM resource needs to know of its network."""
 
     mac_address: str = output(OUT_TEXT, "The guest's MAC address.")
@@ -97,8 +95,7 @@ class GuestOutput:
     )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class TapBindingInputs:
+class TapBindingInputs(Declared):
     """What a program declares of a TAP binding."""
 
     name: str | None = prop(
@@ -170,7 +167,7 @@ class TapBindingInputs:
     connection: ConnectionInputs | None = connection_prop()
 
 
-class TapBindingOutputs:
+class TapBindingOutputs(Declared):
     """What a TAP binding is on its host."""
 
     name: str | None = output(OUT_TEXT, "The TAP's name; none with `match`.", always=False)

@@ -1,0 +1,71 @@
+"""What elements depend on beside their own owner, gathered from all owners. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from hostnet.agent.elements import Context
+from hostnet.agent.owners import Owners
+from hostnet.agent.state import Snapshot
+from hostnet.objects import Address, Forward, Gateway, Link, Object, Port, Route
+
+
+def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) -> Context:
+    """The context; empty while no gateway and no forward is there, and so nothing needs the table.
+
+    :param attached: the links that globs attached.
+    """
+    items = [item for owner in owners.structural.values() for item in owner.objects]
+    gateways = {item.name: item for item in items if isinstance(item, Gateway)}
+    if not gateways and len(owners) == len(owners.structural):
+        return Context()
+    declared: dict[str, tuple[str, ...]] = {}
+    for item in items:
+        if isinstance(item, Address):
+            declared[item.link] = (*declared.get(item.link, ()), item.cidr)
+    devices = tuple(sorted(_devices(items, declared)))
+    inner = {*devices, *(name for gateway in gateways.values() for name in gateway.internal)}
+    doubled, externals = _doubled(owners, gateways)
+    looked_up = {name: snapshot.addresses.get(name, ()) for name in {*inner, *externals} - set(devices)}
+    addresses = {**looked_up, **{name: declared.get(name, ()) for name in devices}}
+    ports = tuple(sorted(_ports(items, inner, attached))) if _looped(owners) else ()
+    return Context(devices, addresses, gateways, ports, doubled)
+
+
+def _devices(items: list[Object], declared: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    """Our bridges and routed TAPs."""
+    for item in items:
+        if isinstance(item, Link) and (item.kind == "bridge" or item.name in declared):
+            yield item.name
+        elif isinstance(item, Route):
+            yield item.link
+
+
+def _ports(items: list[Object], bridges: set[str], attached: Mapping[str, str]) -> set[str]:
+    return {item.link for item in items if isinstance(item, Port) and item.bridge in bridges} | set(attached)
+
+
+def _looped(owners: Owners) -> bool:
+    """Whether any forward may be reached from within."""
+    return any(isinstance(item, Forward) and item.loopback for owner in owners.values() for item in owner.objects)
+
+
+def _doubled(owners: Owners, gateways: Mapping[str, Gateway]) -> tuple[frozenset[tuple[str, str, int]], frozenset[str]]:
+    """The ports that more than one external interface forwards, and those interfaces (none, where there is just one)."""
+    externals: dict[str, list[Forward]] = {}
+    for owner in owners.values():
+        for item in owner.objects:
+            if isinstance(item, Forward):
+                gateway = gateways.get(item.gateway) if item.gateway else None
+                external = (gateway.external if gateway else item.external) or ""
+                externals.setdefault(external, []).append(item)
+    if len(externals) < 2:
+        return frozenset(), frozenset()
+    seen: dict[tuple[str, str, int], str] = {}
+    doubled = set()
+    for external, forwards in externals.items():
+        for item in forwards:
+            for key in ((item.family, protocol, port) for protocol in item.protocols for port in set(item.ports)):
+                if seen.setdefault(key, external) != external:
+                    doubled.add(key)
+    return frozenset(doubled), frozenset(externals)

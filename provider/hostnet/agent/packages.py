@@ -1,0 +1,52 @@
+"""What a host lacks, and the command that installs it there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+# By what is needed: the package's name for apt, dnf and Nix.
+_PACKAGES = {
+    "python3": ("python3", "python3", "python3"),
+    "libnftables": ("libnftables1", "nftables", "nftables"),
+    "sudo": ("sudo", "sudo", ""),
+}
+_DEBIAN = frozenset({"debian", "ubuntu"})
+_FEDORA = frozenset({"fedora", "rhel", "centos"})
+OS_RELEASE = Path("/etc/os-release")
+
+
+def distributions(os_release: str) -> frozenset[str]:
+    """The distribution and what it is like, from the text of os-release(5); empty where it does not say."""
+    found: set[str] = set()
+    for line in os_release.splitlines():
+        name, _, value = line.partition("=")
+        if name in {"ID", "ID_LIKE"}:
+            found.update(value.strip().strip("\"'").lower().split())
+    return frozenset(found)
+
+
+def advice(need: str, os_release: str) -> str:
+    """How to install something on a host.
+
+    :param need: `python3`, `libnftables` or `sudo`.
+    :param os_release: the text of the host's /etc/os-release; "" where it is not known.
+    :returns: one sentence without a full stop; for a distribution that we don't know, the commands of those we do.
+    """
+    apt, dnf, nix = _PACKAGES[need]
+    known = distributions(os_release)
+    nixos = f"`environment.systemPackages = [ pkgs.{nix} ];`" if nix else "`security.sudo.enable = true;`"
+    if known & _DEBIAN:
+        return f"On the host: `apt-get install {apt}`"
+    if known & _FEDORA:
+        return f"On the host: `dnf install {dnf}`"
+    if "nixos" in known:
+        return f"In the host's configuration.nix: {nixos}"
+    return f"On the host: `apt-get install {apt}` (Debian, Ubuntu), `dnf install {dnf}` (Fedora), or {nixos} (NixOS)"
+
+
+def advice_here(need: str) -> str:
+    """How to install something on this machine."""
+    try:
+        return advice(need, OS_RELEASE.read_text())
+    except OSError:
+        return advice(need, "")

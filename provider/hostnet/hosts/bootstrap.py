@@ -1,0 +1,122 @@
+"""The first code on a host: it finds the agent's file there, or takes it from its standard input, and becomes the agent.
+
+It travels on a command line and runs under whatever python3 the host has, so it is old Python and imports little.
+It says one line of JSON, `{"hostnet": …}`: what it needs, or why it can't go on. Where the file is there it says
+nothing: the agent that it becomes greets.
+
+Arguments: the file's SHA-256, its size, the directories where it may be (colons between), then the agent's own.
+"""
+
+import hashlib
+import json
+import os
+import sys
+
+_OLDEST = (3, 9)
+_OTHERS = 0o022  # may write: group, others
+_STICKY = 0o1000
+
+
+def say(**what):
+    """Tell the provider, in one line."""
+    os.write(1, json.dumps({"hostnet": what}).encode() + b"\n")
+
+
+def guarded(directory):
+    """Whether only root can put a file into a directory, or another directory into its place."""
+    path = os.path.realpath(directory)
+    status = os.stat(path)
+    if status.st_uid != 0 or status.st_mode & _OTHERS:
+        return False
+    while path != "/":
+        path = os.path.dirname(path)
+        status = os.stat(path)
+        if status.st_uid != 0 or (status.st_mode & _OTHERS and not status.st_mode & _STICKY):
+            return False
+    return True
+
+
+def find(digest, directories):
+    """The agent's file, where it is there, whole, and out of others' reach."""
+    for directory in directories:
+        path = os.path.join(directory, digest + ".zip")
+        try:
+            with open(path, "rb") as file:
+                same = hashlib.sha256(file.read()).hexdigest() == digest
+            if same and guarded(directory):
+                return path
+        except OSError:
+            continue
+    return None
+
+
+def receive(digest, size):
+    """The agent's file from standard input, which then goes on with the agent's requests."""
+    parts = []
+    while size:
+        part = os.read(0, min(size, 1 << 16))
+        if not part:
+            sys.exit(1)  # the provider has gone
+        parts.append(part)
+        size -= len(part)
+    data = b"".join(parts)
+    if hashlib.sha256(data).hexdigest() != digest:
+        say(fail="bytes")
+        sys.exit(1)
+    return data
+
+
+def place(data, digest, directories):
+    """Put the agent's file where it may be; gives its path."""
+    why = []
+    before = os.umask(0o077)
+    for directory in directories:
+        try:
+            os.makedirs(directory, 0o700, exist_ok=True)
+            if guarded(directory):
+                return write(data, directory, digest)
+            why.append("%s: others than root can write there" % directory)
+        except OSError as error:
+            why.append("%s: %s" % (directory, error.strerror))
+        finally:
+            os.umask(before)
+    say(fail="place", why="; ".join(why))
+    sys.exit(1)
+
+
+def write(data, directory, digest):
+    """Write, sync, rename: what has the name is whole."""
+    path = os.path.join(directory, digest + ".zip")
+    part = "%s.%d" % (path, os.getpid())
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        os.rename(part, path)
+    except OSError:
+        os.unlink(part)
+        raise
+    return path
+
+
+def main(arguments):
+    """Become the agent."""
+    digest, size, directories = arguments[0], int(arguments[1]), arguments[2].split(":")
+    if sys.version_info < _OLDEST:
+        say(fail="python", version="%d.%d.%d" % sys.version_info[:3])
+        return 1
+    if os.geteuid() != 0:
+        say(fail="user", uid=os.geteuid())
+        return 1
+    path = find(digest, directories)
+    if path is None:
+        say(need=digest)
+        path = place(receive(digest, size), digest, directories)
+    # -I -S: nothing of the user's environment or site-packages gets into a process that runs as root.
+    os.execv(sys.executable, [sys.executable, "-I", "-S", path] + arguments[3:])
+    return 1
+
+
+sys.exit(main(sys.argv[1:]))

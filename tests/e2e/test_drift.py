@@ -1,0 +1,293 @@
+"""Drift of every kind: shown in the right property by `refresh` and `preview --refresh`, repaired by the next `up`.
+
+Each test breaks many things at once, each at another resource: what is shown and repaired has to be exactly those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pulumi_hostnet as hostnet
+
+from tests.e2e.stacks import Host, Program, Stack
+
+Diffs = Mapping[str, set[str]]
+
+
+def tops(diffs: Mapping[str, Mapping[str, str]]) -> dict[str, set[str]]:
+    """The properties in which each resource differs, without indexes: which of a list's items moved does not matter."""
+    return {name: {path.partition("[")[0] for path in diff} for name, diff in diffs.items()}
+
+
+def drifts(stack: Stack, host: Host, program: Program, breakage: list[str], shown: Diffs, gone: set[str]) -> None:
+    """Break things, and hold that exactly this is shown and repaired.
+
+    :param breakage: command lines, run on the host.
+    :param shown: resource -> the properties in which it is to differ.
+    :param gone: the resources that are to be shown as gone.
+    """
+    whole = host.snapshot()
+    for command in breakage:
+        host.run(command)
+    assert host.snapshot() != whole
+    changed = {name for name in shown if shown[name]}
+
+    broken = host.snapshot()
+    planned = stack.preview(program, "--refresh")
+    assert tops(planned.diffs) == shown, "preview --refresh"
+    assert planned.changes == dict.fromkeys(changed, "update") | dict.fromkeys(gone, "create")
+    assert host.snapshot() == broken, "a preview changes nothing"
+
+    refreshed = stack.refresh()
+    assert tops(refreshed.diffs) == shown, "refresh"
+    assert refreshed.changes == dict.fromkeys(changed, "update") | dict.fromkeys(gone, "delete")
+    assert host.snapshot() == broken, "a refresh changes nothing"
+
+    repaired = stack.up(program)
+    assert tops(repaired.diffs) == shown, "up"
+    assert repaired.changes == dict.fromkeys(changed, "update") | dict.fromkeys(gone, "create")
+    now = host.snapshot()
+    for aspect in whole:
+        assert now[aspect] == whole[aspect], aspect
+
+
+def test_links_that_were_changed(stack: Stack, host: Host) -> None:
+    """Addresses, MAC, MTU, STP, isolation, attachment, owner, routes: each is the drift of its own property."""
+    host.ip("link add foreign type veth peer name foreign2")
+
+    def program() -> None:
+        connection = hostnet.ConnectionArgs(netns=host.name)
+        for index, name in enumerate(("lost", "extra", "mac", "mtu", "stp", "same")):
+            hostnet.Bridge(
+                name,
+                name=f"br-{name}",
+                addresses=[f"10.{index}.0.1/24", f"fd12:{index}::1/64"],
+                mac_address="06:00:00:00:00:01" if name == "mac" else None,
+                mtu=1400 if name == "mtu" else None,
+                connection=connection,
+            )
+        for name in ("apart", "isolated", "owner", "queues"):
+            hostnet.TapBinding(
+                name,
+                name=f"t-{name}",
+                bridge="br-same",
+                mtu=1400,
+                owner="1000",
+                opts=None,
+                connection=connection,
+            )
+        for name in ("away", "routed"):
+            hostnet.TapBinding(
+                name,
+                name=f"t-{name}",
+                addresses=["10.255.0.1/32"] if name == "away" else ["10.255.0.2/32"],
+                routes=["10.200.0.1/32"] if name == "away" else ["10.200.0.2/32"],
+                connection=connection,
+            )
+
+    def ordered() -> None:
+        # The TAPs name their bridge by hand here, so that a drifted bridge does not reach them through its outputs.
+        program()
+
+    stack.up(ordered)
+    drifts(
+        stack,
+        host,
+        ordered,
+        [
+            "ip address del 10.0.0.1/24 dev br-lost",
+            "ip address add 10.99.0.1/24 dev br-extra",
+            "ip link set br-mac address 06:00:00:00:00:99",
+            "ip link set br-mtu mtu 1300",
+            "ip link set br-stp type bridge stp_state 1",
+            "ip link set t-apart nomaster",
+            "ip link set t-isolated type bridge_slave isolated on",
+            "ip link set t-owner mtu 1280",
+            "ip address del 10.255.0.1/32 dev t-away",
+            "ip route del 10.200.0.2/32 dev t-routed",
+        ],
+        {
+            "lost": {"addresses"},
+            "extra": {"addresses"},
+            "mac": {"macAddress"},
+            "mtu": {"mtu"},
+            "stp": {"stp"},
+            "apart": {"bridge"},
+            "isolated": {"isolated"},
+            "owner": {"mtu"},
+            "away": {"addresses"},
+            "routed": {"routes"},
+        },
+        set(),
+    )
+
+
+def test_links_that_are_gone(stack: Stack, host: Host) -> None:
+    """A link that is gone, renamed, or of another kind now, is gone; what others attached to a bridge stays there."""
+    host.ip("link add foreign type veth peer name foreign2")
+
+    def program() -> None:
+        connection = hostnet.ConnectionArgs(netns=host.name)
+        for index, name in enumerate(("gone", "named", "kind", "same")):
+            hostnet.Bridge(name, name=f"br-{name}", addresses=[f"10.{index}.0.1/24"], connection=connection)
+        for name in ("tap-gone", "tap-named", "tap-kind", "tap-same"):
+            hostnet.TapBinding(name, name=name, connection=connection)
+
+    stack.up(program)
+    host.ip("link set foreign master br-same")
+    whole = host.snapshot()
+    host.ip(
+        "link del br-gone",
+        "link set br-named down",
+        "link set br-named name elsewhere",
+        "link del tap-gone",
+        "link set tap-named down",
+        "link set tap-named name elsewhere2",
+    )
+    refreshed = stack.refresh()
+    gone = {"gone", "named", "tap-gone", "tap-named"}
+    assert refreshed.changes == dict.fromkeys(gone, "delete")
+    assert stack.up(program).changes == dict.fromkeys(gone, "create")
+    now = host.snapshot()
+    for name, link in whole["links"].items():
+        assert now["links"][name] == link
+    assert host.link("foreign")["master"] == "br-same"
+
+    host.ip(
+        "link del br-kind",
+        "link add br-kind type veth peer name x1",
+        "link del tap-kind",
+        "link add tap-kind type veth peer name x2",
+    )
+    assert stack.refresh().changes == {"kind": "delete", "tap-kind": "delete"}
+    refused = stack.up(program, "--continue-on-error", fails=True)
+    assert "br-kind" in refused.errors
+    assert "tap-kind" in refused.errors
+    assert host.link("br-kind")["linkinfo"]["info_kind"] == "veth", "what is not ours is left alone"
+    host.ip("link del br-kind", "link del tap-kind")
+    assert stack.up(program).changes == {"kind": "create", "tap-kind": "create"}
+
+
+def gateways(host: Host) -> Program:
+    """Two networks behind a gateway each, forwards of either form, and switches that a person may turn."""
+
+    def program() -> None:
+        connection = hostnet.ConnectionArgs(netns=host.name)
+        for name in ("a", "b", "c"):
+            index = ord(name) - ord("a")
+            hostnet.Bridge(
+                f"net-{name}",
+                name=f"br-{name}",
+                addresses=[f"10.{index}.0.1/24", f"fd12:{index}::1/64"],
+                connection=connection,
+            )
+        inline = [
+            hostnet.ForwardPortArgs(source_port=7000 + number, destination=f"10.1.0.{number}") for number in range(2, 6)
+        ]
+        first = hostnet.NatGateway(
+            "first", name="first", internal_interfaces=["br-a"], enable_ipv6=True, connection=connection
+        ) if False else hostnet.NatGateway(
+            "first", internal_interfaces=["br-a"], enable_ipv6=True, connection=connection
+        )
+        hostnet.NatGateway("second", internal_interfaces=["br-b"], forward_ports=inline, connection=connection)
+        for name, port, destination in (
+            ("gone", 8001, "10.0.0.2:80"),
+            ("moved", 8002, "10.0.0.2:80"),
+            ("same", 8003, "10.0.0.2:80"),
+            ("gone6", 8001, "[fd12::2]:80"),
+        ):
+            hostnet.PortForward(
+                name, nat_gateway=first.id, source_port=port, destination=destination, connection=connection
+            )
+
+    return program
+
+
+def element(map_: str, port: int, value: str = "", interfaces: tuple[str, ...] = ("eth0",)) -> str:
+    """An element of a forward map, in nft's words."""
+    to = f" : {value}" if value else ""
+    return ", ".join(f'"{interface}" . tcp . {port}{to}' for interface in interfaces)
+
+
+def test_elements_that_were_changed(stack: Stack, host: Host) -> None:
+    """An element that is gone is a forward that is gone, a changed one another destination, a foreign one nothing of ours."""
+    program = gateways(host)
+    stack.up(program)
+    everywhere = ("eth0", "br-a", "br-b", "lo")
+    present = [name for name in everywhere if 8001 in host.forwards(interface=name)]
+    assert "eth0" in present
+    whole = host.snapshot()
+    moves = []
+    for name in present:
+        one = (name,)
+        moves += [
+            f"delete element inet hostnet any4 {{ {element('any4', 8001, interfaces=one)} }}",
+            f"delete element inet hostnet any4 {{ {element('any4', 8002, interfaces=one)} }}",
+            f"add element inet hostnet any4 {{ {element('any4', 8002, '10.0.0.99 . 99', one)} }}",
+            f"delete element inet hostnet any6 {{ {element('any6', 8001, interfaces=one)} }}",
+        ]
+    inline = [name for name in everywhere if 7003 in host.forwards(interface=name)]
+    moves += [f"delete element inet hostnet any4 {{ {element('any4', 7003, interfaces=(name,))} }}" for name in inline]
+    moves += [f"add element inet hostnet any4 {{ {element('any4', 9999, '10.0.0.66 . 66')} }}"]
+    host.nft("\n".join(moves))
+
+    planned = stack.preview(program, "--refresh")
+    refreshed = stack.refresh()
+    shown = {"moved": {"destination"}, "second": {"forwardPorts"}}
+    for run in (planned, refreshed):
+        assert {name: tops(run.diffs).get(name) for name in shown} == shown
+    assert refreshed.changes == {"gone": "delete", "gone6": "delete", "moved": "update", "second": "update"}
+    assert planned.changes == {"gone": "create", "gone6": "create", "moved": "update", "second": "update"}
+    assert stack.resources["moved"]["outputs"]["destinationAddress"] == "10.0.0.99"
+
+    repaired = stack.up(program)
+    assert repaired.changes == planned.changes
+    assert host.forwards() == {
+        8001: "10.0.0.2:80",
+        8002: "10.0.0.2:80",
+        8003: "10.0.0.2:80",
+        **{7000 + number: f"10.1.0.{number}:{7000 + number}" for number in range(2, 6)},
+    }, "the foreign element is gone too: the table is ours"
+    assert host.snapshot() == whole
+
+
+def test_a_gateway_that_was_changed(stack: Stack, host: Host) -> None:
+    """A network that the gateway lost, a chain that is gone, switches that were turned: all are the gateway's drift."""
+    program = gateways(host)
+    stack.up(program)
+    whole = host.snapshot()
+
+    host.sysctl("net.ipv4.ip_forward", 0)
+    host.sysctl("net.ipv6.conf.all.forwarding", 0)
+    switches = stack.refresh()
+    expected = {"first", "second", "gone", "moved", "same", "gone6"}
+    assert switches.changes == dict.fromkeys(expected, "update")
+    assert all(paths <= {"forwarding", "forwarding.ipv4", "forwarding.ipv6"} for paths in tops(switches.diffs).values())
+    assert stack.resources["first"]["outputs"]["forwarding"] == {"ipv4": False, "ipv6": False}
+    repaired = stack.up(program)
+    assert repaired.changes == dict.fromkeys(expected, "update")
+    assert host.snapshot() == whole
+
+    host.nft("delete element inet hostnet internal { br-a }")
+    host.nft("flush chain inet hostnet postrouting")
+    lost = stack.refresh()
+    assert tops(lost.diffs)["first"] >= {"internalInterfaces"}
+    assert set(stack.up(program).changes) <= expected
+    assert host.snapshot() == whole
+
+
+def test_a_table_that_is_gone(stack: Stack, host: Host) -> None:
+    """The whole table deleted, and with it what other programs may have: gateways differ, forwards are gone."""
+    program = gateways(host)
+    stack.up(program)
+    drifts(
+        stack,
+        host,
+        program,
+        ["nft delete table inet hostnet"],
+        {
+            "first": {"internalInterfaces", "enableIpv6"},
+            "second": {"internalInterfaces", "forwardPorts"},
+        },
+        {"gone", "moved", "same", "gone6"},
+    )
