@@ -12,6 +12,7 @@ from tools.steps import SetupError, doing, done, run
 GROUPS: dict[str, tuple[str, ...]] = {
     "set-up": ("ca-certificates", "make", "python3-venv"),
     "provider": ("nftables", "libnftables1", "iproute2", "conntrack"),
+    "ssh": ("openssh-server", "sudo"),  # the tests' own servers
     "guest": ("qemu-system-x86", "busybox-static", "cpio"),
 }
 

@@ -48,7 +48,7 @@ interface to 10.0.0.2), at the top of this checkout:
     pulumi config set target machine  # without it: a network namespace that is thrown away
     pulumi up
 
-`pulumi destroy` undoes it. Another machine, and programs of your own: docs/getting-started.md\
+`pulumi destroy` undoes it. Programs of your own: docs/getting-started.md\
 """
 SET_PATH = "    export PATH=$(python3 -m tools.setup env)\n"
 
@@ -270,6 +270,11 @@ def tell(console: Console) -> None:
     console.print(escape(REAL_HOST.format(path=SET_PATH if lacks else "")))
 
 
+def find_system_programs() -> None:
+    """Put nft's and conntrack's folder on PATH: on Debian, PATH of a person who is not root lacks it."""
+    os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+
+
 def become_root() -> None:
     """Start again through sudo where this process is not root: network namespaces need it.
 
@@ -296,6 +301,7 @@ def main(play: Callable[[Console], None] = tell) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _turn_off)
     try:
+        find_system_programs()
         become_root()
         play(console)
     except KeyboardInterrupt:

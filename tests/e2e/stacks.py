@@ -117,6 +117,12 @@ class Run:
         return self.said("warning")
 
     @property
+    def warnings_by_name(self) -> dict[str, str]:
+        """The warnings at each resource."""
+        told = [event["diagnosticEvent"] for event in self.events if "diagnosticEvent" in event]
+        return {one["urn"].rsplit("::", 1)[-1]: one["message"] for one in told if one["severity"] == "warning"}
+
+    @property
     def errors(self) -> str:
         """What went wrong, as one text."""
         return "\n".join(self.said("error"))
@@ -350,7 +356,10 @@ class Gate:
 # --- what the kernel has -------------------------------------------------------------------------------------------
 
 SYSCTLS = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv6.conf.eth0.accept_ra")
-_PASSING = frozenset({"valid_life_time", "preferred_life_time", "ifindex", "link_index", "operstate", "flags"})
+_PASSING = frozenset({"valid_life_time", "preferred_life_time", "ifindex", "link_index", "operstate", "flags"}) | {
+    # nftables: a comment names one owner of those that share an element, whichever came first.
+    *("handle", "packets", "bytes", "comment")
+}
 
 
 class Host:
@@ -399,10 +408,9 @@ class Host:
 
     @property
     def ruleset(self) -> list[dict[str, Any]]:
-        """Everything in nftables, without counts and handles."""
+        """Everything in nftables without counts, handles and comments; rules and chains in their order, elements sorted."""
         listed = json.loads(self.run("nft -j list ruleset"))["nftables"]
-        plain = [_without_counts(one) for one in listed if "metainfo" not in one]
-        return sorted(plain, key=lambda one: json.dumps(one, sort_keys=True))
+        return sorted((_without_counts(one) for one in listed if "metainfo" not in one), key=_place)
 
     @property
     def table(self) -> bool:
@@ -447,20 +455,30 @@ class Host:
     @property
     def left(self) -> list[str]:
         """What is left of hostnet: its table, and what its `stateDir` holds of owners."""
-        found = ["table inet hostnet"] if self.table else []
-        for path in self.state_dir.rglob("*.json"):
-            found += [f"{path}: {line}" for line in path.read_text().splitlines() if '"urn"' in line]
-        return found
+        return ["table inet hostnet"] * self.table + [line for line in self.record.splitlines() if '"urn"' in line]
+
+    @property
+    def record(self) -> str:
+        """What hostnet wrote down."""
+        return "\n".join(path.read_text() for path in self.state_dir.rglob("*.json"))
 
 
 def _without_counts(value: Any) -> Any:  # noqa: ANN401 - JSON
     if isinstance(value, dict):
         return {
-            key: _without_counts(item) for key, item in value.items() if key not in ("handle", "packets", "bytes")
+            key: _without_counts(item) for key, item in value.items() if key not in _PASSING
         }
     if isinstance(value, list):
         return [_without_counts(item) for item in value]
     return value
+
+
+def _place(one: dict[str, Any]) -> tuple[str, ...]:
+    """Where a piece of a ruleset belongs; rules of a chain belong to one place, and keep their order."""
+    ((kind, content),) = one.items()
+    if "elem" in content:
+        content["elem"].sort(key=lambda element: json.dumps(element, sort_keys=True))
+    return kind, content["family"], str(content.get("table", "")), str(content.get("chain", content.get("name", "")))
 
 
 _TIMERS = ("timer", "gc_timer", "hello_timer", "tcn_timer", "topology_change_timer", "bridge_id", "root_id")

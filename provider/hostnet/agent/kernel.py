@@ -38,7 +38,8 @@ IFLA_TUN_OWNER, IFLA_TUN_GROUP, IFLA_TUN_TYPE, IFLA_TUN_VNET_HDR, IFLA_TUN_PERSI
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
 IFA_F_NODAD = 0x02
 RTA_DST, RTA_OIF, RTA_PRIORITY = 1, 4, 6
-RT_TABLE_MAIN, RTPROT_BOOT, RTPROT_STATIC, RTN_UNICAST, RT_SCOPE_LINK = 254, 3, 4, 1, 253
+RT_TABLE_MAIN, RTPROT_BOOT, RTPROT_STATIC, RTN_UNICAST = 254, 3, 4, 1
+RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 253, 255
 ARPHRD_ETHER, IFF_UP = 1, 1
 IFF_TAP, IFF_MULTI_QUEUE, IFF_NO_PI, IFF_VNET_HDR, _IFF_TUN_EXCL = 0x2, 0x100, 0x1000, 0x4000, 0x8000
 TUNSETIFF, TUNSETPERSIST, TUNSETOWNER, TUNSETGROUP = 0x400454CA, 0x400454CB, 0x400454CC, 0x400454CE
@@ -138,7 +139,9 @@ class Kernel:
 
     def _delete_route(self, operation: ops.DeleteRoute) -> None:
         with _Tolerate(errno.ESRCH, errno.ENODEV):
-            self._netlink.request(RTM_DELROUTE, self._route_body(operation.link, operation.cidr))
+            # Whoever added it: protocol 0 and scope "nowhere" match any.
+            body = self._route_body(operation.link, operation.cidr, protocol=0, scope=RT_SCOPE_NOWHERE)
+            self._netlink.request(RTM_DELROUTE, body)
 
     def _write_sysctl(self, operation: ops.WriteSysctl) -> None:
         write_sysctl(operation.name, operation.value)
@@ -230,10 +233,13 @@ class Kernel:
         head = _ADDR.pack(family, interface.network.prefixlen, 0, 0, self._index(link))
         return head + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
 
-    def _route_body(self, link: str, cidr: str) -> bytes:
+    def _route_body(self, link: str, cidr: str, protocol: int = RTPROT_STATIC, scope: int | None = None) -> bytes:
         network = ipaddress.ip_network(cidr)
-        family, scope = (2, RT_SCOPE_LINK) if network.version == 4 else (10, 0)
-        head = _ROUTE.pack(family, network.prefixlen, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, RTN_UNICAST, 0)
+        v4 = network.version == 4
+        if scope is None:
+            scope = RT_SCOPE_LINK if v4 else 0
+        family = 2 if v4 else 10
+        head = _ROUTE.pack(family, network.prefixlen, 0, 0, RT_TABLE_MAIN, protocol, scope, RTN_UNICAST, 0)
         return head + attribute(RTA_DST, network.network_address.packed) + attribute(RTA_OIF, self._index(link))
 
 

@@ -7,6 +7,7 @@ it writes, unasked, greets: what it is and where, or why it can't work.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import json
 import os
@@ -21,7 +22,7 @@ from typing import Any
 
 from hostnet import __version__
 from hostnet.agent.record import Store
-from hostnet.agent.transaction import Host
+from hostnet.agent.transaction import Host, started_at
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts.api import Change, Query, View
 from hostnet.objects import from_json, seen_to_json, to_json
@@ -58,7 +59,19 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             here = namespace_of(options.netns)
         answer.write(json.dumps(_serve(host, line), separators=(",", ":")) + "\n")
+    _leave(options.state_dir)
     return 0
+
+
+def _leave(state_dir: Path) -> None:
+    """Take away the file that this agent came to the host in, where nothing is recorded there any more."""
+    file = Path(sys.argv[0])
+    if file.suffix != ".zip" or any(state_dir.glob("*.json")):
+        return
+    with contextlib.suppress(OSError):
+        file.unlink()
+        file.parent.rmdir()
+        state_dir.rmdir()
 
 
 def namespace_of(netns: str | None) -> int:
@@ -154,6 +167,7 @@ def _hello() -> dict[str, Any]:
     return {
         "version": __version__,
         "pid": os.getpid(),
+        "started": started_at(os.getpid()),
         "kernel": platform.release(),
         "python": platform.python_version(),
     }
@@ -162,6 +176,8 @@ def _hello() -> dict[str, Any]:
 def _serve(host: Host, line: str) -> dict[str, Any]:
     request = json.loads(line)
     try:
+        if "instead_of" in request:
+            host.replace_agent(**request["instead_of"])
         result = _OPERATIONS[request["op"]](host, request)
     except HostnetError as error:
         return {"id": request["id"], "error": error.to_json()}
@@ -179,7 +195,8 @@ def _serve(host: Host, line: str) -> dict[str, Any]:
 
 
 def _apply(host: Host, request: dict[str, Any]) -> list[Any]:
-    return [_outcome(each) for each in host.apply([change_from_json(change) for change in request["changes"]])]
+    changes = [change_from_json(change) for change in request["changes"]]
+    return [_outcome(each) for each in host.apply(changes, request.get("transaction", ""))]
 
 
 def _read(host: Host, request: dict[str, Any]) -> list[Any]:

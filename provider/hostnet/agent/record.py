@@ -20,6 +20,8 @@ from hostnet.agent.owners import Owner, Owners
 from hostnet.objects import Object
 
 _FORMAT = 1
+# A provider asks right after it lost the connection; others on the same host may have had their transactions since.
+_OUTCOMES = 16
 
 
 @dataclass
@@ -39,7 +41,18 @@ class Record:
     rules: str = ""  # how the kernel lists our table's chains and rules
     attached: dict[str, str] = field(default_factory=dict)  # link -> key of the glob that attached it
     pending: dict[str, tuple[Owner | None, Owner | None]] | None = None  # of the transaction under way
+    outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)  # transaction -> errors, see `note_outcome`
     changed: bool = False  # a read noted something that is worth writing down
+
+    def note_outcome(self, transaction: str, errors: dict[str, Any]) -> None:
+        """Keep what became of a transaction, for a provider that lost the connection before it was told.
+
+        :param transaction: the provider's number for it.
+        :param errors: as JSON, by the number of the change; what is not among them was done.
+        """
+        self.outcomes[transaction] = errors
+        for old in list(self.outcomes)[:-_OUTCOMES]:
+            del self.outcomes[old]
 
     def by_id(self, identity: str, kind: type[Object] | None = None) -> Owner | None:
         """The owner of this id (and with an object of this kind)."""
@@ -115,6 +128,7 @@ class Store:
             sysctls={name: Sysctl(**value) for name, value in header["sysctls"].items()},
             rules=header["rules"],
             attached=header["attached"],
+            outcomes=header.get("outcomes", {}),
         )
         if header["pending"] is not None:
             record.pending = {
@@ -140,6 +154,7 @@ class Store:
             "sysctls": {name: vars(value) for name, value in record.sysctls.items()},
             "rules": record.rules,
             "attached": record.attached,
+            "outcomes": record.outcomes,
             "pending": pending,
         }
         lines = [json.dumps(header), *(owner.line for owner in record.owners.values())]

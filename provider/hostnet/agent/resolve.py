@@ -256,7 +256,7 @@ def _resolve_gateway(item: Gateway, world: World) -> Gateway:
         raise HostnetError(
             Code.INVALID, what, f"{external} is both its external and an internal interface", "Name the inner side only"
         )
-    return replace(item, external=external)
+    return replace(item, external=external, resolved=item.external is None or item.resolved)
 
 
 def _missing_external(what: str, name: str, snapshot: Snapshot) -> HostnetError:
@@ -277,12 +277,13 @@ def _resolve_forward(item: Forward, change: Change, world: World) -> Forward:
             )
         return item
     external = item.external
+    asked = external is not None
     if external is None and EXTERNAL_PLACEHOLDER not in change.id and change.known:
         external = change.id.split("/", 1)[0]  # the id says which interface it was when it was created
     external = external or _default_link(what, item.family, world.snapshot)
     if external not in world.snapshot.links:
         raise _missing_external(what, external, world.snapshot)
-    return replace(item, external=external)
+    return replace(item, external=external, resolved=not asked)
 
 
 # --- guests --------------------------------------------------------------------------------------------------------

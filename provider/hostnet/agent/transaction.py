@@ -6,10 +6,13 @@ and what shall be (`pending`), so that an agent that dies half way is cleaned up
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Iterable, Mapping
+import signal
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Optional, Union
 
 from hostnet.agent import conntrack, facts, listeners
@@ -18,6 +21,7 @@ from hostnet.agent.kernel import Kernel, group_id, user_id
 from hostnet.agent.nftables import MissingLibraryError, NftError
 from hostnet.agent.operations import Operation, Step, WriteSysctl
 from hostnet.agent.owners import Owner, Owners
+from hostnet.agent.packages import advice_here
 from hostnet.agent.plan import Names, Plan, hairpin, plan
 from hostnet.agent.reading import is_gone, owner_of
 from hostnet.agent.record import Record, Store
@@ -57,18 +61,25 @@ class Host:
 
     # --- wishes ----------------------------------------------------------------------------------------------------
 
-    def apply(self, changes: list[Change]) -> list[Outcome]:
-        """Admit what can be, apply it together, and report on each change, in order."""
+    def apply(self, changes: list[Change], transaction: str = "") -> list[Outcome]:
+        """Admit what can be, apply it together, and report on each change, in order.
+
+        :param transaction: the provider's number for it. One that the record knows was applied before the provider
+            lost the connection: what became of it is reported, and nothing is done.
+        """
+        transaction = transaction or os.urandom(8).hex()
         with self._store.locked() as record:
             self.recover(record)
             snapshot = self.kernel.snapshot()
             outcomes: dict[int, Outcome] = {}
             admitted, pairs = self._admit(changes, record, snapshot, outcomes)
-            failed = self._transition(record, pairs, snapshot) if pairs else {}
+            if pairs and transaction not in record.outcomes:
+                self._transition(record, pairs, snapshot, note=_note(record, transaction, admitted, outcomes))
             sight = self._sight(record, self.kernel.snapshot(), None)
             for index, owner in admitted.items():
-                error = failed.get(owner.key)
-                outcomes[index] = error or View(owner.id, owner.objects, see(owner, sight))
+                outcomes[index] = View(owner.id, owner.objects, see(owner, sight))
+            for number, error in record.outcomes.get(transaction, {}).items():
+                outcomes[int(number)] = HostnetError.from_json(error)
             return [outcomes[index] for index in range(len(changes))]
 
     def _admit(
@@ -131,12 +142,34 @@ class Host:
         after.forwards.check(new, after)
         return old or after.get(new.key), new
 
+    def replace_agent(self, pid: int, started: int) -> None:
+        """End the agent that this one takes over from, if it lives: what it was told last must not come later.
+
+        It is not in mid-transaction then, since it does not hold the lock.
+
+        :param pid: its process.
+        :param started: when that started, in clock ticks since the boot: with the number, its identity.
+        """
+        with self._store.locked():
+            if pid != os.getpid() and started_at(pid) == started:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
     # --- from here to there ----------------------------------------------------------------------------------------
 
     def _transition(
-        self, record: Record, pairs: Pairs, snapshot: Snapshot, *, exact: bool = False
+        self,
+        record: Record,
+        pairs: Pairs,
+        snapshot: Snapshot,
+        *,
+        exact: bool = False,
+        note: Callable[[Mapping[str, HostnetError]], None] = lambda _: None,
     ) -> dict[str, HostnetError]:
-        """Take owners from old to new; gives those that failed, which are as before (or, PARTIAL, as told)."""
+        """Take owners from old to new; gives those that failed, which are as before (or, PARTIAL, as told).
+
+        :param note: told the same before the record is written: what it adds to the record is as true as that.
+        """
         before = record.owners.copy()
         if not exact:
             record.pending = pairs
@@ -154,6 +187,7 @@ class Host:
         for name in links.detached:
             record.attached.pop(name, None)
         record.pending = None
+        note(progress.failed)
         self._save(record)
         return progress.failed
 
@@ -277,7 +311,7 @@ class Host:
                     Code.UNSUPPORTED,
                     "NAT and port forwards can't be set up",
                     str(error),
-                    "Install libnftables: `apt-get install libnftables1` (Debian, Ubuntu), `dnf install nftables` (Fedora)",
+                    advice_here("libnftables"),
                 ),
             ) from None
         return old, after
@@ -377,11 +411,37 @@ class Host:
         )
 
 
+def _note(
+    record: Record, transaction: str, admitted: Mapping[int, Owner], refused: Mapping[int, Outcome]
+) -> Callable[[Mapping[str, HostnetError]], None]:
+    """What notes, in the record, the errors of a transaction by the number of the change.
+
+    :param admitted: the owners of the changes that were tried.
+    :param refused: what became of the others.
+    """
+
+    def note(failed: Mapping[str, HostnetError]) -> None:
+        errors = {number: each for number, each in refused.items() if isinstance(each, HostnetError)}
+        errors.update({number: failed[owner.key] for number, owner in admitted.items() if owner.key in failed})
+        record.note_outcome(transaction, {str(number): error.to_json() for number, error in errors.items()})
+
+    return note
+
+
 def _attempt(query: Query, record: Record, snapshot: Snapshot) -> Owner | HostnetError | None:
     try:
         return owner_of(query, record, snapshot)
     except HostnetError as error:
         return error
+
+
+def started_at(pid: int) -> int:
+    """When a process started, in clock ticks since the boot; -1 where there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return -1
+    return int(stat.rpartition(")")[2].split()[19])
 
 
 class _OwnerError(Exception):

@@ -1,11 +1,14 @@
-"""The first code on a host: it finds the agent's file there, or takes it from its standard input, and becomes the agent.
+"""The first code on a host: it finds the agent's file there, or takes it from its input, and becomes the agent.
 
-It travels on a command line and runs under whatever python3 the host has, so it is old Python and imports little.
+It travels on a command line and runs under whatever python3 the host has: it is old Python, so that it can say that
+the host's is too old, and imports little.
 It says one line of JSON, `{"hostnet": …}`: what it needs, or why it can't go on. Where the file is there it says
 nothing: the agent that it becomes greets.
 
-Arguments: the file's SHA-256, its size, the directories where it may be (colons between), then the agent's own.
+Arguments: the file's SHA-256, its size, two directories where it may be, best first, then the agent's own.
 """
+
+# ruff: noqa: PTH103, PTH104, PTH108, PTH116, PTH118, PTH120, PTH123, UP031 (old Python, and no pathlib to wait for)
 
 import hashlib
 import json
@@ -17,12 +20,12 @@ _OTHERS = 0o022  # may write: group, others
 _STICKY = 0o1000
 
 
-def say(**what):
+def say(**what: object) -> None:
     """Tell the provider, in one line."""
     os.write(1, json.dumps({"hostnet": what}).encode() + b"\n")
 
 
-def guarded(directory):
+def guarded(directory: str) -> bool:
     """Whether only root can put a file into a directory, or another directory into its place."""
     path = os.path.realpath(directory)
     status = os.stat(path)
@@ -36,7 +39,7 @@ def guarded(directory):
     return True
 
 
-def find(digest, directories):
+def find(digest: str, directories: "list[str]") -> "str | None":
     """The agent's file, where it is there, whole, and out of others' reach."""
     for directory in directories:
         path = os.path.join(directory, digest + ".zip")
@@ -50,7 +53,7 @@ def find(digest, directories):
     return None
 
 
-def receive(digest, size):
+def receive(digest: str, size: int) -> bytes:
     """The agent's file from standard input, which then goes on with the agent's requests."""
     parts = []
     while size:
@@ -66,7 +69,7 @@ def receive(digest, size):
     return data
 
 
-def place(data, digest, directories):
+def place(data: bytes, digest: str, directories: "list[str]") -> str:
     """Put the agent's file where it may be; gives its path."""
     why = []
     before = os.umask(0o077)
@@ -84,7 +87,7 @@ def place(data, digest, directories):
     sys.exit(1)
 
 
-def write(data, directory, digest):
+def write(data: bytes, directory: str, digest: str) -> str:
     """Write, sync, rename: what has the name is whole."""
     path = os.path.join(directory, digest + ".zip")
     part = "%s.%d" % (path, os.getpid())
@@ -101,22 +104,21 @@ def write(data, directory, digest):
     return path
 
 
-def main(arguments):
+def main(arguments: "list[str]") -> None:
     """Become the agent."""
-    digest, size, directories = arguments[0], int(arguments[1]), arguments[2].split(":")
+    digest, size, directories = arguments[0], int(arguments[1]), arguments[2:4]
     if sys.version_info < _OLDEST:
         say(fail="python", version="%d.%d.%d" % sys.version_info[:3])
-        return 1
+        sys.exit(1)
     if os.geteuid() != 0:
         say(fail="user", uid=os.geteuid())
-        return 1
+        sys.exit(1)
     path = find(digest, directories)
     if path is None:
         say(need=digest)
         path = place(receive(digest, size), digest, directories)
     # -I -S: nothing of the user's environment or site-packages gets into a process that runs as root.
-    os.execv(sys.executable, [sys.executable, "-I", "-S", path] + arguments[3:])
-    return 1
+    os.execv(sys.executable, [sys.executable, "-I", "-S", path, *arguments[4:]])  # noqa: S606 - no shell is wanted
 
 
-sys.exit(main(sys.argv[1:]))
+main(sys.argv[1:])

@@ -61,9 +61,9 @@ def _contents() -> dict[str, bytes]:
     return {**contents, "__main__.py": _MAIN}
 
 
-def directories(state_dir: str) -> list[str]:
+def directories(state_dir: str) -> tuple[str, str]:
     """Where the agent's file may be on a host, best first: below the state directory it outlives a boot."""
-    return [str(PurePosixPath(state_dir, "agent")), FALLBACK_DIRECTORY]
+    return str(PurePosixPath(state_dir, "agent")), FALLBACK_DIRECTORY
 
 
 @functools.cache
@@ -81,7 +81,5 @@ def command(prefix: Sequence[str], state_dir: str, arguments: Sequence[str]) -> 
     :param arguments: the agent's own. No secret is among them: other users see command lines.
     """
     made = bundle()
-    places = ":".join(directories(state_dir))
-    size = str(len(made.data))
-    argv = [*prefix, "python3", "-I", "-S", "-c", _bootstrap(), made.digest, size, places, *arguments]
-    return shlex.join(argv)
+    start = ["python3", "-I", "-S", "-c", _bootstrap(), made.digest, str(len(made.data)), *directories(state_dir)]
+    return shlex.join([*prefix, *start, *arguments])

@@ -28,12 +28,14 @@ class LocalTransport:
     def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection, self._settings = connection, settings
 
-    async def start(self) -> LocalChannel:
-        """Start one.
+    async def start(self, *, quick: bool = False) -> LocalChannel:
+        """Start one; there is nothing to wait for.
 
         :raises HostnetError: where it takes root and there is no way to it.
         """
-        code = f"import sys; sys.path.insert(0, {_package_root()!r}); from hostnet.agent.main import main; sys.exit(main())"
+        del quick
+        code = f"import sys; sys.path.insert(0, {_package_root()!r}); "
+        code += "from hostnet.agent.main import main; sys.exit(main())"
         # -I -S: nothing of the user's environment or site-packages gets into a process that runs as root.
         argv = [*self._prefix(), sys.executable, "-I", "-S", "-c", code]
         argv += agent_arguments(self._connection, self._settings)
@@ -46,6 +48,9 @@ class LocalTransport:
             start_new_session=True,  # Ctrl-C is the provider's to handle
         )
         return LocalChannel(process)
+
+    async def close(self) -> None:
+        """Nothing leads here but the channel."""
 
     def _prefix(self) -> list[str]:
         if os.geteuid() == 0 and not self._connection.sudo:
@@ -70,6 +75,7 @@ class LocalChannel:
         if process.stdin is None or process.stdout is None or process.stderr is None:
             msg = "the agent's streams are pipes"
             raise AssertionError(msg)
+        self.lost = False  # what a process here came to is always known
         self._process = process
         self._input = process.stdin
         self.reader = process.stdout

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 
-from hostnet.errors import Code, HostnetError
 from hostnet.hosts.api import Host
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.hosts.local import LocalTransport
-from hostnet.hosts.session import Session
+from hostnet.hosts.session import Session, Transport
 
 Log = Callable[[str], None]
 
@@ -27,31 +26,27 @@ class Pool:
         self._sessions: dict[Connection, Session] = {}
 
     async def host(self, connection: Connection) -> Host:
-        """The session with this connection's host.
-
-        :raises HostnetError: where it can't be reached.
-        """
+        """The session with this connection's host; the first request that it is asked connects."""
         session = self._sessions.get(connection)
         if session is None:
-            session = self._sessions[connection] = Session(connection.label, self._transport(connection))
+            session = Session(connection.label, self._transport(connection), self._log)
+            self._sessions[connection] = session
         return session
 
-    def _transport(self, connection: Connection) -> LocalTransport:
-        if connection.host is not None:
-            raise HostnetError(
-                Code.UNSUPPORTED,
-                "the host can't be reached",
-                "connections over SSH are not built yet",
-                "Leave connection.host out and run pulumi on the host itself",
-                replace(connection, password=None).label,
-            )
-        return LocalTransport(connection, self._settings)
+    def _transport(self, connection: Connection) -> Transport:
+        """The way to a host. A connection that names one never leads to this machine."""
+        if connection.host is None:
+            return LocalTransport(connection, self._settings)
+        from hostnet.hosts.ssh import SSHTransport  # noqa: PLC0415 - half a second, for those who need it
+
+        return SSHTransport(connection, self._settings, self._log)
 
     async def close(self) -> None:
-        """End all sessions."""
+        """End all sessions, at once."""
         sessions, self._sessions = list(self._sessions.values()), {}
-        for session in sessions:
-            await session.close()
+        await asyncio.gather(*(session.close() for session in sessions), return_exceptions=True)
 
     async def cancel(self) -> None:
-        """Nothing new is begun; what is under way ends in its own time."""
+        """Nothing new is begun, no host is waited for any longer; what is under way ends in its own time."""
+        for session in self._sessions.values():
+            session.cancel()

@@ -2,12 +2,17 @@
 
 While one transaction is under way, requests gather; the next message takes them all. That is one trip, one nftables
 batch and one record write for as many resources as the engine asks for at once.
+
+A connection that breaks is made anew, once a request. What became of the request is asked, not guessed: it is sent
+again with its transaction's number, and an agent whose record has that number tells what it recorded and does nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,14 +28,24 @@ _LIMIT = 256 << 20  # bytes a line: 10,000 forwards are some 3 MB
 class Transport(Protocol):
     """Something that starts an agent."""
 
-    async def start(self) -> Channel:
-        """Start it. Raises HostnetError where it can't be reached."""
+    async def start(self, *, quick: bool = False) -> Channel:
+        """Start it; quick: without waiting for a host that is not there (a preview).
+
+        :raises HostnetError: where it can't be reached.
+        """
+
+    async def close(self) -> None:
+        """Let go of what leads there."""
 
 
 class Channel(Protocol):
     """The byte stream to a started agent."""
 
     reader: asyncio.StreamReader
+
+    @property
+    def lost(self) -> bool:
+        """Whether the way to the agent broke: what became of the agent is not known then."""
 
     def write(self, data: bytes) -> None:
         """Send."""
@@ -40,6 +55,10 @@ class Channel(Protocol):
 
     async def close(self) -> None:
         """End it."""
+
+
+class _LostError(Exception):
+    """The way to the agent broke before it answered."""
 
 
 @dataclass
@@ -56,11 +75,19 @@ _JOINED = {"apply": "changes", "read": "queries"}
 
 
 class Session:
-    """A host, through its agent. Implements `hostnet.hosts.api.Host`."""
+    """A host, through its agent. Implements `hostnet.hosts.api.Host`.
 
-    def __init__(self, label: str, transport: Transport) -> None:
+    :param label: the host, for messages.
+    :param transport: starts the agent.
+    :param status: told what happens with the host.
+    """
+
+    def __init__(self, label: str, transport: Transport, status: Status = lambda _: None) -> None:
         self.label = label
         self._transport = transport
+        self._status = status
+        self._opening: asyncio.Task[Channel] | None = None
+        self._cancelled = False
         self._channel: Channel | None = None
         self._queues: dict[str, list[_Waiting]] = {}
         self._busy = asyncio.Lock()
@@ -108,9 +135,17 @@ class Session:
 
     async def close(self) -> None:
         """See `Host.close`."""
+        self.cancel()
         if self._channel is not None:
             channel, self._channel = self._channel, None
             await channel.close()
+        await self._transport.close()
+
+    def cancel(self) -> None:
+        """Send nothing more, and wait for no host any longer; what was sent ends in its own time."""
+        self._cancelled = True
+        if self._opening is not None:
+            self._opening.cancel()
 
     def _view(self, data: dict[str, Any]) -> View:
         if "error" in data:
@@ -121,7 +156,7 @@ class Session:
 
     # --- the queue -------------------------------------------------------------------------------------------------
 
-    async def _joined(self, operation: str, payload: dict[str, Any], label: str) -> Any:
+    async def _joined(self, operation: str, payload: dict[str, Any], label: str) -> Any:  # noqa: ANN401 - JSON
         """Wait in the queue; whoever finds the host free sends all that wait."""
         waiting = _Waiting(payload, label, asyncio.get_running_loop().create_future())
         queue = self._queues.setdefault(operation, [])
@@ -137,40 +172,98 @@ class Session:
         batch = self._queues.pop(operation, [])
         labels = ", ".join(item.label.rsplit("::", 1)[-1] for item in batch[:5])
         try:
-            results = await self._ask(operation, {_JOINED[operation]: [item.payload for item in batch]}, labels)
-        except HostnetError as error:
+            payload = {_JOINED[operation]: [item.payload for item in batch]}
+            # A preview does not wait for a host to boot.
+            quick = all(item.payload.get("dry", False) for item in batch)
+            results = await self._ask(operation, payload, labels, quick=quick)
+        except Exception as error:  # noqa: BLE001 - a bug of ours, too, has to reach all who wait
             for item in batch:
                 if not item.future.done():
-                    item.future.set_exception(
-                        HostnetError(error.code, error.what, error.why, error.fix, error.host or self.label)
-                    )
+                    item.future.set_exception(self._of_each(error))
             return
         for item, result in zip(batch, results, strict=True):
             if not item.future.done():
                 item.future.set_result(result)
 
+    def _of_each(self, error: Exception) -> Exception:
+        """An error for one of several who wait: each gets its own, since raising changes it."""
+        if not isinstance(error, HostnetError):
+            return error
+        return HostnetError(error.code, error.what, error.why, error.fix, error.host or self.label)
+
     # --- the agent -------------------------------------------------------------------------------------------------
 
-    async def _open(self) -> Channel:
+    async def _open(self, *, quick: bool = False) -> Channel:
+        """The channel to a running agent.
+
+        :raises HostnetError: where there is no way to one, or no time any more.
+        """
+        if self._channel is not None and self._channel.reader.at_eof():
+            self._channel = None  # it ended while nothing was asked of it
+        if self._cancelled:
+            raise self._nothing_sent()
         if self._channel is None:
-            channel = await self._transport.start()
-            greeting = await self._read_line(channel, "start the agent")
-            if "error" in greeting:
-                await channel.close()
-                raise HostnetError.from_json(greeting["error"], self.label)
-            self.hello = greeting["hello"]
-            self._channel = channel
+            self._opening = asyncio.ensure_future(self._start(quick=quick))
+            try:
+                self._channel = await self._opening
+            except asyncio.CancelledError:
+                if not self._cancelled:
+                    raise
+                raise self._nothing_sent() from None
+            finally:
+                self._opening = None
         return self._channel
 
-    async def _ask(self, operation: str, payload: dict[str, Any], label: str) -> Any:
-        channel = await self._open()
+    async def _start(self, *, quick: bool) -> Channel:
+        channel = await self._transport.start(quick=quick)
+        try:
+            greeting = await self._read_line(channel, "start the agent")
+        except _LostError as lost:
+            raise HostnetError(
+                Code.UNREACHABLE, "the host went away as the agent was started", str(lost), "Try again", self.label
+            ) from None
+        if "error" in greeting:
+            await channel.close()
+            raise HostnetError.from_json(greeting["error"], self.label)
+        self.hello = greeting["hello"]
+        return channel
+
+    async def _ask(self, operation: str, payload: dict[str, Any], label: str, *, quick: bool = False) -> Any:  # noqa: ANN401 - JSON
+        channel = await self._open(quick=quick)
         self._number += 1
         request = {"id": self._number, "op": operation, **payload}
-        channel.write(json.dumps(request, separators=(",", ":")).encode() + b"\n")
-        answer = await self._read_line(channel, f"{operation} {label}")
+        if operation == "apply":
+            request["transaction"] = secrets.token_hex(8)
+        doing = f"{operation} {label}"
+        try:
+            answer = await self._exchange(channel, request, doing)
+        except _LostError as lost:
+            answer = await self._ask_again(request, doing, str(lost))
         if "error" in answer:
             raise HostnetError.from_json(answer["error"], self.label)
         return answer["result"]
+
+    async def _ask_again(self, request: dict[str, Any], doing: str, lost: str) -> dict[str, Any]:
+        """After the way broke: the same request through another agent, which sees to the end of the first."""
+        first = {"pid": self.hello.get("pid"), "started": self.hello.get("started")}
+        self._status(f"connecting to {self.label} again: {lost}")
+        try:
+            channel = await self._open()
+            return await self._exchange(channel, {**request, "instead_of": first}, doing)
+        except (HostnetError, _LostError) as error:
+            code = error.code if isinstance(error, HostnetError) else Code.UNREACHABLE
+            raise HostnetError(
+                code if code is not Code.CANCELLED else Code.UNREACHABLE,
+                f"the host went away while it was to {doing}, and did not come back",
+                f"{lost}; then: {error}",
+                "Whether it was done is not known until the host answers: the next `pulumi up` finds out and goes on",
+                self.label,
+            ) from None
+
+    async def _exchange(self, channel: Channel, request: dict[str, Any], doing: str) -> dict[str, Any]:
+        with contextlib.suppress(OSError):  # the reader tells what became of the channel
+            channel.write(json.dumps(request, separators=(",", ":")).encode() + b"\n")
+        return await self._read_line(channel, doing)
 
     async def _read_line(self, channel: Channel, doing: str) -> dict[str, Any]:
         try:
@@ -182,6 +275,8 @@ class Session:
         if not line.endswith(b"\n"):
             self._channel = None
             how = said or await channel.ended()
+            if channel.lost:
+                raise _LostError(how)
             raise HostnetError(
                 Code.AGENT_DIED,
                 f"the agent ended while it was to {doing}",
@@ -191,3 +286,8 @@ class Session:
             )
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+    def _nothing_sent(self) -> HostnetError:
+        return HostnetError(
+            Code.CANCELLED, "stopped before anything was sent to the host", "the engine cancelled", "", self.label
+        )

@@ -344,7 +344,7 @@ class HostCidr(Scalar):
 
 
 class GuestAddress(Scalar):
-    """A guest's address, bare or with a prefix length."""
+    """A guest's address, bare or with a prefix length: which one it has is settled by its bridge's subnet."""
 
     label = "string: an address, bare or with prefix length"
 
@@ -352,7 +352,7 @@ class GuestAddress(Scalar):
         """See `Scalar`."""
         address = text(value, "an address such as 10.0.0.2 or 10.0.0.2/24")
         if "/" in address:
-            return HostCidr().parse(address)
+            return HostCidr().parse(address).split("/")[0]
         return Ip().parse(address)
 
 

@@ -78,7 +78,7 @@ def decode(struct: Struct) -> Decoded:
     """
     decoded = Decoded()
     decoded.values = _Decoder(decoded).mapping(struct, ())
-    _remember_credentials(decoded.values.get("connection"), decoded.texts)
+    _remember_credentials(decoded.values.get("connection"), decoded, ("connection",))
     return decoded
 
 
@@ -308,9 +308,14 @@ def _remember(value: Value, texts: set[str]) -> None:
         texts.add(str(value))
 
 
-def _remember_credentials(connection: Value, texts: set[str]) -> None:
-    """The credentials of a connection and of its proxy, marked or not."""
+def _remember_credentials(connection: Value, into: Decoded, path: Path) -> None:
+    """The credentials of a connection and of its proxy are secrets, marked or not.
+
+    Python's generated SDK marks top-level properties alone.
+    """
     while isinstance(connection, Mapping):
         for name in _CREDENTIALS & connection.keys():
-            _remember(connection[name], texts)
-        connection = connection.get("proxy")
+            if connection[name] is not None:
+                into.secrets.add((*path, name))
+                _remember(connection[name], into.texts)
+        connection, path = connection.get("proxy"), (*path, "proxy")

@@ -84,6 +84,12 @@ class Reach:
         """Whether Configure came; it does not while a preview knows not all of the configuration."""
         return self._configured
 
+    def filled(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Inputs with the provider's connection where they have none of their own."""
+        if self._default is None or inputs.get("connection") is not None:
+            return inputs
+        return {**inputs, "connection": self._default}
+
     def connection(self, inputs: Mapping[str, Any]) -> Connection | None:
         """The resource's own connection, else the provider's, else this machine; None while it is not known."""
         own = inputs.get("connection")

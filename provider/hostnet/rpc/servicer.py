@@ -165,7 +165,9 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
     async def Diff(self, request: provider_pb2.DiffRequest) -> provider_pb2.DiffResponse:
         """What an update has to do, from the state alone."""
         old = self._state(request.id, request.old_inputs, request.olds)
-        difference: Difference = _kind(request).diff(old.inputs, old.outputs, self._decode(request.news).values)
+        # The provider's own connection counts as said: to name the host that a resource has anyway is no change.
+        olds, news = self.reach.filled(old.inputs), self.reach.filled(self._decode(request.news).values)
+        difference: Difference = _kind(request).diff(olds, old.outputs, news)
         return answers.difference(difference, request.ignoreChanges)
 
     @rpc

@@ -1,0 +1,191 @@
+"""Hostnet's resources as `pulumi.dynamic` ones, for Python programs without the plugin.
+
+    from hostnet.dynamic import Bridge, TapBinding
+
+    bridge = Bridge("vmbr", addresses=["10.0.0.1/24"])
+    web = TapBinding("web", bridge=bridge.name, guest={"hostname": "web"})
+
+Inputs and outputs are those of the plugin's SDK, in snake_case, also inside dicts; a dict that comes out has its
+properties as attributes, too (`web.guest.kernel_ip_arg`). Configuration is the plugin's (`hostnet:stateDir`, …).
+What Pulumi's dynamic resources can't do is in docs/dynamic.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import pulumi
+from pulumi.dynamic import Resource
+
+from hostnet.dynamic.provider import INPUTS, SECRET, URN, HostnetProvider
+from hostnet.resources.bridge import BRIDGE
+from hostnet.resources.connection import CONNECTION
+from hostnet.resources.model import Record, camel
+from hostnet.resources.nat_gateway import NAT_GATEWAY
+from hostnet.resources.port_forward import PORT_FORWARD
+from hostnet.resources.tap_binding import TAP_BINDING
+
+if TYPE_CHECKING:
+    from hostnet.resources.base import Resource as Kind
+    from hostnet.resources.model import Property
+
+__all__ = ["Bridge", "NatGateway", "PortForward", "TapBinding"]
+
+_CREDENTIALS = {
+    name for about in CONNECTION.properties.values() if about.secret for name in (about.name, about.attribute)
+}
+
+
+class _Managed(Resource):
+    """A resource of one of hostnet's kinds."""
+
+    _kind: ClassVar[Kind[Any]]
+
+    def __init_subclass__(cls, *, kind: Kind[Any]) -> None:
+        """Be that kind: `pulumi-python:dynamic/hostnet:<kind>`."""
+        super().__init_subclass__(module="hostnet", name=kind.name)
+        cls._kind = kind
+        cls.__doc__ = _documented(kind)
+
+    def __init__(
+        self,
+        resource_name: str,
+        opts: pulumi.ResourceOptions | None = None,
+        **inputs: Any,  # noqa: ANN401 - the declaration says what each may be
+    ) -> None:
+        """Declare it.
+
+        Args:
+            resource_name: its name in the program.
+            opts: Pulumi's own options; `import_` is not among what a dynamic resource can do.
+            inputs: the kind's inputs: values, dicts, Outputs.
+
+        Raises:
+            TypeError: for an input that the kind does not have.
+            pulumi.RunError: for `import_`.
+        """
+        for name in inputs.keys() - set(_attributes(self._kind.inputs.properties.values())):
+            raise TypeError(f"{self._kind.name}() got an unexpected keyword argument {name!r}")
+        if opts is not None and opts.import_ is not None:
+            raise pulumi.RunError(
+                f"{resource_name}: Pulumi can't import a dynamic resource. Take it over with adopt=True (a Bridge), "
+                "or import it with the plugin's pulumi_hostnet"
+            )
+        results = _attributes(self._kind.results.properties.values())
+        others = {name: value for name, value in inputs.items() if name != "connection"}
+        properties = {
+            **dict.fromkeys([*results, INPUTS]),  # Pulumi makes attributes of what it finds here
+            **inputs,
+            "connection": _with_secrets(inputs.get("connection")),
+            # Pulumi tells a dynamic provider neither of these.
+            URN: _urn(f"pulumi-python:{self._resource_type_name}", resource_name, opts.parent if opts else None),
+            SECRET: pulumi.Output.from_input(others).is_secret(),
+        }
+        super().__init__(HostnetProvider(self._kind.token), resource_name, properties, opts)
+        outputs = {name: vars(self).pop(name) for name in properties}
+        for name in results:
+            vars(self)[name] = self._output(name, outputs[name], outputs[INPUTS])
+
+    def _output(self, name: str, given: pulumi.Output[Any], inputs: pulumi.Output[Any]) -> pulumi.Output[Any]:
+        """An output for the program.
+
+        A preview asks a dynamic provider for no outputs: inputs of the same name stand in for them. That is right for
+        a `name`, but the `guest` that comes out is more than the one that went in: it is unknown until the resource
+        has real outputs, of which `INPUTS` is one.
+        """
+        declared = self._kind.inputs.properties.get(camel(name))
+        if declared is not None and isinstance(declared.type, Record):
+            given = pulumi.Output.all(given, pulumi.Output.unsecret(inputs)).apply(lambda both: both[0])
+        return given.apply(_convenient)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> pulumi.Output[Any]:
+            """The outputs."""
+
+    def translate_input_property(self, prop: str) -> str:
+        """A name for the engine, also of properties inside dicts."""
+        return prop if prop.startswith("__") else camel(prop)
+
+    def translate_output_property(self, prop: str) -> str:
+        """A name for the program."""
+        return prop if prop.startswith("__") else re.sub(r"[A-Z]", lambda letter: f"_{letter[0].lower()}", prop)
+
+
+def _attributes(properties: Iterable[Property]) -> list[str]:
+    return [about.attribute for about in properties]
+
+
+def _documented(kind: Kind[Any]) -> str:
+    """The class's docstring, out of the kind's declaration."""
+    inputs = "\n".join(f"    {about.attribute}: {about.doc}" for about in kind.inputs.properties.values())
+    results = "\n".join(f"    {about.attribute}: {about.doc}" for about in kind.results.properties.values())
+    return f"{kind.doc}\n\nInputs:\n{inputs}\n\nOutputs:\n{results}\n"
+
+
+class Bridge(_Managed, kind=BRIDGE):
+    """See hostnet.resources.bridge."""
+
+
+class TapBinding(_Managed, kind=TAP_BINDING):
+    """See hostnet.resources.tap_binding."""
+
+
+class NatGateway(_Managed, kind=NAT_GATEWAY):
+    """See hostnet.resources.nat_gateway."""
+
+
+class PortForward(_Managed, kind=PORT_FORWARD):
+    """See hostnet.resources.port_forward."""
+
+
+async def _urn(type_: str, name: str, parent: pulumi.Resource | None) -> str:
+    """The URN that the engine will give the resource. No Output: a dependency on one's own parent would be a circle."""
+    types = type_
+    if parent is not None:
+        above = str(await cast("Awaitable[str]", parent.urn.future())).split("::")[2]
+        types = type_ if above == "pulumi:pulumi:Stack" else f"{above}${type_}"
+    return f"urn:pulumi:{pulumi.get_stack()}::{pulumi.get_project()}::{types}::{name}"
+
+
+def _with_secrets(connection: Any) -> Any:  # noqa: ANN401 - what a program gives
+    """A connection whose credentials are secrets, whether the program says so or not."""
+    if isinstance(connection, Mapping):
+        return {
+            name: pulumi.Output.secret(value) if name in _CREDENTIALS and value is not None else _inner(name, value)
+            for name, value in connection.items()
+        }
+    if isinstance(connection, pulumi.Output):
+        return connection.apply(lambda known: pulumi.Output.secret(known) if _has_credentials(known) else known)
+    return connection if connection is None else pulumi.Output.secret(connection)
+
+
+def _inner(name: str, value: Any) -> Any:  # noqa: ANN401 - as above
+    return _with_secrets(value) if name == "proxy" else value
+
+
+def _has_credentials(connection: Any) -> bool:  # noqa: ANN401 - as above
+    if not isinstance(connection, Mapping):
+        return connection is not None
+    return bool(_CREDENTIALS & connection.keys()) or _has_credentials(connection.get("proxy"))
+
+
+class _Fields(dict[str, Any]):
+    """An object that came out: its properties are attributes as well, as in the plugin's SDK."""
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever is there
+        """A property, None where the object has none of that name now."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self.get(name)
+
+
+def _convenient(value: Any) -> Any:  # noqa: ANN401 - any output
+    """Whole numbers as int (they travel as floats), objects as `_Fields`."""
+    if isinstance(value, Mapping):
+        return _Fields({name: _convenient(item) for name, item in value.items()})
+    if isinstance(value, list):
+        return [_convenient(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

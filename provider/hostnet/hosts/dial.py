@@ -1,0 +1,233 @@
+"""From a connection to a log-in on its host, through a jump host where there is one, as often as a boot takes.
+
+What is tried again: a connection that is refused, times out, finds no route or no such name, or is closed before the
+log-in. A key or a password that is refused, ours or the host's, is not tried again: it would not get better.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import asyncssh
+
+from hostnet.errors import Code, HostnetError
+from hostnet.hosts.connection import Connection
+from hostnet.hosts.credentials import Credentials
+from hostnet.hosts.hostkeys import Trust, trust, unacceptable, unknown
+
+Status = Callable[[str], None]
+Backoff = tuple[float, float]  # seconds: the first pause, the longest
+
+BACKOFF: Backoff = (1, 15)
+_GROWTH = 1.5
+_JITTER = 0.2  # of a pause: 50 providers must not knock at the same moment
+# A host that says nothing for three of these is taken for lost.
+_KEEP_ALIVE_SECONDS = 15
+_KEEP_ALIVE_MISSES = 3
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
+
+
+class DialError(Exception):
+    """The host was not reached this time; it may be the next."""
+
+
+@dataclass
+class Way:
+    """A log-in on a host.
+
+    :param connection: with the host.
+    :param jump: with the jump host before it.
+    """
+
+    connection: asyncssh.SSHClientConnection
+    jump: asyncssh.SSHClientConnection | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether it can still be used."""
+        return not self.connection.is_closed()
+
+    def close(self) -> None:
+        """Hang up, without waiting for the host to notice."""
+        self.connection.close()
+        if self.jump is not None:
+            self.jump.close()
+
+
+class Dialler:
+    """Dials one host.
+
+    :param connection: the host's.
+    :param status: told while it waits.
+    :param backoff: the pauses between attempts.
+    """
+
+    def __init__(self, connection: Connection, status: Status, backoff: Backoff = BACKOFF) -> None:
+        self._connection, self._status, self._backoff = connection, status, backoff
+        self._jump: asyncssh.SSHClientConnection | None = None
+
+    async def dial(self, *, quick: bool = False) -> Way:
+        """Log in.
+
+        :param quick: try once (a preview).
+        :raises HostnetError: UNREACHABLE where the host was not reached as often as the connection allows.
+        """
+        way: Way | None = None
+        try:
+            found = await self._patiently(self._connection, quick=quick)
+            way = Way(found, self._jump)
+        finally:
+            if way is None and self._jump is not None:
+                self._jump.close()
+            self._jump = None
+        return way
+
+    async def _patiently(self, connection: Connection, *, quick: bool) -> asyncssh.SSHClientConnection:
+        """Try until the host is there, or the connection's patience is over."""
+        limit = 1 if quick else connection.dial_error_limit
+        pause, longest = self._backoff
+        attempt = 1
+        while True:
+            try:
+                jump = await self._jump_host(connection, quick=quick)
+                return await log_in(connection, jump)
+            except DialError as error:
+                why = str(error)
+            if 0 <= limit <= attempt:
+                raise _unreachable(connection, why, attempt)
+            of = f" of {limit}" if limit > 0 else ""
+            self._status(f"waiting for {connection.label} (attempt {attempt}{of}): {why}")
+            await asyncio.sleep(pause * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311 - no secret
+            pause = min(pause * _GROWTH, longest)
+            attempt += 1
+
+    async def _jump_host(self, connection: Connection, *, quick: bool) -> asyncssh.SSHClientConnection | None:
+        """The log-in on the jump host, which serves every attempt."""
+        if connection.proxy is None:
+            return None
+        if self._jump is None or self._jump.is_closed():
+            self._jump = await self._patiently(connection.proxy, quick=quick)
+        return self._jump
+
+
+class _Client(asyncssh.SSHClient):
+    """Answers asyncssh's questions about one log-in."""
+
+    def __init__(self, connection: Connection, trusted: Trust, credentials: Credentials) -> None:
+        self._connection, self._trusted = connection, trusted
+        self._keys = list(credentials.keys)
+        self.stranger: HostnetError | None = None
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        """Asked for a key that is not among the trusted."""
+        del host, addr, port
+        self.stranger = unknown(self._connection, key, self._trusted)
+        return False
+
+    def public_key_auth_requested(self) -> asyncssh.SSHKeyPair | None:
+        """Asked for the next key to try."""
+        return self._keys.pop(0) if self._keys else None
+
+
+async def log_in(connection: Connection, jump: asyncssh.SSHClientConnection | None) -> asyncssh.SSHClientConnection:
+    """Try once.
+
+    :raises DialError: where another try may help.
+    :raises HostnetError: where none will.
+    """
+    trusted = Trust() if connection.insecure_ignore_host_key else trust(connection)
+    credentials = await Credentials.of(connection)
+    client = _Client(connection, trusted, credentials)
+    try:
+        async with asyncio.timeout(connection.per_dial_timeout):
+            return await _connect(connection, jump, client, trusted, credentials.password)
+    except asyncssh.HostKeyNotVerifiable as error:
+        raise client.stranger or unacceptable(connection, error.reason) from None
+    except asyncssh.PermissionDenied:
+        raise credentials.refused(connection) from None
+    except asyncssh.ChannelOpenError as error:
+        if error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
+            raise _no_forwarding(connection) from None
+        raise DialError(f"the jump host says: {error.reason}") from None
+    except asyncssh.ConnectionLost:
+        raise DialError("the connection was closed before the log-in") from None
+    except asyncssh.DisconnectError as error:
+        if "authentication failures" in error.reason:
+            raise credentials.refused(connection) from None
+        raise HostnetError(
+            Code.UNSUPPORTED, "SSH with the host fails", error.reason, "Look at its sshd's log", connection.label
+        ) from None
+    except OSError as error:
+        raise DialError(_reason(error, connection)) from None
+    finally:
+        credentials.close()
+
+
+async def _connect(
+    connection: Connection,
+    jump: asyncssh.SSHClientConnection | None,
+    client: _Client,
+    trusted: Trust,
+    password: str | None,
+) -> asyncssh.SSHClientConnection:
+    return await asyncssh.connect(
+        connection.host or "",
+        connection.port,
+        tunnel=jump or (),
+        username=connection.user,
+        password=password,
+        client_keys=None,  # `client` has them, and only them
+        agent_path=None,
+        gss_host=None,
+        config=None,  # what the program does not say does not count: no ~/.ssh/config
+        x509_trusted_certs=None,
+        known_hosts=None if connection.insecure_ignore_host_key else _as_asyncssh(trusted),
+        server_host_key_algs=trusted.algorithms,
+        client_factory=lambda: client,
+        keepalive_interval=_KEEP_ALIVE_SECONDS,
+        keepalive_count_max=_KEEP_ALIVE_MISSES,
+        login_timeout=0,  # `per_dial_timeout` covers it
+    )
+
+
+def _as_asyncssh(trusted: Trust) -> tuple[list[asyncssh.SSHKey], list[asyncssh.SSHKey], list[asyncssh.SSHKey]]:
+    return list(trusted.keys), list(trusted.authorities), list(trusted.revoked)
+
+
+def _reason(error: OSError, connection: Connection) -> str:
+    """Why a connection did not come about, in a few words."""
+    if isinstance(error, TimeoutError):
+        return f"no answer within {connection.per_dial_timeout:g} s"
+    if isinstance(error, socket.gaierror):
+        return (error.strerror or "the name is not known").lower()
+    # Where a name has several addresses, asyncio says of each what came of it, in one text.
+    number = error.errno or next(map(int, _ERRNO.findall(str(error))), 0)
+    return os.strerror(number).lower() if number else "the connection failed"
+
+
+def _unreachable(connection: Connection, why: str, attempts: int) -> HostnetError:
+    times = f" ({attempts} attempts)" if attempts > 1 else ""
+    return HostnetError(
+        Code.UNREACHABLE,
+        "the host can't be reached",
+        why + times,
+        f"Check that it is up, and that port {connection.port} is open to this machine",
+        connection.label,
+    )
+
+
+def _no_forwarding(connection: Connection) -> HostnetError:
+    proxy = connection.proxy.label if connection.proxy else "the jump host"
+    return HostnetError(
+        Code.PERMISSION,
+        f"the jump host {proxy} does not let us through",
+        "its sshd forbids TCP forwarding",
+        "Set AllowTcpForwarding in its sshd_config, or use another connection.proxy",
+        connection.label,
+    )

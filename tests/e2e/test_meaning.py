@@ -1,0 +1,169 @@
+"""Equality in meaning is no difference; and each property that replaces does so in an order that works."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pulumi_hostnet as hostnet
+
+from tests.e2e.stacks import Host, Program, Stack
+
+
+def test_another_spelling_is_no_difference(stack: Stack, host: Host) -> None:
+    """Spelling of addresses and MACs, order without meaning, int or string ports, defaults given or absent."""
+
+    def program(*, other: bool) -> Program:
+        def say(one: Any, two: Any) -> Any:  # noqa: ANN401 - either of the two
+            return two if other else one
+
+        def declare() -> None:
+            connection = hostnet.ConnectionArgs(netns=host.name)
+            bridge = hostnet.Bridge(
+                "net",
+                name="net",
+                addresses=say(["10.0.0.1/24", "fd12::1/64"], ["10.0.0.1/24", "FD12:0:0::0001/64"]),
+                mac_address=say("06:00:00:00:00:0a", "06:00:00:00:00:0A"),
+                stp=say(None, False),
+                vlan_filtering=say(None, False),
+                port_isolation=say(False, None),
+                open_firewall=say(None, True),
+                adopt=say(None, False),
+                connection=connection,
+            )
+            hostnet.Bridge("other", name="other", addresses=["10.1.0.1/24"], connection=connection)
+            hostnet.TapBinding(
+                "web",
+                name="web",
+                bridge=bridge.name,
+                vnet_hdr=say(None, True),
+                isolated=say(None, False),
+                addresses=say(None, []),
+                guest=hostnet.GuestArgs(
+                    mac_address=say("02:00:00:00:00:0b", "02:00:00:00:00:0B"),
+                    addresses=say(["10.0.0.5", "fd12::5"], ["10.0.0.5/24", "fd12:0::5/64"]),
+                ),
+                connection=connection,
+            )
+            hostnet.TapBinding(
+                "routed",
+                name="routed",
+                addresses=say(["10.9.0.0/32", "fd99::/128"], ["10.9.0.0/32", "fd99:0::0/128"]),
+                routes=say(["10.9.0.5/32", "10.9.0.6/32"], ["10.9.0.6/32", "10.9.0.5/32"]),
+                connection=connection,
+            )
+            nat = hostnet.NatGateway(
+                "nat",
+                internal_interfaces=say(["net", "other"], ["other", "net"]),
+                internal_ips=say(["10.5.0.0/16", "10.6.0.0/16"], ["10.6.0.0/16", "10.5.0.0/16"]),
+                enable_ipv6=say(None, False),
+                dmz_except_ports=say(None, [22]),
+                firewall=say(None, "auto"),
+                forward_ports=say(
+                    [
+                        hostnet.ForwardPortArgs(source_port=1001, destination="10.0.0.5"),
+                        hostnet.ForwardPortArgs(source_port=1002, destination="10.0.0.5"),
+                    ],
+                    [
+                        hostnet.ForwardPortArgs(source_port="1002", destination="10.0.0.5:1002", protocol="tcp"),
+                        hostnet.ForwardPortArgs(source_port="1001", destination="10.0.0.5", loopback=True),
+                    ],
+                ),
+                connection=connection,
+            )
+            hostnet.PortForward(
+                "http",
+                nat_gateway=nat.id,
+                source_port=say(80, "80"),
+                destination=say("10.0.0.5", "10.0.0.5:80"),
+                protocol=say(None, "tcp"),
+                loopback=say(None, True),
+                source_cidrs=say(["192.0.2.0/24", "198.51.100.0/24"], ["198.51.100.0/24", "192.0.2.0/24"]),
+                connection=connection,
+            )
+            hostnet.PortForward(
+                "range",
+                nat_gateway=nat.id,
+                source_port="8000:8002",
+                destination=say("[fd12::5]:9000-9002", "[FD12:0:0::5]:9000-9002"),
+                listen_addresses=say(["2001:db8::2"], ["2001:0db8:0:0::2"]),
+                connection=connection,
+            )
+
+        return declare
+
+    stack.up(program(other=False))
+    whole = host.snapshot()
+    planned = stack.preview(program(other=True), "--diff")
+    assert planned.diffs == {}
+    assert planned.changes == {}
+    assert stack.refresh().changes == {}
+    assert stack.up(program(other=True), "--expect-no-changes").changes == {}
+    assert stack.refresh().changes == {}
+    assert host.snapshot() == whole
+    assert stack.preview(program(other=False)).changes == {}
+
+
+def test_each_replacing_property_replaces_in_an_order_that_works(stack: Stack, host: Host) -> None:
+    """All of them at once: where old and new could clash on the host the old goes first, and what hangs on it follows."""
+    host.ip("link add vm-1 type veth peer name vm-1x", "link add vm-2 type veth peer name vm-2x")
+
+    def program(*, after: bool) -> Program:
+        def say(one: Any, two: Any) -> Any:  # noqa: ANN401 - either of the two
+            return two if after else one
+
+        def declare() -> None:
+            connection = hostnet.ConnectionArgs(netns=host.name)
+            net = hostnet.Bridge("net", name=say("net", "net2"), addresses=["10.0.0.1/24"], connection=connection)
+            same = hostnet.Bridge("same", name="same", addresses=["10.1.0.1/24"], connection=connection)
+            hostnet.TapBinding("queues", name="queues", multi_queue=say(None, True), connection=connection)
+            hostnet.TapBinding("header", name="header", vnet_hdr=say(None, False), connection=connection)
+            hostnet.TapBinding("named", name=say("named", "named2"), bridge=net.name, guest={}, connection=connection)
+            glob = {"match": "vm-*"} if after else {"name": "single"}
+            hostnet.TapBinding("either", bridge=same.name, connection=connection, **glob)
+            hostnet.TapBinding("back", bridge=same.name, connection=connection, **_back(after=after))
+            first = hostnet.NatGateway("first", internal_interfaces=[net.name], connection=connection)
+            second = hostnet.NatGateway("second", internal_interfaces=[same.name], connection=connection)
+            for name, key in (
+                ("port", {"source_port": say(81, 91)}),
+                ("span", {"source_port": say("2000:2002", "2001:2003"), "destination": "10.0.0.9:3000-3002"}),
+                ("protocol", {"source_port": 82, "protocol": say("tcp", "tcp+udp")}),
+                ("listen", {"source_port": 83, "listen_addresses": say(None, ["192.0.2.2"])}),
+                ("family", {"source_port": 84, "destination": say("10.0.0.9", "fd12::9")}),
+                ("gateway", {"source_port": 85, "nat_gateway": say(first.id, second.id)}),
+                ("swap-a", {"source_port": say(86, 87)}),
+                ("swap-b", {"source_port": say(88, 86)}),
+            ):
+                arguments: dict[str, Any] = {"destination": "10.0.0.9", "nat_gateway": first.id, **key}
+                hostnet.PortForward(name, connection=connection, **arguments)
+
+        return declare
+
+    def _back(*, after: bool) -> dict[str, Any]:
+        return {"name": "single2"} if after else {"match": "vx-*"}
+
+    stack.up(program(after=False))
+    replaced = stack.up(program(after=True))
+    unmoved = {"same", "first", "second"}
+    assert replaced.changes == {name: "replace" for name in stack.resources if name not in unmoved} | {
+        "first": "update"
+    }
+    assert replaced.diff("queues") == {"multiQueue": "add-replace"}
+    order = [step.op for step in replaced.steps if step.name == "queues"]
+    assert order.index("delete-replaced") < order.index("create-replacement"), "one name, one TAP"
+
+    assert host.links.keys() >= {"net2", "same", "queues", "header", "named2", "single2", "vm-1", "vm-2"}
+    assert not host.links.keys() & {"net", "named", "single"}
+    assert host.link("queues")["linkinfo"]["info_data"]["multi_queue"]
+    assert not host.link("header")["linkinfo"]["info_data"]["vnet_hdr"]
+    assert host.link("named2")["master"] == "net2"
+    assert {host.link(name).get("master") for name in ("vm-1", "vm-2", "single2")} == {"same"}
+    assert set(host.forwards()) >= {82, 85, 86, 87, 91}
+    assert not set(host.forwards()) & {81, 84, 88}
+    assert stack.preview(program(after=True), "--refresh").changes == {}
+
+    stack.up(program(after=False))
+    assert not host.links.keys() & {"net2", "named2", "single2"}
+    assert set(host.forwards()) >= {81, 82, 84, 85, 86, 88}
+    assert stack.preview(program(after=False), "--refresh").changes == {}
+    stack.destroy()
+    assert host.left == []

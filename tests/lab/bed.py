@@ -1,0 +1,127 @@
+"""A bare host for many quick sequences: one namespace, an uplink, two interfaces that others made; no neighbours.
+
+    eth0    192.0.2.2/24, 2001:db8::2/64, both default routes (its veth peer `out0` is here, too, for the carrier)
+    gl-1, gl-2    TAPs that somebody else made, for a glob
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hostnet.agent.nftables import Nft
+
+from tests.lab.namespaces import Namespaces
+
+T = TypeVar("T")
+UPLINK = "eth0"
+FREE = ("gl-1", "gl-2")
+SWITCHES = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv6.conf.eth0.accept_ra")
+_CONF = "/proc/sys/net/{family}/conf/{link}/{name}"
+
+
+class Bed:
+    """The namespace and what an observer in it can tell, by `ip` and nft alone."""
+
+    def __init__(self, role: str = "bed") -> None:
+        """Make it."""
+        self._namespaces = Namespaces()
+        self.host = self._namespaces.add(role)
+        for family in ("all", "default"):
+            self.host.sysctl(f"net.ipv6.conf.{family}.accept_dad", 0)
+        self.host.ip(
+            "link add eth0 address 02:00:00:00:00:02 type veth peer name out0",
+            "link set out0 up",
+            "link set eth0 up",
+            "address add 192.0.2.2/24 dev eth0",
+            "address add 2001:db8::2/64 dev eth0 nodad",
+            "route add default via 192.0.2.1",
+            "route add ::/0 via 2001:db8::1 dev eth0",
+            *(f"tuntap add {name} mode tap" for name in FREE),
+            *(f"link set {name} up" for name in FREE),
+        )
+        self._nft = self.host.call(Nft)
+        self.switch("net.ipv4.ip_forward", "0")
+        self.switch("net.ipv6.conf.all.forwarding", "0")
+
+    def close(self) -> None:
+        """Take it away."""
+        self._namespaces.close()
+
+    def nft(self, batch: str) -> None:
+        """Run nft commands here."""
+        self.host.call(self._nft.run, batch)
+
+    def switch(self, name: str, value: str | None = None) -> str:
+        """Read a sysctl, or set it."""
+        return self.host.sysctl(name, value)
+
+    def links(self) -> tuple[dict[str, dict[str, Any]], dict[str, set[str]]]:
+        """Links by name and static routes by link, as `ip -j` has them."""
+        text = self.host.run(["ip", "-j", "-d", "-batch", "-"], text="address show\nroute show\n-6 route show\n")
+        parts = _documents(text)
+        links = {one["ifname"]: one for one in parts[0]}
+        routes: dict[str, set[str]] = {}
+        for route in (*parts[1], *parts[2]):
+            if route["dst"] != "default" and route.get("protocol") in ("static", "boot"):
+                single = "/128" if ":" in route["dst"] else "/32"
+                cidr = route["dst"] if "/" in route["dst"] else route["dst"] + single
+                routes.setdefault(route["dev"], set()).add(cidr)
+        return links, routes
+
+    def ruleset(self) -> list[dict[str, Any]]:
+        """All of nftables here, as JSON."""
+        return self.host.call(self._nft.list, "list ruleset")
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that hostnet may touch, in a form to compare."""
+        links, routes = self.links()
+        return {
+            "links": {
+                name: (
+                    link["mtu"],
+                    link.get("master"),
+                    "UP" in link["flags"],
+                    sorted(_cidrs(link)),
+                    self.host.call(_conf, name),
+                )
+                for name, link in links.items()
+            },
+            "routes": routes,
+            "switches": {name: self.switch(name) for name in SWITCHES},
+            "ruleset": [item for item in self.ruleset() if "metainfo" not in item],
+        }
+
+
+def _conf(link: str) -> dict[str, str]:
+    """The interface's sysctls that hostnet may set."""
+    found = {}
+    for family, name in (("ipv4", "route_localnet"), ("ipv6", "accept_ra"), ("ipv6", "forwarding")):
+        path = Path(_CONF.format(family=family, link=link, name=name))
+        found[name] = path.read_text().strip() if path.exists() else ""
+    return found
+
+
+def _cidrs(link: dict[str, Any]) -> list[str]:
+    return [
+        f"{one['local']}/{one['prefixlen']}"
+        for one in link["addr_info"]
+        if not (one["family"] == "inet6" and one["scope"] == "link")
+    ]
+
+
+cidrs_of: Callable[[dict[str, Any]], list[str]] = _cidrs
+
+
+def _documents(text: str) -> list[Any]:
+    """JSON documents one behind the other."""
+    decoder, at, found = json.JSONDecoder(), 0, []
+    text = text.strip()
+    while at < len(text):
+        value, at = decoder.raw_decode(text, at)
+        found.append(value)
+        while at < len(text) and text[at].isspace():
+            at += 1
+    return found

@@ -1,0 +1,324 @@
+"""A provider's machine and a server with a real sshd, in namespaces of their own.
+
+Address plan: `client` 192.0.2.1/24 -- eth0 -- eth0 -- `server` 192.0.2.2/24. With a jump host: `jump` 192.0.2.3/24 is
+in place of the server beside the client, and the server is behind it: `jump` 198.51.100.1/24 -- `server` 198.51.100.2/24.
+
+sshd runs in a mount namespace, too: its users (root, and `admin` with a password), sudoers, /run and os-release are
+the test's, and the machine's are not touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hostnet.hosts.api import Change
+from hostnet.hosts.connection import Connection, Settings
+from hostnet.hosts.pool import Pool
+from hostnet.hosts.session import Session
+from hostnet.hosts.ssh import SSHTransport
+from hostnet.objects import Link
+from tests.lab.namespaces import Namespace, Namespaces
+
+T = TypeVar("T")
+SERVER = "192.0.2.2"
+FAR_SERVER = "198.51.100.2"
+JUMP = "192.0.2.3"
+PASSWORD = "correct horse battery staple"  # noqa: S105 - the test's own user
+PATIENCE = 30  # seconds for what must come
+FAST = (0.05, 0.2)  # back-off
+
+_SSHD_CONFIG = """
+Port 22
+UsePAM no
+StrictModes no
+PermitRootLogin yes
+AuthorizedKeysFile {directory}/authorized_keys
+HostKey {directory}/host_ed25519
+PidFile none
+LogLevel VERBOSE
+MaxStartups 300
+PrintMotd no
+"""
+# The order matters: what is at /run/netns must be there again after the new /run.
+_MOUNTS = """
+set -e
+mkdir -p {directory}/netns /run/netns
+mount --rbind /run/netns {directory}/netns
+mount -t tmpfs none /run
+mkdir /run/netns /run/sshd
+mount --move {directory}/netns /run/netns
+for file in passwd shadow group sudoers os-release; do
+    test -e {directory}/etc/$file && mount --bind {directory}/etc/$file $(readlink -f /etc/$file)
+done
+{more}
+exec /usr/sbin/sshd -D -e -f {directory}/sshd_config
+"""
+
+
+class Server:
+    """A machine with sshd."""
+
+    def __init__(self, namespace: Namespace, directory: Path) -> None:
+        """Make its keys and users; sshd is not started."""
+        self.namespace, self.directory = namespace, directory
+        (directory / "etc").mkdir(parents=True)
+        self.config = _SSHD_CONFIG.format(directory=directory)
+        self.mounts = ""
+        self._sshd: subprocess.Popen[str] | None = None
+        self.log: list[str] = []
+        self.new_host_key()
+        self._users()
+
+    def new_host_key(self, kind: str = "ed25519") -> None:
+        """Another host key; a running sshd goes on with the old one."""
+        keygen(self.directory / "host_ed25519", kind)
+
+    @property
+    def host_key(self) -> str:
+        """The public key."""
+        return (self.directory / "host_ed25519.pub").read_text().strip()
+
+    @property
+    def fingerprint(self) -> str:
+        """The public key's, as ssh-keygen says it."""
+        argv = ["ssh-keygen", "-lf", str(self.directory / "host_ed25519.pub")]
+        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.split()[1]
+
+    def _users(self) -> None:
+        etc = self.directory / "etc"
+        hashed = subprocess.run(
+            ["openssl", "passwd", "-6", PASSWORD], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        (etc / "passwd").write_text(Path("/etc/passwd").read_text() + "admin:x:5001:5001::/:/bin/sh\n")
+        (etc / "group").write_text(Path("/etc/group").read_text() + "admin:x:5001:\n")
+        lines = [line for line in Path("/etc/shadow").read_text().splitlines() if not line.startswith("root:")]
+        lines += ["root:*:20000:0:99999:7:::", f"admin:{hashed}:20000:0:99999:7:::"]
+        (etc / "shadow").write_text("\n".join(lines) + "\n")
+        (etc / "shadow").chmod(0o600)
+        self.sudoers("admin ALL=(root) NOPASSWD: ALL")
+
+    def sudoers(self, line: str) -> None:
+        """What admin may."""
+        path = self.directory / "etc" / "sudoers"
+        path.unlink(missing_ok=True)
+        path.write_text(f"root ALL=(ALL) ALL\n{line}\n")
+        path.chmod(0o440)
+
+    def os_release(self, text: str) -> None:
+        """Which distribution it is."""
+        (self.directory / "etc" / "os-release").write_text(text)
+
+    def path(self, *programs: str, **links: str) -> None:
+        """Let its users find these programs only.
+
+        :param links: programs by name that are others under that name.
+        """
+        folder = self.directory / "bin"
+        folder.mkdir()
+        for name, target in [*((name, which(name)) for name in programs), *links.items()]:
+            (folder / name).symlink_to(target)
+        self.config += f"\nSetEnv PATH={folder}\n"
+
+    def start(self) -> None:
+        """Start sshd, and wait until it listens."""
+        (self.directory / "sshd_config").write_text(self.config)
+        script = _MOUNTS.format(directory=self.directory, more=self.mounts)
+        argv = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", script]
+        self._sshd = self.namespace.call(
+            lambda: subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        )
+        assert self._sshd.stderr is not None
+        for line in self._sshd.stderr:
+            self.log.append(line.strip())
+            if "Server listening on 0.0.0.0" in line:
+                break
+        else:
+            raise AssertionError("\n".join(self.log))
+        threading.Thread(target=self._listen, args=(self._sshd.stderr,), daemon=True).start()
+
+    def _listen(self, lines: Iterator[str]) -> None:
+        with contextlib.suppress(ValueError):
+            self.log.extend(line.strip() for line in lines)
+
+    def stop(self) -> None:
+        """End sshd; sessions go on."""
+        if self._sshd is not None:
+            self._sshd.terminate()
+            self._sshd.wait()
+            self._sshd = None
+
+    def kill_sessions(self) -> None:
+        """Kill what sshd has running for its clients, but not what it runs for them."""
+        main = self._sshd.pid if self._sshd else 0
+        for pid in self.processes("sshd"):
+            if pid != main:
+                os.kill(pid, signal.SIGKILL)
+
+    def processes(self, word: str) -> list[int]:
+        """The processes in its namespace with a word in their command line."""
+        found = []
+        for pid in map(int, self._pids()):
+            with contextlib.suppress(OSError):
+                if pid != os.getpid() and word in Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " "):
+                    found.append(pid)
+        return found
+
+    def _pids(self) -> list[str]:
+        argv = ["ip", "netns", "pids", self.namespace.name]
+        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.split()
+
+    def agents(self) -> list[int]:
+        """The agents on it."""
+        return self.processes("--state-dir")
+
+    def links(self) -> str:
+        """What `ip link` says there."""
+        return self.namespace.run("ip -o link")
+
+    def log_ins(self) -> int:
+        """How many there were so far."""
+        return sum("Accepted " in line for line in self.log)
+
+    def close(self) -> None:
+        """End everything on it."""
+        self.stop()
+
+
+class World:
+    """The client, the server, and what is between them."""
+
+    def __init__(self, directory: Path) -> None:
+        """Two machines beside each other; sshd is started by the test."""
+        self.directory = directory
+        self.namespaces = Namespaces()
+        self.client = self.namespaces.add("ssh-client")
+        self.server = Server(self.namespaces.add("ssh-server"), directory / "server")
+        self.jump: Server | None = None
+        self._wire(self.client, "192.0.2.1/24", self.server.namespace, f"{SERVER}/24", "eth0")
+        self.key = keygen(directory / "key")
+        self.authorize(self.key)
+        self.settings = Settings(state_dir=str(directory / "state"))
+        self.said: list[str] = []
+
+    def _wire(self, left: Namespace, left_address: str, right: Namespace, right_address: str, name: str) -> None:
+        left.ip(f"link add {name} type veth peer name eth0 netns {right.name}")
+        left.ip(f"address add {left_address} dev {name}", f"link set {name} up")
+        right.ip(f"address add {right_address} dev eth0", "link set eth0 up")
+
+    def put_jump_between(self) -> Server:
+        """Move the server behind a jump host."""
+        self.jump = Server(self.namespaces.add("ssh-jump"), self.directory / "jump")
+        self.client.ip("link delete eth0")
+        self._wire(self.client, "192.0.2.1/24", self.jump.namespace, f"{JUMP}/24", "eth0")
+        self._wire(self.jump.namespace, "198.51.100.1/24", self.server.namespace, f"{FAR_SERVER}/24", "eth1")
+        self.authorize(self.key)
+        return self.jump
+
+    def authorize(self, *keys: Path) -> None:
+        """Let these keys in."""
+        text = "".join(key.with_suffix(".pub").read_text() for key in keys)
+        for server in filter(None, (self.server, self.jump)):
+            (server.directory / "authorized_keys").write_text(text)
+
+    def connection(self, **values: Any) -> Connection:
+        """The way to the server."""
+        given = {"host": SERVER, "private_key": self.key.read_text(), "host_key": self.server.host_key, **values}
+        return Connection(**given)
+
+    def transport(self, connection: Connection | None = None) -> SSHTransport:
+        """What starts agents on the server."""
+        return SSHTransport(connection or self.connection(), self.settings, self.said.append, FAST)
+
+    def session(self, connection: Connection | None = None) -> Session:
+        """A session with the server, which does not pause long before it tries again."""
+        way = connection or self.connection()
+        return Session(way.label, self.transport(way), self.said.append)
+
+    def pool(self) -> Pool:
+        """A pool of sessions."""
+        return Pool(self.settings, self.said.append)
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Be the provider: run a coroutine on the client."""
+
+        async def working() -> T:
+            async with asyncio.timeout(4 * PATIENCE):
+                return await work()
+
+        return self.client.call(lambda: asyncio.run(working()))
+
+    def connect(self, connection: Connection | None = None) -> dict[str, Any]:
+        """Start an agent on the server and end it; what it greeted with."""
+
+        async def connecting() -> dict[str, Any]:
+            session = self.session(connection)
+            try:
+                await session.connect()
+                return session.hello
+            finally:
+                await session.close()
+
+        return self.run(connecting)
+
+    def netem(self, namespace: Namespace, what: str | None, device: str = "eth0") -> None:
+        """Make packets that a machine sends late, or lose them (`loss 100%`); None: no more."""
+        verb = f"replace dev {device} root netem {what}" if what else f"delete dev {device} root"
+        namespace.run(f"tc qdisc {verb}")
+
+    def agent_file(self) -> Path | None:
+        """The agent's file on the server."""
+        return next((self.directory / "state" / "agent").glob("*.zip"), None)
+
+    def close(self) -> None:
+        """Take all away."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.namespaces.close)
+            for server in filter(None, (self.server, self.jump)):
+                stack.callback(server.close)
+
+
+def keygen(path: Path, kind: str = "ed25519", passphrase: str = "", *more: str) -> Path:
+    """A key pair; gives the private key's path."""
+    for old in (path, path.with_suffix(".pub")):
+        old.unlink(missing_ok=True)
+    argv = ["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-C", "test", "-f", str(path), *more]
+    subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
+    return path
+
+
+def which(program: str) -> str:
+    """Where a program is."""
+    done = subprocess.run(["sh", "-c", f"command -v {program}"], check=True, capture_output=True, text=True)
+    return os.path.realpath(done.stdout.strip())
+
+
+def urn(name: str) -> str:
+    """A bridge's URN."""
+    return f"urn:pulumi:dev::shop::hostnet:index:Bridge::{name}"
+
+
+def bridge(name: str, *, dry: bool = False) -> Change:
+    """The wish for a bridge."""
+    return Change(urn(name), name, (Link(name, "bridge"),), dry=dry)
+
+
+def removal(name: str) -> Change:
+    """The wish that a bridge goes."""
+    return Change(urn(name), name, (), (Link(name, "bridge"),), known=True)
+
+
+def until(true: Callable[[], object]) -> None:
+    """Wait for what nobody tells of."""
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end, "it does not come about"
+        time.sleep(0.01)
