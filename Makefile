@@ -8,7 +8,7 @@ export PATH := $(shell $(PYTHON) -m tools.setup env)
 # The lines of `make test` are one story, with pytest's closing line last.
 .NOTPARALLEL:
 
-.PHONY: help setup demo test lint unit kernel sdk schema bench clean
+.PHONY: help setup demo test lint unit kernel sdk schema docs bench clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
@@ -35,6 +35,10 @@ kernel: setup ## All other tests: real packets, the real pulumi, a microVM
 schema: setup ## schema.json from the resources' own types
 	$(PY) -m hostnet.resources.schema > schema.json.part
 	mv schema.json.part schema.json
+
+docs: setup ## docs/resources from the same types, and the listings in docs/ from runs of their commands (as root)
+	$(PY) -m hostnet.resources.docs docs/resources
+	$(PY) -m tools.docs_listing docs/nft.md docs/drift-and-import.md
 
 sdk: schema ## The SDKs for Python, Node.js and Go from schema.json
 	"$$($(PYTHON) -m tools.setup gensdk)" schema.json sdk

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,11 +61,11 @@ class Bed:
 
     def links(self) -> tuple[dict[str, dict[str, Any]], dict[str, set[str]]]:
         """Links by name and static routes by link, as `ip -j` has them."""
-        text = self.host.run(["ip", "-j", "-d", "-batch", "-"], text="address show\nroute show\n-6 route show\n")
-        parts = _documents(text)
-        links = {one["ifname"]: one for one in parts[0]}
+        asked = [self.host.submit(_ip, command) for command in ("address show", "route show", "-6 route show")]
+        addresses, routes4, routes6 = (answer.result() for answer in asked)
+        links = {one["ifname"]: one for one in addresses}
         routes: dict[str, set[str]] = {}
-        for route in (*parts[1], *parts[2]):
+        for route in (*routes4, *routes6):
             if route["dst"] != "default" and route.get("protocol") in ("static", "boot"):
                 single = "/128" if ":" in route["dst"] else "/32"
                 cidr = route["dst"] if "/" in route["dst"] else route["dst"] + single
@@ -115,13 +116,7 @@ def _cidrs(link: dict[str, Any]) -> list[str]:
 cidrs_of: Callable[[dict[str, Any]], list[str]] = _cidrs
 
 
-def _documents(text: str) -> list[Any]:
-    """JSON documents one behind the other."""
-    decoder, at, found = json.JSONDecoder(), 0, []
-    text = text.strip()
-    while at < len(text):
-        value, at = decoder.raw_decode(text, at)
-        found.append(value)
-        while at < len(text) and text[at].isspace():
-            at += 1
+def _ip(command: str) -> list[dict[str, Any]]:
+    done = subprocess.run(["ip", "-j", "-d", *command.split()], capture_output=True, text=True, check=True)
+    found: list[dict[str, Any]] = json.loads(done.stdout or "[]")
     return found

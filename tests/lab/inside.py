@@ -1,18 +1,18 @@
 """The agent inside the test process: its threads live in the namespace, so that a test may put its hand in between.
 
-`InsideProvider` is a provider whose session speaks to a `Host` of this process in the same JSON as to a process.
+`InsideProvider` is a provider whose session speaks to a `Host` of this process in the same lines as to a process.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hostnet.agent import main
 from hostnet.agent.transaction import Host
-from hostnet.errors import HostnetError
 from hostnet.hosts.session import Session
 
 from tests.lab.driver import Provider
@@ -20,6 +20,7 @@ from tests.lab.namespaces import Namespace
 
 if TYPE_CHECKING:
     from hostnet.hosts.api import Host as Reached
+    from hostnet.hosts.session import Channel
 
 
 def open_host(namespace: Namespace, state: Path) -> Host:
@@ -27,31 +28,49 @@ def open_host(namespace: Namespace, state: Path) -> Host:
     return namespace.call(main.open_host, state, None)
 
 
-class _NoTransport:
-    """Nothing is started: the agent is here."""
-
-    async def start(self) -> Any:  # noqa: ANN401 - never returns
-        raise NotImplementedError
-
-
-class Inside(Session):
-    """A session whose agent is a thread of this process."""
+class InsideTransport:
+    """Starts agents that are threads of this process. Implements `hostnet.hosts.session.Transport`."""
 
     def __init__(self, namespace: Namespace, host: Host) -> None:
-        """Speak to this host in this namespace."""
-        super().__init__(f"this machine (namespace {namespace.name})", _NoTransport())
+        """For this host in this namespace."""
         self._namespace, self._host = namespace, host
 
-    async def _ask(self, operation: str, payload: dict[str, Any], label: str) -> Any:  # noqa: ANN401 - JSON
-        """See `Session`: the same request, the same answer, no pipe in between."""
-        del label
-        self._number += 1
-        request = json.dumps({"id": self._number, "op": operation, **payload})
-        answer = await asyncio.wrap_future(self._namespace.submit(main._serve, self._host, request))
-        answer = json.loads(json.dumps(answer))
-        if "error" in answer:
-            raise HostnetError.from_json(answer["error"], self.label)
-        return answer["result"]
+    async def start(self, *, quick: bool = False) -> Channel:
+        """Start one, quick as it is."""
+        del quick
+        return InsideChannel(self._namespace, self._host)
+
+
+class InsideChannel:
+    """The lines to and from a `Host` of this process."""
+
+    def __init__(self, namespace: Namespace, host: Host) -> None:
+        """It greets at once."""
+        self._namespace, self._host = namespace, host
+        self._loop = asyncio.get_running_loop()
+        self.reader = asyncio.StreamReader(limit=256 << 20)
+        self._answer({"hello": main._hello()})
+
+    def write(self, data: bytes) -> None:
+        """Work on a request in a thread of the namespace."""
+        future = self._namespace.submit(main._serve, self._host, data.decode())
+        future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._done, done))
+
+    def _done(self, future: Future[dict[str, Any]]) -> None:
+        if future.exception() is None:
+            self._answer(future.result())
+        else:
+            self.reader.feed_eof()
+
+    def _answer(self, answer: dict[str, Any]) -> None:
+        self.reader.feed_data(json.dumps(answer).encode() + b"\n")
+
+    async def ended(self) -> str:
+        """It has no life of its own."""
+        return "the thread ended"
+
+    async def close(self) -> None:
+        """Nothing is left of it."""
 
 
 class InsideProvider(Provider):
@@ -63,7 +82,9 @@ class InsideProvider(Provider):
         :param beside: another provider on the same host, whose state directory is shared.
         """
         super().__init__(beside=beside)
-        self._inside = Inside(namespace, open_host(namespace, self.directory))
+        host = open_host(namespace, self.directory)
+        label = f"this machine (namespace {namespace.name})"
+        self._inside = Session(label, InsideTransport(namespace, host))
 
     async def host(self, inputs: Any) -> Reached:  # noqa: ANN401 - any inputs
         """The namespace, whatever the inputs say."""

@@ -185,6 +185,6 @@ def tells_nothing(error: HostnetError, connection: Connection) -> None:
     for secret in (connection.private_key, connection.private_key_password, connection.password):
         if secret:
             for line in secret.splitlines():
-                assert line.startswith("-----") or line not in shown
+                assert not line or line.startswith("-----") or line not in shown
 
 

@@ -41,7 +41,7 @@ Port 22
 UsePAM no
 StrictModes no
 PermitRootLogin yes
-AuthorizedKeysFile {directory}/authorized_keys
+AuthorizedKeysFile /run/test/authorized_keys
 HostKey {directory}/host_ed25519
 PidFile none
 LogLevel VERBOSE
@@ -54,7 +54,8 @@ set -e
 mkdir -p {directory}/netns /run/netns
 mount --rbind /run/netns {directory}/netns
 mount -t tmpfs none /run
-mkdir /run/netns /run/sshd
+mkdir /run/netns /run/sshd /run/test
+mount --bind {directory} /run/test
 mount --move {directory}/netns /run/netns
 for file in passwd shadow group sudoers os-release; do
     test -e {directory}/etc/$file && mount --bind {directory}/etc/$file $(readlink -f /etc/$file)
@@ -98,13 +99,20 @@ class Server:
         hashed = subprocess.run(
             ["openssl", "passwd", "-6", PASSWORD], check=True, capture_output=True, text=True
         ).stdout.strip()
-        (etc / "passwd").write_text(Path("/etc/passwd").read_text() + "admin:x:5001:5001::/:/bin/sh\n")
+        (self.directory / "home").mkdir()
+        self.shell("/bin/sh")
         (etc / "group").write_text(Path("/etc/group").read_text() + "admin:x:5001:\n")
         lines = [line for line in Path("/etc/shadow").read_text().splitlines() if not line.startswith("root:")]
         lines += ["root:*:20000:0:99999:7:::", f"admin:{hashed}:20000:0:99999:7:::"]
         (etc / "shadow").write_text("\n".join(lines) + "\n")
         (etc / "shadow").chmod(0o600)
         self.sudoers("admin ALL=(root) NOPASSWD: ALL")
+
+    def shell(self, program: str) -> None:
+        """What shell root has; its home is `home` below the directory."""
+        lines = [line for line in Path("/etc/passwd").read_text().splitlines() if not line.startswith("root:")]
+        lines += [f"root:x:0:0:root:/run/test/home:{program}", "admin:x:5001:5001::/:/bin/sh"]
+        (self.directory / "etc" / "passwd").write_text("\n".join(lines) + "\n")
 
     def sudoers(self, line: str) -> None:
         """What admin may."""
@@ -126,7 +134,7 @@ class Server:
         folder.mkdir()
         for name, target in [*((name, which(name)) for name in programs), *links.items()]:
             (folder / name).symlink_to(target)
-        self.config += f"\nSetEnv PATH={folder}\n"
+        self.config += "\nSetEnv PATH=/run/test/bin\n"
 
     def start(self) -> None:
         """Start sshd, and wait until it listens."""
@@ -186,7 +194,7 @@ class Server:
 
     def log_ins(self) -> int:
         """How many there were so far."""
-        return sum("Accepted " in line for line in self.log)
+        return sum(line.startswith(("Accepted publickey", "Accepted password")) for line in self.log)
 
     def close(self) -> None:
         """End everything on it."""

@@ -215,7 +215,9 @@ def hairpin(key: str, old: Iterable[str], new: Iterable[str], snapshot: Snapshot
     :param old: the ports that had it on our account; `new`: those that shall.
     """
     new = set(new)
-    joining = {step.operation.name for step in into.build if isinstance(step.operation, ops.SetLink) and step.operation.bridge}
+    joining = {
+        step.operation.name for step in into.build if isinstance(step.operation, ops.SetLink) and step.operation.bridge
+    }
     for port in sorted(new):
         state = snapshot.links.get(port)
         if port in joining or (state is not None and state.master and not state.hairpin):

@@ -32,13 +32,27 @@ class Sysctl:
     ours: str
 
 
+@dataclass(frozen=True)
+class Mark:
+    """How our tables were when we last changed them.
+
+    :param rules: a print of their chains and rules as the kernel lists them ("": there are none).
+    :param template: which version of ours they were made from.
+    :param generation: nftables' generation then; while it is the same nobody changed anything since. 0: not known.
+    """
+
+    rules: str = ""
+    template: str = ""
+    generation: int = 0
+
+
 @dataclass
 class Record:
     """All owners on one host (or namespace), and what must be put back when they go."""
 
     owners: Owners = field(default_factory=Owners)
     sysctls: dict[str, Sysctl] = field(default_factory=dict)
-    rules: str = ""  # how the kernel lists our table's chains and rules
+    table: Mark = field(default_factory=Mark)
     attached: dict[str, str] = field(default_factory=dict)  # link -> key of the glob that attached it
     pending: dict[str, tuple[Owner | None, Owner | None]] | None = None  # of the transaction under way
     outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)  # transaction -> errors, see `note_outcome`
@@ -126,7 +140,7 @@ class Store:
             return Record()  # a namespace of the same name, or the same one before a reboot
         record = Record(
             sysctls={name: Sysctl(**value) for name, value in header["sysctls"].items()},
-            rules=header["rules"],
+            table=Mark(**header["table"]),
             attached=header["attached"],
             outcomes=header.get("outcomes", {}),
         )
@@ -152,7 +166,7 @@ class Store:
             "format": _FORMAT,
             "instance": self._instance,
             "sysctls": {name: vars(value) for name, value in record.sysctls.items()},
-            "rules": record.rules,
+            "table": vars(record.table),
             "attached": record.attached,
             "outcomes": record.outcomes,
             "pending": pending,

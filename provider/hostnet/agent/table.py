@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hostnet.agent.conntrack import Flows
 from hostnet.agent.elements import Context, compile_common, compile_object
 from hostnet.agent.nftables import Generation, Nft, NftError
 from hostnet.agent.owners import Owner
+from hostnet.agent.record import Mark
 from hostnet.agent.ruleset import (
     BRIDGE_TABLE,
     SETS,
@@ -24,6 +26,7 @@ from hostnet.errors import Code, HostnetError
 
 Place = tuple[str, tuple[str, ...]]
 TABLES = (TABLE, BRIDGE_TABLE)
+_TEMPLATE = hashlib.sha256(table_text().encode()).hexdigest()[:16]
 _LINE = 500  # elements a line of a batch: long enough to be quick, short enough for nft's parser
 
 
@@ -79,15 +82,15 @@ class Compiler:
 
 
 class Table:
-    """The table in the kernel."""
+    """The tables in the kernel."""
 
     def __init__(self) -> None:
         self._nft: Nft | None = None
         self._generation: Generation | None = None
-        self._known: tuple[int, str | None] | None = None  # the generation in which the rules' print was seen
         self._listed: tuple[int, Listing | None] | None = None
 
-    def _now(self) -> int:
+    def generation(self) -> int:
+        """The number of the last change to nftables in this namespace, by whomever."""
         if self._generation is None:
             self._generation = Generation()
         return self._generation.now()
@@ -102,17 +105,9 @@ class Table:
             self._nft = Nft()
         return self._nft
 
-    def rules(self) -> str | None:
-        """A print of the table's chains and rules; None where there is no table. Looked at only after a change."""
-        now = self._now()
-        if self._known is None or self._known[0] != now:
-            listing = self._list(terse=True)
-            self._known = (now, listing.rules if listing else None)
-        return self._known[1]
-
     def listing(self, *, fresh: bool = False) -> Listing | None:
         """The whole table; None where there is none. Looked at only after a change, or `fresh`, for its counters."""
-        now = self._now()
+        now = self.generation()
         if fresh or self._listed is None or self._listed[0] != now:
             self._listed = (now, self._list(terse=False))
         return self._listed[1]
@@ -125,36 +120,45 @@ class Table:
         return parse_listing(listed)
 
     def sync(
-        self, before: Desired, after: Desired, comments: Mapping[str, str], expected: str, ensure: Iterable[str] = ()
-    ) -> str:
+        self, before: Desired, after: Desired, comments: Mapping[str, str], mark: Mark, ensure: Iterable[str] = ()
+    ) -> Mark:
         """Bring the table from `before` to `after`, in one batch.
 
+        While nobody else changed anything, what is recorded is what is there, and only what differs is sent. Else the
+        table is looked at: rules that are not as we made them are made anew, elements that are nobody's are taken out,
+        and those of `ensure` are put back.
+
         :param comments: by owner's key, what an element's comment says.
-        :param expected: the print of the rules as they were made ("": not known).
-        :param ensure: owners whose elements are put back even where `before` has them, since they may have drifted.
-        :returns: the print of the rules as they are now ("": there is no table, as none is needed).
+        :param ensure: the owners whose elements this transaction answers for; others' mend theirs when they are asked to.
         :raises NftError: where nft or the kernel refused; nothing has changed then.
         """
-        rules = self.rules()
         if not after.elements:
             self._drop()
-            return ""
-        if rules is None or (expected and rules != expected):
+            return Mark()
+        now = self.generation()
+        if mark.rules and mark.template == _TEMPLATE and mark.generation == now:
+            try:
+                return self._send(*_delta(before.elements, after), after, comments, replace(mark, generation=now))
+            except NftError:
+                pass  # something is not as recorded after all: look
+        listing = self.listing(fresh=True)
+        if listing is None or mark.template not in ("", _TEMPLATE) or (mark.rules and listing.rules != mark.rules):
             self._rebuild(after, comments)
-            return self.rules() or ""
-        removed, added = _delta(before.elements, after, set(ensure))
-        try:
-            self._run(removed, added, after, comments)
-        except NftError:
-            # Something is not as recorded: look, and change exactly what has to change.
-            listing = self.listing()
-            there = listing.elements if listing else {}
-            places = {*removed, *((e.set, e.key) for e in added)}
-            wanted = {place: after.elements[place] for place in places if place in after.elements}
-            removed = [p for p in places if p in there and wanted.get(p) != there[p]]
-            added = [Element(*p, wanted[p]) for p in wanted if there.get(p) != wanted[p]]
-            self._run(removed, added, after, comments)
-        return rules
+            fresh = self._list(terse=True)
+            return Mark(fresh.rules if fresh else "", _TEMPLATE, self.generation())
+        mark = Mark(listing.rules, _TEMPLATE, now)
+        return self._send(*_exact(listing, before.elements, after, {*ensure, ""}), after, comments, mark)
+
+    def _send(
+        self, removed: list[Place], added: list[Element], after: Desired, comments: Mapping[str, str], mark: Mark
+    ) -> Mark:
+        text = "".join(_batch(removed, added, after, comments))
+        if not text:
+            return mark
+        self.nft.run(text)
+        # Where the number rose by more than one, somebody else changed something at the same moment: look next time.
+        now = self.generation()
+        return replace(mark, generation=now if now == mark.generation + 1 else 0)
 
     def _there(self) -> list[str]:
         """Those of our tables that are there: somebody may have deleted one."""
@@ -172,26 +176,27 @@ class Table:
         everything = [Element(*place, value) for place, value in after.elements.items()]
         self.nft.run(drop + table_text() + "".join(_batch([], everything, after, comments)))
 
-    def _run(self, removed: list[Place], added: list[Element], after: Desired, comments: Mapping[str, str]) -> None:
-        text = "".join(_batch(removed, added, after, comments))
-        if text:
-            before = self._now()
-            self.nft.run(text)
-            if self._known is not None and self._known[0] == before and self._now() == before + 1:
-                # The one change since the rules were seen is this one, and it touched elements alone.
-                self._known = (before + 1, self._known[1])
 
-
-def _delta(
-    before: Mapping[Place, tuple[str, ...]], after: Desired, ensure: set[str]
-) -> tuple[list[Place], list[Element]]:
+def _delta(before: Mapping[Place, tuple[str, ...]], after: Desired) -> tuple[list[Place], list[Element]]:
+    """What differs between two records."""
     removed = [place for place, value in before.items() if after.elements.get(place) != value]
     gone = set(removed)
-    added = [
-        Element(*place, value)
-        for place, value in after.elements.items()
-        if place in gone or place not in before or (ensure and after.owners[place] in ensure)
-    ]
+    added = [Element(*place, value) for place, value in after.elements.items() if place in gone or place not in before]
+    return removed, added
+
+
+def _exact(
+    listing: Listing, before: Mapping[Place, tuple[str, ...]], after: Desired, ensure: set[str]
+) -> tuple[list[Place], list[Element]]:
+    """What has to change in what the kernel has: nobody's elements go, those of `ensure` are made right."""
+    removed = [place for place in listing.elements if place not in after.elements]
+    added = []
+    for place, value in after.elements.items():
+        there = listing.elements.get(place)
+        if there != value and (after.owners[place] in ensure or before.get(place) != value):
+            added.append(Element(*place, value))
+            if there is not None:
+                removed.append(place)
     return removed, added
 
 

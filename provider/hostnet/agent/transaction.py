@@ -29,6 +29,7 @@ from hostnet.agent.resolve import World, resolve
 from hostnet.agent.state import Snapshot
 from hostnet.agent.sysctls import FORWARDING, SwitchError, Switches
 from hostnet.agent.table import ClashError, Compiler, Desired, Table, changed_udp, refused
+from hostnet.agent.strangers import strange_forwards
 from hostnet.agent.view import Sight, see
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts.api import Change, Query, View
@@ -294,14 +295,13 @@ class Host:
         except ClashError as clash:
             newer, holder = (clash.owner, clash.holder) if clash.owner in pairs else (clash.holder, clash.owner)
             raise _OwnerError([newer], _clash(clash, owners.get(holder))) from None
-        if not (old.elements or after.elements or record.rules):
+        if not (old.elements or after.elements or record.table.rules):
             return old, after
         comments = {key: owner.comment for key, owner in owners.items()}
-        ensure = {key for key, (had, _) in pairs.items() if had is not None} | {""}
-        if exact:
-            ensure = {*owners, ""}
+        ensure = set(owners) if exact else set(pairs)
+        mark = replace(record.table, generation=0) if exact else record.table
         try:
-            record.rules = self.table.sync(old, after, comments, record.rules, ensure)
+            record.table = self.table.sync(old, after, comments, mark, ensure)
         except NftError as error:
             raise _OwnerError(list(pairs), refused("the nftables batch failed", error)) from None
         except MissingLibraryError as error:
@@ -381,7 +381,7 @@ class Host:
             listing = self.table.listing()
         except MissingLibraryError:
             return {}
-        if listing is None or (record.rules and listing.rules != record.rules):
+        if listing is None or (record.table.rules and listing.rules != record.table.rules):
             return {}
         return listing.elements
 
@@ -389,7 +389,8 @@ class Host:
         seen = see(owner, sight)
         recorded = record.owners.get(owner.key)
         if not is_gone(owner, seen):
-            return View(owner.id, owner.objects, seen)
+            strange = strange_forwards(owner, sight)
+            return View(owner.id, (*owner.objects, *(x for x, _ in strange)), (*seen, *(x for _, x in strange)))
         if recorded is not None and not recorded.gone:
             record.owners[owner.key] = replace(recorded, gone=True)
             record.changed = True
@@ -399,8 +400,10 @@ class Host:
         """What views are made from; without `elements` those that were just applied are taken for seen."""
         world = World(record.owners, snapshot)
         context = context_of(record.owners, snapshot, record.attached)
+        desired = self._compiler.desired(record.owners, context).elements
+        strange = {} if elements is None else {k: v for k, v in elements.items() if k not in desired}
         if elements is None:
-            elements = self._compiler.desired(record.owners, context).elements
+            elements = desired
         return Sight(
             world,
             context,
@@ -408,6 +411,7 @@ class Host:
             record.attached,
             names_of(record.owners.values()),
             lambda family: self._switches.on(record, family),
+            strange,
         )
 
 

@@ -39,6 +39,7 @@ class Sight:
 
     :param elements: of our table; empty where the table is gone or its rules are not ours any more.
     :param forwarding: by family, whether every sysctl that forwarding needs has its value.
+    :param strange: elements of our table that no resource asked for.
     """
 
     world: World
@@ -47,6 +48,7 @@ class Sight:
     attached: Mapping[str, str] = field(default_factory=dict)
     names: Names = field(default_factory=Names)
     forwarding: Callable[[str], bool] = lambda _: False
+    strange: Elements = field(default_factory=dict)
 
 
 def see(owner: Owner, sight: Sight) -> tuple[Seen | None, ...]:
@@ -154,7 +156,7 @@ def _see_gateway(item: Gateway, sight: Sight) -> GatewaySeen:
     return GatewaySeen(
         external=external,
         external_addresses=external_addresses(item, sight),
-        internal=left("internal", item.internal) if whole else (),
+        internal=(*(left("internal", item.internal) if whole else ()), *_strange_internal(item, sight)),
         internal4=left("internal4", item.internal4) if whole else (),
         internal6=left("internal6", item.internal6) if whole else (),
         nat6=item.nat6 and ("nat6", "") not in missing,
@@ -166,6 +168,15 @@ def _see_gateway(item: Gateway, sight: Sight) -> GatewaySeen:
         dmz_except=tuple(port for port in item.dmz_except if ("dmz_except", str(port)) not in missing),
         mss_clamp=item.mss_clamp and ("mss_clamp", "") not in missing,
         internal_forwarding=item.internal_forwarding and ("internal_forwarding", "") not in missing,
+    )
+
+
+def _strange_internal(item: Gateway, sight: Sight) -> tuple[str, ...]:
+    """Interfaces that somebody else put behind this gateway."""
+    return tuple(
+        key[0]
+        for name, key in sight.strange
+        if name in ("nat4", "snat4") and key[1] == item.external and key[0] not in item.internal
     )
 
 

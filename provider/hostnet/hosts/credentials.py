@@ -16,8 +16,6 @@ import asyncssh
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts.connection import Connection
 
-_CHANGE = "Correct the connection"
-
 
 class Credentials:
     """What a connection logs in with.
@@ -79,17 +77,16 @@ def _load(connection: Connection) -> Sequence[asyncssh.SSHKeyPair]:
     # What asyncssh says is not passed on, but for what it is about: it may quote the key.
     try:
         key = asyncssh.import_private_key(text, connection.private_key_password)
-    except asyncssh.KeyEncryptionError:
-        raise _bad_key(connection, "connection.privateKeyPassword does not open it") from None
-    except asyncssh.KeyImportError as error:
-        encrypted = str(error).startswith("Passphrase must be specified")
-        why = "it is encrypted, and there is no connection.privateKeyPassword"
-        raise _bad_key(connection, why if encrypted else "it is no private key in OpenSSH or PEM format") from None
+    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+        why = "it is no private key in OpenSSH or PEM format"
+        if str(error).startswith("Passphrase must be specified"):
+            why = "it is encrypted, and there is no connection.privateKeyPassword"
+        elif isinstance(error, asyncssh.KeyEncryptionError) or "decrypt" in str(error):
+            why = "connection.privateKeyPassword does not open it"
+        raise HostnetError(
+            Code.INVALID, "connection.privateKey can't be used", why, "Correct the connection", connection.label
+        ) from None
     return asyncssh.load_keypairs([key])
-
-
-def _bad_key(connection: Connection, why: str) -> HostnetError:
-    return HostnetError(Code.INVALID, "connection.privateKey can't be used", why, _CHANGE, connection.label)
 
 
 async def _agent_keys(

@@ -336,20 +336,21 @@ pulumi.export("externalAddresses", nat.external_addresses)
 
 
 def _settle_forwards(declared: dict[str, Value], view: View) -> None:
-    entries = declared.get("forwardPorts")
-    if not entries:
-        return
+    """The entries that are there, as they are there; then those that somebody else added."""
     by_key = seen_by_key(view)
     gateway = first_object(view, Gateway)
-    found = []
-    for entry in entries:
+    found, declared_keys = [], set()
+    for entry in declared.get("forwardPorts") or ():
         forward = to_forward(FORWARD_PORT.typed(entry), gateway.name if gateway else view.id, None)
+        declared_keys.add(forward.key)
         seen = by_key.get(forward.key)
         if isinstance(seen, ForwardSeen):
             there = dict(entry)
             settle_forward(there, seen, FORWARD_PORT)
             found.append(there)
-    declared["forwardPorts"] = found
+    found += [recorded_forward(x) for x in view.objects if isinstance(x, Forward) and x.key not in declared_keys]
+    if found or declared.get("forwardPorts"):
+        declared["forwardPorts"] = found
 
 
 def _items(inputs: Inputs, name: str) -> list[Value]:

@@ -1,0 +1,216 @@
+"""The agent on a host: how it gets there, what it needs, and what is said where that is missing."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from hostnet.errors import Code, HostnetError
+from hostnet.hosts.bundle import bundle
+from tests.ssh.world import World, bridge, removal, until
+
+SHELL_TOOLS = ("sh", "cat", "id")
+
+
+def keep_something(world: World) -> None:
+    """Make a bridge, so that the host has a record and keeps the agent's file."""
+
+    async def making() -> None:
+        session = world.session()
+        await session.apply(bridge("br0"))
+        await session.close()
+
+    world.run(making)
+    until(lambda: not world.server.agents())
+
+
+def test_it_travels_once(up: World) -> None:
+    """The file has its hash for a name, only root can touch it, and the next session finds it there."""
+    keep_something(up)
+    file = up.agent_file()
+    assert file is not None
+    assert file.name == f"{bundle().digest}.zip"
+    assert file.read_bytes() == bundle().data
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == stat.S_IMODE(file.parent.parent.stat().st_mode) == 0o700
+    before = file.stat()
+    keep_something(up)
+    assert file.stat().st_ino == before.st_ino
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_file_that_was_changed_is_not_run(up: World) -> None:
+    """Another content under its name is replaced."""
+    keep_something(up)
+    file = up.agent_file()
+    assert file is not None
+    file.write_bytes(b"raise SystemExit('not us')")
+    keep_something(up)
+    assert file.read_bytes() == bundle().data
+
+
+def test_it_goes_with_the_last_resource(up: World) -> None:
+    """Nothing of ours stays on a host that holds nothing of ours."""
+    keep_something(up)
+
+    async def removing() -> None:
+        session = up.session()
+        await session.apply(removal("br0"))
+        await session.close()
+
+    up.run(removing)
+    until(lambda: not (up.directory / "state").exists())
+
+
+def test_a_state_directory_that_others_can_write(up: World) -> None:
+    """The agent's file is put where only root can write instead: /run/hostnet (the server's own /run)."""
+    (up.directory / "state").mkdir()
+    (up.directory / "state").chmod(0o777)
+    assert up.connect()
+    assert not (up.directory / "state" / "agent").exists() or up.agent_file() is None
+
+
+def test_a_state_directory_that_cannot_be_written(world: World) -> None:
+    """Likewise on a read-only file system."""
+    folder = world.directory / "state"
+    folder.mkdir()
+    world.server.mounts = f"mount --bind -o ro {folder} {folder}; mount -o remount,bind,ro {folder}"
+    world.server.start()
+    assert world.connect()
+    assert list(folder.iterdir()) == []
+
+
+def test_no_place_for_it(world: World) -> None:
+    """Both places are named, with what is wrong with each."""
+    folder = world.directory / "state"
+    folder.mkdir()
+    world.server.mounts = f"for d in {folder} /run; do mount --bind $d $d; mount -o remount,bind,ro $d; done"
+    world.server.start()
+    with pytest.raises(HostnetError, match=r"state/agent: Read-only file system; /run/hostnet: Read-only") as error:
+        world.connect()
+    assert error.value.code is Code.PERMISSION
+
+
+def test_sudo(up: World) -> None:
+    """A user who is not root becomes root for the agent alone."""
+    assert up.connect(up.connection(user="admin"))
+
+
+def test_no_sudo_wanted(up: World) -> None:
+    """`sudo: false` is honoured, and what it leads to is said."""
+    with pytest.raises(HostnetError, match="runs as user 5001 there") as error:
+        up.connect(up.connection(user="admin", sudo=False))
+    assert error.value.code is Code.PERMISSION
+    assert "NOPASSWD" in error.value.fix
+
+
+@pytest.mark.parametrize("sudoers", ["admin ALL=(root) ALL", "", "admin ALL=(root) NOPASSWD: /bin/true"])
+def test_sudo_that_refuses(world: World, sudoers: str) -> None:
+    """A password is asked for, or the user may not: both are said with the line that allows it."""
+    world.server.sudoers(sudoers)
+    world.server.start()
+    with pytest.raises(HostnetError, match="sudo with a password is not supported") as error:
+        world.connect(world.connection(user="admin"))
+    assert error.value.code is Code.PERMISSION
+    assert "admin ALL=(root) NOPASSWD: ALL" in error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("os_release", "command"),
+    [
+        ("ID=debian\n", "`apt-get install python3`"),
+        ("ID=ubuntu\nID_LIKE=debian\n", "`apt-get install python3`"),
+        ("ID=linuxmint\nID_LIKE='ubuntu debian'\n", "`apt-get install python3`"),
+        ("ID=fedora\n", "`dnf install python3`"),
+        ('ID="almalinux"\nID_LIKE="rhel centos fedora"\n', "`dnf install python3`"),
+        ("ID=nixos\n", "pkgs.python3"),
+        ("ID=haiku\n", "`dnf install python3` (Fedora)"),
+    ],
+)
+def test_no_python(world: World, os_release: str, command: str) -> None:
+    """The command that installs it on that distribution."""
+    world.server.os_release(os_release)
+    world.server.path(*SHELL_TOOLS)
+    world.server.start()
+    with pytest.raises(HostnetError, match="there is no python3") as error:
+        world.connect()
+    assert error.value.code is Code.UNSUPPORTED
+    assert command in error.value.fix
+
+
+def test_no_python_behind_sudo(world: World) -> None:
+    """It is Python that is missing, not sudo."""
+    world.server.path(*SHELL_TOOLS, "sudo")
+    world.server.sudoers("Defaults secure_path=/run/test/bin\nadmin ALL=(root) NOPASSWD: ALL")
+    world.server.start()
+    with pytest.raises(HostnetError, match="there is no python3"):
+        world.connect(world.connection(user="admin"))
+
+
+def test_no_sudo_there(world: World) -> None:
+    """It is sudo that is missing, not Python."""
+    world.server.path(*SHELL_TOOLS, "python3")
+    world.server.start()
+    with pytest.raises(HostnetError, match="there is no sudo") as error:
+        world.connect(world.connection(user="admin"))
+    assert "or connect as root" in error.value.fix
+
+
+def pyenv(version: str) -> str | None:
+    """A Python of that version, as pyenv installs them."""
+    found = sorted(Path("/root/.pyenv/versions").glob(f"{version}.*/bin/python{version}"))
+    return str(found[-1]) if found else None
+
+
+@pytest.mark.parametrize("version", ["3.6", "3.8"])
+def test_an_old_python(world: World, version: str) -> None:
+    """It is said that it is too old, and how new it must be."""
+    python = pyenv(version)
+    if python is None:
+        pytest.skip(f"no Python {version} here")
+    world.server.path(*SHELL_TOOLS, python3=python)
+    world.server.start()
+    with pytest.raises(HostnetError, match=rf"python3 there is {version}\.\d+, older than 3.9") as error:
+        world.connect()
+    assert error.value.code is Code.UNSUPPORTED
+
+
+@pytest.mark.parametrize("version", ["3.9", "3.10", "3.11", "3.12", "3.13"])
+def test_every_python_from_the_oldest_on(world: World, version: str) -> None:
+    """The agent starts, makes a bridge and takes it away."""
+    python = pyenv(version)
+    if python is None:
+        pytest.skip(f"no Python {version} here")
+    world.server.path(*SHELL_TOOLS, python3=python)
+    world.server.start()
+
+    async def working() -> str:
+        session = world.session()
+        view = await session.apply(bridge("br0"))
+        assert view.seen[0] is not None
+        assert (await session.facts("host", {})).data
+        await session.apply(removal("br0"))
+        await session.close()
+        return str(session.hello["python"])
+
+    assert world.run(working).startswith(version)
+
+
+def test_a_shell_that_talks(world: World) -> None:
+    """What log-in scripts print before the agent's first word is no answer of the agent's."""
+    world.server.shell("/bin/bash")
+    rc = world.server.directory / "home" / ".bashrc"
+    rc.write_text('echo "Welcome to {the} machine"; echo; echo noise >&2\n')
+    world.server.start()
+    assert world.connect()
+
+
+def test_a_shell_that_ends(world: World) -> None:
+    """A user who may not run commands: what the shell said is passed on."""
+    world.server.config += "ForceCommand echo This account is not available; exit 1\n"
+    world.server.start()
+    with pytest.raises(HostnetError, match=r"exit code 1; it last said: This account is not available") as error:
+        world.connect()
+    assert error.value.code is Code.UNSUPPORTED
