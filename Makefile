@@ -45,7 +45,7 @@ sdk: schema ## The SDKs for Python, Node.js and Go from schema.json
 	@$(PYTHON) -m tools.setup
 
 bench: setup ## Compare hostnet with a no-op provider, in one run
-	$(PY) benchmarks/run.py
+	$(PY) -m benchmarks.run
 
 clean: ## Remove .venv and the cache
 	$(PYTHON) -m tools.setup clean

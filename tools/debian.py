@@ -13,6 +13,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "set-up": ("ca-certificates", "make", "python3-venv"),
     "provider": ("nftables", "libnftables1", "iproute2", "conntrack"),
     "ssh": ("openssh-server", "sudo"),  # the tests' own servers
+    # Beside them ufw and firewalld, which are unpacked and not installed: see tools/firewalls.py.
+    "firewalls": ("iptables", "dbus-daemon", "python3-dbus", "python3-gi", "python3-nftables"),
     "guest": ("qemu-system-x86", "busybox-static", "cpio"),
 }
 

@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable
 
-from tools import debian, golang, guest, venv
+from tools import debian, firewalls, golang, guest, venv
 from tools.paths import HOST_PROGRAMS, VENV, cache, missing_hosts, tool_path
 from tools.steps import SetupError, done
 
@@ -25,6 +25,7 @@ def everything() -> None:
     golang.place_pulumi()
     _say_hosts()
     guest.prepare()
+    firewalls.prepare()
 
 
 def _say_hosts() -> None:
@@ -48,7 +49,7 @@ def print_gensdk() -> None:
 def clean() -> None:
     """Remove what set-up made, but for Debian's packages."""
     # By name: HOSTNET_CACHE may be a folder that holds other things too.
-    for folder in (VENV, *(cache() / name for name in ("bin", "go", "guest"))):
+    for folder in (VENV, *(cache() / name for name in ("bin", "go", "guest", "firewalls"))):
         if folder.exists():
             shutil.rmtree(folder)
             print(f"removed {folder}")

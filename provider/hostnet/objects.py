@@ -248,6 +248,7 @@ class LinkSeen:
     bridge: str | None = None
     isolated: bool = False
     ports: tuple[str, ...] = ()  # of a bridge
+    dropped: bool = False  # in spite of `open_firewall`, somebody else's firewall drops what it should let through
 
 
 @dataclass(frozen=True)
@@ -288,6 +289,7 @@ class GatewaySeen:
     dmz_except: tuple[int, ...] = ()
     mss_clamp: bool = False
     internal_forwarding: bool = False
+    dropped: bool = False  # in spite of `firewall`, somebody else's firewall drops what it should let through
 
 
 @dataclass(frozen=True)

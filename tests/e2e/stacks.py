@@ -30,7 +30,8 @@ from tools.paths import CHECKOUT, VENV, tool_env
 Program = Callable[[], None]
 
 PASSPHRASE = "e2e"  # noqa: S105 - of backends that live as long as a test
-PATIENCE = 120.0  # seconds after which a hanging pulumi is killed: only a failure costs this
+PATIENCE = 60.0  # seconds after which a hanging pulumi is killed: only a failure costs this
+PATIENCE_WITH_US = 5.0  # likewise, with a program that was served here
 _PLUGIN = CHECKOUT / "provider" / "bin"
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 # Of a replacement the engine tells the two halves and the whole; `replace` is the whole.
@@ -314,7 +315,7 @@ def _served(program: Program | None) -> Iterator[list[str]]:
     try:
         yield [f"--client=127.0.0.1:{port}", "--exec-kind", "auto.inline"]
     finally:
-        server.stop(grace=0).wait()
+        server.stop(grace=0).wait(PATIENCE_WITH_US)
         _collect()
 
 

@@ -105,7 +105,7 @@ def test_another_spelling_is_no_difference(stack: Stack, host: Host) -> None:
 
 def test_each_replacing_property_replaces_in_an_order_that_works(stack: Stack, host: Host) -> None:
     """All of them at once: where old and new could clash on the host the old goes first, and what hangs on it follows."""
-    host.ip("link add vm-1 type veth peer name vm-1x", "link add vm-2 type veth peer name vm-2x")
+    host.ip("link add vm-1 type veth peer name far-1", "link add vm-2 type veth peer name far-2")
 
     def program(*, after: bool) -> Program:
         def say(one: Any, two: Any) -> Any:  # noqa: ANN401 - either of the two

@@ -40,9 +40,14 @@ class InsideTransport:
         del quick
         return InsideChannel(self._namespace, self._host)
 
+    async def close(self) -> None:
+        """Nothing leads there."""
+
 
 class InsideChannel:
     """The lines to and from a `Host` of this process."""
+
+    lost = False
 
     def __init__(self, namespace: Namespace, host: Host) -> None:
         """It greets at once."""

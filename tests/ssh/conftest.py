@@ -12,6 +12,7 @@ import pytest
 pytest.register_assert_rewrite("tests.ssh.world")
 
 from hostnet.hosts import hostkeys  # noqa: E402
+
 from tests.ssh.world import World  # noqa: E402
 
 

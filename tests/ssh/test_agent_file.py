@@ -6,9 +6,9 @@ import stat
 from pathlib import Path
 
 import pytest
-
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts.bundle import bundle
+
 from tests.ssh.world import World, bridge, removal, until
 
 SHELL_TOOLS = ("sh", "cat", "id")
@@ -76,7 +76,7 @@ def test_a_state_directory_that_cannot_be_written(world: World) -> None:
     """Likewise on a read-only file system."""
     folder = world.directory / "state"
     folder.mkdir()
-    world.server.mounts = f"mount --bind -o ro {folder} {folder}; mount -o remount,bind,ro {folder}"
+    world.server.mounts = f"mount --bind {folder} {folder}; mount -o remount,bind,ro {folder}"
     world.server.start()
     assert world.connect()
     assert list(folder.iterdir()) == []
@@ -86,7 +86,7 @@ def test_no_place_for_it(world: World) -> None:
     """Both places are named, with what is wrong with each."""
     folder = world.directory / "state"
     folder.mkdir()
-    world.server.mounts = f"for d in {folder} /run; do mount --bind $d $d; mount -o remount,bind,ro $d; done"
+    world.server.mounts = f"mount --bind {folder} {folder}; mount -o remount,bind,ro {folder}; mount -o remount,ro /run"
     world.server.start()
     with pytest.raises(HostnetError, match=r"state/agent: Read-only file system; /run/hostnet: Read-only") as error:
         world.connect()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import asyncssh
 import pytest
-
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts.connection import Connection
 from hostnet.hosts.dial import log_in
+
 from tests.ssh.world import PASSWORD, SERVER, World, keygen
 
 
@@ -79,7 +79,7 @@ def test_a_password(up: World) -> None:
 
 def test_a_wrong_password(up: World) -> None:
     """Refused once, and not told."""
-    connection = up.connection(user="admin", private_key=None, password="opened by nobody")
+    connection = up.connection(user="admin", private_key=None, password="opened by nobody")  # noqa: S106 - a wrong one
     with pytest.raises(HostnetError, match="does not accept the password") as error:
         up.connect(connection)
     assert error.value.code is Code.PERMISSION
@@ -100,11 +100,14 @@ class _Asks(asyncssh.SSHServer):
         """Yes."""
         return True
 
-    def get_kbdint_challenge(self, username: str, lang: str, submethods: str) -> asyncssh.KbdIntChallenge:
+    def get_kbdint_challenge(
+        self, username: str, lang: str, submethods: str
+    ) -> tuple[str, str, str, list[tuple[str, bool]]]:
         """Ask as PAM does."""
+        del username, submethods
         return "", "", lang, [("Password: ", False)]
 
-    def validate_kbdint_response(self, username: str, responses: asyncssh.KbdIntResponse) -> bool:
+    def validate_kbdint_response(self, username: str, responses: Sequence[str]) -> bool:
         """Compare."""
         return username == "admin" and list(responses) == [PASSWORD]
 
@@ -186,5 +189,3 @@ def tells_nothing(error: HostnetError, connection: Connection) -> None:
         if secret:
             for line in secret.splitlines():
                 assert not line or line.startswith("-----") or line not in shown
-
-

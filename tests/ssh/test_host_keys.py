@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from hostnet.errors import Code, HostnetError
-from tests.ssh.world import FAR_SERVER, JUMP, SERVER, Server, World, keygen
+
+from tests.ssh.world import FAR_SERVER, JUMP, SERVER, Server, World, keygen, until
 
 OTHER = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIKJ8Vqvz8Q0tKBd8S8rrfFEMT8D6YbnOWq0rWmA8sQp"
 
@@ -190,8 +190,7 @@ def test_a_server_that_boots_behind_a_jump_host(world: World) -> None:
             await session.close()
 
     waiting = world.client.submit(lambda: world.run(connecting))
-    while len(world.said) < 2:
-        assert not waiting.done()
+    until(lambda: len(world.said) >= 2)
     world.server.start()
     waiting.result()
     assert "attempt 2" in world.said[1]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
-
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts.session import Session
 from hostnet.hosts.ssh import SSHTransport
-from tests.ssh.world import FAST, PATIENCE, SERVER, World, bridge, until
+
+from tests.ssh.world import FAST, PATIENCE, SERVER, World, bridge, until, watch
 
 
 def test_a_server_that_boots(world: World) -> None:
@@ -19,8 +21,7 @@ def test_a_server_that_boots(world: World) -> None:
     async def booting() -> list[str]:
         session = world.session(world.connection(dial_error_limit=-1))
         waiting = [asyncio.ensure_future(session.apply(bridge(f"br{number}"))) for number in range(20)]
-        while len(world.said) < 3:
-            await asyncio.sleep(0)
+        await watch(lambda: len(world.said) >= 3)
         await asyncio.to_thread(world.server.start)
         views = await asyncio.gather(*waiting)
         assert session._number == 1
@@ -108,8 +109,7 @@ def test_cancel_ends_the_waiting(world: World) -> None:
         pool = world.pool()
         host = await pool.host(world.connection(dial_error_limit=-1))
         waiting = [asyncio.ensure_future(host.apply(bridge(name))) for name in ("br0", "br1")]
-        while not world.said:
-            await asyncio.sleep(0)
+        await watch(lambda: world.said)
         await pool.cancel()
         for each in await asyncio.gather(*waiting, return_exceptions=True):
             assert isinstance(each, HostnetError)
@@ -151,10 +151,7 @@ def test_a_host_is_never_this_machine(world: World) -> None:
 
 
 def test_connections_to_this_machine_do_not_load_ssh() -> None:
-    """asyncssh is for those who need it: it takes a quarter of a second."""
-    import subprocess  # noqa: PLC0415
-    import sys  # noqa: PLC0415
-
+    """Those who need no asyncssh do not wait for it: it takes a quarter of a second."""
     code = "import sys, hostnet.hosts.pool; sys.exit('asyncssh' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -175,7 +172,7 @@ def test_namespaces_of_one_server(up: World) -> None:
 
     up.run(applying)
     assert "br0" in guest.run("ip -o link")
-    assert "br0" not in up.server.links()
+    assert up.server.bridges() == {}
 
 
 def test_no_log_in_is_left_behind(up: World) -> None:
@@ -197,5 +194,3 @@ def test_a_close_does_not_wait_for_a_dead_host(up: World) -> None:
             await session.close()
 
     up.run(closing)
-
-

@@ -1,7 +1,7 @@
 """A provider's machine and a server with a real sshd, in namespaces of their own.
 
-Address plan: `client` 192.0.2.1/24 -- eth0 -- eth0 -- `server` 192.0.2.2/24. With a jump host: `jump` 192.0.2.3/24 is
-in place of the server beside the client, and the server is behind it: `jump` 198.51.100.1/24 -- `server` 198.51.100.2/24.
+Address plan: `client` 192.0.2.1/24 -- eth0 -- eth0 -- `server` 192.0.2.2/24. With a jump host, `jump` 192.0.2.3/24 is
+beside the client instead, and the server is behind it: `jump` 198.51.100.1/24 -- `server` 198.51.100.2/24.
 
 sshd runs in a mount namespace, too: its users (root, and `admin` with a password), sudoers, /run and os-release are
 the test's, and the machine's are not touched.
@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +29,10 @@ from hostnet.hosts.pool import Pool
 from hostnet.hosts.session import Session
 from hostnet.hosts.ssh import SSHTransport
 from hostnet.objects import Link
+
 from tests.lab.namespaces import Namespace, Namespaces
+from tests.lab.taps import open_tap
+from tests.ssh import wire
 
 T = TypeVar("T")
 SERVER = "192.0.2.2"
@@ -166,10 +172,13 @@ class Server:
 
     def kill_sessions(self) -> None:
         """Kill what sshd has running for its clients, but not what it runs for them."""
+        for pid in self.session_processes():
+            os.kill(pid, signal.SIGKILL)
+
+    def session_processes(self) -> list[int]:
+        """What sshd has running for its clients."""
         main = self._sshd.pid if self._sshd else 0
-        for pid in self.processes("sshd"):
-            if pid != main:
-                os.kill(pid, signal.SIGKILL)
+        return [pid for pid in self.processes("sshd") if pid != main]
 
     def processes(self, word: str) -> list[int]:
         """The processes in its namespace with a word in their command line."""
@@ -188,9 +197,10 @@ class Server:
         """The agents on it."""
         return self.processes("--state-dir")
 
-    def links(self) -> str:
-        """What `ip link` says there."""
-        return self.namespace.run("ip -o link")
+    def bridges(self) -> dict[str, int]:
+        """The bridges there, and their ifindex."""
+        links = json.loads(self.namespace.run("ip -json link show type bridge"))
+        return {link["ifname"]: link["ifindex"] for link in links if link}
 
     def log_ins(self) -> int:
         """How many there were so far."""
@@ -221,6 +231,10 @@ class World:
         left.ip(f"link add {name} type veth peer name eth0 netns {right.name}")
         left.ip(f"address add {left_address} dev {name}", f"link set {name} up")
         right.ip(f"address add {right_address} dev eth0", "link set eth0 up")
+        # The kernel takes note of carriers in the background, and with many links on a machine it may take a while.
+        until(
+            lambda: '"UP"' in left.run(f"ip -json link show {name}") and '"UP"' in right.run("ip -json link show eth0")
+        )
 
     def put_jump_between(self) -> Server:
         """Move the server behind a jump host."""
@@ -237,7 +251,7 @@ class World:
         for server in filter(None, (self.server, self.jump)):
             (server.directory / "authorized_keys").write_text(text)
 
-    def connection(self, **values: Any) -> Connection:
+    def connection(self, **values: Any) -> Connection:  # noqa: ANN401 - as the type has them
         """The way to the server."""
         given = {"host": SERVER, "private_key": self.key.read_text(), "host_key": self.server.host_key, **values}
         return Connection(**given)
@@ -277,10 +291,34 @@ class World:
 
         return self.run(connecting)
 
-    def netem(self, namespace: Namespace, what: str | None, device: str = "eth0") -> None:
-        """Make packets that a machine sends late, or lose them (`loss 100%`); None: no more."""
-        verb = f"replace dev {device} root netem {what}" if what else f"delete dev {device} root"
-        namespace.run(f"tc qdisc {verb}")
+    @contextmanager
+    def deaf(self, namespace: Namespace) -> Iterator[None]:
+        """Lose all packets that come to a machine."""
+        namespace.nft(
+            "table inet deaf { chain c { type filter hook prerouting priority -500; policy drop; iif lo accept; }; }"
+        )
+        try:
+            yield
+        finally:
+            namespace.nft("delete table inet deaf")
+
+    @contextmanager
+    def wire(self, delay: float = 0, lost: float = 0, doubled: float = 0) -> Iterator[None]:
+        """Have a bad line instead of the good one: see `wire`. The delay is of one direction, in milliseconds."""
+        self.client.ip("link delete eth0")
+        taps = [namespace.call(open_tap, "eth0", vnet_hdr=False) for namespace in (self.client, self.server.namespace)]
+        for namespace, address in ((self.client, "192.0.2.1"), (self.server.namespace, SERVER)):
+            namespace.ip(f"address add {address}/24 dev eth0", "link set eth0 up")
+        argv = [sys.executable, wire.__file__, *map(str, [*taps, delay, lost, doubled])]
+        carrier = subprocess.Popen(argv, stdin=subprocess.PIPE, pass_fds=taps)
+        try:
+            yield
+        finally:
+            assert carrier.stdin is not None
+            carrier.stdin.close()
+            carrier.wait()
+            for tap in taps:
+                os.close(tap)
 
     def agent_file(self) -> Path | None:
         """The agent's file on the server."""
@@ -330,3 +368,8 @@ def until(true: Callable[[], object]) -> None:
     while not true():
         assert time.monotonic() < end, "it does not come about"
         time.sleep(0.01)
+
+
+async def watch(true: Callable[[], object]) -> None:
+    """`until`, beside what the loop does."""
+    await asyncio.to_thread(until, true)

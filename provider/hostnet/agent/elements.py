@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hostnet.agent.dhcp import served_ports
 from hostnet.agent.ruleset import Element
-from hostnet.objects import Forward, Gateway, Object
+from hostnet.objects import DhcpServer, Forward, Gateway, Object
 
 Tag = tuple[str, str]
 Tagged = tuple[Element, Tag]
@@ -53,6 +54,9 @@ def compile_object(item: Object, context: Context) -> Iterator[Tagged]:
             for element in cell.elements:
                 yield element, ("forward", "")
         yield from ((element, ("count", "")) for element in counted(item))
+    elif isinstance(item, DhcpServer) and item.bridge in context.devices:
+        for protocol, port in served_ports(item):
+            yield Element("served", (item.bridge, protocol, str(port))), ("served", "")
 
 
 def compile_common(context: Context) -> Iterator[Tagged]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from hostnet.agent.elements import counted
@@ -15,7 +15,7 @@ from hostnet.agent.state import LinkState, Snapshot
 from hostnet.agent.sysctls import FORWARDING
 from hostnet.agent.table import TABLES, Table
 from hostnet.errors import Code, HostnetError
-from hostnet.objects import Forward
+from hostnet.objects import Forward, Lease
 
 Facts = dict[str, Any]
 
@@ -68,7 +68,7 @@ def _base_chains(listed: list[dict[str, Any]]) -> Iterator[str]:
             yield f"{chain['family']} {chain['table']} {chain['name']} (policy {chain.get('policy', 'accept')})"
 
 
-def bridge_facts(name: str, snapshot: Snapshot) -> Facts:
+def bridge_facts(name: str, snapshot: Snapshot, leases: Iterable[Lease] = ()) -> Facts:
     """A bridge, ours or not.
 
     :raises HostnetError: where there is none of this name.
@@ -91,7 +91,9 @@ def bridge_facts(name: str, snapshot: Snapshot) -> Facts:
         "gateway": next((str(each.ip) for each in interfaces if each.version == 4), None),
         "gateway6": next((str(each.ip) for each in interfaces if each.version == 6), None),
         "ports": list(snapshot.ports_of(name)),
-        "leases": [],
+        "leases": [
+            {"macAddress": x.mac, "address": x.address, "hostname": x.hostname, "expires": x.expires} for x in leases
+        ],
     }
 
 

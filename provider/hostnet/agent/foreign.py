@@ -36,6 +36,7 @@ from hostnet.agent.openings import (
 )
 from hostnet.agent.owners import Owner, Owners
 from hostnet.agent.table import Table
+from hostnet.errors import Code, HostnetError
 from hostnet.objects import Forward, Gateway
 
 _ATTEMPTS = 3  # somebody else may change a chain between our look and our change
@@ -252,3 +253,14 @@ def _restore(repair: Repair) -> None:
     )
     if done.returncode:
         raise ForeignError(chain, done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "it failed")
+
+
+def foreign_error(failure: ForeignError) -> HostnetError:
+    """For whom asked for the change."""
+    return HostnetError(
+        Code.KERNEL,
+        f"{failure.chain} can't be changed",
+        failure.why,
+        "Set the gateway's `firewall` to \"none\" (or the bridge's `openFirewall` to false), and let that firewall "
+        "accept the traffic by its own means",
+    )

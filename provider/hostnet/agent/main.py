@@ -8,29 +8,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import json
 import os
 import platform
 import signal
-import socket
-import struct
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
 from hostnet import __version__
-from hostnet.agent.record import Store
+from hostnet.agent.instance import enter, namespace_of, store_here
 from hostnet.agent.transaction import Host, started_at
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts.api import Change, Query, View
 from hostnet.objects import from_json, seen_to_json, to_json
-
-_NAMED_NAMESPACES = Path("/run/netns")
-_CLONE_NEWNET = 0x40000000
-_SO_NETNS_COOKIE = 71
-_NET_NS_INIT_INO = 0xEFFFFFF9
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,16 +66,6 @@ def _leave(state_dir: Path) -> None:
         state_dir.rmdir()
 
 
-def namespace_of(netns: str | None) -> int:
-    """The inode of the namespace of this name now; 0 where there is none, or none is asked for."""
-    if netns is None:
-        return 0
-    try:
-        return (_NAMED_NAMESPACES / netns).stat().st_ino
-    except FileNotFoundError:
-        return 0
-
-
 def open_host(state_dir: Path, netns: str | None) -> Host:
     """The host, or the named namespace on it, which this process enters.
 
@@ -97,70 +79,8 @@ def open_host(state_dir: Path, netns: str | None) -> Host:
             "Run pulumi as root, or set connection.sudo and allow this user sudo without a password",
         )
     if netns is not None:
-        _enter(netns)
-    return Host(_store(state_dir))
-
-
-def _enter(netns: str) -> None:
-    try:
-        descriptor = os.open(_NAMED_NAMESPACES / netns, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise HostnetError(
-            Code.UNREACHABLE,
-            f"network namespace {netns} can't be entered",
-            "ENOENT: there is none of this name",
-            f"Create it (`ip netns add {netns}`), or correct connection.netns",
-        ) from None
-    libc = ctypes.CDLL(None, use_errno=True)
-    failed = libc.setns(descriptor, _CLONE_NEWNET)
-    code = ctypes.get_errno()
-    os.close(descriptor)
-    if failed:
-        raise HostnetError(Code.UNREACHABLE, f"network namespace {netns} can't be entered", os.strerror(code))
-
-
-def _store(state_dir: Path) -> Store:
-    """The record of the machine, or of the namespace that this process is in: that one ends with the boot."""
-    here = Path("/proc/self/ns/net").stat().st_ino
-    if here in _machine_namespace():
-        return Store(state_dir, "host", None)
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    _sweep(state_dir, boot)
-    return Store(state_dir, f"netns-{here}", f"{boot} {here} {_netns_cookie()}")
-
-
-def _machine_namespace() -> set[int]:
-    """The inodes by which the machine's own network namespace is known: that of process 1 (in a container: the
-    container's); where a hardened init hides its own, that of the kernel's first thread, which Linux 6.18 fixed.
-    """
-    for first in ("1", "2"):
-        try:
-            return {Path(f"/proc/{first}/ns/net").stat().st_ino}
-        except OSError:
-            continue
-    return {_NET_NS_INIT_INO}
-
-
-def _netns_cookie() -> int:
-    """A number that no other namespace of this boot has had (inodes are used again); 0 before Linux 5.14."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            return int(struct.unpack("=Q", probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))[0])
-        except OSError:
-            return 0
-
-
-def _sweep(state_dir: Path, boot: str) -> None:
-    """Drop the records of namespaces of an earlier boot."""
-    for path in state_dir.glob("netns-*.json"):
-        try:
-            with path.open() as file:
-                instance = json.loads(file.readline()).get("instance") or ""
-        except (OSError, ValueError):
-            continue
-        if not instance.startswith(boot):
-            path.unlink(missing_ok=True)
-            path.with_suffix(".lock").unlink(missing_ok=True)
+        enter(netns)
+    return Host(store_here(state_dir, netns))
 
 
 def _hello() -> dict[str, Any]:

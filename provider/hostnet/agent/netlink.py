@@ -151,3 +151,14 @@ class Netlink:
                 self._interrupted = getattr(self, "_interrupted", False) or bool(flags & _NLM_F_DUMP_INTR)
                 yield Message(kind, data[at + _HEADER.size : at + size])
             at += (size + 3) & ~3
+
+
+def each_message(data: bytes) -> Iterator[Message]:
+    """The messages of a datagram that nobody asked for (a multicast group's), in order."""
+    at = 0
+    while at + _HEADER.size <= len(data):
+        size, kind, _, _, _ = _HEADER.unpack_from(data, at)
+        if size < _HEADER.size:
+            return
+        yield Message(kind, data[at + _HEADER.size : at + size])
+        at += (size + 3) & ~3

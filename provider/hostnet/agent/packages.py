@@ -8,6 +8,7 @@ from pathlib import Path
 _PACKAGES = {
     "python3": ("python3", "python3", "python3"),
     "libnftables": ("libnftables1", "nftables", "nftables"),
+    "dnsmasq": ("dnsmasq-base", "dnsmasq", "dnsmasq"),
     "sudo": ("sudo", "sudo", ""),
 }
 _DEBIAN = frozenset({"debian", "ubuntu"})
@@ -28,7 +29,7 @@ def distributions(os_release: str) -> frozenset[str]:
 def advice(need: str, os_release: str) -> str:
     """How to install something on a host.
 
-    :param need: `python3`, `libnftables` or `sudo`.
+    :param need: `python3`, `libnftables`, `dnsmasq` or `sudo`.
     :param os_release: the text of the host's /etc/os-release; "" where it is not known.
     :returns: one sentence without a full stop; for a distribution that we don't know, the commands of those we do.
     """

@@ -62,7 +62,7 @@ def plan(
         if isinstance(item, Port):
             _port(key, item, world, into)
         elif isinstance(item, Glob):
-            _glob(key, item, world, attached, into)
+            glob_steps(key, item, world, attached, into)
     for name, item in had.items():
         if name not in wanted:
             _gone(key, item, wanted, world.snapshot, attached, into)
@@ -197,7 +197,7 @@ def _other_ports(key: str, item: Link, world: World, attached: Mapping[str, str]
             if not isinstance(port, (Port, Glob)) or port.bridge != item.name:
                 continue
             if isinstance(port, Glob) and anew:
-                _glob(owner.key, port, world, attached, into)
+                glob_steps(owner.key, port, world, attached, into)
                 continue
             links = [port.link] if isinstance(port, Port) else [x for x, by in attached.items() if by == owner.key]
             for link in links:
@@ -242,10 +242,14 @@ def glob_members(item: Glob, snapshot: Snapshot) -> tuple[list[str], list[str]]:
     return members, left
 
 
-def _glob(key: str, item: Glob, world: World, attached: Mapping[str, str], into: Plan) -> None:
+def glob_steps(key: str, item: Glob, world: World, attached: Mapping[str, str], into: Plan) -> None:
+    """Add the steps that attach what a glob matches now: up, in the bridge, as isolated as it says."""
     bridge = world.link(item.bridge)
+    declared = {x.name for owner in world.holding(Link) for x in owner.objects if isinstance(x, Link)}
     isolated = item.isolated or (bridge is not None and bridge.port_isolation)
     for name in glob_members(item, world.snapshot)[0]:
+        if name in declared:
+            continue  # it has a resource of its own, which says where it belongs
         mine = attached.get(name) == key
         if world.snapshot.master_of(name) == item.bridge and not mine:
             continue  # somebody else put it there: not ours to change, nor to let go

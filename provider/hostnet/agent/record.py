@@ -98,6 +98,11 @@ class Store:
         """Where the record is."""
         return self._path
 
+    @property
+    def instance(self) -> str | None:
+        """What tells this namespace from a later one; None for the machine itself."""
+        return self._instance
+
     @contextmanager
     def locked(self) -> Iterator[Record]:
         """Hold the host's lock; gives the record as it is on disk now."""

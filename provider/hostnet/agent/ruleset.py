@@ -5,7 +5,7 @@ Chains, in the order in which a packet meets them:
 
 raw          nothing from outside is for 127.0.0.0/8 (`route_localnet` would let it in)
 guard        a gateway's networks' own addresses do not answer to the outside
-prerouting   port forwards, then the dmz host
+prerouting   port forwards, then the dmz host; guests' DNS and DHCP of their own bridge go before
 output       port forwards for the host itself
 clamp        MSS to path MTU
 forward      who may talk to a network behind a gateway
@@ -50,6 +50,7 @@ def _specs() -> dict[str, SetSpec]:
         "reflected": SetSpec(("ifname", "ifname"), table=BRIDGE_TABLE),
         "clamped": SetSpec(("ifname",)),
         "open_nets6": SetSpec(("ifname", "ipv6_addr"), interval=True),
+        "served": SetSpec(("ifname", "inet_proto", "inet_service")),  # ports of our bridges' own that a server answers
         "dmz_except": SetSpec(("ifname", "inet_service")),
     }
     for n in "46":
@@ -156,6 +157,8 @@ def _chains() -> str:
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
     fib daddr type != local accept
+    meta l4proto {{ tcp, udp }} iifname . meta l4proto . th dport @served ip daddr @own4 accept
+    meta l4proto {{ tcp, udp }} iifname . meta l4proto . th dport @served ip6 daddr @own6 accept
     meta nfproto ipv4 jump iifname4
     meta nfproto ipv6 jump iifname6
     meta l4proto {{ icmp, ipv6-icmp }} accept

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from hostnet.agent import conntrack, facts, listeners
+from hostnet.agent import conntrack, dhcp, facts, listeners
 from hostnet.agent.context import context_of
+from hostnet.agent.dnsmasq import Servers, ServerError
+from hostnet.agent.foreign import Foreign, ForeignError, foreign_error
 from hostnet.agent.kernel import Kernel, group_id, user_id
 from hostnet.agent.nftables import MissingLibraryError, NftError
 from hostnet.agent.operations import Operation, Step, WriteSysctl
@@ -33,7 +35,7 @@ from hostnet.agent.strangers import strange_forwards
 from hostnet.agent.view import Sight, see
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts.api import Change, Query, View
-from hostnet.objects import Address, DhcpServer, Forward, Forwarding, Gateway, Link, Route
+from hostnet.objects import Address, Forward, Forwarding, Gateway, Link, Route
 
 Outcome = Union[View, HostnetError]
 Pairs = dict[str, tuple[Optional[Owner], Optional[Owner]]]
@@ -57,6 +59,8 @@ class Host:
         self.table = Table()
         self._compiler = Compiler()
         self._switches = Switches(self.kernel)
+        self._foreign = Foreign(self.table)
+        self._servers = Servers(store)
         # What a preview has asked for so far: its later wishes build on its earlier ones, as the real ones will.
         self._previewed: Pairs = {}
 
@@ -125,7 +129,9 @@ class Host:
         if old is not None and old.key != new.key:
             self._previewed[old.key] = (old, None)
         self._previewed[new.key] = (old, new)
-        return View(new.id, new.objects, warnings=tuple(listeners.warnings(new, snapshot)))
+        planned[new.key] = new
+        dropped = self._foreign.warnings(new, planned, context_of(planned, snapshot, {}))
+        return View(new.id, new.objects, warnings=(*listeners.warnings(new, snapshot), *dropped))
 
     def _admit_one(self, change: Change, after: Owners, snapshot: Snapshot) -> tuple[Owner | None, Owner | None]:
         """What the owner had, and what it shall have (None: nothing)."""
@@ -135,11 +141,8 @@ class Host:
         if not change.objects:
             return old, None
         new = resolve(change, World(after, snapshot))
-        if any(isinstance(item, DhcpServer) for item in new.objects):
-            raise HostnetError(
-                Code.UNSUPPORTED, f"{new.label} can't be set up", "DHCP and router advertisements are not built yet"
-            )
         _check_users(new)
+        self._servers.check(new, World(after, snapshot))
         after.forwards.check(new, after)
         return old or after.get(new.key), new
 
@@ -250,12 +253,14 @@ class Host:
         *,
         exact: bool,
     ) -> None:
-        """The nftables batch, then the sysctls; an owner that can't have its elements or switches fails."""
+        """The nftables batch, the sysctls, DHCP servers, others' firewalls; an owner that can't have its part fails."""
         for _ in range(len(pairs) + 1):
             owners = _effective(before, pairs, progress.failed)
             try:
                 desired = self._sync_table(record, pairs, before, owners, snapshot, exact=exact)
                 self._sync_switches(record, pairs, owners, snapshot)
+                self._sync_servers(pairs, owners, snapshot)
+                self._sync_foreign(record, pairs, before, owners, snapshot, exact=exact)
             except _OwnerError as failure:
                 guilty = [key for key in failure.keys if key in pairs and key not in progress.failed]
                 guilty = guilty or [key for key in pairs if key not in progress.failed]
@@ -278,6 +283,27 @@ class Host:
                 if any(isinstance(x, Forwarding) for x in (new or old or _NONE).objects)
             ]
             raise _OwnerError(guilty, _kernel_error(failure.operation, failure.error)) from None
+
+    def _sync_servers(self, pairs: Pairs, owners: Owners, snapshot: Snapshot) -> None:
+        parts = {key: dhcp.bridges_of(old) | dhcp.bridges_of(new) for key, (old, new) in pairs.items()}
+        try:
+            self._servers.sync(World(owners, snapshot), set().union(*parts.values()))
+        except ServerError as failure:
+            guilty = [key for key, bridges in parts.items() if failure.bridge in bridges]
+            raise _OwnerError(guilty, failure.error) from None
+
+    def _sync_foreign(
+        self, record: Record, pairs: Pairs, before: Owners, owners: Owners, snapshot: Snapshot, *, exact: bool
+    ) -> None:
+        try:
+            self._foreign.sync(before, owners, context_of(owners, snapshot, record.attached), exact=exact)
+        except ForeignError as failure:
+            guilty = [
+                key
+                for key, (old, new) in pairs.items()
+                if any(isinstance(x, (Gateway, Link)) for x in (new or old or _NONE).objects)
+            ]
+            raise _OwnerError(guilty, foreign_error(failure)) from None
 
     def _sync_table(
         self,
@@ -353,6 +379,7 @@ class Host:
                 if isinstance(each, Owner):
                     owners[each.key] = each
             sight = self._sight(replace(record, owners=owners), snapshot, self._listed(record, owners))
+            sight = replace(sight, dropped=self._foreign.missing(owners, sight.context))
             views = [self._view(x, sight, record) if isinstance(x, Owner) else x for x in found]
             if record.changed:
                 record.changed = False
@@ -367,7 +394,7 @@ class Host:
         with self._store.locked() as record:
             snapshot = self.kernel.snapshot()
             if name == "bridge":
-                return facts.bridge_facts(arguments["name"], snapshot)
+                return facts.bridge_facts(arguments["name"], snapshot, self._servers.leases(arguments["name"]))
             if name == "forwards":
                 return facts.forward_facts(record.owners, snapshot, self.table)
             switches = {name: self.kernel.sysctl(name) for name in FORWARDING.values()}
@@ -412,6 +439,7 @@ class Host:
             names_of(record.owners.values()),
             lambda family: self._switches.on(record, family),
             strange,
+            dhcp=lambda server: self._servers.see(server, world),
         )
 
 

@@ -13,6 +13,8 @@ from hostnet.agent.resolve import World
 from hostnet.agent.ruleset import Element
 from hostnet.objects import (
     Address,
+    DhcpSeen,
+    DhcpServer,
     Forward,
     Forwarding,
     ForwardingSeen,
@@ -40,6 +42,8 @@ class Sight:
     :param elements: of our table; empty where the table is gone or its rules are not ours any more.
     :param forwarding: by family, whether every sysctl that forwarding needs has its value.
     :param strange: elements of our table that no resource asked for.
+    :param dhcp: whether a bridge's server runs as declared, and its leases.
+    :param dropped: the keys of objects whose traffic somebody else's firewall drops for want of our rules.
     """
 
     world: World
@@ -49,6 +53,8 @@ class Sight:
     names: Names = field(default_factory=Names)
     forwarding: Callable[[str], bool] = lambda _: False
     strange: Elements = field(default_factory=dict)
+    dropped: frozenset[str] = frozenset()
+    dhcp: Callable[[DhcpServer], DhcpSeen] = lambda _: DhcpSeen(False)
 
 
 def see(owner: Owner, sight: Sight) -> tuple[Seen | None, ...]:
@@ -67,6 +73,8 @@ def _see(item: Object, owner: Owner, sight: Sight) -> Seen | None:
         return _see_gateway(item, sight)
     if isinstance(item, Forward):
         return _see_forward(item, sight)
+    if isinstance(item, DhcpServer):
+        return sight.dhcp(item)
     return ForwardingSeen(sight.forwarding(item.family)) if isinstance(item, Forwarding) else None
 
 
@@ -100,6 +108,7 @@ def _see_link(item: Link, owner: Owner, sight: Sight) -> LinkSeen | None:
         bridge=snapshot.master_of(item.name),
         isolated=isolated,
         ports=snapshot.ports_of(item.name) if item.kind == "bridge" else (),
+        dropped=bool(sight.dropped & {item.key, f"dhcp {item.name}"}),
     )
 
 
@@ -168,6 +177,7 @@ def _see_gateway(item: Gateway, sight: Sight) -> GatewaySeen:
         dmz_except=tuple(port for port in item.dmz_except if ("dmz_except", str(port)) not in missing),
         mss_clamp=item.mss_clamp and ("mss_clamp", "") not in missing,
         internal_forwarding=item.internal_forwarding and ("internal_forwarding", "") not in missing,
+        dropped=item.key in sight.dropped,
     )
 
 

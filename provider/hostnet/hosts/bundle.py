@@ -82,4 +82,5 @@ def command(prefix: Sequence[str], state_dir: str, arguments: Sequence[str]) -> 
     """
     made = bundle()
     start = ["python3", "-I", "-S", "-c", _bootstrap(), made.digest, str(len(made.data)), *directories(state_dir)]
-    return shlex.join([*prefix, *start, *arguments])
+    # `exec`, so that a shell does not stand between the agent and what is told of its end.
+    return "exec " + shlex.join([*prefix, *start, *arguments])

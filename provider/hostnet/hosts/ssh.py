@@ -25,6 +25,7 @@ from hostnet.hosts.local import agent_arguments
 
 _LIMIT = 256 << 20  # bytes a line, as in `session`
 _LAST_WORDS = 2000
+_KILLED = 128  # a shell's exit status for a command that a signal ended, less the signal's number
 _NOT_FOUND = 127  # a shell's exit status for a command that it does not find
 _BOOT_SECONDS = 60  # from the command to its first word, on a host with a lot else to do
 _LOOK_SECONDS = 15
@@ -256,9 +257,9 @@ class _Stream(asyncssh.SSHClientSession[bytes]):
         if self.lost is not None:
             return self.lost
         last = f"; it last said: {self.said.splitlines()[-1]}" if self.said else ""
-        if self._exit.signal:
-            number = getattr(signal, f"SIG{self._exit.signal}", None)
-            return f"signal {number.value if number else ''} (SIG{self._exit.signal}){last}"
+        name = f"SIG{self._exit.signal}" if self._exit.signal else _signal_of(self._exit.status)
+        if name:
+            return f"killed by {name}{last}"
         return f"exit code {self._exit.status}{last}"
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
@@ -301,3 +302,11 @@ class _Stream(asyncssh.SSHClientSession[bytes]):
         self.answers.put_nowait({"ended": True})
         self.reader.feed_eof()
         self.closed.set()
+
+
+def _signal_of(status: int | None) -> str:
+    """The signal that a shell, or sudo, tells of by an exit status above 128; "" where it is none."""
+    try:
+        return signal.Signals((status or 0) - _KILLED).name
+    except ValueError:
+        return ""

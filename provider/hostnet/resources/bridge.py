@@ -453,6 +453,8 @@ pulumi.export("gateway", bridge.gateway)
             settle_value(declared, self.inputs, "mtu", link.mtu)
         settle_value(declared, self.inputs, "stp", link.stp)
         settle_value(declared, self.inputs, "vlanFiltering", link.vlan_filtering)
+        if link.dropped:
+            settle_value(declared, self.inputs, "openFirewall", seen=False)
         if first_object(view, DhcpServer):
             served = first_seen(view, DhcpSeen)
             if served is None or not served.running:

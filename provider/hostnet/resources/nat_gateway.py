@@ -330,6 +330,8 @@ pulumi.export("externalAddresses", nat.external_addresses)
             ("internalForwarding", seen.internal_forwarding),
         ):
             settle_value(declared, self.inputs, name, value)
+        if seen.dropped:
+            settle_value(declared, self.inputs, "firewall", "none")
         if seen.dmz4 or seen.dmz6:
             settle_value(declared, self.inputs, "dmzExceptPorts", list(seen.dmz_except))
         _settle_forwards(declared, view)

@@ -1,0 +1,501 @@
+"""A model of what hostnet promises: from a program to what the kernel should have, and from drift to what is shown.
+
+Written from DESIGN.md, apart from the agent: nothing of `hostnet` is imported. A program is the driver's: resources by
+name, with explicit names of interfaces and references to them. What the kernel has is described in facts:
+
+    ("link", "br0", "kind")                       "bridge"
+    ("link", "vm0", "master")                     "br0"
+    ("forward", "eth0", "tcp", "", "", 80)        "10.0.0.2:8080"    device, protocol, listen address, source, port
+    ("pairs4", "br0", "eth0")                     ""                 any other element of the table, as nft lists it
+
+Each expected fact knows where its loss or change has to show: (resource, property).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import pwd
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Inputs = Mapping[str, Any]
+Program = Mapping[str, tuple[str, Inputs]]
+Fact = tuple[Any, ...]
+Place = tuple[str, str]  # resource, top-level property; property "" where any of that resource will do
+GONE = "gone"
+UNSEEN: Place = ("", "")  # a fact that no one resource has; see `Model.expected`
+
+_REFERENCE = re.compile(r"\$\{([\w-]+)\.\w+\}")
+_ANY = {"4": ("0.0.0.0/0", "0.0.0.0"), "6": ("::/0", "::")}  # noqa: S104 - compared with, never bound
+_UPLINK_ADDRESSES = ("192.0.2.2/24", "2001:db8::2/64")
+_FORWARD_MAPS = ("any", "span", "keep", "listen", "listen_keep")
+
+
+@dataclass
+class Expected:
+    """What the kernel should have: value and place of each fact, and which links may not be there at all."""
+
+    facts: dict[Fact, tuple[Any, Place]] = field(default_factory=dict)
+    absent: frozenset[str] = frozenset()  # links that a program could make and this one does not
+    table: bool = False
+
+    def differences(self, seen: Mapping[Fact, Any]) -> dict[Fact, tuple[Any, Any]]:
+        """Facts that are otherwise than expected: (expected, seen), None for what is not there."""
+        found = {key: (value, seen.get(key)) for key, (value, _) in self.facts.items() if seen.get(key) != value}
+        for key in seen:
+            stray = key[0] != "link" or key[1] in self.absent
+            if stray and key not in self.facts:
+                found[key] = (None, seen[key])
+        return found
+
+
+class Model:
+    """The model of one host.
+
+    :param uplink: the interface of the default route.
+    :param free: interfaces that somebody else made, in the order of their names.
+    :param links: all names that programs give to links.
+    """
+
+    def __init__(self, uplink: str, free: Iterable[str], links: Iterable[str]) -> None:
+        """Nothing is declared yet."""
+        self.uplink, self.free, self.names = uplink, tuple(free), frozenset(links)
+
+    def expected(self, program: Program) -> Expected:
+        """What the kernel has when this program is up."""
+        expected = Expected()
+        view = _View(program, self.uplink)
+        for name, (kind, inputs) in program.items():
+            if kind == "Bridge":
+                _bridge(name, inputs, view, expected)
+            elif kind == "TapBinding" and "match" in inputs:
+                for link in self.free:
+                    _attached(name, link, inputs, view, expected)
+            elif kind == "TapBinding":
+                _tap(name, inputs, view, expected)
+        taken = {key[1] for key in expected.facts if key[0] == "link"}
+        for link in self.free:
+            if link not in taken:
+                expected.facts["link", link, "master"] = (None, UNSEEN)
+        expected.absent = frozenset(self.names - taken)
+        expected.table = view.table
+        if view.table:
+            for fact, value, place in (*_gateways(view), *_forwards(view), *_common(view)):
+                expected.facts[fact] = (value, place)
+        return expected
+
+    def families(self, program: Program) -> dict[str, list[str]]:
+        """Who needs forwarding, by digit of the family."""
+        found: dict[str, list[str]] = {"4": [], "6": []}
+        for name, (kind, inputs) in program.items():
+            for digit in _needs(kind, inputs):
+                found[digit].append(name)
+        return found
+
+    def localnet(self, program: Program) -> dict[str, bool]:
+        """Whether a bridge or routed TAP lets 127.0.0.0/8 through to a guest (`route_localnet`)."""
+        view = _View(program, self.uplink)
+        targets = [
+            ipaddress.ip_address(_destination(inputs)[0])
+            for _, inputs, _ in view.forwards
+            if _digit(inputs) == "4" and _from_localhost(inputs)
+        ]
+        return {
+            link: any(target in ipaddress.ip_interface(cidr).network for cidr in cidrs for target in targets)
+            for link, cidrs in view.devices.items()
+        }
+
+
+class _View:
+    """A program with its references followed."""
+
+    def __init__(self, program: Program, uplink: str) -> None:
+        self.program, self.uplink = program, uplink
+        self.devices: dict[str, list[str]] = {}  # our bridges and routed TAPs, with their addresses
+        self.gateways: list[tuple[str, Inputs]] = []
+        self.forwards: list[tuple[str, Inputs, tuple[str, ...] | None]] = []  # owner, inputs, gateway's internals
+        for name, (kind, inputs) in program.items():
+            addresses = list(inputs.get("addresses", ()))
+            routed = kind == "TapBinding" and "name" in inputs and "bridge" not in inputs
+            if kind == "Bridge" or (routed and (addresses or inputs.get("routes"))):
+                self.devices[str(inputs["name"])] = addresses
+            elif kind == "NatGateway":
+                self.gateways.append((name, inputs))
+        for name, (kind, inputs) in program.items():
+            if kind == "NatGateway":
+                self.forwards += [(name, one, self.internals(inputs)) for one in inputs.get("forwardPorts", ())]
+            elif kind == "PortForward":
+                at = _REFERENCE.fullmatch(str(inputs.get("natGateway", "")))
+                self.forwards.append((name, inputs, self.internals(program[at[1]][1]) if at else None))
+
+    @property
+    def table(self) -> bool:
+        """Whether anything needs nftables."""
+        return bool(self.gateways or self.forwards)
+
+    @property
+    def looped(self) -> bool:
+        """Whether any forward is reached from within, so that ports reflect."""
+        return self.table and any(inputs.get("loopback", True) for _, inputs, _ in self.forwards)
+
+    def link(self, reference: str) -> str:
+        """The interface's name that a reference means."""
+        at = _REFERENCE.fullmatch(reference)
+        return str(self.program[at[1]][1]["name"]) if at else reference
+
+    def bridge(self, reference: str) -> Inputs:
+        """A bridge's inputs."""
+        at = _REFERENCE.fullmatch(reference)
+        return self.program[at[1]][1] if at else {}
+
+    def internals(self, gateway: Inputs) -> tuple[str, ...]:
+        """A gateway's internal interfaces."""
+        return tuple(self.link(one) for one in gateway.get("internalInterfaces", ()))
+
+    def inner(self) -> list[str]:
+        """All interfaces behind the host: hostnet's own and internal ones."""
+        return sorted({*self.devices, *(name for _, inputs in self.gateways for name in self.internals(inputs))})
+
+
+# --- links ---------------------------------------------------------------------------------------------------------
+
+
+def _bridge(name: str, inputs: Inputs, view: _View, expected: Expected) -> None:
+    link = str(inputs["name"])
+    facts = expected.facts
+    facts["link", link, "kind"] = ("bridge", (name, GONE))
+    facts["link", link, "addresses"] = (frozenset(inputs.get("addresses", ())), (name, "addresses"))
+    facts["link", link, "stp"] = (bool(inputs.get("stp", False)), (name, "stp"))
+    for what, at in (("mtu", "mtu"), ("mac", "macAddress")):
+        if at in inputs:
+            facts["link", link, what] = (inputs[at], (name, at))
+
+
+def _tap(name: str, inputs: Inputs, view: _View, expected: Expected) -> None:
+    link = str(inputs["name"])
+    facts = expected.facts
+    facts["link", link, "kind"] = ("tap", (name, GONE))
+    facts["link", link, "user"] = (_user(inputs), (name, "owner"))
+    facts["link", link, "group"] = (inputs.get("group"), (name, "group"))
+    facts["link", link, "addresses"] = (frozenset(inputs.get("addresses", ())), (name, "addresses"))
+    facts["link", link, "routes"] = (frozenset(inputs.get("routes", ())), (name, "routes"))
+    if "mtu" in inputs:
+        facts["link", link, "mtu"] = (inputs["mtu"], (name, "mtu"))
+    if "bridge" in inputs:
+        _attached(name, link, inputs, view, expected)
+    else:
+        facts["link", link, "master"] = (None, (name, "bridge"))
+
+
+def _user(inputs: Inputs) -> str | None:
+    """Root's, where nobody is named."""
+    if "owner" in inputs:
+        owner = str(inputs["owner"])
+        return owner if owner.isdigit() else str(pwd.getpwnam(owner).pw_uid)
+    return None if "group" in inputs else "0"
+
+
+def _attached(name: str, link: str, inputs: Inputs, view: _View, expected: Expected) -> None:
+    bridge = str(inputs["bridge"])
+    own = bool(inputs.get("isolated", False))
+    isolated = own or bool(view.bridge(bridge).get("portIsolation", False))
+    # A glob's members come and go, and that is no drift of it; a TAP of ours belongs where it was put.
+    at = UNSEEN if "match" in inputs else (name, "bridge")
+    expected.facts["link", link, "master"] = (view.link(bridge), at)
+    expected.facts["link", link, "isolated"] = (isolated, (name, "isolated"))
+    expected.facts["link", link, "hairpin"] = (view.looped, UNSEEN)
+
+
+# --- gateways ------------------------------------------------------------------------------------------------------
+
+
+def _gateways(view: _View) -> Iterator[tuple[Fact, Any, Place]]:
+    for name, inputs in view.gateways:
+        yield from _gateway(name, inputs, view)
+
+
+def _gateway(name: str, inputs: Inputs, view: _View) -> Iterator[tuple[Fact, Any, Place]]:
+    out, internals = view.uplink, view.internals(inputs)
+    yield ("external", out), "", (name, "")
+    if inputs.get("mssClamp"):
+        yield ("clamped", out), "", (name, "mssClamp")
+    nat66, routed = inputs.get("enableIpv6", False), inputs.get("routeIpv6", False)
+    for link in internals:
+        at = (name, "internalInterfaces")
+        yield ("internal", link), "", at
+        yield ("pairs4", link, out), "", at
+        yield from _way_out("4", (link, out), inputs.get("externalIp"), at, (name, "externalIp"))
+        for cidr in view.devices.get(link, ()):
+            yield ("guarded6" if ":" in cidr else "guarded4", cidr.split("/")[0]), "", at
+        if nat66 or routed:
+            yield ("pairs6", link, out), "", (name, "enableIpv6" if nat66 else "routeIpv6")
+        if nat66:
+            yield from _way_out("6", (link, out), inputs.get("externalIpv6"), (name, "enableIpv6"), (name, "externalIpv6"))
+        if routed:
+            yield ("pairs6", out, link), "", (name, "routeIpv6")
+        for other in internals:
+            if inputs.get("internalForwarding") and other != link:
+                yield ("pairs4", link, other), "", (name, "internalForwarding")
+                yield ("pairs6", link, other), "", (name, "internalForwarding")
+    for cidr in map(_bare, inputs.get("internalIps", ())):
+        at = (name, "internalIps")
+        yield ("net_pairs4", out, cidr), "", at
+        yield from _way_out("4", (out, cidr), inputs.get("externalIp"), at, (name, "externalIp"), "net_")
+    for cidr in map(_bare, inputs.get("internalIpv6s", ())):
+        at = (name, "internalIpv6s")
+        if nat66 or routed:
+            yield ("net_pairs6", out, cidr), "", at
+        if routed:
+            yield ("open_nets6", out, cidr), "", at
+        if nat66:
+            yield from _way_out("6", (out, cidr), inputs.get("externalIpv6"), at, (name, "externalIpv6"), "net_")
+
+
+def _way_out(
+    digit: str, key: tuple[str, ...], fixed: str | None, at: Place, changed: Place, prefix: str = ""
+) -> Iterator[tuple[Fact, Any, Place]]:
+    """Masquerade; or a fixed address, which is the place where another address shows."""
+    if fixed is None:
+        yield (f"{prefix}nat{digit}", *key), "", at
+    else:
+        yield (f"{prefix}snat{digit}", *key), fixed, (at[0], f"{at[1]}|{changed[1]}")
+
+
+# --- forwards ------------------------------------------------------------------------------------------------------
+
+
+def _forwards(view: _View) -> Iterator[tuple[Fact, Any, Place]]:
+    for name, inputs, internals in view.forwards:
+        at = (name, "") if view.program[name][0] == "PortForward" else (name, "forwardPorts")
+        for key, value in _ways_in(inputs, internals, view):
+            yield ("forward", *key), value, at
+        for key in _wildcards(inputs, internals, view):
+            yield key, "", at
+
+
+def _ways_in(inputs: Inputs, internals: tuple[str, ...] | None, view: _View) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """Where a packet has to come in, by which address and port, and where it goes."""
+    address, to = _destination(inputs)
+    ports = _ports(inputs["sourcePort"])
+    targets = ports if to is None else to * len(ports) if len(to) == 1 else to
+    listens = [one if one not in _ANY[_digit(inputs)] else "" for one in inputs.get("listenAddresses", ("",))]
+    for protocol in inputs.get("protocol", "tcp").split("+"):
+        for port, target in zip(ports, targets, strict=True):
+            value = f"{address}:{target}"
+            for listen in listens:
+                if listen != "127.0.0.1":
+                    for source in inputs.get("sourceCidrs", ("",)):
+                        yield (view.uplink, protocol, listen, _bare(source), port), value
+                for device in _inner_devices(inputs, listen, internals, view):
+                    yield (device, protocol, listen, "", port), value
+
+
+def _inner_devices(inputs: Inputs, listen: str, internals: tuple[str, ...] | None, view: _View) -> list[str]:
+    if listen == "127.0.0.1":
+        return ["lo"]  # the host alone can say that address
+    return [*(internals or sorted(view.devices)), "lo"] if inputs.get("loopback", True) else []
+
+
+def _wildcards(inputs: Inputs, internals: tuple[str, ...] | None, view: _View) -> Iterator[Fact]:
+    """A forward of every address takes the guests' gateway's address, too."""
+    digit = _digit(inputs)
+    if _ANY[digit][1] in inputs.get("listenAddresses", ()):
+        devices = [view.uplink, *(x for x in _inner_devices(inputs, "", internals, view) if x != "lo")]
+        for protocol in inputs.get("protocol", "tcp").split("+"):
+            for port in _ports(inputs["sourcePort"]):
+                yield from ((f"every{digit}", device, protocol, port) for device in devices)
+
+
+def _from_localhost(inputs: Inputs) -> bool:
+    listens = set(inputs.get("listenAddresses", ()))
+    return "127.0.0.1" in listens or (inputs.get("loopback", True) and not listens - {_ANY["4"][1]})
+
+
+def _destination(inputs: Inputs) -> tuple[str, list[int] | None]:
+    """Address and ports."""
+    text = str(inputs["destination"])
+    found = re.fullmatch(r"\[(?P<v6>[^]]+)\](?::(?P<p6>.+))?|(?P<v4>[\d.]+)(?::(?P<p4>.+))?", text)
+    if found is None:
+        return text, None
+    ports = found["p6"] or found["p4"]
+    return found["v6"] or found["v4"], _ports(ports.replace("-", ":")) if ports else None
+
+
+def _digit(inputs: Inputs) -> str:
+    return str(ipaddress.ip_address(_destination(inputs)[0]).version)
+
+
+def _ports(text: int | str) -> list[int]:
+    low, _, high = str(text).partition(":")
+    return list(range(int(low), int(high or low) + 1))
+
+
+def _needs(kind: str, inputs: Inputs) -> set[str]:
+    """The families whose forwarding a resource needs."""
+    if kind == "PortForward":
+        return {_digit(inputs)}
+    if kind != "NatGateway":
+        return set()
+    found = {_digit(one) for one in inputs.get("forwardPorts", ())}
+    if inputs.get("internalInterfaces") or inputs.get("internalIps"):
+        found.add("4")
+    if inputs.get("enableIpv6") or inputs.get("routeIpv6"):
+        found.add("6")
+    return found
+
+
+# --- what all share ------------------------------------------------------------------------------------------------
+
+
+def _common(view: _View) -> Iterator[tuple[Fact, Any, Place]]:
+    nets: dict[str, list[str]] = {"4": [], "6": []}
+    closed: dict[str, list[str]] = {"4": [], "6": []}
+    for _, inputs in view.gateways:
+        for digit, name in (("4", "internalIps"), ("6", "internalIpv6s")):
+            nets[digit] += inputs.get(name, ())
+            closed[digit] += inputs.get(name, ())
+        for link in view.internals(inputs):
+            for cidr in view.devices.get(link, ()):
+                nets["6" if ":" in cidr else "4"].append(cidr)
+    for prefix, of in (("nets", nets), ("closed_nets", closed)):
+        for digit, cidrs in of.items():
+            yield from (((prefix + digit, net), "", UNSEEN) for net in _collapsed(cidrs))
+    for link in view.inner():
+        yield ("ours", link), "", UNSEEN
+        yield ("hairpin", link, link), "", UNSEEN
+        for cidr in view.devices.get(link, ()):
+            digit, interface = "6" if ":" in cidr else "4", ipaddress.ip_interface(cidr)
+            yield ("own" + digit, cidr.split("/")[0]), "", UNSEEN
+            if interface.network.num_addresses > 1:
+                yield ("near" + digit, link, str(interface.network)), "", UNSEEN
+
+
+def _collapsed(cidrs: list[str]) -> list[str]:
+    nets: Any = [ipaddress.ip_network(cidr, strict=False) for cidr in cidrs]
+    found = list(ipaddress.collapse_addresses(nets))
+    return [_bare(str(net)) for net in found]
+
+
+def _bare(cidr: str) -> str:
+    """As nft prints it: a single address has no length."""
+    return cidr.removesuffix("/128") if ":" in cidr else cidr.removesuffix("/32")
+
+
+# --- what the kernel has -------------------------------------------------------------------------------------------
+
+_IGNORED = frozenset({"counted4", "counted6", "reflected"})  # counters; a copy of what ports' hairpin mode says
+
+
+def link_facts(links: Mapping[str, Mapping[str, Any]], routes: Mapping[str, set[str]]) -> dict[Fact, Any]:
+    """Facts of what `ip -j -d address show` lists."""
+    facts: dict[Fact, Any] = {}
+    for name, link in links.items():
+        info = link.get("linkinfo", {})
+        data, port = info.get("info_data", {}), info.get("info_slave_data", {})
+        kind = "tap" if data.get("type") == "tap" else info.get("info_kind", "")
+        facts["link", name, "kind"] = kind
+        facts["link", name, "addresses"] = frozenset(
+            f"{one['local']}/{one['prefixlen']}"
+            for one in link["addr_info"]
+            if one["family"] == "inet" or one["scope"] != "link"
+        )
+        facts["link", name, "routes"] = frozenset(routes.get(name, ()))
+        facts["link", name, "stp"] = bool(data.get("stp_state", 0))
+        facts["link", name, "mtu"], facts["link", name, "mac"] = link["mtu"], link["address"]
+        facts["link", name, "master"] = link.get("master")
+        facts["link", name, "user"] = _number(data.get("user"))
+        facts["link", name, "group"] = None if data.get("group") is None else str(data["group"])
+        facts["link", name, "isolated"] = bool(port.get("isolated", False))
+        facts["link", name, "hairpin"] = bool(port.get("hairpin", False))
+    return facts
+
+
+def _number(user: Any) -> str | None:  # noqa: ANN401 - JSON: ip prints a name where there is one
+    if user is None:
+        return None
+    return str(user) if str(user).isdigit() else str(pwd.getpwnam(user).pw_uid)
+
+
+def table_facts(listed: Iterable[Mapping[str, Any]]) -> dict[Fact, Any]:
+    """Facts of hostnet's tables in `nft -j list ruleset`: forwards port by port, all else as it is listed."""
+    facts: dict[Fact, Any] = {}
+    for item in listed:
+        body = item.get("map") or item.get("set")
+        if body is None or body["table"] != "hostnet" or body["name"] in _IGNORED:
+            continue
+        for raw in body.get("elem", ()):
+            key, value = raw if "map" in item else (raw, None)
+            facts |= _element(body["name"], _parts(key), _parts(value) if value is not None else [])
+    return facts
+
+
+def _element(name: str, key: list[str], value: list[str]) -> dict[Fact, Any]:
+    if name.rstrip("46") not in (*_FORWARD_MAPS, "every"):
+        return {(name, *map(_bare, key)): ":".join(value)}
+    device, protocol, *middle, span = key
+    ports = _ports(span.replace("-", ":"))
+    if name.startswith("every"):
+        return {(name, device, protocol, port): "" for port in ports}
+    *listen, source = middle or [""]
+    source = "" if source in _ANY["4"] or source in _ANY["6"] else _bare(source)
+    at = listen[0] if listen else ""
+    to = [value[1]] * len(ports) if len(value) > 1 else [str(port) for port in ports]
+    return {
+        ("forward", device, protocol, at, source, port): f"{value[0]}:{target}"
+        for port, target in zip(ports, to, strict=True)
+    }
+
+
+def _parts(value: Any) -> list[str]:  # noqa: ANN401 - JSON
+    """A key or value as strings."""
+    if isinstance(value, dict) and "elem" in value:
+        return _parts(value["elem"]["val"])
+    if isinstance(value, dict) and "concat" in value:
+        return [part for one in value["concat"] for part in _parts(one)]
+    if isinstance(value, dict) and "prefix" in value:
+        return [f"{value['prefix']['addr']}/{value['prefix']['len']}"]
+    if isinstance(value, dict) and "range" in value:
+        return ["-".join(str(end) for end in value["range"])]
+    return [str(value)]
+
+
+def rules(listed: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """Chains and rules of hostnet's tables, without handles."""
+    found = []
+    for item in listed:
+        for kind in ("table", "chain", "rule"):
+            body = item.get(kind)
+            if body is not None and "hostnet" in (body["name"] if kind == "table" else body["table"]):
+                found.append((kind, {key: value for key, value in body.items() if key != "handle"}))
+    return found
+
+
+# --- what refresh shows --------------------------------------------------------------------------------------------
+
+
+def drift(program: Program, expected: Expected, seen: Mapping[Fact, Any], *, whole_table: bool) -> dict[str, set[str]]:
+    """What refresh should show: properties by resource; `{"gone"}` for a resource that is not there any more.
+
+    A property "" means "some property of it": which one a lost element shows in is a matter of its cell.
+
+    :param whole_table: whether the table's chains and rules are as they were made; elements without rules do nothing.
+    """
+    found: dict[str, set[str]] = {}
+    for key, (value, (name, top)) in expected.facts.items():
+        if not name:
+            continue
+        table = key[0] != "link"
+        there = None if table and not whole_table else seen.get(key)
+        if there != value:
+            lost, _, changed = top.partition("|")
+            found.setdefault(name, set()).add(changed if changed and there is not None else lost)
+    for name, tops in list(found.items()):
+        if GONE in tops:
+            found[name] = {GONE}
+        elif program[name][0] == "TapBinding" and "bridge" in tops:
+            tops.discard("isolated")  # of a port that is not there nothing is said
+        if program[name][0] == "PortForward" and not whole_table:
+            found[name] = {GONE}
+    return found

@@ -1,0 +1,484 @@
+"""Random life on a host against a model: declare, change, delete, break behind hostnet's back, refresh, up.
+
+The kernel is as tests/lab/model.py says after every `up`; a refresh shows the drift that was made and no other; the
+next `up` touches what drifted and nothing else; and when everything is deleted, nothing is left.
+
+`make test` runs 500 sequences, `make fuzz` as many as HOSTNET_SEQUENCES says, from the seed HOSTNET_SEED. A failure
+prints the shortest sequence that fails; the test's name has the seed that finds it again. Host: see tests/lab/bed.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, Phase, note, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from tests.lab.bed import FREE, UPLINK, Bed
+from tests.lab.driver import Inputs, Stack
+from tests.lab.inside import InsideProvider
+from tests.lab.model import Expected, Fact, Model, drift, link_facts, rules, table_facts
+
+SEQUENCES = int(os.environ.get("HOSTNET_SEQUENCES", "500"))
+SEED = int(os.environ.get("HOSTNET_SEED", "0"))
+AT_ONCE = 25  # sequences of one test: enough to spread them over workers
+STEPS = 8
+SHRINK = os.environ.get("HOSTNET_SHRINK", "1") == "1"  # 0: show the first sequence that fails, at once
+BRIDGES, TAPS = ("br0", "br1"), ("vm0", "vm1")
+V4, V6 = "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"
+
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+
+
+# --- programs ------------------------------------------------------------------------------------------------------
+
+
+def some(**optional: st.SearchStrategy[Any]) -> st.SearchStrategy[Inputs]:
+    """Inputs with some of these properties."""
+    return st.fixed_dictionaries({}, optional=optional)
+
+
+def subset(*items: str, least: int = 0) -> st.SearchStrategy[list[str]]:
+    """Some of these, in any order."""
+    return st.lists(st.sampled_from(items), unique=True, min_size=least, max_size=3)
+
+
+POOLS = {
+    "br0": ("10.0.0.1/24", "10.0.0.254/24", "10.5.0.1/16", "fd12::1/64", "fd12:0:0:1::1/64"),
+    "br1": ("10.1.0.1/24", "10.6.0.129/25", "fd13::1/64"),
+}
+ON = st.just(True)
+PORT_OPTIONS = {
+    "protocol": st.sampled_from(["udp", "sctp", "tcp+udp"]),
+    "loopback": st.just(False),
+    "sourceCidrs": st.sampled_from([["198.51.100.0/24"], ["203.0.113.7/32", "198.51.100.0/24"]]),
+    "listenAddresses": st.sampled_from([["192.0.2.2"], ["192.0.2.2", "192.0.2.3"], ["0.0.0.0"], ["127.0.0.1"]]),  # noqa: S104
+}
+DESTINATIONS4 = st.sampled_from(["10.0.0.2", "10.0.0.3:8080", "10.1.0.9:81", "10.77.0.1"])
+DESTINATIONS6 = st.sampled_from(["fd12::2", "[fd12::3]:8080", "fd13::2"])
+
+
+@st.composite
+def port_forwards(draw: Draw, base: int) -> Inputs:
+    """A forward whose source port is one, or a range, from `base` on: others have another base."""
+    if draw(st.integers(0, 3)) == 0:
+        six = {name: PORT_OPTIONS[name] for name in ("protocol", "loopback")}
+        return {"sourcePort": base, "destination": draw(DESTINATIONS6), **draw(some(**six))}
+    found = {"sourcePort": base, "destination": draw(DESTINATIONS4), **draw(some(**PORT_OPTIONS))}
+    if draw(st.booleans()):
+        found["sourcePort"] = f"{base}:{base + 2}"
+        found["destination"] = draw(st.sampled_from(["10.0.0.2", "10.0.0.2:80", "10.1.0.9:7000-7002"]))
+    return found
+
+
+class Programs:
+    """Draws changes of a program, so that it always is one that must go up."""
+
+    def __init__(self, draw: Draw) -> None:
+        self._draw = draw
+        self._makers = {
+            **dict.fromkeys(BRIDGES, self._bridge),
+            **dict.fromkeys(TAPS, self._tap),
+            "globs": self._glob,
+            "nat": self._gateway,
+            **dict.fromkeys(("web", "dns"), self._forward),
+        }
+
+    def change(self, program: dict[str, tuple[str, Inputs]]) -> dict[str, tuple[str, Inputs]]:
+        """The program with one resource added, changed or taken out; and what can't do without it."""
+        name = self._draw(st.sampled_from(sorted(self._makers)))
+        if name in program and self._draw(st.integers(0, 3)) == 0:
+            changed = {key: one for key, one in program.items() if key != name}
+            changed = {key: one for key, one in changed.items() if f"${{{name}." not in str(one)}
+        else:
+            made = self._makers[name](name, program)
+            changed = {**program, **({name: made} if made else {})}
+        # Dependencies first, as the driver wants it.
+        return {key: changed[key] for key in self._makers if key in changed}
+
+    def _some_bridge(self, program: dict[str, Any]) -> str | None:
+        there = [name for name in BRIDGES if name in program]
+        return f"${{{self._draw(st.sampled_from(there))}.name}}" if there else None
+
+    def _bridge(self, name: str, program: dict[str, Any]) -> tuple[str, Inputs]:
+        options = some(
+            mtu=st.sampled_from([1400, 1500, 9000]),
+            macAddress=st.just("02:00:00:00:00:b0"),
+            stp=ON,
+            portIsolation=ON,
+        )
+        addresses = self._draw(subset(*POOLS[name]))
+        # Two guests' addresses come out of here: one of each subnet at most has to be free.
+        return "Bridge", {"name": name, "addresses": addresses, **self._draw(options)}
+
+    def _tap(self, name: str, program: dict[str, Any]) -> tuple[str, Inputs]:
+        bridge = self._some_bridge(program) if self._draw(st.booleans()) else None
+        shared = self._draw(some(mtu=st.just(1400), owner=st.sampled_from(["0", "1234"]), group=st.just("4321")))
+        if bridge:
+            own = self._draw(some(isolated=ON, guest=st.sampled_from([{}, {"hostname": name}])))
+            return "TapBinding", {"name": name, "bridge": bridge, **shared, **own}
+        number = int(name[-1]) + 1
+        own = some(
+            addresses=subset(f"10.2.{number}.1/32", f"fd14::{number}/128", least=1),
+            routes=subset(f"10.2.{number}.5/32", f"fd14:{number}::5/128", f"10.3.{number}.0/24", least=1),
+        )
+        return "TapBinding", {"name": name, **shared, **self._draw(own)}
+
+    def _glob(self, name: str, program: dict[str, Any]) -> tuple[str, Inputs] | None:
+        del name
+        bridge = self._some_bridge(program)
+        return ("TapBinding", {"match": "gl-*", "bridge": bridge, **self._draw(some(isolated=ON))}) if bridge else None
+
+    def _gateway(self, name: str, program: dict[str, Any]) -> tuple[str, Inputs]:
+        del name
+        there = [f"${{{one}.name}}" for one in BRIDGES if one in program]
+        options = some(
+            internalIps=subset("10.9.0.0/24", "10.9.1.0/24", "10.5.0.7/32", least=1),
+            internalIpv6s=subset("fd19::/64", "fd19:1::/64", least=1),
+            externalIp=st.just("192.0.2.2"),
+            externalInterface=st.just(UPLINK),
+            mssClamp=ON,
+            internalForwarding=ON,
+            forwardPorts=st.sampled_from([1, 2]),
+        )
+        inputs = dict(self._draw(options))
+        inputs |= self._draw(st.sampled_from([{}, {"enableIpv6": True}, {"routeIpv6": True}]))
+        if there:
+            inputs["internalInterfaces"] = self._draw(subset(*there, least=1))
+        if "forwardPorts" in inputs:
+            bases = (1000, 2000)[: inputs["forwardPorts"]]
+            inputs["forwardPorts"] = [self._draw(port_forwards(base)) for base in bases]
+        if not {"internalInterfaces", "internalIps", "internalIpv6s", "forwardPorts"} & inputs.keys():
+            inputs["internalIps"] = ["10.9.0.0/24"]
+        return "NatGateway", inputs
+
+    def _forward(self, name: str, program: dict[str, Any]) -> tuple[str, Inputs]:
+        inputs = dict(self._draw(port_forwards({"web": 3000, "dns": 4000}[name])))
+        if "nat" in program and self._draw(st.booleans()):
+            inputs["natGateway"] = "${nat.id}"
+        return "PortForward", inputs
+
+
+# --- what somebody does behind hostnet's back ----------------------------------------------------------------------
+
+Vandal = Callable[["HostMachine"], None]
+
+
+class Vandals:
+    """Draws one thing that somebody might do to what is there now, and does it."""
+
+    def __init__(self, bed: Bed, draw: Draw, expected: Expected) -> None:
+        self._bed, self._draw = bed, draw
+        self._links, _ = bed.links()
+        ours = {key[1]: value for key, (value, _) in expected.facts.items() if key[0] == "link" and key[2] == "kind"}
+        there = {name: kind for name, kind in ours.items() if name in self._links}
+        self._bridges = [name for name, kind in there.items() if kind == "bridge"]
+        self._taps = [name for name, kind in there.items() if kind == "tap"]
+        ports = [name for name in self._taps if self._links[name].get("master")]
+        self._ports = ports
+        self._routed = [name for name in self._taps if name not in ports]
+        self._listed = bed.ruleset()
+        self._tables = sorted(
+            f"{item['table']['family']} {item['table']['name']}"
+            for item in self._listed
+            if "table" in item and item["table"]["name"] == "hostnet"
+        )
+
+    def act(self) -> str:
+        """Do one thing; says what."""
+        choices: list[Callable[[], str]] = [self._turn_off]
+        choices += [self._delete_link, self._add_address, self._set_mtu] if self._bridges or self._taps else []
+        choices += [self._delete_address, self._set_mac, self._set_stp] if self._bridges else []
+        choices += [self._detach, self._move, self._isolate] if self._ports else []
+        choices += [self._reroute] if self._routed else []
+        if "inet hostnet" in self._tables:
+            # Elements are what there are most of, so they are what goes wrong most.
+            choices += [self._flush, self._flush_chain, *[self._delete_element] * 3, *[self._change_element] * 2]
+        return self._draw(st.sampled_from(choices))()
+
+    def _one(self, names: list[str]) -> str:
+        return str(self._draw(st.sampled_from(names)))
+
+    def _ip(self, command: str) -> str:
+        self._bed.host.run(f"ip {command}", check=False)  # what is gone already may be deleted twice
+        return f"ip {command}"
+
+    def _delete_link(self) -> str:
+        return self._ip(f"link delete {self._one([*self._bridges, *self._taps])}")
+
+    def _add_address(self) -> str:
+        cidr = self._one(["10.0.0.99/24", "10.66.0.1/24", "fd66::1/64", "10.1.0.1/32"])
+        return self._ip(f"address add {cidr} dev {self._one([*self._bridges, *self._routed, *self._bridges][:4] or self._taps)}")
+
+    def _delete_address(self) -> str:
+        name = self._one(self._bridges)
+        there = [f"{a['local']}/{a['prefixlen']}" for a in self._links[name]["addr_info"] if a["scope"] != "link"]
+        return self._ip(f"address delete {self._one(there)} dev {name}") if there else "nothing"
+
+    def _set_mtu(self) -> str:
+        return self._ip(f"link set {self._one([*self._bridges, *self._taps])} mtu {self._one(['1000', '1400', '1450'])}")
+
+    def _set_mac(self) -> str:
+        return self._ip(f"link set {self._one(self._bridges)} address 02:00:00:00:00:77")
+
+    def _set_stp(self) -> str:
+        return self._ip(f"link set {self._one(self._bridges)} type bridge stp_state {self._one(['0', '1'])}")
+
+    def _detach(self) -> str:
+        return self._ip(f"link set {self._one(self._ports)} nomaster")
+
+    def _move(self) -> str:
+        return self._ip(f"link set {self._one(self._ports)} master {self._one(self._bridges)}") if self._bridges else ""
+
+    def _isolate(self) -> str:
+        way = self._one(["on", "off"])
+        return self._ip(f"link set {self._one(self._ports)} type bridge_slave isolated {way}")
+
+    def _reroute(self) -> str:
+        name = self._one(self._routed)
+        number = int(name[-1]) + 1
+        cidr = self._one([f"10.2.{number}.5/32", f"fd14:{number}::5/128", "10.88.0.0/24"])
+        verb = self._one(["delete", "replace"])
+        return self._ip(f"{'-6 ' if ':' in cidr else ''}route {verb} {cidr} dev {name}")
+
+    def _turn_off(self) -> str:
+        name = self._one([V4, V6])
+        self._bed.switch(name, "0")
+        return f"sysctl {name}=0"
+
+    def _nft(self, command: str) -> str:
+        self._bed.nft(command + "\n")
+        return f"nft {command}"
+
+    def _flush(self) -> str:
+        return self._nft(self._one(["flush ruleset", *(f"delete table {name}" for name in self._tables)]))
+
+    def _flush_chain(self) -> str:
+        return self._nft(f"flush chain inet hostnet {self._one(['prerouting', 'forward', 'postrouting', 'iifname4'])}")
+
+    def _elements(self, *prefixes: str) -> list[tuple[str, str, str]]:
+        """Elements that one resource has: (set, key, value) as nft takes them."""
+        text = self._bed.host.run("nft list table inet hostnet")
+        found = []
+        name, flat = "", " ".join(text.split())
+        for part in flat.split("elements = {")[:-1]:
+            name = part.rsplit(" {", 1)[0].split()[-1] if "elements" not in part else name
+        del name
+        return _elements_of(text, prefixes) or found
+
+    def _delete_element(self) -> str:
+        found = self._elements("any", "span", "keep", "listen", "internal", "pairs", "nat", "snat", "net_", "clamped")
+        if not found:
+            return "nothing"
+        name, key, _ = self._draw(st.sampled_from(found))
+        return self._nft(f"delete element inet hostnet {name} {{ {key} }}")
+
+    def _change_element(self) -> str:
+        found = [one for one in self._elements("any", "span", "listen") if "keep" not in one[0]]
+        if not found:
+            return "nothing"
+        name, key, _ = self._draw(st.sampled_from(found))
+        value = "fd99::9 . 9" if name.endswith("6") else "10.99.0.9 . 9"
+        self._bed.nft(
+            f"delete element inet hostnet {name} {{ {key} }}\nadd element inet hostnet {name} {{ {key} : {value} }}\n"
+        )
+        return f"nft: {name} {key} : {value}"
+
+
+def _elements_of(text: str, prefixes: tuple[str, ...]) -> list[tuple[str, str, str]]:
+    """The elements that `nft list` prints, of the sets whose names begin like this."""
+    found = []
+    body: list[str] = []
+    name = ""
+    for line in (line.strip() for line in text.splitlines()):
+        if line.startswith(("set ", "map ")):
+            name, body = line.split()[1], []
+        elif line.startswith("elements = {") or body:
+            body.append(line.removeprefix("elements = {"))
+            if line.endswith("}"):
+                for element in " ".join(body).removesuffix("}").split(","):
+                    head, _, value = element.partition(" : ")
+                    key, comment, _ = head.partition(" comment ")
+                    del comment
+                    if name.startswith(prefixes):
+                        found.append((name, key.strip(), value.strip()))
+                body = []
+    return found
+
+
+# --- the machine ---------------------------------------------------------------------------------------------------
+
+
+class Ground:
+    """A host for many sequences, one after the other."""
+
+    def __init__(self) -> None:
+        """Make it."""
+        self.template: list[Any] = []  # the tables' chains and rules as they were first made
+        self.bed = Bed()
+        self.provider = InsideProvider(self.bed.host)
+
+    def close(self) -> None:
+        """Take it away."""
+        self.provider.close()
+        self.bed.close()
+
+    def renew(self) -> None:
+        """Another host."""
+        self.close()
+        self.bed = Bed()
+        self.provider = InsideProvider(self.bed.host)
+
+
+class HostMachine(RuleBasedStateMachine):
+    """A stack on a host, as a sequence of what may happen to it."""
+
+    ground: ClassVar[Ground]
+
+    def __init__(self) -> None:
+        """A host that nothing has touched, an empty stack."""
+        super().__init__()
+        self.model = Model(UPLINK, FREE, (*BRIDGES, *TAPS))
+        self.bed, self.provider = self.ground.bed, self.ground.provider
+        self.stack = Stack(self.provider, self.bed.host.name)
+        self.pristine: dict[str, Any] = {}
+        self.drifted = False  # whether somebody did something since the last refresh
+        self.found: set[str] = set()  # what the last refresh showed
+        self.on = {"4": False, "6": False}
+
+    @initialize(v4=st.booleans(), v6=st.booleans())
+    def begin(self, v4: bool, v6: bool) -> None:  # noqa: FBT001 - drawn
+        """The switches are somebody's: as they were, they shall be in the end."""
+        self.on = {"4": v4, "6": v6}
+        self.bed.switch(V4, str(int(v4)))
+        self.bed.switch(V6, str(int(v6)))
+        self.pristine = self.bed.snapshot()
+
+    @rule(data=st.data())
+    def change(self, data: st.DataObject) -> None:
+        """A program is changed in one to three places, and goes up."""
+        programs = Programs(data.draw)
+        program = dict(self.stack.program)
+        for _ in range(data.draw(st.integers(1, 3))):
+            program = programs.change(program)
+        self.look()
+        note(f"up {program}")
+        self.stack.up(program)
+        self.check()
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.stack.state)
+    def vandalise(self, data: st.DataObject) -> None:
+        """Somebody does something behind hostnet's back, once or twice."""
+        for _ in range(data.draw(st.integers(1, 2))):
+            note(Vandals(self.bed, data.draw, self.model.expected(self.stack.program)).act())
+        self.drifted = True
+
+    @rule()
+    @precondition(lambda self: self.drifted)
+    def repair(self) -> None:
+        """`refresh` shows what was done, and `up` mends that and nothing else."""
+        self.look()
+        note("up")
+        touched = {step.split(":")[0].split()[1] for step in self.stack.again()}
+        assert touched == self.found
+        self.check()
+
+    def look(self) -> None:
+        """Refresh shows the drift that was made, in the right property, and no other."""
+        if not self.drifted:
+            return
+        program = self.stack.program
+        expected = self.model.expected(program)
+        seen = self.facts()
+        whole = not expected.table or rules(self.bed.ruleset()) == self.ground.template
+        wanted = drift(program, expected, seen, whole_table=whole)
+        for digit, switch in (("4", V4), ("6", V6)):
+            for name in self.model.families(program)[digit]:
+                if self.bed.switch(switch) != "1" and "gone" not in wanted.get(name, ()):
+                    wanted.setdefault(name, set()).add("forwarding")
+        shown = self.stack.refresh()
+        note(f"refresh: {shown}")
+        tops = {name: {path.split(".")[0].split("[")[0] for path in paths} for name, paths in shown.items()}
+        assert tops.keys() == wanted.keys(), (tops, wanted)
+        for name, properties in wanted.items():
+            assert properties == tops[name] or ("" in properties and properties - {""} <= tops[name]), (
+                name,
+                tops,
+                wanted,
+            )
+        self.found, self.drifted = set(wanted), False
+
+    def facts(self) -> dict[Fact, Any]:
+        """What an observer sees."""
+        return link_facts(*self.bed.links()) | table_facts(self.bed.ruleset())
+
+    def check(self) -> None:
+        """The kernel is as the model says; a refresh has nothing to show and another `up` nothing to do."""
+        program = self.stack.program
+        expected = self.model.expected(program)
+        assert expected.differences(self.facts()) == {}
+        listed = rules(self.bed.ruleset())
+        if expected.table and not self.ground.template:
+            self.ground.template = listed
+        assert listed == (self.ground.template if expected.table else [])
+        for digit, switch in (("4", V4), ("6", V6)):
+            if self.model.families(program)[digit]:
+                assert self.bed.switch(switch) == "1"
+        if self.model.families(program)["6"]:
+            assert self.bed.switch("net.ipv6.conf.eth0.accept_ra") == "2"
+        for link, wanted in self.model.localnet(program).items():
+            if self.bed.switch(f"net.ipv4.conf.{link}.route_localnet") != str(int(wanted)):
+                raise AssertionError(f"route_localnet of {link} should be {wanted}")
+        assert self.stack.refresh() == {}
+        assert self.stack.again() == []
+        self.found = set()
+
+    def teardown(self) -> None:
+        """When everything is deleted, whatever was done to it, nothing is left; switches are what they were."""
+        try:
+            note("destroy")
+            self.stack.destroy()
+            left = self.bed.snapshot()
+            # A switch that somebody turned off in the meantime is theirs.
+            for name in (V4, V6):
+                if left["switches"][name] == "0":
+                    self.bed.switch(name, self.pristine["switches"][name])
+            assert self.bed.snapshot() == self.pristine
+            assert not self.provider.directory.exists()
+        except BaseException:
+            self.ground.renew()  # so that the next sequence is not blamed
+            raise
+
+
+@pytest.fixture(scope="module")
+def ground() -> Iterator[Ground]:
+    """This worker's host."""
+    if os.geteuid() != 0:
+        pytest.skip("kernel tests need root: they make network namespaces")
+    made = Ground()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("number", range(SEED, SEED + -(-SEQUENCES // AT_ONCE)))
+def test_whatever_happens_the_kernel_is_as_declared(ground: Ground, number: int) -> None:
+    """See the module."""
+    seeded = seed(number)(type("HostMachine", (HostMachine,), {"ground": ground}))
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        seeded,
+        settings=settings(
+            max_examples=min(AT_ONCE, SEQUENCES),
+            stateful_step_count=STEPS,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            print_blob=False,
+            report_multiple_bugs=False,
+            phases=[phase for phase in Phase if SHRINK or phase is not Phase.shrink],
+        ),
+    )

@@ -1,0 +1,56 @@
+"""The agent's file: the same for the same sources, and nothing that a bare Python lacks in it."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from hostnet.agent.packages import advice
+from hostnet.hosts.bundle import bundle, command
+
+
+def build_elsewhere(environ: dict[str, str]) -> str:
+    """The digest as another process has it."""
+    code = "from hostnet.hosts.bundle import bundle; print(bundle().digest)"
+    done = subprocess.run([sys.executable, "-c", code], env=environ, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_it_is_the_same_wherever_it_is_made(tmp_path: Path) -> None:
+    """Neither the clock, nor hash seeds, nor the place of the checkout get into it."""
+    assert build_elsewhere({"PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo"}) == bundle().digest
+    assert build_elsewhere({"PYTHONHASHSEED": "2", "HOME": str(tmp_path)}) == bundle().digest
+    names = zipfile.ZipFile(io.BytesIO(bundle().data)).namelist()
+    assert names == sorted(names)
+    assert not any(name.startswith("/") or ".." in name for name in names)
+
+
+def test_it_imports_the_standard_library_only(tmp_path: Path) -> None:
+    """Every module of it can be imported from it, by a Python without site-packages."""
+    file = tmp_path / "agent.zip"
+    file.write_bytes(bundle().data)
+    names = [name for name in zipfile.ZipFile(file).namelist() if name != "__main__.py"]
+    modules = [name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in names]
+    code = f"import sys; sys.path.insert(0, {str(file)!r})\n" + "\n".join(f"import {name}" for name in modules)
+    code += "\nfor name, m in list(sys.modules.items()):\n"
+    code += " if name.startswith('hostnet'): assert '.zip' in m.__file__, name\n"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
+
+
+def test_the_command_survives_any_shell() -> None:
+    """Nothing in it that a shell could expand, and no line breaks, which csh does not allow in quotes."""
+    line = command(["sudo", "-n", "--"], "/var/lib/hostnet", ["--state-dir", "/var/lib/hostnet"])
+    assert line.startswith("exec sudo -n -- python3 -I -S -c 'import base64,zlib;")
+    assert not set("\n!$`\\") & set(line)
+    assert len(line) < 4096
+
+
+@pytest.mark.parametrize("need", ["python3", "libnftables", "sudo"])
+def test_advice_for_an_unknown_distribution(need: str) -> None:
+    """All that we know."""
+    said = advice(need, "")
+    assert all(name in said for name in ("apt-get install", "dnf install", "NixOS"))

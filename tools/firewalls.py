@@ -1,0 +1,31 @@
+"""Firewalls for the tests: ufw and firewalld, unpacked and not installed.
+
+Installed, firewalld would start with the machine and filter it; unpacked, it runs where a test starts it.
+"""
+
+import shutil
+from pathlib import Path
+
+from tools import debian
+from tools.paths import cache
+from tools.steps import doing, done
+
+PACKAGES = ("ufw", "firewalld", "python3-firewall")
+
+
+def folder() -> Path:
+    """Where they are unpacked."""
+    return cache() / "firewalls"
+
+
+def prepare() -> None:
+    """Unpack what is missing."""
+    if folder().exists():
+        done("firewalls for the tests (unpacked)")
+        return
+    part = folder().with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    with doing(f"unpack Debian packages: {' '.join(PACKAGES)}"):
+        for package in PACKAGES:
+            debian.unpack(package, part)
+        part.rename(folder())
