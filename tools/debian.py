@@ -15,6 +15,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "ssh": ("openssh-server", "sudo"),  # the tests' own servers
     # Beside them ufw and firewalld, which are unpacked and not installed: see tools/firewalls.py.
     "firewalls": ("iptables", "dbus-daemon", "python3-dbus", "python3-gi", "python3-nftables"),
+    "dhcp": ("dnsmasq-base",),
+    "clients": ("isc-dhcp-client", "ethtool"),  # the tests' own
     "guest": ("qemu-system-x86", "busybox-static", "cpio"),
 }
 

@@ -92,7 +92,10 @@ def _lasting(told: Any) -> Any:  # noqa: ANN401 - JSON
             for name, value in told.items()
             if name not in _PASSING or (name == "address" and ours)
         }
-    return [_lasting(item) for item in told] if isinstance(told, list) else told
+    if isinstance(told, list):
+        items = [_lasting(item) for item in told]
+        return sorted(items, key=json.dumps) if told and isinstance(told[0], dict) and "dst" in told[0] else items
+    return told
 
 
 def test_all_failures_at_once_each_with_its_path(stack: DynamicStack, host: Host) -> None:

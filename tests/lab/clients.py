@@ -1,7 +1,7 @@
 """What a guest asks of its network: real DHCP clients, DNS by hand, and the router advertisements that arrive.
 
-`Client` is a namespace behind a veth of the host, its `eth0` without any address. `ask` asks a name server, `Client.old`
-is a DHCP client as they were before PACKET_AUXDATA: it believes the checksum that it sees.
+`Client` is a namespace behind a veth of the host, its `eth0` without any address. `ask` asks a name server.
+`Client.old` is a DHCP client as they were before PACKET_AUXDATA: it believes the checksum that it sees.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Client:
         """Make it.
 
         :param name: of its namespace.
-        :param link: the host's end of its wire, in no bridge yet.
+        :param link: the host's end of its wire; in `br-a`, if that is there already.
         :param folder: a place for its script and leases.
         """
         self.mac = mac
@@ -63,6 +63,8 @@ class Client:
             f"link add {link} type veth peer name eth0 address {mac} netns {self.namespace.name}", f"link set {link} up"
         )
         self.namespace.ip("link set eth0 up")
+        if "br-a" in lab.host.run("ip -br link"):
+            lab.host.ip(f"link set {link} master br-a")
         self._folder.mkdir()
         self._script = self._folder / "script"
         self._script.write_text(_SCRIPT)
@@ -97,7 +99,9 @@ class Client:
     def addresses6(self) -> list[str]:
         """Its global v6 addresses with prefix lengths."""
         links = json.loads(self.namespace.run("ip -j -6 address show dev eth0 scope global"))
-        return sorted(f"{a['local']}/{a['prefixlen']}" for link in links for a in link.get("addr_info", ()))
+        return sorted(
+            f"{a['local']}/{a['prefixlen']}" for link in links for a in link.get("addr_info", ()) if "local" in a
+        )
 
     def old(self, timeout: float = PATIENCE) -> str:
         """A DISCOVER whose answer is read off the wire: `whole`, `none` (no checksum), `damaged`, or `silent`."""
@@ -148,7 +152,7 @@ def _checksum_of(frame: bytes) -> str:
 def _sum(data: bytes) -> int:
     """The Internet checksum (RFC 1071)."""
     data += b"\0" * (len(data) % 2)
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
@@ -170,14 +174,16 @@ def ask(
         made.settimeout(timeout)
         try:
             made.connect((server, 53))
+            reply: bytes
             if tcp:
                 made.sendall(struct.pack("!H", len(query)) + query)
-                size = struct.unpack("!H", made.recv(2))[0]
-                return _answers(made.recv(size), len(query))
-            made.send(query)
-            return _answers(made.recv(4096), len(query))
+                reply = made.recv(4096)[2:]
+            else:
+                made.send(query)
+                reply = made.recv(4096)
         except OSError:
             return None
+    return _answers(reply, len(query)) if reply else None  # a connection that is closed without a word is none
 
 
 def _labels(name: str) -> bytes:

@@ -144,6 +144,7 @@ class Ufw(Firewall):
         defaults = self._root / "etc/default/ufw"
         defaults.write_text(defaults.read_text().replace("IPT_SYSCTL=/etc/ufw/sysctl.conf", "IPT_SYSCTL="))
         self._ufw("--force", "enable")
+        self._ufw("reload")  # which adds rules that `enable` does not
 
     def reload(self) -> None:
         """As an administrator does."""
@@ -207,7 +208,8 @@ class Firewalld(Firewall):
 
     def _spawn(self, *argv: str) -> None:
         with (self._root / "out").open("ab") as out:
-            self._running.append(self.host.call(subprocess.Popen, argv, stdout=out, stderr=out, stdin=subprocess.DEVNULL))
+            process = self.host.call(subprocess.Popen, argv, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+        self._running.append(process)
 
 
 _KINDS = {"native": Native, "docker": Docker, "ufw": Ufw, "firewalld": Firewalld, "legacy": Legacy}

@@ -366,10 +366,10 @@ def _common(view: _View) -> Iterator[tuple[Fact, Any, Place]]:
         yield ("ours", link), "", UNSEEN
         yield ("hairpin", link, link), "", UNSEEN
         for cidr in view.devices.get(link, ()):
-            digit, interface = "6" if ":" in cidr else "4", ipaddress.ip_interface(cidr)
-            yield ("own" + digit, cidr.split("/")[0]), "", UNSEEN
-            if interface.network.num_addresses > 1:
-                yield ("near" + digit, link, str(interface.network)), "", UNSEEN
+            yield ("own6" if ":" in cidr else "own4", cidr.split("/")[0]), "", UNSEEN
+        for digit, mark in (("4", "."), ("6", ":")):
+            subnets = [cidr for cidr in view.devices.get(link, ()) if mark in cidr and not cidr.endswith(("/32", "/128"))]
+            yield from ((("near" + digit, link, net), "", UNSEEN) for net in _collapsed(subnets))
 
 
 def _collapsed(cidrs: list[str]) -> list[str]:
@@ -487,6 +487,10 @@ def drift(program: Program, expected: Expected, seen: Mapping[Fact, Any], *, who
         if not name:
             continue
         table = key[0] != "link"
+        if top == "isolated":
+            at = ("link", key[1], "master")
+            if seen.get(at) != expected.facts[at][0]:
+                continue  # of a port that is not there nothing is said
         there = None if table and not whole_table else seen.get(key)
         if there != value:
             lost, _, changed = top.partition("|")
@@ -494,8 +498,6 @@ def drift(program: Program, expected: Expected, seen: Mapping[Fact, Any], *, who
     for name, tops in list(found.items()):
         if GONE in tops:
             found[name] = {GONE}
-        elif program[name][0] == "TapBinding" and "bridge" in tops:
-            tops.discard("isolated")  # of a port that is not there nothing is said
         if program[name][0] == "PortForward" and not whole_table:
             found[name] = {GONE}
     return found

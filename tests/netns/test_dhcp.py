@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from tests.lab.clients import Client, advertisement, ask, old_client, until
 from tests.lab.driver import Provider, Stack, refused
 from tests.lab.lab import Lab
 from tests.lab.probes import DOUBT
+from tools.guest import READY, qemu_argv
 
 Program = dict[str, tuple[str, dict[str, Any]]]
 MAC = "02:00:00:00:01:0{}"
+BOOT_PATIENCE = 120.0  # seconds: a microVM boots in 4, on a busy machine in many more
 NET4, NET6 = ["10.0.0.1/24"], ["10.0.0.1/24", "fd12::1/64"]
 
 
@@ -77,3 +80,488 @@ def test_a_guest_gets_all_it_needs(lab: Lab, stack: Stack, client: NewClient) ->
     assert (lease["macAddress"], lease["address"], lease["hostname"]) == (guest.mac, given["ip"], "first")
     stack.destroy()
     assert not pids(lab)
+
+
+def test_an_undeclared_range_is_the_subnet_less_what_is_used(lab: Lab, stack: Stack, client: NewClient) -> None:
+    """Of a /29 with a gateway, a guest and a static lease three addresses are left, and a fourth client gets none."""
+    lease = {"macAddress": MAC.format(9), "address": "10.0.0.6"}
+    program = network({"staticLeases": [lease]}, addresses=["10.0.0.1/29"])
+    program["tap"] = ("TapBinding", {"name": "web", "bridge": "${net.name}", "guest": {}})
+    stack.up(program)
+    assert stack["tap.guest.addresses"] == ["10.0.0.2/29"]
+    got = {client(number).udhcpc()["ip"] for number in (1, 2, 3)}
+    assert got == {"10.0.0.3", "10.0.0.4", "10.0.0.5"}
+    fourth = client(4)
+    assert "lease of" not in fourth.namespace.run("busybox udhcpc -i eth0 -f -q -n -t 3 -T 1 -s /bin/true", check=False)
+    stack.destroy()
+
+
+def test_dhclient(lab: Lab, stack: Stack, client: NewClient) -> None:
+    """ISC's client gets a static lease with its name."""
+    guest = client(1)
+    lease = {"macAddress": guest.mac, "address": "10.0.0.50", "hostname": "web"}
+    stack.up(network({"domain": "vm.internal", "staticLeases": [lease], "dnsServers": ["192.0.2.53", "192.0.2.54"]}))
+    given = guest.dhclient()
+    assert given["new_ip_address"] == "10.0.0.50"
+    assert given["new_domain_name_servers"] == "192.0.2.53 192.0.2.54"
+    assert given["new_domain_name"] == "vm.internal"
+    assert ask(guest.namespace, "10.0.0.1", "web", timeout=DOUBT) is None, "with dnsServers the gateway is no server"
+    stack.up(network({"dnsServers": []}))
+    assert "dns" not in guest.udhcpc()
+    stack.destroy()
+
+
+def test_names(lab: Lab, stack: Stack, client: NewClient) -> None:
+    """Static leases' and guests' names are answered with and without the domain, by UDP and TCP, to guests alone."""
+    guest = client(1)
+    lease = {"macAddress": MAC.format(8), "address": "10.0.0.50", "hostname": "db"}
+    program = network({"domain": "vm.internal", "staticLeases": [lease]}, addresses=NET6)
+    program["tap"] = ("TapBinding", {"name": "web", "bridge": "${net.name}", "guest": {"hostname": "web"}})
+    stack.up(program)
+    guest.udhcpc()
+    guest.namespace.ip("address add fd12::77/64 dev eth0 nodad")
+    web4, web6 = (cidr.split("/")[0] for cidr in stack["tap.guest.addresses"])
+    for name, expected in (
+        ("web", web4),
+        ("web.vm.internal", web4),
+        ("db", "10.0.0.50"),
+        ("db.vm.internal", "10.0.0.50"),
+    ):
+        assert ask(guest.namespace, "10.0.0.1", name) == [expected]
+        assert ask(guest.namespace, "fd12::1", name, tcp=True) == [expected]
+    assert ask(guest.namespace, "10.0.0.1", "web", "AAAA") == [web6]
+    for name in ("other", "other.vm.internal"):
+        assert ask(guest.namespace, "10.0.0.1", name) == [], "neither is for the servers of the world"
+    assert "web.vm.internal" in guest.namespace.run(f"busybox nslookup {web4} 10.0.0.1")
+    stack.up({**program, "tap": ("TapBinding", {**program["tap"][1], "guest": {"hostname": "www"}})})
+    assert ask(guest.namespace, "10.0.0.1", "www") == [web4]
+    assert ask(guest.namespace, "10.0.0.1", "web") == []
+    stack.destroy()
+
+
+def test_other_names_are_asked_of_the_hosts_own_servers(lab: Lab, stack: Stack, client: NewClient) -> None:
+    """The host's resolv.conf (a named namespace's own, see ip-netns(8)) tells whom the gateway asks."""
+    guest = client(1)
+    folder = Path("/etc/netns", lab.host.name)
+    folder.mkdir(parents=True)
+    try:
+        (folder / "resolv.conf").write_text("nameserver 198.51.100.10\n")
+        own = tuple(f"--{word}" for word in ("no-hosts", "no-resolv", "keep-in-foreground", "conf-file=/dev/null"))
+        upstream = lab["internet"].call(
+            subprocess.Popen, ["dnsmasq", *own, "--pid-file=", "--user=root", "--address=/world.example/203.0.113.99"]
+        )
+        try:
+            assert until(lambda: ask(lab["internet"], "198.51.100.10", "world.example", timeout=1)) == ["203.0.113.99"]
+            stack.up(network({}))
+            guest.udhcpc()
+            assert until(lambda: ask(guest.namespace, "10.0.0.1", "world.example")) == ["203.0.113.99"]
+        finally:
+            upstream.terminate()
+            upstream.wait()
+        stack.destroy()
+    finally:
+        (folder / "resolv.conf").unlink()
+        folder.rmdir()
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()
+
+
+def test_router_advertisements(lab: Lab, stack: Stack, client: NewClient) -> None:
+    """A kernel gives itself an address of the declared prefix, and of no other that the bridge has."""
+    guest = client(1)
+    addresses = [*NET6, "fd99::1/64"]
+    stack.up(network({}, addresses=addresses, ipv6SendRa=True, ipv6Prefixes=["fd12::/64"]))
+    assert until(guest.addresses6) == ["fd12::ff:fe00:101/64"]
+    assert lab.reaches(guest.namespace.role, "icmp fd12::1")
+    told = advertisement(guest.namespace)
+    assert told["prefixes"] == ["fd12::/64"]
+    assert not told["managed"]
+    (server,) = told["servers"]
+    assert server.startswith(("fe80::", "fd12::"))
+    assert stack.refresh() == {}
+    stack.up(network({}, addresses=addresses, ipv6SendRa=True))
+    assert until(lambda: len(found := guest.addresses6()) == 2 and found) == [
+        "fd12::ff:fe00:101/64",
+        "fd99::ff:fe00:101/64",
+    ]
+    stack.destroy()
+
+
+def test_advertisements_alone(lab: Lab, stack: Stack, client: NewClient) -> None:
+    """Without a dhcpServer there are advertisements without a name server, and neither DHCP nor DNS."""
+    guest = client(1)
+    stack.up(network(None, addresses=["fd12::1/64"], ipv6SendRa=True))
+    assert until(guest.addresses6) == ["fd12::ff:fe00:101/64"]
+    assert advertisement(guest.namespace)["servers"] == []
+    assert ask(guest.namespace, "fd12::1", "web", timeout=DOUBT) is None
+    assert old_client(guest.namespace, guest.mac, DOUBT) == "silent"
+    stack.destroy()
+    assert not pids(lab)
+
+
+def test_a_slaac_guest_has_a_v6_name(lab: Lab, stack: Stack, client: NewClient) -> None:
+    """With advertisements a guest's name stands for the v6 address that it made, not for one that it does not have."""
+    stack.up(network({}, addresses=NET6, ipv6SendRa=True))
+    program = dict(stack.program)
+    program["tap"] = ("TapBinding", {"name": "web", "bridge": "${net.name}", "guest": {"hostname": "web"}})
+    stack.up(program)
+    host = stack["tap.guest"]
+    lab.net.plug("web", "guest5", mac=host["macAddress"])
+    lab["guest5"].sysctl("net.ipv6.conf.eth0.accept_ra", 1)
+    lab["guest5"].run("busybox udhcpc -i eth0 -f -q -n -t 20 -T 1 -s /bin/true")
+    asker = client(1)
+    asker.udhcpc()
+    assert ask(asker.namespace, "10.0.0.1", "web") == [host["addresses"][0].split("/")[0]]
+    made = until(lambda: ask(asker.namespace, "10.0.0.1", "web", "AAAA"), 20)
+    assert [f"{address}/64" for address in made] != [host["addresses"][1]]
+    assert f"{made[0]}/64" in lab["guest5"].run("ip -6 address show dev eth0")
+    stack.destroy()
+
+
+def test_leases_come_and_go_without_a_restart(lab: Lab, stack: Stack, client: NewClient) -> None:
+    """A static lease and a guest are added and taken out: the process is the same, others keep what they have."""
+    first, second = client(1), client(2)
+    stack.up(network({}))
+    (process,) = pids(lab)
+    mine = first.udhcpc()["ip"]
+    program = network({"staticLeases": [{"macAddress": second.mac, "address": "10.0.0.77"}]})
+    stack.up(program)
+    assert second.udhcpc()["ip"] == "10.0.0.77"
+    program["tap"] = ("TapBinding", {"name": "web", "bridge": "${net.name}", "guest": {"hostname": "web"}})
+    stack.up(program)
+    assert ask(second.namespace, "10.0.0.1", "web") == [stack["tap.guest.addresses"][0].split("/")[0]]
+    assert first.udhcpc("-r", mine)["ip"] == mine
+    stack.up(network({}))
+    assert ask(second.namespace, "10.0.0.1", "web") == []
+    third = client(3)
+    taken = {first.udhcpc("-r", mine)["ip"], third.udhcpc()["ip"]}
+    assert mine in taken
+    assert {lease["address"] for lease in _leases(stack)} >= taken
+    assert pids(lab) == [process]
+    stack.destroy()
+
+
+def _leases(stack: Stack) -> list[dict[str, Any]]:
+    assert stack.refresh() == {}
+    return list(stack["net.leases"])
+
+
+def test_another_configuration_keeps_the_leases(lab: Lab, stack: Stack, client: NewClient) -> None:
+    """Range, lease time, addresses and MTU change in place: another process, the same leases."""
+    guest = client(1)
+    stack.up(network({"rangeStart": "10.0.0.100", "rangeEnd": "10.0.0.199"}))
+    mine = guest.udhcpc()["ip"]
+    (before,) = pids(lab)
+    stack.up(
+        network({"rangeStart": "10.0.0.90", "rangeEnd": "10.0.0.199", "leaseTime": "2h"}, addresses=NET6, mtu=1400)
+    )
+    (after,) = pids(lab)
+    assert before != after
+    assert [lease["address"] for lease in _leases(stack)] == [mine]
+    given = guest.udhcpc("-r", mine)
+    assert (given["ip"], given["lease"]) == (mine, "7200")
+    stack.destroy()
+
+
+def test_nothing_answers_on_the_uplink(lab: Lab, stack: Stack, client: NewClient) -> None:
+    """An outsider gets neither DHCP nor DNS, at whichever address; a guest on the same path does."""
+    stack.up(network({}, addresses=NET6))
+    guest = client(1)
+    guest.udhcpc()
+    guest.namespace.ip("address add fd12::77/64 dev eth0 nodad")
+    for server in ("10.0.0.1", "fd12::1"):
+        assert ask(guest.namespace, server, "localhost") is not None
+        for tcp in (False, True):
+            assert not ask(lab["attacker"], server, "localhost", tcp=tcp, timeout=DOUBT)
+    for server in ("192.0.2.2", "2001:db8::2"):
+        assert ask(lab["outsider"], server, "localhost", timeout=DOUBT) is None
+    mac = lab["outsider"].run("cat /sys/class/net/eth0/address").strip()
+    assert old_client(lab["outsider"], mac, 1.5) == "silent"
+    stack.destroy()
+
+
+def test_two_bridges_have_two_servers(lab: Lab, stack: Stack, client: NewClient) -> None:
+    """One process a bridge; the end of one is not the other's."""
+    program = network({})
+    program["other"] = ("Bridge", {"name": "br-b", "addresses": ["10.1.0.1/24"], "dhcpServer": {}})
+    stack.up(program)
+    assert len(pids(lab)) == 2
+    guest = client(1)
+    assert guest.udhcpc()["ip"].startswith("10.0.0.")
+    lab.host.ip("link set vm-1 master br-b")
+    assert guest.udhcpc()["ip"].startswith("10.1.0.")
+    lab.host.ip("link set vm-1 master br-a")
+    stack.up(network({}))
+    assert len(pids(lab)) == 1
+    assert guest.udhcpc()["ip"].startswith("10.0.0.")
+    stack.destroy()
+
+
+def test_one_that_died_is_drift_and_comes_back(lab: Lab, stack: Stack, client: NewClient) -> None:
+    """A refresh tells that the server is gone; the next up starts it, with its leases."""
+    guest = client(1)
+    stack.up(network({}, addresses=NET6, ipv6SendRa=True))
+    mine = guest.udhcpc()["ip"]
+    for pid in pids(lab):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not pids(lab))
+    assert set(stack.refresh()) == {"net"}
+    stack.again()
+    assert stack.refresh() == {}
+    assert len(pids(lab)) == 1
+    assert guest.udhcpc("-r", mine)["ip"] == mine
+    stack.destroy()
+
+
+def test_lists_that_somebody_changed_are_drift(lab: Lab, stack: Stack) -> None:
+    """What the server would read on its next signal is as declared, or it is drift."""
+    stack.up(network({"staticLeases": [{"macAddress": MAC.format(9), "address": "10.0.0.9"}]}))
+    (hosts,) = (path / "br-a" / "hosts" for path in _directories(stack))
+    hosts.write_text("")
+    assert set(stack.refresh()) == {"net"}
+    stack.again()
+    assert hosts.read_text() == f"{MAC.format(9)},10.0.0.9\n"
+    stack.destroy()
+
+
+def _directories(stack: Stack) -> list[Path]:
+    """Those of /run/hostnet that are this stack's."""
+    mine = str(stack.provider.directory)
+    return [path.parent for path in dnsmasq.RUN.glob(f"*/{dnsmasq._ABOUT}") if mine in path.read_text()]
+
+
+def test_it_outlives_the_provider_and_restore_brings_it_back(lab: Lab, client: NewClient) -> None:
+    """No provider, no agent: guests are served. After a kill, `restore` starts it again."""
+    provider = Provider()
+    guest = client(1)
+    try:
+        stack = Stack(provider, lab.host.name)
+        stack.up(network({}))
+        provider.run(provider._pool.close())
+        (process,) = pids(lab)
+        assert {str(Path(f"/proc/{process}/fd/{number}").readlink()) for number in range(3)} == {"/dev/null"}
+        assert "PPid:\t1\n" in Path(f"/proc/{process}/status").read_text()
+        assert "Uid:\t0" not in Path(f"/proc/{process}/status").read_text(), "it gave up root"
+        mine = guest.udhcpc()["ip"]
+        os.kill(process, signal.SIGKILL)
+        second = Provider(beside=provider)
+        try:
+            again = Stack(second, lab.host.name, state=stack.state, program=stack.program)
+            second.run(_restore(second, lab.host.name))
+            assert guest.udhcpc("-r", mine)["ip"] == mine
+            again.destroy()
+        finally:
+            second.close()
+        assert not pids(lab)
+    finally:
+        provider.close()
+
+
+async def _restore(provider: Provider, netns: str) -> None:
+    host: Any = await provider.host({"connection": {"netns": netns}})
+    await host._ask({"op": "restore"})
+
+
+def test_a_bridge_that_was_made_anew_is_served(lab: Lab, stack: Stack, client: NewClient) -> None:
+    """Somebody deletes the bridge under its server: up makes both work again."""
+    guest = client(1)
+    stack.up(network({}))
+    guest.udhcpc()
+    lab.host.ip("link delete br-a")
+    assert "net" in stack.refresh()
+    stack.again()
+    assert stack.refresh() == {}
+    assert guest.udhcpc()["router"] == "10.0.0.1"
+    stack.destroy()
+    assert not pids(lab)
+
+
+def test_a_destroy_leaves_nothing(lab: Lab, stack: Stack, client: NewClient) -> None:
+    """No process, no file, no lease; also where the server alone is taken out of the bridge."""
+    guest = client(1)
+    stack.up(network({}))
+    guest.udhcpc()
+    assert _directories(stack)
+    features = lab.host.run("ethtool -k br-a")
+    stack.up(network())
+    assert not pids(lab)
+    assert "tx-checksum-ip-generic: on" in lab.host.run("ethtool -k br-a"), features
+    assert old_client(guest.namespace, guest.mac, DOUBT) == "silent"
+    stack.up(network({}))
+    assert list(stack["net.leases"]) == []
+    stack.destroy()
+    assert not pids(lab)
+    assert not _directories(stack)
+    lab.host.ip("link delete vm-1")
+    assert lab.net.snapshot() == lab.net.pristine
+
+
+def test_what_a_deleted_namespace_leaves_is_swept(lab: Lab, client: NewClient) -> None:
+    """A server keeps a namespace alive that has lost its name; the next agent on the machine ends it."""
+    provider = Provider()
+    host = lab.net.namespaces.add("host2")
+    try:
+        Stack(provider, host.name).up({"net": ("Bridge", {"name": "br-a", "addresses": NET4, "dhcpServer": {}})})
+        inside = subprocess.run(["ip", "netns", "pids", host.name], capture_output=True, text=True, check=True)
+        (process,) = (pid for pid in inside.stdout.split() if "dnsmasq" in Path(f"/proc/{pid}/comm").read_text())
+        host._threads.shutdown(wait=True)
+        subprocess.run(["ip", "netns", "delete", host.name], check=True)
+        provider.run(provider._pool.close())
+        assert Path("/proc", process).exists()
+        second = Provider(beside=provider)
+        try:
+            Stack(second, lab.host.name).up({"net": ("Bridge", {"name": "br-a", "addresses": NET4})})
+            until(lambda: not Path("/proc", process).exists())
+        finally:
+            second.close()
+    finally:
+        provider.close()
+        lab.net.namespaces.delete("host2")
+
+
+def test_dnsmasq_is_missing(lab: Lab, stack: Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A clear error that names the package, in a preview too; and nothing is left."""
+    for program in ("ip", "nft", "env"):
+        (tmp_path / program).symlink_to(Path("/usr/sbin", program) if program != "env" else "/usr/bin/env")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    provider = Provider()
+    monkeypatch.undo()
+    try:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        bare = Stack(provider, lab.host.name)
+        (said,) = (line for line in bare.preview(network({})) if "dnsmasq" in line)
+        assert "apt-get install dnsmasq-base" in said
+        with pytest.raises(HostnetError) as error:
+            bare.up(network({}))
+        assert refused(error.value, Code.UNSUPPORTED)
+        bare.destroy()
+    finally:
+        monkeypatch.undo()
+        provider.close()
+    assert lab.net.snapshot() == lab.net.pristine
+
+
+def test_a_server_that_does_not_start_undoes_the_bridge(lab: Lab, stack: Stack) -> None:
+    """Port 53 is another's: the error says so, the bridge is not there, and others of the same step are."""
+    taken = lab.host.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    taken.bind(("0.0.0.0", 53))  # noqa: S104 - what a careless DNS server does
+    other = {"alone": ("Bridge", {"name": "br-b", "addresses": ["10.1.0.1/24"]})}
+    with taken, pytest.raises(HostnetError, match="in use") as error:
+        stack.up({"net": network({})["net"], **other})
+    assert refused(error.value, Code.CONFLICT)
+    assert set(stack.state) == {"alone"}
+    assert "br-a" not in lab.host.run("ip -br link")
+    stack.up({"net": network({})["net"], **other})
+    assert len(pids(lab)) == 1
+    taken = lab.host.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    taken.bind(("::", 53))
+    with taken, pytest.raises(HostnetError, match="in use"):
+        stack.up({"net": network({"domain": "vm.internal"}, addresses=NET6)["net"], **other})
+    assert len(pids(lab)) == 1, "an update that fails leaves the server as it was"
+    assert stack.refresh() == {}
+    stack.destroy()
+
+
+def test_a_prefix_needs_an_address(lab: Lab, stack: Stack) -> None:
+    """Announced is what the bridge has an address in: anything else is refused, and the way out said."""
+    with pytest.raises(HostnetError, match="no address in fd99::/64"):
+        stack.up(network(None, addresses=NET6, ipv6SendRa=True, ipv6Prefixes=["fd99::/64"]))
+    stack.destroy()
+    assert lab.net.snapshot() == lab.net.pristine
+
+
+def test_a_reserved_address_is_one_machines(lab: Lab, stack: Stack) -> None:
+    """A static lease can't take a guest's address, nor give its MAC another."""
+    program = network({})
+    program["tap"] = ("TapBinding", {"name": "web", "bridge": "${net.name}", "guest": {}})
+    stack.up(program)
+    mac = stack["tap.guest.macAddress"]
+    for lease in ({"macAddress": MAC.format(9), "address": "10.0.0.2"}, {"macAddress": mac, "address": "10.0.0.9"}):
+        with pytest.raises(HostnetError, match="TapBinding tap") as error:
+            stack.up({**program, "net": network({"staticLeases": [lease]})["net"]})
+        assert refused(error.value, Code.CONFLICT)
+    stack.up({**program, "net": network({"staticLeases": [{"macAddress": mac, "address": "10.0.0.2"}]})["net"]})
+    stack.destroy()
+
+
+def test_a_forward_of_port_53_leaves_guests_their_dns(lab: Lab, stack: Stack, client: NewClient) -> None:
+    """A guest that serves DNS to the world by a forward is not what its siblings' own name server is."""
+    program = network({"domain": "vm.internal"})
+    program["tap"] = ("TapBinding", {"name": "web", "bridge": "${net.name}", "guest": {"hostname": "web"}})
+    program["nat"] = ("NatGateway", {"internalInterfaces": ["${net.name}"]})
+    for name, protocol, port in (("dns", "tcp+udp", 53), ("dhcp", "udp", 67)):
+        inputs = {
+            "natGateway": "${nat.id}",
+            "protocol": protocol,
+            "sourcePort": port,
+            "destination": f"10.0.0.11:{port}",
+        }
+        program[name] = ("PortForward", inputs)
+    program["guests"] = ("TapBinding", {"match": "a-*", "bridge": "${net.name}"})
+    stack.up(program)
+    lab.serve("guest1", "udp:53 tcp:53")
+    assert lab.reaches("outsider", "udp 192.0.2.2:53") == ("guest1", "192.0.2.20")
+    guest = client(1)
+    mine = guest.udhcpc()["ip"]
+    expected = stack["tap.guest.addresses"][0].split("/")[0]
+    for tcp in (False, True):
+        assert ask(guest.namespace, "10.0.0.1", "web.vm.internal", tcp=tcp) == [expected]
+    assert guest.udhcpc("-r", mine)["ip"] == mine
+    assert lab.reaches(guest.namespace.role, "udp 192.0.2.2:53")[0] == "guest1"
+    stack.destroy()
+    assert not lab.host.run("nft list ruleset")
+
+
+@pytest.mark.parametrize("way", ["veth", "tap", "tap without vnet_hdr"])
+def test_checksums_are_whole_on_every_wire(lab: Lab, stack: Stack, client: NewClient, way: str) -> None:
+    """A client that believes the checksum it reads takes the answer; a TAP without offload adds nothing wrong."""
+    program = network({})
+    offload = way == "tap"
+    program["tap"] = ("TapBinding", {"name": "old", "bridge": "${net.name}", "vnetHdr": offload, "guest": {}})
+    stack.up(program)
+    if way == "veth":
+        assert client(1).old() == "whole"
+    else:
+        mac = stack["tap.guest.macAddress"]
+        lab.net.plug("old", "guest5", mac=mac, vnet_hdr=offload)
+        assert old_client(lab["guest5"], mac) == "whole"
+    stack.destroy()
+
+
+def test_a_microvm_boots_with_dhcp_alone(lab: Lab, stack: Stack, client: NewClient) -> None:
+    """QEMU behind a TAP with `ip=dhcp`: it has its guest's address and name, and a sibling reaches it by that name."""
+    program = network({"domain": "vm.internal"}, addresses=NET6, ipv6SendRa=True)
+    program["tap"] = ("TapBinding", {"name": "vm-web", "bridge": "${net.name}", "guest": {"hostname": "web"}})
+    stack.up(program)
+    mac, address = stack["tap.guest.macAddress"], stack["tap.guest.addresses"][0]
+    sibling = client(1)
+    sibling.udhcpc()
+    argv = qemu_argv("vm-web", mac, "ip=dhcp http=80")
+    machine = lab.host.call(subprocess.Popen, argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    try:
+        said = _wait_for(machine, READY)
+        assert f"GUEST LEASE: {address}" in said
+        (found,) = until(lambda: ask(sibling.namespace, "10.0.0.1", "web.vm.internal"))
+        assert f"{found}/24" == address
+        request = ["busybox", "timeout", "20", "busybox", "wget", "-q", "-O", "-", f"http://{found}/"]
+        assert sibling.namespace.run(request).strip() == "hello from web"
+    finally:
+        machine.kill()
+        machine.wait()
+    assert any(lease["macAddress"] == mac and lease["hostname"] == "web" for lease in _leases(stack))
+    stack.destroy()
+
+
+def _wait_for(machine: subprocess.Popen[str], mark: str) -> str:
+    """What a machine said up to a line; a watchdog ends one that never says it."""
+    watchdog = threading.Timer(BOOT_PATIENCE, machine.kill)
+    watchdog.start()
+    said = ""
+    assert machine.stdout
+    for line in machine.stdout:
+        said += line
+        if mark in line:
+            watchdog.cancel()
+            return said
+    raise AssertionError(said)

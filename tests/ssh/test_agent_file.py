@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hostnet.errors import Code, HostnetError
+from hostnet.hosts.api import Query
 from hostnet.hosts.bundle import bundle
 
-from tests.ssh.world import World, bridge, removal, until
+from tests.ssh.world import World, bridge, forward, removal, until
 
 SHELL_TOOLS = ("sh", "cat", "id")
 
@@ -179,7 +181,7 @@ def test_an_old_python(world: World, version: str) -> None:
 
 @pytest.mark.parametrize("version", ["3.9", "3.10", "3.11", "3.12", "3.13"])
 def test_every_python_from_the_oldest_on(world: World, version: str) -> None:
-    """The agent starts, makes a bridge and takes it away."""
+    """The agent starts, makes a bridge and a forward, reads them, and takes them away."""
     python = pyenv(version)
     if python is None:
         pytest.skip(f"no Python {version} here")
@@ -190,7 +192,15 @@ def test_every_python_from_the_oldest_on(world: World, version: str) -> None:
         session = world.session()
         view = await session.apply(bridge("br0"))
         assert view.seen[0] is not None
+        wish = forward(8080)
+        made = await session.apply(wish)
+        assert all(made.seen)
+        read = await session.read(Query(wish.urn, made.id, "PortForward", wish.objects))
+        assert read is not None
+        assert all(read.seen)
         assert (await session.facts("host", {})).data
+        assert (await session.facts("forwards", {})).data
+        await session.apply(replace(wish, id=made.id, objects=(), prior=wish.objects, known=True))
         await session.apply(removal("br0"))
         await session.close()
         return str(session.hello["python"])

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import hostnet
 import pytest
 from hostnet.agent.packages import advice
 from hostnet.hosts.bundle import bundle, command
 
 
-def build_elsewhere(environ: dict[str, str]) -> str:
-    """The digest as another process has it."""
-    code = "from hostnet.hosts.bundle import bundle; print(bundle().digest)"
+def built(package: Path, environ: dict[str, str]) -> str:
+    """The digest as another process has it, of another copy of the package."""
+    code = "from hostnet.hosts import bundle; print(bundle.__file__, bundle.bundle().digest)"
+    environ = {"PYTHONPATH": str(package.parent), **environ}
     done = subprocess.run([sys.executable, "-c", code], env=environ, check=True, capture_output=True, text=True)
-    return done.stdout.strip()
+    place, digest = done.stdout.split()
+    assert place.startswith(str(package))
+    return digest
 
 
 def test_it_is_the_same_wherever_it_is_made(tmp_path: Path) -> None:
     """Neither the clock, nor hash seeds, nor the place of the checkout get into it."""
-    assert build_elsewhere({"PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo"}) == bundle().digest
-    assert build_elsewhere({"PYTHONHASHSEED": "2", "HOME": str(tmp_path)}) == bundle().digest
+    first, second = tmp_path / "first" / "hostnet", tmp_path / "elsewhere" / "hostnet"
+    shutil.copytree(hostnet.__path__[0], first, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(first, second, copy_function=shutil.copyfile)
+    digest = built(first, {"PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo"})
+    assert built(second, {"PYTHONHASHSEED": "2", "HOME": str(tmp_path)}) == digest
     names = zipfile.ZipFile(io.BytesIO(bundle().data)).namelist()
     assert names == sorted(names)
     assert not any(name.startswith("/") or ".." in name for name in names)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts import dial
-from hostnet.hosts.session import Session
+from hostnet.hosts.session import Session  # noqa: TC002 - as everywhere here
 
 from tests.ssh.world import PATIENCE, SERVER, World, bridge, removal, watch
 
@@ -173,7 +173,7 @@ def _waits_for_lock(pid: int) -> bool:
 
 
 def test_a_dead_link(up: World, impatient: None) -> None:
-    """The link goes down in mid-request, and nobody says a word: keep-alive notices; the link's return is waited for."""
+    """The link goes down in mid-request, and nobody says so: keep-alive notices; the link's return is waited for."""
 
     async def work(session: Session) -> None:
         with held(up):

@@ -29,6 +29,7 @@ from hostnet.hosts.pool import Pool
 from hostnet.hosts.session import Session
 from hostnet.hosts.ssh import SSHTransport
 from hostnet.objects import Link
+from hostnet.resources import KINDS
 
 from tests.lab.namespaces import Namespace, Namespaces
 from tests.lab.taps import open_tap
@@ -355,6 +356,15 @@ def urn(name: str) -> str:
 def bridge(name: str, *, dry: bool = False) -> Change:
     """The wish for a bridge."""
     return Change(urn(name), name, (Link(name, "bridge"),), dry=dry)
+
+
+def forward(port: int) -> Change:
+    """The wish for a forward of a port of the server."""
+    kind = KINDS["hostnet:index:PortForward"]
+    inputs = {"externalInterface": "eth0", "sourcePort": port, "destination": f"10.0.0.2:{port}"}
+    change = kind.change(f"urn:pulumi:dev::shop::hostnet:index:PortForward::f{port}", inputs)
+    assert change is not None, "nothing is unknown here"
+    return change
 
 
 def removal(name: str) -> Change:

@@ -6,6 +6,7 @@ still detaches exactly what it attached.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fnmatch
 import os
@@ -81,10 +82,11 @@ class Follower:
             look = set(snapshot.links) if appeared is None else set(appeared) & set(snapshot.links)
             plan = plan_links(globs, World(record.owners, snapshot), after, look, report)
             after.update(plan.attached)
-            if after == before:
+            if after == before and not plan.build:
                 return report
             _hairpin(record.owners, before, after, snapshot, plan)
-            self._note(record, after)
+            if after != before:
+                self._note(record, after)
             failed = self._perform(plan, report)
             if failed:
                 self._note(record, {name: key for name, key in after.items() if name not in failed})
@@ -142,19 +144,16 @@ class Follower:
                     self._undo(done.get(name, ()))
             else:
                 done.setdefault(name, []).append(step)
-        masters = {_link_of(step): step.operation for step in plan.build if _joins(step)}
-        report.lines += [f"attached {name} to {operation.bridge}" for name, operation in masters.items() if name in done
-                         and name not in failed]  # fmt: skip
+        joined = dict(filter(None, map(_joining, plan.build)))
+        report.lines += [f"attached {name} to {bridge}" for name, bridge in joined.items() if name not in failed]
         report.lines += failed.values()
         return set(failed)
 
     def _undo(self, steps: Iterable[Step]) -> None:
         for step in reversed(list(steps)):
             for operation in step.undo:
-                try:
+                with contextlib.suppress(OSError):  # it went away
                     self.kernel.perform(operation)
-                except OSError:
-                    continue  # it went away
 
     def _reflect(self, record: Record, before: Mapping[str, str], snapshot: Snapshot, report: Report) -> None:
         """Our table knows the ports in hairpin mode."""
@@ -180,8 +179,8 @@ def plan_links(globs: Globs, world: World, attached: Mapping[str, str], look: se
     snapshot = world.snapshot
     for key, item in globs:
         if item.bridge not in snapshot.links:
-            report.lines.extend(f"{name} fits {item.pattern}, but there is no bridge {item.bridge}"
-                                for name in sorted(look) if fnmatch.fnmatchcase(name, item.pattern))  # fmt: skip
+            fitting = (name for name in sorted(look) if fnmatch.fnmatchcase(name, item.pattern))
+            report.lines += [f"{name} fits {item.pattern}, but there is no bridge {item.bridge}" for name in fitting]
             continue
         mine = Plan()
         glob_steps(key, item, world, attached, mine)
@@ -225,8 +224,10 @@ def _link_of(step: Step) -> str:
     return step.operation.name if isinstance(step.operation, ops.SetLink) else ""
 
 
-def _joins(step: Step) -> bool:
-    return isinstance(step.operation, ops.SetLink) and bool(step.operation.bridge)
+def _joining(step: Step) -> tuple[str, str] | None:
+    """The link and the bridge, where this step brings them together."""
+    operation = step.operation
+    return (operation.name, operation.bridge) if isinstance(operation, ops.SetLink) and operation.bridge else None
 
 
 def _why(error: OSError) -> str:

@@ -36,7 +36,7 @@ Ip = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 
 @dataclass(frozen=True)
-class Service:
+class Setup:
     """What one dnsmasq is told: its configuration, and the two files that it reads anew on a signal.
 
     :param config: lines, but for those that name files and users.
@@ -127,13 +127,13 @@ def check(owner: Owner, world: World) -> None:
         if isinstance(item, DhcpServer):
             _check_server(item, owner, world)
         elif isinstance(item, Guest):
-            _check_guest(item, owner, world)
+            _check_guest(item, world)
 
 
 def _check_server(item: DhcpServer, owner: Owner, world: World) -> None:
     owners = world.owners.copy()
     owners[owner.key] = owner
-    service(item, World(owners, world.snapshot))
+    setup_of(item, World(owners, world.snapshot))
     for other in world.holding(Guest):
         for guest in other.objects:
             if isinstance(guest, Guest) and guest.bridge == item.bridge and not other.gone:
@@ -141,12 +141,14 @@ def _check_server(item: DhcpServer, owner: Owner, world: World) -> None:
                     _compare(f"staticLeases[{index}] of {item.bridge}", lease.mac, lease.address, guest, other.label)
 
 
-def _check_guest(item: Guest, owner: Owner, world: World) -> None:
+def _check_guest(item: Guest, world: World) -> None:
     for other in world.holding(DhcpServer):
         for server in other.objects:
             if isinstance(server, DhcpServer) and server.bridge == item.bridge:
                 for lease in server.static_leases:
-                    _compare(f"guest of {item.link}", lease.mac, lease.address, item, f"a static lease of {other.label}")
+                    _compare(
+                        f"guest of {item.link}", lease.mac, lease.address, item, f"a static lease of {other.label}"
+                    )
 
 
 def _compare(what: str, mac: str, address: str, guest: Guest, whose: str) -> None:
@@ -170,7 +172,7 @@ def _compare(what: str, mac: str, address: str, guest: Guest, whose: str) -> Non
 # --- the configuration ---------------------------------------------------------------------------------------------
 
 
-def service(server: DhcpServer, world: World) -> Service:
+def setup_of(server: DhcpServer, world: World) -> Setup:
     """What the dnsmasq of this server is told.
 
     :raises HostnetError: where a value is not what it must be, or the bridge has no subnet to serve.
@@ -190,7 +192,7 @@ def service(server: DhcpServer, world: World) -> Service:
     if server.send_ra:
         config += _advertisements(server, own, domain, what)
     known = list(_known(server, world, what)) if server.dhcp else []
-    return Service(bridge, tuple(config), tuple(_hosts(known)), tuple(_names(known)))
+    return Setup(bridge, tuple(config), tuple(_hosts(known)), tuple(_names(known)))
 
 
 # On the bridge alone; what guests call themselves must not stand for the proxy that browsers look for.
@@ -237,7 +239,9 @@ def _range(
 ) -> tuple[ipaddress.IPv4Address, ipaddress.IPv4Address, ipaddress.IPv4Network]:
     """The addresses to lease and their subnet; undeclared: all hosts of the gateway's."""
     if not networks:
-        raise HostnetError(Code.INVALID, what, "the bridge has no IPv4 subnet", "Give it an address such as 10.0.0.1/24")
+        raise HostnetError(
+            Code.INVALID, what, "the bridge has no IPv4 subnet", "Give it an address such as 10.0.0.1/24"
+        )
     if server.range_start is None or server.range_end is None:
         home = networks[0]
         inset = 1 if home.num_addresses > 2 else 0  # RFC 3021: both addresses of a /31 are hosts

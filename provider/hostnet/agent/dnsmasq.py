@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostnet.agent import checksums, dhcp
-from hostnet.agent.dhcp import Service
+from hostnet.agent.dhcp import Setup
 from hostnet.agent.owners import Owner
 from hostnet.agent.packages import advice_here
 from hostnet.agent.record import Store
@@ -115,35 +115,38 @@ class Servers:
             if bridge not in wanted:
                 self._remove(bridge)
         for bridge in sorted(concerned & set(wanted)):
-            try:
-                self._ensure(dhcp.service(wanted[bridge], world))
-            except HostnetError as error:
-                raise ServerError(bridge, error) from None
-            except OSError as error:
-                why = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
-                raise ServerError(bridge, _failed(bridge, why)) from None
+            self._try(wanted[bridge], world)
         if not wanted:
             self._clear()
 
-    def _ensure(self, service: Service) -> None:
-        place = self._run / service.bridge
-        text = self._text(service)
+    def _try(self, server: DhcpServer, world: World) -> None:
+        try:
+            self._ensure(dhcp.setup_of(server, world))
+        except HostnetError as error:
+            raise ServerError(server.bridge, error) from None
+        except OSError as error:
+            why = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+            raise ServerError(server.bridge, _failed(server.bridge, why)) from None
+
+    def _ensure(self, setup: Setup) -> None:
+        place = self._run / setup.bridge
+        text = self._text(setup)
         config = place / _file(text)
         process = _find(place)
         if process is not None and process.config == config:
-            if self._write_lists(service):
+            if self._write_lists(setup):
                 _signal(process, signal.SIGHUP)
             return
-        check_installed(service.bridge)
+        check_installed(setup.bridge)
         if process is not None:
             _stop(process)
-        self._prepare(service.bridge)
+        self._prepare(setup.bridge)
         for old in place.glob("*.conf"):
             old.unlink()
         _write(config, text, os.getgid(), 0o600)
-        self._write_lists(service)
-        _start(service.bridge, config)
-        (place / "checksums").write_text(checksums.fill(service.bridge))
+        self._write_lists(setup)
+        _start(setup.bridge, config)
+        (place / "checksums").write_text(checksums.fill(setup.bridge))
 
     def _prepare(self, bridge: str) -> None:
         """The directories and the lease file."""
@@ -158,12 +161,12 @@ class Servers:
         _directory(self._kept, 0o700)
         os.close(os.open(self._lease_file(bridge), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
-    def _write_lists(self, service: Service) -> bool:
+    def _write_lists(self, setup: Setup) -> bool:
         """Write what dnsmasq reads again; True where it changed."""
         _, group = _account()
         changed = False
-        for name, text in _lists(service).items():
-            path = self._run / service.bridge / name
+        for name, text in _lists(setup).items():
+            path = self._run / setup.bridge / name
             if _text_of(path) != text:
                 _write(path, text, group, 0o640)
                 changed = True
@@ -199,12 +202,12 @@ class Servers:
         leases = self.leases(server.bridge)
         place = self._run / server.bridge
         try:
-            service = dhcp.service(server, world)
+            setup = dhcp.setup_of(server, world)
             process = _find(place)
-            running = process is not None and process.config == place / _file(self._text(service))
+            running = process is not None and process.config == place / _file(self._text(setup))
         except (HostnetError, OSError):
-            return DhcpSeen(False, leases)
-        lists = all(_text_of(place / name) == text for name, text in _lists(service).items())
+            return DhcpSeen(running=False, leases=leases)
+        lists = all(_text_of(place / name) == text for name, text in _lists(setup).items())
         return DhcpSeen(running and lists, leases)
 
     def leases(self, bridge: str) -> tuple[Lease, ...]:
@@ -216,22 +219,22 @@ class Servers:
     def _lease_file(self, bridge: str) -> Path:
         return self._kept / f"{bridge}.leases" if self._kept != self._run else self._run / bridge / "leases"
 
-    def _text(self, service: Service) -> str:
+    def _text(self, setup: Setup) -> str:
         """The configuration file.
 
         :raises OSError: where there is no such bridge.
         """
-        place = self._run / service.bridge
+        place = self._run / setup.bridge
         user, group = _account()
         lines = [
-            f"# hostnet: {service.bridge}. Written by hostnet; what is changed here is lost.",
+            f"# hostnet: {setup.bridge}. Written by hostnet; what is changed here is lost.",
             # dnsmasq binds its DHCP socket to the interface: a bridge that was made anew takes another process.
-            f"# interface {socket.if_nametoindex(service.bridge)}",
-            *service.config,
+            f"# interface {socket.if_nametoindex(setup.bridge)}",
+            *setup.config,
             f"user={user}",
             f"group={grp.getgrgid(group).gr_name}",
             f"pid-file={place / 'pid'}",
-            f"dhcp-leasefile={self._lease_file(service.bridge)}",
+            f"dhcp-leasefile={self._lease_file(setup.bridge)}",
             f"dhcp-hostsfile={place / 'hosts'}",
             f"addn-hosts={place / 'names'}",
             f"resolv-file={_resolv_file()}",
@@ -239,10 +242,10 @@ class Servers:
         return "\n".join(lines) + "\n"
 
 
-def _lists(service: Service) -> dict[str, str]:
+def _lists(setup: Setup) -> dict[str, str]:
     return {
-        "hosts": "".join(f"{line}\n" for line in service.hosts),
-        "names": "".join(f"{line}\n" for line in service.names),
+        "hosts": "".join(f"{line}\n" for line in setup.hosts),
+        "names": "".join(f"{line}\n" for line in setup.names),
     }
 
 

@@ -69,11 +69,9 @@ def compile_common(context: Context) -> Iterator[Tagged]:
         yield Element("hairpin", (name, name)), ("common", "")
         yield from ((Element("own" + digit, (address,)), ("common", "")) for digit, address in _own(context, name))
     yield from ((Element("reflected", (port, port)), ("common", "")) for port in context.ports)
-    for name, cidrs in context.addresses.items():
-        for cidr in cidrs:
-            network = ipaddress.ip_interface(cidr).network
-            if name in inner and network.prefixlen < network.max_prefixlen:
-                yield Element("near6" if ":" in cidr else "near4", (name, str(network))), ("common", "")
+    for name in sorted(inner):
+        for network in _subnets(context.addresses.get(name, ())):
+            yield Element(f"near{network.version}", (name, str(network))), ("common", "")
     for set_name, networks in _networks(context).items():
         yield from ((Element(set_name, (str(_bare(net)),)), ("common", "")) for net in networks)
 
@@ -94,6 +92,16 @@ def _networks(context: Context) -> dict[str, list[ipaddress.IPv4Network | ipaddr
         name: [ipaddress.ip_network(cidr, strict=False) for cidr in cidrs] for name, cidrs in own.items()
     }
     return {name: list(ipaddress.collapse_addresses(nets)) for name, nets in networks.items()}
+
+
+def _subnets(cidrs: tuple[str, ...]) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    """The subnets of an interface's addresses, without those that lie in another: the kernel's sets take no overlap."""
+    networks: list[Any] = [ipaddress.ip_interface(cidr).network for cidr in cidrs]
+    subnets: list[Any] = []
+    for version in (4, 6):
+        wide = [net for net in networks if net.version == version and net.prefixlen < net.max_prefixlen]
+        subnets += ipaddress.collapse_addresses(wide)
+    return subnets
 
 
 def _bare(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> str:

@@ -7,8 +7,8 @@ is are the rules themselves: they are found by their comment.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from hostnet.agent.elements import Context
 from hostnet.agent.foreign_chains import (
@@ -139,19 +139,15 @@ class Foreign:
         """
         if not (exact or wants_any(before.structural.values()) or wants_any(after.structural.values())):
             return
-        refusals: list[ForeignError] = []
+        refusals: list[ForeignError | None] = []
         for _ in range(_ATTEMPTS):
             todo = self._todo(after, context)
             if not todo:
                 return
-            refusals = [ForeignError(repair.chain, "it keeps changing") for repair in todo]
-            for number, repair in enumerate(todo):
-                try:
-                    self._perform(repair)
-                except ForeignError as error:
-                    refusals[number] = error
-        if self._todo(after, context):
-            raise refusals[0]
+            refusals = [self._perform(repair) for repair in todo]
+        left = self._todo(after, context)
+        if left:
+            raise next(filter(None, refusals), ForeignError(left[0].chain, "it keeps changing"))
 
     def _todo(self, owners: Owners, context: Context) -> list[Repair]:
         chains = self._chains()
@@ -193,15 +189,15 @@ class Foreign:
 
     # --- changes ---------------------------------------------------------------------------------------------------
 
-    def _perform(self, repair: Repair) -> None:
-        """One chain's change, whole or not at all."""
+    def _perform(self, repair: Repair) -> ForeignError | None:
+        """One chain's change, whole or not at all; gives what was said against it."""
         if repair.chain.kind == LEGACY:
-            _restore(repair)
-            return
+            return _restore(repair)
         try:
             self._table.nft.run("".join(_batch(repair)))
         except NftError as error:
-            raise ForeignError(repair.chain, str(error).splitlines()[0]) from None
+            return ForeignError(repair.chain, str(error).splitlines()[0])
+        return None
 
 
 def _left(chain: Chain, gateways: Sequence[Gateway]) -> str:
@@ -230,12 +226,12 @@ def _batch(repair: Repair) -> Iterator[str]:
         yield f"delete rule {table} {name} handle {rule.place}\n"
 
 
-def _restore(repair: Repair) -> None:
+def _restore(repair: Repair) -> ForeignError | None:
     """By iptables-legacy-restore, which takes a table's changes as one."""
     chain, spot = repair.chain, repair.spot
     command = legacy_command(chain.family)
     if command is None:
-        return
+        return ForeignError(chain, "its command is gone")
     # A deletion takes the first rule of its text: before an insertion puts another of that text in front.
     lines = ["*filter", *(f"-D {name} {rule.text}" for name, rule in repair.remove)]
     if spot is not None:
@@ -251,8 +247,9 @@ def _restore(repair: Repair) -> None:
     done = subprocess.run(
         [f"{command}-restore", "--noflush", "-w"], input=text, capture_output=True, text=True, check=False
     )
-    if done.returncode:
-        raise ForeignError(chain, done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "it failed")
+    if done.returncode == 0:
+        return None
+    return ForeignError(chain, done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "it failed")
 
 
 def foreign_error(failure: ForeignError) -> HostnetError:

@@ -156,13 +156,16 @@ class Reader:
         """
         return [*self._nft(), *_legacy()]
 
-    def _tables(self) -> dict[tuple[str, str], bool]:
-        """Others' tables of IP, and whether a program owns them. Without a library: most hosts have none."""
+    def _connection(self) -> netlink.Netlink:
         if self._netlink is None:
             self._netlink = netlink.Netlink(netlink.NETLINK_NETFILTER)
+        return self._netlink
+
+    def _tables(self) -> dict[tuple[str, str], bool]:
+        """Others' tables of IP, and whether a program owns them. Without a library: most hosts have none."""
         found = {}
         try:
-            messages = self._netlink.dump(_GET_TABLE, b"\0\0\0\0")
+            messages = self._connection().dump(_GET_TABLE, b"\0\0\0\0")
         except OSError:
             return {}  # a kernel without nftables
         for message in messages:
@@ -214,15 +217,15 @@ class Reader:
         return tuple(rules)
 
     def _xt_comments(self, family: str, table: str, name: str) -> dict[int, str]:
-        """By handle, the comments that iptables-nft itself wrote (it may have loaded ours from a saved file): they are
-        an extension's own data, which nft does not show.
+        """By handle, the comments that iptables-nft itself wrote (it may have loaded ours from a saved file).
+
+        They are an extension's own data, which nft does not show.
         """
         number = next(key for key, value in _FAMILIES.items() if value == family)
         request = struct.pack("=BBH", number, 0, 0)
         request += netlink.attribute(_RULE_TABLE, table) + netlink.attribute(_RULE_CHAIN, name)
-        assert self._netlink is not None
         found = {}
-        for message in self._netlink.dump(_GET_RULE, request):
+        for message in self._connection().dump(_GET_RULE, request):
             seen = netlink.attributes(message.body[4:])
             if netlink.text(seen[_RULE_TABLE]) != table or netlink.text(seen[_RULE_CHAIN]) != name:
                 continue  # kernels before 3.18 don't filter

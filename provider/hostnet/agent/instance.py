@@ -12,7 +12,7 @@ from pathlib import Path
 from hostnet.agent.record import Store
 from hostnet.errors import Code, HostnetError
 
-_NAMED_NAMESPACES = Path("/run/netns")
+NAMED_NAMESPACES = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
 _SO_NETNS_COOKIE = 71
 _NET_NS_INIT_INO = 0xEFFFFFF9
@@ -21,12 +21,25 @@ _UNNAMED = 3  # parts of an instance without a name: boot, inode, cookie
 
 def namespace_of(netns: str | None) -> int:
     """The inode of the namespace of this name now; 0 where there is none, or none is asked for."""
-    return _inode(str(_NAMED_NAMESPACES / netns)) if netns else 0
+    return _inode(str(NAMED_NAMESPACES / netns)) if netns else 0
+
+
+def has_name() -> bool:
+    """Whether the namespace that this process is in has a name (ip-netns(8))."""
+    here = _inode("/proc/self/ns/net")
+    try:
+        return any(_inode(str(entry)) == here for entry in NAMED_NAMESPACES.iterdir())
+    except OSError:
+        return False
 
 
 def enter(netns: str) -> None:
+    """Move this process into a named namespace.
+
+    :raises HostnetError: where there is none of this name.
+    """
     try:
-        descriptor = os.open(_NAMED_NAMESPACES / netns, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(NAMED_NAMESPACES / netns, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         raise HostnetError(
             Code.UNREACHABLE,
@@ -92,6 +105,8 @@ def _sweep(state_dir: Path, boot: str) -> None:
         if len(instance) < _UNNAMED or instance[0] != boot or not _alive(instance):
             path.unlink(missing_ok=True)
             path.with_suffix(".lock").unlink(missing_ok=True)
+            for left in state_dir.glob(f"{path.stem}.watch.*"):
+                left.unlink(missing_ok=True)
 
 
 def _alive(instance: list[str]) -> bool:

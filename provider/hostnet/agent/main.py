@@ -15,10 +15,12 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from hostnet import __version__
+from hostnet.agent import watch
 from hostnet.agent.instance import enter, namespace_of, store_here
+from hostnet.agent.service import Service
 from hostnet.agent.transaction import Host, started_at
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts.api import Change, Query, View
@@ -26,16 +28,20 @@ from hostnet.objects import from_json, seen_to_json, to_json
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until standard input ends."""
+    """Serve until standard input ends; or be the watcher; or put back what is recorded, once."""
     parser = argparse.ArgumentParser(prog="hostnet-agent")
+    parser.add_argument("task", nargs="?", choices=["serve", "watch", "restore"], default="serve")
     parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument("--netns")
+    parser.add_argument("--persist", choices=["auto", "always", "never"], default="auto")
     options = parser.parse_args(arguments)
+    if options.task != "serve":
+        return _alone(options)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole process group; the provider decides
     answer = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever else prints must not look like an answer
     try:
-        host = open_host(options.state_dir, options.netns)
+        host = open_host(options.state_dir, options.netns, options.persist)
     except HostnetError as error:
         answer.write(json.dumps({"error": error.to_json()}) + "\n")
         return 1
@@ -45,14 +51,28 @@ def main(arguments: list[str] | None = None) -> int:
         if namespace_of(options.netns) != here:
             # The namespace was deleted, and perhaps another made by its name: what we are in is nobody's any more.
             try:
-                host = open_host(options.state_dir, options.netns)
+                host = open_host(options.state_dir, options.netns, options.persist)
             except HostnetError as error:
                 answer.write(json.dumps({"id": json.loads(line)["id"], "error": error.to_json()}) + "\n")
                 continue
             here = namespace_of(options.netns)
+        if json.loads(line)["op"] == "watch":
+            _watch(options, answer)
+            break
         answer.write(json.dumps(_serve(host, line), separators=(",", ":")) + "\n")
     _leave(options.state_dir)
     return 0
+
+
+def _watch(options: argparse.Namespace, answer: TextIO) -> None:
+    """Be the watcher, in sight of whoever asked, until they hang up."""
+
+    def say(line: str) -> None:
+        with contextlib.suppress(OSError):
+            answer.write(json.dumps({"said": line}) + "\n")
+
+    store = store_here(options.state_dir, options.netns)
+    watch.foreground(store, Service(store, options.netns, options.persist), say)
 
 
 def _leave(state_dir: Path) -> None:
@@ -66,9 +86,25 @@ def _leave(state_dir: Path) -> None:
         state_dir.rmdir()
 
 
-def open_host(state_dir: Path, netns: str | None) -> Host:
+def _alone(options: argparse.Namespace) -> int:
+    """A task without a provider: systemd's, or the background's."""
+    try:
+        if options.task == "watch":
+            if options.netns is not None:
+                enter(options.netns)
+            return watch.follow(store_here(options.state_dir, options.netns))
+        count = open_host(options.state_dir, options.netns, options.persist).restore()
+    except HostnetError as error:
+        sys.stderr.write(f"hostnet: {error}\n")
+        return 1
+    sys.stdout.write(f"hostnet: put back {count} resources\n")
+    return 0
+
+
+def open_host(state_dir: Path, netns: str | None, persist: str = "auto") -> Host:
     """The host, or the named namespace on it, which this process enters.
 
+    :param persist: whether a reboot is to bring back what is recorded (the provider's configuration).
     :raises HostnetError: where there is no such namespace, or this is not root.
     """
     if os.geteuid() != 0:
@@ -80,7 +116,8 @@ def open_host(state_dir: Path, netns: str | None) -> Host:
         )
     if netns is not None:
         enter(netns)
-    return Host(store_here(state_dir, netns))
+    store = store_here(state_dir, netns)
+    return Host(store, Service(store, netns, persist))
 
 
 def _hello() -> dict[str, Any]:

@@ -45,6 +45,7 @@ class Nft:
         for name in ("nft_ctx_buffer_output", "nft_ctx_buffer_error"):
             getattr(lib, name).argtypes = [ctypes.c_void_p]
         lib.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
+        lib.nft_ctx_set_dry_run.argtypes = [ctypes.c_void_p, ctypes.c_bool]
         lib.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
         self._context = lib.nft_ctx_new(0)
         lib.nft_ctx_buffer_output(self._context)
@@ -57,6 +58,10 @@ class Nft:
         """
         self._run(batch, 0)
 
+    def dry_run(self, *, on: bool) -> None:
+        """Whether batches are only judged, as by `nft -c`."""
+        self._lib.nft_ctx_set_dry_run(self._context, on)
+
     def list(self, command: str, *, terse: bool = False) -> list[dict[str, Any]]:
         """What `nft -j <command>` lists; terse: without the sets' elements, whose number then costs nothing.
 
@@ -65,6 +70,13 @@ class Nft:
         output = self._run(command, _NFT_CTX_OUTPUT_JSON | (_NFT_CTX_OUTPUT_TERSE if terse else 0))
         listed: list[dict[str, Any]] = json.loads(output)["nftables"] if output else []
         return listed
+
+    def lines(self, command: str) -> list[str]:
+        """What `nft <command>` prints.
+
+        :raises NftError: where the thing is not there, too.
+        """
+        return self._run(command, 0).decode(errors="replace").splitlines()
 
     def _run(self, batch: str, flags: int) -> bytes:
         self._lib.nft_ctx_output_set_flags(self._context, flags)

@@ -11,8 +11,9 @@ import hashlib
 import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from hostnet.agent.dhcp import inputs_to_open
 from hostnet.agent.elements import LOOPBACK_DEVICE, Context, forward_devices
 from hostnet.agent.owners import Owner
 from hostnet.agent.ruleset import clean_comment, render_key
@@ -21,6 +22,7 @@ from hostnet.objects import Forward, Gateway, Link
 TAG = "hostnet: "  # begins the comment of every rule of ours in somebody else's chain
 FORWARD, INPUT = "forward", "input"
 _WIDTH = {"ipv4": "ip", "ipv6": "ip6"}
+_ONE_FAMILY = {67: "ipv4", 547: "ipv6"}  # DHCP's ports
 _IPTABLES_NAME = re.compile(r"[A-Za-z0-9_.@-]{1,15}")
 
 
@@ -30,7 +32,7 @@ class Opening:
 
     :param holder: the key of the object that asks for it.
     :param ports: "80" or "8000-8002"; `way` tells whether destination (`dport`) or source.
-    :param icmp: an ICMPv6 type by nft's name and its number.
+    :param icmp: an ICMPv6 type's number.
     """
 
     holder: str
@@ -43,7 +45,7 @@ class Opening:
     protocol: str | None = None
     way: str = "dport"
     ports: str | None = None
-    icmp: tuple[str, int] | None = None
+    icmp: int | None = None
 
     @property
     def plain(self) -> bool:
@@ -53,12 +55,11 @@ class Opening:
     @property
     def what(self) -> str:
         """For the comment: tells this from every other opening of its hook."""
+        service = (self.protocol, self.icmp and f"type {self.icmp}", self.ports and f"{self.way} {self.ports}")
         words = [
             f"{self.iif or 'any'} to {self.oif or 'host'}" if self.hook == FORWARD or self.iif else "",
             f"{self.source or 'any'} > {self.target or 'any'}" if self.source or self.target else "",
-            " ".join(
-                filter(None, (self.protocol, self.icmp and self.icmp[0], self.ports and f"{self.way} {self.ports}"))
-            ),
+            " ".join(filter(None, service)),
         ]
         return " ".join(filter(None, words))
 
@@ -97,21 +98,32 @@ def openings(owners: Mapping[str, Owner], structural: Mapping[str, Owner], conte
     for item in items:
         if isinstance(item, Link) and item.kind == "bridge" and item.open_firewall:
             yield Opening(item.key, iif=item.name, oif=item.name)
+    yield from _services(structural.values())
     gateways = [item for item in items if isinstance(item, Gateway) and item.firewall and item.external]
     for gateway in gateways:
         yield from _gateway(gateway)
     if not gateways:
         return
     inside = _Inside(gateways, context)
+    by_name = {gateway.name: gateway for gateway in gateways}
     for gateway in gateways:
-        for address in (gateway.dmz4, gateway.dmz6):
-            if address and inside.external(address) != gateway.external:
-                yield from _to_host(gateway.key, gateway.external or "", address)
-    open_gateways = {gateway.name: gateway for gateway in gateways}
+        yield from _dmz(gateway, inside)
     for owner in owners.values():
         for item in owner.objects:
             if isinstance(item, Forward):
-                yield from _forward(item, open_gateways, inside, context)
+                yield from _forward(item, by_name, inside, context)
+
+
+def _services(owners: Iterable[Owner]) -> Iterator[Opening]:
+    """DHCP, DNS and router solicitations to the host on its bridges."""
+    for bridge, protocol, numbers in inputs_to_open(owners):
+        for number in numbers:
+            key = f"dhcp {bridge}"
+            if protocol == "icmpv6":
+                yield Opening(key, INPUT, bridge, family="ipv6", protocol="ipv6-icmp", icmp=number)
+            else:
+                family = _ONE_FAMILY.get(number)
+                yield Opening(key, INPUT, bridge, family=family, protocol=protocol, ports=str(number))
 
 
 def _gateway(gateway: Gateway) -> Iterator[Opening]:
@@ -126,10 +138,12 @@ def _gateway(gateway: Gateway) -> Iterator[Opening]:
             yield Opening(key, family=family, target=network)
 
 
-def _to_host(key: str, external: str, address: str) -> Iterator[Opening]:
-    family = "ipv6" if ":" in address else "ipv4"
-    yield Opening(key, iif=external, family=family, target=address)
-    yield Opening(key, oif=external, family=family, source=address)
+def _dmz(gateway: Gateway, inside: _Inside) -> Iterator[Opening]:
+    """To and from a dmz host that is behind no interface of the gateway."""
+    for family, address in (("ipv4", gateway.dmz4), ("ipv6", gateway.dmz6)):
+        if address and inside.external(address) != gateway.external:
+            yield Opening(gateway.key, iif=gateway.external, family=family, target=address)
+            yield Opening(gateway.key, oif=gateway.external, family=family, source=address)
 
 
 class _Inside:
@@ -172,16 +186,12 @@ def _forward(item: Forward, gateways: Mapping[str, Gateway], inside: _Inside, co
         back = Opening(key, family=item.family, source=item.address, protocol=protocol, way="sport", ports=ports)
         if within is None:
             for source in item.sources or (None,):
-                yield _with(there, iif=external, source=source)
+                yield replace(there, iif=external, source=source)
             for device in inner if item.loopback else ():
                 if device != LOOPBACK_DEVICE:
-                    yield _with(there, iif=device)
-                    yield _with(back, oif=device)
-        yield _with(back, oif=external)
-
-
-def _with(opening: Opening, **changes: str | None) -> Opening:
-    return Opening(**{**vars(opening), **changes})  # type: ignore[arg-type]
+                    yield replace(there, iif=device)
+                    yield replace(back, oif=device)
+        yield replace(back, oif=external)
 
 
 # --- as rules ------------------------------------------------------------------------------------------------------
@@ -215,7 +225,7 @@ def for_iptables_nft(wanted: Iterable[Opening], family: str) -> list[Accept]:
     """
     return _merged(
         Accept(
-            _nft_text(_with(each, ports=None) if each.protocol == "sctp" else each, family) + " counter",
+            _nft_text(replace(each, ports=None) if each.protocol == "sctp" else each, family) + " counter",
             clean_comment(TAG + each.what),
             frozenset((each.holder,)),
         )
@@ -261,7 +271,7 @@ def _nft_text(each: Opening, family: str) -> str:
     if family == "inet" and each.family and not (each.source or each.target):
         parts.append(f"meta nfproto {each.family}")
     if each.icmp:
-        parts.append(f"icmpv6 type {each.icmp[0]}")
+        parts.append(f"icmpv6 type {each.icmp}")
     elif each.ports:
         parts.append(f"{each.protocol} {each.way} {each.ports}")
     elif each.protocol:
@@ -273,7 +283,7 @@ def _iptables_text(each: Opening) -> str:
     pairs = (("-s", each.source), ("-d", each.target), ("-i", each.iif), ("-o", each.oif), ("-p", each.protocol))
     parts = [f"{option} {value}" for option, value in pairs if value]
     if each.icmp:
-        parts.append(f"-m icmp6 --icmpv6-type {each.icmp[1]}")
+        parts.append(f"-m icmp6 --icmpv6-type {each.icmp}")
     elif each.ports:
         parts.append(f"-m {each.protocol} --{each.way} {each.ports.replace('-', ':')}")
     return " ".join(parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from hostnet.agent.conntrack import Flows
@@ -58,8 +59,9 @@ class Compiler:
 
         :raises ClashError: where two can't both have what they want.
         """
-        if context != self._context:
-            self._context, self._compiled = context, {}
+        alike = replace(context, ports=())  # no owner's own elements depend on what is attached
+        if alike != self._context:
+            self._context, self._compiled = alike, {}
         elements: dict[Place, tuple[str, ...]] = {}
         holders: dict[Place, str] = {}
         for element, _ in compile_common(context):
@@ -104,6 +106,15 @@ class Table:
         if self._nft is None:
             self._nft = Nft()
         return self._nft
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Within it, `sync` has the kernel judge its batch and change nothing."""
+        self.nft.dry_run(on=True)
+        try:
+            yield
+        finally:
+            self.nft.dry_run(on=False)
 
     def listing(self, *, fresh: bool = False) -> Listing | None:
         """The whole table; None where there is none. Looked at only after a change, or `fresh`, for its counters."""
@@ -162,8 +173,8 @@ class Table:
 
     def _there(self) -> list[str]:
         """Those of our tables that are there: somebody may have deleted one."""
-        listed = (item.get("table") for item in self.nft.list("list tables"))
-        names = {f"{table['family']} {table['name']}" for table in listed if table}
+        # Not as JSON: libnftables 1.0.6 writes garbage there for the flags of a table that a program owns.
+        names = {line.removeprefix("table ") for line in self.nft.lines("list tables")}
         return [name for name in TABLES if name in names]
 
     def _drop(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Optional, Union
 
 from hostnet.agent import conntrack, dhcp, facts, listeners
 from hostnet.agent.context import context_of
-from hostnet.agent.dnsmasq import Servers, ServerError
+from hostnet.agent.dnsmasq import ServerError, Servers
 from hostnet.agent.foreign import Foreign, ForeignError, foreign_error
 from hostnet.agent.kernel import Kernel, group_id, user_id
 from hostnet.agent.nftables import MissingLibraryError, NftError
@@ -28,6 +28,7 @@ from hostnet.agent.plan import Names, Plan, hairpin, plan
 from hostnet.agent.reading import is_gone, owner_of
 from hostnet.agent.record import Record, Store
 from hostnet.agent.resolve import World, resolve
+from hostnet.agent.service import Service
 from hostnet.agent.state import Snapshot
 from hostnet.agent.sysctls import FORWARDING, SwitchError, Switches
 from hostnet.agent.table import ClashError, Compiler, Desired, Table, changed_udp, refused
@@ -48,13 +49,16 @@ class _Progress:
 
     done: dict[str, list[Step]] = field(default_factory=dict)
     failed: dict[str, HostnetError] = field(default_factory=dict)
+    had: Mapping[str, str] = field(default_factory=dict)  # what globs had attached before
 
 
 class Host:
     """This host (or namespace) as the agent holds it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, service: Service | None = None) -> None:
         self._store = store
+        self.service = service or Service(store)
+        self._notices: tuple[str, ...] = ()  # what the last transaction's aftermath has to tell
         self.kernel = Kernel()
         self.table = Table()
         self._compiler = Compiler()
@@ -82,7 +86,8 @@ class Host:
                 self._transition(record, pairs, snapshot, note=_note(record, transaction, admitted, outcomes))
             sight = self._sight(record, self.kernel.snapshot(), None)
             for index, owner in admitted.items():
-                outcomes[index] = View(owner.id, owner.objects, see(owner, sight))
+                outcomes[index] = View(owner.id, owner.objects, see(owner, sight), self._notices)
+                self._notices = ()
             for number, error in record.outcomes.get(transaction, {}).items():
                 outcomes[int(number)] = HostnetError.from_json(error)
             return [outcomes[index] for index in range(len(changes))]
@@ -178,8 +183,10 @@ class Host:
         if not exact:
             record.pending = pairs
             self._save(record)
+        self.service.shield(owner for _, owner in pairs.values() if owner is not None)
         progress = _Progress()
         links = self._plan(record, pairs, before, snapshot, progress)
+        progress.had, record.attached = record.attached, _attached(record.attached, links, {})
         self._steps(links.build, progress)
         self._table_and_switches(record, pairs, before, snapshot, progress, exact=exact)
         self._steps([step for step in links.remove if step.owner not in progress.failed], progress)
@@ -187,12 +194,11 @@ class Host:
             # What failed late goes back, too.
             self._table_and_switches(record, pairs, before, snapshot, progress, exact=True)
         record.owners = _effective(before, pairs, progress.failed)
-        record.attached.update({k: v for k, v in links.attached.items() if v not in progress.failed})
-        for name in links.detached:
-            record.attached.pop(name, None)
+        record.attached = _attached(progress.had, links, progress.failed)
         record.pending = None
         note(progress.failed)
         self._save(record)
+        self._notices = self.service.sync(record)
         return progress.failed
 
     def _save(self, record: Record) -> None:
@@ -212,7 +218,7 @@ class Host:
         names = names_of(world.owners.values())
         for old, new in pairs.values():
             plan(old, new, world, record.attached, names, links)
-        attached = {**{k: v for k, v in record.attached.items() if k not in links.detached}, **links.attached}
+        attached = _attached(record.attached, links, {})
         old_ports = context_of(before, snapshot, record.attached).ports
         hairpin(next(iter(pairs)), old_ports, context_of(world.owners, snapshot, attached).ports, snapshot, links)
         return links
@@ -257,7 +263,7 @@ class Host:
         for _ in range(len(pairs) + 1):
             owners = _effective(before, pairs, progress.failed)
             try:
-                desired = self._sync_table(record, pairs, before, owners, snapshot, exact=exact)
+                desired = self._sync_table(record, pairs, before, owners, snapshot, progress.had, exact=exact)
                 self._sync_switches(record, pairs, owners, snapshot)
                 self._sync_servers(pairs, owners, snapshot)
                 self._sync_foreign(record, pairs, before, owners, snapshot, exact=exact)
@@ -312,10 +318,11 @@ class Host:
         before: Owners,
         owners: Owners,
         snapshot: Snapshot,
+        had: Mapping[str, str],
         *,
         exact: bool,
     ) -> tuple[Desired, Desired]:
-        old = Desired() if exact else self._compiler.desired(before, context_of(before, snapshot, record.attached))
+        old = Desired() if exact else self._compiler.desired(before, context_of(before, snapshot, had))
         try:
             after = self._compiler.desired(owners, context_of(owners, snapshot, record.attached))
         except ClashError as clash:
@@ -329,7 +336,8 @@ class Host:
         try:
             record.table = self.table.sync(old, after, comments, mark, ensure)
         except NftError as error:
-            raise _OwnerError(list(pairs), refused("the nftables batch failed", error)) from None
+            guilty = [key for key in pairs if self._refused_alone(record, {key: pairs[key]}, before, snapshot)]
+            raise _OwnerError(guilty or list(pairs), refused("the nftables batch failed", error)) from None
         except MissingLibraryError as error:
             raise _OwnerError(
                 list(pairs),
@@ -341,6 +349,18 @@ class Host:
                 ),
             ) from None
         return old, after
+
+    def _refused_alone(self, record: Record, pairs: Pairs, before: Owners, snapshot: Snapshot) -> bool:
+        """Whether nft refuses this owner's elements by themselves: in a joined batch the others are to go through."""
+        owners = _effective(before, pairs, {})
+        try:
+            old = self._compiler.desired(before, context_of(before, snapshot, record.attached))
+            after = self._compiler.desired(owners, context_of(owners, snapshot, record.attached))
+            with self.table.rehearsal():
+                self.table.sync(old, after, {}, record.table, set(pairs))
+        except (ClashError, NftError):
+            return True
+        return False
 
     # --- after a crash, after a boot -------------------------------------------------------------------------------
 
@@ -417,7 +437,8 @@ class Host:
         recorded = record.owners.get(owner.key)
         if not is_gone(owner, seen):
             strange = strange_forwards(owner, sight)
-            return View(owner.id, (*owner.objects, *(x for x, _ in strange)), (*seen, *(x for _, x in strange)))
+            objects, seen = (*owner.objects, *(x for x, _ in strange)), (*seen, *(x for _, x in strange))
+            return View(owner.id, objects, seen, self.service.warnings(owner))
         if recorded is not None and not recorded.gone:
             record.owners[owner.key] = replace(recorded, gone=True)
             record.changed = True
@@ -482,6 +503,13 @@ class _OwnerError(Exception):
     def __init__(self, keys: list[str], error: HostnetError) -> None:
         super().__init__(str(error))
         self.keys, self.error = keys, error
+
+
+def _attached(had: Mapping[str, str], links: Plan, failed: Mapping[str, HostnetError]) -> dict[str, str]:
+    """What globs have attached after these steps, but for those whose owner failed."""
+    gone = {name for name in links.detached if had.get(name) not in failed}
+    kept = {name: key for name, key in had.items() if name not in gone}
+    return {**kept, **{name: key for name, key in links.attached.items() if key not in failed}}
 
 
 def _effective(before: Owners, pairs: Pairs, failed: Mapping[str, HostnetError]) -> Owners:

@@ -54,7 +54,7 @@ class Sight:
     forwarding: Callable[[str], bool] = lambda _: False
     strange: Elements = field(default_factory=dict)
     dropped: frozenset[str] = frozenset()
-    dhcp: Callable[[DhcpServer], DhcpSeen] = lambda _: DhcpSeen(False)
+    dhcp: Callable[[DhcpServer], DhcpSeen] = lambda _: DhcpSeen(running=False)
 
 
 def see(owner: Owner, sight: Sight) -> tuple[Seen | None, ...]:
@@ -73,6 +73,10 @@ def _see(item: Object, owner: Owner, sight: Sight) -> Seen | None:
         return _see_gateway(item, sight)
     if isinstance(item, Forward):
         return _see_forward(item, sight)
+    return _see_service(item, sight)
+
+
+def _see_service(item: Object, sight: Sight) -> Seen | None:
     if isinstance(item, DhcpServer):
         return sight.dhcp(item)
     return ForwardingSeen(sight.forwarding(item.family)) if isinstance(item, Forwarding) else None

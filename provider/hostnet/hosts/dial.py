@@ -190,6 +190,7 @@ async def _connect(
         known_hosts=None if connection.insecure_ignore_host_key else _as_asyncssh(trusted),
         server_host_key_algs=trusted.algorithms,
         client_factory=lambda: client,
+        compression_algs=["zlib@openssh.com", "none"],  # requests of many resources repeat themselves: a tenth is left
         keepalive_interval=_KEEP_ALIVE_SECONDS,
         keepalive_count_max=_KEEP_ALIVE_MISSES,
         login_timeout=0,  # `per_dial_timeout` covers it

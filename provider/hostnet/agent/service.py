@@ -1,0 +1,358 @@
+"""What goes on when no provider runs: the watcher, systemd's units, and what keeps network daemons off our interfaces.
+
+`Service.sync` brings them to what the record asks for, after each transaction; with nothing recorded nothing stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import hostnet
+from hostnet import __version__
+from hostnet.agent import units
+from hostnet.agent.attach import globs_of
+from hostnet.agent.daemon import PidFile, Process, log_path, pid_path, spawn
+from hostnet.agent.owners import Owner, Owners
+from hostnet.agent.record import Record, Store
+from hostnet.objects import Glob, Link
+
+_SYSTEM_PYTHONS = ("/usr/bin/python3", "/run/current-system/sw/bin/python3")
+_SECONDS = 30
+_ENDED = "no process follows new interfaces: it was ended. The next change on this host, or `hostnet restore`, starts it again"
+# What an interface's name or a glob may be made of; more is checked before it gets here.
+_PLAIN = re.compile(r"[A-Za-z0-9_.*?\[\]-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where systemd and network daemons are looked for and told; tests have their own."""
+
+    systemd: Path = Path("/run/systemd/system")  # is there where systemd runs (sd_booted(3))
+    units: Path = Path("/etc/systemd/system")
+    networkd_runs: Path = Path("/run/systemd/netif/state")
+    networkd: Path = Path("/run/systemd/network")
+    network_manager_runs: Path = Path("/run/NetworkManager")
+    network_manager: Path = Path("/run/NetworkManager/conf.d")
+
+
+class Tools:
+    """The few commands that tell others."""
+
+    def run(self, *argv: str) -> str:
+        """Run one; gives what it said where it failed."""
+        try:
+            done = subprocess.run(
+                argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=_SECONDS
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return str(error)
+        return "" if done.returncode == 0 else done.stderr.strip() or f"exit code {done.returncode}"
+
+
+@dataclass(frozen=True)
+class Watching:
+    """How the watcher is.
+
+    :param needed: whether a glob is recorded.
+    :param process: the watcher, if it lives.
+    """
+
+    needed: bool
+    process: Process | None
+
+
+class Service:
+    """Of one record.
+
+    :param netns: the named namespace that this is; None otherwise.
+    :param persist: `auto`, `always` or `never`, as the provider's configuration says.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        netns: str | None = None,
+        persist: str = "auto",
+        places: Places | None = None,
+        tools: Tools | None = None,
+    ) -> None:
+        self._state = store.path.parent.absolute()
+        self._machine = store.instance is None
+        self._netns, self._persist = netns, persist
+        self._places, self._tools = places or Places(), tools or Tools()
+        self._name = units.instance_name(self._state)
+        self._log = log_path(store.path)
+        self._pid = PidFile(pid_path(store.path))
+
+    # --- what is asked for -----------------------------------------------------------------------------------------
+
+    def shield(self, owners: Iterable[Owner]) -> None:
+        """Keep network daemons off the interfaces of these owners, too; before they are made."""
+        if self._machine:
+            self._write_shields(set(_names(owners)), keep=True)
+
+    def sync(self, record: Record) -> tuple[str, ...]:
+        """Bring everything to what the record asks for; gives what a person should know."""
+        globs = bool(globs_of(record.owners))
+        warnings: list[str] = []
+        by_unit = False
+        if self._machine:
+            by_unit = self._sync_units(record.owners, globs=globs, warnings=warnings)
+            self._write_shields(set(_names(record.owners.values())), keep=False)
+        try:
+            self._sync_watcher(globs=globs, by_unit=by_unit)
+        except OSError as error:
+            warnings.append(f"no process follows new interfaces: it can't be started ({error.strerror})")
+        if not record.owners:
+            with contextlib.suppress(OSError):
+                self._state.rmdir()
+        return tuple(warnings)
+
+    def watching(self, owners: Owners) -> Watching:
+        """How the watcher is."""
+        return Watching(bool(globs_of(owners)), self._pid.read())
+
+    def warnings(self, owner: Owner) -> tuple[str, ...]:
+        """What is wrong for this owner: a watcher that died."""
+        if Glob not in owner.kinds or self._pid.read() is not None:
+            return ()
+        return (_ENDED,)
+
+    # --- the watcher -----------------------------------------------------------------------------------------------
+
+    def _sync_watcher(self, *, globs: bool, by_unit: bool) -> None:
+        process = self._pid.read()
+        if not globs:
+            if process is not None:
+                process.stop()
+            self._pid.remove()
+            self._log.unlink(missing_ok=True)
+        elif by_unit:
+            if process is not None and not self._is_unit(process):
+                process.stop()
+                process = None
+            if process is None:
+                # Not waited for: at boot this runs in the unit that the watcher's comes after.
+                self._tools.run("systemctl", "start", "--no-block", f"{self._name}-watch.service")
+        elif process is None or process.version != __version__:
+            if process is not None:
+                process.stop()
+            self._pid.write(spawn([*agent_command(_root()), *self._arguments("watch")]))
+
+    def hand_over(self) -> None:
+        """End the watcher, for somebody who does its work."""
+        process = self._pid.read()
+        if process is not None and process.pid != os.getpid():
+            process.stop()
+        self._pid.write(os.getpid())
+
+    def _arguments(self, task: str) -> list[str]:
+        namespace = ["--netns", self._netns] if self._netns else []
+        return [task, "--state-dir", str(self._state), *namespace]
+
+    def _is_unit(self, process: Process) -> bool:
+        try:
+            return f"{self._name}-watch.service" in Path(f"/proc/{process.pid}/cgroup").read_text()
+        except OSError:
+            return False
+
+    # --- systemd ---------------------------------------------------------------------------------------------------
+
+    def _sync_units(self, owners: Owners, *, globs: bool, warnings: list[str]) -> bool:
+        """Install what is wanted, remove what is not; True where the watcher is a unit."""
+        there = self._places.systemd.is_dir()
+        if owners and self._persist == "always" and not there:
+            warnings.append(
+                "persist is `always`, but systemd does not run here: have the host's init run "
+                "`hostnet restore` at boot, before guests start"
+            )
+        wanted: dict[str, str] = {}
+        if there and owners and self._persist != "never":
+            try:
+                wanted = self._texts(globs=globs)
+            except OSError as error:
+                warnings.append(self._not_persistent(error))
+        try:
+            self._write_units(wanted)
+        except OSError as error:
+            warnings.append(self._not_persistent(error))
+            return False
+        return f"{self._name}-watch.service" in wanted
+
+    def _not_persistent(self, error: OSError) -> str:
+        where = f" {error.filename}" if error.filename else ""
+        return (
+            f"this network won't come back after a reboot: systemd's units can't be written ({error.strerror}{where}). "
+            "Run `hostnet restore` at boot by other means (NixOS: a service in configuration.nix), "
+            "and set persist to `never`"
+        )
+
+    def _texts(self, *, globs: bool) -> dict[str, str]:
+        argv = agent_command(self._kept_agent())
+        texts = {
+            f"{self._name}.service": units.restore_unit(self._state, argv),
+            f"{self._name}-firewall.service": units.firewall_unit(self._name, self._state, argv),
+        }
+        if globs:
+            texts[f"{self._name}-watch.service"] = units.watch_unit(self._name, self._state, argv)
+        return texts
+
+    def _write_units(self, wanted: dict[str, str]) -> None:
+        changed = []
+        for suffix in ("", "-firewall", "-watch"):
+            file = f"{self._name}{suffix}.service"
+            path = self._places.units / file
+            old, new = _text_of(path), wanted.get(file)
+            if old == new:
+                continue
+            changed.append(file)
+            if new is not None:
+                _write(path, new)
+                continue
+            stop = ["--now"] if suffix == "-watch" else []  # the others may be running this
+            self._tools.run("systemctl", "disable", "--quiet", *stop, file)
+            path.unlink(missing_ok=True)
+        if not changed:
+            return
+        self._tools.run("systemctl", "daemon-reload")
+        enable = [file for file in changed if file in wanted]
+        if enable:
+            self._tools.run("systemctl", "enable", "--quiet", *enable)
+            self._tools.run("systemctl", "try-restart", "--no-block", f"{self._name}-watch.service")
+        if not wanted:
+            self._drop_agent()
+
+    def _kept_agent(self) -> Path:
+        """The agent as a file that outlives a boot and what this one runs from."""
+        directory, root = self._state / "agent", _root()
+        if root.is_file() and root.parent == directory:
+            return root
+        if root.is_file():
+            data = root.read_bytes()
+        else:
+            from hostnet.hosts.bundle import bundle  # noqa: PLC0415 - a checkout's or a package's; a zip has none
+
+            data = bundle().data
+        path = directory / f"{hashlib.sha256(data).hexdigest()}.zip"
+        if not path.exists():
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _write(path, data, 0o600)
+        return path
+
+    def _drop_agent(self) -> None:
+        """Take our copy away; an agent that runs from such a file takes its own away when it ends."""
+        if _root().is_file():
+            return
+        with contextlib.suppress(OSError):
+            self._kept_agent().unlink()
+            (self._state / "agent").rmdir()
+
+    # --- network daemons -------------------------------------------------------------------------------------------
+
+    def _write_shields(self, names: set[str], *, keep: bool) -> None:
+        """Say what is unmanaged; `keep`: beside what was."""
+        places = self._places
+        for runs, path, text, tell in (
+            (
+                places.networkd_runs,
+                places.networkd / f"10-{self._name}.network",
+                units.networkd_text,
+                ("networkctl", "reload"),
+            ),
+            (
+                places.network_manager_runs,
+                places.network_manager / f"90-{self._name}.conf",
+                units.network_manager_text,
+                ("systemctl", "reload", "NetworkManager.service"),
+            ),
+        ):
+            old = _text_of(path)
+            wanted = names | (set(_listed(old or "")) if keep else set())
+            new = text(wanted) if wanted and runs.exists() else None
+            if old == new or (new is None and keep):
+                continue
+            with contextlib.suppress(OSError):
+                if new is None:
+                    path.unlink()
+                else:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    _write(path, new)
+                if runs.exists():
+                    self._tools.run(*tell)
+
+
+def agent_command(root: Path) -> list[str]:
+    """How this agent's code is run.
+
+    :param root: the directory or the zip that the package is in.
+    """
+    python = python_path()
+    if root.is_file():
+        return [python, "-I", "-S", str(root)]
+    code = f"import sys; sys.path.insert(0, {str(root)!r}); "
+    code += "from hostnet.agent.main import main; sys.exit(main())"
+    return [python, "-I", "-S", "-c", code]
+
+
+def python_path() -> str:
+    """A Python that is there tomorrow, too: not a virtual environment's, nor one that only Nix's store names."""
+    real = os.path.realpath(sys.executable)
+    return next((path for path in _SYSTEM_PYTHONS if os.path.realpath(path) == real), real)
+
+
+def _root() -> Path:
+    return Path(hostnet.__file__).absolute().parent.parent
+
+
+def _names(owners: Iterable[Owner]) -> Iterator[str]:
+    for owner in owners:
+        if not owner.kinds & {Link, Glob}:
+            continue
+        for item in owner.objects:
+            name = item.name if isinstance(item, Link) else item.pattern if isinstance(item, Glob) else ""
+            if _PLAIN.fullmatch(name):
+                yield name
+
+
+def _listed(text: str) -> Iterator[str]:
+    """The names in a text of ours."""
+    yield from re.findall(r"^Name=(.+)$", text, re.MULTILINE)
+    yield from re.findall(r"interface-name:([^;\s]+)", text)
+
+
+def _text_of(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except (OSError, ValueError):
+        return None
+
+
+def _write(path: Path, content: str | bytes, mode: int = 0o644) -> None:
+    """Put a file in place, whole."""
+    data = content.encode() if isinstance(content, str) else content
+    part = path.with_name(f".{path.name}.new")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        part.rename(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def systemd_runs() -> bool:
+    """Whether systemd is this host's init, and can be told things."""
+    return Places().systemd.is_dir() and shutil.which("systemctl") is not None

@@ -1,0 +1,112 @@
+"""The texts of the files that others read: systemd's units, and what keeps network daemons off our interfaces. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+_DEFAULT_STATE = Path("/var/lib/hostnet")
+_HEAD = "# Written by hostnet; gone with the last resource on this host. `hostnet status` tells what it holds.\n"
+# Firewalls that take what others added out of their chains when they start.
+_FIREWALLS = ("docker.service", "firewalld.service", "ufw.service")
+# What starts guests, where it does not wait for network.target anyway.
+_GUESTS = ("libvirtd.service", "virtqemud.service", "libvirt-guests.service", "microvms.target", "machines.target")
+
+
+def instance_name(state_dir: Path) -> str:
+    """What our files are called: different state directories are different owners."""
+    if state_dir == _DEFAULT_STATE:
+        return "hostnet"
+    return f"hostnet-{hashlib.sha256(str(state_dir).encode()).hexdigest()[:8]}"
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """An ExecStart= of these words (systemd.service(5), "Command lines")."""
+    return " ".join(f'"{_escaped(word)}"' for word in argv)
+
+
+def _escaped(word: str) -> str:
+    return word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+
+
+def restore_unit(state_dir: Path, argv: Sequence[str]) -> str:
+    """Puts the recorded network back, before what is ordered after network.target (guests' services are).
+
+    After the firewalls, whose start empties nftables (nftables.service); they come before network-pre.target. After
+    whoever configures the uplink has started, and without the dependencies of an ordinary service, which would put
+    network.target after basic.target.
+
+    :param argv: the agent's command line.
+    """
+    return f"""{_HEAD}[Unit]
+Description=hostnet: put back the network recorded in {_escaped(str(state_dir))}
+DefaultDependencies=no
+ConditionPathExists={_escaped(str(state_dir))}/host.json
+RequiresMountsFor={_escaped(str(state_dir))}
+Wants=network-pre.target
+After=local-fs.target systemd-sysctl.service systemd-modules-load.service systemd-tmpfiles-setup-dev.service
+After=network-pre.target nftables.service netfilter-persistent.service
+After=systemd-networkd.service NetworkManager.service networking.service
+Before=network.target {" ".join(_GUESTS)}
+Conflicts=shutdown.target
+Before=shutdown.target
+
+[Service]
+Type=oneshot
+ExecStart={command_line([*argv, "restore", "--state-dir", str(state_dir)])}
+TimeoutStartSec=120
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def firewall_unit(name: str, state_dir: Path, argv: Sequence[str]) -> str:
+    """Puts our accepts back into the chains of a firewall that has (re)started: it has emptied them."""
+    return f"""{_HEAD}[Unit]
+Description=hostnet: put back what a firewall's start took away
+ConditionPathExists={_escaped(str(state_dir))}/host.json
+After={name}.service {" ".join(_FIREWALLS)}
+
+[Service]
+Type=oneshot
+ExecStart={command_line([*argv, "restore", "--state-dir", str(state_dir)])}
+
+[Install]
+WantedBy={" ".join(_FIREWALLS)}
+"""
+
+
+def watch_unit(name: str, state_dir: Path, argv: Sequence[str]) -> str:
+    """Attaches interfaces when they appear."""
+    return f"""{_HEAD}[Unit]
+Description=hostnet: attach interfaces to their bridge when they appear
+DefaultDependencies=no
+ConditionPathExists={_escaped(str(state_dir))}/host.json
+RequiresMountsFor={_escaped(str(state_dir))}
+After={name}.service
+Before=network.target {" ".join(_GUESTS)}
+Conflicts=shutdown.target
+Before=shutdown.target
+
+[Service]
+ExecStart={command_line([*argv, "watch", "--state-dir", str(state_dir)])}
+Restart=on-failure
+RestartSec=1
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def networkd_text(names: Iterable[str]) -> str:
+    """A .network file (systemd.network(5)) that keeps systemd-networkd off these interfaces (names or globs)."""
+    lines = "".join(f"Name={name}\n" for name in sorted(set(names)))
+    return f"{_HEAD}[Match]\n{lines}\n[Link]\nUnmanaged=yes\n"
+
+
+def network_manager_text(names: Iterable[str]) -> str:
+    """A configuration file (NetworkManager.conf(5)) that does the same for NetworkManager."""
+    listed = ";".join(f"interface-name:{name}" for name in sorted(set(names)))
+    return f"{_HEAD}[keyfile]\nunmanaged-devices+={listed}\n"

@@ -1,0 +1,225 @@
+"""The watcher: a process that attaches interfaces to their bridge when they appear, for the `match` of TapBindings.
+
+One a host (or namespace). It starts with the first glob and ends with the last, by itself or by an agent's hand; it
+listens to RTNLGRP_LINK, and looks at everything at its start and where it missed something. What it does it writes to
+a file beside the record and to the system's log. Its name in a process list: `… watch --state-dir …`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fnmatch
+import os
+import select
+import signal
+import sys
+import syslog
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from hostnet.agent.attach import Follower, Globs, Renamed, globs_of
+from hostnet.agent.daemon import PidFile, log_path, pid_path
+from hostnet.agent.instance import NAMED_NAMESPACES, has_name
+from hostnet.agent.links import LinkEvents
+from hostnet.agent.owners import Owner, Owners
+from hostnet.agent.record import Store
+from hostnet.agent.service import Service
+
+Say = Callable[[str], None]
+_LOG_BYTES = 128 << 10
+_RETRY_SECONDS = 2.0  # after something that failed
+_LOOK_SECONDS = 60.0  # where nobody tells of a record that changed (inotify can't watch every file system)
+_IN_MOVED_TO, _IN_DELETE, _IN_DELETE_SELF = 0x80, 0x200, 0x400
+_IN_NONBLOCK, _IN_CLOEXEC = 0o4000, 0o2000000
+
+
+def recorded_globs(record: Path) -> Globs:
+    """The globs in a record's file, without taking the lock and without reading ten thousand forwards."""
+    try:
+        _, *lines = record.read_text().splitlines()
+    except (OSError, ValueError):
+        return ()
+    owners = Owners()
+    for line in lines:
+        if '"type":"glob"' in line:
+            owner = Owner.parse(line)
+            owners[owner.key] = owner
+    return globs_of(owners)
+
+
+class Log:
+    """Bounded, beside the record; and the system's, where it is not told anyway (systemd reads standard error)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._told = "JOURNAL_STREAM" in os.environ
+        if not self._told:
+            syslog.openlog("hostnet", syslog.LOG_PID, syslog.LOG_DAEMON)
+
+    def __call__(self, line: str) -> None:
+        """Write a line; a disk that is full keeps nobody from their work."""
+        if self._told:
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+        else:
+            syslog.syslog(syslog.LOG_INFO, line)
+        with contextlib.suppress(OSError):
+            with self._path.open("a") as file:
+                file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}\n")
+                size = file.tell()
+            if size > _LOG_BYTES:
+                kept = self._path.read_text(errors="replace")[-_LOG_BYTES // 2 :]
+                self._path.write_text(kept[kept.find("\n") + 1 :])
+
+
+class Inotify:
+    """Tells that something in a directory was replaced or deleted. Where the kernel can't, it never tells."""
+
+    def __init__(self, *directories: Path) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._descriptor = libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
+        for directory in directories:
+            mask = _IN_MOVED_TO | _IN_DELETE | _IN_DELETE_SELF
+            libc.inotify_add_watch(self._descriptor, os.fsencode(directory), mask)
+
+    def register(self, poll: select.poll) -> None:
+        """Have it wake a poll."""
+        if self._descriptor >= 0:
+            poll.register(self._descriptor, select.POLLIN)
+
+    def drain(self) -> None:
+        """Forget what was told: whoever asks looks for himself."""
+        with contextlib.suppress(OSError):
+            while os.read(self._descriptor, 1 << 16):
+                pass
+
+
+class Watcher:
+    """Follows the interfaces of the namespace that the process is in when this is made.
+
+    :param say: told what is done.
+    """
+
+    def __init__(self, store: Store, say: Say) -> None:
+        self._record, self._say = store.path, say
+        # A namespace lives as long as a process is in it: the watcher ends when the last name of its own is gone.
+        self._named = store.instance is not None and has_name()
+        self._events = LinkEvents()  # before the first look, so that nothing falls in between
+        self._follower = Follower(store)
+        self._inotify = Inotify(store.path.parent, *([NAMED_NAMESPACES] if self._named else []))
+        self._globs: Globs = ()
+        self._stat: tuple[int, int] | None = None
+        self._behind = True  # something failed or was missed: everything has to be looked at
+        self._over = False
+
+    def run(self, also: int | None = None) -> None:
+        """Follow until no glob is recorded, or the namespace has lost its name.
+
+        :param also: a descriptor; follow until something can be read from it, too.
+        """
+        poll = select.poll()
+        poll.register(self._events.fileno(), select.POLLIN)
+        self._inotify.register(poll)
+        if also is not None:
+            poll.register(also, select.POLLIN | select.POLLHUP)
+        self._reload()
+        self._step(set(), {})
+        while not self._over:
+            wait = _RETRY_SECONDS if self._behind else _LOOK_SECONDS
+            ready = dict(poll.poll(wait * 1000))
+            if also in ready:
+                return
+            changes = self._events.read()
+            self._behind |= changes.missed
+            self._step(changes.appeared, changes.renamed)
+            self._inotify.drain()
+            if self._named and not has_name():
+                return
+            if self._reload():
+                self._behind = True
+                self._step(set(), {})
+
+    def _reload(self) -> bool:
+        """Look at the globs, where the record is another than it was; True where they are others."""
+        try:
+            stat = self._record.stat()
+            now = (stat.st_ino, stat.st_mtime_ns)
+        except OSError:
+            now = (0, 0)
+        if now == self._stat:
+            return False
+        self._stat = now
+        globs = recorded_globs(self._record)
+        changed, self._globs = globs != self._globs, globs
+        return changed
+
+    def _step(self, appeared: set[str], renamed: Renamed) -> None:
+        if self._behind:
+            links = self._follower.kernel.snapshot().links.values()
+            renamed = {**self._events.learn({link.index: link.name for link in links}), **renamed}
+        elif not any(map(self._fits, (*appeared, *renamed))):
+            return
+        try:
+            report = self._follower.follow(None if self._behind else appeared, renamed)
+        except OSError as error:
+            self._say(f"can't follow: {error.strerror}: {error.filename or ''}; it is tried again")
+            self._behind = True
+            return
+        self._behind, self._over = False, report.done
+        for line in report.lines:
+            self._say(line)
+
+    def _fits(self, name: str) -> bool:
+        return any(fnmatch.fnmatchcase(name, item.pattern) for _, item in self._globs)
+
+
+def follow(store: Store) -> int:
+    """Be the watcher of the background: one a record, until it is over or somebody ends it."""
+    record, own = store.path, PidFile(pid_path(store.path))
+    other = own.read()
+    if other is not None and other.pid != os.getpid():
+        return 0
+    if not recorded_globs(record):
+        return 0
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+    own.write(os.getpid())
+    log = Log(log_path(record))
+    try:
+        Watcher(store, log).run()
+        log_path(record).unlink(missing_ok=True)
+    finally:
+        own.remove_mine()
+        if not record.exists():
+            with contextlib.suppress(OSError):
+                record.parent.rmdir()
+    return 0
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """An exception, so that a wait for the lock ends as well."""
+    del number, frame
+    raise SystemExit(0)
+
+
+def foreground(store: Store, service: Service, say: Say) -> None:
+    """Do the watcher's work here, with a person looking on, until standard input ends; then the background goes on."""
+    if not recorded_globs(store.path):
+        say("no TapBinding with `match` is recorded here: there is nothing to follow")
+        return
+    with store.locked():
+        service.hand_over()
+    for _, item in recorded_globs(store.path):
+        say(f"following {item.pattern} for {item.bridge}")
+    try:
+        Watcher(store, say).run(also=sys.stdin.fileno())
+    finally:
+        PidFile(pid_path(store.path)).remove_mine()
+        with store.locked() as record:
+            if record.owners:
+                service.sync(record)
+            else:
+                store.save(record)

@@ -1,0 +1,437 @@
+"""The watcher: interfaces that appear after `pulumi up`, while no Pulumi process runs.
+
+A host with an uplink and nothing else (tests/lab/bed.py); br-a 10.0.0.1/24 takes `vm-*`. Waiting is for events alone:
+nothing here asserts how long it took; the median is printed (`pytest -s -k latency`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostnet.agent.daemon import PidFile, Process
+from hostnet.agent.kernel import Kernel
+from hostnet.agent.links import LinkEvents
+
+from tests.lab.bed import Bed
+from tests.lab.driver import Provider, Stack
+from tests.lab.taps import open_tap
+
+PATIENCE = 30
+Program = dict[str, tuple[str, dict[str, Any]]]
+NET: Program = {
+    "net": ("Bridge", {"name": "br-a", "addresses": ["10.0.0.1/24"]}),
+    "vms": ("TapBinding", {"match": "vm-*", "bridge": "${net.name}"}),
+}
+OTHER: Program = {"other": ("Bridge", {"name": "br-b"})}
+
+
+class Scene:
+    """A host, its stack, and how to look at them."""
+
+    def __init__(self) -> None:
+        """Nothing is declared yet."""
+        self.bed = Bed("watch")
+        self.host = self.bed.host
+        self.provider = Provider()
+        self.stack = Stack(self.provider, self.host.name)
+        self._open: list[int] = []
+
+    def close(self) -> None:
+        """Take all away."""
+        for descriptor in self._open:
+            os.close(descriptor)
+        try:
+            self.provider.close()
+        finally:
+            self.bed.close()
+
+    def leave(self) -> None:
+        """End the provider and its agents, as at the end of `pulumi up`; another stands by for the next one."""
+        beside = Provider(beside=self.provider)
+        beside._own, self.provider._own = True, False
+        self.provider.close()
+        self.provider = self.stack.provider = beside
+
+    def add(self, *names: str) -> None:
+        """Persistent TAPs appear."""
+        self.host.ip(*(f"tuntap add {name} mode tap" for name in names))
+
+    def open(self, name: str) -> int:
+        """A hypervisor makes its TAP itself: it goes when that ends."""
+        self._open.append(self.host.call(open_tap, name))
+        return self._open[-1]
+
+    def end(self, descriptor: int) -> None:
+        """The hypervisor ends."""
+        self._open.remove(descriptor)
+        os.close(descriptor)
+
+    def ports(self, bridge: str = "br-a") -> set[str]:
+        """The links in a bridge."""
+        links, _ = self.bed.links()
+        return {name for name, link in links.items() if link.get("master") == bridge}
+
+    def until(self, ready: Callable[[], bool]) -> None:
+        """Wait for something, looking after every change of a link."""
+        end = time.monotonic() + PATIENCE
+        events = self.host.call(LinkEvents)
+        while not ready():
+            assert time.monotonic() < end, f"it does not come about; {self.log()}"
+            select.select([events], [], [], 0.1)
+            events.read()
+
+    def attached(self, *names: str, bridge: str = "br-a") -> bool:
+        """Whether these, and only these, are in the bridge."""
+        return self.ports(bridge) == set(names)
+
+    def watcher(self) -> Process | None:
+        """The watcher, if it lives."""
+        found = [PidFile(path).read() for path in self.provider.directory.glob("*.watch.pid")]
+        return found[0] if found else None
+
+    def settled(self, *names: str) -> None:
+        """Wait until these are in the bridge, and all that appeared before has been dealt with."""
+        self.add("vm-last")
+        self.until(lambda: "vm-last" in self.ports())
+        self.host.ip("link delete vm-last")
+        assert self.ports() - {"vm-last"} == set(names), self.log()
+
+    def record(self) -> dict[str, Any]:
+        """The record's header."""
+        path = next(self.provider.directory.glob("*.json"))
+        header: dict[str, Any] = json.loads(path.read_text().splitlines()[0])
+        return header
+
+    def log(self) -> str:
+        """What the watcher wrote."""
+        return "".join(path.read_text() for path in self.provider.directory.glob("*.watch.log"))
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    """A host with nothing on it."""
+    if os.geteuid() != 0:
+        pytest.skip("kernel tests need root: they make network namespaces")
+    made = Scene()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_an_interface_that_appears_is_attached_and_nothing_else_is(scene: Scene) -> None:
+    """Up, in the bridge, named in the log; no provider and no agent runs; `refresh` gives it in `members`."""
+    scene.stack.up(NET)
+    scene.leave()
+    scene.add("vm-1", "other")
+    scene.until(lambda: scene.attached("vm-1"))
+    links, _ = scene.bed.links()
+    assert "UP" in links["vm-1"]["flags"]
+    assert "UP" not in links["other"]["flags"]
+    scene.until(lambda: "attached vm-1 to br-a" in scene.log())
+    assert scene.stack.refresh() == {}
+    assert scene.stack["vms.members"] == ["vm-1"]
+
+
+def test_it_comes_with_the_first_match_and_goes_with_the_last(scene: Scene) -> None:
+    """One process a host; with the last match nothing of it stays, though the bridge does; other names, other globs."""
+    scene.stack.up({"net": NET["net"]})
+    assert scene.watcher() is None
+    scene.stack.up(NET)
+    first = scene.watcher()
+    assert first is not None
+    more = ("TapBinding", {"match": "ct-*", "bridge": "br-a", "isolated": True})
+    scene.stack.up({**NET, "more": more})
+    assert scene.watcher() == first
+    scene.add("ct-1", "vm-1")
+    scene.until(lambda: scene.attached("ct-1", "vm-1"))
+    scene.stack.up({"net": NET["net"], "more": more})
+    assert scene.watcher() == first
+    assert scene.ports() == {"ct-1"}
+    scene.stack.up({"net": NET["net"]})
+    assert scene.watcher() is None
+    assert not Path(f"/proc/{first.pid}").exists() or not _alive(first)
+    assert sorted(path.suffix for path in scene.provider.directory.iterdir()) == [".json", ".lock"]
+    scene.stack.destroy()
+    assert not scene.provider.directory.exists()
+
+
+def _alive(process: Process) -> bool:
+    return "Z" not in Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_a_delete_detaches_exactly_what_was_attached(scene: Scene) -> None:
+    """What somebody else put into the bridge stays there, also where it fits."""
+    scene.stack.up(NET)
+    scene.host.ip("tuntap add tmp mode tap", "link set tmp master br-a", "link set tmp name vm-theirs")
+    scene.add("vm-1")
+    scene.until(lambda: scene.attached("vm-1", "vm-theirs"))
+    scene.settled("vm-1", "vm-theirs")
+    scene.stack.up({"net": NET["net"]})
+    assert scene.ports() == {"vm-theirs"}
+
+
+def test_what_is_in_another_bridge_is_left_there_and_named(scene: Scene) -> None:
+    """Also where it appears in it with its name (a hypervisor's own script)."""
+    scene.stack.up({**NET, **OTHER})
+    scene.host.ip("tuntap add tmp mode tap", "link set tmp master br-b", "link set tmp name vm-2")
+    scene.until(lambda: "vm-2" in scene.log())
+    assert "left vm-2, which fits vm-*, in br-b" in scene.log()
+    scene.settled()
+    assert scene.ports("br-b") == {"vm-2"}
+
+
+def test_an_uplink_is_never_bridged(scene: Scene) -> None:
+    """The interface that has the default route at that moment, whatever it is called by then."""
+    scene.stack.up(NET)
+    scene.host.ip(
+        "link add tmp type veth peer name tmp-peer",
+        "link set tmp-peer up",
+        "link set tmp up",
+        "address add 203.0.113.2/24 dev tmp",
+        "route add default via 203.0.113.1 dev tmp metric 1",
+        "route replace default via 192.0.2.1 metric 5",
+    )
+    scene.host.run("ip route del default via 192.0.2.1", check=False)
+    scene.host.ip("link set tmp name vm-up")
+    scene.until(lambda: "it has the default route" in scene.log())
+    scene.settled()
+    assert "left vm-up, which fits vm-*: it has the default route" in scene.log()
+
+
+def test_renamed_so_that_it_fits_and_away_again(scene: Scene) -> None:
+    """Attached with the name, kept while the name fits, let go when it does not; and the record knows."""
+    scene.stack.up(NET)
+    scene.add("tap7")
+    scene.host.ip("link set tap7 name vm-7")
+    scene.until(lambda: scene.attached("vm-7"))
+    scene.host.ip("link set vm-7 down", "link set vm-7 name vm-8")
+    scene.until(lambda: "is called vm-8 now" in scene.log())
+    assert scene.ports() == {"vm-8"}
+    assert set(scene.record()["attached"]) == {"vm-8"}
+    scene.host.ip("link set vm-8 down", "link set vm-8 name tap7")
+    scene.until(lambda: "let tap7 go" in scene.log())
+    assert scene.ports() == set()
+    scene.until(lambda: scene.record()["attached"] == {})
+
+
+def test_renamed_to_another_match(scene: Scene) -> None:
+    """It changes bridges."""
+    more = ("TapBinding", {"match": "ct-*", "bridge": "${other.name}"})
+    scene.stack.up({**NET, **OTHER, "more": more})
+    scene.add("vm-1")
+    scene.until(lambda: scene.attached("vm-1"))
+    scene.host.ip("link set vm-1 down", "link set vm-1 name ct-1")
+    scene.until(lambda: scene.attached("ct-1", bridge="br-b"))
+    assert scene.ports() == set()
+
+
+def test_two_hundred_at_once(scene: Scene) -> None:
+    """All are attached, in the order of nothing in particular; the record has each."""
+    scene.stack.up(NET)
+    scene.leave()
+    names = [f"vm-{number}" for number in range(200)]
+    began = time.monotonic()
+    scene.add(*names)
+    made = time.monotonic()
+    scene.until(lambda: scene.attached(*names))
+    print(f"200 TAPs: made in {made - began:.3f} s, all attached {time.monotonic() - began:.3f} s after the first")
+    scene.until(lambda: set(scene.record()["attached"]) == set(names))
+    scene.stack.up({"net": NET["net"]})
+    assert scene.ports() == set()
+
+
+def test_a_hypervisor_that_makes_its_tap_itself(scene: Scene) -> None:
+    """A TAP that lives as long as a process holds it: attached each time it comes; gone, it is forgotten."""
+    scene.stack.up(NET)
+    for _ in range(3):
+        held = scene.open("vm-1")
+        scene.until(lambda: scene.attached("vm-1"))
+        scene.end(held)
+        scene.until(lambda: "vm-1" not in scene.bed.links()[0])
+    scene.settled()
+    scene.add("vm-2")
+    scene.until(lambda: set(scene.record()["attached"]) == {"vm-2"})
+
+
+@pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs QEMU")
+def test_qemu_makes_its_tap(scene: Scene) -> None:
+    """QEMU's own netdev, without its scripts; it is attached as it appears and goes with QEMU."""
+    scene.stack.up(NET)
+    scene.leave()
+    qemu = scene.host.call(
+        subprocess.Popen,
+        [
+            *("qemu-system-x86_64", "-S", "-M", "q35", "-accel", "tcg", "-m", "16", "-nodefaults", "-display", "none"),
+            *("-netdev", "tap,id=n,ifname=vm-q,script=no,downscript=no", "-device", "virtio-net-pci,netdev=n"),
+        ],
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        scene.until(lambda: scene.attached("vm-q"))
+    finally:
+        qemu.kill()
+        qemu.wait()
+    scene.until(lambda: scene.attached())
+
+
+def test_killed_and_restarted(scene: Scene) -> None:
+    """A refresh says that it is dead; the next change starts it, and what appeared meanwhile is attached."""
+    scene.stack.up(NET)
+    first = scene.watcher()
+    assert first is not None
+    os.kill(first.pid, signal.SIGKILL)
+    scene.until(lambda: scene.watcher() is None)
+    scene.add("vm-1")
+    warned = scene.provider.run(_read_warnings(scene.stack))
+    assert any("no process follows new interfaces" in line for line in warned)
+    scene.stack.up({**NET, **OTHER})
+    scene.until(lambda: scene.attached("vm-1"))
+    assert scene.watcher() not in (None, first)
+    assert scene.provider.run(_read_warnings(scene.stack)) == ()
+
+
+async def _read_warnings(stack: Stack) -> tuple[str, ...]:
+    vms = stack.state["vms"]
+    host = await stack.provider.host(vms.inputs)
+    view = await host.read(vms.kind.query(vms.urn, vms.id, vms.inputs, vms.outputs))
+    assert view is not None
+    return view.warnings
+
+
+def test_a_pid_of_another_process_is_not_killed(scene: Scene) -> None:
+    """The pid file names a process that started at another time: it is left alone, and the watcher is started."""
+    scene.stack.up(NET)
+    first = scene.watcher()
+    assert first is not None
+    first.stop()
+    path = next(iter(scene.provider.directory.glob("*.json")))
+    file = PidFile(path.with_name(path.stem + ".watch.pid"))
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as bystander:
+        file.write(bystander.pid)
+        text = file.path.read_text().split()
+        file.path.write_text(" ".join([text[0], str(int(text[1]) - 1), *text[2:]]))
+        scene.stack.up({"net": NET["net"]})
+        scene.stack.up(NET)
+        Process(bystander.pid, int(text[1]) - 1).stop()
+        assert bystander.poll() is None
+        bystander.communicate(b"\n")
+    assert scene.watcher() is not None
+
+
+def test_isolation_and_hairpin_of_what_appears_later(scene: Scene) -> None:
+    """As the bridge and the forwards ask for: isolated ports; hairpin mode, and our table told, where a forward loops."""
+    program: Program = {
+        "net": ("Bridge", {"name": "br-a", "addresses": ["10.0.0.1/24"], "portIsolation": True}),
+        "vms": NET["vms"],
+        "nat": ("NatGateway", {"internalInterfaces": ["${net.name}"]}),
+        "web": ("PortForward", {"natGateway": "${nat.id}", "sourcePort": 8080, "destination": "10.0.0.9:80"}),
+    }
+    scene.stack.up(program)
+    scene.leave()
+    scene.add("vm-1")
+    scene.until(lambda: "attached vm-1" in scene.log())
+    port = scene.bed.links()[0]["vm-1"]["linkinfo"]["info_slave_data"]
+    assert (port["isolated"], port["hairpin"]) == (True, True)
+    scene.until(lambda: '"vm-1" . "vm-1"' in scene.host.run("nft list ruleset"))
+    assert scene.stack.refresh() == {}
+    scene.stack.up({name: program[name] for name in ("net", "nat", "web")})
+    assert scene.ports() == set()
+    assert "vm-1" not in scene.host.run("nft list ruleset")
+
+
+def test_ports_attached_by_an_update_are_in_our_table(scene: Scene) -> None:
+    """What an update attaches itself is noted there in the same step."""
+    program: Program = {
+        "net": NET["net"],
+        "nat": ("NatGateway", {"internalInterfaces": ["${net.name}"]}),
+        "web": ("PortForward", {"natGateway": "${nat.id}", "sourcePort": 8080, "destination": "10.0.0.9:80"}),
+    }
+    scene.stack.up(program)
+    scene.add("vm-1")
+    scene.stack.up({**program, "vms": NET["vms"]})
+    assert '"vm-1" . "vm-1"' in scene.host.run("nft list ruleset")
+
+
+def test_a_tap_with_a_resource_of_its_own_is_not_taken(scene: Scene) -> None:
+    """A routed TAP whose name fits stays routed."""
+    routed = ("TapBinding", {"name": "vm-r", "addresses": ["10.9.0.1/32"], "routes": ["10.9.0.5/32"]})
+    scene.stack.up(NET)
+    scene.stack.up({**NET, "routed": routed})
+    scene.settled()
+    scene.stack.up({**NET, "routed": routed, **OTHER})
+    assert scene.ports() == set()
+    assert scene.stack.refresh() == {}
+
+
+@pytest.mark.parametrize("what", ["record", "namespace"])
+def test_it_outlives_neither_the_namespace_nor_the_record(scene: Scene, what: str) -> None:
+    """A namespace lives as long as a process is in it: the watcher ends with its name, and with a record that is gone."""
+    scene.stack.up(NET)
+    scene.leave()
+    process = scene.watcher()
+    assert process is not None
+    descriptor = os.pidfd_open(process.pid)
+    if what == "record":
+        next(scene.provider.directory.glob("*.json")).unlink()
+    else:
+        subprocess.run(["ip", "netns", "delete", scene.host.name], check=True)
+    try:
+        assert select.select([descriptor], [], [], PATIENCE)[0]
+    finally:
+        os.close(descriptor)
+    assert list(scene.provider.directory.glob("*.watch.*")) == []
+
+
+def test_the_record_says_it_first(scene: Scene) -> None:
+    """An interface that was written down and then not attached, since the watcher died in between, does no harm."""
+    scene.stack.up(NET)
+    process = scene.watcher()
+    assert process is not None
+    process.stop()
+    path = next(scene.provider.directory.glob("*.json"))
+    header, *lines = path.read_text().splitlines()
+    data = json.loads(header)
+    data["attached"] = {"vm-1": scene.stack.state["vms"].urn + "|" + scene.stack.state["vms"].id, "vm-gone": "?"}
+    path.write_text("\n".join([json.dumps(data), *lines]) + "\n")
+    scene.add("vm-1")
+    scene.stack.up({**NET, **OTHER})
+    scene.until(lambda: scene.attached("vm-1"))
+    scene.settled("vm-1")
+    scene.stack.up({"net": NET["net"]})
+    assert scene.ports() == set()
+
+
+def test_latency(scene: Scene) -> None:
+    """How long it takes, beside what the machine is busy with: printed, not asserted."""
+    scene.stack.up(NET)
+    scene.leave()
+    scene.settled()
+    events, kernel = scene.host.call(LinkEvents), scene.host.call(Kernel)
+    took = []
+    for number in range(20):
+        began = time.monotonic()
+        scene.open(f"vm-{number}")
+        while not scene.host.call(_bridged, kernel, f"vm-{number}"):
+            assert time.monotonic() < began + PATIENCE
+            select.select([events], [], [], 0.1)
+            events.read()
+        took.append(time.monotonic() - began)
+    print(f"from TUNSETIFF to the bridge: median {statistics.median(took) * 1e3:.1f} ms, most {max(took) * 1e3:.1f} ms")
+
+
+def _bridged(kernel: Kernel, name: str) -> bool:
+    link = kernel.snapshot().links.get(name)
+    return link is not None and link.master != 0

@@ -1,0 +1,129 @@
+"""What dnsmasq is told: from objects to lines, and no text of a user's gets through."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hostnet.agent.dhcp import Setup, inputs_to_open, parse_leases, setup_of
+from hostnet.agent.owners import Owner, Owners
+from hostnet.agent.resolve import World
+from hostnet.agent.state import Snapshot
+from hostnet.errors import HostnetError
+from hostnet.objects import Address, DhcpServer, Guest, Lease, Link, Object, StaticLease
+from hypothesis import given
+from hypothesis import strategies as st
+
+MAC = "02:00:00:00:00:0{}"
+BASE = DhcpServer("br-a", dhcp=True)
+
+
+def setup(server: DhcpServer, *others: Object, cidrs: tuple[str, ...] = ("10.0.0.1/24",)) -> Setup:
+    """The set-up of a server on a bridge with these addresses, beside other objects."""
+    bridge = (Link(server.bridge, "bridge"), *(Address(server.bridge, cidr) for cidr in cidrs), server)
+    owners = {"net": Owner("urn:net", "br-a", bridge), "more": Owner("urn:more", "more", others)}
+    return setup_of(server, World(Owners(owners), Snapshot()))
+
+
+def test_the_whole_subnet() -> None:
+    """No range is every host of the gateway's subnet; other subnets serve their static leases."""
+    config = setup(BASE, cidrs=("10.0.0.1/24", "10.0.2.1/30", "fd12::1/64")).config
+    assert "dhcp-range=set:net0,10.0.0.1,10.0.0.254,255.255.255.0,1h" in config
+    assert "dhcp-range=set:net1,10.0.2.0,static,255.255.255.252,1h" in config
+    assert "dhcp-option=tag:net0,option:router,10.0.0.1" in config
+    assert "dhcp-option=tag:net1,option:router,10.0.2.1" in config
+    assert {"interface=br-a", "except-interface=lo", "bind-dynamic", "port=53"} <= set(config)
+
+
+def test_without_dns_of_its_own() -> None:
+    """Other servers, or none, are handed out, and port 53 stays shut."""
+    some = setup(replace(BASE, dns_servers=("9.9.9.9", "2620:fe::9"))).config
+    assert {"port=0", "dhcp-option=option:dns-server,9.9.9.9"} <= set(some)
+    assert {"port=0", "dhcp-option=option:dns-server"} <= set(setup(replace(BASE, dns_servers=())).config)
+
+
+def test_reserved_and_named() -> None:
+    """Static leases and the bridge's guests; of two that claim one address, one."""
+    leases = (StaticLease(MAC.format(1), "10.0.0.9", "db"), StaticLease(MAC.format(2), "10.0.0.10"))
+    guests = (
+        Guest("vm-a", "br-a", MAC.format(3), ("10.0.0.2/24", "fd12::2/64"), "web"),
+        Guest("vm-b", "br-b", MAC.format(4), ("10.1.0.2/24",), "elsewhere"),
+        Guest("vm-c", "br-a", MAC.format(5), ("10.0.0.9/24",), "late"),
+    )
+    server = replace(BASE, static_leases=leases)
+    made = setup(server, *guests)
+    assert made.hosts == (f"{MAC.format(3)},10.0.0.2,web", f"{MAC.format(1)},10.0.0.9,db", f"{MAC.format(2)},10.0.0.10")
+    assert made.names == ("10.0.0.2 web", "fd12::2 web", "10.0.0.9 db")
+    advertised = setup(
+        replace(server, send_ra=True, ra_prefixes=("fd12::/64",)), *guests, cidrs=("10.0.0.1/24", "fd12::1/64")
+    )
+    assert advertised.names == ("10.0.0.2 web", "10.0.0.9 db"), "a SLAAC guest makes its own v6 address"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bridge": "br,a"},
+        {"bridge": "br a"},
+        {"range_start": "10.0.1.5", "range_end": "10.0.1.9"},
+        {"range_start": "10.0.0.5\nuser=root", "range_end": "10.0.0.9"},
+        {"lease_time": "1h\nconf-script=/bin/sh"},
+        {"lease_time": "1h,2h"},
+        {"domain": "a.b\nuser=root"},
+        {"domain": "a,b"},
+        {"domain": "a..b"},
+        {"dns_servers": ("9.9.9.9,1.1.1.1",)},
+        {"static_leases": (StaticLease("02:00:00:00:00:01,set:x", "10.0.0.9"),)},
+        {"static_leases": (StaticLease(MAC.format(1), "10.0.0.9,ignore"),)},
+        {"static_leases": (StaticLease(MAC.format(1), "10.0.0.9", "web\n10.0.0.1 bank"),)},
+        {"static_leases": (StaticLease(MAC.format(1), "10.0.0.9", "we#b"),)},
+        {"send_ra": True, "ra_prefixes": ()},
+        {"send_ra": True, "ra_prefixes": ("fd13::/64",)},
+        {"send_ra": True, "ra_prefixes": ("fd12::/56",)},
+    ],
+)
+def test_refused(change: dict[str, Any]) -> None:
+    """A value that is not what it must be, and a prefix or range that the bridge has no address in."""
+    with pytest.raises(HostnetError):
+        setup(replace(BASE, **change), cidrs=("10.0.0.1/24", "fd12::1/64"))
+
+
+@given(st.text(max_size=20), st.text(max_size=20), st.text(max_size=20), st.text(max_size=20))
+def test_no_text_gets_through(domain: str, hostname: str, mac: str, time: str) -> None:
+    """Whatever is given, it is refused or a line is of the characters that its option takes."""
+    lease = StaticLease(mac, "10.0.0.9", hostname)
+    try:
+        made = setup(replace(BASE, domain=domain, lease_time=time, static_leases=(lease,)))
+    except HostnetError:
+        return
+    for line in (*made.config, *made.hosts, *made.names):
+        assert line.isascii()
+        assert not set(line) & set("\n\r\"'#\\;\t")
+
+
+def test_leases() -> None:
+    """Dnsmasq's file: those that ended, v6 ones and other hardware are left out."""
+    text = """100 02:00:00:00:00:01 10.0.0.5 web 01:02:00:00:00:00:01
+50 02:00:00:00:00:02 10.0.0.6 old *
+0 02:00:00:00:00:03 10.0.0.7 * *
+100 06-02:00:00:00:00:04 10.0.0.8 * *
+duid 00:01:00:01
+100 1234 fd12::5 web 00:01
+broken
+"""
+    assert list(parse_leases(text, 60)) == [
+        Lease("02:00:00:00:00:01", "10.0.0.5", "web", 100),
+        Lease("02:00:00:00:00:03", "10.0.0.7", "", 0),
+    ]
+
+
+def test_what_to_open() -> None:
+    """What is served and nothing else; nothing where openFirewall is off."""
+    owners = [Owner("a", "a", (replace(BASE, send_ra=True),)), Owner("b", "b", (replace(BASE, open_firewall=False),))]
+    assert inputs_to_open(owners) == [
+        ("br-a", "udp", (67, 53)),
+        ("br-a", "tcp", (53,)),
+        ("br-a", "icmpv6", (133, 135, 136)),
+    ]
+    assert inputs_to_open([Owner("c", "c", (replace(BASE, dns_servers=()),))]) == [("br-a", "udp", (67,))]
