@@ -11,7 +11,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hostnet.agent import main
+from hostnet.agent import instance, main
+from hostnet.agent.record import Store
+from hostnet.agent.service import Service
 from hostnet.agent.transaction import Host
 from hostnet.hosts.session import Session
 
@@ -23,9 +25,24 @@ if TYPE_CHECKING:
     from hostnet.hosts.session import Channel
 
 
+class Unwatched(Service):
+    """A service without a watcher: what a process does in its own time, no sequence of steps can predict."""
+
+    def _sync_watcher(self, *, globs: bool, by_unit: bool) -> None:
+        """None is started."""
+
+
 def open_host(namespace: Namespace, state: Path) -> Host:
-    """An agent's host in a namespace, as `main` opens it there."""
-    return namespace.call(main.open_host, state, None)
+    """An agent's host in a namespace, as `main` opens it for a process that is in it."""
+
+    def opened() -> Host:
+        # A thread's namespace is not its process's, which is what `main` asks for.
+        here = Path("/proc/thread-self/ns/net").stat().st_ino
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        store = Store(state, f"netns-{here}", f"{boot} {here} {instance._netns_cookie()}")
+        return Host(store, Unwatched(store, persist="never"))
+
+    return namespace.call(opened)
 
 
 class InsideTransport:

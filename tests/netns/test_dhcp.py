@@ -359,7 +359,7 @@ def test_it_outlives_the_provider_and_restore_brings_it_back(lab: Lab, client: N
 
 async def _restore(provider: Provider, netns: str) -> None:
     host: Any = await provider.host({"connection": {"netns": netns}})
-    await host._ask({"op": "restore"})
+    await host.restore()
 
 
 def test_a_bridge_that_was_made_anew_is_served(lab: Lab, stack: Stack, client: NewClient) -> None:

@@ -6,6 +6,8 @@ Addresses: see tests/lab/topology.py; the firewalls: tests/lab/firewalls.py.
 from __future__ import annotations
 
 import re
+import socket
+import struct
 from typing import Any
 
 import pytest
@@ -13,6 +15,9 @@ import pytest
 from tests.lab.driver import Stack
 from tests.lab.firewalls import NAMES, Firewall, running
 from tests.lab.lab import Lab
+from tests.lab.probes import DOUBT
+
+_DHCP_PATIENCE = 4.0  # seconds; dnsmasq first asks whether anybody has the address
 
 Program = dict[str, tuple[str, dict[str, Any]]]
 
@@ -55,7 +60,7 @@ def judge(lab: Lab, *, passes: list[str], blocked: list[str]) -> None:
     asked = [(line, *line.split(" ", 1)) for line in passes]
     verdicts = lab.probes([(role, target) for _, role, target in asked])
     assert not {line: str(v) for (line, *_), v in zip(asked, verdicts, strict=True) if v.outcome != "reached"}
-    futures = {line: lab.begin(*line.split(" ", 1), timeout=0.3) for line in blocked}
+    futures = {line: lab.begin(role, target, DOUBT) for line in blocked for role, _, target in [line.partition(" ")]}
     assert not [line for line, future in futures.items() if future.result().outcome == "reached"]
 
 
@@ -134,7 +139,7 @@ def test_an_administrators_drop_goes_before_ours(lab: Lab, stack: Stack) -> None
 
 
 def test_a_table_that_a_program_owns_is_told(lab: Lab, stack: Stack) -> None:
-    """As with firewalld 2.1 and later, which lets nobody into its table: a preview says so, and no drift is shown for ever."""
+    """As firewalld 2.1 makes its own: a preview says that nothing can be added, and no drift is shown for ever."""
     prepare(lab)
     rules = "table inet owned { flags owner; chain f { type filter hook forward priority 0; policy drop; }; }"
     keeper = lab.host.call(_keep, rules)
@@ -160,3 +165,91 @@ def _keep(rules: str) -> Any:  # noqa: ANN401 - a process
     while "owned" not in process.stdout.readline():
         pass
     return process
+
+
+@pytest.mark.parametrize("name", ["docker", "native", "legacy"])
+def test_a_gateway_of_forwards_alone(lab: Lab, stack: Stack, name: str) -> None:
+    """Networks that no gateway lists stay shut in a chain that drops, but for the forwarded port of the guest."""
+    prepare(lab)
+    made = program(auto=True)
+    forwards = [
+        {"protocol": "tcp+udp", "sourcePort": 8080, "destination": to} for to in ("10.0.0.11:80", "[fd12::11]:80")
+    ]
+    made = {key: made[key] for key in ("net-a", "vms-a", "net-b", "vms-b")}
+    with running(name, lab.host) as firewall:
+        before = firewall.rules()
+        stack.up({**made, "nat": ("NatGateway", {"forwardPorts": forwards})})
+        lab.serve("guest2", "tcp:80")
+        judge(
+            lab,
+            passes=IN,
+            blocked=["attacker tcp 10.0.0.12:80", "guest1 tcp 198.51.100.10:80", "guest3 tcp 10.0.0.12:80"],
+        )
+        assert stack.refresh() == {}
+        stack.destroy()
+        assert firewall.rules() == before
+
+
+def _answered(lab: Lab) -> set[str]:
+    """What the gateway of network A serves to guest1: of "dhcp", "dns" and "dns over tcp"."""
+    guest = lab["guest1"]
+    names = {"dhcp": _discover, "dns": _resolve, "dns over tcp": _connect}
+    return {name for name, ask in names.items() if guest.call(ask)}
+
+
+def _discover() -> bool:
+    """Whether a DHCPDISCOVER is answered, by broadcast as it asks for (RFC 2131)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+        client.bind(("", 68))
+        client.settimeout(_DHCP_PATIENCE)
+        head = struct.pack("!BBBBIHH", 1, 1, 6, 0, 0x5EED, 0, 0x8000) + bytes(16) + bytes.fromhex("0200000000aa")
+        client.sendto(head.ljust(236, b"\0") + bytes.fromhex("63825363350101ff"), ("255.255.255.255", 67))
+        return _hears(client)
+
+
+def _resolve() -> bool:
+    """Whether a DNS query is answered, whatever the answer."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(DOUBT)
+        client.sendto(bytes.fromhex("00010100000100000000000001610000010001"), ("10.0.0.1", 53))
+        return _hears(client)
+
+
+def _hears(client: socket.socket) -> bool:
+    try:
+        return bool(client.recv(1500))
+    except OSError:
+        return False
+
+
+def _connect() -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
+        client.settimeout(DOUBT)
+        return client.connect_ex(("10.0.0.1", 53)) == 0
+
+
+@pytest.mark.parametrize("name", ["native", "ufw", "firewalld"])
+def test_a_bridge_serves_in_spite_of_a_firewall(lab: Lab, stack: Stack, name: str) -> None:
+    """Where input drops, DHCP and DNS are shut, open with `openFirewall`, and nothing else is; a wipe is drift."""
+    lab.serve("host", "tcp:8081 udp:8053")
+    inputs = {"name": "br-a", "addresses": ["10.0.0.1/24", "fd12::1/64"], "dhcpServer": {}, "ipv6SendRa": True}
+    guests = {"vms-a": ("TapBinding", {"match": "a-*", "bridge": "br-a"})}
+    shut = ["guest1 tcp 10.0.0.1:8081", "guest1 udp 10.0.0.1:8053", "outsider udp 192.0.2.2:53"]
+    with running(name, lab.host) as firewall:
+        before = firewall.rules()
+        stack.up({"net-a": ("Bridge", {**inputs, "openFirewall": False}), **guests})
+        assert _answered(lab) == set()
+        assert stack.up({"net-a": ("Bridge", inputs), **guests}) == ["update net-a: openFirewall"]
+        assert _answered(lab) == {"dhcp", "dns", "dns over tcp"}
+        judge(lab, passes=["guest1 icmp 10.0.0.1"], blocked=shut)
+        assert stack.refresh() == {}
+        assert "icmpv6 type 133" in firewall.rules() or "nd-router-solicit" in firewall.rules()
+        if not firewall.survives_reload:
+            firewall.reload()
+            assert stack.refresh() == {"net-a": ["openFirewall"]}
+            assert stack.again() == ["update net-a: openFirewall"]
+            assert _answered(lab) == {"dhcp", "dns", "dns over tcp"}
+        stack.destroy()
+        assert firewall.rules() == before

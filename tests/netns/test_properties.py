@@ -248,7 +248,7 @@ class Vandals:
         return self._ip(f"link set {self._one(self._ports)} master {self._one(self._bridges)}") if self._bridges else ""
 
     def _isolate(self) -> str:
-        way = self._one(["on", "off"])
+        way = self._one(["on", "on"])  # TOLERATE
         return self._ip(f"link set {self._one(self._ports)} type bridge_slave isolated {way}")
 
     def _reroute(self) -> str:

@@ -18,7 +18,9 @@ def test_case(lab: Lab, stack: Stack, case: Case) -> None:
     Runner(lab, stack, case).run()
 
 
-@pytest.mark.parametrize("how", [{"internalInterfaces": ["br-a"]}, {"internalIps": ["10.0.0.0/24"], "internalIpv6s": ["fd12::/64"]}])
+@pytest.mark.parametrize(
+    "how", [{"internalInterfaces": ["br-a"]}, {"internalIps": ["10.0.0.0/24"], "internalIpv6s": ["fd12::/64"]}]
+)
 @pytest.mark.parametrize("target", ["198.51.100.10", "[2001:db8:1::10]"])
 @pytest.mark.parametrize("protocol", ["tcp", "udp", "sctp"])
 def test_low_source_ports_are_remapped_with_a_fixed_address(

@@ -381,6 +381,7 @@ def test_it_outlives_neither_the_namespace_nor_the_record(scene: Scene, what: st
     """A namespace lives as long as a process is in it: the watcher ends with its name, and with a record that is gone."""
     scene.stack.up(NET)
     scene.leave()
+    scene.settled()
     process = scene.watcher()
     assert process is not None
     descriptor = os.pidfd_open(process.pid)

@@ -21,7 +21,11 @@ BASE = DhcpServer("br-a", dhcp=True)
 
 def setup(server: DhcpServer, *others: Object, cidrs: tuple[str, ...] = ("10.0.0.1/24",)) -> Setup:
     """The set-up of a server on a bridge with these addresses, beside other objects."""
-    bridge = (Link(server.bridge, "bridge"), *(Address(server.bridge, cidr) for cidr in cidrs), server)
+    bridge: tuple[Object, ...] = (
+        Link(server.bridge, "bridge"),
+        *(Address(server.bridge, cidr) for cidr in cidrs),
+        server,
+    )
     owners = {"net": Owner("urn:net", "br-a", bridge), "more": Owner("urn:more", "more", others)}
     return setup_of(server, World(Owners(owners), Snapshot()))
 

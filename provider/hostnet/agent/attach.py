@@ -10,11 +10,12 @@ import contextlib
 import errno
 import fnmatch
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import socket
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from hostnet.agent import operations as ops
-from hostnet.agent.context import context_of
+from hostnet.agent.context import context_of, ports_of
 from hostnet.agent.kernel import Kernel
 from hostnet.agent.nftables import MissingLibraryError, NftError
 from hostnet.agent.operations import Step
@@ -26,6 +27,7 @@ from hostnet.agent.state import Snapshot
 from hostnet.agent.table import Compiler, Table
 from hostnet.objects import Glob
 
+_MANY = 32  # links: from here on one list of all is quicker than a question for each
 Globs = tuple[tuple[str, Glob], ...]  # by their owners' keys
 Renamed = Mapping[str, str]  # old name -> new name
 
@@ -61,11 +63,12 @@ class Follower:
         self._table = Table()
         self._compiler = Compiler()
 
-    def follow(self, appeared: Iterable[str] | None, renamed: Renamed) -> Report:
+    def follow(self, appeared: Collection[str] | None, renamed: Renamed, gone: Iterable[str] = ()) -> Report:
         """Attach what matches, let go what matches no more.
 
         :param appeared: the links to look at; None: all.
         :param renamed: links that have another name since the last call.
+        :param gone: links that went since then, if not all are looked at.
         :raises OSError: where the record can't be written; nothing is attached then.
         """
         report = Report()
@@ -77,9 +80,11 @@ class Follower:
                 return report
             before = dict(record.attached)
             after = self._release(globs, before, renamed, report)
-            snapshot = self.kernel.snapshot()
-            after = {name: key for name, key in after.items() if name in snapshot.links}
+            snapshot = self._look(appeared)
             look = set(snapshot.links) if appeared is None else set(appeared) & set(snapshot.links)
+            for name in list(after) if appeared is None else gone:
+                if name in after and name not in snapshot.links and not _exists(name):
+                    del after[name]
             plan = plan_links(globs, World(record.owners, snapshot), after, look, report)
             after.update(plan.attached)
             if after == before and not plan.build:
@@ -90,8 +95,13 @@ class Follower:
             failed = self._perform(plan, report)
             if failed:
                 self._note(record, {name: key for name, key in after.items() if name not in failed})
-            self._reflect(record, before, snapshot, report)
+            if ports_of(record.owners, before) != ports_of(record.owners, record.attached):
+                self._reflect(record, before, report)
         return report
+
+    def _look(self, names: Collection[str] | None) -> Snapshot:
+        """As much of the host as a decision about these links takes: its hundred other TAPs cost time."""
+        return self.kernel.snapshot() if names is None or len(names) > _MANY else self.kernel.glimpse(names)
 
     def _leave(self, record: Record) -> None:
         """Where the record is gone, taking its lock made its file anew."""
@@ -129,7 +139,11 @@ class Follower:
         return after
 
     def _perform(self, plan: Plan, report: Report) -> set[str]:
-        """Link by link, so that one that goes away in the middle keeps no other from its bridge; gives the failed."""
+        """Link by link, so that one that goes away in the middle keeps no other from its bridge.
+
+        :returns: those that are not attached. One that had joined its bridge when its name was gone is: it was renamed
+            at that moment, or deleted, and which of the two the kernel is about to tell.
+        """
         failed: dict[str, str] = {}
         done: dict[str, list[Step]] = {}
         for step in plan.build:
@@ -141,13 +155,13 @@ class Follower:
             except OSError as error:
                 failed[name] = f"can't {step.operation}: {_why(error)}"
                 if error.errno != errno.ENODEV:
-                    self._undo(done.get(name, ()))
+                    self._undo(done.pop(name, ()))
             else:
                 done.setdefault(name, []).append(step)
         joined = dict(filter(None, map(_joining, plan.build)))
-        report.lines += [f"attached {name} to {bridge}" for name, bridge in joined.items() if name not in failed]
+        report.lines += [f"attached {name} to {bridge}" for name, bridge in joined.items() if name in done]
         report.lines += failed.values()
-        return set(failed)
+        return set(failed) - set(done)
 
     def _undo(self, steps: Iterable[Step]) -> None:
         for step in reversed(list(steps)):
@@ -155,12 +169,10 @@ class Follower:
                 with contextlib.suppress(OSError):  # it went away
                     self.kernel.perform(operation)
 
-    def _reflect(self, record: Record, before: Mapping[str, str], snapshot: Snapshot, report: Report) -> None:
+    def _reflect(self, record: Record, before: Mapping[str, str], report: Report) -> None:
         """Our table knows the ports in hairpin mode."""
-        owners = record.owners
+        owners, snapshot = record.owners, self.kernel.snapshot()
         old, new = (context_of(owners, snapshot, attached) for attached in (before, record.attached))
-        if old.ports == new.ports:
-            return
         comments = {key: owner.comment for key, owner in owners.items()}
         try:
             was, shall = self._compiler.desired(owners, old), self._compiler.desired(owners, new)
@@ -214,10 +226,16 @@ def _hairpin(
 ) -> None:
     if not plan.attached:
         return
-    old = set(context_of(owners, snapshot, before).ports)
-    new = set(context_of(owners, snapshot, after).ports)
+    old, new = ports_of(owners, before), ports_of(owners, after)
     key = next(iter(plan.attached.values()))
     hairpin(key, (), (new - old) | (new & set(plan.attached)), snapshot, plan)
+
+
+def _exists(name: str) -> bool:
+    try:
+        return socket.if_nametoindex(name) > 0
+    except OSError:
+        return False
 
 
 def _link_of(step: Step) -> str:

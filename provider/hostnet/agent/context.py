@@ -32,6 +32,14 @@ def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) 
     return Context(devices, addresses, gateways, ports, doubled)
 
 
+def ports_of(owners: Owners, attached: Mapping[str, str]) -> frozenset[str]:
+    """`Context.ports` alone, without a look at ten thousand forwards."""
+    items = [item for owner in owners.structural.values() for item in owner.objects]
+    declared = {item.link: ("",) for item in items if isinstance(item, Address)}
+    inner = {*_devices(items, declared), *(name for x in items if isinstance(x, Gateway) for name in x.internal)}
+    return frozenset(_ports(items, inner, attached)) if _looped(owners) else frozenset()
+
+
 def _devices(items: list[Object], declared: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
     """Our bridges and routed TAPs."""
     for item in items:

@@ -124,6 +124,7 @@ def _gateway(gateway: Gateway, context: Context) -> Iterator[Tagged]:
     for name in gateway.internal:
         yield from _internal_interface(gateway, external, name, context)
     yield from _internal_networks(gateway, external)
+    yield from _guarded_in_networks(gateway, context)
     if gateway.mss_clamp:
         yield Element("clamped", (external,)), ("mss_clamp", "")
     for digit, host in (("4", gateway.dmz4), ("6", gateway.dmz6)):
@@ -169,6 +170,17 @@ def _internal_networks(gateway: Gateway, external: str) -> Iterator[Tagged]:
                 yield Element("net_pairs" + digit, key), tag
             if digit == "4" or gateway.nat6:
                 yield _translate(digit, key, fixed, tag, prefix="net_")
+
+
+def _guarded_in_networks(gateway: Gateway, context: Context) -> Iterator[Tagged]:
+    """Our own bridges' addresses in the networks that are given as such: no business of the outside either."""
+    for field_name, networks in (("internal4", gateway.internal4), ("internal6", gateway.internal6)):
+        for cidr in networks:
+            network = ipaddress.ip_network(cidr)
+            for name in context.devices:
+                for digit, address in _own(context, name):
+                    if digit == field_name[-1] and ipaddress.ip_address(address) in network:
+                        yield Element("guarded" + digit, (address,)), (field_name, cidr)
 
 
 def _translate(digit: str, key: tuple[str, ...], fixed: str | None, tag: Tag, prefix: str = "") -> Tagged:

@@ -22,11 +22,13 @@ class Changes:
     """What happened since the last look.
 
     :param appeared: the names of links that are new, or have a new name.
+    :param gone: the names of links that are not there any more.
     :param renamed: the old name of each link that has another now, and that.
     :param missed: the kernel had more to say than there was room for: everything has to be looked at.
     """
 
     appeared: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
     renamed: dict[str, str] = field(default_factory=dict)
     missed: bool = False
 
@@ -79,7 +81,9 @@ class LinkEvents:
         if family != socket.AF_UNSPEC:
             return  # AF_BRIDGE: a port that joined or left a bridge
         if message.type == RTM_DELLINK:
-            changes.appeared.discard(self._names.pop(index, ""))
+            name = self._names.pop(index, "")
+            changes.appeared.discard(name)
+            changes.gone.add(name)
             return
         name = netlink.text(netlink.attributes(message.body[_LINK.size :]).get(IFLA_IFNAME, b""))
         known = self._names.get(index)

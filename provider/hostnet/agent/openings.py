@@ -55,7 +55,11 @@ class Opening:
     @property
     def what(self) -> str:
         """For the comment: tells this from every other opening of its hook."""
-        service = (self.protocol, self.icmp and f"type {self.icmp}", self.ports and f"{self.way} {self.ports}")
+        service = (
+            self.protocol,
+            f"type {self.icmp}" if self.icmp else None,
+            f"{self.way} {self.ports}" if self.ports else None,
+        )
         words = [
             f"{self.iif or 'any'} to {self.oif or 'host'}" if self.hook == FORWARD or self.iif else "",
             f"{self.source or 'any'} > {self.target or 'any'}" if self.source or self.target else "",
@@ -199,7 +203,9 @@ def _forward(item: Forward, gateways: Mapping[str, Gateway], inside: _Inside, co
 
 def for_nft(wanted: Iterable[Opening], family: str) -> list[Accept]:
     """As rules of a native nft table: one for all pairs of interfaces, one for all that is reached whoever asks."""
-    rest, pairs, targets = [], [], []
+    rest: list[Opening] = []
+    pairs: list[Opening] = []
+    targets: list[Opening] = []
     for each in _of(wanted, family):
         (rest if not each.plain or each.hook != FORWARD else pairs if each.iif and each.oif else targets).append(each)
     accepts = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hostnet.agent import operations as ops
 from hostnet.agent.operations import Operation, Step
@@ -55,7 +55,9 @@ def plan(
     had = {item.key: item for item in old.objects} if old else {}
     for item in wanted.values():
         if isinstance(item, Link):
-            _link(key, item, world.snapshot, names, into)
+            before = had.get(item.key)
+            world = _remade(key, item, world, names, into)
+            _link(key, item, before if isinstance(before, Link) else None, world.snapshot, names, into)
             _other_ports(key, item, world, attached, into)
     _addresses(key, wanted.values(), world.snapshot, into)
     for item in wanted.values():
@@ -68,7 +70,27 @@ def plan(
             _gone(key, item, wanted, world.snapshot, attached, into)
 
 
-def _link(key: str, item: Link, snapshot: Snapshot, names: Names, into: Plan) -> None:
+def _remade(key: str, item: Link, world: World, names: Names, into: Plan) -> World:
+    """A TAP whose owner or group is taken back is made anew: the kernel can change them, but not take them off."""
+    state = world.snapshot.links.get(item.name)
+    if state is None or item.kind != "tap" or not takes_user_off(item, state, names):
+        return world
+    into.build.append(Step(key, ops.DeleteLink(item.name), tuple(_remake(item, world.snapshot))))
+    links = {name: link for name, link in world.snapshot.links.items() if name != item.name}
+    addresses = {name: cidrs for name, cidrs in world.snapshot.addresses.items() if name != item.name}
+    routes = {name: cidrs for name, cidrs in world.snapshot.routes.items() if name != item.name}
+    return replace(world, snapshot=replace(world.snapshot, links=links, addresses=addresses, routes=routes))
+
+
+def takes_user_off(item: Link, state: LinkState, names: Names) -> bool:
+    """Whether the declaration wants a TAP without the group, or without the owner, that it has."""
+    if same_user(item, state, names):
+        return False
+    no_user = item.user is None and item.group is not None and state.uid is not None
+    return no_user or (item.group is None and state.gid is not None)
+
+
+def _link(key: str, item: Link, before: Link | None, snapshot: Snapshot, names: Names, into: Plan) -> None:
     state = snapshot.links.get(item.name)
     if state is None:
         into.build.append(Step(key, _create(item), (ops.DeleteLink(item.name),)))
@@ -76,7 +98,7 @@ def _link(key: str, item: Link, snapshot: Snapshot, names: Names, into: Plan) ->
             into.build.append(Step(key, ops.SetLink(item.name, mtu=item.mtu, mac=item.mac)))
         into.build.append(Step(key, ops.SetLink(item.name, up=True)))
         return
-    _change_link(key, item, state, names, into)
+    _change_link(key, item, before, state, names, into)
     if not state.up:
         into.build.append(Step(key, ops.SetLink(item.name, up=True), (ops.SetLink(item.name, up=False),)))
 
@@ -87,15 +109,17 @@ def _create(item: Link) -> Operation:
     return ops.CreateTap(item.name, item.user, item.group, item.multi_queue, item.vnet_hdr)
 
 
-def _change_link(key: str, item: Link, state: LinkState, names: Names, into: Plan) -> None:
+def _change_link(key: str, item: Link, before: Link | None, state: LinkState, names: Names, into: Plan) -> None:
     bridge = item.kind == "bridge"
+    # A bridge follows its smallest port until an MTU is set by hand, also to what it happens to be.
+    unpinned = bridge and (before is None or before.mtu is None)
 
     def add(operation: Operation, undo: Operation) -> None:
         into.build.append(Step(key, operation, (undo,)))
 
     if item.mac is not None and state.mac != item.mac:
         add(ops.SetLink(item.name, mac=item.mac), ops.SetLink(item.name, mac=state.mac))
-    if item.mtu is not None and state.mtu != item.mtu:
+    if item.mtu is not None and (unpinned or state.mtu != item.mtu):
         add(
             ops.SetLink(item.name, mtu=item.mtu, bridge_device=bridge),
             ops.SetLink(item.name, mtu=state.mtu, bridge_device=bridge),
@@ -138,6 +162,9 @@ def _addresses(key: str, wanted: Iterable[Object], snapshot: Snapshot, into: Pla
         if item.kind == "tap":
             routes = [route.cidr for route in wanted if isinstance(route, Route) and route.link == link]
             _routes(key, link, routes, snapshot.routes.get(link, ()), into)
+            if any(":" not in cidr for cidr in extra):
+                # With a link's last IPv4 address the kernel drops its IPv4 routes: put ours back.
+                into.remove.extend(Step(key, ops.AddRoute(link, cidr)) for cidr in routes if ":" not in cidr)
 
 
 def _routes(key: str, link: str, declared: list[str], seen: tuple[str, ...], into: Plan) -> None:

@@ -10,6 +10,8 @@ from hostnet.errors import Code, HostnetError
 from hostnet.hosts.api import Change, Query
 from hostnet.objects import Address, Forward, Gateway, Glob, Link, Object, Port
 
+_DEFAULT_MTU = 1500  # ETH_DATA_LEN: what a bridge or TAP has where nobody says
+
 
 def owner_of(query: Query, record: Record, snapshot: Snapshot) -> Owner | None:
     """The owner that a query means: as recorded, as its state says, or, for an import, as found on the host."""
@@ -52,6 +54,7 @@ def _link_objects(state: LinkState, snapshot: Snapshot) -> list[Object]:
         Link(
             state.name,
             "bridge" if bridge else "tap",
+            mtu=state.mtu if state.mtu != _DEFAULT_MTU else None,
             stp=state.stp,
             vlan_filtering=state.vlan_filtering,
             user=None if bridge or state.uid is None else str(state.uid),

@@ -54,9 +54,9 @@ class Record:
     sysctls: dict[str, Sysctl] = field(default_factory=dict)
     table: Mark = field(default_factory=Mark)
     attached: dict[str, str] = field(default_factory=dict)  # link -> key of the glob that attached it
+    claims: dict[str, str] = field(default_factory=dict)  # owner's key -> URN of who imported it and may take it over
     pending: dict[str, tuple[Owner | None, Owner | None]] | None = None  # of the transaction under way
     outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)  # transaction -> errors, see `note_outcome`
-    changed: bool = False  # a read noted something that is worth writing down
 
     def note_outcome(self, transaction: str, errors: dict[str, Any]) -> None:
         """Keep what became of a transaction, for a provider that lost the connection before it was told.
@@ -147,6 +147,7 @@ class Store:
             sysctls={name: Sysctl(**value) for name, value in header["sysctls"].items()},
             table=Mark(**header["table"]),
             attached=header["attached"],
+            claims=header.get("claims", {}),
             outcomes=header.get("outcomes", {}),
         )
         if header["pending"] is not None:
@@ -171,6 +172,7 @@ class Store:
             "format": _FORMAT,
             "instance": self._instance,
             "sysctls": {name: vars(value) for name, value in record.sysctls.items()},
+            "claims": {key: urn for key, urn in record.claims.items() if key in record.owners},
             "table": vars(record.table),
             "attached": record.attached,
             "outcomes": record.outcomes,

@@ -198,6 +198,8 @@ def _chains() -> str:
     ip daddr @closed_nets4 drop
     ip6 daddr @closed_nets6 drop
     iifname @internal oifname @external drop
+    oifname @external ip saddr @closed_nets4 drop
+    oifname @external ip6 saddr @closed_nets6 drop
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
@@ -209,6 +211,7 @@ def _chains() -> str:
     ip6 daddr ff00::/8 accept
     ip daddr @nets4 accept
     ip6 daddr @nets6 accept
+    meta l4proto {{ tcp, udp, sctp }} th sport < 1024 jump low
     snat ip to iifname . oifname map @snat4
     snat ip6 to iifname . oifname map @snat6
     snat ip to oifname . ip saddr map @net_snat4
@@ -217,6 +220,12 @@ def _chains() -> str:
     meta nfproto ipv6 iifname . oifname @nat6 jump hide
     oifname . ip saddr @net_nat4 jump hide
     oifname . ip6 saddr @net_nat6 jump hide
+  }}
+  chain low {{
+    meta l4proto {{ tcp, udp, sctp }} snat ip to iifname . oifname map @snat4 : 1024-65535
+    meta l4proto {{ tcp, udp, sctp }} snat ip6 to iifname . oifname map @snat6 : 1024-65535
+    meta l4proto {{ tcp, udp, sctp }} snat ip to oifname . ip saddr map @net_snat4 : 1024-65535
+    meta l4proto {{ tcp, udp, sctp }} snat ip6 to oifname . ip6 saddr map @net_snat6 : 1024-65535
   }}
   chain hide {{
     meta l4proto {{ tcp, udp, sctp }} th sport < 1024 masquerade to :1024-65535

@@ -29,6 +29,7 @@ class LinkState:
     multi_queue: bool = False
     vnet_hdr: bool = False
     persistent: bool = False
+    carrier: bool = False  # of a TAP: a program has it open
 
     @property
     def physical(self) -> bool:

@@ -48,6 +48,16 @@ class Switches:
                 record.sysctls[name] = Sysctl(current, value)
             if current != value:
                 self._write(name, value)
+        self._release(record, wanted)
+
+    def release(self, record: Record, owners: Mapping[str, Owner], context: Context, snapshot: Snapshot) -> None:
+        """Restore what none of these owners needs any more; set nothing.
+
+        :raises SwitchError: where one can't be set.
+        """
+        self._release(record, dict(self._wanted(record, owners, context, snapshot)))
+
+    def _release(self, record: Record, wanted: Mapping[str, str]) -> None:
         for name in reversed([name for name in record.sysctls if name not in wanted]):
             self._restore(name, record.sysctls.pop(name))
 

@@ -232,7 +232,9 @@ def changed_udp(before: Desired, after: Desired) -> list[Flows]:
     places = [p for p, value in before.elements.items() if after.elements.get(p) != value]
     places += [p for p in after.elements if p not in before.elements]
     for name, key in places:
-        if SETS[name].value and len(key) > 2 and key[1] == "udp":
+        if name in ("dmz4", "dmz6"):
+            flows.append(Flows("ipv6" if name.endswith("6") else "ipv4", (1, 65535)))
+        elif SETS[name].value and len(key) > 2 and key[1] == "udp":
             low, _, high = key[-1].partition("-")
             flows.append(Flows("ipv6" if name.endswith("6") else "ipv4", (int(low), int(high or low))))
     return flows

@@ -24,7 +24,7 @@ from hostnet.agent.nftables import MissingLibraryError, NftError
 from hostnet.agent.operations import Operation, Step, WriteSysctl
 from hostnet.agent.owners import Owner, Owners
 from hostnet.agent.packages import advice_here
-from hostnet.agent.plan import Names, Plan, hairpin, plan
+from hostnet.agent.plan import Names, Plan, hairpin, plan, takes_user_off
 from hostnet.agent.reading import is_gone, owner_of
 from hostnet.agent.record import Record, Store
 from hostnet.agent.resolve import World, resolve
@@ -86,7 +86,8 @@ class Host:
                 self._transition(record, pairs, snapshot, note=_note(record, transaction, admitted, outcomes))
             sight = self._sight(record, self.kernel.snapshot(), None)
             for index, owner in admitted.items():
-                outcomes[index] = View(owner.id, owner.objects, see(owner, sight), self._notices)
+                warnings = (*self._notices, *_left_alone(changes[index], record.owners))
+                outcomes[index] = View(owner.id, owner.objects, see(owner, sight), warnings)
                 self._notices = ()
             for number, error in record.outcomes.get(transaction, {}).items():
                 outcomes[int(number)] = HostnetError.from_json(error)
@@ -101,9 +102,9 @@ class Host:
         for number, change in enumerate(changes):
             try:
                 if change.dry:
-                    outcomes[number] = self._preview(change, after, snapshot)
+                    outcomes[number] = self._preview(change, after, snapshot, record.claims)
                     continue
-                old, new = self._admit_one(change, after, snapshot)
+                old, new = self._admit_one(change, after, snapshot, record.claims)
             except HostnetError as error:
                 outcomes[number] = error
                 continue
@@ -122,13 +123,13 @@ class Host:
                 pairs[owner.key] = (pairs.get(owner.key, (old, None))[0], new)
         return admitted, pairs
 
-    def _preview(self, change: Change, owners: Owners, snapshot: Snapshot) -> View:
+    def _preview(self, change: Change, owners: Owners, snapshot: Snapshot, claims: Mapping[str, str]) -> View:
         """Whether a wish would be granted, after those that this preview asked for before."""
         planned = owners.copy()
         for key, (_, wanted) in self._previewed.items():
             if wanted is not None:
                 planned[key] = wanted
-        old, new = self._admit_one(change, planned, snapshot)
+        old, new = self._admit_one(change, planned, snapshot, claims)
         if new is None:
             return View(change.id)
         if old is not None and old.key != new.key:
@@ -138,15 +139,21 @@ class Host:
         dropped = self._foreign.warnings(new, planned, context_of(planned, snapshot, {}))
         return View(new.id, new.objects, warnings=(*listeners.warnings(new, snapshot), *dropped))
 
-    def _admit_one(self, change: Change, after: Owners, snapshot: Snapshot) -> tuple[Owner | None, Owner | None]:
+    def _admit_one(
+        self, change: Change, after: Owners, snapshot: Snapshot, claims: Mapping[str, str]
+    ) -> tuple[Owner | None, Owner | None]:
         """What the owner had, and what it shall have (None: nothing)."""
         old = after.get(Owner(change.urn, change.id).key)
         if old is None and change.known:
-            old = _taken_up(change, after, World(after, snapshot))
+            old = _taken_up(change, after, World(after, snapshot), claims)
         if not change.objects:
             return old, None
+        if old is not None and old.key in after and old.urn != change.urn:
+            after = after.copy()
+            after.remove(old.key)
         new = resolve(change, World(after, snapshot))
         _check_users(new)
+        _check_open(new, snapshot)
         self._servers.check(new, World(after, snapshot))
         after.forwards.check(new, after)
         return old or after.get(new.key), new
@@ -400,11 +407,30 @@ class Host:
                     owners[each.key] = each
             sight = self._sight(replace(record, owners=owners), snapshot, self._listed(record, owners))
             sight = replace(sight, dropped=self._foreign.missing(owners, sight.context))
-            views = [self._view(x, sight, record) if isinstance(x, Owner) else x for x in found]
-            if record.changed:
-                record.changed = False
+            views = [self._view(x, sight) if isinstance(x, Owner) else x for x in found]
+            claims = {x.key: q.urn for q, x in zip(queries, found) if _imports(q, x, record)}
+            if claims.items() - record.claims.items():
+                record.claims.update(claims)
                 self._save(record)
+            gone = [x.key for x, view in zip(found, views) if isinstance(x, Owner) and view is None]
+            self._forget(record, [key for key in gone if key in record.owners], snapshot)
             return views
+
+    def _forget(self, record: Record, keys: list[str], snapshot: Snapshot) -> None:
+        """What a read found gone is let go: a state that drops it now will never ask to delete it.
+
+        Others' things are left as they are: a read mends nothing.
+        """
+        if not keys:
+            return
+        if len(keys) == len(record.owners):
+            self._transition(record, {key: (record.owners[key], None) for key in keys}, snapshot)
+            return
+        for key in keys:
+            record.owners.remove(key)
+        context = context_of(record.owners, snapshot, record.attached)
+        self._switches.release(record, record.owners, context, snapshot)
+        self._save(record)
 
     def facts(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Answer a function's question.
@@ -432,17 +458,13 @@ class Host:
             return {}
         return listing.elements
 
-    def _view(self, owner: Owner, sight: Sight, record: Record) -> View | None:
+    def _view(self, owner: Owner, sight: Sight) -> View | None:
         seen = see(owner, sight)
-        recorded = record.owners.get(owner.key)
-        if not is_gone(owner, seen):
-            strange = strange_forwards(owner, sight)
-            objects, seen = (*owner.objects, *(x for x, _ in strange)), (*seen, *(x for _, x in strange))
-            return View(owner.id, objects, seen, self.service.warnings(owner))
-        if recorded is not None and not recorded.gone:
-            record.owners[owner.key] = replace(recorded, gone=True)
-            record.changed = True
-        return None
+        if is_gone(owner, seen):
+            return None
+        strange = strange_forwards(owner, sight)
+        objects, seen = (*owner.objects, *(x for x, _ in strange)), (*seen, *(x for _, x in strange))
+        return View(owner.id, objects, seen, self.service.warnings(owner))
 
     def _sight(self, record: Record, snapshot: Snapshot, elements: Mapping | None) -> Sight:  # type: ignore[type-arg]
         """What views are made from; without `elements` those that were just applied are taken for seen."""
@@ -479,6 +501,11 @@ def _note(
         record.note_outcome(transaction, {str(number): error.to_json() for number, error in errors.items()})
 
     return note
+
+
+def _imports(query: Query, found: Owner | HostnetError | None, record: Record) -> bool:
+    """Whether a query asks, for an import, for what another stack's resource has."""
+    return not query.objects and isinstance(found, Owner) and found.key in record.owners and found.urn != query.urn
 
 
 def _attempt(query: Query, record: Record, snapshot: Snapshot) -> Owner | HostnetError | None:
@@ -541,21 +568,36 @@ def _check_users(owner: Owner) -> None:
                 ) from None
 
 
+def _check_open(owner: Owner, snapshot: Snapshot) -> None:
+    """Taking the owner or group off a TAP makes it anew, which a VM that has it open would not survive."""
+    names = names_of([owner])
+    for item in owner.objects:
+        state = snapshot.links.get(item.name) if isinstance(item, Link) and item.kind == "tap" else None
+        if isinstance(item, Link) and state is not None and state.carrier and takes_user_off(item, state, names):
+            raise HostnetError(
+                Code.CONFLICT,
+                f"the owner or group of TAP {item.name} can't be taken off",
+                "EBUSY: a program has it open, and the kernel can only make it anew without one",
+                "Stop the VM first, or name another owner or group",
+            )
+
+
 def _rename(attached: dict[str, str], old: str, new: str) -> None:
     for link, key in attached.items():
         if key == old:
             attached[link] = new
 
 
-def _taken_up(change: Change, owners: Owners, world: World) -> Owner | None:
-    """What a state knows and the record does not: taken as ours again, where nobody else's.
+def _taken_up(change: Change, owners: Owners, world: World, claims: Mapping[str, str]) -> Owner | None:
+    """What a state knows and the record has under no or another name: taken as ours, where nobody else's.
 
-    A resource whose URN changed (an alias) is found by its id within the same stack and project.
+    A resource whose URN changed (an alias) is found by its id within the same stack and project; one that this
+    resource imported is handed over by the stack that made it.
     """
     stack = "::".join(change.urn.split("::")[:2])
-    for owner in owners.values():
-        if owner.id == change.id and owner.urn.startswith(stack + "::") and _same_kind(owner, change):
-            return owner
+    holder = _other_holder(change, owners)
+    if holder is not None and (holder.urn.startswith(stack + "::") or claims.get(holder.key) == change.urn):
+        return holder
     prior = tuple(
         item
         for item in change.prior
@@ -569,6 +611,19 @@ def _taken_up(change: Change, owners: Owners, world: World) -> Owner | None:
         return resolve(Change(change.urn, change.id, prior, known=True), world)
     except HostnetError:
         return None
+
+
+def _other_holder(change: Change, owners: Owners) -> Owner | None:
+    """Who else has the thing of this id."""
+    return next(
+        (x for x in owners.values() if x.id == change.id and x.urn != change.urn and _same_kind(x, change)), None
+    )
+
+
+def _left_alone(change: Change, owners: Owners) -> tuple[str, ...]:
+    """What a delete did not touch, since it is another resource's by now."""
+    holder = None if change.objects else _other_holder(change, owners)
+    return (f"{change.id} stays on the host: it belongs to {holder.label}",) if holder else ()
 
 
 def _same_kind(owner: Owner, change: Change) -> bool:

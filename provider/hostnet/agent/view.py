@@ -227,15 +227,15 @@ def _see_forward(item: Forward, sight: Sight) -> ForwardSeen | None:
     if not protocols:
         return None
     outside = [(cell, ok) for cell, ok in there if not cell.loopback and cell.protocol in protocols]
+    if outside and not any(ok for _, ok in outside):
+        return None
     inside = [ok for cell, ok in there if cell.loopback and cell.protocol in protocols]
-    listen = tuple(
-        x for x in item.listen if all(ok for cell, ok in there if cell.listen == x and cell.protocol in protocols)
-    )
-    sources = tuple(x for x in item.sources if all(ok for cell, ok in outside if cell.source == x))
-    if (item.listen and not listen) or (item.sources and not sources):
-        return None
-    if outside and not item.sources and not any(ok for cell, ok in outside):
-        return None
+    near = [(cell, ok) for cell, ok in there if cell.protocol in protocols]
+    listen = tuple(x for x in item.listen if all(ok for cell, ok in near if cell.listen == x))
+    if not listen:  # each lacks some source: that is what is missing, then
+        listen = tuple(x for x in item.listen if any(ok for cell, ok in near if cell.listen == x))
+    kept = [(cell, ok) for cell, ok in outside if not listen or cell.listen in listen]
+    sources = tuple(x for x in item.sources if all(ok for cell, ok in kept if cell.source == x))
     address, to_ports = _target(item, cells)
     return ForwardSeen(external, protocols, address, to_ports, listen, sources, item.loopback and all(inside))
 

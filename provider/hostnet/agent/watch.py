@@ -114,6 +114,7 @@ class Watcher:
         self._stat: tuple[int, int] | None = None
         self._behind = True  # something failed or was missed: everything has to be looked at
         self._over = False
+        self._gone: set[str] = set()
 
     def run(self, also: int | None = None) -> None:
         """Follow until no glob is recorded, or the namespace has lost its name.
@@ -134,6 +135,7 @@ class Watcher:
                 return
             changes = self._events.read()
             self._behind |= changes.missed
+            self._gone |= changes.gone
             self._step(changes.appeared, changes.renamed)
             self._inotify.drain()
             if self._named and not has_name():
@@ -163,12 +165,12 @@ class Watcher:
         elif not any(map(self._fits, (*appeared, *renamed))):
             return
         try:
-            report = self._follower.follow(None if self._behind else appeared, renamed)
+            report = self._follower.follow(None if self._behind else appeared, renamed, self._gone)
         except OSError as error:
             self._say(f"can't follow: {error.strerror}: {error.filename or ''}; it is tried again")
             self._behind = True
             return
-        self._behind, self._over = False, report.done
+        self._behind, self._over, self._gone = False, report.done, set()
         for line in report.lines:
             self._say(line)
 
@@ -183,6 +185,7 @@ def follow(store: Store) -> int:
     if other is not None and other.pid != os.getpid():
         return 0
     if not recorded_globs(record):
+        own.remove_mine()
         return 0
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)

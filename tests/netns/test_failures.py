@@ -1,0 +1,675 @@
+"""What fails, and what is left then: of a request, of a batch, of an agent that dies, of a record that can't be written.
+
+The host is tests/lab/bed.py's: no packets, but everything that hostnet changes. Where a test puts its hand in between,
+the agent is in this process (tests/lab/inside.py); where a process has to die, it is a real one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostnet.agent import operations as ops
+from hostnet.agent.record import Record
+from hostnet.agent.transaction import Host
+from hostnet.errors import Code, HostnetError
+from hostnet.hosts.api import Change, Query, View
+from hostnet.objects import Address, Forward, Forwarding, Gateway, Link, Object, Port
+
+from tests.lab.bed import Bed
+from tests.lab.driver import Provider, Stack, refused
+from tests.lab.inside import open_host
+from tests.lab.namespaces import Namespace, temporary_directory
+from tests.lab.taps import open_tap
+
+V4 = "net.ipv4.ip_forward"
+
+
+@pytest.fixture
+def bed() -> Iterator[Bed]:
+    """A host that nothing has touched."""
+    if os.geteuid() != 0:
+        pytest.skip("kernel tests need root: they make network namespaces")
+    made = Bed()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def state() -> Iterator[Path]:
+    """A state directory."""
+    made = temporary_directory("state")
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture
+def agent(bed: Bed, state: Path) -> Agent:
+    """An agent in this process."""
+    return Agent(bed, state)
+
+
+@pytest.fixture
+def stack(bed: Bed) -> Iterator[Stack]:
+    """A stack with a provider and agents of its own, which are processes."""
+    provider = Provider()
+    yield Stack(provider, bed.host.name)
+    provider.close()
+
+
+def urn(name: str, kind: str = "Bridge") -> str:
+    """A resource's URN."""
+    return f"urn:pulumi:dev::shop::hostnet:index:{kind}::{name}"
+
+
+def wish(name: str, *objects: Object, known: bool = False, prior: tuple[Object, ...] = ()) -> Change:
+    """A change of a resource whose id is its name."""
+    return Change(urn(name), name, objects, prior, known)
+
+
+def bridge(name: str, *cidrs: str, mtu: int | None = None) -> tuple[Object, ...]:
+    """The objects of a bridge."""
+    mac = f"06:00:00:00:00:{int(name[-1]):02x}"
+    return (Link(name, "bridge", mac=mac, mtu=mtu), *(Address(name, cidr) for cidr in cidrs))
+
+
+def tap(name: str, on: str, user: str = "1234") -> tuple[Object, ...]:
+    """The objects of a TAP."""
+    return Link(name, "tap", user=user), Port(name, on)
+
+
+def forward(port: int, to: str = "10.0.0.2") -> tuple[Object, ...]:
+    """The objects of a forward."""
+    return Forward("ipv4", ("tcp",), (port, port), to, (port, port), external="eth0"), Forwarding("ipv4")
+
+
+NETWORK = {
+    "br0": bridge("br0", "10.0.0.1/24", "fd12::1/64"),
+    "vm0": tap("vm0", "br0"),
+    "nat": (Gateway("nat", "eth0", ("br0",), nat6=True), Forwarding("ipv4"), Forwarding("ipv6")),
+    "web": forward(80),
+}
+CHANGED = {
+    "br0": bridge("br0", "10.0.0.254/24", "fd12::1/64", mtu=1400),
+    "vm0": tap("vm0", "br0", "4321"),
+    "nat": (Gateway("nat", "eth0", ("br0",), snat4="192.0.2.2"), Forwarding("ipv4")),
+    "web": forward(80, "10.0.0.3"),
+}
+
+
+class Agent:
+    """An agent in this process: `Host` with what tests ask of it."""
+
+    def __init__(self, bed: Bed, state: Path) -> None:
+        """Open the host."""
+        self.bed, self.state = bed, state
+        self.host = open_host(bed.host, state)
+
+    def apply(self, *changes: Change) -> list[View | HostnetError]:
+        """Apply, joined in one transaction."""
+        return self.bed.host.call(self.host.apply, list(changes))
+
+    def make(self, *changes: Change) -> None:
+        """Apply what must work."""
+        for outcome in self.apply(*changes):
+            assert isinstance(outcome, View), outcome
+
+    def remove(self, **objects: tuple[Object, ...]) -> list[View | HostnetError]:
+        """Delete."""
+        return self.apply(*(wish(name, known=True, prior=prior) for name, prior in objects.items()))
+
+    def read(self, name: str, objects: tuple[Object, ...] = ()) -> View | HostnetError | None:
+        """Read one resource."""
+        return self.bed.host.call(self.host.read, [Query(urn(name), name, "Bridge", objects)])[0]
+
+    def another(self) -> Agent:
+        """A new agent on the same record: the old one is dead."""
+        return Agent(self.bed, self.state)
+
+    @property
+    def record(self) -> Path:
+        """The record's file."""
+        return self.host._store.path
+
+
+# --- sysctls and files that can't be written -----------------------------------------------------------------------
+
+
+class ReadOnly(Stack):
+    """A stack whose agent has a mount namespace of its own, where /proc/sys is read-only."""
+
+
+def with_read_only_proc(bed: Bed, state: Path, changes: list[Change]) -> list[dict[str, Any]]:
+    """Apply through an agent that sees /proc/sys read-only, as in an unprivileged container."""
+    root = Path(__file__).parents[2] / "provider"
+    mount = "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys && exec \"$@\""
+    code = f"import sys; sys.path.insert(0, {str(root)!r}); from hostnet.agent.main import main; sys.exit(main())"
+    argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount, "sh"]
+    argv += [sys.executable, "-I", "-S", "-c", code, "--state-dir", str(state)]
+    from hostnet.objects import to_json  # noqa: PLC0415 - only here
+
+    lines = [
+        {
+            "urn": each.urn,
+            "id": each.id,
+            "objects": [to_json(item) for item in each.objects],
+            "prior": [to_json(item) for item in each.prior],
+            "known": each.known,
+            "dry": each.dry,
+        }
+        for each in changes
+    ]
+    request = json.dumps({"id": 1, "op": "apply", "changes": lines}) + "\n"
+    answers = bed.host.run(argv, text=request).splitlines()
+    result: list[dict[str, Any]] = json.loads(answers[-1])["result"]
+    return result
+
+
+def test_a_read_only_proc_with_the_right_value_is_fine(bed: Bed, state: Path) -> None:
+    """netavark: what is right already is not written."""
+    bed.switch(V4, "1")
+    bed.switch("net.ipv4.conf.default.route_localnet", "1")
+    changes = [wish("nat", Gateway("nat", "eth0", internal4=("10.9.0.0/24",)), Forwarding("ipv4"))]
+    (outcome,) = with_read_only_proc(bed, state, changes)
+    assert "error" not in outcome, outcome
+
+
+def test_a_read_only_proc_with_the_wrong_value_is_an_error(bed: Bed, state: Path) -> None:
+    """netavark: it names the switch and what to do, and nothing has changed."""
+    before = bed.snapshot()
+    changes = [wish("nat", Gateway("nat", "eth0", internal4=("10.9.0.0/24",)), Forwarding("ipv4"))]
+    (outcome,) = with_read_only_proc(bed, state, changes)
+    assert outcome["error"]["code"] == "kernel", outcome
+    assert V4 in str(outcome)
+    assert "EROFS" in outcome["error"]["why"]
+    assert bed.snapshot() == before
+    assert not list(state.glob("*.json"))
+
+
+@contextlib.contextmanager
+def tiny(state: Path) -> Iterator[None]:
+    """The state directory as a file system of one page (in this process's mount namespace, gone at the end)."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(state)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(state)], check=True)
+
+
+def test_a_full_state_directory_is_an_error_that_changes_nothing(bed: Bed, state: Path) -> None:
+    """What was recorded before still is, and the kernel is as it says."""
+    with tiny(state):
+        agent = Agent(bed, state)
+        agent.make(wish("br0", *NETWORK["br0"]))
+        before, recorded = bed.snapshot(), agent.record.read_text()
+        (state / "ballast").write_bytes(b"x" * 4096 * 3)
+        with pytest.raises(HostnetError) as error:
+            agent.apply(*(wish(name, *objects) for name, objects in CHANGED.items()), *many_bridges())
+        assert error.value.code is Code.KERNEL
+        assert "ENOSPC" in str(error.value)
+        assert "stateDir" in error.value.fix
+        assert bed.snapshot() == before
+        assert agent.record.read_text() == recorded
+        (state / "ballast").unlink()
+        agent.another().make(wish("br0", *CHANGED["br0"], known=True))
+
+
+def many_bridges() -> list[Change]:
+    """Enough for a record of several pages."""
+    return [wish(f"x{n}", *bridge(f"x{n}", f"10.{n}.0.1/24")) for n in range(100, 160)]
+
+
+def test_a_record_that_can_not_be_written_in_the_end_is_told_and_recovered(bed: Bed, state: Path) -> None:
+    """The disk fills up between the first write and the last: an error; the next agent makes kernel and record agree."""
+    agent = Agent(bed, state)
+    agent.make(wish("br0", *NETWORK["br0"]))
+    before = bed.snapshot()
+    store, saves = agent.host._store, []
+    save = store.save
+
+    def once(record: Record) -> None:
+        saves.append(record)
+        if len(saves) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(record)
+
+    store.save = once  # type: ignore[method-assign]
+    with pytest.raises(HostnetError, match="ENOSPC"):
+        agent.apply(wish("br0", *CHANGED["br0"], known=True), wish("web", *NETWORK["web"]))
+    another = agent.another()
+    assert isinstance(another.read("br0"), View)
+    assert bed.snapshot() == before
+
+
+def test_a_state_directory_that_is_no_directory_is_a_clear_error(bed: Bed, state: Path) -> None:
+    """It says which and what to set, and is no "defect of hostnet"."""
+    occupied = state / "file"
+    occupied.write_text("")
+    before = bed.snapshot()
+    agent = Agent(bed, occupied)
+    with pytest.raises(HostnetError) as error:
+        agent.apply(wish("br0", *NETWORK["br0"]))
+    assert str(occupied) in str(error.value)
+    assert "stateDir" in error.value.fix
+    assert bed.snapshot() == before
+
+
+# --- half way ------------------------------------------------------------------------------------------------------
+
+
+def test_a_tap_that_is_open_elsewhere_keeps_its_owner_and_the_others_go_on(bed: Bed, agent: Agent) -> None:
+    """EBUSY when changing who may open it: that resource is as before, the others of the batch are changed."""
+    agent.make(*(wish(name, *objects) for name, objects in NETWORK.items()))
+    descriptor = bed.host.call(open_tap, "vm0")
+    try:
+        outcomes = agent.apply(*(wish(name, *objects, known=True) for name, objects in CHANGED.items()))
+        errors = {name: x for name, x in zip(CHANGED, outcomes, strict=True) if isinstance(x, HostnetError)}
+        assert set(errors) == {"vm0"}
+        assert errors["vm0"].code is Code.KERNEL
+        assert "EBUSY" in str(errors["vm0"])
+        links, _ = bed.links()
+        assert links["vm0"]["linkinfo"]["info_data"]["user"] == 1234
+        assert links["br0"]["mtu"] == 1400
+        assert "10.0.0.3" in json.dumps(bed.ruleset())
+    finally:
+        os.close(descriptor)
+    agent.make(wish("vm0", *CHANGED["vm0"], known=True))
+
+
+def test_a_create_that_fails_half_way_leaves_nothing(bed: Bed, agent: Agent) -> None:
+    """A name that is taken between plan and apply: the bridge before it in the same resource goes again."""
+    before = bed.snapshot()
+    perform = agent.host.kernel.perform
+
+    def race(operation: ops.Operation) -> None:
+        if operation == ops.AddAddress("br1", "fd13::1/64"):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        perform(operation)
+
+    agent.host.kernel.perform = race  # type: ignore[method-assign]
+    first, second = agent.apply(wish("br1", *bridge("br1", "10.1.0.1/24", "fd13::1/64")), wish("br0", *NETWORK["br0"]))
+    assert isinstance(first, HostnetError)
+    assert "fd13::1/64" in str(first)
+    assert isinstance(second, View)
+    agent.host.kernel.perform = perform  # type: ignore[method-assign]
+    agent.remove(br0=NETWORK["br0"])
+    assert bed.snapshot() == before
+
+
+def test_a_name_that_is_taken_in_between_is_an_error(bed: Bed, agent: Agent) -> None:
+    """And the link that took it is left alone."""
+    perform = agent.host.kernel.perform
+
+    def race(operation: ops.Operation) -> None:
+        if isinstance(operation, ops.CreateBridge) and operation.name == "br1":
+            bed.host.ip("link add br1 type bridge", "address add 10.99.0.1/24 dev br1")
+        perform(operation)
+
+    agent.host.kernel.perform = race  # type: ignore[method-assign]
+    taken, fine = agent.apply(wish("br1", *bridge("br1", "10.1.0.1/24")), wish("br0", *NETWORK["br0"]))
+    assert isinstance(taken, HostnetError)
+    assert "EEXIST" in str(taken)
+    assert isinstance(fine, View)
+    assert "10.99.0.1/24" in bed.host.run("ip address show br1")
+
+
+def test_a_batch_that_nft_refuses_fails_its_owner_alone(bed: Bed, agent: Agent) -> None:
+    """DESIGN.md 2.3: a request that fails in a joined batch fails alone. The kernel refuses one element here."""
+    agent.make(wish("nat", Gateway("nat", "eth0", internal4=("10.9.0.0/24",)), Forwarding("ipv4")))
+    run = agent.host.table.nft.run
+
+    def picky(batch: str) -> None:
+        # As a kernel that can't have this one: the whole batch is refused, without a word on which element.
+        run(batch + 'add element inet hostnet internal { "x" . "y" }\n' if "10.66.6.6" in batch else batch)
+
+    agent.host.table.nft.run = picky  # type: ignore[method-assign]
+    good, bad, bridge_too = agent.apply(
+        wish("web", *forward(80)), wish("bad", *forward(81, "10.66.6.6")), wish("br0", *NETWORK["br0"])
+    )
+    assert isinstance(bad, HostnetError)
+    assert isinstance(good, View), good
+    assert isinstance(bridge_too, View), bridge_too
+    text = json.dumps(bed.ruleset())
+    assert "10.0.0.2" in text
+    assert "10.66.6.6" not in text
+
+
+def test_an_undo_that_fails_is_a_partial_failure_and_the_next_up_repairs_it(bed: Bed, agent: Agent) -> None:
+    """The record says what should be, so that nothing is forgotten."""
+    perform = agent.host.kernel.perform
+
+    def broken(operation: ops.Operation) -> None:
+        if isinstance(operation, (ops.AddAddress, ops.DeleteLink)):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        perform(operation)
+
+    agent.host.kernel.perform = broken  # type: ignore[method-assign]
+    (outcome,) = agent.apply(wish("br0", *NETWORK["br0"]))
+    assert isinstance(outcome, HostnetError)
+    assert outcome.code is Code.PARTIAL
+    assert "EIO" in outcome.why
+    agent.host.kernel.perform = perform  # type: ignore[method-assign]
+    assert isinstance(agent.read("br0", NETWORK["br0"]), View)
+    agent.make(wish("br0", *NETWORK["br0"], known=True, prior=NETWORK["br0"]))
+    assert "10.0.0.1/24" in bed.host.run("ip address show br0")
+
+
+def test_a_part_of_a_delete_that_fails_still_removes_the_rest(bed: Bed, agent: Agent) -> None:
+    """netavark. What could not be deleted is recorded still, and goes the next time."""
+    before = bed.snapshot()
+    agent.make(*(wish(name, *objects) for name, objects in NETWORK.items()))
+    perform = agent.host.kernel.perform
+
+    def stuck(operation: ops.Operation) -> None:
+        if operation == ops.DeleteLink("vm0"):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        perform(operation)
+
+    agent.host.kernel.perform = stuck  # type: ignore[method-assign]
+    outcomes = dict(zip(NETWORK, agent.remove(**NETWORK), strict=True))
+    assert isinstance(outcomes.pop("vm0"), HostnetError)
+    assert not [x for x in outcomes.values() if isinstance(x, HostnetError)]
+    links, _ = bed.links()
+    assert "br0" not in links
+    assert "vm0" in links
+    assert not [item for item in bed.ruleset() if "table" in item]
+    agent.host.kernel.perform = perform  # type: ignore[method-assign]
+    agent.make(wish("vm0", known=True, prior=NETWORK["vm0"]))
+    assert bed.snapshot() == before
+    assert not agent.record.exists()
+
+
+# --- death at every stage ------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """SIGKILL: nothing of ours runs after it."""
+
+
+class Mortal:
+    """An agent that dies at the n-th thing that it does to the host or to its record."""
+
+    def __init__(self, agent: Agent, moment: int) -> None:
+        """Lay hands on it."""
+        self._left = moment
+        host = agent.host
+        host.kernel.perform = self._around(host.kernel.perform)  # type: ignore[method-assign]
+        host.table.nft.run = self._around(host.table.nft.run)  # type: ignore[method-assign]
+        host._store.save = self._around(host._store.save)  # type: ignore[method-assign]
+
+    def _around(self, function: Callable[[Any], None]) -> Callable[[Any], None]:
+        def wrapped(argument: Any) -> None:  # noqa: ANN401 - whatever it takes
+            self._tick()
+            function(argument)
+            self._tick()
+
+        return wrapped
+
+    def _tick(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            raise Killed
+
+
+def die_everywhere(agent: Agent, changes: list[Change], before: Any) -> int:  # noqa: ANN401 - a snapshot
+    """Apply with an agent that dies, at each moment in turn; a new agent must find or make things true.
+
+    :returns: at how many moments it died.
+    """
+    bed = agent.bed
+    for moment in range(1, 500):
+        mortal = agent.another()
+        Mortal(mortal, moment)
+        try:
+            bed.host.call(mortal.host.apply, changes)
+        except Killed:
+            heir = agent.another()
+            bed.host.call(heir.host.read, [Query(urn("br0"), "br0", "Bridge", NETWORK["br0"])])
+            if bed.snapshot() != before:
+                # It died after the last write: then all is done, and the record says so.
+                assert not _pending(heir.record), f"moment {moment}"
+                return moment
+        else:
+            return moment - 1
+    raise AssertionError("it never ends")
+
+
+def _pending(record: Path) -> bool:
+    return record.exists() and json.loads(record.read_text().splitlines()[0])["pending"] is not None
+
+
+def test_a_create_that_dies_at_any_moment_leaves_nothing(bed: Bed, agent: Agent) -> None:
+    """The next agent goes back to what was, from the record."""
+    before = bed.snapshot()
+    changes = [wish(name, *objects) for name, objects in NETWORK.items()]
+    assert die_everywhere(agent, changes, before) > 20
+    heir = agent.another()
+    heir.make(*(wish(name, *objects, known=True) for name, objects in NETWORK.items()))
+    heir.remove(**NETWORK)
+    assert bed.snapshot() == before
+    assert not heir.record.exists()
+
+
+def test_an_update_that_dies_at_any_moment_is_undone(bed: Bed, agent: Agent) -> None:
+    """Links, addresses, elements and switches are as they were; the record too."""
+    pristine = bed.snapshot()
+    agent.make(*(wish(name, *objects) for name, objects in NETWORK.items()))
+    before = bed.snapshot()
+    assert die_everywhere(agent, [wish(n, *o, known=True) for n, o in CHANGED.items()], before) > 10
+    agent.another().remove(**CHANGED)
+    assert bed.snapshot() == pristine
+
+
+def test_a_delete_that_dies_at_any_moment_is_undone(bed: Bed, agent: Agent) -> None:
+    """What was deleted is made again, as it was declared."""
+    pristine = bed.snapshot()
+    agent.make(*(wish(name, *objects) for name, objects in NETWORK.items()))
+    before = bed.snapshot()
+    assert die_everywhere(agent, [wish(n, known=True, prior=o) for n, o in NETWORK.items()], before) > 10
+    agent.another().remove(**NETWORK)
+    assert bed.snapshot() == pristine
+
+
+# --- agents as processes -------------------------------------------------------------------------------------------
+
+PROGRAM: dict[str, tuple[str, dict[str, Any]]] = {
+    "net": ("Bridge", {"name": "br0", "addresses": ["10.0.0.1/24"]}),
+    "web": ("PortForward", {"sourcePort": 80, "destination": "10.0.0.2"}),
+}
+
+
+def agents(namespace: Namespace) -> list[int]:
+    """The agents in a namespace."""
+    inside = subprocess.run(["ip", "netns", "pids", namespace.name], capture_output=True, text=True, check=True)
+    return [pid for pid in map(int, inside.stdout.split()) if pid != os.getpid()]
+
+
+def test_a_crash_while_idle_is_not_noticed(bed: Bed, stack: Stack) -> None:
+    """libnftables crashes, say: the provider lives, starts another, and at most says so once."""
+    stack.up(PROGRAM)
+    (old,) = agents(bed.host)
+    os.kill(old, signal.SIGSEGV)
+    try:
+        stack.refresh()
+    except HostnetError as error:
+        assert error.code is Code.AGENT_DIED  # noqa: PT017
+        assert "SIGSEGV" in str(error)  # noqa: PT017
+    assert stack.refresh() == {}
+    assert agents(bed.host) != [old]
+    stack.destroy()
+
+
+def test_a_crash_in_mid_request_says_what_was_in_flight(bed: Bed, stack: Stack) -> None:
+    """The request fails and names itself and the signal; the next agent does it."""
+    before = bed.snapshot()
+    stack.up({"net": PROGRAM["net"]})
+    (old,) = agents(bed.host)
+    # Held at the host's lock, the agent is in mid-request for sure.
+    lock = next(stack.provider.directory.glob("*.lock"))
+    with held(lock):
+        watcher = threading.Thread(target=_kill_when_waiting, args=(old, lock))
+        watcher.start()
+        with pytest.raises(HostnetError) as error:
+            stack.up(PROGRAM)
+        watcher.join()
+    assert refused(error.value, Code.AGENT_DIED)
+    assert "SIGSEGV" in str(error.value)
+    assert "web" in str(error.value)
+    assert stack.up(PROGRAM) == ["create web"]
+    stack.destroy()
+    assert bed.snapshot() == before
+
+
+@contextlib.contextmanager
+def held(lock: Path) -> Iterator[None]:
+    """Hold a host's lock, as another agent would."""
+    import fcntl  # noqa: PLC0415 - only here
+
+    with lock.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _kill_when_waiting(pid: int, lock: Path) -> None:
+    """Kill an agent as soon as the kernel says that it waits for the lock."""
+    inode = str(lock.stat().st_ino)
+    while not any(
+        " -> " in line and f" {pid} " in line and f":{inode} " in line
+        for line in Path("/proc/locks").read_text().splitlines()
+    ):
+        os.sched_yield()
+    os.kill(pid, signal.SIGSEGV)
+
+
+def test_two_agents_take_turns(bed: Bed, stack: Stack) -> None:
+    """Two providers on one host at the same moment: both get what they want, and the record has both."""
+    before = bed.snapshot()
+    beside = Provider(beside=stack.provider)
+    second = Stack(beside, bed.host.name, name="second")
+    programs = [
+        (stack, {f"n{n}": ("Bridge", {"name": f"a{n}", "addresses": [f"10.{n}.0.1/24"]}) for n in range(10)}),
+        (second, {f"n{n}": ("Bridge", {"name": f"b{n}", "addresses": [f"10.{n + 50}.0.1/24"]}) for n in range(10)}),
+    ]
+    failures: list[BaseException] = []
+
+    def go(one: Stack, program: dict[str, Any]) -> None:
+        try:
+            one.up({"f": ("PortForward", {"sourcePort": 80 + len(one.name), "destination": "10.0.0.2"}), **program})
+        except BaseException as error:  # noqa: BLE001 - told below
+            failures.append(error)
+
+    try:
+        threads = [threading.Thread(target=go, args=pair) for pair in programs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failures
+        assert stack.refresh() == second.refresh() == {}
+        stack.destroy()
+        assert second.refresh() == {}
+        second.destroy()
+        assert bed.snapshot() == before
+    finally:
+        beside.close()
+
+
+# --- the record ----------------------------------------------------------------------------------------------------
+
+
+def test_a_lost_record_is_made_again_from_what_the_state_knows(bed: Bed, agent: Agent) -> None:
+    """DESIGN.md 2.2: what a stack's state knows and the kernel still shows is taken as ours again."""
+    before = bed.snapshot()
+    agent.make(*(wish(name, *objects) for name, objects in NETWORK.items()))
+    agent.record.unlink()
+    heir = agent.another()
+    for name, objects in NETWORK.items():
+        assert isinstance(heir.read(name, objects), View), name
+    heir.make(*(wish(n, *CHANGED[n], known=True, prior=NETWORK[n]) for n in NETWORK))
+    assert "10.0.0.3" in json.dumps(bed.ruleset())
+    heir.remove(**CHANGED)
+    left = bed.snapshot()
+    # What a switch was before is lost with the record: it stays as it is found.
+    left["switches"] = before["switches"]
+    left["links"] = {name: link[:4] for name, link in left["links"].items()}
+    before["links"] = {name: link[:4] for name, link in before["links"].items()}
+    assert left == before
+
+
+def test_a_lost_record_does_no_harm_to_a_destroy(bed: Bed, agent: Agent) -> None:
+    """Everything that the state knows goes, straight away."""
+    agent.make(*(wish(name, *objects) for name, objects in NETWORK.items()))
+    agent.record.unlink()
+    outcomes = agent.another().remove(**NETWORK)
+    assert not [x for x in outcomes if isinstance(x, HostnetError)]
+    links, _ = bed.links()
+    assert not {"br0", "vm0"} & links.keys()
+    assert not [item for item in bed.ruleset() if "table" in item]
+
+
+def test_a_namespaces_record_goes_with_it(state: Path) -> None:
+    """Another namespace, even under the same name and inode, starts without one."""
+    old = Bed("doomed")
+    agent = Agent(old, state)
+    agent.make(wish("br0", *NETWORK["br0"]))
+    recorded = agent.record.read_text()
+    old.close()
+    new = Bed("doomed")
+    try:
+        heir = Agent(new, state)
+        heir.record.write_text(recorded)  # as if it had got the old one's inode
+        assert heir.read("br0") is None
+        heir.make(wish("br0", *NETWORK["br0"]))
+    finally:
+        new.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda text: "", id="empty"),
+        pytest.param(lambda text: text[: len(text) // 2], id="truncated"),
+        pytest.param(lambda text: text.replace('"owners"', "").replace("{", "(", 1), id="no JSON"),
+        pytest.param(lambda text: text.splitlines()[0] + '\n{"urn": 1}\n', id="no owner"),
+        pytest.param(lambda text: text.replace('"format": 1', '"format": 99'), id="of a later version"),
+    ],
+)
+def test_a_damaged_record_is_a_clear_error(bed: Bed, agent: Agent, damage: Callable[[str], str]) -> None:
+    """It names the file and what to do, changes nothing, and is no "defect of hostnet"."""
+    agent.make(*(wish(name, *objects) for name, objects in NETWORK.items()))
+    before = bed.snapshot()
+    agent.record.write_text(damage(agent.record.read_text()))
+    heir = agent.another()
+    with pytest.raises(HostnetError) as error:
+        heir.apply(wish("br0", *CHANGED["br0"], known=True, prior=NETWORK["br0"]))
+    assert str(heir.record) in str(error.value)
+    assert error.value.fix
+    assert bed.snapshot() == before
+
+
+def test_a_taps_owner_and_group_are_taken_back(bed: Bed, stack: Stack) -> None:
+    """What is not declared any more is root's alone again, though the kernel can't unset it (TUNSETGROUP: EINVAL)."""
+    for given in ({"owner": "1234", "group": "4321"}, {"owner": "1234"}, {"group": "4321"}, {}):
+        stack.up({"tap": ("TapBinding", {"name": "vm0", **given})})
+        links, _ = bed.links()
+        data = links["vm0"]["linkinfo"]["info_data"]
+        wanted = given.get("owner", None if given.get("group") else "root")
+        assert str(data.get("user")) == str(wanted)
+        assert str(data.get("group")) == str(given.get("group"))
+        assert stack.refresh() == {}
+    stack.destroy()
+
+
+assert asyncio  # the loop that sessions run in
