@@ -49,7 +49,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Address:
-    """An address with prefix length on one of our links. Addresses of ours on a link are exclusive: others are drift."""
+    """An address with prefix length on one of our links. There, addresses are exclusive: others are drift."""
 
     type: ClassVar[str] = "address"
     link: str
@@ -378,8 +378,9 @@ def seen_to_json(value: Seen | None) -> Json | None:
 
 
 def seen_from_json(object_type: str, data: Json | None) -> Seen | None:
-    """What was seen of an object of this type. Objects without a view of their own (Address, Route, Port) are seen
-    in their link and have none.
+    """What was seen of an object of this type.
+
+    Objects without a view of their own (Address, Route, Port) are seen in their link and have none.
     """
     cls = _SEEN.get(object_type)
     if data is None or cls is None:

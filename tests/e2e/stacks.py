@@ -117,11 +117,11 @@ class Run:
         """What it warned of."""
         return self.said("warning")
 
-    @property
-    def warnings_by_name(self) -> dict[str, str]:
-        """The warnings at each resource."""
+    def said_by_name(self, severity: str) -> dict[str, str]:
+        """The same at each resource."""
         told = [event["diagnosticEvent"] for event in self.events if "diagnosticEvent" in event]
-        return {one["urn"].rsplit("::", 1)[-1]: one["message"] for one in told if one["severity"] == "warning"}
+        named = [one for one in told if one["severity"] == severity and "urn" in one]
+        return {one["urn"].rsplit("::", 1)[-1]: one["message"] for one in named}
 
     @property
     def errors(self) -> str:
@@ -466,9 +466,7 @@ class Host:
 
 def _without_counts(value: Any) -> Any:  # noqa: ANN401 - JSON
     if isinstance(value, dict):
-        return {
-            key: _without_counts(item) for key, item in value.items() if key not in _PASSING
-        }
+        return {key: _without_counts(item) for key, item in value.items() if key not in _PASSING}
     if isinstance(value, list):
         return [_without_counts(item) for item in value]
     return value

@@ -180,9 +180,7 @@ def gateways(host: Host) -> Program:
         inline = [
             hostnet.ForwardPortArgs(source_port=7000 + number, destination=f"10.1.0.{number}") for number in range(2, 6)
         ]
-        first = hostnet.NatGateway(
-            "first", internal_interfaces=["br-a"], enable_ipv6=True, connection=connection
-        )
+        first = hostnet.NatGateway("first", internal_interfaces=["br-a"], enable_ipv6=True, connection=connection)
         hostnet.NatGateway("second", internal_interfaces=["br-b"], forward_ports=inline, connection=connection)
         for name, port, destination in (
             ("gone", 8001, "10.0.0.2:80"),
@@ -215,7 +213,9 @@ def test_elements_that_were_changed(stack: Stack, host: Host) -> None:
             f"add element inet hostnet any4 {{ {element(8002, '10.0.0.99 . 99', name)} }}",
             f"delete element inet hostnet any6 {{ {element(8001, interface=name)} }}",
         ]
-    moves += [f"delete element inet hostnet any4 {{ {element(7003, interface=name)} }}" for name in ("eth0", "br-b", "lo")]
+    moves += [
+        f"delete element inet hostnet any4 {{ {element(7003, interface=name)} }}" for name in ("eth0", "br-b", "lo")
+    ]
     host.nft("\n".join(moves))
 
     planned = stack.preview(program, "--refresh")

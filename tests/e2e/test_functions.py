@@ -56,8 +56,8 @@ def test_from_a_program(lab: Lab, new_stack: Callable[..., Stack], tmp_path: Pat
     assert door["owner"] == stack.urn("door")
     assert (door["id"], door["protocol"], door["source_ports"]) == ("eth0/ipv4/tcp/8080", "tcp", "8080")
     assert (door["destination_address"], door["destination_ports"]) == ("10.0.0.11", "80")
-    assert door["packets"] == 2, "the first packets of two connections"
-    assert door["bytes"] > 0
+    assert door["packets"] >= 2 * 6, "both ways: two handshakes, a greeting and an end each"
+    assert door["bytes"] >= door["packets"] * 40
 
 
 def test_a_bridge_that_is_not_there(stack: Stack, host: Host) -> None:

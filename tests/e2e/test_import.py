@@ -37,7 +37,6 @@ def test_what_a_person_made(new_stack: Callable[..., Stack], host: Host) -> None
     mac = host.link("br-x")["address"]
     stack = new_stack(host, connection=here(host))
     import_all(stack, {"net": ("Bridge", "br-x"), "web": ("TapBinding", "vm-x")})
-    print(host.link("br-x")["mtu"], stack.resources["net"])
     assert set(stack.resources["net"]["inputs"]) == {"name", "addresses", "mtu"}
 
     def program(mtu: int = 1400) -> Program:
@@ -65,14 +64,14 @@ def test_what_a_person_made(new_stack: Callable[..., Stack], host: Host) -> None
 def test_what_is_not_there(new_stack: Callable[..., Stack], host: Host) -> None:
     """Importing what the host does not have is an error, and imports no ghost."""
     stack = new_stack(host, connection=here(host))
-    for kind, id_ in (
-        ("Bridge", "nowhere"),
-        ("TapBinding", "nowhere"),
-        ("NatGateway", "nat-0000000"),
-        ("PortForward", "eth0/ipv4/tcp/80"),
-    ):
-        import_all(stack, {"ghost": (kind, id_)}, fails=True)
-        assert stack.resources == {}
+    ghosts = {
+        "net": ("Bridge", "nowhere"),
+        "vm": ("TapBinding", "nowhere"),
+        "nat": ("NatGateway", "nat-0000000"),
+        "door": ("PortForward", "eth0/ipv4/tcp/80"),
+    }
+    import_all(stack, ghosts, fails=True)
+    assert stack.resources == {}
     host.ip("link add other type veth peer name other2")
     assert "other" in import_all(stack, {"kind": ("Bridge", "other")}, fails=True)
 

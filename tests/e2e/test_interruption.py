@@ -50,7 +50,9 @@ def converges(stack: Stack, host: Host) -> None:
     assert set(finished.changes.values()) == {"create"}
     assert taps(host) == {f"vm{index}" for index in range(MANY)}
     assert stack.preview(network(host), "--refresh").changes == {}
-    addresses = [one["outputs"]["guest"]["addresses"][0] for one in stack.resources.values() if "guest" in one["outputs"]]
+    addresses = [
+        one["outputs"]["guest"]["addresses"][0] for one in stack.resources.values() if "guest" in one["outputs"]
+    ]
     assert len(set(addresses)) == MANY, "no address was given twice"
     stack.destroy()
     assert taps(host) == set()
@@ -71,7 +73,9 @@ def test_ctrl_c_in_the_middle_of_an_up(stack: Stack, host: Host) -> None:
 
 def test_a_killed_agent_in_the_middle_of_an_up(stack: Stack, host: Host) -> None:
     """The provider lives and starts another; what was in flight fails with a reason, or is done after all."""
-    with stack.running("up", network(host), "--yes", "--skip-preview", "--parallel", "2", "--continue-on-error") as running:
+    with stack.running(
+        "up", network(host), "--yes", "--skip-preview", "--parallel", "2", "--continue-on-error"
+    ) as running:
         created(running, 8)
         for pid in agents(host):
             os.kill(pid, signal.SIGKILL)

@@ -18,7 +18,9 @@ from tests.lab.lab import Lab
 GUEST1, GUEST2 = "10.0.0.11", "10.0.0.12"
 
 
-def network(host: Host, destination: str = f"{GUEST1}:80", source_port: int = 8080, *, forwards: bool = True) -> Program:
+def network(
+    host: Host, destination: str = f"{GUEST1}:80", source_port: int = 8080, *, forwards: bool = True
+) -> Program:
     """A bridge with the guests' ports, a TAP of our own, a gateway and forwards of both families."""
 
     def program() -> None:
@@ -140,7 +142,9 @@ def test_a_failed_create_leaves_nothing(stack: Stack, host: Host) -> None:
         hostnet.TapBinding("lost", name="lost", bridge="nowhere", connection=connection)
         hostnet.TapBinding("whose", name="whose", owner="no-such-user", connection=connection)
         hostnet.NatGateway("side", external_interface="eth7", internal_interfaces=["good"], connection=connection)
-        hostnet.PortForward("door", external_interface="eth7", source_port=80, destination="10.0.0.2", connection=connection)
+        hostnet.PortForward(
+            "door", external_interface="eth7", source_port=80, destination="10.0.0.2", connection=connection
+        )
 
     run = stack.up(program, "--continue-on-error", fails=True)
     assert set(stack.resources) == {"good"}

@@ -37,14 +37,15 @@ def test_the_options(stack: Stack, host: Host) -> None:
             bridge("kept", 3, 1400, retain_on_delete=True)
             bridge("guarded", 4, 1400, protect=not unprotected)
             bridge(say("old", "new"), 5, 1400, aliases=[pulumi.Alias(name="old")])
-            hostnet.TapBinding(
-                say("was", "is"),
-                name="vm",
-                bridge="br5",
-                guest={},
-                connection=connection,
-                opts=pulumi.ResourceOptions(aliases=[pulumi.Alias(name="was")], depends_on=[]),
-            ) if "tap" not in without else None
+            if "tap" not in without:
+                hostnet.TapBinding(
+                    say("was", "is"),
+                    name="vm",
+                    bridge="br5",
+                    guest={},
+                    connection=connection,
+                    opts=pulumi.ResourceOptions(aliases=[pulumi.Alias(name="was")]),
+                )
             hostnet.PortForward(
                 "door",
                 source_port=say(80, 81),
@@ -75,8 +76,9 @@ def test_the_options(stack: Stack, host: Host) -> None:
     assert set(host.forwards()) == {81}
     assert stack.preview(program(after=True), "--refresh").changes == {}
 
-    again = stack.up(program(after=True), "--replace", stack.urn("is"))
-    assert again.changes["is"] == "replace"
+    again = stack.up(program(after=True), "--replace", stack.urn("is"), "--replace", stack.urn("timed"))
+    assert again.changes == {"is": "replace", "timed": "replace"}
+    assert host.addresses("br2") == ["10.2.0.1/24"]
     assert stack.resources["is"]["outputs"]["guest"] == guest, "a replacement may hold what it replaces"
     assert host.link("vm")["master"] == "br5"
 
@@ -102,9 +104,7 @@ def test_an_alias_on_a_derived_mac(stack: Stack, host: Host) -> None:
             connection = hostnet.ConnectionArgs(netns=host.name)
             aliased = pulumi.ResourceOptions(aliases=[pulumi.Alias(name=one) for one in ("first", "second")])
             net = hostnet.Bridge("net", name="net", addresses=["10.0.0.1/24"], connection=connection)
-            hostnet.TapBinding(
-                name, name="vm", bridge=net.name, guest={}, mtu=mtu, connection=connection, opts=aliased
-            )
+            hostnet.TapBinding(name, name="vm", bridge=net.name, guest={}, mtu=mtu, connection=connection, opts=aliased)
 
         return declare
 

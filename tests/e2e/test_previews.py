@@ -14,7 +14,7 @@ SECRETS = ("swordfish-1", "swordfish-2", "swordfish-3", "swordfish-4")
 
 def test_an_unknown_host_costs_nothing(stack: Stack, host: Host) -> None:
     """A server of the same stack: the preview plans all four resources without a word, and the up reaches it."""
-    server = f'''
+    server = f"""
 import pulumi, pulumi_hostnet as hostnet
 from pulumi.dynamic import CreateResult, Resource, ResourceProvider
 
@@ -34,7 +34,7 @@ nat = hostnet.NatGateway("nat", internal_interfaces=[bridge.name], connection=co
 to = tap.guest.addresses[0].apply(lambda address: address.split("/")[0])
 hostnet.PortForward("http", nat_gateway=nat.id, source_port=80, destination=to, connection=connection)
 pulumi.export("guest", tap.guest.addresses)
-'''
+"""
     stack.write(server)
     planned = stack.preview(None)
     assert planned.changes == dict.fromkeys(["net", "web", "nat", "http"], "create")
@@ -60,7 +60,7 @@ def test_what_would_fail_is_a_warning_at_preview(stack: Stack, host: Host) -> No
 
     planned = stack.preview(program)
     assert planned.changes == dict.fromkeys(["fine", "taken", "side"], "create")
-    told = planned.warnings_by_name
+    told = planned.said_by_name("warning")
     assert set(told) == {"taken", "side"}
     assert "eth7" in told["side"]
     assert "foreign" in told["taken"]
@@ -98,7 +98,7 @@ def test_a_host_that_is_gone(new_host: Callable[[], Host], new_stack: Callable[.
 def test_secrets_never_show(stack: Stack, host: Host) -> None:
     """Credentials, and whatever else is marked secret: encrypted in the state, hidden in outputs, events, messages."""
 
-    def program(*, wrong: bool = False) -> Program:
+    def program(*, wrong: bool = False, jump: bool = False) -> Program:
         def declare() -> None:
             login = hostnet.ConnectionArgs(
                 host="127.0.0.1",
@@ -107,7 +107,7 @@ def test_secrets_never_show(stack: Stack, host: Host) -> None:
                 insecure_ignore_host_key=True,
                 password=SECRETS[0],  # the schema says that it is a secret
                 private_key_password=pulumi.Output.secret(SECRETS[1]),
-                proxy=hostnet.ConnectionArgs(host="127.0.0.1", port=1, password=SECRETS[2]) if wrong else None,
+                proxy=hostnet.ConnectionArgs(host="127.0.0.1", port=1, password=SECRETS[2]) if jump else None,
             )
             provider = hostnet.Provider("own", connection=login, state_dir=str(host.state_dir))
             own = pulumi.ResourceOptions(provider=provider)
@@ -116,7 +116,7 @@ def test_secrets_never_show(stack: Stack, host: Host) -> None:
             guest = hostnet.GuestArgs(hostname=pulumi.Output.secret(SECRETS[3]))
             tap = hostnet.TapBinding("web", bridge=bridge.name, guest=guest, connection=here, opts=own)
             pulumi.export("argument", tap.guest.kernel_ip_arg)
-            if wrong:
+            if wrong or jump:
                 hostnet.Bridge("far", addresses=["10.1.0.1/24"], connection=login, opts=own)
 
         return declare
@@ -126,7 +126,7 @@ def test_secrets_never_show(stack: Stack, host: Host) -> None:
         stack.up(program(), "--diff", "--debug", "--show-full-output"),
         stack.refresh("--diff", "--debug"),
         stack.up(program(wrong=True), "--diff", "--debug", fails=True),
-        stack.preview(program(wrong=True), "--refresh", "--diff"),
+        stack.preview(program(jump=True), "--diff", "--debug"),
     ]
     assert SECRETS[3] in host.record, "the host is told: what follows is about Pulumi's side"
     for run in runs:

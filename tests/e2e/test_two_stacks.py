@@ -76,9 +76,7 @@ def test_both_at_the_same_moment(new_stack: NewStack, host: Host) -> None:
     for index, stack in enumerate(stacks, 1):
         assert stack.preview(network(host, index, size=size), "--refresh").changes == {}
     with ExitStack() as under_way:
-        runs = [
-            under_way.enter_context(stack.running("destroy", None, "--yes", "--skip-preview")) for stack in stacks
-        ]
+        runs = [under_way.enter_context(stack.running("destroy", None, "--yes", "--skip-preview")) for stack in stacks]
         for run in [stack.ended(running) for stack, running in zip(stacks, runs, strict=True)]:
             assert run.code == 0, run.text
     assert host.snapshot() == before
@@ -134,7 +132,7 @@ def test_what_is_the_others_is_refused(new_stack: NewStack, host: Host) -> None:
 
     run = other.up(program, "--continue-on-error", fails=True)
     assert set(other.resources) == {"free", "derived"}
-    told = {event["diagnosticEvent"].get("urn", "").rsplit("::", 1)[-1]: event["diagnosticEvent"]["message"] for event in run.events if event.get("diagnosticEvent", {}).get("severity") == "error"}
+    told = run.said_by_name("error")
     owners = {"bridge": "net", "subnet": "net", "inline": "inline", "resource": "door0", "part": "door0"}
     for name, owner in (owners | {"address": "vm0", "mac": "vm0"}).items():
         assert f" {owner} (stack {mine.name} of project shop)" in told[name], told[name]

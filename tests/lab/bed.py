@@ -1,7 +1,7 @@
 """A bare host for many quick sequences: one namespace, an uplink, two interfaces that others made; no neighbours.
 
-    eth0    192.0.2.2/24, 2001:db8::2/64, both default routes (its veth peer `out0` is here, too, for the carrier)
-    gl-1, gl-2    TAPs that somebody else made, for a glob
+eth0    192.0.2.2/24, 2001:db8::2/64, both default routes (its veth peer `out0` is here, too, for the carrier)
+gl-1, gl-2    TAPs that somebody else made, for a glob
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,8 +93,32 @@ class Bed:
             },
             "routes": routes,
             "switches": {name: self.switch(name) for name in SWITCHES},
-            "ruleset": [item for item in self.ruleset() if "metainfo" not in item],
+            "ruleset": [_plain(item) for item in self.ruleset() if "metainfo" not in item],
         }
+
+
+def difference(one: Any, other: Any, path: str = "") -> list[str]:  # noqa: ANN401 - JSON
+    """Where two snapshots differ, for a message that a person can read."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = [*one, *(key for key in other if key not in one)]
+        return [line for key in keys for line in difference(one.get(key), other.get(key), f"{path}/{key}")]
+    if isinstance(one, list) and isinstance(other, list):
+        left, right = [x for x in one if x not in other], [x for x in other if x not in one]
+        return [f"{path}: {x}, not {y}" for x, y in zip_longest(left, right)]
+    return [] if one == other else [f"{path}: {one}, not {other}"]
+
+
+def _plain(item: Any) -> Any:  # noqa: ANN401 - JSON
+    """Without what depends on the order in which things were made."""
+    if isinstance(item, dict):
+        return {
+            key: sorted(map(json.dumps, map(_plain, value)))
+            if key == "elem" and isinstance(value, list)
+            else _plain(value)
+            for key, value in item.items()
+            if key != "handle"
+        }
+    return [_plain(one) for one in item] if isinstance(item, list) else item
 
 
 def _conf(link: str) -> dict[str, str]:

@@ -232,7 +232,9 @@ def _gateway(name: str, inputs: Inputs, view: _View) -> Iterator[tuple[Fact, Any
         if nat66 or routed:
             yield ("pairs6", link, out), "", (name, "enableIpv6" if nat66 else "routeIpv6")
         if nat66:
-            yield from _way_out("6", (link, out), inputs.get("externalIpv6"), (name, "enableIpv6"), (name, "externalIpv6"))
+            yield from _way_out(
+                "6", (link, out), inputs.get("externalIpv6"), (name, "enableIpv6"), (name, "externalIpv6")
+            )
         if routed:
             yield ("pairs6", out, link), "", (name, "routeIpv6")
         for other in internals:
@@ -368,7 +370,9 @@ def _common(view: _View) -> Iterator[tuple[Fact, Any, Place]]:
         for cidr in view.devices.get(link, ()):
             yield ("own6" if ":" in cidr else "own4", cidr.split("/")[0]), "", UNSEEN
         for digit, mark in (("4", "."), ("6", ":")):
-            subnets = [cidr for cidr in view.devices.get(link, ()) if mark in cidr and not cidr.endswith(("/32", "/128"))]
+            subnets = [
+                cidr for cidr in view.devices.get(link, ()) if mark in cidr and not cidr.endswith(("/32", "/128"))
+            ]
             yield from ((("near" + digit, link, net), "", UNSEEN) for net in _collapsed(subnets))
 
 

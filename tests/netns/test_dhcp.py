@@ -96,6 +96,19 @@ def test_an_undeclared_range_is_the_subnet_less_what_is_used(lab: Lab, stack: St
     stack.destroy()
 
 
+def test_an_address_on_lease_is_not_free(lab: Lab, stack: Stack, client: NewClient) -> None:
+    """A guest's derived address is the lowest that no client has on lease; the lease's own MAC is no hindrance."""
+    guest = client(1)
+    stack.up(network({"rangeStart": "10.0.0.2", "rangeEnd": "10.0.0.3"}))
+    taken = {guest.udhcpc()["ip"], client(2).udhcpc()["ip"]}
+    assert taken == {"10.0.0.2", "10.0.0.3"}
+    program = dict(stack.program)
+    program["tap"] = ("TapBinding", {"name": "web", "bridge": "${net.name}", "guest": {}})
+    stack.up(program)
+    assert stack["tap.guest.addresses"] == ["10.0.0.4/24"]
+    stack.destroy()
+
+
 def test_dhclient(lab: Lab, stack: Stack, client: NewClient) -> None:
     """ISC's client gets a static lease with its name."""
     guest = client(1)
@@ -565,3 +578,23 @@ def _wait_for(machine: subprocess.Popen[str], mark: str) -> str:
             watchdog.cancel()
             return said
     raise AssertionError(said)
+
+
+def test_an_input_chain_that_drops(lab: Lab, stack: Stack, client: NewClient) -> None:
+    """With openFirewall guests get DHCP, DNS and advertisements past somebody's dropping chain; without, nothing."""
+    lab.host.nft("table inet fw { chain input { type filter hook input priority 0; policy drop; }; }")
+    lab.serve("host", "tcp:22")
+    guest = client(1)
+    lease = {"macAddress": guest.mac, "address": "10.0.0.50", "hostname": "web"}
+    shut = network({"staticLeases": [lease]}, addresses=NET6, ipv6SendRa=True, openFirewall=False)
+    stack.up(shut)
+    assert old_client(guest.namespace, guest.mac, DOUBT) == "silent"
+    stack.up({**shut, "net": ("Bridge", {**shut["net"][1], "openFirewall": True})})
+    assert guest.udhcpc()["ip"] == "10.0.0.50"
+    assert until(guest.addresses6) == ["fd12::ff:fe00:101/64"]
+    for server in ("10.0.0.1", "fd12::1"):
+        assert ask(guest.namespace, server, "web") == ["10.0.0.50"]
+        assert ask(guest.namespace, server, "web", tcp=True) == ["10.0.0.50"]
+    assert lab.blocked(guest.namespace.role, "tcp 10.0.0.1:22")
+    stack.destroy()
+    assert "hostnet" not in lab.host.run("nft list ruleset")

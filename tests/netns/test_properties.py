@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, note, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from tests.lab.bed import FREE, UPLINK, Bed
+from tests.lab.bed import FREE, UPLINK, Bed, difference
 from tests.lab.driver import Inputs, Stack
 from tests.lab.inside import InsideProvider
 from tests.lab.model import Expected, Fact, Model, drift, link_facts, rules, table_facts
@@ -117,7 +117,8 @@ class Programs:
     def _tap(self, name: str, program: dict[str, Any]) -> tuple[str, Inputs]:
         bridge = self._some_bridge(program) if self._draw(st.booleans()) else None
         shared = self._draw(some(mtu=st.just(1400)))  # TOLERATE
-        if 0: shared = self._draw(some(mtu=st.just(1400), owner=st.sampled_from(["0", "1234"]), group=st.just("4321")))
+        if 0:
+            shared = self._draw(some(mtu=st.just(1400), owner=st.sampled_from(["0", "1234"]), group=st.just("4321")))
         if bridge:
             own = self._draw(some(isolated=ON, guest=st.sampled_from([{}, {"hostname": name}])))
             return "TapBinding", {"name": name, "bridge": bridge, **shared, **own}
@@ -222,7 +223,9 @@ class Vandals:
 
     def _add_address(self) -> str:
         cidr = self._one(["10.0.0.99/24", "10.66.0.1/24", "fd66::1/64", "10.1.0.1/32"])
-        return self._ip(f"address add {cidr} dev {self._one([*self._bridges, *self._routed, *self._bridges][:4] or self._taps)}")
+        return self._ip(
+            f"address add {cidr} dev {self._one([*self._bridges, *self._routed, *self._bridges][:4] or self._taps)}"
+        )
 
     def _delete_address(self) -> str:
         name = self._one(self._bridges)
@@ -431,7 +434,8 @@ class HostMachine(RuleBasedStateMachine):
         for name, properties in wanted.items():
             assert _fits(properties, tops[name]), (name, tops, wanted)
         self.found, self.drifted = set(wanted), False
-        if self.tolerate and "gone" in str(shown): self.stack.again()  # TOLERATE
+        if self.tolerate and "gone" in str(shown):
+            self.stack.again()  # TOLERATE
 
     def facts(self) -> dict[Fact, Any]:
         """What an observer sees."""
@@ -470,7 +474,7 @@ class HostMachine(RuleBasedStateMachine):
             for name in (V4, V6):
                 if left["switches"][name] == "0":
                     self.bed.switch(name, self.pristine["switches"][name])
-            assert self.bed.snapshot() == self.pristine
+            assert difference(self.bed.snapshot(), self.pristine) == []
             assert not self.provider.directory.exists()
         except BaseException:
             self.ground.renew()  # so that the next sequence is not blamed

@@ -59,7 +59,7 @@ def _looped(owners: Owners) -> bool:
 
 
 def _doubled(owners: Owners, gateways: Mapping[str, Gateway]) -> tuple[frozenset[tuple[str, str, int]], frozenset[str]]:
-    """The ports that more than one external interface forwards, and those interfaces (none, where there is just one)."""
+    """The ports that several external interfaces forward, and those interfaces (none, where there is just one)."""
     externals: dict[str, list[Forward]] = {}
     for owner in owners.values():
         for item in owner.objects:

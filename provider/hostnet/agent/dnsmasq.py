@@ -216,6 +216,10 @@ class Servers:
             return ()
         return tuple(dhcp.parse_leases(_text_of(self._lease_file(bridge)) or "", time.time()))
 
+    def leased(self) -> dict[str, dict[str, str]]:
+        """The addresses on lease, by bridge, with the MAC that has each."""
+        return {bridge: {each.address: each.mac for each in self.leases(bridge)} for bridge in self._there()}
+
     def _lease_file(self, bridge: str) -> Path:
         return self._kept / f"{bridge}.leases" if self._kept != self._run else self._run / bridge / "leases"
 

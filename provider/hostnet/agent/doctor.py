@@ -13,13 +13,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Optional
 
-from hostnet.agent import units
 from hostnet.agent import operations as ops
-from hostnet.agent.foreign_chains import Chain
+from hostnet.agent import units
+from hostnet.agent.foreign_chains import Chain, Reader, spots
 from hostnet.agent.kernel import Kernel, write_sysctl
 from hostnet.agent.nftables import Nft
 from hostnet.agent.packages import advice_here
@@ -27,6 +27,7 @@ from hostnet.agent.record import Record
 from hostnet.agent.ruleset import table_text
 from hostnet.agent.service import Places, Watching, systemd_runs
 from hostnet.agent.sysctls import FORWARDING
+from hostnet.agent.table import Table
 
 Check = dict[str, Any]
 _OK, _NOTE, _WARN, _FAIL = "ok", "note", "warn", "fail"
@@ -58,7 +59,7 @@ def check(name: str, level: str, found: str, fix: str = "") -> Check:
 def doctor(
     record: Record,
     state_dir: Path,
-    chains: Callable[[], list[Chain]],
+    table: Table,
     watching: Watching,
     kernel: Kernel,
     *,
@@ -66,7 +67,6 @@ def doctor(
 ) -> dict[str, Any]:
     """All checks, what matters most first.
 
-    :param chains: reads other people's base chains.
     :param machine: this is the machine itself, not a namespace on it.
     """
     tried = try_kernel()
@@ -77,7 +77,7 @@ def doctor(
         *_programs(),
         *_sysctls(kernel),
         *_conntrack(),
-        *_firewalls(chains if not tried.get("libnftables") else list),
+        *(_firewalls(Reader(table).chains()) if tried["libnftables"] is None else ()),
         *_clock(state_dir),
         *_state(record, state_dir),
         *_watcher(watching),
@@ -161,7 +161,9 @@ def _attempt(function: Callable[[], None]) -> str | None:
 
 
 def _features(tried: dict[str, str | None]) -> Iterator[Check]:
-    modules = f"the kernel's own package of modules (Debian, Ubuntu: `apt-get install linux-image-{platform.machine()}`)"
+    modules = (
+        f"the kernel's own package of modules (Debian, Ubuntu: `apt-get install linux-image-{platform.machine()}`)"
+    )
     need = {
         "libnftables": ("nftables", _FAIL, advice_here("libnftables")),
         "nat": ("NAT", _FAIL, f"`modprobe nft_chain_nat nft_masq`; where that finds none: {modules}"),
@@ -224,8 +226,8 @@ def _conntrack() -> Iterator[Check]:
         yield check("connections", _OK, f"{count} of at most {most} are tracked")
 
 
-def _firewalls(chains: Callable[[], list[Chain]]) -> Iterator[Check]:
-    dropping = [chain for chain in chains() if chain.drops]
+def _firewalls(chains: Iterable[Chain]) -> Iterator[Check]:
+    dropping = [chain for chain in chains if spots(chain, frozenset(), frozenset())]
     for chain in dropping:
         if chain.closed:
             fix = "Let that firewall accept the guests' traffic by its own means"

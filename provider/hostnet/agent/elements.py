@@ -227,11 +227,11 @@ def forward_cells(forward: Forward, context: Context) -> Iterator[Cell]:
             if listen != "127.0.0.1":
                 for source in forward.sources or (None,):
                     elements = _forward_elements(forward, external, protocol, listen, source)
-                    yield Cell(protocol, listen, source, False, tuple(elements))
+                    yield Cell(protocol, listen, source, loopback=False, elements=tuple(elements))
             for at in _inner_addresses(forward, external, protocol, listen, context):
                 for device in _loopback_devices(forward, inner, listen):
                     elements = _forward_elements(forward, device, protocol, at, None)
-                    yield Cell(protocol, listen, None, True, tuple(elements))
+                    yield Cell(protocol, listen, None, loopback=True, elements=tuple(elements))
         if wildcard in forward.listen:
             devices = [external, *(inner if forward.loopback else ())]
             ports = _range(forward.ports)
@@ -240,7 +240,7 @@ def forward_cells(forward: Forward, context: Context) -> Iterator[Cell]:
                 for device in devices
                 if device != LOOPBACK_DEVICE
             )
-            yield Cell(protocol, wildcard, None, False, every)
+            yield Cell(protocol, wildcard, None, loopback=False, elements=every)
 
 
 def _inner_addresses(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hostnet.agent.owners import Owner
 from hostnet.agent.state import Snapshot
 from hostnet.objects import Forward, Gateway
 
+_ALWAYS_THERE = frozenset({"0.0.0.0", "::", "127.0.0.1"})  # noqa: S104 - compared with, never bound
 _LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp
 _UNCONNECTED = "07"  # a UDP socket that is bound and not connected
 
@@ -18,18 +19,23 @@ def warnings(owner: Owner, snapshot: Snapshot) -> Iterator[str]:
     for item in owner.objects:
         if isinstance(item, Forward):
             for protocol in item.protocols:
-                taken = sorted(p for p in _listening(protocol, item.family) if item.ports[0] <= p <= item.ports[1])
-                if taken:
-                    ports = ", ".join(map(str, taken))
-                    yield f"a program on the host listens on {protocol} port {ports} ({item.family}): from outside, the forward takes its place"
-            yield from _absent(
-                "listenAddresses", tuple(x for x in item.listen if x not in ("0.0.0.0", "::", "127.0.0.1")), snapshot
-            )  # noqa: S104
+                yield from _taken(protocol, item)
+            yield from _absent("listenAddresses", (x for x in item.listen if x not in _ALWAYS_THERE), snapshot)
         elif isinstance(item, Gateway):
-            yield from _absent("externalIp", tuple(x for x in (item.snat4, item.snat6) if x), snapshot)
+            yield from _absent("externalIp", (x for x in (item.snat4, item.snat6) if x), snapshot)
 
 
-def _absent(name: str, addresses: tuple[str, ...], snapshot: Snapshot) -> Iterator[str]:
+def _taken(protocol: str, item: Forward) -> Iterator[str]:
+    taken = sorted(port for port in _listening(protocol, item.family) if item.ports[0] <= port <= item.ports[1])
+    if taken:
+        ports = ", ".join(map(str, taken))
+        yield (
+            f"a program on the host listens on {protocol} port {ports} ({item.family}): "
+            "from outside, the forward takes its place"
+        )
+
+
+def _absent(name: str, addresses: Iterable[str], snapshot: Snapshot) -> Iterator[str]:
     for address in addresses:
         if not snapshot.local(address):
             yield f"{name}: {address} is not an address of the host now, and hostnet adds none"

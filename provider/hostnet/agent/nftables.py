@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import json
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 from hostnet.agent import netlink
@@ -71,7 +72,7 @@ class Nft:
         listed: list[dict[str, Any]] = json.loads(output)["nftables"] if output else []
         return listed
 
-    def lines(self, command: str) -> list[str]:
+    def lines(self, command: str) -> Sequence[str]:
         """What `nft <command>` prints.
 
         :raises NftError: where the thing is not there, too.

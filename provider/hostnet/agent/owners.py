@@ -83,8 +83,10 @@ class Owner:
 
 
 class Owners(dict[str, Owner]):
-    """All owners by key. Most of many are port forwards: `structural` has the others, which relations are looked for in,
-    and `forwards` tells which ports are taken.
+    """All owners by key.
+
+    Most of many are port forwards: `structural` has the others, which relations are looked for in, and `forwards` tells
+    which ports are taken.
     """
 
     def __init__(self, owners: dict[str, Owner] | None = None) -> None:

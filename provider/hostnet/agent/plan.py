@@ -198,10 +198,10 @@ def _exchange(key: str, link: str, declared: list[str], missing: list[str], extr
 def _port(key: str, item: Port, world: World, into: Plan) -> None:
     bridge = world.link(item.bridge)
     isolated = item.isolated or (bridge is not None and bridge.port_isolation)
-    _attach(key, item.link, item.bridge, isolated, world.snapshot, into)
+    _attach(key, item.link, item.bridge, isolated=isolated, snapshot=world.snapshot, into=into)
 
 
-def _attach(key: str, link: str, bridge: str, isolated: bool, snapshot: Snapshot, into: Plan) -> None:
+def _attach(key: str, link: str, bridge: str, *, isolated: bool, snapshot: Snapshot, into: Plan) -> None:
     state = snapshot.links.get(link)
     master = snapshot.master_of(link)
     if master != bridge:
@@ -213,7 +213,7 @@ def _attach(key: str, link: str, bridge: str, isolated: bool, snapshot: Snapshot
 
 
 def _other_ports(key: str, item: Link, world: World, attached: Mapping[str, str], into: Plan) -> None:
-    """The ports that other owners of ours have on a bridge: as isolated as it says, and back in it when it is made anew."""
+    """Other owners' ports of a bridge: as isolated as it says, and back in it when it is made anew."""
     if item.kind != "bridge":
         return
     anew = item.name not in world.snapshot.links
@@ -230,7 +230,14 @@ def _other_ports(key: str, item: Link, world: World, attached: Mapping[str, str]
             for link in links:
                 there = link in world.snapshot.links
                 if there and world.snapshot.master_of(link) == (None if anew else item.name):
-                    _attach(key, link, item.name, port.isolated or item.port_isolation, world.snapshot, into)
+                    _attach(
+                        key,
+                        link,
+                        item.name,
+                        isolated=port.isolated or item.port_isolation,
+                        snapshot=world.snapshot,
+                        into=into,
+                    )
 
 
 def hairpin(key: str, old: Iterable[str], new: Iterable[str], snapshot: Snapshot, into: Plan) -> None:
@@ -280,7 +287,7 @@ def glob_steps(key: str, item: Glob, world: World, attached: Mapping[str, str], 
         mine = attached.get(name) == key
         if world.snapshot.master_of(name) == item.bridge and not mine:
             continue  # somebody else put it there: not ours to change, nor to let go
-        _attach(key, name, item.bridge, isolated, world.snapshot, into)
+        _attach(key, name, item.bridge, isolated=isolated, snapshot=world.snapshot, into=into)
         if not world.snapshot.links[name].up:
             into.build.append(Step(key, ops.SetLink(name, up=True)))
         into.attached[name] = key

@@ -300,8 +300,15 @@ def _resolve_guest(item: Guest, change: Change, done: list[Object], world: World
     if item.addresses is not None:
         return replace(item, addresses=tuple(_explicit(a, item.bridge, networks, used, what) for a in item.addresses))
     chosen = []
+    leased = {
+        ipaddress.ip_address(address): f"a DHCP lease of {mac}"
+        for address, mac in world.snapshot.leased.get(item.bridge, {}).items()
+        if mac != item.mac
+    }
     for interface in networks:
-        address = _hinted(item.hint, interface.network, used) or _lowest(interface.network, used)
+        address = _hinted(item.hint, interface.network, used)
+        # What a client has on lease is not free while there is something better.
+        address = address or _lowest(interface.network, {**used, **leased}) or _lowest(interface.network, used)
         if address is None:
             raise HostnetError(
                 Code.CONFLICT, what, f"no address of {interface.network} on {item.bridge} is free", "Widen the subnet"

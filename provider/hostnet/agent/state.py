@@ -50,6 +50,7 @@ class Snapshot:
     addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by link, CIDRs, without link-local ones
     routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by link, CIDRs, main table, static
     default_links: Mapping[str, str] = field(default_factory=dict)  # family -> interface of the default route
+    leased: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by bridge, address -> MAC of its DHCP lease
 
     def by_index(self, index: int) -> LinkState | None:
         """The link of this index."""

@@ -18,6 +18,7 @@ from typing import Any, Optional, Union
 from hostnet.agent import conntrack, dhcp, facts, listeners
 from hostnet.agent.context import context_of
 from hostnet.agent.dnsmasq import ServerError, Servers
+from hostnet.agent.doctor import doctor
 from hostnet.agent.foreign import Foreign, ForeignError, foreign_error
 from hostnet.agent.kernel import Kernel, group_id, user_id
 from hostnet.agent.nftables import MissingLibraryError, NftError
@@ -30,13 +31,14 @@ from hostnet.agent.record import Record, Store
 from hostnet.agent.resolve import World, resolve
 from hostnet.agent.service import Service
 from hostnet.agent.state import Snapshot
+from hostnet.agent.status import status
+from hostnet.agent.strangers import strange_forwards
 from hostnet.agent.sysctls import FORWARDING, SwitchError, Switches
 from hostnet.agent.table import ClashError, Compiler, Desired, Table, changed_udp, refused
-from hostnet.agent.strangers import strange_forwards
 from hostnet.agent.view import Sight, see
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts.api import Change, Query, View
-from hostnet.objects import Address, Forward, Forwarding, Gateway, Link, Route
+from hostnet.objects import Forward, Forwarding, Gateway, Link
 
 Outcome = Union[View, HostnetError]
 Pairs = dict[str, tuple[Optional[Owner], Optional[Owner]]]
@@ -79,7 +81,7 @@ class Host:
         transaction = transaction or os.urandom(8).hex()
         with self._store.locked() as record:
             self.recover(record)
-            snapshot = self.kernel.snapshot()
+            snapshot = replace(self.kernel.snapshot(), leased=self._servers.leased())
             outcomes: dict[int, Outcome] = {}
             admitted, pairs = self._admit(changes, record, snapshot, outcomes)
             if pairs and transaction not in record.outcomes:
@@ -408,7 +410,7 @@ class Host:
             sight = self._sight(replace(record, owners=owners), snapshot, self._listed(record, owners))
             sight = replace(sight, dropped=self._foreign.missing(owners, sight.context))
             views = [self._view(x, sight) if isinstance(x, Owner) else x for x in found]
-            claims = {x.key: q.urn for q, x in zip(queries, found) if _imports(q, x, record)}
+            claims = {x.key: q.urn for q, x in zip(queries, found) if isinstance(x, Owner) and _imports(q, x, record)}
             if claims.items() - record.claims.items():
                 record.claims.update(claims)
                 self._save(record)
@@ -443,8 +445,22 @@ class Host:
                 return facts.bridge_facts(arguments["name"], snapshot, self._servers.leases(arguments["name"]))
             if name == "forwards":
                 return facts.forward_facts(record.owners, snapshot, self.table)
+            if name == "status":
+                return self._status(record, snapshot)
+            if name == "doctor":
+                place, watching = self._store.path.parent, self.service.watching(record.owners)
+                machine = self._store.instance is None
+                return doctor(record, place, self.table, watching, self.kernel, machine=machine)
             switches = {name: self.kernel.sysctl(name) for name in FORWARDING.values()}
             return facts.host_facts(record.owners, snapshot, self.table, switches)
+
+    def _status(self, record: Record, snapshot: Snapshot) -> dict[str, Any]:
+        listed = self._listed(record, record.owners)
+        sight = self._sight(record, snapshot, listed)
+        sight = replace(sight, dropped=self._foreign.missing(record.owners, sight.context))
+        desired = self._compiler.desired(record.owners, sight.context)
+        forwards = facts.forward_facts(record.owners, snapshot, self.table)
+        return {**status(sight, desired, listed, self.service.watching(record.owners)), **forwards}
 
     def _listed(self, record: Record, owners: Mapping[str, Owner]) -> Mapping:  # type: ignore[type-arg]
         """The table's elements; none where its rules are not as we made them: elements without rules do nothing."""
@@ -503,9 +519,9 @@ def _note(
     return note
 
 
-def _imports(query: Query, found: Owner | HostnetError | None, record: Record) -> bool:
+def _imports(query: Query, found: Owner, record: Record) -> bool:
     """Whether a query asks, for an import, for what another stack's resource has."""
-    return not query.objects and isinstance(found, Owner) and found.key in record.owners and found.urn != query.urn
+    return not query.objects and found.key in record.owners and found.urn != query.urn
 
 
 def _attempt(query: Query, record: Record, snapshot: Snapshot) -> Owner | HostnetError | None:
@@ -540,7 +556,7 @@ def _attached(had: Mapping[str, str], links: Plan, failed: Mapping[str, HostnetE
 
 
 def _effective(before: Owners, pairs: Pairs, failed: Mapping[str, HostnetError]) -> Owners:
-    """The owners after a transaction in which some failed: those stay as they were, or, half done, as they should be."""
+    """The owners after a transaction in which some failed: those are as before, or, half done, as they should be."""
     owners = before.copy()
     for key, (old, new) in pairs.items():
         kept = old if key in failed and failed[key].code != Code.PARTIAL else new

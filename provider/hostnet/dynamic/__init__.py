@@ -53,7 +53,7 @@ class _Managed(Resource):
         self,
         resource_name: str,
         opts: pulumi.ResourceOptions | None = None,
-        **inputs: Any,  # noqa: ANN401 - the declaration says what each may be
+        **inputs: Any,
     ) -> None:
         """Declare it.
 
@@ -150,7 +150,7 @@ async def _urn(type_: str, name: str, parent: pulumi.Resource | None) -> str:
     return f"urn:pulumi:{pulumi.get_stack()}::{pulumi.get_project()}::{types}::{name}"
 
 
-def _with_secrets(connection: Any) -> Any:  # noqa: ANN401 - what a program gives
+def _with_secrets(connection: Any) -> Any:
     """A connection whose credentials are secrets, whether the program says so or not."""
     if isinstance(connection, Mapping):
         return {
@@ -162,11 +162,11 @@ def _with_secrets(connection: Any) -> Any:  # noqa: ANN401 - what a program give
     return connection if connection is None else pulumi.Output.secret(connection)
 
 
-def _inner(name: str, value: Any) -> Any:  # noqa: ANN401 - as above
+def _inner(name: str, value: Any) -> Any:
     return _with_secrets(value) if name == "proxy" else value
 
 
-def _has_credentials(connection: Any) -> bool:  # noqa: ANN401 - as above
+def _has_credentials(connection: Any) -> bool:
     if not isinstance(connection, Mapping):
         return connection is not None
     return bool(_CREDENTIALS & connection.keys()) or _has_credentials(connection.get("proxy"))
@@ -175,14 +175,14 @@ def _has_credentials(connection: Any) -> bool:  # noqa: ANN401 - as above
 class _Fields(dict[str, Any]):
     """An object that came out: its properties are attributes as well, as in the plugin's SDK."""
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever is there
+    def __getattr__(self, name: str) -> Any:
         """A property, None where the object has none of that name now."""
         if name.startswith("__"):
             raise AttributeError(name)
         return self.get(name)
 
 
-def _convenient(value: Any) -> Any:  # noqa: ANN401 - any output
+def _convenient(value: Any) -> Any:
     """Whole numbers as int (they travel as floats), objects as `_Fields`."""
     if isinstance(value, Mapping):
         return _Fields({name: _convenient(item) for name, item in value.items()})

@@ -153,7 +153,7 @@ def _stored(outputs: Properties, known: Known) -> Properties:
     return {**process.with_secrets(shown, known), INPUTS: process.secret({**known.values, **known.hidden})}
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - any property
+def _plain(value: Any) -> Any:
     """Values as the kinds take them: whole numbers are ints, null is absent, unknown is `UNKNOWN`."""
     if isinstance(value, Unknown):
         return UNKNOWN

@@ -43,7 +43,7 @@ class View:
 
 @dataclass(frozen=True)
 class Query:
-    """Read one resource. `objects` as for `Change`, from the state's inputs; empty on import, where the id finds them."""
+    """Read one resource. `objects` as for `Change`, from the state's inputs; on import empty: the id finds them."""
 
     urn: str
     id: str

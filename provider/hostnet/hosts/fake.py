@@ -201,7 +201,7 @@ class FakeHost:
         """
         return self._state.kernel.links[name]
 
-    def add_link(self, name: str, kind: str = "tap", *, index: int | None = None, **values: Any) -> None:  # noqa: ANN401
+    def add_link(self, name: str, kind: str = "tap", *, index: int | None = None, **values: Any) -> None:
         """Somebody else adds an interface; one that a glob matches is attached, as the watcher would."""
         _make_link(self._state.kernel, name, kind, index, **values)
         for wish in _all(self._state):
@@ -212,7 +212,7 @@ class FakeHost:
         """Somebody deletes an interface."""
         _drop_link(self._state.kernel, name)
 
-    def change_link(self, name: str, **values: Any) -> None:  # noqa: ANN401
+    def change_link(self, name: str, **values: Any) -> None:
         """Somebody changes an interface: `mtu=1400`, `addresses=(…)`, `bridge=None` and so on."""
         self._state.kernel.links[name] = replace(self.link(name), **values)
 
@@ -232,7 +232,7 @@ class FakeHost:
         """Somebody deletes the state directory."""
         self._state.record = _Record()
 
-    async def _arrive(self, method: Method, request: Any) -> _Failure | None:  # noqa: ANN401
+    async def _arrive(self, method: Method, request: Any) -> _Failure | None:
         async with self._arrivals:
             self.requests.append(request)
             self._arrivals.notify_all()
@@ -486,7 +486,7 @@ class _Step:
     def put_dhcp(self, wish: DhcpServer) -> None:
         self.kernel.running.add(wish.bridge)
 
-    def change_link(self, name: str, **values: Any) -> None:  # noqa: ANN401
+    def change_link(self, name: str, **values: Any) -> None:
         if name in self.kernel.links:
             self.kernel.links[name] = replace(self.kernel.links[name], **values)
 
@@ -729,7 +729,7 @@ def _in_cidr(address: str, subnets: list[ipaddress.IPv4Interface | ipaddress.IPv
     return f"{address}/{length}"
 
 
-def _make_link(kernel: _Kernel, name: str, kind: str, index: int | None, **values: Any) -> None:  # noqa: ANN401
+def _make_link(kernel: _Kernel, name: str, kind: str, index: int | None, **values: Any) -> None:
     if index is None:
         index, kernel.next_index = kernel.next_index, kernel.next_index + 1
     mac = f"02:00:00:00:00:{index:02x}"

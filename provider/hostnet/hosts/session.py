@@ -156,7 +156,7 @@ class Session:
 
     # --- the queue -------------------------------------------------------------------------------------------------
 
-    async def _joined(self, operation: str, payload: dict[str, Any], label: str) -> Any:  # noqa: ANN401 - JSON
+    async def _joined(self, operation: str, payload: dict[str, Any], label: str) -> Any:
         """Wait in the queue; whoever finds the host free sends all that wait."""
         waiting = _Waiting(payload, label, asyncio.get_running_loop().create_future())
         queue = self._queues.setdefault(operation, [])
@@ -228,7 +228,7 @@ class Session:
         self.hello = greeting["hello"]
         return channel
 
-    async def _ask(self, operation: str, payload: dict[str, Any], label: str, *, quick: bool = False) -> Any:  # noqa: ANN401 - JSON
+    async def _ask(self, operation: str, payload: dict[str, Any], label: str, *, quick: bool = False) -> Any:
         channel = await self._open(quick=quick)
         self._number += 1
         request = {"id": self._number, "op": operation, **payload}

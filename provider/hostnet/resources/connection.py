@@ -3,8 +3,6 @@
 No reason given here ever quotes a value: a mistyped password in the wrong property would be printed.
 """
 
-# ruff: noqa: ANN401 (as `prop`)
-
 from __future__ import annotations
 
 import json

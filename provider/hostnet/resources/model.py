@@ -4,7 +4,7 @@ A `Type` checks a value, gives its canonical form, compares two values by meanin
 A kind's inputs are a `Declared` class whose attributes are made with `prop`; `Record` turns the class into a type.
 """
 
-# ruff: noqa: ANN401 (a declared field has the type of its annotation)
+
 # ruff: noqa: ARG002 (a scalar adds no type to the schema)
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class EngineLog:
         if self._channel is not None:
             await self._channel.close()
 
-    def _enqueue(self, urn: str, text: str, severity: Any, *, ephemeral: bool = False) -> None:  # noqa: ANN401
+    def _enqueue(self, urn: str, text: str, severity: Any, *, ephemeral: bool = False) -> None:
         if not self._address:
             return
         self._pending.put_nowait(
@@ -85,7 +85,7 @@ class EngineLog:
             finally:
                 self._pending.task_done()
 
-    async def _connected(self) -> Any:  # noqa: ANN401 - a generated stub has no useful type
+    async def _connected(self) -> Any:
         if self._stub is None:
             from grpc import aio  # noqa: PLC0415 - the first log line connects
 

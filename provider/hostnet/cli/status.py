@@ -1,0 +1,120 @@
+"""`hostnet status`, for a person."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+_MOST_MEMBERS = 6
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def show(console: Console, label: str, data: dict[str, Any]) -> None:
+    """Print what the agent's `status` answered."""
+    resources = data["resources"]
+    if not resources:
+        console.print(f"{escape(label)}: hostnet holds nothing here")
+        return
+    drifted = sum(bool(resource["drift"]) for resource in resources)
+    state = f"[yellow]{drifted} not as declared[/]" if drifted else "[green]all as declared[/]"
+    console.print(f"{escape(label)}: {len(resources)} resource{'' if len(resources) == 1 else 's'}, {state}")
+    console.print(_resources(resources))
+    if data["portForwards"]:
+        console.print(_forwards(data["portForwards"], {each["urn"]: each["name"] for each in resources}))
+    for line in _notes(data):
+        console.print(line)
+
+
+def _resources(resources: list[dict[str, Any]]) -> Table:
+    table = Table(title="Resources", title_justify="left")
+    for column in ("stack", "kind", "name", "holds", "state"):
+        table.add_column(column, overflow="fold")
+    by_stack: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for each in resources:
+        by_stack[f"{each['project']}/{each['stack']}" if each["stack"] else "?"].append(each)
+    for stack, held in sorted(by_stack.items()):
+        for each in sorted(held, key=lambda each: (each["kind"], each["name"])):
+            drift = "\n".join(f"[yellow]{escape(line)}[/]" for line in each["drift"])
+            table.add_row(
+                escape(stack), each["kind"], escape(each["name"]), escape(holds(each)), drift or "[green]ok[/]"
+            )
+    return table
+
+
+def holds(resource: dict[str, Any]) -> str:
+    """A resource's objects in a few words."""
+    words = list(filter(None, (_words(item) for item in resource["objects"])))
+    members = resource["members"]
+    if members:
+        more = f" and {len(members) - _MOST_MEMBERS} more" if len(members) > _MOST_MEMBERS else ""
+        words.append(f"attached: {', '.join(members[:_MOST_MEMBERS])}{more}")
+    return "\n".join(words)
+
+
+def _words(item: dict[str, Any]) -> str:
+    kind = item["type"]
+    if kind == "link":
+        return f"{'bridge' if item['kind'] == 'bridge' else 'TAP'} {item['name']}"
+    if kind in ("address", "route"):
+        return f"{kind} {item['cidr']}"
+    if kind == "port":
+        return f"in {item['bridge']}"
+    if kind == "glob":
+        return f"{item['pattern']} in {item['bridge']}"
+    if kind == "guest":
+        return f"guest {item['mac']} {' '.join(item.get('addresses') or ())}"
+    if kind == "gateway":
+        return f"NAT through {item.get('external', '?')} for {', '.join(inside(item)) or 'its forwards'}"
+    if kind == "forward":
+        return f"{'+'.join(item['protocols'])} {_ports(item['ports'])} to {item['address']} {_ports(item['to_ports'])}"
+    return "DHCP, DNS or RA" if kind == "dhcp" else ""
+
+
+def inside(gateway: dict[str, Any]) -> list[str]:
+    """What a gateway is for."""
+    return [*gateway.get("internal", ()), *gateway.get("internal4", ()), *gateway.get("internal6", ())]
+
+
+def _ports(ports: list[int]) -> str:
+    return ":".join(map(str, dict.fromkeys(ports)))
+
+
+def _forwards(forwards: list[dict[str, Any]], names: dict[str, str]) -> Table:
+    table = Table(title="Port forwards", title_justify="left")
+    for column in ("resource", "id", "destination"):
+        table.add_column(column, overflow="fold")
+    for column in ("packets", "bytes"):
+        table.add_column(column, justify="right")
+    for each in forwards:
+        address = each["destinationAddress"]
+        destination = f"{f'[{address}]' if ':' in address else address}:{each['destinationPorts']}"
+        name = names.get(each["owner"], each["owner"])
+        table.add_row(
+            escape(name), escape(each["id"]), escape(destination), str(each["packets"]), in_units(each["bytes"])
+        )
+    return table
+
+
+def in_units(size: int) -> str:
+    """Bytes as a person reads them."""
+    number = float(size)
+    for unit in _UNITS:
+        if number < 1024 or unit == _UNITS[-1]:
+            return f"{number:.1f} {unit}" if unit != "B" else f"{size} B"
+        number /= 1024
+    return str(size)
+
+
+def _notes(data: dict[str, Any]) -> Iterator[str]:
+    watcher = data["watcher"]
+    if watcher["needed"] and watcher["pid"]:
+        yield f"New interfaces are followed by process {watcher['pid']}."
+    elif watcher["needed"]:
+        yield "[red]No process follows new interfaces[/]; `hostnet restore` starts it."
+    if data["strange"]:
+        yield f"[yellow]{data['strange']} elements of our nftables tables are nobody's[/]; the next `pulumi up` says more."

@@ -1,0 +1,113 @@
+"""Where an accept goes in somebody else's chain: before what drops the rest, behind what is somebody's will."""
+
+from __future__ import annotations
+
+import pytest
+from hostnet.agent.foreign import Wishes, repairs
+from hostnet.agent.foreign_chains import IPTABLES_NFT, NFT, USER_CHAIN, Chain, Rule, Spot, spots
+from hostnet.agent.openings import Opening, for_iptables_nft, for_nft
+
+DROP = Rule(1, "drop", free=True)
+ACCEPT = Rule(2, "accept", free=True)
+SOME = Rule(3, "drop")  # looks at something
+RETURN = Rule(4, "return", free=True)
+INNER, OUTER = frozenset({"br-a"}), frozenset({"eth0"})
+
+
+def jump(target: str, verdict: str = "jump") -> Rule:
+    """A rule that always goes there."""
+    return Rule(9, verdict, target, free=True)
+
+
+def on(*conditions: tuple[bool, set[str]]) -> Rule:
+    """A drop that looks at interfaces alone."""
+    return Rule(8, "drop", interfaces=tuple((equal, frozenset(names)) for equal, names in conditions))
+
+
+def chain(*rules: Rule, policy: str = "accept", **others: tuple[Rule, ...]) -> Chain:
+    """A forward chain."""
+    return Chain(NFT, "inet", "t", "c", "forward", policy, rules, others)
+
+
+END, FIRST, SECOND = Spot("c", None), Spot("c", 0), Spot("c", 1)
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (chain(SOME), ()),
+        (chain(SOME, policy="drop"), (END,)),
+        (chain(SOME, DROP), (SECOND,)),
+        (chain(ACCEPT, DROP, policy="drop"), ()),
+        (chain(RETURN, DROP), ()),
+        (chain(RETURN, policy="drop"), (FIRST,)),
+        (chain(SOME, jump("x"), x=(SOME, DROP)), (SECOND,)),
+        (chain(SOME, jump("x"), x=(RETURN, DROP)), ()),
+        (chain(SOME, jump("x", "goto"), DROP, x=(SOME,)), ()),
+        (chain(SOME, jump("x", "goto"), policy="drop", x=(SOME,)), (SECOND,)),
+        (chain(SOME, jump("x"), policy="drop", x=(ACCEPT,)), ()),
+        (chain(jump("x"), x=(jump("x"),)), ()),
+        (chain(SOME, on((True, {"eth0"}))), (SECOND,)),
+        (chain(SOME, on((False, {"lan"}))), (SECOND,)),
+        (chain(SOME, on((True, {"br-a"}))), ()),
+        (chain(SOME, on((True, {"docker0"}), (False, {"docker0"}))), ()),
+        (chain(jump(USER_CHAIN), policy="drop", **{USER_CHAIN: (SOME,)}), (Spot(USER_CHAIN, None), END)),
+        (chain(jump(USER_CHAIN), policy="drop", **{USER_CHAIN: (SOME, RETURN)}), (Spot(USER_CHAIN, 1), END)),
+        (chain(jump(USER_CHAIN), **{USER_CHAIN: (SOME, DROP)}), (Spot(USER_CHAIN, 1), FIRST)),
+        (chain(jump(USER_CHAIN), **{USER_CHAIN: (SOME,)}), ()),
+    ],
+)
+def test_where_an_accept_goes(made: Chain, expected: tuple[Spot, ...]) -> None:
+    """No place where nothing drops; else before it, and best in the chain that Docker leaves to others."""
+    assert spots(made, INNER, OUTER) == expected
+
+
+WISHES = Wishes((Opening("gateway nat", iif="br-a", oif="eth0"), Opening("gateway nat", oif="br-a")), INNER, OUTER)
+
+
+def test_what_is_there_is_left() -> None:
+    """A second look at a repaired chain finds nothing to do; with nobody left, just ours goes."""
+    comments = [accept.comment for accept in for_nft(WISHES.openings, "inet")]
+    ours = tuple(Rule(20 + i, "accept", comment=comment) for i, comment in enumerate(comments))
+    whole = chain(SOME, *ours, DROP)
+    assert list(repairs([whole], WISHES)) == []
+    (gone,) = repairs([whole], Wishes())
+    assert gone.remove == (("c", ours[0]), ("c", ours[1]))
+    assert not gone.insert
+
+
+def test_a_rule_behind_the_drop_does_nothing() -> None:
+    """It is put before, and the useless one taken out."""
+    comments = [accept.comment for accept in for_nft(WISHES.openings, "inet")]
+    late = Rule(20, "accept", comment=comments[0])
+    (repair,) = repairs([chain(DROP, late)], WISHES)
+    assert [accept.comment for accept in repair.insert] == comments
+    assert repair.remove == (("c", late),)
+
+
+def test_rules_as_each_firewall_takes_them() -> None:
+    """One concise rule for nft; plain ones, that `iptables -S` can show, for iptables."""
+    assert [accept.text for accept in for_nft(WISHES.openings, "inet")] == [
+        'iifname . oifname { "br-a" . "eth0" }',
+        'oifname { "br-a" }',
+    ]
+    assert [(accept.text, accept.comment) for accept in for_iptables_nft(WISHES.openings, "ip")] == [
+        ('iifname "br-a" oifname "eth0" counter', "hostnet: br-a to eth0"),
+        ('oifname "br-a" counter', "hostnet: any to br-a"),
+    ]
+    to_guest = Opening("f", iif="eth0", family="ipv4", target="10.0.0.2", protocol="tcp", ports="80")
+    assert for_nft([to_guest], "ip6") == []
+    assert for_nft([to_guest], "ip")[0].text == 'iifname "eth0" ip daddr 10.0.0.2 tcp dport 80'
+
+
+@pytest.mark.parametrize("name", ['x" accept', "a b", "x" * 16, ""])
+def test_a_strange_interface_name_never_gets_there(name: str) -> None:
+    """Text of a user's is checked before it becomes nft's syntax."""
+    with pytest.raises(ValueError, match="interface name"):
+        for_nft([Opening("g", iif=name or "\n", oif="eth0")], "inet")
+
+
+def test_a_strange_chain_is_left_alone() -> None:
+    """A chain that can't be written to is skipped."""
+    closed = Chain(IPTABLES_NFT, "ip", "filter", "FORWARD", "forward", "drop", closed="owned")
+    assert list(repairs([closed], WISHES)) == []
