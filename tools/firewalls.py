@@ -26,6 +26,7 @@ def prepare() -> None:
     part = folder().with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     with doing(f"unpack Debian packages: {' '.join(PACKAGES)}"):
+        debian.refresh_lists()
         for package in PACKAGES:
             debian.unpack(package, part)
         part.rename(folder())

@@ -1,4 +1,4 @@
-"""Fixtures of the end-to-end tests: a CLI a worker, a host and a stack a test; all of it goes whatever becomes of it."""
+"""Fixtures of the end-to-end tests: a CLI a worker, a host and a stack a test; all goes whatever becomes of it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def host(new_host: Callable[[], Host]) -> Host:
 
 
 @pytest.fixture
-def new_stack(cli: Cli) -> Iterator[Callable[..., Stack]]:
+def new_stack(cli: Cli) -> Callable[..., Stack]:
     """Makes stacks for a host; what they leave running on it ends with it."""
 
     def make(host: Host, **config: str) -> Stack:

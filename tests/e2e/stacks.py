@@ -108,7 +108,7 @@ class Run:
         return {name: self.diff(name) for name in names}
 
     def said(self, severity: str) -> list[str]:
-        """The diagnostics of a severity: `warning`, `error`, `info`, …"""
+        """The diagnostics of a severity: `warning`, `error`, `info`."""
         told = [event["diagnosticEvent"] for event in self.events if "diagnosticEvent" in event]
         return [one["message"] for one in told if one["severity"] == severity]
 
@@ -409,7 +409,7 @@ class Host:
 
     @property
     def ruleset(self) -> list[dict[str, Any]]:
-        """Everything in nftables without counts, handles and comments; rules and chains in their order, elements sorted."""
+        """Everything in nftables without counts, handles and comments; rules in their order, elements sorted."""
         listed = json.loads(self.run("nft -j list ruleset"))["nftables"]
         return sorted((_without_counts(one) for one in listed if "metainfo" not in one), key=_place)
 
@@ -464,7 +464,7 @@ class Host:
         return "\n".join(path.read_text() for path in self.state_dir.rglob("*.json"))
 
 
-def _without_counts(value: Any) -> Any:  # noqa: ANN401 - JSON
+def _without_counts(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_counts(item) for key, item in value.items() if key not in _PASSING}
     if isinstance(value, list):
@@ -484,7 +484,7 @@ _TIMERS = ("timer", "gc_timer", "hello_timer", "tcn_timer", "topology_change_tim
 _VOLATILE = (*_TIMERS, "state", "designated_bridge", "designated_root", "message_age_timer", "forward_delay_timer")
 
 
-def _stable(value: Any) -> Any:  # noqa: ANN401 - JSON
+def _stable(value: Any) -> Any:
     """Link details without those that run by themselves."""
     if isinstance(value, dict):
         return {key: item for key, item in value.items() if key not in _VOLATILE and "timer" not in key}

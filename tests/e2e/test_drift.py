@@ -201,7 +201,7 @@ def element(port: int, value: str = "", interface: str = "eth0") -> str:
 
 
 def test_elements_that_were_changed(stack: Stack, host: Host) -> None:
-    """An element that is gone is a forward that is gone, a changed one another destination, a foreign one nothing of ours."""
+    """An element that is gone is a forward that is gone, a changed one is another destination."""
     program = gateways(host)
     stack.up(program)
     whole = host.snapshot()
@@ -239,14 +239,16 @@ def test_elements_that_were_changed(stack: Stack, host: Host) -> None:
 
 
 def test_elements_that_are_foreign(stack: Stack, host: Host) -> None:
-    """The table is ours whole: a door that somebody opened in a map of ours is closed by the next repair."""
+    """A door that somebody opened in a map of ours shows at the gateways of that side, and the next up closes it."""
     program = gateways(host)
     stack.up(program)
     whole = host.snapshot()
     foreign = element(9999, "10.0.0.66 . 66")
     host.nft(f"add element inet hostnet any4 {{ {foreign} }}\ndelete element inet hostnet any4 {{ {element(8001)} }}")
-    stack.refresh()
-    assert stack.up(program).changes == {"gone": "create"}
+    refreshed = stack.refresh()
+    assert refreshed.changes == {"gone": "delete", "first": "update", "second": "update"}
+    assert tops(refreshed.diffs) == {"first": {"forwardPorts"}, "second": {"forwardPorts"}}
+    assert stack.up(program).changes == {"gone": "create", "first": "update", "second": "update"}
     assert host.snapshot() == whole
 
 

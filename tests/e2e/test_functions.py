@@ -72,7 +72,7 @@ def test_a_bridge_that_is_not_there(stack: Stack, host: Host) -> None:
 def test_pulumi_do(stack: Stack, host: Host) -> None:
     """`pulumi do`: functions, and a resource's life without a program."""
 
-    def do(token: str, *command: str, **inputs: object) -> Any:  # noqa: ANN401 - JSON
+    def do(token: str, *command: str, **inputs: object) -> Any:
         values = {"connection": {"netns": host.name}, **inputs}
         path = stack.folder / "in.pcl"
         path.write_text("".join(f"{key} = {_pcl(value)}\n" for key, value in values.items()))
@@ -93,7 +93,7 @@ def _pcl(value: object) -> str:
     return json.dumps(value)
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - an output type of the SDK
+def _plain(value: Any) -> Any:
     """A result as JSON."""
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]

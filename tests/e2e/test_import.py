@@ -25,7 +25,7 @@ def import_all(stack: Stack, ids: dict[str, tuple[str, str]], *, fails: bool = F
 
 
 def test_what_a_person_made(new_stack: Callable[..., Stack], host: Host) -> None:
-    """A bridge and a TAP made with `ip`: imported, clean at once with what is not default, then changed and destroyed."""
+    """A bridge and a TAP made with `ip`: imported, clean with what is not default, then changed and destroyed."""
     host.ip(
         "link add br-x type bridge",
         "link set br-x mtu 1400 up",

@@ -189,7 +189,7 @@ def test_a_refusal_names_import_and_adopt(stack: Stack, host: Host) -> None:
 
 
 def test_the_next_up_repairs_without_a_refresh(stack: Stack, host: Host) -> None:
-    """An update beside a loss that nobody saw puts the lost part back too: a change states what the host should have."""
+    """An update beside a loss that nobody saw puts the lost part back too: it states what the host should have."""
 
     def program(mtu: int | None = None) -> Program:
         def declare() -> None:

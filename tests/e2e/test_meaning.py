@@ -1,5 +1,7 @@
 """Equality in meaning is no difference; and each property that replaces does so in an order that works."""
 
+# ruff: noqa: FBT003 (`say` takes the value before and the value after, whatever they are)
+
 from __future__ import annotations
 
 from typing import Any
@@ -13,7 +15,7 @@ def test_another_spelling_is_no_difference(stack: Stack, host: Host) -> None:
     """Spelling of addresses and MACs, order without meaning, int or string ports, defaults given or absent."""
 
     def program(*, other: bool) -> Program:
-        def say(one: Any, two: Any) -> Any:  # noqa: ANN401 - either of the two
+        def say(one: Any, two: Any) -> Any:
             return two if other else one
 
         def declare() -> None:
@@ -104,11 +106,11 @@ def test_another_spelling_is_no_difference(stack: Stack, host: Host) -> None:
 
 
 def test_each_replacing_property_replaces_in_an_order_that_works(stack: Stack, host: Host) -> None:
-    """All of them at once: where old and new could clash on the host the old goes first, and what hangs on it follows."""
+    """All at once: where old and new could clash on the host the old goes first, and what hangs on it follows."""
     host.ip("link add vm-1 type veth peer name far-1", "link add vm-2 type veth peer name far-2")
 
     def program(*, after: bool) -> Program:
-        def say(one: Any, two: Any) -> Any:  # noqa: ANN401 - either of the two
+        def say(one: Any, two: Any) -> Any:
             return two if after else one
 
         def declare() -> None:

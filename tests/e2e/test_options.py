@@ -14,13 +14,13 @@ def test_the_options(stack: Stack, host: Host) -> None:
     """ignoreChanges, aliases, deleteBeforeReplace, customTimeouts, retainOnDelete, protect, --target, --replace."""
 
     def program(*, after: bool = False, without: frozenset[str] = frozenset(), unprotected: bool = False) -> Program:
-        def say(one: Any, two: Any) -> Any:  # noqa: ANN401 - either of the two
+        def say(one: Any, two: Any) -> Any:
             return two if after else one
 
         def declare() -> None:
             connection = hostnet.ConnectionArgs(netns=host.name)
 
-            def bridge(name: str, number: int, mtu: int, **options: Any) -> None:  # noqa: ANN401 - Pulumi's options
+            def bridge(name: str, number: int, mtu: int, **options: Any) -> None:
                 if name not in without:
                     hostnet.Bridge(
                         name,

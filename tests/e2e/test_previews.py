@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pulumi
 import pulumi_hostnet as hostnet
+
 from tests.e2e.stacks import Host, Program, Stack
 
 SECRETS = ("swordfish-1", "swordfish-2", "swordfish-3", "swordfish-4")

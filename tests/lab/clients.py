@@ -32,7 +32,7 @@ esac
 _ETHERTYPE_IP = 0x0800
 
 
-def until(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:  # noqa: ANN401 - whatever it gives
+def until(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
     """Wait until a condition holds; gives what it gave.
 
     :raises AssertionError: where it does not within so many seconds.

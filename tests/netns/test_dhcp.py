@@ -32,7 +32,7 @@ BOOT_PATIENCE = 120.0  # seconds: a microVM boots in 4, on a busy machine in man
 NET4, NET6 = ["10.0.0.1/24"], ["10.0.0.1/24", "fd12::1/64"]
 
 
-def network(dhcp: dict[str, Any] | None = None, **bridge: Any) -> Program:  # noqa: ANN401 - any input
+def network(dhcp: dict[str, Any] | None = None, **bridge: Any) -> Program:
     """The bridge with its clients' wires."""
     server = {} if dhcp is None else {"dhcpServer": dhcp}
     return {
@@ -542,28 +542,31 @@ def test_checksums_are_whole_on_every_wire(lab: Lab, stack: Stack, client: NewCl
     stack.destroy()
 
 
-def test_a_microvm_boots_with_dhcp_alone(lab: Lab, stack: Stack, client: NewClient) -> None:
-    """QEMU behind a TAP with `ip=dhcp`: it has its guest's address and name, and a sibling reaches it by that name."""
+def test_microvms_boot_with_dhcp_alone(lab: Lab, stack: Stack) -> None:
+    """QEMU behind TAPs with `ip=dhcp`: each has its guest's address and name, and one reaches the other by its name."""
     program = network({"domain": "vm.internal"}, addresses=NET6, ipv6SendRa=True)
-    program["tap"] = ("TapBinding", {"name": "vm-web", "bridge": "${net.name}", "guest": {"hostname": "web"}})
+    for name in ("web", "sibling"):
+        inputs = {"name": f"t-{name}", "bridge": "${net.name}", "guest": {"hostname": name}}
+        program[name] = ("TapBinding", inputs)
     stack.up(program)
-    mac, address = stack["tap.guest.macAddress"], stack["tap.guest.addresses"][0]
-    sibling = client(1)
-    sibling.udhcpc()
-    argv = qemu_argv("vm-web", mac, "ip=dhcp http=80")
-    machine = lab.host.call(subprocess.Popen, argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
-    try:
-        said = _wait_for(machine, READY)
-        assert f"GUEST LEASE: {address}" in said
-        (found,) = until(lambda: ask(sibling.namespace, "10.0.0.1", "web.vm.internal"))
-        assert f"{found}/24" == address
-        request = ["busybox", "timeout", "20", "busybox", "wget", "-q", "-O", "-", f"http://{found}/"]
-        assert sibling.namespace.run(request).strip() == "hello from web"
-    finally:
-        machine.kill()
-        machine.wait()
-    assert any(lease["macAddress"] == mac and lease["hostname"] == "web" for lease in _leases(stack))
+    with contextlib.ExitStack() as machines:
+        web = _boot(lab, machines, "t-web", stack["web.guest.macAddress"], "ip=dhcp http=80")
+        assert f"GUEST LEASE: {stack['web.guest.addresses'][0]}" in _wait_for(web, READY)
+        fetch = "ip=dhcp fetch=http://web.vm.internal/"
+        sibling = _boot(lab, machines, "t-sibling", stack["sibling.guest.macAddress"], fetch)
+        assert "FETCHED: hello from web" in _wait_for(sibling, "FETCHED")
+    named = {lease["hostname"]: lease["macAddress"] for lease in _leases(stack)}
+    assert named == {name: stack[f"{name}.guest.macAddress"] for name in ("web", "sibling")}
     stack.destroy()
+
+
+def _boot(lab: Lab, machines: contextlib.ExitStack, tap: str, mac: str, append: str) -> subprocess.Popen[str]:
+    """A microVM that ends with the block."""
+    argv = qemu_argv(tap, mac, append)
+    machine = lab.host.call(subprocess.Popen, argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    machines.callback(machine.wait)
+    machines.callback(machine.kill)
+    return machine
 
 
 def _wait_for(machine: subprocess.Popen[str], mark: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import socket
 import struct
+import subprocess
 from typing import Any
 
 import pytest
@@ -154,9 +155,8 @@ def test_a_table_that_a_program_owns_is_told(lab: Lab, stack: Stack) -> None:
         keeper.wait()
 
 
-def _keep(rules: str) -> Any:  # noqa: ANN401 - a process
-    import subprocess  # noqa: PLC0415
-
+def _keep(rules: str) -> subprocess.Popen[str]:
+    """A program that makes a table and lives on, as its owner."""
     process = subprocess.Popen(["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin
     assert process.stdout

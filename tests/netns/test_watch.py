@@ -37,6 +37,11 @@ NET: Program = {
 OTHER: Program = {"other": ("Bridge", {"name": "br-b"})}
 
 
+def report(line: str) -> None:
+    """What was measured, for `pytest -s`."""
+    sys.stdout.write(line + "\n")
+
+
 class Scene:
     """A host, its stack, and how to look at them."""
 
@@ -146,7 +151,7 @@ def test_an_interface_that_appears_is_attached_and_nothing_else_is(scene: Scene)
 
 
 def test_it_comes_with_the_first_match_and_goes_with_the_last(scene: Scene) -> None:
-    """One process a host; with the last match nothing of it stays, though the bridge does; other names, other globs."""
+    """One process a host; with the last match nothing of it stays, though the bridge does."""
     scene.stack.up({"net": NET["net"]})
     assert scene.watcher() is None
     scene.stack.up(NET)
@@ -247,7 +252,7 @@ def test_two_hundred_at_once(scene: Scene) -> None:
     scene.add(*names)
     made = time.monotonic()
     scene.until(lambda: scene.attached(*names))
-    print(f"200 TAPs: made in {made - began:.3f} s, all attached {time.monotonic() - began:.3f} s after the first")
+    report(f"200 TAPs: made in {made - began:.3f} s, all attached {time.monotonic() - began:.3f} s after the first")
     scene.until(lambda: set(scene.record()["attached"]) == set(names))
     scene.stack.up({"net": NET["net"]})
     assert scene.ports() == set()
@@ -284,7 +289,7 @@ def test_qemu_makes_its_tap(scene: Scene) -> None:
     finally:
         qemu.kill()
         qemu.wait()
-    scene.until(lambda: scene.attached())
+    scene.until(scene.attached)
 
 
 def test_killed_and_restarted(scene: Scene) -> None:
@@ -332,7 +337,7 @@ def test_a_pid_of_another_process_is_not_killed(scene: Scene) -> None:
 
 
 def test_isolation_and_hairpin_of_what_appears_later(scene: Scene) -> None:
-    """As the bridge and the forwards ask for: isolated ports; hairpin mode, and our table told, where a forward loops."""
+    """As the bridge and the forwards ask for: isolated; in hairpin mode, and our table told, where a forward loops."""
     program: Program = {
         "net": ("Bridge", {"name": "br-a", "addresses": ["10.0.0.1/24"], "portIsolation": True}),
         "vms": NET["vms"],
@@ -378,7 +383,7 @@ def test_a_tap_with_a_resource_of_its_own_is_not_taken(scene: Scene) -> None:
 
 @pytest.mark.parametrize("what", ["record", "namespace"])
 def test_it_outlives_neither_the_namespace_nor_the_record(scene: Scene, what: str) -> None:
-    """A namespace lives as long as a process is in it: the watcher ends with its name, and with a record that is gone."""
+    """It ends with the namespace's name (a namespace lives while a process is in it), and with the record."""
     scene.stack.up(NET)
     scene.leave()
     scene.settled()
@@ -430,7 +435,9 @@ def test_latency(scene: Scene) -> None:
             select.select([events], [], [], 0.1)
             events.read()
         took.append(time.monotonic() - began)
-    print(f"from TUNSETIFF to the bridge: median {statistics.median(took) * 1e3:.1f} ms, most {max(took) * 1e3:.1f} ms")
+    report(
+        f"from TUNSETIFF to the bridge: median {statistics.median(took) * 1e3:.1f} ms, most {max(took) * 1e3:.1f} ms"
+    )
 
 
 def _bridged(kernel: Kernel, name: str) -> bool:

@@ -24,9 +24,9 @@ def on(*conditions: tuple[bool, set[str]]) -> Rule:
     return Rule(8, "drop", interfaces=tuple((equal, frozenset(names)) for equal, names in conditions))
 
 
-def chain(*rules: Rule, policy: str = "accept", **others: tuple[Rule, ...]) -> Chain:
-    """A forward chain."""
-    return Chain(NFT, "inet", "t", "c", "forward", policy, rules, others)
+def chain(*rules: Rule, policy: str = "accept", x: tuple[Rule, ...] = (), user: tuple[Rule, ...] = ()) -> Chain:
+    """A forward chain, a chain `x` and the administrator's."""
+    return Chain(NFT, "inet", "t", "c", "forward", policy, rules, {"x": x, USER_CHAIN: user})
 
 
 END, FIRST, SECOND = Spot("c", None), Spot("c", 0), Spot("c", 1)
@@ -51,10 +51,10 @@ END, FIRST, SECOND = Spot("c", None), Spot("c", 0), Spot("c", 1)
         (chain(SOME, on((False, {"lan"}))), (SECOND,)),
         (chain(SOME, on((True, {"br-a"}))), ()),
         (chain(SOME, on((True, {"docker0"}), (False, {"docker0"}))), ()),
-        (chain(jump(USER_CHAIN), policy="drop", **{USER_CHAIN: (SOME,)}), (Spot(USER_CHAIN, None), END)),
-        (chain(jump(USER_CHAIN), policy="drop", **{USER_CHAIN: (SOME, RETURN)}), (Spot(USER_CHAIN, 1), END)),
-        (chain(jump(USER_CHAIN), **{USER_CHAIN: (SOME, DROP)}), (Spot(USER_CHAIN, 1), FIRST)),
-        (chain(jump(USER_CHAIN), **{USER_CHAIN: (SOME,)}), ()),
+        (chain(jump(USER_CHAIN), policy="drop", user=(SOME,)), (Spot(USER_CHAIN, None), END)),
+        (chain(jump(USER_CHAIN), policy="drop", user=(SOME, RETURN)), (Spot(USER_CHAIN, 1), END)),
+        (chain(jump(USER_CHAIN), user=(SOME, DROP)), (Spot(USER_CHAIN, 1), FIRST)),
+        (chain(jump(USER_CHAIN), user=(SOME,)), ()),
     ],
 )
 def test_where_an_accept_goes(made: Chain, expected: tuple[Spot, ...]) -> None:

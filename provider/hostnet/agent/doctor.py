@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from hostnet.agent import operations as ops
 from hostnet.agent import units
@@ -120,7 +120,7 @@ _TRIES: dict[str, Callable[[], None]] = {
 }
 
 
-def try_kernel() -> dict[str, Optional[str]]:
+def try_kernel() -> dict[str, str | None]:
     """What the kernel says to each, in a namespace of a process of its own: a crash of a library is an answer, too."""
     read, write = os.pipe()
     child = os.fork()
@@ -132,7 +132,7 @@ def try_kernel() -> dict[str, Optional[str]]:
             os._exit(0)
     os.close(write)
     with os.fdopen(read) as answers:
-        found: dict[str, Optional[str]] = {}
+        found: dict[str, str | None] = {}
         for line in answers:
             found.update(json.loads(line))
     _, how = os.waitpid(child, 0)
@@ -172,8 +172,8 @@ def _features(tried: dict[str, str | None]) -> Iterator[Check]:
         "bridge": ("bridges", _FAIL, f"`modprobe bridge`; where that finds none: {modules}"),
         "tap": ("TAPs", _FAIL, "`modprobe tun`; in a container: give it /dev/net/tun"),
         "conntrack": ("connection tracking", _FAIL, "`modprobe nf_conntrack`"),
-        "sysctl": ("writing sysctls", _FAIL, "/proc/sys is read-only: in a container, run it with a writable /proc/sys"),
-        "vlan filtering": ("bridge VLAN filtering", _WARN, "A kernel with CONFIG_BRIDGE_VLAN_FILTERING (for Bridge.vlanFiltering)"),
+        "sysctl": ("writing sysctls", _FAIL, "In a container: run it with a writable /proc/sys"),
+        "vlan filtering": ("Bridge.vlanFiltering", _WARN, "A kernel with CONFIG_BRIDGE_VLAN_FILTERING"),
     }  # fmt: skip
     for name, (title, level, fix) in need.items():
         said = tried.get(name, "it was not tried")
@@ -287,6 +287,11 @@ def _daemons(state_dir: Path, *, recorded: bool) -> Iterator[Check]:
     unit = places.units / f"{units.instance_name(state_dir)}.service"
     if recorded and not unit.exists():
         text = "runs, but no unit of hostnet's is installed: nothing comes back after a reboot (persist is `never`?)"
-        yield check("systemd", _WARN, text, "`hostnet restore` installs it, where the units' directory can be written")
+        yield check(
+            "systemd",
+            _WARN,
+            text,
+            "Set the provider's persist to `auto`; the next `pulumi up` that changes something installs it",
+        )
     else:
         yield check("systemd", _OK, "runs" + ("; hostnet's unit is installed" if unit.exists() else ""))

@@ -7,7 +7,7 @@ is are the rules themselves: they are found by their comment.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hostnet.agent.elements import Context
@@ -166,8 +166,11 @@ class Foreign:
         todo = self._todo(owners, context)
         return frozenset(key for repair in todo for accept in repair.insert for key in accept.holders)
 
-    def warnings(self, owner: Owner, owners: Owners, context: Context) -> Iterator[str]:
-        """What a person should know: who drops this owner's traffic, where we leave that or can't change it."""
+    def warnings(self, owner: Owner, owners: Owners, context: Callable[[], Context]) -> Iterator[str]:
+        """What a person should know: who drops this owner's traffic, where we leave that or can't change it.
+
+        :param context: made only where there is a chain to look at.
+        """
         gateways = [item for item in owner.objects if isinstance(item, Gateway)]
         loose = [x for x in owner.objects if isinstance(x, Forward) and x.gateway is None]
         if not (gateways or loose or wants_any([owner])):
@@ -175,7 +178,7 @@ class Foreign:
         chains = self._chains()
         if not chains:
             return
-        wishes = Wishes.of(owners, context)
+        wishes = Wishes.of(owners, context())
         inner = wishes.inner | {name for gateway in gateways for name in gateway.internal}
         outer = wishes.outer | {gateway.external for gateway in gateways if gateway.external}
         for chain in chains:

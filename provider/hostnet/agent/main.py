@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("task", nargs="?", choices=["serve", "watch", "restore"], default="serve")
     parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument("--netns")
-    parser.add_argument("--persist", choices=["auto", "always", "never"], default="auto")
+    parser.add_argument("--persist", choices=["auto", "always", "never", "keep"], default="keep")
     options = parser.parse_args(arguments)
     if options.task != "serve":
         return _alone(options)
@@ -101,7 +101,7 @@ def _alone(options: argparse.Namespace) -> int:
     return 0
 
 
-def open_host(state_dir: Path, netns: str | None, persist: str = "auto") -> Host:
+def open_host(state_dir: Path, netns: str | None, persist: str = "keep") -> Host:
     """The host, or the named namespace on it, which this process enters.
 
     :param persist: whether a reboot is to bring back what is recorded (the provider's configuration).

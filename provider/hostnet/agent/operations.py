@@ -6,7 +6,7 @@ Each one's `str` says what was asked, for an error message: "create bridge vmbr"
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
+from typing import Any, Union
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,20 @@ Operation = Union[
     DeleteRoute,
     WriteSysctl,
 ]
+
+
+_KINDS = {kind.__name__: kind for kind in Operation.__args__}  # type: ignore[attr-defined]
+
+
+def to_json(operation: Operation) -> dict[str, Any]:
+    """An operation as the record keeps it."""
+    return {"operation": type(operation).__name__, **vars(operation)}
+
+
+def from_json(data: dict[str, Any]) -> Operation:
+    """The operation that `to_json` wrote."""
+    made: Operation = _KINDS[data["operation"]](**{k: v for k, v in data.items() if k != "operation"})
+    return made
 
 
 @dataclass(frozen=True)

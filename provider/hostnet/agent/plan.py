@@ -29,9 +29,9 @@ class Plan:
     detached: list[str] = field(default_factory=list)
 
     @property
-    def empty(self) -> bool:
-        """Whether the links are as they should be."""
-        return not (self.build or self.remove)
+    def undo(self) -> tuple[Operation, ...]:
+        """What takes it all back, in order: the last step first."""
+        return tuple(each for step in reversed([*self.build, *self.remove]) for each in step.undo)
 
 
 @dataclass(frozen=True)

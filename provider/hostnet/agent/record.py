@@ -7,6 +7,7 @@ what shall be after a transaction that has not been seen to end: the next agent 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -16,7 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hostnet.agent import operations
+from hostnet.agent.operations import Operation
 from hostnet.agent.owners import Owner, Owners
+from hostnet.errors import Code, HostnetError
 from hostnet.objects import Object
 
 _FORMAT = 1
@@ -56,6 +60,7 @@ class Record:
     attached: dict[str, str] = field(default_factory=dict)  # link -> key of the glob that attached it
     claims: dict[str, str] = field(default_factory=dict)  # owner's key -> URN of who imported it and may take it over
     pending: dict[str, tuple[Owner | None, Owner | None]] | None = None  # of the transaction under way
+    undo: tuple[Operation, ...] = ()  # what takes the transaction under way back, in order
     outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)  # transaction -> errors, see `note_outcome`
 
     def note_outcome(self, transaction: str, errors: dict[str, Any]) -> None:
@@ -106,9 +111,17 @@ class Store:
     @contextmanager
     def locked(self) -> Iterator[Record]:
         """Hold the host's lock; gives the record as it is on disk now."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         while True:
-            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise HostnetError(
+                    Code.KERNEL,
+                    f"the record can't be kept in {self._directory}",
+                    f"{errno.errorcode.get(error.errno or 0, 'error')}: {os.strerror(error.errno or 0)}",
+                    "Set the provider's stateDir to a directory that root can write",
+                ) from None
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             # The last owner's delete takes the lock's file away: then this one locked a file that is gone.
             if self._lock_is_current(descriptor):
@@ -117,6 +130,8 @@ class Store:
         try:
             yield self._load()
         finally:
+            if not self._path.exists() and self._lock_is_current(descriptor):
+                self._remove()  # a look at a host that holds nothing leaves nothing there
             os.close(descriptor)
 
     def _lock_is_current(self, descriptor: int) -> bool:
@@ -134,18 +149,31 @@ class Store:
             return self._record
         seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
         if seen != self._stat:
-            self._record = self._parse(self._path.read_text())
+            self._record = self._read()
             self._stat = seen
         return self._record
+
+    def _read(self) -> Record:
+        try:
+            return self._parse(self._path.read_text())
+        except (ValueError, KeyError, TypeError) as error:
+            raise HostnetError(
+                Code.INVALID,
+                f"the record {self._path} can't be read",
+                f"{type(error).__name__}: {error}",
+                "Move it away: what the stacks' states know is taken as theirs again at their next `pulumi up`",
+            ) from None
 
     def _parse(self, text: str) -> Record:
         header_line, *lines = text.splitlines()
         header: dict[str, Any] = json.loads(header_line)
+        if header["format"] > _FORMAT:
+            raise ValueError(f"it was written by a newer hostnet (format {header['format']}, this one knows {_FORMAT})")
         if header.get("instance") != self._instance:
             return Record()  # a namespace of the same name, or the same one before a reboot
         record = Record(
             sysctls={name: Sysctl(**value) for name, value in header["sysctls"].items()},
-            table=Mark(**header["table"]),
+            table=Mark(**header.get("table", {})),
             attached=header["attached"],
             claims=header.get("claims", {}),
             outcomes=header.get("outcomes", {}),
@@ -155,6 +183,7 @@ class Store:
                 key: (old and Owner.parse(old), new and Owner.parse(new))
                 for key, (old, new) in header["pending"].items()
             }
+            record.undo = tuple(map(operations.from_json, header.get("undo", ())))
         for line in lines:
             owner = Owner.parse(line)
             record.owners[owner.key] = owner
@@ -177,6 +206,7 @@ class Store:
             "attached": record.attached,
             "outcomes": record.outcomes,
             "pending": pending,
+            "undo": [operations.to_json(each) for each in record.undo] if pending is not None else [],
         }
         lines = [json.dumps(header), *(owner.line for owner in record.owners.values())]
         temporary = self._path.with_suffix(".new")

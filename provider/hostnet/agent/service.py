@@ -27,7 +27,7 @@ from hostnet.objects import Glob, Link
 
 _SYSTEM_PYTHONS = ("/usr/bin/python3", "/run/current-system/sw/bin/python3")
 _SECONDS = 30
-_ENDED = "no process follows new interfaces: it was ended. The next change on this host, or `hostnet restore`, starts it again"
+_ENDED = "no process follows new interfaces: it was ended; the next change here, or `hostnet restore`, starts it"
 # What an interface's name or a glob may be made of; more is checked before it gets here.
 _PLAIN = re.compile(r"[A-Za-z0-9_.*?\[\]-]{1,64}")
 
@@ -74,14 +74,14 @@ class Service:
     """Of one record.
 
     :param netns: the named namespace that this is; None otherwise.
-    :param persist: `auto`, `always` or `never`, as the provider's configuration says.
+    :param persist: `auto`, `always` or `never`, as the provider's configuration says; `keep`: as it was.
     """
 
     def __init__(
         self,
         store: Store,
         netns: str | None = None,
-        persist: str = "auto",
+        persist: str = "keep",
         places: Places | None = None,
         tools: Tools | None = None,
     ) -> None:
@@ -170,13 +170,14 @@ class Service:
     def _sync_units(self, owners: Owners, *, globs: bool, warnings: list[str]) -> bool:
         """Install what is wanted, remove what is not; True where the watcher is a unit."""
         there = self._places.systemd.is_dir()
+        held = (self._places.units / f"{self._name}.service").exists()
         if owners and self._persist == "always" and not there:
             warnings.append(
                 "persist is `always`, but systemd does not run here: have the host's init run "
                 "`hostnet restore` at boot, before guests start"
             )
         wanted: dict[str, str] = {}
-        if there and owners and self._persist != "never":
+        if there and owners and self._persist != "never" and (held or self._persist != "keep"):
             try:
                 wanted = self._texts(globs=globs)
             except OSError as error:

@@ -1,4 +1,4 @@
-"""What hostnet holds on a host and what is not as it should be: for `hostnet status` and `hostnet graph`. Reads alone."""
+"""What hostnet holds on a host, and what is not as it should be. Reads alone."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from hostnet.agent.operations import WriteSysctl
 from hostnet.agent.owners import Owner
 from hostnet.agent.record import Record, Sysctl
 from hostnet.agent.state import Snapshot
-from hostnet.objects import DhcpServer, Forwarding
+from hostnet.objects import DhcpServer, Forwarding, Link, Port
 
 FORWARDING = {"ipv4": "net.ipv4.ip_forward", "ipv6": "net.ipv6.conf.all.forwarding"}
 _ACCEPT_RA = ".accept_ra"
@@ -49,6 +49,13 @@ class Switches:
             if current != value:
                 self._write(name, value)
         self._release(record, wanted)
+
+    def note(self, record: Record, owners: Mapping[str, Owner], context: Context, snapshot: Snapshot) -> None:
+        """Take down what is about to be set, and what it is now: whoever finishes or undoes it has to know."""
+        for name, value in self._wanted(record, owners, context, snapshot):
+            current = self._kernel.sysctl(name)
+            if current is not None and name not in record.sysctls:
+                record.sysctls[name] = Sysctl(current, value)
 
     def release(self, record: Record, owners: Mapping[str, Owner], context: Context, snapshot: Snapshot) -> None:
         """Restore what none of these owners needs any more; set nothing.
@@ -87,13 +94,13 @@ class Switches:
         if "ipv6" in families:
             # Before: once forwarding is on, an interface that accepts router advertisements as a host stops to, and
             # the uplink loses its default route (systemd#40322). One that does not accept them (0) is left alone.
-            for name in self._accepting(record, context, snapshot):
+            inner = _inner(owners, context)
+            for name in self._accepting(record, inner, snapshot):
                 yield name, "2"
         for family in sorted(families):
             yield FORWARDING[family], "1"
 
-    def _accepting(self, record: Record, context: Context, snapshot: Snapshot) -> Iterator[str]:
-        inner = {*context.devices, *(name for gateway in context.gateways.values() for name in gateway.internal)}
+    def _accepting(self, record: Record, inner: set[str], snapshot: Snapshot) -> Iterator[str]:
         for link in snapshot.links.values():
             name = f"net.ipv6.conf.{link.name.replace('.', '/')}{_ACCEPT_RA}"
             if link.name == "lo" or link.name in inner or link.master:
@@ -111,3 +118,13 @@ class Switches:
             (current := self._kernel.sysctl(name)) is None or current == (each.ours if each else "1")
             for name, each in zip(names, held)
         )
+
+
+def _inner(owners: Mapping[str, Owner], context: Context) -> set[str]:
+    """The interfaces that are no uplinks: ours, those we put into bridges, and those behind gateways."""
+    names = {name for gateway in context.gateways.values() for name in gateway.internal}
+    for owner in owners.values():
+        if owner.kinds & {Link, Port}:
+            names |= {item.name for item in owner.objects if isinstance(item, Link)}
+            names |= {item.link for item in owner.objects if isinstance(item, Port)}
+    return names

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from hostnet.agent.conntrack import Flows
 from hostnet.agent.elements import Context, compile_common, compile_object
-from hostnet.agent.nftables import Generation, Nft, NftError
+from hostnet.agent.nftables import Generation, MissingLibraryError, Nft, NftError
 from hostnet.agent.owners import Owner
 from hostnet.agent.record import Mark
 from hostnet.agent.ruleset import (
@@ -144,8 +144,7 @@ class Table:
         :raises NftError: where nft or the kernel refused; nothing has changed then.
         """
         if not after.elements:
-            self._drop()
-            return Mark()
+            return self._clear(before, comments, mark)
         now = self.generation()
         if mark.rules and mark.template == _TEMPLATE and mark.generation == now:
             try:
@@ -157,8 +156,30 @@ class Table:
             self._rebuild(after, comments)
             fresh = self._list(terse=True)
             return Mark(fresh.rules if fresh else "", _TEMPLATE, self.generation())
-        mark = Mark(listing.rules, _TEMPLATE, now)
-        return self._send(*_exact(listing, before.elements, after, {*ensure, ""}), after, comments, mark)
+        # Without a record of ours, what nobody here asked for may be another stack's, whose record is lost as well.
+        known = listing.elements if mark.rules else before.elements
+        removed, added, left = _exact(listing, before.elements, after, {*ensure, ""}, known)
+        mark = self._send(removed, added, after, comments, Mark(listing.rules, _TEMPLATE, now))
+        # What others have to mend yet must be looked at again when they do.
+        return replace(mark, generation=0) if left else mark
+
+    def _clear(self, before: Desired, comments: Mapping[str, str], mark: Mark) -> Mark:
+        """Nothing is needed any more: the tables go, unless, the record being lost, others' elements are in them."""
+        listing = None if mark.rules else self.listing(fresh=True)
+        if listing is not None and listing.elements.keys() - before.elements.keys():
+            there = [place for place in before.elements if place in listing.elements]
+            self._send(there, [], Desired(), comments, Mark())
+            return Mark()
+        self._drop()
+        return Mark()
+
+    @property
+    def there(self) -> bool:
+        """Whether any of our tables is there; False where nft is not installed."""
+        try:
+            return bool(self._there())
+        except MissingLibraryError:
+            return False
 
     def _send(
         self, removed: list[Place], added: list[Element], after: Desired, comments: Mapping[str, str], mark: Mark
@@ -197,18 +218,30 @@ def _delta(before: Mapping[Place, tuple[str, ...]], after: Desired) -> tuple[lis
 
 
 def _exact(
-    listing: Listing, before: Mapping[Place, tuple[str, ...]], after: Desired, ensure: set[str]
-) -> tuple[list[Place], list[Element]]:
-    """What has to change in what the kernel has: nobody's elements go, those of `ensure` are made right."""
-    removed = [place for place in listing.elements if place not in after.elements]
+    listing: Listing,
+    before: Mapping[Place, tuple[str, ...]],
+    after: Desired,
+    ensure: set[str],
+    known: Mapping[Place, tuple[str, ...]],
+) -> tuple[list[Place], list[Element], bool]:
+    """What has to change in what the kernel has: nobody's elements go, those of `ensure` are made right.
+
+    The last of the three: whether others' elements are not as they should be.
+    """
+    removed = [place for place in listing.elements if place not in after.elements and place in known]
     added = []
+    left = False
     for place, value in after.elements.items():
         there = listing.elements.get(place)
-        if there != value and (after.owners[place] in ensure or before.get(place) != value):
-            added.append(Element(*place, value))
-            if there is not None:
-                removed.append(place)
-    return removed, added
+        if there == value:
+            continue
+        if after.owners[place] not in ensure and before.get(place) == value:
+            left = True
+            continue
+        added.append(Element(*place, value))
+        if there is not None:
+            removed.append(place)
+    return removed, added, left
 
 
 def _batch(removed: list[Place], added: list[Element], after: Desired, comments: Mapping[str, str]) -> Iterator[str]:

@@ -138,7 +138,7 @@ class Host:
             self._previewed[old.key] = (old, None)
         self._previewed[new.key] = (old, new)
         planned[new.key] = new
-        dropped = self._foreign.warnings(new, planned, context_of(planned, snapshot, {}))
+        dropped = self._foreign.warnings(new, planned, lambda: context_of(planned, snapshot, {}))
         return View(new.id, new.objects, warnings=(*listeners.warnings(new, snapshot), *dropped))
 
     def _admit_one(
@@ -189,12 +189,14 @@ class Host:
         :param note: told the same before the record is written: what it adds to the record is as true as that.
         """
         before = record.owners.copy()
-        if not exact:
-            record.pending = pairs
-            self._save(record)
-        self.service.shield(owner for _, owner in pairs.values() if owner is not None)
         progress = _Progress()
         links = self._plan(record, pairs, before, snapshot, progress)
+        if not exact:
+            record.pending, record.undo = pairs, links.undo
+            after = _effective(before, pairs, {})
+            self._switches.note(record, after, context_of(after, snapshot, record.attached), snapshot)
+            self._save(record)
+        self.service.shield(owner for _, owner in pairs.values() if owner is not None)
         progress.had, record.attached = record.attached, _attached(record.attached, links, {})
         self._steps(links.build, progress)
         self._table_and_switches(record, pairs, before, snapshot, progress, exact=exact)
@@ -204,7 +206,7 @@ class Host:
             self._table_and_switches(record, pairs, before, snapshot, progress, exact=True)
         record.owners = _effective(before, pairs, progress.failed)
         record.attached = _attached(progress.had, links, progress.failed)
-        record.pending = None
+        record.pending, record.undo = None, ()
         note(progress.failed)
         self._save(record)
         self._notices = self.service.sync(record)
@@ -331,13 +333,20 @@ class Host:
         *,
         exact: bool,
     ) -> tuple[Desired, Desired]:
-        old = Desired() if exact else self._compiler.desired(before, context_of(before, snapshot, had))
+        known = before
+        lost = {key: had_ for key, (had_, _) in pairs.items() if had_ is not None and key not in before}
+        if lost:
+            # The record was lost: what the state knows of these is what may be there.
+            known = before.copy()
+            for key, owner in lost.items():
+                known[key] = owner
+        old = Desired() if exact else self._compiler.desired(known, context_of(known, snapshot, had))
         try:
             after = self._compiler.desired(owners, context_of(owners, snapshot, record.attached))
         except ClashError as clash:
             newer, holder = (clash.owner, clash.holder) if clash.owner in pairs else (clash.holder, clash.owner)
             raise _OwnerError([newer], _clash(clash, owners.get(holder))) from None
-        if not (old.elements or after.elements or record.table.rules):
+        if not (old.elements or after.elements or record.table.rules or (exact and self.table.there)):
             return old, after
         comments = {key: owner.comment for key, owner in owners.items()}
         ensure = set(owners) if exact else set(pairs)
@@ -377,6 +386,10 @@ class Host:
         """Go back to what was before a transaction that was not seen to end. True where there was one."""
         if record.pending is None:
             return False
+        for operation in record.undo:
+            # What was not done yet can't be undone, and that is fine.
+            with contextlib.suppress(OSError, LookupError):
+                self.kernel.perform(operation)
         pairs = {key: (new, old) for key, (old, new) in record.pending.items()}
         for key, (new, _) in pairs.items():
             if new is not None:

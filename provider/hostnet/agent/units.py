@@ -26,6 +26,10 @@ def command_line(argv: Sequence[str]) -> str:
     return " ".join(f'"{_escaped(word)}"' for word in argv)
 
 
+def _literal(path: Path) -> str:
+    return str(path).replace("%", "%%")
+
+
 def _escaped(word: str) -> str:
     return word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
 
@@ -40,10 +44,10 @@ def restore_unit(state_dir: Path, argv: Sequence[str]) -> str:
     :param argv: the agent's command line.
     """
     return f"""{_HEAD}[Unit]
-Description=hostnet: put back the network recorded in {_escaped(str(state_dir))}
+Description=hostnet: put back the network recorded in {_literal(state_dir)}
 DefaultDependencies=no
-ConditionPathExists={_escaped(str(state_dir))}/host.json
-RequiresMountsFor={_escaped(str(state_dir))}
+ConditionPathExists={_literal(state_dir)}/host.json
+RequiresMountsFor="{_literal(state_dir)}"
 Wants=network-pre.target
 After=local-fs.target systemd-sysctl.service systemd-modules-load.service systemd-tmpfiles-setup-dev.service
 After=network-pre.target nftables.service netfilter-persistent.service
@@ -66,7 +70,7 @@ def firewall_unit(name: str, state_dir: Path, argv: Sequence[str]) -> str:
     """Puts our accepts back into the chains of a firewall that has (re)started: it has emptied them."""
     return f"""{_HEAD}[Unit]
 Description=hostnet: put back what a firewall's start took away
-ConditionPathExists={_escaped(str(state_dir))}/host.json
+ConditionPathExists={_literal(state_dir)}/host.json
 After={name}.service {" ".join(_FIREWALLS)}
 
 [Service]
@@ -83,8 +87,8 @@ def watch_unit(name: str, state_dir: Path, argv: Sequence[str]) -> str:
     return f"""{_HEAD}[Unit]
 Description=hostnet: attach interfaces to their bridge when they appear
 DefaultDependencies=no
-ConditionPathExists={_escaped(str(state_dir))}/host.json
-RequiresMountsFor={_escaped(str(state_dir))}
+ConditionPathExists={_literal(state_dir)}/host.json
+RequiresMountsFor="{_literal(state_dir)}"
 After={name}.service
 Before=network.target {" ".join(_GUESTS)}
 Conflicts=shutdown.target

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _SIGNS = {"ok": "[green]ok[/]", "note": "[cyan]note[/]", "warn": "[yellow]warning[/]", "fail": "[red]wrong[/]"}
 

@@ -111,12 +111,17 @@ def connection(options: argparse.Namespace) -> Connection:
 
 
 async def _run(options: argparse.Namespace) -> int:
-    pool = Pool(Settings(state_dir=options.state_dir), lambda line: sys.stderr.write(f"{line}\n"))
+    # `keep`: whether a reboot is to bring things back is the provider's configuration to say.
+    pool = Pool(Settings(state_dir=options.state_dir, persist="keep"), _tell)
     try:
-        session = await pool.session(connection(options))
+        session = await pool.host(connection(options))
         return await _COMMANDS[options.command](options, session)
     finally:
         await pool.close()
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 async def _status(options: argparse.Namespace, session: Session) -> int:

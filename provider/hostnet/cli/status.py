@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _MOST_MEMBERS = 6
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -56,23 +58,24 @@ def holds(resource: dict[str, Any]) -> str:
     return "\n".join(words)
 
 
+_WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "link": lambda item: f"{'bridge' if item['kind'] == 'bridge' else 'TAP'} {item['name']}",
+    "address": lambda item: f"address {item['cidr']}",
+    "route": lambda item: f"route {item['cidr']}",
+    "port": lambda item: f"in {item['bridge']}",
+    "glob": lambda item: f"{item['pattern']} in {item['bridge']}",
+    "guest": lambda item: f"guest {item['mac']} {' '.join(item.get('addresses') or ())}",
+    "gateway": lambda item: f"NAT through {item.get('external', '?')} for {', '.join(inside(item)) or 'its forwards'}",
+    "forward": lambda item: (
+        f"{'+'.join(item['protocols'])} {_ports(item['ports'])} to {item['address']} {_ports(item['to_ports'])}"
+    ),
+    "dhcp": lambda _: "DHCP, DNS or RA",
+}
+
+
 def _words(item: dict[str, Any]) -> str:
-    kind = item["type"]
-    if kind == "link":
-        return f"{'bridge' if item['kind'] == 'bridge' else 'TAP'} {item['name']}"
-    if kind in ("address", "route"):
-        return f"{kind} {item['cidr']}"
-    if kind == "port":
-        return f"in {item['bridge']}"
-    if kind == "glob":
-        return f"{item['pattern']} in {item['bridge']}"
-    if kind == "guest":
-        return f"guest {item['mac']} {' '.join(item.get('addresses') or ())}"
-    if kind == "gateway":
-        return f"NAT through {item.get('external', '?')} for {', '.join(inside(item)) or 'its forwards'}"
-    if kind == "forward":
-        return f"{'+'.join(item['protocols'])} {_ports(item['ports'])} to {item['address']} {_ports(item['to_ports'])}"
-    return "DHCP, DNS or RA" if kind == "dhcp" else ""
+    words = _WORDS.get(item["type"])
+    return words(item) if words else ""
 
 
 def inside(gateway: dict[str, Any]) -> list[str]:
@@ -92,7 +95,8 @@ def _forwards(forwards: list[dict[str, Any]], names: dict[str, str]) -> Table:
         table.add_column(column, justify="right")
     for each in forwards:
         address = each["destinationAddress"]
-        destination = f"{f'[{address}]' if ':' in address else address}:{each['destinationPorts']}"
+        ports = each["destinationPorts"].replace(":", "-")
+        destination = f"{f'[{address}]' if ':' in address else address}:{ports}"
         name = names.get(each["owner"], each["owner"])
         table.add_row(
             escape(name), escape(each["id"]), escape(destination), str(each["packets"]), in_units(each["bytes"])
@@ -117,4 +121,4 @@ def _notes(data: dict[str, Any]) -> Iterator[str]:
     elif watcher["needed"]:
         yield "[red]No process follows new interfaces[/]; `hostnet restore` starts it."
     if data["strange"]:
-        yield f"[yellow]{data['strange']} elements of our nftables tables are nobody's[/]; the next `pulumi up` says more."
+        yield f"[yellow]{data['strange']} elements of our nftables tables are nobody's[/]; `pulumi refresh` says more."

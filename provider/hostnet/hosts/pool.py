@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from hostnet.hosts.api import Host
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.hosts.local import LocalTransport
 from hostnet.hosts.session import Session, Transport
@@ -25,7 +24,7 @@ class Pool:
         self._log = log
         self._sessions: dict[Connection, Session] = {}
 
-    async def host(self, connection: Connection) -> Host:
+    async def host(self, connection: Connection) -> Session:
         """The session with this connection's host; the first request that it is asked connects."""
         session = self._sessions.get(connection)
         if session is None:

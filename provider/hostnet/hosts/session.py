@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -127,6 +127,14 @@ class Session:
         """Put back what is recorded; gives the number of owners."""
         async with self._busy:
             return int(await self._ask("restore", {}, "restore"))
+
+    async def watch(self) -> AsyncIterator[str]:
+        """Have the agent follow new interfaces; gives what it says, till there is nothing to follow any more."""
+        async with self._busy:
+            channel = await self._open()
+            channel.write(json.dumps({"id": 0, "op": "watch"}).encode() + b"\n")
+            while line := await channel.reader.readline():
+                yield json.loads(line)["said"]
 
     async def connect(self) -> None:
         """Start the agent now, to learn whether the host is there."""

@@ -1,0 +1,195 @@
+"""The commands against a real host (tests/lab/bed.py), as a person runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+import pytest
+from hostnet.agent.daemon import PidFile
+from hostnet.cli.main import INTERRUPTED, OK, UNREACHED, USAGE, WRONG, main
+
+from tests.cli.conftest import PROGRAM, Terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.ssh.world import World
+
+
+def test_a_host_that_holds_nothing(terminal: Terminal) -> None:
+    """It says so, and leaves nothing behind."""
+    done = terminal.run("status")
+    assert (done.returncode, done.stderr) == (OK, "")
+    assert "hostnet holds nothing here" in done.stdout
+    assert terminal.run("restore").returncode == OK
+    assert "nothing to follow" in terminal.run("watch").stdout
+    assert not terminal.provider.directory.exists() or not list(terminal.provider.directory.iterdir())
+
+
+def test_status_tells_who_has_what_and_what_is_wrong(terminal: Terminal) -> None:
+    """Owners with their stacks, objects, members, drift in words, counters; `restore` mends what it told."""
+    terminal.stack.up(PROGRAM)
+    assert "all as declared" in terminal.run("status").stdout
+    terminal.bed.host.ip("address del 10.0.0.1/24 dev br-a", "link delete tap-web")
+    terminal.bed.switch("net.ipv4.ip_forward", "0")
+    terminal.bed.nft("flush map inet hostnet any4\n")
+    done = terminal.run("status")
+    for words in ("lab/lab", "br-a", "add address 10.0.0.1/24 to br-a", "create TAP tap-web", "ipv4 forwarding is off"):
+        assert words in done.stdout, done.stdout
+    data = json.loads(terminal.run("status", "--json").stdout)
+    drift = {each["name"]: each["drift"] for each in data["resources"]}
+    assert any("nftables element" in line for line in drift["web"])
+    assert {each["id"]: each["packets"] for each in data["portForwards"]}.keys() == {
+        "eth0/ipv4/tcp/80",
+        "eth0/ipv4/tcp/8000:8002",
+    }
+    done = terminal.run("restore")
+    assert "put back 6 resources" in done.stdout, done.stderr
+    data = json.loads(terminal.run("status", "--json").stdout)
+    assert [each["drift"] for each in data["resources"] if each["drift"]] == []
+
+
+def test_restore_starts_the_watcher_again(terminal: Terminal) -> None:
+    """A dead watcher is drift, told by status and doctor."""
+    terminal.stack.up(PROGRAM)
+    file = PidFile(next(terminal.provider.directory.glob("*.watch.pid")))
+    process = file.read()
+    assert process is not None
+    process.stop()
+    assert "No process follows new interfaces" in terminal.run("status").stdout
+    done = terminal.run("doctor")
+    assert done.returncode == WRONG
+    assert "`hostnet restore`" in done.stdout
+    assert terminal.run("restore").returncode == OK
+    assert file.read() is not None
+
+
+def test_doctor_finds_what_there_is(terminal: Terminal) -> None:
+    """What the kernel can is tried; a chain that drops is named; nothing of the host is touched."""
+    terminal.bed.nft(
+        "add table inet mine\nadd chain inet mine passing { type filter hook forward priority 0; policy drop; }\n"
+    )
+    before = terminal.bed.snapshot()
+    done = terminal.run("doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert terminal.bed.snapshot() == before
+    for name in ("nftables", "NAT", "concatenated maps", "hostnet's own rules", "bridges", "TAPs", "clock", "state"):
+        assert checks[name]["level"] == "ok", checks[name]
+    assert "inet mine passing drops" in checks["firewall"]["found"]
+    assert done.returncode == (WRONG if any(check["level"] == "fail" for check in checks.values()) else OK)
+    assert all(check["fix"] for check in checks.values() if check["level"] in ("warn", "fail"))
+
+
+@pytest.mark.parametrize("kind", ["text", "dot", "svg"])
+def test_graph(terminal: Terminal, tmp_path: Path, kind: str) -> None:
+    """Everything is in each form of it, and behind what it is behind."""
+    terminal.stack.up(PROGRAM)
+    file = tmp_path / "graph"
+    assert terminal.run("graph", "--format", kind, "--output", str(file)).returncode == OK
+    text = file.read_text()
+    for word in ("eth0", "NAT nat", "br-a", "gl-1", "gl-2", "tap-web", "web", "10.0.0.77", "fd12::1/64"):
+        assert word in text
+    if kind == "svg":
+        root = ET.fromstring(text)  # noqa: S314 - our own
+        boxes = [box for box in root if box.tag.endswith("rect")]
+        assert len(boxes) == len(json.loads(terminal.run("graph", "--json").stdout)["nodes"])
+        places = {(box.get("x"), box.get("y")) for box in boxes}
+        assert len(places) == len(boxes)
+    if kind == "text":
+        assert "      └─ br-a  10.0.0.1/24, fd12::1/64\n         ├─ gl-1\n" in text
+
+
+def test_watch_in_the_foreground_takes_over_and_hands_back(terminal: Terminal) -> None:
+    """It says what it does; the background's watcher rests meanwhile, and goes on after Ctrl-C."""
+    terminal.stack.up(PROGRAM)
+    file = PidFile(next(terminal.provider.directory.glob("*.watch.pid")))
+    first = file.read()
+    watch = subprocess.Popen(terminal.argv("watch"), env=terminal.environment, stdout=subprocess.PIPE, text=True)
+    assert watch.stdout is not None
+    assert watch.stdout.readline() == "following gl-* for br-a\n"
+    terminal.bed.host.ip("tuntap add gl-9 mode tap")
+    assert watch.stdout.readline() == "attached gl-9 to br-a\n"
+    assert file.read() != first
+    watch.send_signal(signal.SIGINT)
+    assert watch.wait(60) == INTERRUPTED
+    last = file.read()
+    assert last is not None
+    assert last != first
+    assert "watch" in Path(f"/proc/{last.pid}/cmdline").read_text()
+
+
+def test_errors_are_one_line_and_an_exit_code(terminal: Terminal) -> None:
+    """A namespace that is not there, a host that does not answer, a command line that makes no sense."""
+    done = subprocess.run(
+        [*terminal.argv("status")[:4], "--netns", "hnt-none"],
+        env=terminal.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == UNREACHED
+    assert done.stderr.count("\n") == 1
+    assert "ip netns add hnt-none" in done.stderr
+    done = terminal.run("status", "--host", "a:b:c")
+    assert done.returncode == USAGE
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("server", {"host": "server"}),
+        ("admin@192.0.2.1:2222", {"host": "192.0.2.1", "user": "admin", "port": 2222}),
+        ("root@[2001:db8::1]:22", {"host": "2001:db8::1", "user": "root", "port": 22}),
+        ("[2001:db8::1]", {"host": "2001:db8::1"}),
+    ],
+)
+def test_hosts(text: str, values: dict[str, Any]) -> None:
+    """As ssh and URLs write them."""
+    from hostnet.cli.main import host  # noqa: PLC0415 - beside what it is about
+
+    assert host(text) == values
+
+
+def test_help_says_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    """So that a script's author need not look for them."""
+    with pytest.raises(SystemExit):
+        main(["doctor", "--help"])
+    assert "exit codes" in capsys.readouterr().out
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """A machine beside another, with a real sshd."""
+    from tests.ssh.world import SERVER, World  # noqa: PLC0415 - it needs root and openssh
+
+    if os.geteuid() != 0 or not Path("/usr/sbin/sshd").exists():
+        pytest.skip("needs root and openssh-server")
+    world = World(tmp_path)
+    try:
+        world.server.start()
+        (tmp_path / "home" / ".ssh").mkdir(parents=True)
+        known = f"{SERVER} {world.server.host_key}\n"
+        (tmp_path / "home" / ".ssh" / "known_hosts").write_text(known)
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        yield world
+    finally:
+        world.close()
+
+
+def test_over_ssh(server: World, terminal: Terminal) -> None:
+    """`--host`: the same, on another machine, with its key known; nothing stays there."""
+    argv = terminal.argv("status", "--json", "--host", "root@192.0.2.2", "--identity", str(server.key))[:-4]
+    argv += ["--state-dir", str(server.directory / "state")]
+    done = server.client.call(
+        lambda: subprocess.run(argv, env={**terminal.environment, "HOME": os.environ["HOME"]}, capture_output=True,
+                               text=True, check=False, timeout=120)
+    )  # fmt: skip
+    assert done.returncode == OK, done.stderr
+    assert json.loads(done.stdout)["host"] == "root@192.0.2.2"
+    assert json.loads(done.stdout)["resources"] == []

@@ -1,0 +1,182 @@
+"""What is written for systemd and for network daemons: with places of the test's own, and nobody told."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hostnet.agent import units
+from hostnet.agent.owners import Owner, Owners
+from hostnet.agent.record import Store
+from hostnet.agent.service import Places, Service, Tools, agent_command
+from hostnet.objects import Glob, Link, Object
+
+ARGV = ["/usr/bin/python3", "-I", "-S", "/var/lib/hostnet/agent/0123.zip"]
+
+
+@dataclass
+class Told(Tools):
+    """What would have been run."""
+
+    commands: list[str] = field(default_factory=list)
+
+    def run(self, *argv: str) -> str:
+        """Note it."""
+        self.commands.append(" ".join(argv))
+        return ""
+
+
+class Bench:
+    """A service of the machine itself, in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        """Systemd and both network daemons run."""
+        self.directory = directory
+        self.places = Places(*(directory / str(field) for field in Places.__dataclass_fields__))
+        for place in (self.places.systemd, self.places.units, self.places.network_manager_runs):
+            place.mkdir(parents=True)
+        self.places.networkd_runs.write_text("")
+        self.tools = Told()
+        self.store = Store(directory / "state", "host", None)
+
+    def service(self, persist: str) -> Service:
+        """One, as an agent has it."""
+        return Service(self.store, None, persist, self.places, self.tools)
+
+    def sync(self, persist: str, *objects: Object) -> tuple[str, ...]:
+        """Record these and bring the rest to it."""
+        with self.store.locked() as record:
+            owner = Owner("urn:pulumi:dev::shop::hostnet:index:Bridge::net", "net", objects)
+            record.owners = Owners({owner.key: owner} if objects else {})
+            self.store.save(record)
+            return self.service(persist).sync(record)
+
+    def units(self) -> set[str]:
+        """The units that are there, by their role."""
+        name = units.instance_name(self.store.path.parent)
+        return {path.name.removeprefix(name).removesuffix(".service") for path in self.places.units.iterdir()}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """A machine."""
+    return Bench(tmp_path)
+
+
+BRIDGE = Link("br0", "bridge")
+GLOB = Glob("br0", "vm-*")
+
+
+def test_units_come_with_the_first_resource_and_go_with_the_last(bench: Bench) -> None:
+    """Enabled, with a copy of the agent that outlives the provider's; the watcher's only with a match."""
+    bench.sync("auto", BRIDGE)
+    assert bench.units() == {"", "-firewall"}
+    assert any(command.startswith("systemctl enable") for command in bench.tools.commands)
+    agent = list((bench.store.path.parent / "agent").glob("*.zip"))
+    assert len(agent) == 1
+    text = next(path for path in bench.places.units.iterdir() if "-firewall" not in path.name).read_text()
+    assert str(agent[0]) in text
+    bench.sync("auto", BRIDGE, GLOB)
+    assert bench.units() == {"", "-firewall", "-watch"}
+    assert "start --no-block" in bench.tools.commands[-1]
+    bench.sync("auto", BRIDGE)
+    assert bench.units() == {"", "-firewall"}
+    assert any("disable --quiet --now" in command for command in bench.tools.commands)
+    before = len(bench.tools.commands)
+    bench.sync("auto", BRIDGE)
+    assert len(bench.tools.commands) == before, "nothing changed: nobody is told"
+    bench.sync("auto")
+    assert bench.units() == set()
+    assert not bench.store.path.parent.exists()
+
+
+def test_never_and_always(bench: Bench) -> None:
+    """`never`: no unit, and those that are there go. `always` without systemd: a warning that says what to do."""
+    bench.sync("auto", BRIDGE)
+    bench.sync("never", BRIDGE)
+    assert bench.units() == set()
+    bench.sync("keep", BRIDGE)
+    assert bench.units() == set(), "`hostnet restore` leaves it as it is"
+    shutil.rmtree(bench.places.systemd)
+    assert bench.sync("auto", BRIDGE) == ()
+    (warning,) = bench.sync("always", BRIDGE)
+    assert "hostnet restore" in warning
+
+
+def test_units_that_cannot_be_written_are_a_warning(bench: Bench) -> None:
+    """NixOS: /etc/systemd/system is the store's. The network is made all the same."""
+    shutil.rmtree(bench.places.units)
+    bench.places.units.write_text("not a directory")
+    warnings = bench.sync("auto", BRIDGE)
+    assert any("won't come back after a reboot" in warning for warning in warnings)
+
+
+def test_network_daemons_are_kept_off(bench: Bench) -> None:
+    """Before the interfaces are made, for as long as they are there, and not where no daemon runs."""
+    networkd, manager = bench.places.networkd, bench.places.network_manager
+    bench.service("never").shield([Owner("urn", "id", (BRIDGE,))])
+    assert [path.suffix for path in networkd.iterdir()] == [".network"]
+    text = next(networkd.iterdir()).read_text()
+    assert "[Match]\nName=br0\n" in text
+    assert "Unmanaged=yes" in text
+    assert "unmanaged-devices+=interface-name:br0\n" in next(manager.iterdir()).read_text()
+    assert bench.tools.commands == ["networkctl reload", "systemctl reload NetworkManager.service"]
+    bench.service("never").shield([Owner("urn", "id", (GLOB,))])
+    assert "Name=br0\nName=vm-*\n" in next(networkd.iterdir()).read_text()
+    assert (next(networkd.iterdir()).stat().st_mode & 0o777) == 0o644
+    bench.sync("never", BRIDGE)
+    assert "vm-*" not in next(networkd.iterdir()).read_text()
+    bench.sync("never")
+    assert list(networkd.iterdir()) == list(manager.iterdir()) == []
+
+
+def test_a_namespace_has_neither(tmp_path: Path) -> None:
+    """Units and daemons are the machine's own."""
+    bench = Bench(tmp_path)
+    bench.store = Store(tmp_path / "state", "netns-1", "boot 1 1")
+    bench.service("always").shield([Owner("urn", "id", (BRIDGE,))])
+    assert bench.sync("always", BRIDGE) == ()
+    assert bench.units() == set()
+    assert not bench.places.networkd.exists()
+
+
+def test_other_state_directories_have_other_units() -> None:
+    """They are different owners."""
+    assert units.instance_name(Path("/var/lib/hostnet")) == "hostnet"
+    assert units.instance_name(Path("/srv/a")) != units.instance_name(Path("/srv/b"))
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    """It finds no fault with them, and reads odd paths as they are meant."""
+    odd = tmp_path / "a b%c$d"
+    argv = agent_command(Path(__file__).resolve().parents[2] / "provider")
+    texts = {
+        "hostnet.service": units.restore_unit(odd, argv),
+        "hostnet-firewall.service": units.firewall_unit("hostnet", odd, argv),
+        "hostnet-watch.service": units.watch_unit("hostnet", odd, argv),
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / name) for name in texts)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = [line for line in done.stderr.splitlines() if "hostnet" in line]
+    assert said == [], done.stderr
+
+
+def test_restore_comes_before_guests_and_after_firewalls() -> None:
+    """The order at boot."""
+    text = units.restore_unit(Path("/var/lib/hostnet"), ARGV)
+    assert 'ExecStart="/usr/bin/python3" "-I" "-S" "/var/lib/hostnet/agent/0123.zip" "restore"' in text
+    lines = dict.fromkeys(text.splitlines())
+    before = " ".join(line for line in lines if line.startswith("Before="))
+    after = " ".join(line for line in lines if line.startswith("After="))
+    assert all(unit in before for unit in ("network.target", "libvirtd.service", "microvms.target"))
+    assert all(unit in after for unit in ("network-pre.target", "nftables.service", "systemd-sysctl.service"))
