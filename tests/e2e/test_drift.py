@@ -66,7 +66,7 @@ def test_links_that_were_changed(stack: Stack, host: Host) -> None:
                 mtu=1400 if name == "mtu" else None,
                 connection=connection,
             )
-        for name in ("apart", "isolated", "size"):
+        for name in ("apart", "isolated", "size", "owner"):
             hostnet.TapBinding(
                 name,
                 name=f"t-{name}",
@@ -98,6 +98,7 @@ def test_links_that_were_changed(stack: Stack, host: Host) -> None:
             "ip link set t-apart nomaster",
             "ip link set t-isolated type bridge_slave isolated on",
             "ip link set t-size mtu 1280",
+            "ip tuntap add dev t-owner mode tap vnet_hdr user 2000",
             "ip address del 10.255.0.1/32 dev t-away",
             "ip route del 10.200.0.2/32 dev t-routed",
         ],
@@ -110,6 +111,7 @@ def test_links_that_were_changed(stack: Stack, host: Host) -> None:
             "apart": {"bridge"},
             "isolated": {"isolated"},
             "size": {"mtu"},
+            "owner": {"owner"},
             "away": {"addresses", "routes"},  # with the last IPv4 address the kernel drops the IPv4 routes
             "routed": {"routes"},
         },

@@ -406,7 +406,9 @@ class Mortal:
         self._left = moment
         host = agent.host
         host.kernel.perform = self._around(host.kernel.perform)  # type: ignore[method-assign]
-        host.table.nft.run = self._around(host.table.nft.run)  # type: ignore[method-assign]
+        # libnftables opens its socket where it is loaded: in the namespace, not in this thread's.
+        nft = agent.bed.host.call(lambda: host.table.nft)
+        nft.run = self._around(nft.run)
         host._store.save = self._around(host._store.save)  # type: ignore[method-assign]
 
     def _around(self, function: Callable[[Any], None]) -> Callable[[Any], None]:

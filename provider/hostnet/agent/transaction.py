@@ -340,7 +340,7 @@ class Host:
             known = before.copy()
             for key, owner in lost.items():
                 known[key] = owner
-        old = Desired() if exact else self._compiler.desired(known, context_of(known, snapshot, had))
+        old = self._compiler.desired(known, context_of(known, snapshot, had))
         try:
             after = self._compiler.desired(owners, context_of(owners, snapshot, record.attached))
         except ClashError as clash:

@@ -27,6 +27,7 @@ from hostnet.agent.links import LinkEvents
 from hostnet.agent.owners import Owner, Owners
 from hostnet.agent.record import Store
 from hostnet.agent.service import Service
+from hostnet.errors import HostnetError
 
 Say = Callable[[str], None]
 _LOG_BYTES = 128 << 10
@@ -115,6 +116,7 @@ class Watcher:
         self._behind = True  # something failed or was missed: everything has to be looked at
         self._over = False
         self._gone: set[str] = set()
+        self._trouble = ""  # said once, however often it is met
 
     def run(self, also: int | None = None) -> None:
         """Follow until no glob is recorded, or the namespace has lost its name.
@@ -166,10 +168,12 @@ class Watcher:
             return
         try:
             report = self._follower.follow(None if self._behind else appeared, renamed, self._gone)
-        except OSError as error:
-            self._say(f"can't follow: {error.strerror}: {error.filename or ''}; it is tried again")
-            self._behind = True
+        except (OSError, HostnetError) as error:
+            if str(error) != self._trouble:
+                self._say(f"can't follow: {error}; it is tried again every {_RETRY_SECONDS:g} s")
+            self._behind, self._trouble = True, str(error)
             return
+        self._trouble = ""
         self._behind, self._over, self._gone = False, report.done, set()
         for line in report.lines:
             self._say(line)

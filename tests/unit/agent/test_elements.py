@@ -1,0 +1,158 @@
+"""From objects to elements of the table, and from elements back to what is seen of the objects."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import pytest
+from hostnet.agent.context import context_of
+from hostnet.agent.elements import compile_common, compile_object
+from hostnet.agent.resolve import World
+from hostnet.agent.ruleset import SETS, Element, parse_listing, render, table_text
+from hostnet.agent.table import ClashError, Compiler
+from hostnet.agent.view import Sight, see
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.agent.data import Case, check, element, owners, parameters, snapshot
+
+
+@parameters("elements")
+def test_objects_become_these_elements(case: Case) -> None:
+    """Each owner's own, and what all share; every one of them is one that nft can be told."""
+    held = owners(case)
+    context = context_of(held, snapshot(case), case.get("attached", {}))
+    own = {
+        one.urn.split(":")[-1]: [element(each) for item in one.objects for each, _ in compile_object(item, context)]
+        for one in held.values()
+    }
+    found = {name: elements for name, elements in own.items() if elements}
+    common = [each for each, _ in compile_common(context)]
+    check("elements", case, {"elements": found, "common": [element(each) for each in common]})
+    for one in held.values():
+        for item in one.objects:
+            for each, _ in compile_object(item, context):
+                assert render(each, one.comment)
+
+
+@parameters("elements")
+def test_all_elements_together_clash_only_where_it_is_said(case: Case) -> None:
+    """Two owners that want one place with different values can't both have it."""
+    held = owners(case)
+    try:
+        Compiler().desired(held, context_of(held, snapshot(case), case.get("attached", {})))
+    except ClashError as clash:
+        check("elements", case, {"clash": element(clash.element)})
+    else:
+        assert "clash" not in case
+
+
+@parameters("view")
+def test_what_is_missing_or_changed_is_seen_in_its_property(case: Case) -> None:
+    """`loses`: elements that the kernel has not; `has`: what it has instead. What is whole is as it was declared."""
+    held, state = owners(case), snapshot(case)
+    context = context_of(held, state, case.get("attached", {}))
+    there = dict(Compiler().desired(held, context).elements)
+    for text in case.get("loses", ()):
+        del there[place(text)]
+    for text in case.get("has", ()):
+        key, _, value = text.partition(" : ")
+        there[place(key)] = tuple(value.split(" . "))
+    sight = Sight(World(held, state), context, there, case.get("attached", {}), forwarding=lambda _: True)
+    found = {}
+    for one in held.values():
+        seen = [x and json.loads(json.dumps(asdict(x))) for x in see(one, sight)]
+        found[one.urn.split(":")[-1]] = [x and {key: value for key, value in x.items() if value} for x in seen]
+    check("view", case, {"seen": found})
+
+
+def place(text: str) -> tuple[str, tuple[str, ...]]:
+    """Where an element is, as a case writes it."""
+    name, _, key = text.partition(" ")
+    return name, tuple(key.split(" . "))
+
+
+@pytest.mark.parametrize("field", ['br0" }', "a b", "a/b", "", "x" * 16, "a\nb", "$(id)", "a;b", "{", "ä"])
+def test_no_text_of_a_users_reaches_nft_as_a_name(field: str) -> None:
+    """Each field is checked against its type."""
+    with pytest.raises(ValueError, match="no interface name"):
+        render(Element("ours", (field,)))
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("any4", ("eth0", "icmp", "80"), ("10.0.0.2", "80")),
+        ("any4", ("eth0", "tcp", "80; flush ruleset"), ("10.0.0.2", "80")),
+        ("any4", ("eth0", "tcp", "80"), ("fd12::2", "80")),
+        ("any6", ("eth0", "tcp", "80"), ("10.0.0.2", "80")),
+        ("nets4", ("10.0.0.1/24",), ()),
+        ("own4", ("localhost",), ()),
+    ],
+)
+def test_a_field_that_is_not_of_its_type_is_refused(name: str, key: tuple[str, ...], value: tuple[str, ...]) -> None:
+    """Before nft sees it."""
+    with pytest.raises(ValueError, match=r"."):
+        render(Element(name, key, value))
+
+
+@given(st.text(max_size=300))
+def test_a_comment_is_harmless_and_short(text: str) -> None:
+    """No quote, no backslash, no newline; the kernel takes 128 bytes with its header."""
+    rendered = render(Element("ours", ("br0",)), text)
+    comment = rendered.removeprefix('"br0"').removeprefix(' comment "').removesuffix('"')
+    assert not set(comment) & set('"\\\n{};')
+    assert len(comment.encode()) <= 100
+
+
+def test_every_set_is_declared_and_used() -> None:
+    """A set that no rule looks at is of no use, one that a rule looks at must be there."""
+    text = table_text()
+    for name in SETS:
+        assert f"@{name}" in text, name
+        assert f" {name} {{ type" in text, name
+
+
+def test_a_listing_is_read_back_as_elements() -> None:
+    """Concatenations, prefixes, ranges, comments and counters, as libnftables 1.0.6 prints them."""
+    listed = [
+        {"chain": {"family": "inet", "table": "hostnet", "name": "raw", "handle": 1}},
+        {
+            "map": {
+                "name": "span4",
+                "elem": [
+                    [
+                        {"elem": {"val": {"concat": ["eth0", "tcp", {"prefix": {"addr": "0.0.0.0", "len": 0}},  # noqa: S104
+                                                     {"range": [80, 82]}]}, "comment": "x"}},
+                        {"concat": ["10.0.0.2", 80]},
+                    ]
+                ],
+            }
+        },
+        {"set": {"name": "ours", "elem": ["br0", {"elem": {"val": "br1", "comment": "y"}}]}},
+        {
+            "set": {
+                "name": "counted4",
+                "elem": [{"elem": {"val": {"concat": ["tcp", 80, "10.0.0.2"]}, "counter": {"packets": 3, "bytes": 180}}}],
+            }
+        },
+    ]  # fmt: skip
+    found = parse_listing(listed)
+    assert found.elements == {
+        ("span4", ("eth0", "tcp", "0.0.0.0/0", "80-82")): ("10.0.0.2", "80"),
+        ("ours", ("br0",)): (),
+        ("ours", ("br1",)): (),
+        ("counted4", ("tcp", "80", "10.0.0.2")): (),
+    }
+    assert found.counters == {("counted4", ("tcp", "80", "10.0.0.2")): (3, 180)}
+
+
+def test_a_print_of_the_rules_is_of_the_rules_alone() -> None:
+    """Elements and handles do not change it; a rule does."""
+    chain = {"chain": {"family": "inet", "table": "hostnet", "name": "raw", "handle": 1}}
+    again = {"chain": {"family": "inet", "table": "hostnet", "name": "raw", "handle": 9}}
+    elements = {"set": {"name": "ours", "elem": ["br0"]}}
+    rule = {"rule": {"family": "inet", "table": "hostnet", "chain": "raw", "handle": 2, "expr": []}}
+    assert parse_listing([chain]).rules == parse_listing([again, elements]).rules
+    assert parse_listing([chain]).rules != parse_listing([chain, rule]).rules

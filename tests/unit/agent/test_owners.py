@@ -1,0 +1,100 @@
+"""Owners, the ports that they take, and how they are written down."""
+
+from __future__ import annotations
+
+import pytest
+from hostnet.agent.owners import Owner, Owners
+from hostnet.errors import Code, HostnetError
+from hostnet.objects import Address, Forward, Forwarding, Gateway, Guest, Link, Object, Port, StaticLease
+from hostnet.objects import DhcpServer, from_json, to_json
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.agent.data import Case, owner, owners, parameters, urn
+
+
+@parameters("conflicts")
+def test_a_port_that_is_taken_is_refused_and_its_owner_named(case: Case) -> None:
+    """Whole or in part; a specific listen address beside a wildcard is fine."""
+    held = owners(case)
+    new = owner("PortForward new", case["wants"], case)
+    held[new.key] = new
+    if case["error"] is None:
+        held.forwards.check(new, held)
+        return
+    with pytest.raises(HostnetError) as error:
+        held.forwards.check(new, held)
+    assert error.value.code is Code.CONFLICT
+    assert [error.value.what, error.value.why] == case["error"]
+
+
+SOME: tuple[Object, ...] = (
+    Link("br0", "bridge", "06:00:00:00:00:01", 1400, stp=True),
+    Address("br0", "fd12::1/64"),
+    Port("vm0", "br0", isolated=True),
+    Guest("vm0", "br0", "02:00:00:00:00:01", ("10.0.0.2/24",), "web", ("10.0.0.2/24",)),
+    Gateway("nat", "eth0", ("br0",), dmz_except=(22, 80)),
+    Forward("ipv6", ("tcp", "udp"), (80, 82), "fd12::2", (80, 82), listen=("::",)),
+    Forwarding("ipv4"),
+    DhcpServer("br0", dhcp=True, static_leases=(StaticLease("02:00:00:00:00:01", "10.0.0.2", "web"),)),
+)
+
+
+@pytest.mark.parametrize("item", SOME, ids=lambda item: item.type)
+def test_an_object_survives_the_trip(item: Object) -> None:
+    """What is written down is read back as it was, defaults left out or not."""
+    assert from_json(to_json(item)) == item
+
+
+@given(st.text(), st.text(), st.lists(st.sampled_from(SOME), unique=True), st.booleans())
+def test_an_owner_survives_the_record(name: str, identity: str, items: list[Object], gone: bool) -> None:  # noqa: FBT001
+    """One line an owner, whatever a resource is called."""
+    one = Owner(urn(f"Bridge {name}"), identity, tuple(items), gone)
+    assert "\n" not in one.line
+    assert Owner.parse(one.line) == one
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 8), st.integers(0, 3)), max_size=12))
+def test_the_index_of_ports_is_as_if_made_anew(steps: list[tuple[int, int, int]]) -> None:
+    """Kept up over every change, it says what one that is made from scratch says."""
+    kept = Owners()
+    assert kept.forwards
+    for number, port, length in steps:
+        name = f"PortForward f{number}"
+        one = Owner(urn(name), name, (Forward("ipv4", ("tcp",), (port, port + length), "10.0.0.2", (80, 80), external="e"),))
+        if length == 3:
+            kept.remove(one.key)
+        else:
+            kept[one.key] = one
+    probe = Owner("other", "other", (Forward("ipv4", ("tcp",), (4, 6), "10.0.0.3", (80, 80), external="e"),))
+    assert _refused(probe, kept) == _refused(probe, Owners(dict(kept)))
+
+
+def _refused(probe: Owner, held: Owners) -> bool:
+    try:
+        held.forwards.check(probe, held)
+    except HostnetError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("given_urn", "label", "comment"),
+    [
+        ("urn:pulumi:dev::shop::hostnet:index:Bridge::net", "Bridge net (stack dev of project shop)", "dev/shop Bridge net"),
+        (
+            "urn:pulumi:dev::shop::my:mod:Comp$hostnet:index:PortForward::a::b",
+            None,
+            None,
+        ),
+        ("odd", "odd", "odd"),
+    ],
+)
+def test_a_label_says_whose_it_is(given_urn: str, label: str | None, comment: str | None) -> None:
+    """Also inside a component; a name may hold `::` itself."""
+    one = Owner(given_urn, "x")
+    if label is None:
+        assert one.kind == "PortForward"
+        assert one.label == "PortForward a::b (stack dev of project shop)"
+    else:
+        assert (one.label, one.comment) == (label, comment)
