@@ -8,7 +8,7 @@ export PATH := $(shell $(PYTHON) -m tools.setup env)
 # The lines of `make test` are one story, with pytest's closing line last.
 .NOTPARALLEL:
 
-.PHONY: help setup demo test lint unit kernel sdk schema docs bench clean
+.PHONY: help setup demo test lint unit kernel fuzz sdk schema docs bench clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
@@ -31,6 +31,10 @@ unit: setup ## The tests that need neither root nor kernel
 
 kernel: setup ## All other tests: real packets, the real pulumi, a microVM
 	$(PY) -m pytest -q -n 2 --ignore=tests/unit tests
+
+fuzz: setup ## Random sequences against the model: HOSTNET_SEQUENCES (5000), HOSTNET_SEED (the time)
+	@HOSTNET_SEQUENCES=$${HOSTNET_SEQUENCES:-5000} HOSTNET_SEED=$${HOSTNET_SEED:-$$(date +%s)} \
+		$(PY) -m pytest -q -n 2 tests/netns/test_properties.py -k test_whatever
 
 schema: setup ## schema.json from the resources' own types
 	$(PY) -m hostnet.resources.schema > schema.json.part

@@ -535,6 +535,31 @@ def test_subnets_of_one_bridge_may_overlap(ground: Ground, stack: Stack) -> None
     assert stack.refresh() == {}
 
 
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("name", "networks"),
+    [
+        ("internalIps", ["10.9.0.0/16", "10.9.1.0/24"]),
+        ("internalIpv6s", ["fd19::/48", "fd19::/64"]),
+        ("sourceCidrs", ["198.51.0.0/16", "198.51.100.0/24"]),
+    ],
+)
+def test_networks_of_one_list_may_overlap(
+    ground: Ground, stack: Stack, name: str, networks: list[str], order: int
+) -> None:
+    """One inside the other says nothing new, in whichever order; and the narrower one may be taken out again."""
+
+    def program(given: list[str]) -> dict[str, tuple[str, Inputs]]:
+        if name == "sourceCidrs":
+            return {"web": ("PortForward", {"sourcePort": 80, "destination": "10.0.0.2", name: given})}
+        return {"nat": ("NatGateway", {name: given, "enableIpv6": True})}
+
+    stack.up(program(networks[::order]))
+    assert stack.refresh() == {}
+    stack.up(program(networks[:1]))
+    assert stack.refresh() == {}
+
+
 @pytest.mark.parametrize("listen", [{}, {"listenAddresses": ["192.0.2.2", "192.0.2.3"], "sourceCidrs": ["10.0.0.0/8"]}])
 def test_what_is_gone_is_let_go(ground: Ground, stack: Stack, listen: Inputs) -> None:
     """What a refresh finds gone leaves the state: then nobody will ask to delete what is left of it."""

@@ -12,7 +12,7 @@ import random
 import re
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import asyncssh
 
@@ -112,7 +112,9 @@ class Dialler:
         if connection.proxy is None:
             return None
         if self._jump is None or self._jump.is_closed():
-            self._jump = await self._patiently(connection.proxy, quick=quick)
+            # Patience is for the way as a whole: what the connection allows holds for its jump host as well.
+            proxy = replace(connection.proxy, dial_error_limit=connection.dial_error_limit)
+            self._jump = await self._patiently(proxy, quick=quick)
         return self._jump
 
 

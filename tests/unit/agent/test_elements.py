@@ -15,7 +15,7 @@ from hostnet.agent.view import Sight, see
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.agent.data import Case, check, element, owners, parameters, snapshot
+from tests.unit.agent.data import NAMES, Case, check, element, owners, parameters, snapshot
 
 
 @parameters("elements")
@@ -59,7 +59,7 @@ def test_what_is_missing_or_changed_is_seen_in_its_property(case: Case) -> None:
     for text in case.get("has", ()):
         key, _, value = text.partition(" : ")
         there[place(key)] = tuple(value.split(" . "))
-    sight = Sight(World(held, state), context, there, case.get("attached", {}), forwarding=lambda _: True)
+    sight = Sight(World(held, state), context, there, case.get("attached", {}), NAMES, lambda _: True)
     found = {}
     for one in held.values():
         seen = [x and json.loads(json.dumps(asdict(x))) for x in see(one, sight)]
