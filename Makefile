@@ -45,7 +45,7 @@ docs: setup ## docs/resources from the same types, and the listings in docs/ fro
 	$(PY) -m tools.docs_listing docs/nft.md docs/drift-and-import.md
 
 sdk: schema ## The SDKs for Python, Node.js and Go from schema.json
-	"$$($(PYTHON) -m tools.setup gensdk)" schema.json sdk
+	"$$($(PYTHON) -m tools.setup gensdk)" schema.json sdk tools/gensdk/overlays
 	@$(PYTHON) -m tools.setup
 
 bench: setup ## Compare hostnet with a no-op provider, in one run

@@ -5,11 +5,21 @@ Each test breaks many things at once, each at another resource: what is shown an
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Mapping
 
 import pulumi_hostnet as hostnet
 
 from tests.e2e.stacks import Host, Program, Stack
+
+# Gives a persistent TAP to another user, which `ip tuntap` can not. TUNSETIFF with IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, TUNSETOWNER.
+GIVE_AWAY = """
+import fcntl, os, struct, sys
+tun = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH14x", sys.argv[1].encode(), 0x5002))
+fcntl.ioctl(tun, 0x400454CC, int(sys.argv[2]))
+"""
 
 Diffs = Mapping[str, set[str]]
 
@@ -98,7 +108,7 @@ def test_links_that_were_changed(stack: Stack, host: Host) -> None:
             "ip link set t-apart nomaster",
             "ip link set t-isolated type bridge_slave isolated on",
             "ip link set t-size mtu 1280",
-            "ip tuntap add dev t-owner mode tap vnet_hdr user 2000",
+            shlex.join([sys.executable, "-c", GIVE_AWAY, "t-owner", "2000"]),
             "ip address del 10.255.0.1/32 dev t-away",
             "ip route del 10.200.0.2/32 dev t-routed",
         ],

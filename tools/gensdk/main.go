@@ -1,8 +1,9 @@
 // Command gensdk writes hostnet's SDKs from its schema:
 //
-//	gensdk SCHEMA OUT
+//	gensdk SCHEMA OUT OVERLAYS
 //
-// reads the file SCHEMA and replaces OUT/python, OUT/nodejs and OUT/go. It calls the generators as libraries
+// reads the file SCHEMA and replaces OUT/python, OUT/nodejs and OUT/go. The modules in OVERLAYS/python, written by
+// hand, become modules of the Python SDK's package; what they export, it exports. It calls the generators as libraries
 // because `pulumi package gen-sdk` needs a language host for each language, and those come with the official CLI only.
 package main
 
@@ -30,17 +31,32 @@ type language struct {
 	generate func(*schema.Package) (map[string][]byte, error)
 }
 
-// languages lists the SDKs that are written.
-func languages() []language {
+// languages lists the SDKs that are written, with what the folder overlays adds to them.
+func languages(overlays string) []language {
 	return []language{
 		{"python", func(p *schema.Package) (map[string][]byte, error) {
-			return pygen.GeneratePackage(tool, p, nil, noPackages{})
+			return python(p, filepath.Join(overlays, "python"))
 		}},
 		{"nodejs", func(p *schema.Package) (map[string][]byte, error) {
 			return nodegen.GeneratePackage(tool, p, nil, nil, false, noPackages{})
 		}},
 		{"go", func(p *schema.Package) (map[string][]byte, error) { return gogen.GeneratePackage(tool, p, nil) }},
 	}
+}
+
+// python generates the Python SDK with the modules in a folder, which its package imports as it does its own.
+func python(pkg *schema.Package, folder string) (map[string][]byte, error) {
+	paths, err := filepath.Glob(filepath.Join(folder, "*.py"))
+	if err != nil {
+		return nil, err
+	}
+	modules := map[string][]byte{}
+	for _, path := range paths {
+		if modules[filepath.Base(path)], err = os.ReadFile(path); err != nil {
+			return nil, err
+		}
+	}
+	return pygen.GeneratePackage(tool, pkg, modules, noPackages{})
 }
 
 // noPackages is a loader of other packages' schemas for a schema that refers to none. A real one would need plugins.
@@ -123,14 +139,14 @@ func write(spec schema.PackageSpec, lang language, out string) error {
 
 // run is the command without the process around it.
 func run(args []string) error {
-	if len(args) != 2 {
-		return errors.New("usage: gensdk SCHEMA OUT")
+	if len(args) != 3 {
+		return errors.New("usage: gensdk SCHEMA OUT OVERLAYS")
 	}
 	spec, err := readSpec(args[0])
 	if err != nil {
 		return err
 	}
-	for _, lang := range languages() {
+	for _, lang := range languages(args[2]) {
 		if err := write(spec, lang, args[1]); err != nil {
 			return err
 		}

@@ -43,12 +43,14 @@ class Owner:
     @property
     def kind(self) -> str:
         """The resource's kind, from its URN: "Bridge"."""
-        return self.urn.split("::")[-2].split("$")[-1].split(":")[-1] if self.urn.count("::") >= _URN_PARTS - 1 else ""
+        return (
+            self.urn.split("::", 3)[-2].split("$")[-1].split(":")[-1] if self.urn.count("::") >= _URN_PARTS - 1 else ""
+        )
 
     @property
     def label(self) -> str:
         """For messages and comments: `PortForward web (stack dev of project shop)`."""
-        parts = self.urn.split("::")
+        parts = self.urn.split("::", 3)
         if not self.kind:
             return self.urn or self.id
         return f"{self.kind} {parts[-1]} (stack {parts[0][len('urn:pulumi:') :]} of project {parts[1]})"
@@ -56,7 +58,7 @@ class Owner:
     @property
     def comment(self) -> str:
         """Short, for an nft element: `dev/shop PortForward web`."""
-        parts = self.urn.split("::")
+        parts = self.urn.split("::", 3)
         if not self.kind:
             return self.urn or self.id
         return f"{parts[0].removeprefix('urn:pulumi:')}/{parts[1]} {self.kind} {parts[-1]}"

@@ -98,7 +98,7 @@ def _link(key: str, item: Link, before: Link | None, snapshot: Snapshot, names: 
             into.build.append(Step(key, ops.SetLink(item.name, mtu=item.mtu, mac=item.mac)))
         into.build.append(Step(key, ops.SetLink(item.name, up=True)))
         return
-    _change_link(key, item, before, state, names, into)
+    _change_link(key, item, before, snapshot, names, into)
     if not state.up:
         into.build.append(Step(key, ops.SetLink(item.name, up=True), (ops.SetLink(item.name, up=False),)))
 
@@ -109,7 +109,8 @@ def _create(item: Link) -> Operation:
     return ops.CreateTap(item.name, item.user, item.group, item.multi_queue, item.vnet_hdr)
 
 
-def _change_link(key: str, item: Link, before: Link | None, state: LinkState, names: Names, into: Plan) -> None:
+def _change_link(key: str, item: Link, before: Link | None, snapshot: Snapshot, names: Names, into: Plan) -> None:
+    state = snapshot.links[item.name]
     bridge = item.kind == "bridge"
     # A bridge follows its smallest port until an MTU is set by hand, also to what it happens to be.
     unpinned = bridge and (before is None or before.mtu is None)
@@ -132,12 +133,15 @@ def _change_link(key: str, item: Link, before: Link | None, state: LinkState, na
             ops.SetBridgeOption(item.name, "vlan_filtering", state.vlan_filtering),
         )
     if not bridge and not same_user(item, state, names):
-        old_user = None if state.uid is None else str(state.uid)
-        old_group = None if state.gid is None else str(state.gid)
-        add(
-            ops.SetTapUser(item.name, item.user, item.group, item.multi_queue, item.vnet_hdr),
-            ops.SetTapUser(item.name, old_user, old_group, item.multi_queue, item.vnet_hdr),
-        )
+        operation = ops.SetTapUser(item.name, item.user, item.group, item.multi_queue, item.vnet_hdr)
+        into.build.append(Step(key, operation, _former_user(item, state, snapshot)))
+
+
+def _former_user(item: Link, state: LinkState, snapshot: Snapshot) -> tuple[Operation, ...]:
+    """What gives a TAP its former owner and group; one that it had not can only be taken off by making it anew."""
+    if (state.uid is None and item.user is not None) or (state.gid is None and item.group is not None):
+        return (ops.DeleteLink(item.name), *_remake(item, snapshot))
+    return (ops.SetTapUser(item.name, _number(state.uid), _number(state.gid), item.multi_queue, item.vnet_hdr),)
 
 
 def same_user(item: Link, state: LinkState, names: Names) -> bool:
@@ -321,16 +325,24 @@ def _let_go(key: str, item: Glob, snapshot: Snapshot, attached: Mapping[str, str
 
 
 def _remake(item: Link, snapshot: Snapshot) -> Iterable[Operation]:
-    """What brings a deleted link back as it was."""
-    yield _create(item)
-    state = snapshot.links[item.name]
-    if item.kind == "tap":
-        yield ops.SetLink(item.name, mac=state.mac, mtu=state.mtu)
-        master = snapshot.master_of(item.name)
-        if master:
-            yield ops.SetLink(item.name, bridge=master, isolated=state.isolated)
-    yield ops.SetLink(item.name, up=state.up)
-    yield from (ops.AddAddress(item.name, cidr) for cidr in snapshot.addresses.get(item.name, ()))
-    yield from (ops.AddRoute(item.name, cidr) for cidr in snapshot.routes.get(item.name, ()))
+    """What brings a deleted link back as it was, whatever is declared by now."""
+    name, state = item.name, snapshot.links[item.name]
     if item.kind == "bridge":
-        yield from (ops.SetLink(port, bridge=item.name) for port in snapshot.ports_of(item.name))
+        yield ops.CreateBridge(name, state.mac, item.mtu, state.stp, state.vlan_filtering)
+    else:
+        yield ops.CreateTap(name, _number(state.uid), _number(state.gid), state.multi_queue, state.vnet_hdr)
+        yield ops.SetLink(name, mac=state.mac, mtu=state.mtu)
+        master = snapshot.master_of(name)
+        if master:
+            yield ops.SetLink(name, bridge=master, isolated=state.isolated, hairpin=state.hairpin)
+    yield ops.SetLink(name, up=state.up)
+    yield from (ops.AddAddress(name, cidr) for cidr in snapshot.addresses.get(name, ()))
+    yield from (ops.AddRoute(name, cidr) for cidr in snapshot.routes.get(name, ()))
+    if item.kind == "bridge":
+        # The kernel clears isolation and hairpin mode as a port leaves.
+        for port in map(snapshot.links.__getitem__, snapshot.ports_of(name)):
+            yield ops.SetLink(port.name, bridge=name, isolated=port.isolated, hairpin=port.hairpin)
+
+
+def _number(number: int | None) -> str | None:
+    return None if number is None else str(number)
