@@ -1,33 +1,41 @@
-"""A microVM host's network: guests on one bridge that can't reach each other, reached through the host's ports.
+"""A microVM host's network in one component: the page of microvm.nix on `systemd.network` and `networking.nat`.
 
-A guest's name, and which ports of the host lead to which of its own (in both IP families), is all that one writes down.
+The VMM makes a guest's TAP (its name begins with `vm-`) and gives it the MAC address that stands here. The guest then
+has its address by DHCP, its name in the host's DNS, an IPv6 address by router advertisements, and the way out.
 """
 
 import pulumi
 import pulumi_hostnet as hostnet
 
+PREFIX = "fd12:3456:789a::"
+# Name: MAC address, last part of its addresses, and which ports of the host lead to which of its own.
 GUESTS = {
-    "web": {80: 80, 443: 443},
-    "git": {2222: 22},
+    "web": ("02:00:00:00:00:02", 2, {80: 80, 443: 443}),
+    "git": ("02:00:00:00:00:03", 3, {2222: 22}),
 }
 
-bridge = hostnet.Bridge("microvm", addresses=["10.0.0.1/24", "fd12:3456:789a::1/64"], port_isolation=True)
-nat = hostnet.NatGateway("nat", internal_interfaces=[bridge.name], enable_ipv6=True)
+
+def forwards(number: int, ports: dict[int, int]) -> list[hostnet.ForwardPortArgs]:
+    """A guest's ports in both IP families. Its IPv6 address, which DHCP does not give, is set in the guest."""
+    return [
+        hostnet.ForwardPortArgs(source_port=source, destination=f"{address}:{port}")
+        for source, port in ports.items()
+        for address in (f"10.0.0.{number}", f"[{PREFIX}{number}]")
+    ]
 
 
-def destinations(guest: hostnet.outputs.GuestNetwork, port: int) -> list[str]:
-    """The guest's addresses with a port, as a forward's destination has them."""
-    bare = [cidr.split("/")[0] for cidr in guest.addresses]
-    return [f"[{address}]:{port}" if ":" in address else f"{address}:{port}" for address in bare]
-
-
-for name, ports in GUESTS.items():
-    tap = hostnet.TapBinding(name, name=f"vm-{name}", bridge=bridge.name, guest=hostnet.GuestArgs(hostname=name))
-    for source, port in ports.items():
-        found = tap.guest.apply(lambda guest, port=port: destinations(guest, port))
-        for index, family in enumerate(("v4", "v6")):
-            hostnet.PortForward(
-                f"{name}-{source}-{family}", nat_gateway=nat.id, source_port=source, destination=found[index]
-            )
-    # What a resource that starts the VM needs: its MAC address, and `ip=` for its kernel.
-    pulumi.export(name, tap.guest)
+host = hostnet.MicroVmHost(
+    "microvm",
+    addresses=["10.0.0.1/24", f"{PREFIX}1/64"],
+    match="vm-*",
+    port_isolation=True,  # guests can't reach each other
+    dhcp_server=hostnet.DhcpServerArgs(
+        static_leases=[
+            hostnet.StaticLeaseArgs(mac_address=mac, address=f"10.0.0.{number}", hostname=name)
+            for name, (mac, number, _) in GUESTS.items()
+        ],
+    ),
+    forwards=[entry for _, number, ports in GUESTS.values() for entry in forwards(number, ports)],
+)
+pulumi.export("bridge", host.bridge_name)
+pulumi.export("externalAddresses", host.external_addresses)

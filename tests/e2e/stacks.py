@@ -405,7 +405,8 @@ class Host:
     def routes(self) -> set[str]:
         """The routes to networks and hosts, `10.0.0.5 dev t0`."""
         both = json.loads(self.run("ip -j -4 route show")) + json.loads(self.run("ip -j -6 route show"))
-        return {f"{one['dst']} dev {one['dev']}" for one in both if "dev" in one}
+        # The kernel makes the link-local ones when a link first has a carrier.
+        return {f"{one['dst']} dev {one['dev']}" for one in both if "dev" in one and one["dst"] != "fe80::/64"}
 
     @property
     def ruleset(self) -> list[dict[str, Any]]:

@@ -13,7 +13,8 @@ import pulumi_hostnet as hostnet
 
 from tests.e2e.stacks import Host, Program, Stack
 
-# Gives a persistent TAP to another user, which `ip tuntap` can not. TUNSETIFF with IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, TUNSETOWNER.
+# Gives a persistent TAP to another user, which `ip tuntap` can not.
+# TUNSETIFF with IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, TUNSETOWNER.
 GIVE_AWAY = """
 import fcntl, os, struct, sys
 tun = os.open("/dev/net/tun", os.O_RDWR)

@@ -69,6 +69,9 @@ class Host:
         self._servers = Servers(store)
         # What a preview has asked for so far: its later wishes build on its earlier ones, as the real ones will.
         self._previewed: Pairs = {}
+        # What was created again though it was there: `pulumi up --replace` of a thing that keeps its name. The delete of
+        # what it replaces, which follows, is about the same thing, and must not take it away.
+        self._again: set[str] = set()
 
     # --- wishes ----------------------------------------------------------------------------------------------------
 
@@ -109,6 +112,12 @@ class Host:
                 old, new = self._admit_one(change, after, snapshot, record.claims)
             except HostnetError as error:
                 outcomes[number] = error
+                continue
+            if new is not None and not change.known and new.key in after:
+                self._again.add(new.key)
+            elif new is None and old is not None and old.key in self._again:
+                self._again.discard(old.key)
+                admitted[number] = Owner(change.urn, change.id)
                 continue
             owner = new or old or Owner(change.urn, change.id)
             admitted[number] = new or Owner(change.urn, change.id)
@@ -228,6 +237,8 @@ class Host:
         world = World(_effective(before, pairs, progress.failed), snapshot)
         names = names_of(world.owners.values())
         for old, new in pairs.values():
+            if old is None and new is None:
+                continue  # changed its name: the pair of the new one has the objects
             plan(old, new, world, record.attached, names, links)
         attached = _attached(record.attached, links, {})
         old_ports = context_of(before, snapshot, record.attached).ports

@@ -113,8 +113,8 @@ class PortForwardInfo(Declared):
     destination_address: str = output(OUT_TEXT, "The guest's address.")
     destination_ports: str = output(OUT_TEXT, "The guest's port or range.")
     owner: str = output(OUT_TEXT, "The URN of the resource it belongs to.")
-    packets: int = output(OUT_INT, "First packets of connections that it took.")
-    bytes: int = output(OUT_INT, "Bytes of those packets.", unit="bytes")
+    packets: int = output(OUT_INT, "Packets that it carried, both ways.")
+    bytes: int = output(OUT_INT, "Bytes that it carried, both ways.", unit="bytes")
 
 
 class GetPortForwardsResult(Declared):

@@ -78,7 +78,7 @@ func (PortForwardState) ElementType() reflect.Type {
 type portForwardArgs struct {
 	// How to reach the host. Default: the provider's `connection`, else this machine.
 	Connection *Connection `pulumi:"connection"`
-	// Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: the port where it names none: the source port.
+	// Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
 	Destination string `pulumi:"destination"`
 	// The interface to listen on. Not with `natGateway`. Default: the NatGateway's, else the interface of the default route. A change replaces the resource.
 	ExternalInterface *string `pulumi:"externalInterface"`
@@ -100,7 +100,7 @@ type portForwardArgs struct {
 type PortForwardArgs struct {
 	// How to reach the host. Default: the provider's `connection`, else this machine.
 	Connection ConnectionPtrInput
-	// Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: the port where it names none: the source port.
+	// Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
 	Destination pulumi.StringInput
 	// The interface to listen on. Not with `natGateway`. Default: the NatGateway's, else the interface of the default route. A change replaces the resource.
 	ExternalInterface pulumi.StringPtrInput

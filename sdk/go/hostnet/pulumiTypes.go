@@ -441,9 +441,9 @@ type DhcpServer struct {
 	Domain *string `pulumi:"domain"`
 	// How long a lease lasts: `<n>s|m|h|d`, `120s` at least, or `infinite`. Default: 1h.
 	LeaseTime *string `pulumi:"leaseTime"`
-	// The last address to lease. Default: see `rangeStart`.
+	// The last address to lease. Default: as `rangeStart`.
 	RangeEnd *string `pulumi:"rangeEnd"`
-	// The first address to lease. Default: with `rangeEnd` absent too: the subnet less what is used.
+	// The first address to lease. Default: with `rangeEnd`, the subnet less what is used.
 	RangeStart *string `pulumi:"rangeStart"`
 	// Leases that are always the same. Guests of a `TapBinding` have theirs without being listed here.
 	StaticLeases []StaticLease `pulumi:"staticLeases"`
@@ -468,9 +468,9 @@ type DhcpServerArgs struct {
 	Domain pulumi.StringPtrInput `pulumi:"domain"`
 	// How long a lease lasts: `<n>s|m|h|d`, `120s` at least, or `infinite`. Default: 1h.
 	LeaseTime pulumi.StringPtrInput `pulumi:"leaseTime"`
-	// The last address to lease. Default: see `rangeStart`.
+	// The last address to lease. Default: as `rangeStart`.
 	RangeEnd pulumi.StringPtrInput `pulumi:"rangeEnd"`
-	// The first address to lease. Default: with `rangeEnd` absent too: the subnet less what is used.
+	// The first address to lease. Default: with `rangeEnd`, the subnet less what is used.
 	RangeStart pulumi.StringPtrInput `pulumi:"rangeStart"`
 	// Leases that are always the same. Guests of a `TapBinding` have theirs without being listed here.
 	StaticLeases StaticLeaseArrayInput `pulumi:"staticLeases"`
@@ -569,12 +569,12 @@ func (o DhcpServerOutput) LeaseTime() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v DhcpServer) *string { return v.LeaseTime }).(pulumi.StringPtrOutput)
 }
 
-// The last address to lease. Default: see `rangeStart`.
+// The last address to lease. Default: as `rangeStart`.
 func (o DhcpServerOutput) RangeEnd() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v DhcpServer) *string { return v.RangeEnd }).(pulumi.StringPtrOutput)
 }
 
-// The first address to lease. Default: with `rangeEnd` absent too: the subnet less what is used.
+// The first address to lease. Default: with `rangeEnd`, the subnet less what is used.
 func (o DhcpServerOutput) RangeStart() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v DhcpServer) *string { return v.RangeStart }).(pulumi.StringPtrOutput)
 }
@@ -638,7 +638,7 @@ func (o DhcpServerPtrOutput) LeaseTime() pulumi.StringPtrOutput {
 	}).(pulumi.StringPtrOutput)
 }
 
-// The last address to lease. Default: see `rangeStart`.
+// The last address to lease. Default: as `rangeStart`.
 func (o DhcpServerPtrOutput) RangeEnd() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v *DhcpServer) *string {
 		if v == nil {
@@ -648,7 +648,7 @@ func (o DhcpServerPtrOutput) RangeEnd() pulumi.StringPtrOutput {
 	}).(pulumi.StringPtrOutput)
 }
 
-// The first address to lease. Default: with `rangeEnd` absent too: the subnet less what is used.
+// The first address to lease. Default: with `rangeEnd`, the subnet less what is used.
 func (o DhcpServerPtrOutput) RangeStart() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v *DhcpServer) *string {
 		if v == nil {
@@ -670,7 +670,7 @@ func (o DhcpServerPtrOutput) StaticLeases() StaticLeaseArrayOutput {
 
 // A port forward.
 type ForwardPort struct {
-	// Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: the port where it names none: the source port.
+	// Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
 	Destination string `pulumi:"destination"`
 	// The addresses of the host to listen on; `0.0.0.0` and `::` are every address of their family. A specific address wins over a wildcard of the same port. Default: every address of the external side.
 	ListenAddresses []string `pulumi:"listenAddresses"`
@@ -697,7 +697,7 @@ type ForwardPortInput interface {
 
 // A port forward.
 type ForwardPortArgs struct {
-	// Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: the port where it names none: the source port.
+	// Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
 	Destination pulumi.StringInput `pulumi:"destination"`
 	// The addresses of the host to listen on; `0.0.0.0` and `::` are every address of their family. A specific address wins over a wildcard of the same port. Default: every address of the external side.
 	ListenAddresses pulumi.StringArrayInput `pulumi:"listenAddresses"`
@@ -763,7 +763,7 @@ func (o ForwardPortOutput) ToForwardPortOutputWithContext(ctx context.Context) F
 	return o
 }
 
-// Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: the port where it names none: the source port.
+// Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
 func (o ForwardPortOutput) Destination() pulumi.StringOutput {
 	return o.ApplyT(func(v ForwardPort) string { return v.Destination }).(pulumi.StringOutput)
 }
@@ -1409,7 +1409,7 @@ func (o LeaseArrayOutput) Index(i pulumi.IntInput) LeaseOutput {
 
 // A port forward on a host, with its counters.
 type PortForwardInfo struct {
-	// Bytes of those packets. Unit: bytes.
+	// Bytes that it carried, both ways. Unit: bytes.
 	Bytes int `pulumi:"bytes"`
 	// The guest's address.
 	DestinationAddress string `pulumi:"destinationAddress"`
@@ -1419,7 +1419,7 @@ type PortForwardInfo struct {
 	Id string `pulumi:"id"`
 	// The URN of the resource it belongs to.
 	Owner string `pulumi:"owner"`
-	// First packets of connections that it took.
+	// Packets that it carried, both ways.
 	Packets int `pulumi:"packets"`
 	// Its protocol: "tcp", "udp", "sctp" or "tcp+udp".
 	Protocol string `pulumi:"protocol"`
@@ -1442,7 +1442,7 @@ func (o PortForwardInfoOutput) ToPortForwardInfoOutputWithContext(ctx context.Co
 	return o
 }
 
-// Bytes of those packets. Unit: bytes.
+// Bytes that it carried, both ways. Unit: bytes.
 func (o PortForwardInfoOutput) Bytes() pulumi.IntOutput {
 	return o.ApplyT(func(v PortForwardInfo) int { return v.Bytes }).(pulumi.IntOutput)
 }
@@ -1467,7 +1467,7 @@ func (o PortForwardInfoOutput) Owner() pulumi.StringOutput {
 	return o.ApplyT(func(v PortForwardInfo) string { return v.Owner }).(pulumi.StringOutput)
 }
 
-// First packets of connections that it took.
+// Packets that it carried, both ways.
 func (o PortForwardInfoOutput) Packets() pulumi.IntOutput {
 	return o.ApplyT(func(v PortForwardInfo) int { return v.Packets }).(pulumi.IntOutput)
 }

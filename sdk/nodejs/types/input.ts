@@ -146,11 +146,11 @@ export interface DhcpServerArgs {
      */
     leaseTime?: pulumi.Input<string | undefined>;
     /**
-     * The last address to lease. Default: see `rangeStart`.
+     * The last address to lease. Default: as `rangeStart`.
      */
     rangeEnd?: pulumi.Input<string | undefined>;
     /**
-     * The first address to lease. Default: with `rangeEnd` absent too: the subnet less what is used.
+     * The first address to lease. Default: with `rangeEnd`, the subnet less what is used.
      */
     rangeStart?: pulumi.Input<string | undefined>;
     /**
@@ -164,7 +164,7 @@ export interface DhcpServerArgs {
  */
 export interface ForwardPortArgs {
     /**
-     * Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: the port where it names none: the source port.
+     * Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
      */
     destination: pulumi.Input<string>;
     /**

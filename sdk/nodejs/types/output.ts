@@ -218,7 +218,7 @@ export interface Lease {
  */
 export interface PortForwardInfo {
     /**
-     * Bytes of those packets. Unit: bytes.
+     * Bytes that it carried, both ways. Unit: bytes.
      */
     bytes: number;
     /**
@@ -238,7 +238,7 @@ export interface PortForwardInfo {
      */
     owner: string;
     /**
-     * First packets of connections that it took.
+     * Packets that it carried, both ways.
      */
     packets: number;
     /**

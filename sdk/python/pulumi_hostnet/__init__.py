@@ -10,6 +10,7 @@ from .bridge import *
 from .get_bridge import *
 from .get_host import *
 from .get_port_forwards import *
+from .micro_vm_host import *
 from .nat_gateway import *
 from .port_forward import *
 from .provider import *

@@ -635,11 +635,11 @@ class DhcpServerArgsDict(TypedDict):
     """
     range_end: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
-    The last address to lease. Default: see `rangeStart`.
+    The last address to lease. Default: as `rangeStart`.
     """
     range_start: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
-    The first address to lease. Default: with `rangeEnd` absent too: the subnet less what is used.
+    The first address to lease. Default: with `rangeEnd`, the subnet less what is used.
     """
     static_leases: NotRequired[pulumi.Input[Optional[Sequence[pulumi.Input['StaticLeaseArgsDict']]]]]
     """
@@ -661,8 +661,8 @@ class DhcpServerArgs:
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] dns_servers: Name servers to hand out, in this order; an empty list hands out none. Default: the gateway answers DNS itself.
         :param pulumi.Input[_builtins.str] domain: The guests' domain: their names are answered with and without it. Default: none.
         :param pulumi.Input[_builtins.str] lease_time: How long a lease lasts: `<n>s|m|h|d`, `120s` at least, or `infinite`. Default: 1h.
-        :param pulumi.Input[_builtins.str] range_end: The last address to lease. Default: see `rangeStart`.
-        :param pulumi.Input[_builtins.str] range_start: The first address to lease. Default: with `rangeEnd` absent too: the subnet less what is used.
+        :param pulumi.Input[_builtins.str] range_end: The last address to lease. Default: as `rangeStart`.
+        :param pulumi.Input[_builtins.str] range_start: The first address to lease. Default: with `rangeEnd`, the subnet less what is used.
         :param pulumi.Input[Sequence[pulumi.Input['StaticLeaseArgs']]] static_leases: Leases that are always the same. Guests of a `TapBinding` have theirs without being listed here.
         """
         if dns_servers is not None:
@@ -718,7 +718,7 @@ class DhcpServerArgs:
     @pulumi.getter(name="rangeEnd")
     def range_end(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The last address to lease. Default: see `rangeStart`.
+        The last address to lease. Default: as `rangeStart`.
         """
         return pulumi.get(self, "range_end")
 
@@ -730,7 +730,7 @@ class DhcpServerArgs:
     @pulumi.getter(name="rangeStart")
     def range_start(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The first address to lease. Default: with `rangeEnd` absent too: the subnet less what is used.
+        The first address to lease. Default: with `rangeEnd`, the subnet less what is used.
         """
         return pulumi.get(self, "range_start")
 
@@ -757,7 +757,7 @@ class ForwardPortArgsDict(TypedDict):
     """
     destination: pulumi.Input[_builtins.str]
     """
-    Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: the port where it names none: the source port.
+    Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
     """
     source_port: pulumi.Input[Union[_builtins.int, _builtins.str]]
     """
@@ -792,7 +792,7 @@ class ForwardPortArgs:
         """
         A port forward.
 
-        :param pulumi.Input[_builtins.str] destination: Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: the port where it names none: the source port.
+        :param pulumi.Input[_builtins.str] destination: Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
         :param pulumi.Input[Union[_builtins.int, _builtins.str]] source_port: The port on the external side: a number, or a range as `"from:to"`.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] listen_addresses: The addresses of the host to listen on; `0.0.0.0` and `::` are every address of their family. A specific address wins over a wildcard of the same port. Default: every address of the external side.
         :param pulumi.Input[_builtins.bool] loopback: Also reached from the host itself and from the internal networks, the guest itself included. Default: true.
@@ -814,7 +814,7 @@ class ForwardPortArgs:
     @pulumi.getter
     def destination(self) -> pulumi.Input[_builtins.str]:
         """
-        Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: the port where it names none: the source port.
+        Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
         """
         return pulumi.get(self, "destination")
 

@@ -636,12 +636,12 @@ class PortForwardInfo(dict):
         """
         A port forward on a host, with its counters.
 
-        :param _builtins.int bytes: Bytes of those packets. Unit: bytes.
+        :param _builtins.int bytes: Bytes that it carried, both ways. Unit: bytes.
         :param _builtins.str destination_address: The guest's address.
         :param _builtins.str destination_ports: The guest's port or range.
         :param _builtins.str id: Its id; of an inline forward the id it would have as a resource.
         :param _builtins.str owner: The URN of the resource it belongs to.
-        :param _builtins.int packets: First packets of connections that it took.
+        :param _builtins.int packets: Packets that it carried, both ways.
         :param _builtins.str protocol: Its protocol: "tcp", "udp", "sctp" or "tcp+udp".
         :param _builtins.str source_ports: The port or range on the external side.
         """
@@ -658,7 +658,7 @@ class PortForwardInfo(dict):
     @pulumi.getter
     def bytes(self) -> _builtins.int:
         """
-        Bytes of those packets. Unit: bytes.
+        Bytes that it carried, both ways. Unit: bytes.
         """
         return pulumi.get(self, "bytes")
 
@@ -698,7 +698,7 @@ class PortForwardInfo(dict):
     @pulumi.getter
     def packets(self) -> _builtins.int:
         """
-        First packets of connections that it took.
+        Packets that it carried, both ways.
         """
         return pulumi.get(self, "packets")
 

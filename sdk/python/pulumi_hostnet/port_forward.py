@@ -33,7 +33,7 @@ class PortForwardArgs:
         """
         The set of arguments for constructing a PortForward resource.
 
-        :param pulumi.Input[_builtins.str] destination: Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: the port where it names none: the source port.
+        :param pulumi.Input[_builtins.str] destination: Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
         :param pulumi.Input[Union[_builtins.int, _builtins.str]] source_port: The port on the external side: a number, or a range as `"from:to"`. A change replaces the resource.
         :param pulumi.Input['ConnectionArgs'] connection: How to reach the host. Default: the provider's `connection`, else this machine.
         :param pulumi.Input[_builtins.str] external_interface: The interface to listen on. Not with `natGateway`. Default: the NatGateway's, else the interface of the default route. A change replaces the resource.
@@ -64,7 +64,7 @@ class PortForwardArgs:
     @pulumi.getter
     def destination(self) -> pulumi.Input[_builtins.str]:
         """
-        Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: the port where it names none: the source port.
+        Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
         """
         return pulumi.get(self, "destination")
 
@@ -204,7 +204,7 @@ class PortForward(pulumi.CustomResource):
         :param str resource_name: The name of the resource.
         :param pulumi.ResourceOptions opts: Options for the resource.
         :param pulumi.Input[Union['ConnectionArgs', 'ConnectionArgsDict']] connection: How to reach the host. Default: the provider's `connection`, else this machine.
-        :param pulumi.Input[_builtins.str] destination: Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: the port where it names none: the source port.
+        :param pulumi.Input[_builtins.str] destination: Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
         :param pulumi.Input[_builtins.str] external_interface: The interface to listen on. Not with `natGateway`. Default: the NatGateway's, else the interface of the default route. A change replaces the resource.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] listen_addresses: The addresses of the host to listen on; `0.0.0.0` and `::` are every address of their family. A specific address wins over a wildcard of the same port. Default: every address of the external side. A change replaces the resource.
         :param pulumi.Input[_builtins.bool] loopback: Also reached from the host itself and from the internal networks, the guest itself included. Default: true.

@@ -64,7 +64,7 @@ class MicroVmHost(pulumi.ComponentResource):
     """The addresses that guests are seen with outside, without prefix lengths."""
 
     # The annotations say `Union` for Pythons before 3.10, where type hints with `|` can't be evaluated.
-    def __init__(  # noqa: D417 - `self` is no argument to tell of
+    def __init__(
         self,
         resource_name: str,
         opts: Optional[pulumi.ResourceOptions] = None,  # noqa: UP045

@@ -1,0 +1,155 @@
+"""Each project in examples/, as a user copies it: up, up again, destroy, on a host that nothing has touched."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pulumi_hostnet as hostnet
+import pytest
+
+from tests.e2e.stacks import Cli, Host, Run, Stack
+from tools.paths import CHECKOUT
+
+EXAMPLES = CHECKOUT / "examples"
+MANY = 300  # forwards of many-forwards
+
+
+class Example(Stack):
+    """A stack of an example, copied as git has it; `../..` has what the checkout's has."""
+
+    def _write(self, name: str, content: object) -> None:
+        if name != "Pulumi.yaml":
+            super()._write(name, content)
+            return
+        for file in EXAMPLES.joinpath(self.project).iterdir():
+            if file.is_file() and not file.match("Pulumi.*.yaml"):
+                shutil.copy(file, self.folder)
+        for folder in ("provider", ".venv"):
+            link = self.folder / ".." / ".." / folder
+            if not link.is_symlink():
+                link.symlink_to(CHECKOUT / folder)
+
+
+def processes(host: Host) -> list[str]:
+    """What runs in the host's namespace."""
+    found = subprocess.run(["ip", "netns", "pids", host.name], capture_output=True, text=True, check=True)
+    return [Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ") for pid in found.stdout.split()]
+
+
+def life_cycle(stack: Stack, host: Host, program: Callable[[], None] | None, check: Callable[[Run], None]) -> None:
+    """Up with no warning; up again changes nothing; destroy leaves nothing.
+
+    :param check: looks at the host after the first `up`.
+    """
+    before = host.snapshot()
+    made = stack.up(program)
+    assert made.warnings == []
+    assert set(made.changes.values()) == {"create"}
+    check(made)
+    assert stack.up(program, "--expect-no-changes").changes == {}
+    stack.destroy()
+    assert host.snapshot() == before
+    assert host.left == []
+    assert processes(host) == []
+
+
+# --- what each builds ----------------------------------------------------------------------------------------------
+
+
+def microvm_host(host: Host, outputs: dict[str, Any]) -> None:
+    """The bridge, the gateway and both guests' ports; a TAP that a VMM makes is attached."""
+    bridge = outputs["bridge"]
+    assert host.addresses(bridge) == ["10.0.0.1/24", "fd12:3456:789a::1/64"]
+    assert outputs["externalAddresses"] == ["192.0.2.2", "2001:db8::2"]
+    assert host.forwards() == {80: "10.0.0.2:80", 443: "10.0.0.2:443", 2222: "10.0.0.3:22"}
+    assert host.forwards("any6")[80] == "fd12:3456:789a::2:80"
+    assert sum("dnsmasq" in line for line in processes(host)) > 0
+    attached(host, bridge)
+
+
+def attached(host: Host, bridge: str) -> None:
+    """An interface that appears now, and is named as a VM's, becomes a port of the bridge before long."""
+    # `timeout`: were it never attached, the monitor would wait for ever.
+    argv = ["timeout", "20", "ip", "-n", host.name, "-o", "monitor", "link"]
+    monitor = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    try:
+        host.ip("tuntap add vm-late mode tap", "link set vm-late up")
+        assert monitor.stdout
+        if host.link("vm-late").get("master") != bridge:
+            for line in monitor.stdout:
+                if "vm-late" in line and f"master {bridge}" in line:
+                    break
+        assert host.link("vm-late")["master"] == bridge
+    finally:
+        monitor.terminate()
+        monitor.communicate()
+        host.ip("link delete vm-late")
+
+
+def routed_vms(host: Host, outputs: dict[str, Any]) -> None:
+    """A TAP a guest, without a bridge, with the route to it."""
+    for number in (1, 2, 3):
+        assert host.addresses(f"vm{number}") == ["10.0.0.0/32", "fd12:3456:789a::/128"]
+        assert {f"10.0.0.{number} dev vm{number}", f"fd12:3456:789a::{number} dev vm{number}"} <= host.routes
+        guest = outputs["guests"][f"vm{number}"]
+        assert guest["kernelIpArg"] == f"ip=10.0.0.{number}::10.0.0.0:255.255.255.255:vm{number}:eth0:off"
+        assert guest["gateway6"] == "fd12:3456:789a::"
+    assert host.forwards() == {80: "10.0.0.1:80"}
+
+
+def dmz(host: Host, outputs: dict[str, Any]) -> None:
+    """The forward beside what leads everything else to the guest."""
+    assert outputs["public"]["addresses"] == ["10.0.0.2/24", "fd12:3456:789a::2/64"]
+    assert host.forwards() == {8443: "10.0.0.3:443"}
+    rules = json.dumps(host.ruleset)
+    assert '"10.0.0.2"' in rules
+    assert '"fd12:3456:789a::2"' in rules
+
+
+def many_forwards(host: Host, outputs: dict[str, Any]) -> None:
+    """Each has its element."""
+    assert outputs["forwards"] == MANY
+    assert host.forwards()[10000] == "10.1.0.10:22"
+    assert json.dumps(host.ruleset).count('"10.1.0.') >= MANY
+
+
+CHECKS = {"microvm-host": microvm_host, "routed-vms": routed_vms, "dmz": dmz, "many-forwards": many_forwards}
+
+
+def test_each_example_is_here() -> None:
+    """A new one needs a test."""
+    assert {path.name for path in EXAMPLES.iterdir() if path.is_dir()} == set(CHECKS)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_an_example(name: str, cli: Cli, host: Host) -> None:
+    """It runs as it stands there, on the host that the provider's configuration names."""
+    stack = Example(cli, f"{name}-1", project=name, stateDir=str(host.state_dir))
+    stack.cli("config", "set", "hostnet:connection", json.dumps({"netns": host.name}), cwd=stack.folder)
+    life_cycle(stack, host, None, lambda _: CHECKS[name](host, stack.outputs))
+
+
+def test_micro_vm_host_in_two_lines(stack: Stack, host: Host) -> None:
+    """The component with its defaults, by its own `connection`; ports 80 and 443 to two guests."""
+
+    def program() -> None:
+        hostnet.MicroVmHost(
+            "microvm",
+            forwards=[
+                {"source_port": 80, "destination": "10.0.0.2"},
+                {"source_port": 443, "destination": "10.0.0.3"},
+            ],
+            connection={"netns": host.name},
+        )
+
+    def check(made: Run) -> None:
+        assert set(made.changes) == {"microvm", "microvm-taps", "microvm-nat"}
+        assert host.addresses(stack.resources["microvm"]["outputs"]["name"]) == ["10.0.0.1/24", "fd12:3456:789a::1/64"]
+        assert host.forwards() == {80: "10.0.0.2:80", 443: "10.0.0.3:443"}
+
+    life_cycle(stack, host, program, check)

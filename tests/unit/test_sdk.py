@@ -1,0 +1,185 @@
+"""sdk/ is what `make sdk` writes, and its hand-written component declares what it says (by Pulumi's mocks)."""
+
+from __future__ import annotations
+
+import filecmp
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pulumi_hostnet as hostnet
+import pytest
+from pulumi.runtime import MockCallArgs, MockResourceArgs, Mocks
+
+from tools import golang
+from tools.paths import CHECKOUT, cached_bin
+
+OVERLAYS = CHECKOUT / "tools" / "gensdk" / "overlays"
+PACKAGE = CHECKOUT / "sdk" / "python" / "pulumi_hostnet"
+
+
+# --- generated -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted((OVERLAYS / "python").glob("*.py")), ids=lambda path: path.stem)
+def test_what_is_written_by_hand_is_in_the_sdk(path: Path) -> None:
+    """As it stands, and exported from the package."""
+    assert (PACKAGE / path.name).read_text() == path.read_text()
+    assert f"from .{path.stem} import *\n" in (PACKAGE / "__init__.py").read_text()
+
+
+def files(folder: Path) -> set[Path]:
+    """The files below a folder, without what Python and pip leave there."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {path for path in found if not any(part == "__pycache__" or "egg-info" in part for part in path.parts)}
+
+
+def test_the_sdks_are_up_to_date(tmp_path: Path) -> None:
+    """`make sdk` writes them, with its generator; where that is not built, a machine may lack Go."""
+    program = cached_bin() / f"gensdk-{golang._sources_digest()}"
+    if not program.exists():
+        pytest.skip("the SDK generator is not built: `make sdk` does it")
+    subprocess.run([program, CHECKOUT / "schema.json", tmp_path, OVERLAYS], check=True)
+    written = files(tmp_path)
+    # pip's --editable names no file of its own but egg-info; a language's tools may add theirs to .gitignore'd places.
+    _, differ, missing = filecmp.cmpfiles(tmp_path, CHECKOUT / "sdk", sorted(map(str, written)), shallow=False)
+    assert (differ, missing) == ([], [])
+    assert files(CHECKOUT / "sdk") == written
+
+
+# --- MicroVmHost ---------------------------------------------------------------------------------------------------
+
+TYPE = "hostnet:index:MicroVmHost"
+DEFAULT = {
+    "microvm": {
+        "addresses": ["10.0.0.1/24", "fd12:3456:789a::1/64"],
+        "dhcpServer": {},
+        "ipv6SendRa": True,
+    },
+    "microvm-taps": {"match": "vm-*", "bridge": "microvm-br"},
+    "microvm-nat": {"internalInterfaces": ["microvm-br"], "enableIpv6": True},
+}
+ANSWERS: dict[str, dict[str, Any]] = {
+    "hostnet:index:Bridge": {"name": "microvm-br"},
+    "hostnet:index:NatGateway": {"externalAddresses": ["192.0.2.2", "2001:db8::2"]},
+}
+
+
+class Recorder(Mocks):
+    """An engine that makes everything and writes down what it was asked for."""
+
+    def __init__(self) -> None:
+        """Nothing was made yet."""
+        self.made: dict[str, MockResourceArgs] = {}
+
+    def new_resource(self, args: MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
+        """What a provider would answer, as far as the component looks at it."""
+        self.made[args.name] = args
+        return f"{args.name}-id", args.inputs | ANSWERS.get(args.typ, {})
+
+    def call(self, args: MockCallArgs) -> tuple[dict[str, Any], None]:
+        """No function is called."""
+        raise AssertionError(args.token)
+
+    @property
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """Resource -> its inputs, without the component."""
+        return {name: args.inputs for name, args in self.made.items() if args.typ != TYPE}
+
+
+@pytest.fixture
+def engine() -> Iterator[Recorder]:
+    """An engine for one program."""
+    recorder = Recorder()
+    pulumi.runtime.set_mocks(recorder, preview=False)
+    yield recorder
+    pulumi.runtime.settings.reset_options()
+
+
+def run(program: Callable[[], pulumi.Output[Any]]) -> Any:
+    """Run a program to its end; what its output came to."""
+    found: list[Any] = []
+    pulumi.runtime.test(lambda: program().apply(found.append))()  # type: ignore[no-untyped-call]
+    return found[0]
+
+
+def test_by_itself_it_is_the_seeds_host(engine: Recorder) -> None:
+    """A bridge in both families with DHCP and RA, `vm-*`, NAT with NAT66; each child's name begins with its own."""
+    run(lambda: pulumi.Output.from_input(hostnet.MicroVmHost("microvm").urn))
+    assert engine.inputs == DEFAULT
+    assert {name: args.typ.rpartition(":")[2] for name, args in engine.made.items()} == {
+        "microvm": "Bridge",  # made after the component of the same name
+        "microvm-taps": "TapBinding",
+        "microvm-nat": "NatGateway",
+    }
+
+
+def test_its_children_are_its_children(engine: Recorder) -> None:
+    """The URN of each has the component's type."""
+
+    def program() -> pulumi.Output[list[str]]:
+        host = hostnet.MicroVmHost("microvm")
+        return pulumi.Output.all(host.bridge.urn, host.taps.urn, host.nat_gateway.urn)
+
+    kinds = [urn.split("::")[2] for urn in run(program)]
+    assert kinds == [f"{TYPE}$hostnet:index:{kind}" for kind in ("Bridge", "TapBinding", "NatGateway")]
+
+
+def test_its_outputs(engine: Recorder) -> None:
+    """What other resources join by."""
+
+    def program() -> pulumi.Output[list[Any]]:
+        host = hostnet.MicroVmHost("microvm")
+        return pulumi.Output.all(host.bridge_name, host.nat_gateway_id, host.external_addresses)
+
+    assert run(program) == ["microvm-br", "microvm-nat-id", ["192.0.2.2", "2001:db8::2"]]
+
+
+def test_what_it_is_told_reaches_the_child_concerned(engine: Recorder) -> None:
+    """Args classes or dictionaries, in snake_case; the connection reaches every child."""
+    forwards = [
+        hostnet.ForwardPortArgs(source_port=80, destination="10.5.0.2"),
+        {"source_port": 443, "destination": "10.5.0.3", "source_cidrs": ["198.51.100.0/24"]},
+    ]
+    lease = {"mac_address": "02:00:00:00:00:02", "address": "10.5.0.2", "hostname": "web"}
+
+    def program() -> pulumi.Output[Any]:
+        host = hostnet.MicroVmHost(
+            "microvm",
+            addresses=["10.5.0.1/24"],
+            connection={"host": "192.0.2.9", "host_key": "ssh-ed25519 AAAA"},
+            dhcp_server={"domain": "vm.internal", "static_leases": [lease]},
+            external_interface="eth1",
+            forwards=forwards,
+            match="tap[0-9]",
+            port_isolation=True,
+        )
+        return pulumi.Output.from_input(host.nat_gateway_id)
+
+    run(program)
+    connection = {"host": "192.0.2.9", "hostKey": "ssh-ed25519 AAAA"}
+    assert engine.inputs == {
+        "microvm": {
+            "addresses": ["10.5.0.1/24"],
+            "dhcpServer": {
+                "domain": "vm.internal",
+                "staticLeases": [{"macAddress": "02:00:00:00:00:02", "address": "10.5.0.2", "hostname": "web"}],
+            },
+            "ipv6SendRa": True,
+            "portIsolation": True,
+            "connection": connection,
+        },
+        "microvm-taps": {"match": "tap[0-9]", "bridge": "microvm-br", "connection": connection},
+        "microvm-nat": {
+            "internalInterfaces": ["microvm-br"],
+            "enableIpv6": True,
+            "externalInterface": "eth1",
+            "forwardPorts": [
+                {"sourcePort": 80, "destination": "10.5.0.2"},
+                {"sourcePort": 443, "destination": "10.5.0.3", "sourceCidrs": ["198.51.100.0/24"]},
+            ],
+            "connection": connection,
+        },
+    }
