@@ -40,7 +40,7 @@ def changes(run: Run) -> dict[str, str]:
     return {one["urn"].rsplit("::", 1)[-1]: one["op"] for one in steps if one["op"] not in quiet}
 
 
-def network(host: Host, resources: ModuleType = hostnet.dynamic, **bridge: Any) -> Program:  # noqa: ANN401 - inputs
+def network(host: Host, resources: ModuleType = hostnet.dynamic, **bridge: Any) -> Program:
     """A bridge, a guest's TAP, a gateway and two forwards.
 
     :param resources: where the classes come from: `hostnet.dynamic`, or the plugin's SDK.

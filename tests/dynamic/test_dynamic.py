@@ -83,7 +83,7 @@ def test_the_kernel_has_the_same_as_from_the_plugin(new_cli: Callable[[], Cli], 
         assert _lasting(json.loads(one.run(command))) == _lasting(json.loads(other.run(command)))
 
 
-def _lasting(told: Any) -> Any:  # noqa: ANN401 - JSON
+def _lasting(told: Any) -> Any:
     if isinstance(told, dict):
         ours = told.get("ifname") in {"br0", "eth0"}  # vm-web's own MAC address is random
         link_local = told.get("scope") == "link"
@@ -156,7 +156,7 @@ def test_credentials_are_secrets_whoever_says_so() -> None:
 def test_an_alias_keeps_the_identity(stack: DynamicStack, host: Host) -> None:
     """A resource renamed with an alias is the same to the host: its guest's MAC address, its updates, its end."""
 
-    def tap(name: str, **inputs: Any) -> Callable[[], None]:  # noqa: ANN401 - inputs
+    def tap(name: str, **inputs: Any) -> Callable[[], None]:
         options = pulumi.ResourceOptions(aliases=[pulumi.Alias(name="old")])
 
         def program() -> None:

@@ -28,7 +28,7 @@ class Background:
         """Run a coroutine there and wait for it."""
         return self.start(work).result()
 
-    def call(self, function: Callable[..., T], *args: Any) -> T:  # noqa: ANN401 - passed on as they are
+    def call(self, function: Callable[..., T], *args: Any) -> T:
         """Call a plain function in the loop's thread and wait for it."""
 
         async def calling() -> T:

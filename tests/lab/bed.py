@@ -97,7 +97,7 @@ class Bed:
         }
 
 
-def difference(one: Any, other: Any, path: str = "") -> list[str]:  # noqa: ANN401 - JSON
+def difference(one: Any, other: Any, path: str = "") -> list[str]:
     """Where two snapshots differ, for a message that a person can read."""
     if isinstance(one, dict) and isinstance(other, dict):
         keys = [*one, *(key for key in other if key not in one)]
@@ -108,7 +108,7 @@ def difference(one: Any, other: Any, path: str = "") -> list[str]:  # noqa: ANN4
     return [] if one == other else [f"{path}: {one}, not {other}"]
 
 
-def _plain(item: Any) -> Any:  # noqa: ANN401 - JSON
+def _plain(item: Any) -> Any:
     """Without what depends on the order in which things were made."""
     if isinstance(item, dict):
         return {

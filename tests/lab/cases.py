@@ -156,7 +156,7 @@ def _family_places(family: str) -> dict[str, Any]:
     return places
 
 
-def _fill(value: Any, places: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any JSON
+def _fill(value: Any, places: Mapping[str, Any]) -> Any:
     """JSON with its places filled in; text that is one place becomes what the place is."""
     if isinstance(value, dict):
         return {_fill(key, places): _fill(item, places) for key, item in value.items()}

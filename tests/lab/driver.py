@@ -55,7 +55,7 @@ class Resource:
     outputs: Inputs
     needs: frozenset[str] = frozenset()
 
-    def at(self, path: str) -> Any:  # noqa: ANN401 - whatever the output is
+    def at(self, path: str) -> Any:
         """An output by its path; `id` is the id."""
         value: Any = {**self.outputs, "id": self.id}
         for key in re.findall(r"\w+", path):
@@ -97,7 +97,7 @@ class Provider:
                 shutil.rmtree(self.directory, ignore_errors=True)
 
 
-async def _make_pool(settings: Settings) -> Any:  # noqa: ANN401 - rpc.reach names what a pool must do
+async def _make_pool(settings: Settings) -> Any:
     return import_module("hostnet.hosts.pool").Pool(settings)
 
 
@@ -127,7 +127,7 @@ class Stack:
     program: dict[str, tuple[str, Inputs]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
-    def __getitem__(self, path: str) -> Any:  # noqa: ANN401 - whatever the output is
+    def __getitem__(self, path: str) -> Any:
         """An output: `stack["net.gateway"]`."""
         name, _, output = path.partition(".")
         return self.state[name].at(output)
@@ -229,7 +229,7 @@ class Stack:
             raise CheckError(name, checked.failures)
         return checked.inputs
 
-    def _resolve(self, value: Any, *, preview: bool = False) -> Any:  # noqa: ANN401 - any input
+    def _resolve(self, value: Any, *, preview: bool = False) -> Any:
         """Inputs with references replaced by outputs."""
         if isinstance(value, Mapping):
             return {key: self._resolve(item, preview=preview) for key, item in value.items()}
@@ -322,7 +322,7 @@ class Stack:
         return inputs
 
 
-def _references(value: Any) -> set[str]:  # noqa: ANN401 - any input
+def _references(value: Any) -> set[str]:
     """The names of the resources that inputs refer to."""
     if isinstance(value, Mapping):
         return set().union(*map(_references, value.values()))

@@ -108,7 +108,7 @@ class InsideProvider(Provider):
         label = f"this machine (namespace {namespace.name})"
         self._inside = Session(label, InsideTransport(namespace, host))
 
-    async def host(self, inputs: Any) -> Reached:  # noqa: ANN401 - any inputs
+    async def host(self, inputs: Any) -> Reached:
         """The namespace, whatever the inputs say."""
         del inputs
         return self._inside

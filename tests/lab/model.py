@@ -416,7 +416,7 @@ def link_facts(links: Mapping[str, Mapping[str, Any]], routes: Mapping[str, set[
     return facts
 
 
-def _number(user: Any) -> str | None:  # noqa: ANN401 - JSON: ip prints a name where there is one
+def _number(user: Any) -> str | None:
     if user is None:
         return None
     return str(user) if str(user).isdigit() else str(pwd.getpwnam(user).pw_uid)
@@ -452,7 +452,7 @@ def _element(name: str, key: list[str], value: list[str]) -> dict[Fact, Any]:
     }
 
 
-def _parts(value: Any) -> list[str]:  # noqa: ANN401 - JSON
+def _parts(value: Any) -> list[str]:
     """A key or value as strings."""
     if isinstance(value, dict) and "elem" in value:
         return _parts(value["elem"]["val"])

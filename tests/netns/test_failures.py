@@ -23,7 +23,6 @@ from typing import Any
 import pytest
 from hostnet.agent import operations as ops
 from hostnet.agent.record import Record
-from hostnet.agent.transaction import Host
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts.api import Change, Query, View
 from hostnet.objects import Address, Forward, Forwarding, Gateway, Link, Object, Port
@@ -367,7 +366,7 @@ def test_an_undo_that_fails_is_a_partial_failure_and_the_next_up_repairs_it(bed:
 
 
 def test_a_part_of_a_delete_that_fails_still_removes_the_rest(bed: Bed, agent: Agent) -> None:
-    """netavark. What could not be deleted is recorded still, and goes the next time."""
+    """Netavark. What could not be deleted is recorded still, and goes the next time."""
     before = bed.snapshot()
     agent.make(*(wish(name, *objects) for name, objects in NETWORK.items()))
     perform = agent.host.kernel.perform
@@ -412,7 +411,7 @@ class Mortal:
         host._store.save = self._around(host._store.save)  # type: ignore[method-assign]
 
     def _around(self, function: Callable[[Any], None]) -> Callable[[Any], None]:
-        def wrapped(argument: Any) -> None:  # noqa: ANN401 - whatever it takes
+        def wrapped(argument: Any) -> None:
             self._tick()
             function(argument)
             self._tick()
@@ -425,7 +424,7 @@ class Mortal:
             raise Killed
 
 
-def die_everywhere(agent: Agent, changes: list[Change], before: Any) -> int:  # noqa: ANN401 - a snapshot
+def die_everywhere(agent: Agent, changes: list[Change], before: Any) -> int:
     """Apply with an agent that dies, at each moment in turn; the next agent goes back to what was.
 
     After the last write it is done: then the next agent finds it so.
@@ -505,7 +504,7 @@ def agents(namespace: Namespace) -> list[int]:
 
 
 def test_a_crash_while_idle_is_not_noticed(bed: Bed, stack: Stack) -> None:
-    """libnftables crashes, say: the provider lives, starts another, and at most says so once."""
+    """Libnftables crashes, say: the provider lives, starts another, and at most says so once."""
     stack.up(PROGRAM)
     (old,) = agents(bed.host)
     os.kill(old, signal.SIGSEGV)

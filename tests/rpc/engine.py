@@ -44,7 +44,7 @@ class LogService(engine_pb2_grpc.EngineServicer):
             self._more.notify_all()
         return Empty()
 
-    def expect(self, wanted: Callable[[Any], bool]) -> Any:  # noqa: ANN401
+    def expect(self, wanted: Callable[[Any], bool]) -> Any:
         """The first line that is wanted, as soon as it is there."""
         with self._more:
             assert self._more.wait_for(lambda: any(map(wanted, self.lines)), SECONDS)
@@ -90,10 +90,10 @@ class Engine:
         self._thread.join(SECONDS)
         self._loop.close()
 
-    def run(self, function: Callable[[], Any]) -> Any:  # noqa: ANN401
+    def run(self, function: Callable[[], Any]) -> Any:
         """Call something in the server's event loop (a coroutine function or a plain one)."""
 
-        async def call() -> Any:  # noqa: ANN401
+        async def call() -> Any:
             result = function()
             return await result if asyncio.iscoroutine(result) else result
 
@@ -108,7 +108,7 @@ class Engine:
         self.pool.settings, self.pool.log = settings, log
         return self.pool
 
-    def configure(self, **config: Any) -> Self:  # noqa: ANN401
+    def configure(self, **config: Any) -> Self:
         """Configure the provider; the arguments are camelCase."""
         self.stub.Configure(provider_pb2.ConfigureRequest(args=encode(config)))
         return self
@@ -133,7 +133,7 @@ class Resource:
         name: str,
         secrets: Iterable[Path] = (),
         /,
-        **inputs: Any,  # noqa: ANN401
+        **inputs: Any,
     ) -> None:
         """Declare it.
 
@@ -155,21 +155,21 @@ class Resource:
         """What every request says of the resource."""
         return {"urn": self.urn, "name": self.name, "type": self.token}
 
-    def check(self, **given: Any) -> Any:  # noqa: ANN401
+    def check(self, **given: Any) -> Any:
         """Check the inputs as the program has them; or others."""
         news = encode(given or self.given, self.secrets, unknowns=True)
         olds = self.inputs
         request = provider_pb2.CheckRequest(news=news, olds=olds, randomSeed=b"seed", **self.about)
         return self.engine.stub.Check(request)
 
-    def checked(self, **given: Any) -> Struct:  # noqa: ANN401
+    def checked(self, **given: Any) -> Struct:
         """The checked inputs."""
         response = self.check(**given)
         assert not response.failures, response.failures
         inputs: Struct = response.inputs
         return inputs
 
-    def preview(self, **given: Any) -> Decoded:  # noqa: ANN401
+    def preview(self, **given: Any) -> Decoded:
         """A preview's outputs."""
         inputs = self.checked(**given)
         if self.id:
@@ -180,7 +180,7 @@ class Resource:
         created = self.engine.stub.Create(provider_pb2.CreateRequest(properties=inputs, preview=True, **self.about))
         return decode(created.properties)
 
-    def create_request(self) -> Any:  # noqa: ANN401
+    def create_request(self) -> Any:
         """A Create with checked inputs."""
         return provider_pb2.CreateRequest(properties=self.checked(), **self.about)
 
@@ -191,7 +191,7 @@ class Resource:
         self.id, self.inputs, self.outputs = response.id, request.properties, response.properties
         return self
 
-    def diff(self, ignore: Iterable[str] = (), **given: Any) -> Any:  # noqa: ANN401
+    def diff(self, ignore: Iterable[str] = (), **given: Any) -> Any:
         """The difference to other inputs; by default to the same."""
         request = provider_pb2.DiffRequest(
             id=self.id, olds=self.outputs, old_inputs=self.inputs, news=self.checked(**given), ignoreChanges=ignore,
@@ -199,7 +199,7 @@ class Resource:
         )  # fmt: skip
         return self.engine.stub.Diff(request)
 
-    def update(self, **given: Any) -> Self:  # noqa: ANN401
+    def update(self, **given: Any) -> Self:
         """Change it and keep its state."""
         inputs = self.checked(**given)
         request = provider_pb2.UpdateRequest(
@@ -210,7 +210,7 @@ class Resource:
         self.given = given or self.given
         return self
 
-    def read(self) -> Any:  # noqa: ANN401
+    def read(self) -> Any:
         """Read it for a refresh; the state stays as it is."""
         request = provider_pb2.ReadRequest(id=self.id, properties=self.outputs, inputs=self.inputs, **self.about)
         return self.engine.stub.Read(request)
@@ -221,7 +221,7 @@ class Resource:
         self.id, self.inputs, self.outputs = response.id, response.inputs, response.properties
         return self
 
-    def imported(self, identifier: str) -> Any:  # noqa: ANN401
+    def imported(self, identifier: str) -> Any:
         """Read it for an import."""
         return self.engine.stub.Read(provider_pb2.ReadRequest(id=identifier, **self.about))
 
@@ -236,7 +236,7 @@ class Resource:
         return decode(self.outputs).values
 
 
-def paths(response: Any) -> dict[str, str]:  # noqa: ANN401
+def paths(response: Any) -> dict[str, str]:
     """A diff's changes by path."""
     names = provider_pb2.PropertyDiff.Kind
     return {path: names.Name(found.kind) for path, found in response.detailedDiff.items()}
@@ -247,7 +247,7 @@ def message(error: grpc.RpcError) -> str:
     return error.details() or ""
 
 
-def init_failed(error: grpc.RpcError) -> Any:  # noqa: ANN401
+def init_failed(error: grpc.RpcError) -> Any:
     """The partial failure in an error's trailer."""
     trailer: Any = error.trailing_metadata()
     raw = next(value for key, value in trailer if key == DETAILS_KEY)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts import dial
-from hostnet.hosts.session import Session  # noqa: TC002 - as everywhere here
+from hostnet.hosts.session import Session
 
 from tests.ssh.world import PATIENCE, SERVER, World, bridge, removal, watch
 
@@ -67,7 +67,7 @@ async def lose_the_answer(world: World, session: Session) -> None:
             os.kill(pid, signal.SIGSTOP)
 
 
-def in_session(world: World, work: Callable[[Session], Awaitable[None]], **values: Any) -> None:  # noqa: ANN401
+def in_session(world: World, work: Callable[[Session], Awaitable[None]], **values: Any) -> None:
     """Do something in a session that has made the bridge br0."""
 
     async def working() -> None:

@@ -252,7 +252,7 @@ class World:
         for server in filter(None, (self.server, self.jump)):
             (server.directory / "authorized_keys").write_text(text)
 
-    def connection(self, **values: Any) -> Connection:  # noqa: ANN401 - as the type has them
+    def connection(self, **values: Any) -> Connection:
         """The way to the server."""
         given = {"host": SERVER, "private_key": self.key.read_text(), "host_key": self.server.host_key, **values}
         return Connection(**given)

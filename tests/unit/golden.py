@@ -1,7 +1,5 @@
 """The golden cases of tests/cases, as values. `"${unknown}"` in a case is what a preview does not know yet."""
 
-# ruff: noqa: ANN401 (JSON)
-
 from __future__ import annotations
 
 import json

@@ -1,7 +1,5 @@
 """schema.json and docs/resources are what the declarations say; the provider's configuration is read from them too."""
 
-# ruff: noqa: ANN401 (JSON)
-
 from __future__ import annotations
 
 import ast

@@ -1,6 +1,6 @@
 """What holds for any input: check and diff never raise, what is the same is no difference, respelling neither."""
 
-# ruff: noqa: ANN401 (JSON)
+
 # ruff: noqa: S104 (an address in data)
 
 from __future__ import annotations

@@ -8,8 +8,6 @@ as `any4 eth0 . tcp . 80 : 10.0.0.2 . 80`.
 `HOSTNET_GOLDEN=write pytest tests/unit/agent` writes what is found into the cases: read the difference before you keep it.
 """
 
-# ruff: noqa: ANN401 (JSON)
-
 from __future__ import annotations
 
 import json
@@ -84,7 +82,7 @@ def as_json(items: tuple[Object, ...]) -> list[Case]:
 
 def owner(label: str, items: list[Case] | None, case: Case, **more: Any) -> Owner:
     """An owner as a case writes it."""
-    return Owner(urn(label), case.get("ids", {}).get(label, label.split()[-1]), objects(items), **more)
+    return Owner(urn(label), case.get("ids", {}).get(label, label.rsplit(maxsplit=1)[-1]), objects(items), **more)
 
 
 def owners(case: Case) -> Owners:

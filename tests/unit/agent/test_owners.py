@@ -5,8 +5,20 @@ from __future__ import annotations
 import pytest
 from hostnet.agent.owners import Owner, Owners
 from hostnet.errors import Code, HostnetError
-from hostnet.objects import Address, Forward, Forwarding, Gateway, Guest, Link, Object, Port, StaticLease
-from hostnet.objects import DhcpServer, from_json, to_json
+from hostnet.objects import (
+    Address,
+    DhcpServer,
+    Forward,
+    Forwarding,
+    Gateway,
+    Guest,
+    Link,
+    Object,
+    Port,
+    StaticLease,
+    from_json,
+    to_json,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
