@@ -1,4 +1,8 @@
-"""Each project in examples/, as a user copies it: up, up again, destroy, on a host that nothing has touched."""
+"""Each project in examples/, as a user copies it: up, up again, destroy, on a host that nothing has touched.
+
+The packets run in the laboratory's topology (tests/lab/topology.py): guest5 and guest6 are behind the examples' TAPs,
+the host is 192.0.2.2 and 2001:db8::2, outsider 192.0.2.20 is its neighbour, internet 198.51.100.10 is behind a router.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ import pulumi_hostnet as hostnet
 import pytest
 
 from tests.e2e.stacks import Cli, Host, Run, Stack
+from tests.lab.lab import Lab
 from tools.paths import CHECKOUT
 
 EXAMPLES = CHECKOUT / "examples"
@@ -126,12 +131,70 @@ def test_each_example_is_here() -> None:
     assert {path.name for path in EXAMPLES.iterdir() if path.is_dir()} == set(CHECKS)
 
 
+def example(name: str, cli: Cli, host: Host) -> Example:
+    """A stack of it, on the host that the provider's configuration names."""
+    stack = Example(cli, host.state_dir.parent.name, project=name, stateDir=str(host.state_dir))
+    stack.cli("config", "set", "hostnet:connection", json.dumps({"netns": host.name}), cwd=stack.folder)
+    return stack
+
+
 @pytest.mark.parametrize("name", CHECKS)
 def test_an_example(name: str, cli: Cli, host: Host) -> None:
-    """It runs as it stands there, on the host that the provider's configuration names."""
-    stack = Example(cli, f"{name}-1", project=name, stateDir=str(host.state_dir))
-    stack.cli("config", "set", "hostnet:connection", json.dumps({"netns": host.name}), cwd=stack.folder)
+    """It runs as it stands there."""
+    stack = example(name, cli, host)
     life_cycle(stack, host, None, lambda _: CHECKS[name](host, stack.outputs))
+
+
+def plug(lab: Lab, tap: str, role: str, guest: dict[str, Any]) -> None:
+    """Put a guest behind a TAP, set up with what the TapBinding gives out."""
+    commands = [f"address add {address} dev eth0 nodad" for address in guest["addresses"] if ":" in address]
+    commands += [f"address add {address} dev eth0" for address in guest["addresses"] if ":" not in address]
+    for gateway in (guest["gateway"], guest["gateway6"]):
+        commands.append(f"route replace {gateway} dev eth0")
+        commands.append(f"route add default via {gateway} dev eth0")
+    lab.net.plug(tap, role, *commands, mac=guest["macAddress"])
+
+
+def test_packets_of_routed_vms(lab: Lab, cli: Cli, tmp_path: Path) -> None:
+    """Guests reach out in both families and are reached by the forward; each other with `internal_forwarding` alone."""
+    stack = example("routed-vms", cli, Host(lab.host, tmp_path / "state"))
+    stack.up(None)
+    guests = stack.outputs["guests"]
+    plug(lab, "vm1", "guest5", guests["vm1"])
+    plug(lab, "vm2", "guest6", guests["vm2"])
+    for role in ("guest5", "internet"):
+        lab.serve(role, "tcp:80")
+    assert lab.reaches("guest5", "tcp 198.51.100.10:80") == ("internet", "192.0.2.2")
+    assert lab.reaches("guest6", "tcp [2001:db8:1::10]:80")[0] == "internet"
+    assert lab.reaches("outsider", "tcp 192.0.2.2:80") == ("guest5", "192.0.2.20")
+    assert lab.reaches("outsider", "tcp [2001:db8::2]:80") == ("guest5", "2001:db8::20")
+    assert lab.blocked("guest6", "tcp 10.0.0.1:80")
+    assert lab.blocked("guest6", "tcp [fd12:3456:789a::1]:80")
+    program = stack.folder / "__main__.py"
+    program.write_text(
+        program.read_text().replace("    enable_ipv6=", "    internal_forwarding=True,\n    enable_ipv6=")
+    )
+    assert stack.up(None).changes == {"nat": "update"}
+    assert lab.reaches("guest6", "tcp 10.0.0.1:80") == ("guest5", "10.0.0.2")
+    assert lab.reaches("guest6", "tcp [fd12:3456:789a::1]:80") == ("guest5", "fd12:3456:789a::2")
+    stack.destroy()
+
+
+def test_packets_of_the_dmz(lab: Lab, cli: Cli, tmp_path: Path) -> None:
+    """The guest gets any port of both families, the host keeps its SSH, and the forward wins."""
+    stack = example("dmz", cli, Host(lab.host, tmp_path / "state"))
+    stack.up(None)
+    plug(lab, "vm-public", "guest5", stack.outputs["public"])
+    plug(lab, "vm-admin", "guest6", stack.outputs["admin"])
+    for role, ports in {"host": "tcp:22", "guest5": "tcp:22 tcp:80 udp:53", "guest6": "tcp:443"}.items():
+        lab.serve(role, ports)
+    assert lab.reaches("outsider", "tcp 192.0.2.2:80") == ("guest5", "192.0.2.20")
+    assert lab.reaches("outsider", "udp [2001:db8::2]:53") == ("guest5", "2001:db8::20")
+    assert lab.reaches("outsider", "tcp 192.0.2.2:22")[0] == "host"
+    assert lab.reaches("outsider", "tcp 192.0.2.2:8443")[0] == "guest6"
+    assert lab.blocked("guest5", "tcp 10.0.0.3:443")
+    assert lab.reaches("host", "tcp 10.0.0.3:443")[0] == "guest6"
+    stack.destroy()
 
 
 def test_micro_vm_host_in_two_lines(stack: Stack, host: Host) -> None:

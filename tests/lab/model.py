@@ -241,6 +241,11 @@ def _gateway(name: str, inputs: Inputs, view: _View) -> Iterator[tuple[Fact, Any
             if inputs.get("internalForwarding") and other != link:
                 yield ("pairs4", link, other), "", (name, "internalForwarding")
                 yield ("pairs6", link, other), "", (name, "internalForwarding")
+    yield from _gateway_networks(name, inputs, out)
+
+
+def _gateway_networks(name: str, inputs: Inputs, out: str) -> Iterator[tuple[Fact, Any, Place]]:
+    nat66, routed = inputs.get("enableIpv6", False), inputs.get("routeIpv6", False)
     for cidr in map(_bare, inputs.get("internalIps", ())):
         at = (name, "internalIps")
         yield ("net_pairs4", out, cidr), "", at

@@ -1,4 +1,4 @@
-"""What fails, and what is left then: of a request, of a batch, of an agent that dies, of a record that can't be written.
+"""What fails, and what is left then: of a request, a batch, an agent that dies, a record that can't be written.
 
 The host is tests/lab/bed.py's: no packets, but everything that hostnet changes. Where a test puts its hand in between,
 the agent is in this process (tests/lab/inside.py); where a process has to die, it is a real one.
@@ -6,9 +6,9 @@ the agent is in this process (tests/lab/inside.py); where a process has to die, 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -25,7 +25,7 @@ from hostnet.agent import operations as ops
 from hostnet.agent.record import Record
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts.api import Change, Query, View
-from hostnet.objects import Address, Forward, Forwarding, Gateway, Link, Object, Port
+from hostnet.objects import Address, Forward, Forwarding, Gateway, Link, Object, Port, to_json
 
 from tests.lab.bed import Bed, difference
 from tests.lab.driver import Provider, Stack, refused
@@ -146,10 +146,6 @@ class Agent:
 # --- sysctls and files that can't be written -----------------------------------------------------------------------
 
 
-class ReadOnly(Stack):
-    """A stack whose agent has a mount namespace of its own, where /proc/sys is read-only."""
-
-
 def with_read_only_proc(bed: Bed, state: Path, changes: list[Change]) -> list[dict[str, Any]]:
     """Apply through an agent that sees /proc/sys read-only, as in an unprivileged container."""
     root = Path(__file__).parents[2] / "provider"
@@ -157,8 +153,6 @@ def with_read_only_proc(bed: Bed, state: Path, changes: list[Change]) -> list[di
     code = f"import sys; sys.path.insert(0, {str(root)!r}); from hostnet.agent.main import main; sys.exit(main())"
     argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount, "sh"]
     argv += [sys.executable, "-I", "-S", "-c", code, "--state-dir", str(state)]
-    from hostnet.objects import to_json  # noqa: PLC0415 - only here
-
     lines = [
         {
             "urn": each.urn,
@@ -231,7 +225,7 @@ def many_bridges() -> list[Change]:
 
 
 def test_a_record_that_can_not_be_written_in_the_end_is_told_and_recovered(bed: Bed, state: Path) -> None:
-    """The disk fills up between the first write and the last: an error; the next agent makes kernel and record agree."""
+    """The disk fills up between the first write and the last: an error, and the next agent makes the two agree."""
     agent = Agent(bed, state)
     agent.make(wish("br0", *NETWORK["br0"]))
     before = bed.snapshot()
@@ -327,13 +321,14 @@ def test_a_name_that_is_taken_in_between_is_an_error(bed: Bed, agent: Agent) -> 
 def test_a_batch_that_nft_refuses_fails_its_owner_alone(bed: Bed, agent: Agent) -> None:
     """DESIGN.md 2.3: a request that fails in a joined batch fails alone. The kernel refuses one element here."""
     agent.make(wish("nat", Gateway("nat", "eth0", internal4=("10.9.0.0/24",)), Forwarding("ipv4")))
-    run = agent.host.table.nft.run
+    nft = bed.host.call(lambda: agent.host.table.nft)
+    run = nft.run
 
     def picky(batch: str) -> None:
         # As a kernel that can't have this one: the whole batch is refused, without a word on which element.
         run(batch + 'add element inet hostnet internal { "x" . "y" }\n' if "10.66.6.6" in batch else batch)
 
-    agent.host.table.nft.run = picky  # type: ignore[method-assign]
+    nft.run = picky
     good, bad, bridge_too = agent.apply(
         wish("web", *forward(80)), wish("bad", *forward(81, "10.66.6.6")), wish("br0", *NETWORK["br0"])
     )
@@ -404,11 +399,11 @@ class Mortal:
         """Lay hands on it."""
         self._left = moment
         host = agent.host
-        host.kernel.perform = self._around(host.kernel.perform)  # type: ignore[method-assign]
         # libnftables opens its socket where it is loaded: in the namespace, not in this thread's.
         nft = agent.bed.host.call(lambda: host.table.nft)
-        nft.run = self._around(nft.run)
-        host._store.save = self._around(host._store.save)  # type: ignore[method-assign]
+        parts: tuple[tuple[object, str], ...] = ((host.kernel, "perform"), (nft, "run"), (host._store, "save"))
+        for part, name in parts:
+            setattr(part, name, self._around(getattr(part, name)))
 
     def _around(self, function: Callable[[Any], None]) -> Callable[[Any], None]:
         def wrapped(argument: Any) -> None:
@@ -542,8 +537,6 @@ def test_a_crash_in_mid_request_says_what_was_in_flight(bed: Bed, stack: Stack) 
 @contextlib.contextmanager
 def held(lock: Path) -> Iterator[None]:
     """Hold a host's lock, as another agent would."""
-    import fcntl  # noqa: PLC0415 - only here
-
     with lock.open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -646,7 +639,7 @@ def test_a_namespaces_record_goes_with_it(state: Path) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        pytest.param(lambda text: "", id="empty"),
+        pytest.param(lambda _: "", id="empty"),
         pytest.param(lambda text: text[: len(text) // 2], id="truncated"),
         pytest.param(lambda text: text.replace('"owners"', "").replace("{", "(", 1), id="no JSON"),
         pytest.param(lambda text: text.splitlines()[0] + '\n{"urn": 1}\n', id="no owner"),
@@ -677,6 +670,3 @@ def test_a_taps_owner_and_group_are_taken_back(bed: Bed, stack: Stack) -> None:
         assert str(data.get("group")) == str(given.get("group"))
         assert stack.refresh() == {}
     stack.destroy()
-
-
-assert asyncio  # the loop that sessions run in

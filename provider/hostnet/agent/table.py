@@ -140,7 +140,7 @@ class Table:
         and those of `ensure` are put back.
 
         :param comments: by owner's key, what an element's comment says.
-        :param ensure: the owners whose elements this transaction answers for; others mend theirs when they are asked to.
+        :param ensure: the owners whose elements this transaction answers for; others mend theirs when they are asked.
         :raises NftError: where nft or the kernel refused; nothing has changed then.
         """
         if not after.elements:

@@ -69,8 +69,8 @@ class Host:
         self._servers = Servers(store)
         # What a preview has asked for so far: its later wishes build on its earlier ones, as the real ones will.
         self._previewed: Pairs = {}
-        # What was created again though it was there: `pulumi up --replace` of a thing that keeps its name. The delete of
-        # what it replaces, which follows, is about the same thing, and must not take it away.
+        # What was created again though it was there: `pulumi up --replace` of a thing that keeps its name. The delete
+        # of what it replaces, which follows, is about the same thing, and must not take it away.
         self._again: set[str] = set()
 
     # --- wishes ----------------------------------------------------------------------------------------------------

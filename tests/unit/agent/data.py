@@ -2,10 +2,10 @@
 
 A host is facts: `"links": {"br0": {"kind": "bridge", "mac": …, "addresses": [...], "routes": [...], "in": "br1"}}`,
 `"default": {"ipv4": "eth0"}`; what hostnet holds there is `"held": {"Bridge net": [objects]}` with the id in
-`"ids"` where it is not the name. An operation is written as `CreateBridge br0 mac=… mtu=1400`, with `<-` and what undoes it; an element
-as `any4 eth0 . tcp . 80 : 10.0.0.2 . 80`.
+`"ids"` where it is not the name. An operation is written as `CreateBridge br0 mac=… mtu=1400`, with `<-` and what
+undoes it; an element as `any4 eth0 . tcp . 80 : 10.0.0.2 . 80`.
 
-`HOSTNET_GOLDEN=write pytest tests/unit/agent` writes what is found into the cases: read the difference before you keep it.
+`HOSTNET_GOLDEN=write pytest tests/unit/agent` writes what is found into the cases: read the difference.
 """
 
 from __future__ import annotations
@@ -97,12 +97,17 @@ def snapshot(case: Case) -> Snapshot:
     links: dict[str, LinkState] = {}
     given: dict[str, Case] = {"lo": {"ethernet": False}, "eth0": {"kind": "veth"}, **case.get("links", {})}
     number = {name: index for index, name in enumerate(given, 1)}
-    for name, about in given.items():
-        about = dict(about)
+    for name, facts in given.items():
+        about = dict(facts)
         master = number.get(about.pop("in", ""), 0)
         kind = about.pop("kind", "")
         tap = kind == "tap"
-        values = {"up": True, "mtu": 1500, "mac": f"02:00:00:00:00:{number[name]:02x}", "uid": 0 if tap else None}
+        values: dict[str, Any] = {
+            "up": True,
+            "mtu": 1500,
+            "mac": f"02:00:00:00:00:{number[name]:02x}",
+            "uid": 0 if tap else None,
+        }
         values |= {key: value for key, value in about.items() if key not in ("addresses", "routes")}
         links[name] = LinkState(name, number[name], "tun" if tap else kind, master=master, tap=tap, **values)
     return Snapshot(

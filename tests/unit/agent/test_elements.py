@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 from hostnet.agent.context import context_of
@@ -114,9 +115,12 @@ def test_every_set_is_declared_and_used() -> None:
         assert f" {name} {{ type" in text, name
 
 
+COUNTER = {"packets": 3, "bytes": 180}
+
+
 def test_a_listing_is_read_back_as_elements() -> None:
     """Concatenations, prefixes, ranges, comments and counters, as libnftables 1.0.6 prints them."""
-    listed = [
+    listed: list[dict[str, Any]] = [
         {"chain": {"family": "inet", "table": "hostnet", "name": "raw", "handle": 1}},
         {
             "map": {
@@ -134,7 +138,7 @@ def test_a_listing_is_read_back_as_elements() -> None:
         {
             "set": {
                 "name": "counted4",
-                "elem": [{"elem": {"val": {"concat": ["tcp", 80, "10.0.0.2"]}, "counter": {"packets": 3, "bytes": 180}}}],
+                "elem": [{"elem": {"val": {"concat": ["tcp", 80, "10.0.0.2"]}, "counter": COUNTER}}],
             }
         },
     ]  # fmt: skip

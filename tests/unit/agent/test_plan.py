@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hostnet.agent.operations import CreateBridge, CreateTap
 from hostnet.agent.plan import Plan, hairpin, plan
 from hostnet.agent.resolve import World
 
@@ -44,9 +45,9 @@ def test_a_plan_has_these_steps_and_each_says_what_undoes_it(case: Case) -> None
 def test_what_a_step_changes_it_can_take_back(case: Case) -> None:
     """Every step of a plan has an undo, but for those on a link that an earlier step made: that goes whole."""
     found = planned(case)
-    made = {one.operation.name for one in found.build if type(one.operation).__name__.startswith("Create")}
+    made = {one.operation.name for one in found.build if isinstance(one.operation, (CreateBridge, CreateTap))}
     for one in found.build:
-        target = getattr(one.operation, "name", None) or one.operation.link  # type: ignore[union-attr]
+        target = getattr(one.operation, "name", None) or getattr(one.operation, "link", None)
         assert one.undo or target in made or case.get("no undo"), operation(one.operation)
 
 
