@@ -1,7 +1,9 @@
 """VMs without a bridge: the host routes to each TAP, as microvm.nix's page on a routed network has it.
 
-Guests share no network segment: one can't take another's address, and hears nothing of its traffic. Every TAP has the
-same host addresses (10.0.0.0/32, its guest's gateway) and a route to its own guest.
+Guests share no network segment: one hears nothing of another's traffic and can't answer for its address. Every TAP has
+the same host addresses (10.0.0.0/32, its guest's gateway) and a route to its own guest. A gateway by `internal_ips`
+lets guests out and forwards in; for guests that reach each other, list the TAPs as `internal_interfaces` instead, with
+`internal_forwarding`.
 """
 
 import pulumi

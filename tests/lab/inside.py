@@ -40,7 +40,12 @@ def open_host(namespace: Namespace, state: Path) -> Host:
         here = Path("/proc/thread-self/ns/net").stat().st_ino
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         store = Store(state, f"netns-{here}", f"{boot} {here} {instance._netns_cookie()}")
-        return Host(store, Unwatched(store, persist="never"))
+        host = Host(store, Unwatched(store, persist="never"))
+        # Their sockets belong to the namespace of the thread that opens them: now, and never a test's own thread,
+        # which is in the machine's namespace.
+        assert host.table.nft
+        host.table.generation()
+        return host
 
     return namespace.call(opened)
 

@@ -104,6 +104,13 @@ def _subnets(cidrs: tuple[str, ...]) -> list[ipaddress.IPv4Network | ipaddress.I
     return subnets
 
 
+def _widest(cidr: str, among: Iterable[str]) -> str:
+    """The network of a list that this one lies in, itself mostly: the kernel's sets take no overlap."""
+    network: Any = ipaddress.ip_network(cidr)
+    nets: list[Any] = [ipaddress.ip_network(each) for each in among]
+    return _bare(min((each for each in nets if network.subnet_of(each)), key=lambda each: int(each.prefixlen)))
+
+
 def _bare(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> str:
     """As nft prints it: a single address has no length."""
     return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
@@ -163,7 +170,7 @@ def _internal_networks(gateway: Gateway, external: str) -> Iterator[Tagged]:
         field_name = "internal" + digit
         for cidr in networks:
             tag = (field_name, cidr)
-            key = (external, _bare(ipaddress.ip_network(cidr)))
+            key = (external, _widest(cidr, networks))
             if digit == "6" and gateway.route6:
                 yield Element("open_nets6", key), tag
             if digit == "4" or gateway.nat6 or gateway.route6:
@@ -272,7 +279,7 @@ def _forward_elements(
     to_low, to_high = forward.to_ports
     single, same = low == high, (low, high) == (to_low, to_high)
     specific = listen is not None and listen != _WILDCARD[forward.family]
-    saddr = _bare(ipaddress.ip_network(source)) if source else _ANY[forward.family]
+    saddr = _widest(source, forward.sources) if source else _ANY[forward.family]
     if not single and same:
         # The kernel keeps the port where only the address is given: one element for the whole range.
         name, at = ("listen_keep", [listen]) if specific and listen is not None else ("keep", [])

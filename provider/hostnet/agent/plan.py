@@ -260,7 +260,8 @@ def hairpin(key: str, old: Iterable[str], new: Iterable[str], snapshot: Snapshot
         state = snapshot.links.get(port)
         if port in joining or (state is not None and state.master and not state.hairpin):
             into.build.append(Step(key, ops.SetLink(port, hairpin=True)))
-    for port in sorted(set(old) - new):
+    anew = {step.operation.name for step in into.build if isinstance(step.operation, ops.DeleteLink)}
+    for port in sorted(set(old) - new - anew):
         state = snapshot.links.get(port)
         if state is not None and state.master and state.hairpin:
             into.build.append(Step(key, ops.SetLink(port, hairpin=False), (ops.SetLink(port, hairpin=True),)))

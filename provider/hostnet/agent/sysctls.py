@@ -108,6 +108,11 @@ class Switches:
             if name in record.sysctls or self._kernel.sysctl(name) == "1":
                 yield name
 
+    def local(self, record: Record) -> bool:
+        """Whether 127.0.0.1 reaches the guests that it should: every `route_localnet` that was set still is."""
+        held = [(name, each) for name, each in record.sysctls.items() if name.endswith(".route_localnet")]
+        return all(self._kernel.sysctl(name) in (None, each.ours) for name, each in held)
+
     def on(self, record: Record, family: str) -> bool:
         """Whether everything that forwarding of this family needs has its value."""
         names = [FORWARDING[family]]

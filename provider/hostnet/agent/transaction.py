@@ -19,6 +19,7 @@ from hostnet.agent import conntrack, dhcp, facts, listeners
 from hostnet.agent.context import context_of
 from hostnet.agent.dnsmasq import ServerError, Servers
 from hostnet.agent.doctor import doctor
+from hostnet.agent.elements import Context, compile_common
 from hostnet.agent.foreign import Foreign, ForeignError, foreign_error
 from hostnet.agent.kernel import Kernel, group_id, user_id
 from hostnet.agent.nftables import MissingLibraryError, NftError
@@ -506,6 +507,11 @@ class Host:
         objects, seen = (*owner.objects, *(x for x, _ in strange)), (*seen, *(x for _, x in strange))
         return View(owner.id, objects, seen, self.service.warnings(owner))
 
+    def _within(self, record: Record, context: Context, snapshot: Snapshot, elements: Mapping[Any, Any]) -> bool:
+        """Whether what all forwards share for `loopback` is there: elements, hairpin mode, and `route_localnet`."""
+        shared = all((element.set, element.key) in elements for element, _ in compile_common(context))
+        return shared and _hairpinned(context, snapshot) and self._switches.local(record)
+
     def _sight(self, record: Record, snapshot: Snapshot, elements: Mapping | None) -> Sight:  # type: ignore[type-arg]
         """What views are made from; without `elements` those that were just applied are taken for seen."""
         world = World(record.owners, snapshot)
@@ -522,8 +528,14 @@ class Host:
             names_of(record.owners.values()),
             lambda family: self._switches.on(record, family),
             strange,
+            self._within(record, context, snapshot, elements),
             dhcp=lambda server: self._servers.see(server, world),
         )
+
+
+def _hairpinned(context: Context, snapshot: Snapshot) -> bool:
+    links = [snapshot.links[port] for port in context.ports if port in snapshot.links]
+    return all(link.hairpin for link in links if link.master)
 
 
 def _note(

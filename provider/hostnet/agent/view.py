@@ -5,8 +5,9 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from hostnet.agent.elements import Cell, Context, compile_object, forward_cells, forward_devices
+from hostnet.agent.elements import Cell, Context, compile_common, compile_object, forward_cells, forward_devices
 from hostnet.agent.owners import Owner
 from hostnet.agent.plan import Names, glob_members
 from hostnet.agent.resolve import World
@@ -42,6 +43,7 @@ class Sight:
     :param elements: of our table; empty where the table is gone or its rules are not ours any more.
     :param forwarding: by family, whether every sysctl that forwarding needs has its value.
     :param strange: elements of our table that no resource asked for.
+    :param within: whether everything that all forwards share for `loopback` is as it should be.
     :param dhcp: whether a bridge's server runs as declared, and its leases.
     :param dropped: the keys of objects whose traffic somebody else's firewall drops for want of our rules.
     """
@@ -53,6 +55,7 @@ class Sight:
     names: Names = field(default_factory=Names)
     forwarding: Callable[[str], bool] = lambda _: False
     strange: Elements = field(default_factory=dict)
+    within: bool = True
     dropped: frozenset[str] = frozenset()
     dhcp: Callable[[DhcpServer], DhcpSeen] = lambda _: DhcpSeen(running=False)
 
@@ -92,9 +95,11 @@ def _see_link(item: Link, owner: Owner, sight: Sight) -> LinkSeen | None:
     ordered = (*(cidr for cidr in declared if cidr in seen), *(cidr for cidr in seen if cidr not in declared))
     isolated = state.isolated
     port = next((x for x in owner.objects if isinstance(x, Port) and x.link == item.name), None)
-    if port is not None and not port.isolated:
+    if port is not None:
+        # As declared while it is what declaration and bridge together ask for.
         bridge = sight.world.link(port.bridge)
-        isolated = isolated and not (bridge is not None and bridge.port_isolation)
+        wanted = port.isolated or (bridge is not None and bridge.port_isolation)
+        isolated = port.isolated if state.isolated == wanted else not port.isolated
     return LinkSeen(
         name=item.name,
         kind=item.kind,
@@ -160,6 +165,9 @@ def _see_gateway(item: Gateway, sight: Sight) -> GatewaySeen:
         elif there != element.value:
             changed[element.set[:-1].removeprefix("net_") + element.set[-1]] = there[0]
 
+    missing |= {("internal", name) for name in item.internal if _shaken(name, sight)}
+    missing |= {(f"internal{n}", net) for n in "46" for net in getattr(item, f"internal{n}") if _lost(n, net, sight)}
+
     def left(name: str, values: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(value for value in values if (name, value) not in missing)
 
@@ -185,12 +193,42 @@ def _see_gateway(item: Gateway, sight: Sight) -> GatewaySeen:
     )
 
 
+def _shaken(name: str, sight: Sight) -> bool:
+    """Whether something that all share is missing for an internal interface, or something strange opens it."""
+    own = {cidr.split("/")[0] for cidr in sight.context.addresses.get(name, ())}
+    for element, _ in compile_common(sight.context):
+        about = element.key[0] == name or (element.set.startswith("own") and element.key[0] in own)
+        if about and element_place(element) not in sight.elements:
+            return True
+    if any(_lost("6" if ":" in cidr else "4", cidr, sight) for cidr in sight.context.addresses.get(name, ())):
+        return True
+    return any(name in key and set_name not in _SHOWN for set_name, key in sight.strange)
+
+
+# Strange elements that show as what they are: an internal interface, or a port forward.
+_SHOWN = frozenset(
+    f"{name}{n}" for name in ("nat", "snat", "any", "span", "keep", "listen", "listen_keep") for n in "46"
+)
+
+
+def _lost(digit: str, cidr: str, sight: Sight) -> bool:
+    """Whether the kernel does not hold a network among ours, or holds a strange one across it."""
+    network: Any = ipaddress.ip_interface(cidr).network
+    sets = (f"nets{digit}", f"closed_nets{digit}")
+    ours = [element for element, _ in compile_common(sight.context) if element.set in sets]
+    covering = [element for element in ours if network.subnet_of(ipaddress.ip_network(element.key[0]))]
+    if any(element_place(element) not in sight.elements for element in covering):
+        return True
+    return any(name in sets and network.overlaps(ipaddress.ip_network(key[0])) for name, key in sight.strange)
+
+
 def _strange_internal(item: Gateway, sight: Sight) -> tuple[str, ...]:
     """Interfaces that somebody else put behind this gateway."""
     return tuple(
         key[0]
         for name, key in sight.strange
-        if name in ("nat4", "snat4") and key[1] == item.external and key[0] not in item.internal
+        if (name == "internal" or (name in ("nat4", "snat4") and key[1] == item.external))
+        and key[0] not in item.internal
     )
 
 
@@ -221,9 +259,7 @@ def _see_forward(item: Forward, sight: Sight) -> ForwardSeen | None:
         for cell in forward_cells(item, sight.context)
     ]
     there = [(cell, None not in values) for cell, values in cells]
-    protocols = tuple(
-        protocol for protocol in item.protocols if any(ok for cell, ok in there if cell.protocol == protocol)
-    )
+    protocols = tuple(protocol for protocol in item.protocols if _takes(protocol, there))
     if not protocols:
         return None
     outside = [(cell, ok) for cell, ok in there if not cell.loopback and cell.protocol in protocols]
@@ -237,7 +273,16 @@ def _see_forward(item: Forward, sight: Sight) -> ForwardSeen | None:
     kept = [(cell, ok) for cell, ok in outside if not listen or cell.listen in listen]
     sources = tuple(x for x in item.sources if all(ok for cell, ok in kept if cell.source == x))
     address, to_ports = _target(item, cells)
-    return ForwardSeen(external, protocols, address, to_ports, listen, sources, item.loopback and all(inside))
+    return ForwardSeen(
+        external, protocols, address, to_ports, listen, sources, item.loopback and all(inside) and sight.within
+    )
+
+
+def _takes(protocol: str, there: list[tuple[Cell, bool]]) -> bool:
+    """Whether anything of a protocol comes in: from outside, or, where nothing is to come from there, from within."""
+    mine = [(cell, ok) for cell, ok in there if cell.protocol == protocol]
+    outside = [ok for cell, ok in mine if not cell.loopback]
+    return any(outside) if outside else any(ok for _, ok in mine)
 
 
 def _target(item: Forward, cells: list[tuple[Cell, list[tuple[str, ...] | None]]]) -> tuple[str, tuple[int, int]]:
