@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hostnet.agent.elements import Cell, Context, compile_common, compile_object, forward_cells, forward_devices
+from hostnet.agent.elements import (
+    Cell,
+    Context,
+    compile_common,
+    compile_object,
+    counted,
+    forward_cells,
+    forward_devices,
+)
 from hostnet.agent.owners import Owner
 from hostnet.agent.plan import Names, glob_members
 from hostnet.agent.resolve import World
@@ -202,12 +210,15 @@ def _shaken(name: str, sight: Sight) -> bool:
             return True
     if any(_lost("6" if ":" in cidr else "4", cidr, sight) for cidr in sight.context.addresses.get(name, ())):
         return True
-    return any(name in key and set_name not in _SHOWN for set_name, key in sight.strange)
+    return any(set_name not in _SHOWN for set_name, _ in sight.strange)
 
 
 # Strange elements that show as what they are: an internal interface, or a port forward.
 _SHOWN = frozenset(
-    f"{name}{n}" for name in ("nat", "snat", "any", "span", "keep", "listen", "listen_keep") for n in "46"
+    {
+        "internal",
+        *(f"{name}{n}" for name in ("nat", "snat", "any", "span", "keep", "listen", "listen_keep") for n in "46"),
+    }
 )
 
 
@@ -273,9 +284,8 @@ def _see_forward(item: Forward, sight: Sight) -> ForwardSeen | None:
     kept = [(cell, ok) for cell, ok in outside if not listen or cell.listen in listen]
     sources = tuple(x for x in item.sources if all(ok for cell, ok in kept if cell.source == x))
     address, to_ports = _target(item, cells)
-    return ForwardSeen(
-        external, protocols, address, to_ports, listen, sources, item.loopback and all(inside) and sight.within
-    )
+    within = all(inside) and sight.within and all(element_place(each) in sight.elements for each in counted(item))
+    return ForwardSeen(external, protocols, address, to_ports, listen, sources, item.loopback and within)
 
 
 def _takes(protocol: str, there: list[tuple[Cell, bool]]) -> bool:
