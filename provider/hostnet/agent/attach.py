@@ -48,7 +48,7 @@ def globs_of(owners: Owners) -> Globs:
     return tuple(
         (owner.key, item)
         for owner in owners.structural.values()
-        if Glob in owner.kinds and not owner.gone
+        if Glob in owner.kinds
         for item in owner.objects
         if isinstance(item, Glob)
     )

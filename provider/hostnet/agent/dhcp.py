@@ -136,7 +136,7 @@ def _check_server(item: DhcpServer, owner: Owner, world: World) -> None:
     setup_of(item, World(owners, world.snapshot))
     for other in world.holding(Guest):
         for guest in other.objects:
-            if isinstance(guest, Guest) and guest.bridge == item.bridge and not other.gone:
+            if isinstance(guest, Guest) and guest.bridge == item.bridge:
                 for index, lease in enumerate(item.static_leases):
                     _compare(f"staticLeases[{index}] of {item.bridge}", lease.mac, lease.address, guest, other.label)
 
@@ -286,7 +286,7 @@ def _advertisements(
 
 
 def _known(server: DhcpServer, world: World, what: str) -> Iterator[_Known]:
-    """Static leases and guests; where two claim a MAC or an address (a replacement, one that is gone), one of them."""
+    """Static leases and guests; where two claim a MAC or an address (a replacement), one of them."""
     found = [_guest(guest, server, what) for guest in _guests(server.bridge, world)]
     for lease in server.static_leases:
         address = str(_ips((lease.address,), what)[0])
@@ -304,8 +304,7 @@ def _known(server: DhcpServer, world: World, what: str) -> Iterator[_Known]:
 
 
 def _guests(bridge: str, world: World) -> list[Guest]:
-    """Those of a bridge, those that are gone first: they give way."""
-    owners = sorted(world.holding(Guest), key=lambda owner: not owner.gone)
+    owners = world.holding(Guest)
     return [item for owner in owners for item in owner.objects if isinstance(item, Guest) and item.bridge == bridge]
 
 

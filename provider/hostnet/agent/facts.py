@@ -30,9 +30,7 @@ def host_facts(owners: Owners, snapshot: Snapshot, table: Table, forwarding: dic
         "defaultRoute": dict(snapshot.default_links),
         "forwarding": {family: forwarding.get(name) == "1" for family, name in FORWARDING.items()},
         "firewalls": firewalls,
-        "resources": [
-            {"urn": owner.urn, "id": owner.id, "kind": owner.kind} for owner in owners.values() if not owner.gone
-        ],
+        "resources": [{"urn": owner.urn, "id": owner.id, "kind": owner.kind} for owner in owners.values()],
     }
 
 

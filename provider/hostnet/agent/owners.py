@@ -16,15 +16,11 @@ _FORWARDS = frozenset({Forward, Forwarding})
 
 @dataclass(frozen=True)
 class Owner:
-    """A resource's objects on this host. Its URN and id together are its identity: a replacement has two at a time.
-
-    `gone`: a read saw that its link is not there any more; `restore` leaves it alone until it is applied again.
-    """
+    """A resource's objects on this host. Its URN and id together are its identity: a replacement has two at a time."""
 
     urn: str
     id: str
     objects: tuple[Object, ...] = ()
-    gone: bool = False
 
     @property
     def key(self) -> str:
@@ -69,8 +65,6 @@ class Owner:
         line: str | None = vars(self).get("_line")
         if line is None:
             data: Json = {"urn": self.urn, "id": self.id, "objects": [to_json(item) for item in self.objects]}
-            if self.gone:
-                data["gone"] = True
             line = json.dumps(data, separators=(",", ":"), default=vars)
             object.__setattr__(self, "_line", line)
         return line
@@ -79,7 +73,7 @@ class Owner:
     def parse(cls, line: str) -> Owner:
         """From a line of the record."""
         data = json.loads(line)
-        owner = cls(data["urn"], data["id"], tuple(map(from_json, data["objects"])), data.get("gone", False))
+        owner = cls(data["urn"], data["id"], tuple(map(from_json, data["objects"])))
         object.__setattr__(owner, "_line", line.rstrip("\n"))
         return owner
 

@@ -131,7 +131,7 @@ def external_of(forward: Forward, world: World) -> str:
 def _check_link(item: Link, change: Change, world: World) -> None:
     owner = world.link_owner(item.name)
     mine = owner is not None and owner.urn == change.urn and (owner.id == change.id or not change.id)
-    if owner is not None and not mine and not owner.gone:
+    if owner is not None and not mine:
         raise HostnetError(
             Code.CONFLICT,
             f"{item.kind} {item.name} can't be created",
@@ -173,7 +173,7 @@ def _check_subnet(item: Address, change: Change, world: World) -> None:
         return
     for owner in world.others(change, Address):
         for other in owner.objects:
-            if not isinstance(other, Address) or owner.gone:
+            if not isinstance(other, Address):
                 continue
             theirs = ipaddress.ip_interface(other.cidr).network
             if theirs.prefixlen != theirs.max_prefixlen and _overlap(mine, theirs):
@@ -333,7 +333,7 @@ def _used(bridge: str, change: Change, world: World) -> dict[Ip, str]:
     used = {ipaddress.ip_interface(cidr).ip: f"bridge {bridge} itself" for cidr in world.cidrs(bridge)}
     for owner in world.others(change, Guest, DhcpServer):
         for other in owner.objects:
-            if isinstance(other, Guest) and other.bridge == bridge and not owner.gone:
+            if isinstance(other, Guest) and other.bridge == bridge:
                 for cidr in other.addresses or ():
                     used[ipaddress.ip_interface(cidr).ip] = owner.label
             elif isinstance(other, DhcpServer) and other.bridge == bridge:
@@ -345,7 +345,7 @@ def _used(bridge: str, change: Change, world: World) -> dict[Ip, str]:
 def _check_mac(item: Guest, change: Change, world: World, what: str) -> None:
     for owner in world.others(change, Guest):
         for other in owner.objects:
-            if isinstance(other, Guest) and other.bridge == item.bridge and other.mac == item.mac and not owner.gone:
+            if isinstance(other, Guest) and other.bridge == item.bridge and other.mac == item.mac:
                 raise HostnetError(
                     Code.CONFLICT,
                     what,

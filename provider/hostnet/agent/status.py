@@ -61,9 +61,6 @@ def _resource(owner: Owner, sight: Sight, missing: int, watching: Watching) -> F
 
 def _drift(owner: Owner, sight: Sight, missing: int, watching: Watching) -> Iterator[str]:
     """What would have to be done for this owner, in words."""
-    if owner.gone:
-        yield "it was removed by somebody else; `pulumi up` makes it anew"
-        return
     into = Plan()
     plan(owner, owner, sight.world, sight.attached, sight.names, into)
     yield from dict.fromkeys(str(step.operation) for step in (*into.build, *into.remove) if step.owner == owner.key)

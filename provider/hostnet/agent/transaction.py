@@ -413,7 +413,7 @@ class Host:
         """Put back all that is recorded, as at boot; gives how many owners there are."""
         with self._store.locked() as record:
             self.recover(record)
-            pairs: Pairs = {key: (None, owner) for key, owner in record.owners.items() if not owner.gone}
+            pairs: Pairs = {key: (None, owner) for key, owner in record.owners.items()}
             failed = self._transition(record, pairs, self.kernel.snapshot(), exact=True) if pairs else {}
             if failed:
                 left = "; ".join(str(error) for error in failed.values())

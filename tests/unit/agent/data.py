@@ -80,15 +80,14 @@ def as_json(items: tuple[Object, ...]) -> list[Case]:
     return found
 
 
-def owner(label: str, items: list[Case] | None, case: Case, **more: Any) -> Owner:
+def owner(label: str, items: list[Case] | None, case: Case) -> Owner:
     """An owner as a case writes it."""
-    return Owner(urn(label), case.get("ids", {}).get(label, label.rsplit(maxsplit=1)[-1]), objects(items), **more)
+    return Owner(urn(label), case.get("ids", {}).get(label, label.rsplit(maxsplit=1)[-1]), objects(items))
 
 
 def owners(case: Case) -> Owners:
     """What hostnet holds."""
-    gone = case.get("gone", ())
-    found = [owner(label, items, case, gone=label in gone) for label, items in case.get("held", {}).items()]
+    found = [owner(label, items, case) for label, items in case.get("held", {}).items()]
     return Owners({one.key: one for one in found})
 
 

@@ -57,10 +57,10 @@ def test_an_object_survives_the_trip(item: Object) -> None:
     assert from_json(to_json(item)) == item
 
 
-@given(st.text(), st.text(), st.lists(st.sampled_from(SOME), unique=True), st.booleans())
-def test_an_owner_survives_the_record(name: str, identity: str, items: list[Object], gone: bool) -> None:  # noqa: FBT001
+@given(st.text(), st.text(), st.lists(st.sampled_from(SOME), unique=True))
+def test_an_owner_survives_the_record(name: str, identity: str, items: list[Object]) -> None:
     """One line an owner, whatever a resource is called."""
-    one = Owner(urn(f"Bridge {name}"), identity, tuple(items), gone)
+    one = Owner(urn(f"Bridge {name}"), identity, tuple(items))
     assert "\n" not in one.line
     assert Owner.parse(one.line) == one
 
