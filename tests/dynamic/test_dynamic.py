@@ -5,6 +5,7 @@ Addresses: br0 has 10.0.0.1/24 and fd12::1/64, the guest on vm-web gets the lowe
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import importlib
 import json
@@ -145,6 +146,9 @@ def test_secrets_stay_out_of_the_state(stack: DynamicStack, host: Host) -> None:
 
 def test_credentials_are_secrets_whoever_says_so() -> None:
     """In a dict, in a proxy's dict, and in an Output of a dict."""
+    asyncio.set_event_loop(
+        asyncio.new_event_loop()
+    )  # what an Output is made in; an earlier test may have ended its own
     marked = hostnet.dynamic._with_secrets({"user": "root", "password": "p", "proxy": {"private_key": "k"}})
     assert marked["user"] == "root"
     assert isinstance(marked["password"], pulumi.Output)

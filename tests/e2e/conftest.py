@@ -72,13 +72,6 @@ def stack(new_stack: Callable[..., Stack], host: Host) -> Stack:
     return new_stack(host)
 
 
-@pytest.fixture(scope="session")
-def laboratory(cli: Cli) -> Iterator[Lab]:
-    """The worker's laboratory of namespaces with real packets."""
-    with Lab() as lab:
-        yield lab
-
-
 @pytest.fixture
 def lab(laboratory: Lab) -> Iterator[Lab]:
     """The laboratory with a host that nothing has touched."""

@@ -1,26 +1,13 @@
-"""Fixtures of the kernel tests: one laboratory a worker, a host that nothing has touched and a stack a test."""
+"""Fixtures of the kernel tests: a host that nothing has touched and a stack a test."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
-# Before they are imported: their assertions speak for the cases.
-pytest.register_assert_rewrite("tests.lab.cases", "tests.lab.namespaces", "tests.lab.lab")
-
-from tests.lab.driver import Provider, Stack  # noqa: E402
-from tests.lab.lab import Lab  # noqa: E402
-
-
-@pytest.fixture(scope="session")
-def laboratory() -> Iterator[Lab]:
-    """The worker's laboratory."""
-    if os.geteuid() != 0:
-        pytest.skip("kernel tests need root: they make network namespaces")
-    with Lab() as lab:
-        yield lab
+from tests.lab.driver import Provider, Stack
+from tests.lab.lab import Lab
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) 
     looked_up = {name: snapshot.addresses.get(name, ()) for name in {*inner, *externals} - set(devices)}
     addresses = {**looked_up, **{name: declared.get(name, ()) for name in devices}}
     ports = tuple(sorted(_ports(items, inner, attached))) if _looped(owners) else ()
-    return Context(devices, addresses, gateways, ports, doubled)
+    return Context(devices, addresses, gateways, ports, doubled, observed=bool(looked_up))
 
 
 def ports_of(owners: Owners, attached: Mapping[str, str]) -> frozenset[str]:

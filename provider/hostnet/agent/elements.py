@@ -34,6 +34,7 @@ class Context:
     :param ports: the bridge ports that hostnet attached, where a forward takes `loopback`: they are in hairpin mode.
     :param doubled: (family, protocol, port) that more than one external interface forwards: from within, the address
         decides which is meant.
+    :param observed: some of `addresses` are as observed: a context of the same owners may have been another before.
     """
 
     devices: tuple[str, ...] = ()
@@ -41,6 +42,7 @@ class Context:
     gateways: Mapping[str, Gateway] = field(default_factory=dict)
     ports: tuple[str, ...] = ()
     doubled: frozenset[tuple[str, str, int]] = frozenset()
+    observed: bool = False
 
 
 def compile_object(item: Object, context: Context) -> Iterator[Tagged]:

@@ -87,8 +87,9 @@ class Host:
             self.recover(record)
             snapshot = replace(self.kernel.snapshot(), leased=self._servers.leased())
             outcomes: dict[int, Outcome] = {}
-            admitted, pairs = self._admit(changes, record, snapshot, outcomes)
-            if pairs and transaction not in record.outcomes:
+            repeated = transaction in record.outcomes
+            admitted, pairs = self._admit(changes, record, snapshot, outcomes, repeated=repeated)
+            if pairs and not repeated:
                 self._transition(record, pairs, snapshot, note=_note(record, transaction, admitted, outcomes))
             sight = self._sight(record, self.kernel.snapshot(), None)
             for index, owner in admitted.items():
@@ -100,7 +101,13 @@ class Host:
             return [outcomes[index] for index in range(len(changes))]
 
     def _admit(
-        self, changes: list[Change], record: Record, snapshot: Snapshot, outcomes: dict[int, Outcome]
+        self,
+        changes: list[Change],
+        record: Record,
+        snapshot: Snapshot,
+        outcomes: dict[int, Outcome],
+        *,
+        repeated: bool,
     ) -> tuple[dict[int, Owner], Pairs]:
         after = record.owners.copy()
         admitted: dict[int, Owner] = {}
@@ -114,7 +121,7 @@ class Host:
             except HostnetError as error:
                 outcomes[number] = error
                 continue
-            if new is not None and not change.known and new.key in after:
+            if new is not None and not change.known and new.key in record.owners and not repeated:
                 self._again.add(new.key)
             elif new is None and old is not None and old.key in self._again:
                 self._again.discard(old.key)
@@ -352,7 +359,8 @@ class Host:
             known = before.copy()
             for key, owner in lost.items():
                 known[key] = owner
-        old = self._compiler.desired(known, context_of(known, snapshot, had))
+        context = context_of(known, snapshot, had)
+        old = self._compiler.desired(known, context)
         try:
             after = self._compiler.desired(owners, context_of(owners, snapshot, record.attached))
         except ClashError as clash:
@@ -362,7 +370,8 @@ class Host:
             return old, after
         comments = {key: owner.comment for key, owner in owners.items()}
         ensure = set(owners) if exact else set(pairs)
-        mark = replace(record.table, generation=0) if exact else record.table
+        # What was compiled from addresses as observed may not be what is there: look.
+        mark = replace(record.table, generation=0) if exact or context.observed else record.table
         try:
             record.table = self.table.sync(old, after, comments, mark, ensure)
         except NftError as error:

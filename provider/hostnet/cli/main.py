@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :returns: the exit code.
     """
     options = parser().parse_args(arguments)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a script started us in the background
     try:
         return asyncio.run(_run(options))
     except HostnetError as error:

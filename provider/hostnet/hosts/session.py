@@ -90,21 +90,29 @@ class Session:
         self._cancelled = False
         self._channel: Channel | None = None
         self._queues: dict[str, list[_Waiting]] = {}
+        self._unsure: set[tuple[str, str]] = set()  # applied, and the answer never came
         self._busy = asyncio.Lock()
         self._number = 0
         self.hello: dict[str, Any] = {}
 
     async def apply(self, change: Change) -> View:
         """See `Host.apply`."""
+        identity = (change.urn, change.id)
         payload = {
             "urn": change.urn,
             "id": change.id,
             "objects": [to_json(item) for item in change.objects],
             "prior": [to_json(item) for item in change.prior],
-            "known": change.known,
+            # What may have been done before the host was lost is not created beside itself the second time.
+            "known": change.known or identity in self._unsure,
             "dry": change.dry,
         }
-        view = await self._joined("apply", payload, change.urn)
+        try:
+            view = await self._joined("apply", payload, change.urn)
+        except HostnetError as error:
+            if error.code in (Code.UNREACHABLE, Code.AGENT_DIED):
+                self._unsure.add(identity)
+            raise
         return self._view(view)
 
     async def read(self, query: Query) -> View | None:

@@ -1,0 +1,22 @@
+"""Fixtures of all tests: one laboratory a worker, whichever folders' tests it runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+# Before it is imported: its assertions speak for the cases.
+pytest.register_assert_rewrite("tests.lab.cases", "tests.lab.namespaces", "tests.lab.lab")
+
+from tests.lab.lab import Lab  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def laboratory() -> Iterator[Lab]:
+    """The worker's laboratory of namespaces with real packets."""
+    if os.geteuid() != 0:
+        pytest.skip("kernel tests need root: they make network namespaces")
+    with Lab() as lab:
+        yield lab
