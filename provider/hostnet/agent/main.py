@@ -153,7 +153,8 @@ def _serve(host: Host, line: str) -> dict[str, Any]:
 
 def _apply(host: Host, request: dict[str, Any]) -> list[Any]:
     changes = [change_from_json(change) for change in request["changes"]]
-    return [_outcome(each) for each in host.apply(changes, request.get("transaction", ""))]
+    ask = bool(request.get("ask"))
+    return [_outcome(each) for each in host.apply(changes, request.get("transaction", ""), ask=ask)]
 
 
 def _read(host: Host, request: dict[str, Any]) -> list[Any]:

@@ -76,11 +76,13 @@ class Host:
 
     # --- wishes ----------------------------------------------------------------------------------------------------
 
-    def apply(self, changes: list[Change], transaction: str = "") -> list[Outcome]:
+    def apply(self, changes: list[Change], transaction: str = "", *, ask: bool = False) -> list[Outcome]:
         """Admit what can be, apply it together, and report on each change, in order.
 
         :param transaction: the provider's number for it. One that the record knows was applied before the provider
             lost the connection: what became of it is reported, and nothing is done.
+        :param ask: do nothing in any case: another agent died of it, or with it.
+        :raises HostnetError: where `ask` finds that it was not done.
         """
         transaction = transaction or os.urandom(8).hex()
         with self._store.locked() as record:
@@ -88,6 +90,8 @@ class Host:
             snapshot = replace(self.kernel.snapshot(), leased=self._servers.leased())
             outcomes: dict[int, Outcome] = {}
             repeated = transaction in record.outcomes
+            if ask and not repeated:
+                raise HostnetError(Code.AGENT_DIED, "apply the transaction", "it was not done, or is undone")
             admitted, pairs = self._admit(changes, record, snapshot, outcomes, repeated=repeated)
             if pairs and not repeated:
                 self._transition(record, pairs, snapshot, note=_note(record, transaction, admitted, outcomes))

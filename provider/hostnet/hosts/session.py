@@ -72,6 +72,8 @@ class _Waiting:
 
 # How an operation's requests are joined into one message: the name of the list they travel in.
 _JOINED = {"apply": "changes", "read": "queries"}
+# How long the next agent may take, after one died, to get the host's lock and tell what became of the transaction.
+_OUTCOME_SECONDS = 5.0
 
 
 class Session:
@@ -255,9 +257,32 @@ class Session:
             answer = await self._exchange(channel, request, doing)
         except _LostError as lost:
             answer = await self._ask_again(request, doing, str(lost))
+        except HostnetError as died:
+            if operation != "apply" or died.code is not Code.AGENT_DIED:
+                raise
+            answer = await self._outcome(request, doing, died)
         if "error" in answer:
             raise HostnetError.from_json(answer["error"], self.label)
         return answer["result"]
+
+    async def _outcome(self, request: dict[str, Any], doing: str, died: HostnetError) -> dict[str, Any]:
+        """After the agent died: the next one starts at once, undoes what is half done, and tells what was done.
+
+        The request is not tried again: it may be what the agent died of.
+        """
+        try:
+            async with asyncio.timeout(_OUTCOME_SECONDS):
+                answer = await self._exchange(await self._open(), {**request, "ask": True}, doing)
+        except TimeoutError:
+            channel, self._channel = self._channel, None
+            if channel is not None:
+                await channel.close()  # its answer, when it comes, is nobody's
+            raise died from None
+        except (HostnetError, _LostError):
+            raise died from None
+        if "error" in answer:
+            raise died
+        return answer
 
     async def _ask_again(self, request: dict[str, Any], doing: str, lost: str) -> dict[str, Any]:
         """After the way broke: the same request through another agent, which sees to the end of the first."""
