@@ -213,7 +213,7 @@ def _shaken(name: str, sight: Sight) -> bool:
     return any(set_name not in _SHOWN for set_name, _ in sight.strange)
 
 
-# Strange elements that show as what they are, an internal interface or a port forward; and counters, which open nothing.
+# Strange elements that show as an internal interface or as a port forward; and counters, which open nothing.
 _FORWARDS = ("nat", "snat", "any", "span", "keep", "listen", "listen_keep", "counted")
 _SHOWN = frozenset({"internal", *(f"{name}{n}" for name in _FORWARDS for n in "46")})
 
