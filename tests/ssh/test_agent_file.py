@@ -162,7 +162,7 @@ def test_no_sudo_there(world: World) -> None:
 
 def pyenv(version: str) -> str | None:
     """A Python of that version, as pyenv installs them."""
-    found = sorted(Path("/root/.pyenv/versions").glob(f"{version}.*/bin/python{version}"))
+    found = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}"))
     return str(found[-1]) if found else None
 
 
