@@ -270,15 +270,12 @@ class Session:
 
         The request is not tried again: it may be what the agent died of.
         """
+        self._number += 1
+        question = {**request, "id": self._number, "ask": True}
         try:
             async with asyncio.timeout(_OUTCOME_SECONDS):
-                answer = await self._exchange(await self._open(), {**request, "ask": True}, doing)
-        except TimeoutError:
-            channel, self._channel = self._channel, None
-            if channel is not None:
-                await channel.close()  # its answer, when it comes, is nobody's
-            raise died from None
-        except (HostnetError, _LostError):
+                answer = await self._exchange(await self._open(), question, doing)
+        except (HostnetError, _LostError, TimeoutError):
             raise died from None
         if "error" in answer:
             raise died
@@ -304,7 +301,10 @@ class Session:
     async def _exchange(self, channel: Channel, request: dict[str, Any], doing: str) -> dict[str, Any]:
         with contextlib.suppress(OSError):  # the reader tells what became of the channel
             channel.write(json.dumps(request, separators=(",", ":")).encode() + b"\n")
-        return await self._read_line(channel, doing)
+        while True:
+            answer = await self._read_line(channel, doing)
+            if answer["id"] == request["id"]:
+                return answer  # another is late: who asked for it waits no longer
 
     async def _read_line(self, channel: Channel, doing: str) -> dict[str, Any]:
         try:
