@@ -104,7 +104,7 @@ class Engine:
         self._servicer = await plugin.start(self._server, None, self._make_pool)
         return port
 
-    def _make_pool(self, settings: Settings, log: Callable[[str], None]) -> FakePool:
+    def _make_pool(self, settings: Settings, log: Callable[[str, str], None]) -> FakePool:
         self.pool.settings, self.pool.log = settings, log
         return self.pool
 

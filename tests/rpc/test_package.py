@@ -8,8 +8,9 @@ import select
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import hostnet
@@ -22,7 +23,7 @@ from hostnet.rpc.protos import provider_pb2, provider_pb2_grpc
 from tests.rpc.engine import SECONDS, Engine, Resource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from hostnet.resources.kind import Value
 
@@ -77,10 +78,40 @@ def test_waiting_shows_in_the_status_column(engine: Engine) -> None:
     creating = engine.stub.Create.future(bridge.create_request())
     shown = engine.logged.expect(lambda line: line.ephemeral)
     assert (shown.urn, shown.message) == (bridge.urn, "waiting for root@203.0.113.9 …")
-    engine.run(lambda: engine.pool.log("connecting, try 2"))
+    engine.run(lambda: engine.pool.log("root@203.0.113.9", "connecting, try 2"))
     assert engine.logged.expect(lambda line: line.message == "connecting, try 2").urn == bridge.urn
     engine.run(engine.pool.release)
     assert creating.result(SECONDS).id == "vms"
+
+
+def test_what_happens_with_a_host_shows_under_its_own_resources(engine: Engine) -> None:
+    """Two servers that boot: each resource tells of its own, also one that joins the waiting later."""
+    engine.run(engine.pool.hold)
+    hosts = ("203.0.113.9", "203.0.113.10")
+    one, other, late = (
+        Resource(engine, "Bridge", name, name=name, connection={"host": host})
+        for name, host in (("one", hosts[0]), ("other", hosts[1]), ("late", hosts[0]))
+    )
+    creating = [engine.stub.Create.future(each.create_request()) for each in (one, other)]
+    for each in (one, other):
+        engine.logged.expect(about(each))
+    for host in hosts:
+        engine.run(partial(engine.pool.log, f"root@{host}", f"{host}, try 2"))
+    creating.append(engine.stub.Create.future(late.create_request()))
+    engine.logged.expect(about(late))
+    told = {(line.urn, line.message) for line in engine.logged.lines if "try" in line.message}
+    assert told == {
+        (one.urn, "203.0.113.9, try 2"),
+        (other.urn, "203.0.113.10, try 2"),
+        (late.urn, "203.0.113.9, try 2"),
+    }
+    engine.run(engine.pool.release)
+    assert [each.result(SECONDS).id for each in creating] == ["one", "other", "late"]
+
+
+def about(resource: Resource) -> Callable[[Any], bool]:
+    """Whether a line of the log is about a resource."""
+    return lambda line: bool(line.urn == resource.urn)
 
 
 def test_a_dead_log_fails_nothing() -> None:

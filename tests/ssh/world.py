@@ -268,7 +268,7 @@ class World:
 
     def pool(self) -> Pool:
         """A pool of sessions."""
-        return Pool(self.settings, self.said.append)
+        return Pool(self.settings, lambda _, text: self.said.append(text))
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Be the provider: run a coroutine on the client."""

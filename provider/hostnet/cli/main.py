@@ -121,7 +121,7 @@ async def _run(options: argparse.Namespace) -> int:
         await pool.close()
 
 
-def _tell(line: str) -> None:
+def _tell(_host: str, line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 

@@ -249,7 +249,7 @@ class FakeHost:
 class FakePool:
     """A pool of fake hosts: one a host name and namespace, made when first asked for."""
 
-    def __init__(self, settings: Settings | None = None, log: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, settings: Settings | None = None, log: Callable[[str, str], None] = lambda _, __: None) -> None:
         """As the real pool's."""
         self.settings, self.log = settings, log
         self.hosts: dict[str, FakeHost] = {}

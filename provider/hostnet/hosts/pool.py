@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.hosts.local import LocalTransport
-from hostnet.hosts.session import Session, Transport
+from hostnet.hosts.session import Session, Status, Transport
 
-Log = Callable[[str], None]
+Log = Callable[[str, str], None]
 
 
 class Pool:
     """Sessions by connection. A session is made when the first request needs it and kept till the end.
 
     :param settings: the provider's configuration.
-    :param log: told what happens with hosts ("connecting to …"), for the live status.
+    :param log: told what happens with a host, by its label ("root@192.0.2.2", "waiting for …"), for the live status.
     """
 
-    def __init__(self, settings: Settings | None = None, log: Log = lambda _: None) -> None:
+    def __init__(self, settings: Settings | None = None, log: Log = lambda _, __: None) -> None:
         self._settings = settings or Settings()
         self._log = log
         self._sessions: dict[Connection, Session] = {}
@@ -28,17 +29,18 @@ class Pool:
         """The session with this connection's host; the first request that it is asked connects."""
         session = self._sessions.get(connection)
         if session is None:
-            session = Session(connection.label, self._transport(connection), self._log)
+            told = partial(self._log, connection.label)
+            session = Session(connection.label, self._transport(connection, told), told)
             self._sessions[connection] = session
         return session
 
-    def _transport(self, connection: Connection) -> Transport:
+    def _transport(self, connection: Connection, told: Status) -> Transport:
         """The way to a host. A connection that names one never leads to this machine."""
         if connection.host is None:
             return LocalTransport(connection, self._settings)
         from hostnet.hosts.ssh import SSHTransport  # noqa: PLC0415 - half a second, for those who need it
 
-        return SSHTransport(connection, self._settings, self._log)
+        return SSHTransport(connection, self._settings, told)
 
     async def close(self) -> None:
         """End all sessions, at once."""

@@ -42,8 +42,8 @@ class Pool(Protocol):
         """End all sessions."""
 
 
-# A pool tells what happens with hosts ("connecting to …"): second argument.
-MakePool = Callable[[Settings, Callable[[str], None]], Pool]
+# A pool tells what happens with a host: second argument, which takes the host's label and the text.
+MakePool = Callable[[Settings, Callable[[str, str], None]], Pool]
 
 
 class Reach:
@@ -63,7 +63,8 @@ class Reach:
         self._default: Mapping[str, Any] | None = None
         self._cancelled = asyncio.Event()
         self._silent: set[Connection] = set()
-        self._waiting: Counter[str] = Counter()
+        self._waiting: Counter[tuple[str, str]] = Counter()  # a host's label, and the URN of who waits for it
+        self._news: dict[str, str] = {}  # the last that was told of a host which has not answered since
         self._tasks: set[asyncio.Future[Any]] = set()
 
     async def configure(self, default: Mapping[str, Any] | None, settings: Settings) -> None:
@@ -113,15 +114,15 @@ class Reach:
 
     async def apply(self, urn: str, host: Host, change: Change) -> View:
         """Make it so; what is under way goes on to its end also when the engine hangs up."""
-        return await self._announced(urn, host.label, host.apply(change))
+        return await self._answer(urn, host.label, host.apply(change))
 
     async def read(self, urn: str, host: Host, query: Query) -> View | None:
         """What the host has for a resource."""
-        return await self._announced(urn, host.label, host.read(query))
+        return await self._answer(urn, host.label, host.read(query))
 
     async def facts(self, urn: str, host: Host, name: str, arguments: dict[str, Any]) -> Facts:
         """Answer a question about the host."""
-        return await self._announced(urn, host.label, host.facts(name, arguments))
+        return await self._answer(urn, host.label, host.facts(name, arguments))
 
     async def try_out(self, urn: str, inputs: Mapping[str, Any], change: Change) -> None:
         """Ask a host that answers soon whether a change would work, and warn where it would not. Never fails."""
@@ -177,23 +178,31 @@ class Reach:
             cancelled.cancel()
             waited.cancel()
 
+    async def _answer(self, urn: str, label: str, waiting: Awaitable[T]) -> T:
+        """Wait for what a host answers; then what was told of it is over."""
+        try:
+            return await self._announced(urn, label, waiting)
+        finally:
+            self._news.pop(label, None)
+
     async def _announced(self, urn: str, label: str, waiting: Awaitable[T]) -> T:
         """Wait; where it takes long, say for what."""
         task = self._keep(waiting)
         done, _ = await asyncio.wait({task}, timeout=_SILENT_SECONDS)
         if done:
             return task.result()
-        self._log.status(urn, f"waiting for {label} …")
-        self._waiting[urn] += 1
+        self._log.status(urn, self._news.get(label, f"waiting for {label} …"))
+        self._waiting[label, urn] += 1
         try:
             return await asyncio.shield(task)
         finally:
-            self._waiting[urn] -= 1
+            self._waiting[label, urn] -= 1
 
-    def _progress(self, text: str) -> None:
-        """Show what happens with a host under the resources that have waited for a while."""
-        for urn, count in self._waiting.items():
-            if count:
+    def _progress(self, label: str, text: str) -> None:
+        """Show what happens with a host under those of its resources that have waited for a while."""
+        self._news[label] = text
+        for (host, urn), count in self._waiting.items():
+            if count and host == label:
                 self._log.status(urn, text)
 
     def _keep(self, waiting: Awaitable[T]) -> asyncio.Future[T]:

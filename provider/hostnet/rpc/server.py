@@ -142,7 +142,7 @@ def _at_death(process: int, then: Callable[[], object]) -> None:
     loop.add_reader(descriptor, ended)
 
 
-def _real_pool(settings: Settings, log: Callable[[str], None]) -> Pool:
+def _real_pool(settings: Settings, log: Callable[[str, str], None]) -> Pool:
     from hostnet.hosts.pool import Pool as RealPool  # noqa: PLC0415 - for those who need a host
 
     return RealPool(settings, log)
