@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,10 @@ class Run:
                 if step.ours:
                     found.append(step)
         return found
+
+    def done(self, op: str) -> int:
+        """How many of hostnet's resources have been through an operation."""
+        return sum(step.op == op for step in self.steps)
 
     @property
     def begun(self) -> list[Step]:
@@ -146,9 +150,15 @@ class Running:
         text = self.log.read_text() if self.log.exists() else ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
-    def done(self, op: str) -> int:
-        """How many of hostnet's resources have been through an operation."""
-        return sum(step.op == op for step in Run("", 0, "", self.events()).steps)
+    def until(self, holds: Callable[[Run], object]) -> None:
+        """Wait until something holds of what it has told.
+
+        :raises AssertionError: where it ends before.
+        """
+        while not holds(Run("", 0, "", self.events())):
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=0.01)
+                raise AssertionError(self.process.communicate()[0])
 
     def interrupt(self) -> None:
         """Ctrl-C."""

@@ -61,6 +61,16 @@ def test_what_a_person_made(new_stack: Callable[..., Stack], host: Host) -> None
     assert host.left == []
 
 
+def test_what_to_write_into_the_program(new_stack: Callable[..., Stack], host: Host) -> None:
+    """An import as typed ends with the resource as text, with what is not default."""
+    host.ip("link add br-x type bridge", "link set br-x mtu 1400 up")
+    stack = new_stack(host, connection=here(host))
+    flags = ("hostnet:index:Bridge", "net", "br-x", "--protect=false", "--yes", "--skip-preview")
+    _, _, text = stack.run("import", None, *flags).text.partition("Please copy the following code")
+    assert "1400" in text
+    assert "br-x" in text
+
+
 def test_what_is_not_there(new_stack: Callable[..., Stack], host: Host) -> None:
     """Importing what the host does not have is an error, and imports no ghost."""
     stack = new_stack(host, connection=here(host))

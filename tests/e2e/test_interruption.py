@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 
 import pulumi_hostnet as hostnet
 
-from tests.e2e.stacks import Host, Program, Running, Stack
+from tests.e2e.stacks import Host, Program, Stack
 
 MANY = 60
 
@@ -26,14 +25,6 @@ def network(host: Host) -> Program:
             hostnet.TapBinding(f"vm{index}", name=f"vm{index}", bridge=net.name, guest={}, connection=connection)
 
     return program
-
-
-def created(running: Running, number: int) -> None:
-    """Wait till so many resources were created."""
-    while running.done("create") < number:
-        with suppress(subprocess.TimeoutExpired):
-            running.process.wait(timeout=0.01)
-            raise AssertionError(running.process.communicate()[0])
 
 
 def taps(host: Host) -> set[str]:
@@ -62,7 +53,7 @@ def converges(stack: Stack, host: Host) -> None:
 def test_ctrl_c_in_the_middle_of_an_up(stack: Stack, host: Host) -> None:
     """What was created is in the state, what was not is not on the host."""
     with stack.running("up", network(host), "--yes", "--skip-preview", "--parallel", "2") as running:
-        created(running, 8)
+        running.until(lambda run: run.done("create") >= 8)
         running.interrupt()
         run = stack.ended(running)
     assert run.code != 0
@@ -71,12 +62,32 @@ def test_ctrl_c_in_the_middle_of_an_up(stack: Stack, host: Host) -> None:
     converges(stack, host)
 
 
+ENDLESS = """
+import threading, pulumi_hostnet as hostnet
+print("it runs")
+threading.Event().wait()
+"""
+
+
+def test_ctrl_c_in_the_middle_of_a_program(stack: Stack) -> None:
+    """A program as typed, stopped wherever it is: what shows is that it was cancelled, and no traceback of it."""
+    stack.write(ENDLESS)
+    with stack.running("up", None, "--yes", "--skip-preview") as running:
+        running.until(lambda run: any("it runs" in text for text in run.said("info")))
+        running.interrupt()
+        run = stack.ended(running)
+    assert run.code != 0
+    assert "cancel" in run.errors
+    assert "Traceback" not in run.text
+    assert "KeyboardInterrupt" not in run.text
+
+
 def test_a_killed_agent_in_the_middle_of_an_up(stack: Stack, host: Host) -> None:
     """The provider lives and starts another; what was in flight fails with a reason, or is done after all."""
     with stack.running(
         "up", network(host), "--yes", "--skip-preview", "--parallel", "2", "--continue-on-error"
     ) as running:
-        created(running, 8)
+        running.until(lambda run: run.done("create") >= 8)
         for pid in agents(host):
             os.kill(pid, signal.SIGKILL)
         run = stack.ended(running)

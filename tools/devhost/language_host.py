@@ -21,6 +21,10 @@ from pulumi.runtime.proto import language_pb2, language_pb2_grpc, plugin_pb2
 RUNNER = Path(__file__).with_name("run_program.py")
 # run_program.py ends with this status after it has shown the error itself.
 SHOWN = 32
+NO_GENERATOR = """\
+# In Pulumi's own language: hostnet's development stand-in for the Python language host does not write Python.
+# Property names become snake_case there, and a resource is a call: hostnet.Bridge("net", mtu=1400).
+"""
 
 
 class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
@@ -67,11 +71,18 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
         request.args.insert(0, sys.argv[-1])
         self._program.communicate(request.SerializeToString())
         status = self._program.returncode
-        if status == SHOWN:
+        if status in (SHOWN, -signal.SIGINT):  # of a program that was cancelled, the engine says so itself
             return language_pb2.RunResponse(bail=True)
         if status != 0:
             return language_pb2.RunResponse(error=f"the Python program ended with exit status {status}")
         return language_pb2.RunResponse()
+
+    def GenerateProgram(
+        self, request: language_pb2.GenerateProgramRequest, _context: grpc.ServicerContext
+    ) -> language_pb2.GenerateProgramResponse:
+        """Hand out what `pulumi import` found as it came: the generator of Python programs is the official host's."""
+        source = {path: (NO_GENERATOR + text).encode() for path, text in request.source.items()}
+        return language_pb2.GenerateProgramResponse(source=source)
 
     def Cancel(self, _request: Empty, _context: grpc.ServicerContext) -> Empty:
         """Stop the program and then this host."""

@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -37,6 +38,8 @@ def _run(program: Path, root: str) -> None:
 
 def main() -> int:
     """Run the program of the request; the exit status."""
+    # Ctrl-C and the engine's Cancel end a program at once, and without a traceback of whatever it was just doing.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     request = language_pb2.RunRequest.FromString(sys.stdin.buffer.read())
     program = Path(request.info.program_directory, request.info.entry_point).resolve()
     # The program's own standard input is not the engine's.
