@@ -135,7 +135,7 @@ export interface NatGatewayArgs {
      */
     forwardPorts?: pulumi.Input<pulumi.Input<inputs.ForwardPortArgs>[] | undefined>;
     /**
-     * Let the gateway's internal interfaces reach each other. Default: false.
+     * Let the gateway's internal interfaces and networks reach each other. Default: false.
      */
     internalForwarding?: pulumi.Input<boolean | undefined>;
     /**

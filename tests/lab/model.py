@@ -242,6 +242,20 @@ def _gateway(name: str, inputs: Inputs, view: _View) -> Iterator[tuple[Fact, Any
                 yield ("pairs4", link, other), "", (name, "internalForwarding")
                 yield ("pairs6", link, other), "", (name, "internalForwarding")
     yield from _gateway_networks(name, inputs, out)
+    if inputs.get("internalForwarding"):
+        yield from _inner_networks(name, inputs, internals)
+
+
+def _inner_networks(name: str, inputs: Inputs, internals: tuple[str, ...]) -> Iterator[tuple[Fact, Any, Place]]:
+    """Networks given by addresses reach each other and the interfaces."""
+    at = (name, "internalForwarding")
+    for digit, nets in (("4", "internalIps"), ("6", "internalIpv6s")):
+        own = _collapsed(list(inputs.get(nets, ())))
+        yield from (((f"inner_nets{digit}", one, other), "", at) for one in own for other in own)
+        for link in internals:
+            for net in own:
+                yield (f"inner_from{digit}", net, link), "", at
+                yield (f"inner_to{digit}", link, net), "", at
 
 
 def _gateway_networks(name: str, inputs: Inputs, out: str) -> Iterator[tuple[Fact, Any, Place]]:

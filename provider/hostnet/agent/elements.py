@@ -7,6 +7,7 @@ in the kernel shows as drift of the property that asked for it.
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,6 +77,59 @@ def compile_common(context: Context) -> Iterator[Tagged]:
             yield Element(f"near{network.version}", (name, str(network))), ("common", "")
     for set_name, networks in _networks(context).items():
         yield from ((Element(set_name, (str(_bare(net)),)), ("common", "")) for net in networks)
+    yield from ((element, ("common", "")) for digit in "46" for element in _inner(context, digit))
+
+
+def _inner(context: Context, digit: str) -> Iterator[Element]:
+    """Who may talk to whom by `internalForwarding`, as far as networks are given by their addresses."""
+    pairs: list[tuple[Any, Any]] = []
+    beside: dict[str, list[Any]] = {}  # networks by the interfaces that they may talk to
+    for gateway in context.gateways.values():
+        if gateway.internal_forwarding:
+            own = _collapsed(getattr(gateway, f"internal{digit}"))
+            pairs += itertools.product(own, own)
+            for name in gateway.internal:
+                beside[name] = [*beside.get(name, ()), *own]
+    for source, target in _apart(pairs):
+        yield Element(f"inner_nets{digit}", (_bare(source), _bare(target)))
+    for name in sorted(beside):
+        for network in _collapsed(beside[name]):
+            yield Element(f"inner_from{digit}", (_bare(network), name))
+            yield Element(f"inner_to{digit}", (name, _bare(network)))
+
+
+def _apart(pairs: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """The same pairs of networks without overlap (two gateways' may): the wide ones whole, of others what is left."""
+    found: list[tuple[Any, Any]] = []
+    for pair in sorted(pairs, key=lambda each: int(each[0].prefixlen + each[1].prefixlen)):
+        left = [pair]
+        for taken in found:
+            left = [part for each in left for part in _without(each, taken)]
+        found += left
+    return found
+
+
+def _without(pair: tuple[Any, Any], taken: tuple[Any, Any]) -> list[tuple[Any, Any]]:
+    """What of a pair of networks is not in another: of two networks, one is in the other, or they are apart."""
+    (source, target), (other_source, other_target) = pair, taken
+    if not (source.overlaps(other_source) and target.overlaps(other_target)):
+        return [pair]
+    narrow = max(source, other_source, key=lambda each: int(each.prefixlen))
+    return [
+        *((part, target) for part in _rest(source, other_source)),
+        *((narrow, part) for part in _rest(target, other_target)),
+    ]
+
+
+def _rest(network: Any, other: Any) -> list[Any]:
+    """A network without another that overlaps it."""
+    return [] if network.subnet_of(other) else list(network.address_exclude(other))
+
+
+def _collapsed(cidrs: Iterable[Any]) -> list[Any]:
+    """The networks of one family's CIDRs, as few as can be."""
+    networks: list[Any] = [ipaddress.ip_network(cidr, strict=False) for cidr in cidrs]
+    return list(ipaddress.collapse_addresses(networks))
 
 
 def _networks(context: Context) -> dict[str, list[ipaddress.IPv4Network | ipaddress.IPv6Network]]:
@@ -89,11 +143,7 @@ def _networks(context: Context) -> dict[str, list[ipaddress.IPv4Network | ipaddr
         for name in gateway.internal:
             for cidr in context.addresses.get(name, ()):
                 own["nets6" if ":" in cidr else "nets4"].append(cidr)
-    # collapse_addresses is typed for one family at a time; each of these lists is of one.
-    networks: dict[str, Any] = {
-        name: [ipaddress.ip_network(cidr, strict=False) for cidr in cidrs] for name, cidrs in own.items()
-    }
-    return {name: list(ipaddress.collapse_addresses(nets)) for name, nets in networks.items()}
+    return {name: _collapsed(cidrs) for name, cidrs in own.items()}
 
 
 def _subnets(cidrs: tuple[str, ...]) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:

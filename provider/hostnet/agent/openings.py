@@ -135,11 +135,15 @@ def _gateway(gateway: Gateway) -> Iterator[Opening]:
     for name in gateway.internal:
         yield Opening(key, iif=name, oif=external)
         yield Opening(key, oif=name)
-    nets6 = gateway.internal6 if gateway.nat6 or gateway.route6 else ()
-    for family, networks in (("ipv4", gateway.internal4), ("ipv6", nets6)):
+    for family, networks in (("ipv4", gateway.internal4), ("ipv6", _forwarded6(gateway))):
         for network in networks:
             yield Opening(key, oif=external, family=family, source=network)
             yield Opening(key, family=family, target=network)
+
+
+def _forwarded6(gateway: Gateway) -> tuple[str, ...]:
+    """The gateway's IPv6 networks, where anything is forwarded for them."""
+    return gateway.internal6 if gateway.nat6 or gateway.route6 or gateway.internal_forwarding else ()
 
 
 def _dmz(gateway: Gateway, inside: _Inside) -> Iterator[Opening]:
@@ -159,7 +163,7 @@ class _Inside:
             for gateway in gateways
             for cidr in (
                 *gateway.internal4,
-                *(gateway.internal6 if gateway.nat6 or gateway.route6 else ()),
+                *_forwarded6(gateway),
                 *(cidr for name in gateway.internal for cidr in context.addresses.get(name, ())),
             )
         ]

@@ -8,7 +8,7 @@ guard        a gateway's networks' own addresses do not answer to the outside
 prerouting   port forwards, then the dmz host; guests' DNS and DHCP of their own bridge go before
 output       port forwards for the host itself
 clamp        MSS to path MTU
-forward      who may talk to a network behind a gateway
+forward      who may talk to a network behind a gateway; `inner`: its networks to each other
 count        packets and bytes of each forward, both ways
 postrouting  masquerade, fixed source addresses, and the hairpin
 """
@@ -72,6 +72,9 @@ def _specs() -> dict[str, SetSpec]:
             f"closed_nets{n}": SetSpec((address,), interval=True),
             f"pairs{n}": SetSpec(("ifname", "ifname")),
             f"net_pairs{n}": SetSpec(("ifname", address), interval=True),
+            f"inner_nets{n}": SetSpec((address, address), interval=True),  # source, destination
+            f"inner_from{n}": SetSpec((address, "ifname"), interval=True),
+            f"inner_to{n}": SetSpec(("ifname", address), interval=True),
             f"nat{n}": SetSpec(("ifname", "ifname")),
             f"net_nat{n}": SetSpec(("ifname", address), interval=True),
             f"snat{n}": SetSpec(("ifname", "ifname"), (address,)),
@@ -194,12 +197,21 @@ def _chains() -> str:
     oifname . ip saddr @net_pairs4 accept
     oifname . ip6 saddr @net_pairs6 accept
     iifname . ip6 daddr @open_nets6 accept
+    iifname != @external jump inner
     oifname @internal drop
     ip daddr @closed_nets4 drop
     ip6 daddr @closed_nets6 drop
     iifname @internal oifname @external drop
     oifname @external ip saddr @closed_nets4 drop
     oifname @external ip6 saddr @closed_nets6 drop
+  }}
+  chain inner {{
+    ip saddr . ip daddr @inner_nets4 accept
+    ip6 saddr . ip6 daddr @inner_nets6 accept
+    ip saddr . oifname @inner_from4 accept
+    ip6 saddr . oifname @inner_from6 accept
+    iifname . ip daddr @inner_to4 accept
+    iifname . ip6 daddr @inner_to6 accept
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;

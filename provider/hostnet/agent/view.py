@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from hostnet.agent.elements import (
@@ -19,7 +20,7 @@ from hostnet.agent.elements import (
 from hostnet.agent.owners import Owner
 from hostnet.agent.plan import Names, glob_members
 from hostnet.agent.resolve import World
-from hostnet.agent.ruleset import Element
+from hostnet.agent.ruleset import SETS, Element
 from hostnet.objects import (
     Address,
     DhcpSeen,
@@ -66,6 +67,21 @@ class Sight:
     within: bool = True
     dropped: frozenset[str] = frozenset()
     dhcp: Callable[[DhcpServer], DhcpSeen] = lambda _: DhcpSeen(running=False)
+
+    @cached_property
+    def _common(self) -> Mapping[str, list[Element]]:
+        found: dict[str, list[Element]] = {}
+        for element, _ in compile_common(self.context):
+            found.setdefault(element.set, []).append(element)
+        return found
+
+    def shared(self, *sets: str) -> list[Element]:
+        """What our table should have in these sets, of what belongs to no single owner."""
+        return [element for name in sets for element in self._common.get(name, ())]
+
+    def lacks(self, elements: Iterable[Element]) -> bool:
+        """Whether the kernel has not all of these."""
+        return any(element_place(element) not in self.elements for element in elements)
 
 
 def see(owner: Owner, sight: Sight) -> tuple[Seen | None, ...]:
@@ -173,8 +189,13 @@ def _see_gateway(item: Gateway, sight: Sight) -> GatewaySeen:
         elif there != element.value:
             changed[element.set[:-1].removeprefix("net_") + element.set[-1]] = there[0]
 
-    missing |= {("internal", name) for name in item.internal if _shaken(name, sight)}
-    missing |= {(f"internal{n}", net) for n in "46" for net in getattr(item, f"internal{n}") if _lost(n, net, sight)}
+    # Something strange among what opens or translates concerns every network behind a gateway.
+    strange = any(name not in _SHOWN for name, _ in sight.strange)
+    missing |= {("internal", name) for name in item.internal if strange or _shaken(name, sight)}
+    for n in "46":
+        missing |= {(f"internal{n}", x) for x in getattr(item, f"internal{n}") if strange or _lost(n, x, sight)}
+    if item.internal_forwarding and _parted(item, sight):
+        missing.add(("internal_forwarding", ""))
 
     def left(name: str, values: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(value for value in values if (name, value) not in missing)
@@ -202,15 +223,32 @@ def _see_gateway(item: Gateway, sight: Sight) -> GatewaySeen:
 
 
 def _shaken(name: str, sight: Sight) -> bool:
-    """Whether something that all share is missing for an internal interface, or something strange opens it."""
-    own = {cidr.split("/")[0] for cidr in sight.context.addresses.get(name, ())}
-    for element, _ in compile_common(sight.context):
-        about = element.key[0] == name or (element.set.startswith("own") and element.key[0] in own)
-        if about and element_place(element) not in sight.elements:
-            return True
-    if any(_lost("6" if ":" in cidr else "4", cidr, sight) for cidr in sight.context.addresses.get(name, ())):
-        return True
-    return any(set_name not in _SHOWN for set_name, _ in sight.strange)
+    """Whether something that all share is missing for an internal interface."""
+    cidrs = sight.context.addresses.get(name, ())
+    own = {cidr.split("/")[0] for cidr in cidrs}
+    about = [x for x in sight.shared("ours", "hairpin", "near4", "near6") if x.key[0] == name]
+    about += [x for x in sight.shared("own4", "own6") if x.key[0] in own]
+    return sight.lacks(about) or any(_lost("6" if ":" in cidr else "4", cidr, sight) for cidr in cidrs)
+
+
+def _parted(item: Gateway, sight: Sight) -> bool:
+    """Whether the kernel lacks what lets the gateway's networks reach each other."""
+    for digit in "46":
+        nets = [ipaddress.ip_network(cidr) for cidr in getattr(item, f"internal{digit}")]
+        for kind in ("inner_nets", "inner_from", "inner_to"):
+            names = [field == "ifname" for field in SETS[kind + digit].key]
+            shared = sight.shared(kind + digit)
+            if sight.lacks(x for x in shared if _all_behind(x.key, names, item.internal, nets)):
+                return True
+    return False
+
+
+def _all_behind(key: tuple[str, ...], names: list[bool], interfaces: tuple[str, ...], networks: list[Any]) -> bool:
+    """Whether interfaces (`names` tells which they are) and networks of a key are all among these."""
+    return all(
+        part in interfaces if name else any(network.overlaps(ipaddress.ip_network(part)) for network in networks)
+        for part, name in zip(key, names)
+    )
 
 
 # Strange elements that show as an internal interface or as a port forward; and counters, which open nothing.
@@ -219,14 +257,10 @@ _SHOWN = frozenset({"internal", *(f"{name}{n}" for name in _FORWARDS for n in "4
 
 
 def _lost(digit: str, cidr: str, sight: Sight) -> bool:
-    """Whether the kernel does not hold a network among ours, or holds a strange one across it."""
+    """Whether the kernel does not hold a network among ours."""
     network: Any = ipaddress.ip_interface(cidr).network
-    sets = (f"nets{digit}", f"closed_nets{digit}")
-    ours = [element for element, _ in compile_common(sight.context) if element.set in sets]
-    covering = [element for element in ours if network.subnet_of(ipaddress.ip_network(element.key[0]))]
-    if any(element_place(element) not in sight.elements for element in covering):
-        return True
-    return any(name in sets and network.overlaps(ipaddress.ip_network(key[0])) for name, key in sight.strange)
+    ours = sight.shared(f"nets{digit}", f"closed_nets{digit}")
+    return sight.lacks(x for x in ours if network.subnet_of(ipaddress.ip_network(x.key[0])))
 
 
 def _strange_internal(item: Gateway, sight: Sight) -> tuple[str, ...]:

@@ -132,9 +132,9 @@ class NatGatewayInputs(Declared):
     )
     internal_forwarding: bool = prop(
         Bool(),
-        "Let the gateway's internal interfaces reach each other.",
+        "Let the gateway's internal interfaces and networks reach each other.",
         default=False,
-        effect="An element of the accept set in the forward hook.",
+        effect="Elements of the accept sets in the forward hook, one for each pair.",
     )
     route_ipv6: bool = prop(
         Bool(),

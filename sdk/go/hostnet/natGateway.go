@@ -85,7 +85,7 @@ type natGatewayArgs struct {
 	Firewall *string `pulumi:"firewall"`
 	// Port forwards of this gateway, many in one resource. Each is told from the others by protocol, source port, listen addresses and family.
 	ForwardPorts []ForwardPort `pulumi:"forwardPorts"`
-	// Let the gateway's internal interfaces reach each other. Default: false.
+	// Let the gateway's internal interfaces and networks reach each other. Default: false.
 	InternalForwarding *bool `pulumi:"internalForwarding"`
 	// Interfaces (bridges, routed TAPs) whose guests reach out, and are reached through forwards and by replies alone. IPv6 is closed likewise even without `enableIpv6`, unless `routeIpv6`.
 	InternalInterfaces []string `pulumi:"internalInterfaces"`
@@ -121,7 +121,7 @@ type NatGatewayArgs struct {
 	Firewall pulumi.StringPtrInput
 	// Port forwards of this gateway, many in one resource. Each is told from the others by protocol, source port, listen addresses and family.
 	ForwardPorts ForwardPortArrayInput
-	// Let the gateway's internal interfaces reach each other. Default: false.
+	// Let the gateway's internal interfaces and networks reach each other. Default: false.
 	InternalForwarding pulumi.BoolPtrInput
 	// Interfaces (bridges, routed TAPs) whose guests reach out, and are reached through forwards and by replies alone. IPv6 is closed likewise even without `enableIpv6`, unless `routeIpv6`.
 	InternalInterfaces pulumi.StringArrayInput

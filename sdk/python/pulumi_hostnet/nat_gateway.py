@@ -50,7 +50,7 @@ class NatGatewayArgs:
         :param pulumi.Input[_builtins.str] external_ipv6: The IPv6 address that guests are seen with outside. It is not added to the host. Default: masquerade: the external interface's address.
         :param pulumi.Input[_builtins.str] firewall: `auto`: traffic is accepted in other people's chains that would drop it. `none`: nothing foreign is touched. Default: auto.
         :param pulumi.Input[Sequence[pulumi.Input['ForwardPortArgs']]] forward_ports: Port forwards of this gateway, many in one resource. Each is told from the others by protocol, source port, listen addresses and family.
-        :param pulumi.Input[_builtins.bool] internal_forwarding: Let the gateway's internal interfaces reach each other. Default: false.
+        :param pulumi.Input[_builtins.bool] internal_forwarding: Let the gateway's internal interfaces and networks reach each other. Default: false.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_interfaces: Interfaces (bridges, routed TAPs) whose guests reach out, and are reached through forwards and by replies alone. IPv6 is closed likewise even without `enableIpv6`, unless `routeIpv6`.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_ips: IPv4 networks that reach out, by source address; no host bits.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_ipv6s: IPv6 networks that reach out, by source address; no host bits.
@@ -214,7 +214,7 @@ class NatGatewayArgs:
     @pulumi.getter(name="internalForwarding")
     def internal_forwarding(self) -> pulumi.Input[Optional[_builtins.bool]]:
         """
-        Let the gateway's internal interfaces reach each other. Default: false.
+        Let the gateway's internal interfaces and networks reach each other. Default: false.
         """
         return pulumi.get(self, "internal_forwarding")
 
@@ -338,7 +338,7 @@ class NatGateway(pulumi.CustomResource):
         :param pulumi.Input[_builtins.str] external_ipv6: The IPv6 address that guests are seen with outside. It is not added to the host. Default: masquerade: the external interface's address.
         :param pulumi.Input[_builtins.str] firewall: `auto`: traffic is accepted in other people's chains that would drop it. `none`: nothing foreign is touched. Default: auto.
         :param pulumi.Input[Sequence[pulumi.Input[Union['ForwardPortArgs', 'ForwardPortArgsDict']]]] forward_ports: Port forwards of this gateway, many in one resource. Each is told from the others by protocol, source port, listen addresses and family.
-        :param pulumi.Input[_builtins.bool] internal_forwarding: Let the gateway's internal interfaces reach each other. Default: false.
+        :param pulumi.Input[_builtins.bool] internal_forwarding: Let the gateway's internal interfaces and networks reach each other. Default: false.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_interfaces: Interfaces (bridges, routed TAPs) whose guests reach out, and are reached through forwards and by replies alone. IPv6 is closed likewise even without `enableIpv6`, unless `routeIpv6`.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_ips: IPv4 networks that reach out, by source address; no host bits.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_ipv6s: IPv6 networks that reach out, by source address; no host bits.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ipaddress
+import itertools
 import json
 from dataclasses import asdict
 from typing import Any
 
 import pytest
 from hostnet.agent.context import context_of
-from hostnet.agent.elements import compile_common, compile_object
+from hostnet.agent.elements import Context, compile_common, compile_object
 from hostnet.agent.resolve import World
 from hostnet.agent.ruleset import SETS, Element, parse_listing, render, table_text
 from hostnet.agent.table import ClashError, Compiler
 from hostnet.agent.view import Sight, see
+from hostnet.objects import Gateway
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,6 +69,35 @@ def test_what_is_missing_or_changed_is_seen_in_its_property(case: Case) -> None:
         seen = [x and json.loads(json.dumps(asdict(x))) for x in see(one, sight)]
         found[one.urn.split(":")[-1]] = [x and {key: value for key, value in x.items() if value} for x in seen]
     check("view", case, {"seen": found})
+
+
+_FEW = ipaddress.ip_network("10.0.0.0/28")
+_NETWORKS = st.sampled_from([str(net) for length in range(28, 33) for net in _FEW.subnets(new_prefix=length)])
+_LISTS = st.lists(st.lists(_NETWORKS, min_size=1, max_size=4, unique=True), min_size=1, max_size=3)
+
+
+@given(_LISTS)
+def test_networks_that_may_talk_are_told_once(lists: list[list[str]]) -> None:
+    """Whatever networks gateways have, who may talk to whom is just what they say, and no two elements overlap."""
+    gateways = [
+        Gateway(f"nat{number}", "eth0", internal=("br0",), internal4=tuple(nets), internal_forwarding=True)
+        for number, nets in enumerate(lists)
+    ]
+    found = [each for each, _ in compile_common(Context(gateways={each.name: each for each in gateways}))]
+    hosts = [str(host) for host in _FEW]
+    own = [{host for host in hosts for net in nets if _within(host, net)} for nets in lists]
+    pairs = [each.key for each in found if each.set == "inner_nets4"]
+    for source, target in itertools.product(hosts, hosts):
+        matching = [pair for pair in pairs if _within(source, pair[0]) and _within(target, pair[1])]
+        assert len(matching) == any(source in each and target in each for each in own)
+    for host in hosts:
+        for name, field in (("inner_from4", 0), ("inner_to4", 1)):
+            matching = [each.key for each in found if each.set == name and _within(host, each.key[field])]
+            assert len(matching) == any(host in each for each in own)
+
+
+def _within(host: str, network: str) -> bool:
+    return ipaddress.ip_address(host) in ipaddress.ip_network(network)
 
 
 def place(text: str) -> tuple[str, tuple[str, ...]]:
