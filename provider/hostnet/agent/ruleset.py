@@ -219,8 +219,7 @@ def _chains() -> str:
     ct status dnat oifname . ip saddr @near4 masquerade
     ct status dnat oifname . ip6 saddr @near6 masquerade
     oifname != "lo" ip saddr 127.0.0.0/8 ct status dnat masquerade
-    ip daddr {{ 224.0.0.0/4, 255.255.255.255 }} accept
-    ip6 daddr ff00::/8 accept
+    fib daddr type {{ broadcast, multicast }} accept
     ip daddr @nets4 accept
     ip6 daddr @nets6 accept
     meta l4proto {{ tcp, udp, sctp }} th sport < 1024 jump low
