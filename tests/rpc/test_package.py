@@ -72,7 +72,7 @@ def test_attach_gives_the_log() -> None:
 
 
 def test_waiting_shows_in_the_status_column(engine: Engine) -> None:
-    """A resource whose host takes its time says what it waits for, and what the pool tells of it."""
+    """A resource whose host takes its time says what it waits for, and what the pool tells of it, till it is done."""
     engine.run(engine.pool.hold)
     bridge = Resource(engine, "Bridge", "it", name="vms", connection={"host": "203.0.113.9"})
     creating = engine.stub.Create.future(bridge.create_request())
@@ -82,6 +82,7 @@ def test_waiting_shows_in_the_status_column(engine: Engine) -> None:
     assert engine.logged.expect(lambda line: line.message == "connecting, try 2").urn == bridge.urn
     engine.run(engine.pool.release)
     assert creating.result(SECONDS).id == "vms"
+    assert engine.logged.lines[-1].message == ""
 
 
 def test_what_happens_with_a_host_shows_under_its_own_resources(engine: Engine) -> None:

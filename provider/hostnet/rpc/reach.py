@@ -197,6 +197,7 @@ class Reach:
             return await asyncio.shield(task)
         finally:
             self._waiting[label, urn] -= 1
+            self._log.status(urn, "")  # else the last of it stands beside "created"
 
     def _progress(self, label: str, text: str) -> None:
         """Show what happens with a host under those of its resources that have waited for a while."""
