@@ -212,6 +212,7 @@ class Stack:
         :param config: hostnet's configuration (`stateDir`, …).
         """
         self.cli, self.name, self.project = cli, name, project
+        self.inside: Namespace | None = None  # where `pulumi` runs: its network is the provider's
         self.folder = cli.folder / project / name
         self.folder.mkdir(parents=True)
         plugins = {"providers": [{"name": "hostnet", "path": str(_PLUGIN)}]}
@@ -263,7 +264,7 @@ class Stack:
         log = self.cli.event_log()
         argv = ["pulumi", command, "--non-interactive", "--stack", self.name, "--event-log", str(log), *flags]
         with _served(program) as client:
-            process = subprocess.Popen(
+            process = self._start(
                 [*argv, *client],
                 cwd=self.folder,
                 env=self.cli.env | env,
@@ -278,6 +279,12 @@ class Stack:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+    def _start(self, argv: list[str], **how: Any) -> subprocess.Popen[str]:
+        """Start a program where `pulumi` runs."""
+        if self.inside is None:
+            return subprocess.Popen(argv, **how)
+        return self.inside.call(subprocess.Popen, argv, **how)
 
     @staticmethod
     def ended(running: Running) -> Run:

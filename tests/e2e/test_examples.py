@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
+import tempfile
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import pytest
 
 from tests.e2e.stacks import Cli, Host, Run, Stack
 from tests.lab.lab import Lab
+from tests.lab.namespaces import RUN_NETNS, Namespace, remove
 from tools.paths import CHECKOUT
 
 EXAMPLES = CHECKOUT / "examples"
@@ -126,9 +129,13 @@ def many_forwards(host: Host, outputs: dict[str, Any]) -> None:
 CHECKS = {"microvm-host": microvm_host, "routed-vms": routed_vms, "dmz": dmz, "many-forwards": many_forwards}
 
 
+# Those that make their hosts themselves.
+CLOUDS = {"pretend-cloud"}
+
+
 def test_each_example_is_here() -> None:
     """A new one needs a test."""
-    assert {path.name for path in EXAMPLES.iterdir() if path.is_dir()} == set(CHECKS)
+    assert {path.name for path in EXAMPLES.iterdir() if path.is_dir()} == set(CHECKS) | CLOUDS
 
 
 def example(name: str, cli: Cli, host: Host) -> Example:
@@ -209,3 +216,66 @@ def test_micro_vm_host_in_two_lines(stack: Stack, host: Host) -> None:
         assert host.forwards() == {80: "10.0.0.2:80", 443: "10.0.0.3:443"}
 
     life_cycle(stack, host, program, check)
+
+
+# --- pretend-cloud -------------------------------------------------------------------------------------------------
+
+IMAGE = "debian-13"
+ON_THE_SERVER = {"vms", "web", "nat", "http"}
+
+
+@pytest.fixture
+def region() -> Iterator[Namespace]:
+    """A namespace to run `pulumi` in; the servers that are made there go with it."""
+    made = Namespace("cloud")
+    yield made
+    for machine in RUN_NETNS.glob(f"{made.name}-*"):
+        remove(machine.name)
+    for disk in Path(tempfile.gettempdir()).glob(f"{made.name}-*"):
+        shutil.rmtree(disk)
+    made.delete()
+
+
+def fetched(region: Namespace, url: str) -> str:
+    """What a web server answers in the region."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    answer: bytes = region.call(lambda: opener.open(url, timeout=5).read())
+    return answer.decode().strip()
+
+
+def test_pretend_cloud(cli: Cli, region: Namespace) -> None:
+    """A server that boots gets its network and a VM that answers; then another server does; then all is gone."""
+    stack = Example(cli, "pretend", project="pretend-cloud")
+    stack.inside = region
+    before = region.run("ip -o link")
+    planned = stack.preview(None)
+    assert planned.changes == dict.fromkeys(ON_THE_SERVER, "create")
+    assert planned.warnings == []
+    assert region.run("ip -o link") == before
+
+    made = stack.up(None, "--config", "bootSeconds=2")
+    assert made.changes == planned.changes
+    assert made.warnings == []
+    assert any(text.startswith("waiting for root@203.0.113.") for text in made.said("info"))
+    assert fetched(region, stack.outputs["url"]) == "hello 172.31.1.1, this is web"
+    assert "PRIVATE KEY" not in stack.state_text + json.dumps(made.events)
+    assert stack.up(None, "--expect-no-changes", "--config", "bootSeconds=2").changes == {}
+
+    first = stack.outputs["server"]
+    moved = stack.up(None, "--config", f"image={IMAGE}")
+    assert moved.changes == dict.fromkeys(ON_THE_SERVER, "replace")
+    assert moved.warnings == []
+    assert not RUN_NETNS.joinpath(first).exists()
+    assert fetched(region, stack.outputs["url"]) == "hello 172.31.1.1, this is web"
+
+    stack.destroy()
+    assert region.run("ip -o link") == before
+    assert list(RUN_NETNS.glob(f"{region.name}-*")) == []
+
+
+def test_pretend_cloud_is_not_for_the_machines_own_network(cli: Cli) -> None:
+    """Outside of any named namespace it makes nothing, and says where to run it."""
+    stack = Example(cli, "machine", project="pretend-cloud")
+    failed = stack.up(None, fails=True)
+    assert "run pulumi in a network namespace" in failed.errors
+    assert stack.resources == {}

@@ -1,0 +1,268 @@
+"""A cloud that is pretended: servers are network namespaces with an sshd, VMs are namespaces behind a server's TAP.
+
+`pulumi` runs in a named network namespace, the *region*; no link is ever made in the machine's own network. A server is
+wired as Hetzner's are: one public address without a subnet, and a gateway that is reached directly.
+
+    REGION                                   REGION-1a2b3c (the server)            REGION-1a2b3c-web (the VM)
+    s-1a2b3c  172.31.1.1/32 ---------------- eth0  203.0.113.N/32
+    route to 203.0.113.N                     default via 172.31.1.1
+                                             bridge, NAT: hostnet's --- vm-web --- eth0
+
+A server's address and host key are made up when it is created, and it lets nobody in before it has booted. Its sshd has
+a /run, a /var/lib and a root user of its own, and what else it sees of the disk is this machine's.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, ResourceProvider
+
+GATEWAY = "172.31.1.1"
+NETNS = Path("/run/netns")
+VMM = Path(__file__).with_name("pretend_vmm.py")
+
+SSHD_CONFIG = """\
+AuthorizedKeysFile {disk}/authorized_keys
+HostKey {disk}/host_key
+PasswordAuthentication no
+PermitRootLogin prohibit-password
+PidFile none
+StrictModes no
+UsePAM no
+"""
+BOOT = """\
+set -e
+mount -t tmpfs none /run
+mount -t tmpfs none /var/lib
+mount --bind {disk}/shadow /etc/shadow
+mkdir /run/sshd
+sleep {seconds}
+exec /usr/sbin/sshd -D -f {disk}/sshd_config
+"""
+
+
+class SshKey(Resource):
+    """A key pair to log in with; the private half is a secret."""
+
+    private_key: pulumi.Output[str]
+    public_key: pulumi.Output[str]
+
+    def __init__(self, name: str) -> None:
+        """Declare it."""
+        secret = pulumi.ResourceOptions(additional_secret_outputs=["private_key"])
+        super().__init__(_Keys(), name, {"private_key": None, "public_key": None}, secret)
+
+
+class Server(Resource):
+    """A server that boots for a while after it was created."""
+
+    ipv4_address: pulumi.Output[str]
+    host_key: pulumi.Output[str]
+
+    def __init__(self, name: str, image: str, authorized_key: pulumi.Input[str], boot_seconds: int) -> None:
+        """Declare it.
+
+        Args:
+            name: Its name in the program.
+            image: Another one means another server, which is made before this one goes.
+            authorized_key: The public key that root logs in with.
+            boot_seconds: How long its sshd takes to come up.
+        """
+        given = {"image": image, "authorized_key": authorized_key, "boot_seconds": boot_seconds}
+        super().__init__(_Servers(), name, {**given, "ipv4_address": None, "host_key": None})
+
+
+class Vm(Resource):
+    """A VM with a web server, on a TAP of a server."""
+
+    def __init__(
+        self,
+        name: str,
+        server: pulumi.Input[str],
+        tap: pulumi.Input[str],
+        mac_address: pulumi.Input[str],
+        addresses: pulumi.Input[list[str]],
+        gateway: pulumi.Input[str],
+    ) -> None:
+        """Declare it.
+
+        Args:
+            name: What its web server says it is.
+            server: The server's id.
+            tap: The TAP's name.
+            mac_address: Its interface's address.
+            addresses: Its addresses, as CIDR.
+            gateway: Its default route.
+        """
+        guest = {"name": name, "mac_address": mac_address, "addresses": addresses, "gateway": gateway}
+        super().__init__(_Vms(), name, {"server": server, "tap": tap, **guest})
+
+
+class _Keys(ResourceProvider):
+    """Makes key pairs."""
+
+    def create(self, props: dict[str, Any]) -> CreateResult:  # noqa: ARG002 - Pulumi's signature
+        """Make one."""
+        with tempfile.TemporaryDirectory() as folder:
+            private, public = _key_pair(Path(folder, "key"))
+        return CreateResult("key", {"private_key": private, "public_key": public})
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Nothing of it can be changed."""
+        return DiffResult(changes=False)
+
+
+class _Machines(ResourceProvider):
+    """What servers and VMs have in common: each is a namespace by the name of its id."""
+
+    def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
+        """Whatever changes, it is another machine."""
+        changed = [name for name, value in news.items() if value is not None and olds.get(name) != value]
+        return DiffResult(changes=bool(changed), replaces=changed)
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        """An empty id is Pulumi's word for "gone": namespaces do not outlive a reboot."""
+        return ReadResult(id_ if NETNS.joinpath(id_).exists() else "", props)
+
+    def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        """Switch it off and take it away. What is gone already is no error."""
+        _remove(_id)
+
+
+class _Servers(_Machines):
+    """Makes servers."""
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Make one, or nothing; it boots on its own."""
+        region = _region()
+        number = secrets.token_hex(3)
+        name, address = f"{region}-{number}", f"203.0.113.{secrets.randbelow(250) + 2}"
+        made = {"ipv4_address": address, "host_key": ""}
+
+        def make() -> None:
+            _ip(
+                f"netns add {name}",
+                f"-n {name} link set lo up",
+                f"link add s-{number} netns {region} type veth peer name eth0 netns {name}",
+                f"-n {name} address add {address}/32 dev eth0",
+                f"-n {name} link set eth0 up",
+                f"-n {name} route add {GATEWAY} dev eth0",
+                f"-n {name} route add default via {GATEWAY}",
+                f"-n {region} address add {GATEWAY}/32 dev s-{number}",
+                f"-n {region} link set s-{number} up",
+                # Fails where another server has the address.
+                f"-n {region} route add {address} dev s-{number}",
+            )
+            made["host_key"] = _boot(name, props["authorized_key"], props["boot_seconds"])
+
+        _or_nothing(name, make)
+        return CreateResult(name, {**props, **made})
+
+
+class _Vms(_Machines):
+    """Makes VMs."""
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Make one, or nothing; it has booted when this returns."""
+        name = f"{props['server']}-{props['name']}"
+
+        def make() -> None:
+            _ip(f"netns add {name}", f"-n {name} link set lo up")
+            vmm = _start(subprocess.PIPE, sys.executable, str(VMM), props["server"], name, json.dumps(props))
+            with vmm.stdout as said:
+                first = said.readline()
+                if first != "it runs\n":
+                    raise RuntimeError(f"the VM {name} does not start: {first}{said.read()}")
+
+        _or_nothing(name, make)
+        return CreateResult(name, props)
+
+
+def _region() -> str:
+    """The named namespace that this process is in.
+
+    Raises:
+        RuntimeError: There is none: this is the machine's own network, which is left alone.
+    """
+    name = _run("ip", "netns", "identify", str(os.getpid())).strip()
+    if not name:
+        raise RuntimeError("run pulumi in a network namespace: `ip netns exec NAME pulumi up` (see README.md)")
+    return name
+
+
+def _boot(name: str, authorized_key: str, seconds: int) -> str:
+    """Make a server's disk and switch it on; its public host key."""
+    disk = _disk(name)
+    disk.mkdir(mode=0o700)
+    _, host_key = _key_pair(disk / "host_key")
+    disk.joinpath("authorized_keys").write_text(authorized_key)
+    disk.joinpath("sshd_config").write_text(SSHD_CONFIG.format(disk=disk))
+    users = Path("/etc/shadow").read_text().splitlines()
+    # No password, and not locked either: sshd lets nobody in whose account is.
+    users = [line for line in users if not line.startswith("root:")] + ["root:*:20000:0:99999:7:::"]
+    disk.joinpath("shadow").write_text("\n".join(users) + "\n")
+    _start(subprocess.DEVNULL, "ip", "netns", "exec", name, "sh", "-c", BOOT.format(disk=disk, seconds=seconds))
+    return host_key
+
+
+def _disk(name: str) -> Path:
+    return Path(tempfile.gettempdir(), name)
+
+
+def _key_pair(path: Path) -> tuple[str, str]:
+    """The private and the public half of a new key."""
+    _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path))
+    return path.read_text(), path.with_suffix(".pub").read_text().strip()
+
+
+def _or_nothing(name: str, make: Callable[[], None]) -> None:
+    """Make a machine; where that fails, nothing of it stays."""
+    try:
+        make()
+    except BaseException:
+        _remove(name)
+        raise
+
+
+def _remove(name: str) -> None:
+    """End what runs on a machine, and take it away with its disk, as far as it is there."""
+    if NETNS.joinpath(name).exists():
+        for pid in _run("ip", "netns", "pids", name).split():
+            os.kill(int(pid), signal.SIGKILL)
+        _ip(f"netns delete {name}")
+    shutil.rmtree(_disk(name), ignore_errors=True)
+
+
+def _start(output: int, *argv: str) -> "subprocess.Popen[str]":
+    """Start what runs on when this process ends: Ctrl-C is for pulumi, and pulumi waits for whoever has its stderr."""
+    return subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def _ip(*commands: str) -> None:
+    """Run `ip` commands (written without the `ip`)."""
+    for command in commands:
+        _run("ip", *command.split())
+
+
+def _run(*argv: str) -> str:
+    """Run a program; what it prints.
+
+    Raises:
+        RuntimeError: It fails; with what it said.
+    """
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"`{' '.join(argv)}` failed: {done.stderr.strip()}")
+    return done.stdout
