@@ -282,9 +282,11 @@ class Stack:
 
     def _start(self, argv: list[str], **how: Any) -> subprocess.Popen[str]:
         """Start a program where `pulumi` runs."""
-        if self.inside is None:
+
+        def start() -> subprocess.Popen[str]:
             return subprocess.Popen(argv, **how)
-        return self.inside.call(subprocess.Popen, argv, **how)
+
+        return self.inside.call(start) if self.inside else start()
 
     @staticmethod
     def ended(running: Running) -> Run:
