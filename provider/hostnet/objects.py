@@ -328,6 +328,7 @@ class DhcpSeen:
 
     running: bool
     leases: tuple[Lease, ...] = ()
+    reached: bool = True  # the guests' DHCP and DNS get to it, whatever ports are forwarded
 
 
 Seen = Union[LinkSeen, GlobSeen, GuestSeen, GatewaySeen, ForwardSeen, ForwardingSeen, DhcpSeen]

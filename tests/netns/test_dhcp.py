@@ -499,7 +499,7 @@ def test_a_reserved_address_is_one_machines(lab: Lab, stack: Stack) -> None:
 
 
 def test_a_forward_of_port_53_leaves_guests_their_dns(lab: Lab, stack: Stack, client: NewClient) -> None:
-    """A guest that serves DNS to the world by a forward is not what its siblings' own name server is."""
+    """A guest that serves DNS to the world is not its siblings' name server; what sees to that is drift if it goes."""
     program = network({"domain": "vm.internal"})
     program["tap"] = ("TapBinding", {"name": "web", "bridge": "${net.name}", "guest": {"hostname": "web"}})
     program["nat"] = ("NatGateway", {"internalInterfaces": ["${net.name}"]})
@@ -522,6 +522,13 @@ def test_a_forward_of_port_53_leaves_guests_their_dns(lab: Lab, stack: Stack, cl
         assert ask(guest.namespace, "10.0.0.1", "web.vm.internal", tcp=tcp) == [expected]
     assert guest.udhcpc("-r", mine)["ip"] == mine
     assert lab.reaches(guest.namespace.role, "udp 192.0.2.2:53")[0] == "guest1"
+    for gone in ("flush set inet hostnet served", 'delete element inet hostnet served { "br-a" . udp . 53 }'):
+        lab.host.nft(gone)
+        assert lab.reaches(guest.namespace.role, "udp 10.0.0.1:53")[0] == "guest1"
+        assert set(stack.refresh()) == {"net"}
+        assert stack.again() == ["update net: dhcpServer"]
+        assert ask(guest.namespace, "10.0.0.1", "web.vm.internal") == [expected]
+        assert stack.refresh() == {}
     stack.destroy()
     assert not lab.host.run("nft list ruleset")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -105,8 +105,13 @@ def _see(item: Object, owner: Owner, sight: Sight) -> Seen | None:
 
 def _see_service(item: Object, sight: Sight) -> Seen | None:
     if isinstance(item, DhcpServer):
-        return sight.dhcp(item)
+        return replace(sight.dhcp(item), reached=_reached(item, sight))
     return ForwardingSeen(sight.forwarding(item.family)) if isinstance(item, Forwarding) else None
+
+
+def _reached(item: DhcpServer, sight: Sight) -> bool:
+    """Whether its guests' DHCP and DNS go to it, and not where a forward leads; without our table no forward does."""
+    return not sight.elements or not sight.lacks(each for each, _ in compile_object(item, sight.context))
 
 
 def _see_link(item: Link, owner: Owner, sight: Sight) -> LinkSeen | None:

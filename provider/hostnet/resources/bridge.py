@@ -457,8 +457,9 @@ pulumi.export("gateway", bridge.gateway)
             settle_value(declared, self.inputs, "openFirewall", seen=False)
         if first_object(view, DhcpServer):
             served = first_seen(view, DhcpSeen)
-            if served is None or not served.running:
+            if served is None or not (served.running and served.reached):
                 declared.pop("dhcpServer", None)
+            if served is None or not served.running:
                 settle_value(declared, self.inputs, "ipv6SendRa", seen=False)
 
 
