@@ -10,6 +10,7 @@ import os
 import pwd
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,17 @@ IFLA_TUN_OWNER, IFLA_TUN_GROUP, IFLA_TUN_TYPE, IFLA_TUN_VNET_HDR, IFLA_TUN_PERSI
 )
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
 IFA_F_NODAD = 0x02
-RTA_DST, RTA_OIF, RTA_PRIORITY = 1, 4, 6
-RT_TABLE_MAIN, RTPROT_BOOT, RTPROT_STATIC, RTN_UNICAST = 254, 3, 4, 1
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_CACHEINFO, RTA_TABLE, RTA_EXPIRES = (
+    1,
+    4,
+    5,
+    6,
+    7,
+    12,
+    15,
+    23,
+)
+RT_TABLE_MAIN, RTPROT_KERNEL, RTPROT_BOOT, RTPROT_STATIC, RTN_UNICAST, RTNH_F_ONLINK = 254, 2, 3, 4, 1, 4
 RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 253, 255
 ARPHRD_ETHER, IFF_UP = 1, 1
 IFF_TAP, IFF_MULTI_QUEUE, IFF_NO_PI, IFF_VNET_HDR, _IFF_TUN_EXCL = 0x2, 0x100, 0x1000, 0x4000, 0x8000
@@ -47,6 +57,8 @@ TUNSETIFF, TUNSETPERSIST, TUNSETOWNER, TUNSETGROUP = 0x400454CA, 0x400454CB, 0x4
 _LINK = struct.Struct("=BxHiII")
 _ADDR = struct.Struct("=BBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
+_USER_HZ = 100  # in which the kernel tells how long a route lives
+_ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - a route's destination
 _IPV6_MIN_MTU = 1280  # below it the kernel takes IPv6 off an interface
 _SYSCTLS = Path("/proc/sys")
 
@@ -66,6 +78,7 @@ class Kernel:
             ops.AddAddress: self._add_address,
             ops.DeleteAddress: self._delete_address,
             ops.AddRoute: self._add_route,
+            ops.PutRoute: self._put_route,
             ops.DeleteRoute: self._delete_route,
             ops.WriteSysctl: self._write_sysctl,
         }
@@ -82,7 +95,9 @@ class Kernel:
             if cidr and index in names:
                 addresses.setdefault(names[index], []).append(cidr)
         routes, defaults = self._routes(names)
-        return Snapshot(links, {name: tuple(cidrs) for name, cidrs in addresses.items()}, routes, defaults)
+        bridges = {link.index: link.name for link in links.values() if link.kind == "bridge"}
+        through = self._through(bridges)
+        return Snapshot(links, {name: tuple(cidrs) for name, cidrs in addresses.items()}, routes, defaults, through)
 
     def glimpse(self, names: Iterable[str]) -> Snapshot:
         """These links and all bridges, without addresses; default routes only where they go through these links."""
@@ -109,11 +124,21 @@ class Kernel:
                 if length == 0:
                     if label not in defaults or metric < defaults[label][0]:
                         defaults[label] = (metric, name)
-                elif protocol in (RTPROT_BOOT, RTPROT_STATIC):  # a person's or ours, not a daemon's
-                    routes.setdefault(name, []).append(f"{ipaddress.ip_address(found[RTA_DST])}/{length}")
+                if protocol in (RTPROT_BOOT, RTPROT_STATIC):  # a person's or ours, not a daemon's
+                    to = ipaddress.ip_address(found[RTA_DST]) if length else _ANY[family]
+                    routes.setdefault(name, []).append(f"{to}/{length}")
         return {name: tuple(cidrs) for name, cidrs in routes.items()}, {
             label: name for label, (_, name) in defaults.items() if name
         }
+
+    def _through(self, names: dict[int, str]) -> dict[str, tuple[ops.PutRoute, ...]]:
+        """The routes through some links, in any table, but for those that the kernel adds by itself."""
+        found: dict[str, list[ops.PutRoute]] = {}
+        for message in self._netlink.dump(RTM_GETROUTE, _ROUTE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0)) if names else ():
+            route = _route(message.body, names)
+            if route is not None:
+                found.setdefault(route.link, []).append(route)
+        return {name: tuple(routes) for name, routes in found.items()}
 
     def sysctl(self, name: str) -> str | None:
         """The value of a sysctl (`net.ipv4.ip_forward`; an interface's dots as in its name); None where it isn't."""
@@ -147,6 +172,23 @@ class Kernel:
     def _add_route(self, operation: ops.AddRoute) -> None:
         flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
         self._netlink.request(RTM_NEWROUTE, self._route_body(operation.link, operation.cidr), flags)
+
+    def _put_route(self, route: ops.PutRoute) -> None:
+        network = ipaddress.ip_network(route.cidr)
+        flags = RTNH_F_ONLINK if route.onlink else 0
+        numbers = (route.table if route.table < 256 else 0, route.protocol, route.scope, RTN_UNICAST, flags)
+        body = _ROUTE.pack(2 if network.version == 4 else 10, network.prefixlen, 0, 0, *numbers)
+        body += attribute(RTA_TABLE, route.table) + attribute(RTA_OIF, self._index(route.link))
+        if network.prefixlen:
+            body += attribute(RTA_DST, network.network_address.packed)
+        for kind, address in ((RTA_GATEWAY, route.gateway), (RTA_PREFSRC, route.source)):
+            if address is not None:
+                body += attribute(kind, ipaddress.ip_address(address).packed)
+        for kind, number in ((RTA_PRIORITY, route.metric), (RTA_EXPIRES, route.expires)):
+            if number:
+                body += attribute(kind, number)
+        with _Tolerate(errno.EEXIST):
+            self._netlink.request(RTM_NEWROUTE, body, netlink.NLM_F_CREATE | netlink.NLM_F_EXCL)
 
     def _delete_route(self, operation: ops.DeleteRoute) -> None:
         with _Tolerate(errno.ESRCH, errno.ENODEV):
@@ -251,7 +293,9 @@ class Kernel:
             scope = RT_SCOPE_LINK if v4 else 0
         family = 2 if v4 else 10
         head = _ROUTE.pack(family, network.prefixlen, 0, 0, RT_TABLE_MAIN, protocol, scope, RTN_UNICAST, 0)
-        return head + attribute(RTA_DST, network.network_address.packed) + attribute(RTA_OIF, self._index(link))
+        if network.prefixlen:
+            head += attribute(RTA_DST, network.network_address.packed)
+        return head + attribute(RTA_OIF, self._index(link))
 
 
 def sysctl_path(name: str) -> Path:
@@ -342,6 +386,31 @@ def _link(message: netlink.Message) -> LinkState:
         vnet_hdr=tun.get(IFLA_TUN_VNET_HDR, b"\0")[0] == 1,
         persistent=tun.get(IFLA_TUN_PERSIST, b"\0")[0] == 1,
         carrier=found.get(IFLA_CARRIER, b"\0")[0] == 1,
+    )
+
+
+def _route(body: bytes, names: dict[int, str]) -> ops.PutRoute | None:
+    family, length, _, _, table, protocol, scope, kind, flags = _ROUTE.unpack_from(body)
+    found = attributes(body[_ROUTE.size :])
+    link = names.get(netlink.u32(found.get(RTA_OIF, b"\0\0\0\0")), "")
+    if not link or kind != RTN_UNICAST or protocol == RTPROT_KERNEL:
+        return None
+
+    def address(number: int) -> str | None:
+        return str(ipaddress.ip_address(found[number])) if number in found else None
+
+    expires = int.from_bytes(found[RTA_CACHEINFO][8:12], sys.byteorder, signed=True) if RTA_CACHEINFO in found else 0
+    return ops.PutRoute(
+        link,
+        f"{address(RTA_DST) or _ANY[family]}/{length}",
+        netlink.u32(found[RTA_TABLE]) if RTA_TABLE in found else table,
+        protocol,
+        scope,
+        netlink.u32(found.get(RTA_PRIORITY, b"\0\0\0\0")),
+        address(RTA_GATEWAY),
+        address(RTA_PREFSRC),
+        bool(flags & RTNH_F_ONLINK),
+        max(0, expires) // _USER_HZ,
     )
 
 

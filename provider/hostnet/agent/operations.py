@@ -124,6 +124,28 @@ class AddRoute:
 
 
 @dataclass(frozen=True)
+class PutRoute:
+    """Put somebody else's route through a bridge back as it was; it being there is success.
+
+    The kernel drops it with the bridge, or (IPv4) with the bridge's last address. Numbers are rtnetlink(7)'s.
+    """
+
+    link: str
+    cidr: str
+    table: int
+    protocol: int
+    scope: int
+    metric: int = 0
+    gateway: str | None = None
+    source: str | None = None
+    onlink: bool = False
+    expires: int = 0  # s; 0: it does not
+
+    def __str__(self) -> str:
+        return f"put route {self.cidr} through {self.link} back"
+
+
+@dataclass(frozen=True)
 class DeleteRoute:
     """Delete a route; it being gone is success."""
 
@@ -155,6 +177,7 @@ Operation = Union[
     AddAddress,
     DeleteAddress,
     AddRoute,
+    PutRoute,
     DeleteRoute,
     WriteSysctl,
 ]

@@ -162,7 +162,7 @@ def _addresses(key: str, wanted: Iterable[Object], snapshot: Snapshot, into: Pla
         seen = snapshot.addresses.get(link, ())
         extra = [cidr for cidr in seen if cidr not in declared]
         missing = [cidr for cidr in declared if cidr not in seen]
-        _exchange(key, link, declared, missing, extra, into)
+        _exchange(key, link, declared, missing, extra, snapshot.through.get(link, ()), into)
         if item.kind == "tap":
             routes = [route.cidr for route in wanted if isinstance(route, Route) and route.link == link]
             _routes(key, link, routes, snapshot.routes.get(link, ()), into)
@@ -181,8 +181,19 @@ def _routes(key: str, link: str, declared: list[str], seen: tuple[str, ...], int
             into.remove.append(Step(key, ops.DeleteRoute(link, cidr), (ops.AddRoute(link, cidr),)))
 
 
-def _exchange(key: str, link: str, declared: list[str], missing: list[str], extra: list[str], into: Plan) -> None:
-    """Add before deleting, but for a v6 address that only changes its prefix length: the kernel has each once."""
+def _exchange(
+    key: str,
+    link: str,
+    declared: list[str],
+    missing: list[str],
+    extra: list[str],
+    through: Iterable[Operation],
+    into: Plan,
+) -> None:
+    """Add before deleting, but for a v6 address that only changes its prefix length: the kernel has each once.
+
+    :param through: the routes that may go with the addresses; undone last, when the addresses are back.
+    """
     again = {ipaddress.ip_interface(cidr).ip for cidr in missing if ":" in cidr}
     for cidr in extra:
         if ipaddress.ip_interface(cidr).ip in again:
@@ -191,7 +202,8 @@ def _exchange(key: str, link: str, declared: list[str], missing: list[str], extr
         into.build.append(Step(key, ops.AddAddress(link, cidr), (ops.DeleteAddress(link, cidr),)))
     late = [cidr for cidr in extra if ipaddress.ip_interface(cidr).ip not in again]
     for cidr in late:
-        into.remove.append(Step(key, ops.DeleteAddress(link, cidr), (ops.AddAddress(link, cidr),)))
+        routes = through if cidr == late[0] else ()
+        into.remove.append(Step(key, ops.DeleteAddress(link, cidr), (ops.AddAddress(link, cidr), *routes)))
     # Deleting a primary v4 address takes its secondaries along (unless promote_secondaries): put ours back.
     for cidr in declared:
         mine = ipaddress.ip_interface(cidr)
@@ -338,11 +350,13 @@ def _remake(item: Link, snapshot: Snapshot) -> Iterable[Operation]:
             yield ops.SetLink(name, bridge=master, isolated=state.isolated, hairpin=state.hairpin)
     yield ops.SetLink(name, up=state.up)
     yield from (ops.AddAddress(name, cidr) for cidr in snapshot.addresses.get(name, ()))
-    yield from (ops.AddRoute(name, cidr) for cidr in snapshot.routes.get(name, ()))
+    if item.kind == "tap":
+        yield from (ops.AddRoute(name, cidr) for cidr in snapshot.routes.get(name, ()))
     if item.kind == "bridge":
         # The kernel clears isolation and hairpin mode as a port leaves.
         for port in map(snapshot.links.__getitem__, snapshot.ports_of(name)):
             yield ops.SetLink(port.name, bridge=name, isolated=port.isolated, hairpin=port.hairpin)
+        yield from snapshot.through.get(name, ())
 
 
 def _number(number: int | None) -> str | None:

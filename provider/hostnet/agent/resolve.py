@@ -103,6 +103,8 @@ def _resolve(item: Object, change: Change, done: list[Object], world: World) -> 
         _check_link(item, change, world)
     elif isinstance(item, Address):
         _check_subnet(item, change, world)
+    elif isinstance(item, Route):
+        _check_route(item, change, world)
     elif isinstance(item, Port):
         _check_port(item, world)
     elif isinstance(item, Glob):
@@ -183,6 +185,27 @@ def _check_subnet(item: Address, change: Change, world: World) -> None:
                     f"its subnet overlaps {other.cidr} of {other.link}, which belongs to {owner.label}",
                     "Choose another subnet",
                 )
+
+
+def _check_route(item: Route, change: Change, world: World) -> None:
+    """Refuse a route that would take the place of another: the kernel has one to each network (of one metric).
+
+    One that was ours, and that somebody changed since, is taken back.
+    """
+    if any(item in owner.objects for owner in world.holding(Route) if owner.urn == change.urn) or item in change.prior:
+        return
+    for owner in world.others(change, Route):
+        for other in owner.objects:
+            if isinstance(other, Route) and other.cidr == item.cidr:
+                raise _taken(item, f"it goes through {other.link}, which belongs to {owner.label}")
+    for link, cidrs in world.snapshot.routes.items():
+        if link != item.link and item.cidr in cidrs and world.link_owner(link) is None:
+            raise _taken(item, f"it goes through {link}, by a route that is not hostnet's")
+
+
+def _taken(item: Route, why: str) -> HostnetError:
+    fix = "Remove one of the two, or choose another network"
+    return HostnetError(Code.CONFLICT, f"{item.cidr} can't be routed through {item.link}", why, fix)
 
 
 def _overlap(one: Network, other: Network) -> bool:

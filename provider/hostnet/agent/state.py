@@ -6,6 +6,8 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from hostnet.agent.operations import PutRoute
+
 
 @dataclass(frozen=True)
 class LinkState:
@@ -50,6 +52,7 @@ class Snapshot:
     addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by link, CIDRs, without link-local ones
     routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by link, CIDRs, main table, static
     default_links: Mapping[str, str] = field(default_factory=dict)  # family -> interface of the default route
+    through: Mapping[str, tuple[PutRoute, ...]] = field(default_factory=dict)  # by bridge: all but the kernel's own
     leased: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by bridge, address -> MAC of its DHCP lease
 
     def by_index(self, index: int) -> LinkState | None:
