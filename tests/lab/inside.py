@@ -62,6 +62,9 @@ class InsideTransport:
         del quick
         return InsideChannel(self._namespace, self._host)
 
+    async def anew(self) -> None:
+        """Nothing can cut the way there."""
+
     async def close(self) -> None:
         """Nothing leads there."""
 
@@ -80,7 +83,7 @@ class InsideChannel:
 
     def write(self, data: bytes) -> None:
         """Work on a request in a thread of the namespace."""
-        future = self._namespace.submit(main._serve, self._host, data.decode())
+        future = self._namespace.submit(main.serve, self._host, json.loads(data))
         future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._done, done))
 
     def _done(self, future: Future[dict[str, Any]]) -> None:

@@ -115,6 +115,7 @@ class Agent:
         """Open the host."""
         self.bed, self.state = bed, state
         self.host = open_host(bed.host, state)
+        self.before: Any = None  # a snapshot, for tests that compare with it
 
     def apply(self, *changes: Change) -> list[View | HostnetError]:
         """Apply, joined in one transaction."""
@@ -482,6 +483,168 @@ def test_a_delete_that_dies_at_any_moment_is_undone(bed: Bed, agent: Agent) -> N
     assert die_everywhere(agent, [wish(n, known=True, prior=o) for n, o in NETWORK.items()], before) > 10
     agent.another().remove(**NETWORK)
     assert difference(bed.snapshot(), pristine) == []
+
+
+# --- changes that wait for a confirmation ----------------------------------------------------------------------------
+
+
+class Word:
+    """A provider's word, as it is to be; and whether it was told, and in what order, how far its change is."""
+
+    asks = True
+
+    def __init__(self, refusal: str | None) -> None:
+        """ "": it confirms; None: it has hung up."""
+        self._refusal = refusal
+        self.heard: list[str] = []
+        self.anew: bool | None = None
+
+    def begun(self, transaction: str) -> None:
+        """See `Confirmation`."""
+        self.heard.append(f"begun {transaction}")
+
+    def ask(self, told: list[Any], transaction: str, *, anew: bool) -> str:
+        """See `Confirmation`."""
+        assert all(isinstance(each, View) for each in told)
+        self.heard.append(f"applied {transaction}")
+        self.anew = anew
+        if self._refusal is None:
+            raise EOFError
+        return self._refusal
+
+    def ended(self) -> None:
+        """See `Confirmation`."""
+        self.heard.append("ended")
+
+
+SETS: dict[str, tuple[bool, list[Change]]] = {
+    "create": (False, [wish(n, *o) for n, o in NETWORK.items()]),
+    "update": (True, [wish(n, *o, known=True) for n, o in CHANGED.items()]),
+    "delete": (True, [wish(n, known=True, prior=o) for n, o in NETWORK.items()]),
+}
+
+
+def unconfirmed(agent: Agent, name: str, word: Word) -> list[Any]:
+    """Apply one of the sets, on a host that has what it changes; gives what was told."""
+    there, changes = SETS[name]
+    if there:
+        agent.make(*(wish(name, *objects) for name, objects in NETWORK.items()))
+    agent.before = agent.bed.snapshot()
+    return agent.bed.host.call(agent.host.apply, changes, "t1", confirmation=word)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_confirmed_change_counts(bed: Bed, agent: Agent, name: str) -> None:
+    """For the next agent, too; the guard heard how far it was, in order."""
+    word = Word("")
+    told = unconfirmed(agent, name, word)
+    assert all(isinstance(each, View) for each in told)
+    assert word.heard == ["begun t1", "applied t1", "ended"]
+    after = bed.snapshot()
+    assert difference(after, agent.before) != []
+    heir = agent.another()
+    heir.read("br0", NETWORK["br0"])
+    assert difference(bed.snapshot(), after) == []
+    assert heir.record.exists() == (name != "delete")
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_refused_change_is_undone(bed: Bed, agent: Agent, name: str) -> None:
+    """At once, all of it; each resource is told why, and so is who asks again."""
+    word = Word("it can't be reached")
+    told = unconfirmed(agent, name, word)
+    assert {(each.code, each.why) for each in told} == {(Code.ROLLED_BACK, "it can't be reached")}
+    assert word.heard == ["begun t1", "applied t1", "ended"]
+    assert difference(bed.snapshot(), agent.before) == []
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_change_whose_provider_hung_up_is_undone(bed: Bed, agent: Agent, name: str) -> None:
+    """By the guard, which keeps its fate for a provider that comes back, and then leaves nothing."""
+    with pytest.raises(EOFError):
+        unconfirmed(agent, name, Word(None))
+    recorded = NETWORK if name != "create" else {}
+    guard = agent.another()
+    assert not bed.host.call(guard.host.undo, "another", 1)
+    assert bed.host.call(guard.host.undo, "t1", 1)
+    assert not bed.host.call(guard.host.undo, "t1", 1)
+    assert difference(bed.snapshot(), agent.before) == []
+    again: list[Any] = bed.host.call(agent.another().host.apply, SETS[name][1], "t1", confirmation=Word(""))
+    assert {each.code for each in again} == {Code.ROLLED_BACK}
+    bed.host.call(guard.host.forget, "t1")
+    assert len(owners(guard.record)) == len(recorded)
+    assert guard.record.exists() == bool(recorded)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_change_whose_provider_comes_back_is_confirmed(bed: Bed, agent: Agent, name: str) -> None:
+    """Through another agent: it does nothing, tells the same, and takes the confirmation."""
+    with pytest.raises(EOFError):
+        unconfirmed(agent, name, Word(None))
+    after = bed.snapshot()
+    word = Word("")
+    told = bed.host.call(agent.another().host.apply, SETS[name][1], "t1", ask=True, confirmation=word)
+    assert all(isinstance(each, View) for each in told)
+    assert word.heard == ["applied t1", "ended"]
+    assert difference(bed.snapshot(), after) == []
+    guard = agent.another()
+    assert not bed.host.call(guard.host.undo, "t1", 1)
+    assert difference(bed.snapshot(), after) == []
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_an_agent_that_dies_before_the_word_at_any_moment(bed: Bed, agent: Agent, name: str) -> None:
+    """Whatever it had done and written: the guard goes back to what was."""
+    for moment in range(1, 500):
+        mortal = agent.another()
+        if moment == 1 and SETS[name][0]:
+            mortal.make(*(wish(name, *objects) for name, objects in NETWORK.items()))
+        before, recorded = bed.snapshot(), owners(mortal.record)
+        Mortal(mortal, moment)
+        try:
+            bed.host.call(mortal.host.apply, SETS[name][1], f"t{moment}", confirmation=Word(None))
+        except EOFError:
+            assert moment > 10
+            return
+        except Killed:
+            heir = agent.another()
+            bed.host.call(heir.host.undo, f"t{moment}", 1)
+            bed.host.call(heir.host.forget, f"t{moment}")
+            assert owners(heir.record) == recorded
+            assert difference(bed.snapshot(), before) == [], f"died at moment {moment}"
+    raise AssertionError("it never ends")
+
+
+def test_what_may_take_the_ssh_port_is_asked_for_a_new_connection(bed: Bed, agent: Agent) -> None:
+    """What was there before it may stay; what comes, and could take it, may not without."""
+    ssh = (Forward("ipv4", ("tcp",), (20, 30), "10.0.0.2", (20, 30), external="eth0"),)
+    web = (Forward("ipv4", ("tcp",), (80, 80), "10.0.0.2", (80, 80), external="eth0"),)
+    for objects, known, anew in ((ssh, False, True), (ssh + web, True, False), (ssh, True, False)):
+        word = Word("")
+        bed.host.call(agent.host.apply, [wish("f", *objects, known=known)], confirmation=word)
+        assert word.anew is anew
+
+
+def test_a_confirmation_that_cannot_be_written(bed: Bed, agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full by then: the change is undone at once, and its provider is told that it failed."""
+    before = bed.snapshot()
+    save, saved = agent.host._store.save, []
+
+    def full(record: Record) -> None:
+        saved.append(record.unconfirmed)
+        if len(saved) > 2:
+            agent.host._store._stat = None
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(record)
+
+    monkeypatch.setattr(agent.host._store, "save", full)
+    with pytest.raises(HostnetError, match="ENOSPC"):
+        unconfirmed(agent, "create", Word(""))
+    assert difference(bed.snapshot(), before) == []
+    heir = agent.another()
+    heir.read("br0", NETWORK["br0"])
+    assert owners(heir.record) == []
+    assert difference(bed.snapshot(), before) == []
 
 
 # --- agents as processes -------------------------------------------------------------------------------------------

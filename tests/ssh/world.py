@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hostnet.agent import guard
 from hostnet.hosts.api import Change
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.hosts.pool import Pool
@@ -196,7 +197,11 @@ class Server:
 
     def agents(self) -> list[int]:
         """The agents on it."""
-        return self.processes("--state-dir")
+        return [pid for pid in self.processes("--state-dir") if not _is_guard(pid)]
+
+    def guards(self) -> list[int]:
+        """What watches over unconfirmed changes on it."""
+        return [pid for pid in self.processes("--state-dir") if _is_guard(pid)]
 
     def bridges(self) -> dict[str, int]:
         """The bridges there, and their ifindex."""
@@ -331,6 +336,13 @@ class World:
             stack.callback(self.namespaces.close)
             for server in filter(None, (self.server, self.jump)):
                 stack.callback(server.close)
+
+
+def _is_guard(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip() == guard.NAME
+    except OSError:
+        return False
 
 
 def keygen(path: Path, kind: str = "ed25519", passphrase: str = "", *more: str) -> Path:

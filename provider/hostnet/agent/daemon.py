@@ -130,16 +130,24 @@ def _become(argv: Sequence[str], tell: int) -> None:
     """In the grandchild: let go of everything that is the starter's, and run the program."""
     try:
         os.write(tell, str(os.getpid()).encode())
-        os.chdir("/")
-        os.umask(0o077)
-        null = os.open(os.devnull, os.O_RDWR)
-        for descriptor in range(3):
-            os.dup2(null, descriptor)
-        # Not all that libraries open says close-on-exec: libnftables' sockets don't.
-        os.closerange(3, _MOST_FILES)
+        let_go()
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         # The starter's environment may hold secrets (a passphrase); whoever reads /proc/<pid>/environ would see them.
         os.execve(argv[0], list(argv), {"PATH": _PATH, "LANG": "C.UTF-8"})  # noqa: S606 - no shell is wanted
     finally:
         os._exit(127)
+
+
+def let_go(first: int = 0) -> None:
+    """Have nothing open, stand in nobody's directory, and make files that nobody else can read.
+
+    :param first: the lowest descriptor that is let go; those of the three standard ones lead to nothing then.
+    """
+    os.chdir("/")
+    os.umask(0o077)
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(first, 3):
+        os.dup2(null, descriptor)
+    # Not all that libraries open says close-on-exec: libnftables' sockets don't.
+    os.closerange(3, _MOST_FILES)

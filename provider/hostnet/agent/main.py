@@ -13,18 +13,24 @@ import os
 import platform
 import signal
 import sys
+import syslog
+import time
 import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
 from hostnet import __version__
 from hostnet.agent import watch
+from hostnet.agent.guard import Guard
 from hostnet.agent.instance import enter, namespace_of, store_here
 from hostnet.agent.service import Service
-from hostnet.agent.transaction import Host, started_at
+from hostnet.agent.transaction import Host, Outcome, started_at
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts.api import Change, Query, View
 from hostnet.objects import from_json, seen_to_json, to_json
+
+# A provider that lost the connection tries again for minutes before it gives up.
+_REMEMBERED_SECONDS = 300
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,12 +40,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument("--netns")
     parser.add_argument("--persist", choices=["auto", "always", "never", "keep"], default="keep")
+    parser.add_argument("--confirm", type=float, metavar="SECONDS")
     options = parser.parse_args(arguments)
     if options.task != "serve":
         return _alone(options)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole process group; the provider decides
     answer = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever else prints must not look like an answer
+    # Before anything is open here: it is to share nothing with this process.
+    guard = Guard(options.confirm, lambda transaction: _undo(options, transaction)) if options.confirm else None
     try:
         host = open_host(options.state_dir, options.netns, options.persist)
     except HostnetError as error:
@@ -47,21 +56,72 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     answer.write(json.dumps({"hello": _hello()}) + "\n")
     here = namespace_of(options.netns)
-    for line in sys.stdin:
+    while line := sys.stdin.readline():
+        request = json.loads(line)
         if namespace_of(options.netns) != here:
             # The namespace was deleted, and perhaps another made by its name: what we are in is nobody's any more.
             try:
                 host = open_host(options.state_dir, options.netns, options.persist)
             except HostnetError as error:
-                answer.write(json.dumps({"id": json.loads(line)["id"], "error": error.to_json()}) + "\n")
+                answer.write(json.dumps({"id": request["id"], "error": error.to_json()}) + "\n")
                 continue
             here = namespace_of(options.netns)
-        if json.loads(line)["op"] == "watch":
+        if request["op"] == "watch":
             _watch(options, answer)
             break
-        answer.write(json.dumps(_serve(host, line), separators=(",", ":")) + "\n")
+        talk = _Talk(answer, request["id"], guard) if guard else None
+        try:
+            result = serve(host, request, talk)
+        except EOFError:
+            return 0  # nobody is there to confirm: the guard waits for another agent that is told to
+        answer.write(json.dumps(result, separators=(",", ":")) + "\n")
     _leave(options.state_dir)
     return 0
+
+
+class _Talk:
+    """With the provider and the guard, about one request that may have to be confirmed: a `Confirmation`."""
+
+    def __init__(self, answer: TextIO, number: int, guard: Guard) -> None:
+        self._answer, self._number, self._guard = answer, number, guard
+
+    asks = True
+
+    def begun(self, transaction: str) -> None:
+        """See `Confirmation`."""
+        self._guard.begun(transaction)
+
+    def ask(self, told: list[Outcome], transaction: str, *, anew: bool) -> str:
+        """See `Confirmation`."""
+        self._guard.applied(transaction)
+        answer = {"id": self._number, "result": list(map(_outcome, told)), "unconfirmed": True, "anew": anew}
+        line = ""
+        with contextlib.suppress(OSError):
+            self._answer.write(json.dumps(answer, separators=(",", ":")) + "\n")
+            line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        request = json.loads(line)
+        return "" if request["op"] == "confirm" else str(request["why"])
+
+    def ended(self) -> None:
+        """See `Confirmation`."""
+        self._guard.ended()
+
+
+def _undo(options: argparse.Namespace, transaction: str) -> None:
+    """Undo what nobody confirmed, and keep its fate for a provider that comes back to ask. The guard calls this."""
+    try:
+        host = open_host(options.state_dir, options.netns, options.persist)
+        if not host.undo(transaction, options.confirm):
+            return
+        syslog.syslog(syslog.LOG_WARNING, "hostnet: a change that its provider did not confirm is undone")
+        time.sleep(_REMEMBERED_SECONDS)
+        host.forget(transaction)
+    except HostnetError as error:
+        syslog.syslog(syslog.LOG_ERR, f"hostnet: a change that its provider did not confirm can't be undone: {error}")
+        return
+    _leave(options.state_dir)
 
 
 def _watch(options: argparse.Namespace, answer: TextIO) -> None:
@@ -130,14 +190,18 @@ def _hello() -> dict[str, Any]:
     }
 
 
-def _serve(host: Host, line: str) -> dict[str, Any]:
-    request = json.loads(line)
+def serve(host: Host, request: dict[str, Any], talk: _Talk | None = None) -> dict[str, Any]:
+    """Answer a request.
+
+    :param talk: where changes are to be confirmed.
+    :raises EOFError: the provider left before it confirmed one.
+    """
     try:
-        if "instead_of" in request:
-            host.replace_agent(**request["instead_of"])
-        result = _OPERATIONS[request["op"]](host, request)
+        answer = {"result": _OPERATIONS[request["op"]](host, request, talk)}
     except HostnetError as error:
-        return {"id": request["id"], "error": error.to_json()}
+        answer = {"error": error.to_json()}
+    except EOFError:
+        raise
     except Exception as error:  # noqa: BLE001 - a bug of ours must be an answer, not the end of the agent
         traceback.print_exc()
         where = traceback.extract_tb(error.__traceback__)[-1]
@@ -147,26 +211,31 @@ def _serve(host: Host, line: str) -> dict[str, Any]:
             f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})",
             "This is a defect of hostnet; please report it",
         )
-        return {"id": request["id"], "error": bug.to_json()}
-    return {"id": request["id"], "result": result}
+        answer = {"error": bug.to_json()}
+    return {"id": request["id"], **answer}
 
 
-def _apply(host: Host, request: dict[str, Any]) -> list[Any]:
+def _apply(host: Host, request: dict[str, Any], talk: _Talk | None) -> list[Any]:
     changes = [change_from_json(change) for change in request["changes"]]
-    ask = bool(request.get("ask"))
-    return [_outcome(each) for each in host.apply(changes, request.get("transaction", ""), ask=ask)]
+    transaction = request.get("transaction", "")
+    if "instead_of" in request:
+        host.replace_agent(**request["instead_of"], transaction=transaction)
+    done = host.apply(changes, transaction, ask=bool(request.get("ask")), confirmation=talk)
+    return list(map(_outcome, done))
 
 
-def _read(host: Host, request: dict[str, Any]) -> list[Any]:
+def _read(host: Host, request: dict[str, Any], _: _Talk | None) -> list[Any]:
+    if "instead_of" in request:
+        host.replace_agent(**request["instead_of"])
     return [_outcome(each) for each in host.read([query_from_json(query) for query in request["queries"]])]
 
 
-def _restore(host: Host, request: dict[str, Any]) -> int:
+def _restore(host: Host, request: dict[str, Any], _: _Talk | None) -> int:
     del request
     return host.restore()
 
 
-def _facts(host: Host, request: dict[str, Any]) -> dict[str, Any]:
+def _facts(host: Host, request: dict[str, Any], _: _Talk | None) -> dict[str, Any]:
     return host.facts(request["name"], request["arguments"])
 
 

@@ -26,6 +26,7 @@ from hostnet.objects import Object
 _FORMAT = 1
 # A provider asks right after it lost the connection; others on the same host may have had their transactions since.
 _OUTCOMES = 16
+ALL = "*"
 
 
 @dataclass
@@ -61,13 +62,19 @@ class Record:
     claims: dict[str, str] = field(default_factory=dict)  # owner's key -> URN of who imported it and may take it over
     pending: dict[str, tuple[Owner | None, Owner | None]] | None = None  # of the transaction under way
     undo: tuple[Operation, ...] = ()  # what takes the transaction under way back, in order
+    unconfirmed: str = ""  # the transaction under way, where it is applied and waits for its provider's confirmation
+    undone: str = ""  # one that its guard undid, and whose provider may come back to ask
     outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)  # transaction -> errors, see `note_outcome`
+
+    def finish(self) -> None:
+        """The transaction under way has ended."""
+        self.pending, self.undo, self.unconfirmed = None, (), ""
 
     def note_outcome(self, transaction: str, errors: dict[str, Any]) -> None:
         """Keep what became of a transaction, for a provider that lost the connection before it was told.
 
         :param transaction: the provider's number for it.
-        :param errors: as JSON, by the number of the change; what is not among them was done.
+        :param errors: as JSON, by the number of the change (`ALL`: of each); what is not among them was done.
         """
         self.outcomes[transaction] = errors
         for old in list(self.outcomes)[:-_OUTCOMES]:
@@ -140,6 +147,18 @@ class Store:
         except FileNotFoundError:
             return False
 
+    def again(self) -> Record:
+        """The record as it is on disk, for who holds the lock and could not write it."""
+        return self._load()
+
+    def unconfirmed(self) -> str:
+        """The transaction that waits for its confirmation, as told without the lock, which its agent holds."""
+        try:
+            with self._path.open() as file:
+                return str(json.loads(file.readline()).get("unconfirmed", ""))
+        except (OSError, ValueError):
+            return ""
+
     def _load(self) -> Record:
         """The record; read again only if another agent wrote it."""
         try:
@@ -177,6 +196,7 @@ class Store:
             attached=header["attached"],
             claims=header.get("claims", {}),
             outcomes=header.get("outcomes", {}),
+            undone=header.get("undone", ""),
         )
         if header["pending"] is not None:
             record.pending = {
@@ -184,14 +204,26 @@ class Store:
                 for key, (old, new) in header["pending"].items()
             }
             record.undo = tuple(map(operations.from_json, header.get("undo", ())))
+            record.unconfirmed = header.get("unconfirmed", "")
         for line in lines:
             owner = Owner.parse(line)
             record.owners[owner.key] = owner
         return record
 
     def save(self, record: Record) -> None:
-        """Write, sync, rename; with nothing to keep, leave nothing."""
-        if not record.owners and not record.sysctls and record.pending is None and not record.attached:
+        """Write, sync, rename; with nothing to keep, leave nothing.
+
+        :raises OSError: where that fails: then the record is as it was on disk, for whoever looks next.
+        """
+        try:
+            self._save(record)
+        except OSError:
+            self._stat = None
+            raise
+
+    def _save(self, record: Record) -> None:
+        kept = record.owners or record.sysctls or record.attached or record.undone
+        if not kept and record.pending is None:
             self._remove()
             return
         pending: dict[str, list[str | None]] | None = None
@@ -207,6 +239,8 @@ class Store:
             "outcomes": record.outcomes,
             "pending": pending,
             "undo": [operations.to_json(each) for each in record.undo] if pending is not None else [],
+            "unconfirmed": record.unconfirmed,
+            "undone": record.undone,
         }
         lines = [json.dumps(header), *(owner.line for owner in record.owners.values())]
         temporary = self._path.with_suffix(".new")

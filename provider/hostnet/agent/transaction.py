@@ -13,9 +13,9 @@ import signal
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Optional, Protocol, Union
 
-from hostnet.agent import conntrack, dhcp, facts, listeners
+from hostnet.agent import conntrack, dhcp, facts, listeners, way
 from hostnet.agent.context import context_of
 from hostnet.agent.dnsmasq import ServerError, Servers
 from hostnet.agent.doctor import doctor
@@ -28,7 +28,7 @@ from hostnet.agent.owners import Owner, Owners
 from hostnet.agent.packages import advice_here
 from hostnet.agent.plan import Names, Plan, hairpin, plan, takes_user_off
 from hostnet.agent.reading import is_gone, owner_of
-from hostnet.agent.record import Record, Store
+from hostnet.agent.record import ALL, Record, Store
 from hostnet.agent.resolve import World, resolve
 from hostnet.agent.service import Service
 from hostnet.agent.state import Snapshot
@@ -44,6 +44,44 @@ from hostnet.objects import Forward, Forwarding, Gateway, Link
 Outcome = Union[View, HostnetError]
 Pairs = dict[str, tuple[Optional[Owner], Optional[Owner]]]
 _NONE = Owner("", "")
+_LOOK_SECONDS = 0.05  # how often it is looked what the agent before us does, which holds the lock
+
+
+class Confirmation(Protocol):
+    """What makes a change count: the provider, still heard after it (DESIGN.md 2.5)."""
+
+    asks: bool
+
+    def begun(self, transaction: str) -> None:
+        """The host is about to be changed."""
+
+    def ask(self, told: list[Outcome], transaction: str, *, anew: bool) -> str:
+        """Tell the provider what is done, and wait for its word.
+
+        :param anew: a connection in progress proves nothing: it must make a new one.
+        :returns: "": confirmed; else why it is to be undone.
+        :raises EOFError: nobody is there any more.
+        """
+
+    def ended(self) -> None:
+        """It is confirmed, or undone, or nothing was changed."""
+
+
+class Unasked:
+    """What is changed on the provider's own machine counts at once."""
+
+    asks = False
+
+    def begun(self, transaction: str) -> None:
+        """Nobody need know."""
+
+    def ask(self, told: list[Outcome], transaction: str, *, anew: bool) -> str:
+        """Confirmed; what another agent left unconfirmed, too."""
+        del told, transaction, anew
+        return ""
+
+    def ended(self) -> None:
+        """Nobody need know."""
 
 
 @dataclass
@@ -76,33 +114,103 @@ class Host:
 
     # --- wishes ----------------------------------------------------------------------------------------------------
 
-    def apply(self, changes: list[Change], transaction: str = "", *, ask: bool = False) -> list[Outcome]:
+    def apply(
+        self,
+        changes: list[Change],
+        transaction: str = "",
+        *,
+        ask: bool = False,
+        confirmation: Confirmation | None = None,
+    ) -> list[Outcome]:
         """Admit what can be, apply it together, and report on each change, in order.
 
         :param transaction: the provider's number for it. One that the record knows was applied before the provider
             lost the connection: what became of it is reported, and nothing is done.
         :param ask: do nothing in any case: another agent died of it, or with it.
+        :param confirmation: asked for after a change, and before it counts.
         :raises HostnetError: where `ask` finds that it was not done.
         """
         transaction = transaction or os.urandom(8).hex()
+        confirmation = confirmation or Unasked()
         with self._store.locked() as record:
-            self.recover(record)
-            snapshot = replace(self.kernel.snapshot(), leased=self._servers.leased())
-            outcomes: dict[int, Outcome] = {}
-            repeated = transaction in record.outcomes
-            if ask and not repeated:
+            if record.unconfirmed != transaction:
+                self.recover(record)
+            fate = record.outcomes.get(transaction)
+            if ask and fate is None:
                 raise HostnetError(Code.AGENT_DIED, "apply the transaction", "it was not done, or is undone")
-            admitted, pairs = self._admit(changes, record, snapshot, outcomes, repeated=repeated)
-            if pairs and not repeated:
-                self._transition(record, pairs, snapshot, note=_note(record, transaction, admitted, outcomes))
-            sight = self._sight(record, self.kernel.snapshot(), None)
-            for index, owner in admitted.items():
-                warnings = (*self._notices, *_left_alone(changes[index], record.owners))
-                outcomes[index] = View(owner.id, owner.objects, see(owner, sight), warnings)
-                self._notices = ()
-            for number, error in record.outcomes.get(transaction, {}).items():
-                outcomes[int(number)] = HostnetError.from_json(error)
-            return [outcomes[index] for index in range(len(changes))]
+            if fate is not None and ALL in fate:
+                return [HostnetError.from_json(fate[ALL]) for _ in changes]
+            try:
+                told = self._apply(record, changes, transaction, confirmation, repeated=fate is not None)
+                if record.unconfirmed:
+                    told = self._settle(record, told, confirmation)
+            except EOFError:
+                raise  # nobody confirms: the guard knows what to do
+            except Exception:
+                # The record can't be written, say: what is half done is not to wait for another agent to undo it.
+                with contextlib.suppress(HostnetError):
+                    self.recover(self._store.again())
+                confirmation.ended()
+                raise
+            confirmation.ended()
+            return told
+
+    def _apply(
+        self, record: Record, changes: list[Change], transaction: str, confirmation: Confirmation, *, repeated: bool
+    ) -> list[Outcome]:
+        snapshot = replace(self.kernel.snapshot(), leased=self._servers.leased())
+        outcomes: dict[int, Outcome] = {}
+        admitted, pairs = self._admit(changes, record, snapshot, outcomes, repeated=repeated)
+        if pairs and not repeated:
+            note = _note(record, transaction, admitted, outcomes)
+            confirmation.begun(transaction)
+            unconfirmed = transaction if confirmation.asks else ""
+            self._transition(record, pairs, snapshot, note=note, unconfirmed=unconfirmed)
+        sight = self._sight(record, self.kernel.snapshot(), None)
+        for index, owner in admitted.items():
+            warnings = (*self._notices, *_left_alone(changes[index], record.owners))
+            outcomes[index] = View(owner.id, owner.objects, see(owner, sight), warnings)
+            self._notices = ()
+        for number, error in record.outcomes.get(transaction, {}).items():
+            outcomes[int(number)] = HostnetError.from_json(error)
+        return [outcomes[index] for index in range(len(changes))]
+
+    def _settle(self, record: Record, told: list[Outcome], confirmation: Confirmation) -> list[Outcome]:
+        """Have it confirmed by the provider, or undo it."""
+        pairs = record.pending or {}
+        added = [
+            item for old, new in pairs.values() if new for item in new.objects if item not in (old or _NONE).objects
+        ]
+        transaction = record.unconfirmed
+        refusal = confirmation.ask(told, transaction, anew=way.may_take(added, way.ssh_port()))
+        if refusal:
+            self.recover(record, refusal)
+            told = [HostnetError.from_json(record.outcomes[transaction][ALL]) for _ in told]
+        else:
+            record.finish()
+            self._save(record)
+            if not record.owners:
+                self.service.sync(record)
+        return told
+
+    def undo(self, transaction: str, seconds: float) -> bool:
+        """Undo a transaction that nobody confirmed, for whoever watched over it. True where there was one to undo.
+
+        :param seconds: for how long nobody did.
+        """
+        with self._store.locked() as record:
+            if record.pending is None or record.unconfirmed not in ("", transaction):
+                return False
+            record.undone = record.unconfirmed = transaction
+            self.recover(record, f"nothing was heard of the provider for {seconds:g} s after it")
+            return True
+
+    def forget(self, transaction: str) -> None:
+        """Keep the fate of an undone transaction no longer, for a provider that has not come back."""
+        with self._store.locked() as record:
+            if record.undone == transaction:
+                record.undone = ""
+                self._save(record)
 
     def _admit(
         self,
@@ -181,18 +289,33 @@ class Host:
         after.forwards.check(new, after)
         return old or after.get(new.key), new
 
-    def replace_agent(self, pid: int, started: int) -> None:
+    def replace_agent(self, pid: int, started: int, transaction: str = "") -> None:
         """End the agent that this one takes over from, if it lives: what it was told last must not come later.
 
-        It is not in mid-transaction then, since it does not hold the lock.
+        It is not in mid-transaction then: it does not hold the lock, or waits for a confirmation that now comes here.
 
         :param pid: its process.
         :param started: when that started, in clock ticks since the boot: with the number, its identity.
+        :param transaction: the one that this is about.
         """
-        with self._store.locked():
+
+        def end() -> None:
             if pid != os.getpid() and started_at(pid) == started:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+        def look(*_: object) -> None:
+            if transaction and self._store.unconfirmed() == transaction:
+                end()
+
+        # Waiting for the lock goes on after each look (PEP 475).
+        signal.signal(signal.SIGALRM, look)
+        signal.setitimer(signal.ITIMER_REAL, _LOOK_SECONDS, _LOOK_SECONDS)
+        try:
+            with self._store.locked():
+                end()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     # --- from here to there ----------------------------------------------------------------------------------------
 
@@ -204,10 +327,12 @@ class Host:
         *,
         exact: bool = False,
         note: Callable[[Mapping[str, HostnetError]], None] = lambda _: None,
+        unconfirmed: str = "",
     ) -> dict[str, HostnetError]:
         """Take owners from old to new; gives those that failed, which are as before (or, PARTIAL, as told).
 
         :param note: told the same before the record is written: what it adds to the record is as true as that.
+        :param unconfirmed: the transaction's number, where it is to be confirmed: till then it can be undone.
         """
         before = record.owners.copy()
         progress = _Progress()
@@ -227,10 +352,14 @@ class Host:
             self._table_and_switches(record, pairs, before, snapshot, progress, exact=True)
         record.owners = _effective(before, pairs, progress.failed)
         record.attached = _attached(progress.had, links, progress.failed)
-        record.pending, record.undo = None, ()
+        record.finish()
+        if unconfirmed and _lasting(pairs, progress.failed):
+            record.pending, record.undo = _lasting(pairs, progress.failed), links.undo
+            record.unconfirmed = unconfirmed
         note(progress.failed)
         self._save(record)
-        self._notices = self.service.sync(record)
+        if record.owners or not record.unconfirmed:  # else what keeps it over a boot may yet be wanted
+            self._notices = self.service.sync(record)
         return progress.failed
 
     def _save(self, record: Record) -> None:
@@ -407,10 +536,14 @@ class Host:
 
     # --- after a crash, after a boot -------------------------------------------------------------------------------
 
-    def recover(self, record: Record) -> bool:
-        """Go back to what was before a transaction that was not seen to end. True where there was one."""
+    def recover(self, record: Record, why: str = "its agent ended before it was confirmed") -> bool:
+        """Go back to what was before a transaction that was not seen to end. True where there was one.
+
+        :param why: a provider that asks for it later is told.
+        """
         if record.pending is None:
             return False
+        transaction = record.unconfirmed
         for operation in record.undo:
             # What was not done yet can't be undone, and that is fine.
             with contextlib.suppress(OSError, LookupError):
@@ -419,7 +552,13 @@ class Host:
         for key, (new, _) in pairs.items():
             if new is not None:
                 record.owners[key] = new
-        self._transition(record, pairs, self.kernel.snapshot(), exact=True)
+        self._again -= pairs.keys()
+
+        def note(_: Mapping[str, HostnetError]) -> None:
+            if transaction:
+                record.note_outcome(transaction, {ALL: rolled_back(why).to_json()})
+
+        self._transition(record, pairs, self.kernel.snapshot(), exact=True, note=note)
         return True
 
     def restore(self) -> int:
@@ -544,6 +683,22 @@ class Host:
             self._within(record, context, snapshot, elements),
             dhcp=lambda server: self._servers.see(server, world),
         )
+
+
+def rolled_back(why: str) -> HostnetError:
+    """That a change was applied, and is undone."""
+    return HostnetError(
+        Code.ROLLED_BACK,
+        "the change is undone: it may have cut the way to this host",
+        why,
+        "Look for what takes the host's address, its route to you or its SSH port, in this and in what was changed "
+        "with it; where the host is only slow, raise the provider's confirmTimeout",
+    )
+
+
+def _lasting(pairs: Pairs, failed: Mapping[str, HostnetError]) -> Pairs:
+    """What is not as before."""
+    return {key: pair for key, pair in pairs.items() if key not in failed or failed[key].code == Code.PARTIAL}
 
 
 def _hairpinned(context: Context, snapshot: Snapshot) -> bool:

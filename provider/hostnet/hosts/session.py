@@ -34,6 +34,12 @@ class Transport(Protocol):
         :raises HostnetError: where it can't be reached.
         """
 
+    async def anew(self) -> None:
+        """Reach the host by a new connection, as the next provider will have to.
+
+        :raises HostnetError: where that fails.
+        """
+
     async def close(self) -> None:
         """Let go of what leads there."""
 
@@ -254,7 +260,7 @@ class Session:
             request["transaction"] = secrets.token_hex(8)
         doing = f"{operation} {label}"
         try:
-            answer = await self._exchange(channel, request, doing)
+            answer = await self._converse(channel, request, doing)
         except _LostError as lost:
             answer = await self._ask_again(request, doing, str(lost))
         except HostnetError as died:
@@ -274,7 +280,7 @@ class Session:
         question = {**request, "id": self._number, "ask": True}
         try:
             async with asyncio.timeout(_OUTCOME_SECONDS):
-                answer = await self._exchange(await self._open(), question, doing)
+                answer = await self._converse(await self._open(), question, doing)
         except (HostnetError, _LostError, TimeoutError):
             raise died from None
         if "error" in answer:
@@ -287,16 +293,35 @@ class Session:
         self._status(f"connecting to {self.label} again: {lost}")
         try:
             channel = await self._open()
-            return await self._exchange(channel, {**request, "instead_of": first}, doing)
+            return await self._converse(channel, {**request, "instead_of": first}, doing)
         except (HostnetError, _LostError) as error:
             code = error.code if isinstance(error, HostnetError) else Code.UNREACHABLE
             raise HostnetError(
                 code if code is not Code.CANCELLED else Code.UNREACHABLE,
                 f"the host went away while it was to {doing}, and did not come back",
                 f"{lost}; then: {error}",
-                "Whether it was done is not known until the host answers: the next `pulumi up` finds out and goes on",
+                "Whether it was done is not known until the host answers: the next `pulumi up` finds out and goes on. "
+                "What cut the way to the host, the host undoes by itself after the provider's confirmTimeout",
                 self.label,
             ) from None
+
+    async def _converse(self, channel: Channel, request: dict[str, Any], doing: str) -> dict[str, Any]:
+        """Ask, and confirm what was done, where the host waits for that: we still hear it (DESIGN.md 2.5)."""
+        answer = await self._exchange(channel, request, doing)
+        if not answer.get("unconfirmed"):
+            return answer
+        refusal = await self._refusal() if answer["anew"] else ""
+        word = {"op": "undo", "why": refusal} if refusal else {"op": "confirm"}
+        settled = await self._exchange(channel, {"id": request["id"], **word}, doing)
+        return settled if refusal or "error" in settled else answer
+
+    async def _refusal(self) -> str:
+        """Why what was done can't stay: nobody could log in any more. "": they could."""
+        try:
+            await self._transport.anew()
+        except HostnetError as error:
+            return f"a new connection to the host failed after it ({error.what}: {error.why})"
+        return ""
 
     async def _exchange(self, channel: Channel, request: dict[str, Any], doing: str) -> dict[str, Any]:
         with contextlib.suppress(OSError):  # the reader tells what became of the channel

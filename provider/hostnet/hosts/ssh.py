@@ -72,6 +72,19 @@ class SSHTransport:
             await self.close()
             raise
 
+    async def anew(self) -> None:
+        """Log in once more, beside the connection in progress, which is kept.
+
+        :raises HostnetError: where that fails.
+        """
+        patience = self._settings.confirm_timeout / 2  # the host's is not to end before we tell it
+        try:
+            async with asyncio.timeout(patience):
+                (await self._dialler.dial(quick=True)).close()
+        except TimeoutError:
+            why = f"no log-in within {patience:g} s"
+            raise HostnetError(Code.UNREACHABLE, "the host can't be reached", why, "", self._connection.label) from None
+
     async def close(self) -> None:
         """Hang up."""
         way, self._way = self._way, None
@@ -82,7 +95,7 @@ class SSHTransport:
         """Start the agent; again where its file was taken away (by another's last word) as it was being started."""
         for _ in range(2):
             stream = _Stream()
-            start = command(self._prefix(), self._settings.state_dir, agent_arguments(self._connection, self._settings))
+            start = command(self._prefix(), self._settings.state_dir, self._arguments())
             try:
                 channel, _ = await way.connection.create_session(lambda: stream, start, encoding=None)  # noqa: B023
             except (asyncssh.Error, OSError) as error:
@@ -96,6 +109,9 @@ class SSHTransport:
             if "can't open file" not in stream.said:
                 raise await self._explain(way, stream, answer)
         raise self._not_started("its file vanished twice as it was being started")
+
+    def _arguments(self) -> list[str]:
+        return [*agent_arguments(self._connection, self._settings), "--confirm", f"{self._settings.confirm_timeout:g}"]
 
     def _prefix(self) -> list[str]:
         """How to become root on the host."""

@@ -1,0 +1,480 @@
+"""Commit-confirmed: a change that cuts the way to the host is undone by the host, whoever dies in the meantime.
+
+The server is reached at 192.0.2.2 from 192.0.2.1. What cuts the way: a bridge with a subnet that takes in the client, a
+route of a TAP to it, the address taken off the bridge that has the uplink, that bridge deleted. What leaves the
+connection in progress but takes the next: a forward of the SSH port, a dmz host without an exception for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostnet.errors import Code, HostnetError
+from hostnet.hosts import dial
+from hostnet.hosts.api import Change
+from hostnet.hosts.session import Channel, Session
+from hostnet.resources import KINDS
+
+from tests.ssh.world import SERVER, World, bridge, removal, until, watch
+
+Look = Callable[[], dict[str, Any]]
+SECONDS = 2.0  # for a confirmation
+LONG = 600.0  # longer than any test
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch, up: World) -> None:
+    """A dead link is noticed within seconds, and the host waits no longer for a confirmation."""
+    monkeypatch.setattr(dial, "_KEEP_ALIVE_SECONDS", 1)
+    up.settings = replace(up.settings, confirm_timeout=SECONDS)
+
+
+def record(world: World) -> dict[str, Any]:
+    """The header of the server's record; {}: there is none."""
+    path = next((world.directory / "state").glob("netns-*.json"), None)
+    return json.loads(path.read_text().splitlines()[0]) if path else {}
+
+
+def owners(world: World) -> list[str]:
+    """The ids of what the record holds."""
+    path = next((world.directory / "state").glob("netns-*.json"), None)
+    return [json.loads(line)["id"] for line in path.read_text().splitlines()[1:]] if path else []
+
+
+def wish(kind: str, name: str, prior: dict[str, Any] | None = None, /, **inputs: Any) -> Change:
+    """A resource's wish, as the provider makes it."""
+    token = f"hostnet:index:{kind}"
+    identity = name if prior is not None else ""
+    urn = f"urn:pulumi:dev::shop::{token}::{name}"
+    change = KINDS[token].change(urn, inputs, id=identity, old_inputs=prior, old_outputs=prior)
+    assert change is not None, "nothing is unknown here"
+    return change
+
+
+def cutting(name: str = "bad") -> Change:
+    """The wish for a bridge behind which this server looks for the client."""
+    return wish("Bridge", name, name=name, addresses=["192.0.2.5/29"])
+
+
+class Pausing(Session):
+    """A session that does something before it confirms."""
+
+    before: Callable[[], Awaitable[None]] | None = None
+
+    async def _exchange(self, channel: Channel, request: dict[str, Any], doing: str) -> dict[str, Any]:
+        if request["op"] == "confirm" and self.before is not None:
+            before, self.before = self.before, None
+            await before()
+        return await super()._exchange(channel, request, doing)
+
+
+def in_session(world: World, work: Callable[[Pausing], Awaitable[None]], **values: Any) -> None:
+    """Do something in a session that has made the bridge br0."""
+
+    async def working() -> None:
+        way = world.connection(per_dial_timeout=1, dial_error_limit=-1, **values)
+        session = Pausing(way.label, world.transport(way), world.said.append)
+        await session.apply(bridge("br0"))
+        await work(session)
+        await session.close()
+
+    world.run(working)
+
+
+async def undone(work: Awaitable[Any]) -> HostnetError:
+    """What says that it was undone."""
+    with pytest.raises(HostnetError) as error:
+        await work
+    assert error.value.code is Code.ROLLED_BACK
+    assert "undone" in error.value.what
+    assert error.value.host == f"root@{SERVER}"
+    return error.value
+
+
+def routes(*listings: str) -> list[str]:
+    """All but what the kernel makes by itself, some of it a while after a link came up."""
+    lines = [line for listing in listings for line in listing.splitlines() if "proto kernel" not in line]
+    return sorted(re.sub(r" expires \d+sec", " expires", line) for line in lines)
+
+
+@pytest.fixture
+def as_before(up: World) -> Look:
+    """Looks at the server's network, to be compared."""
+
+    def look() -> dict[str, Any]:
+        server = up.server.namespace
+        return {
+            "links": sorted(server.run("ip -brief link").splitlines()),
+            "addresses": sorted(re.sub(r"fe80::\S+", "", server.run("ip -brief address")).splitlines()),
+            "routes": routes(server.run("ip route show table all"), server.run("ip -6 route show table all")),
+            "nft": server.run("nft list ruleset"),
+            "forwarding": server.run("sysctl net.ipv4.ip_forward"),
+        }
+
+    return look
+
+
+def test_a_change_that_leaves_the_way_counts(up: World) -> None:
+    """It is confirmed within the request; nothing is left open, and nobody stays behind to watch."""
+
+    async def work(session: Pausing) -> None:
+        async def look() -> None:
+            assert record(up)["unconfirmed"], "it waits for the confirmation"
+            assert owners(up) == ["br0", "br1"]
+
+        session.before = look
+        await session.apply(bridge("br1"))
+        assert record(up)["pending"] is None
+        assert record(up)["unconfirmed"] == ""
+        assert len(up.server.guards()) == 1
+
+    in_session(up, work)
+    until(lambda: not up.server.agents() and not up.server.guards())
+    assert owners(up) == ["br0", "br1"]
+
+
+CUTS = {
+    "a subnet that takes in the client": cutting(),
+    "a route to the client by a TAP": wish(
+        "TapBinding", "bad", name="bad", addresses=["10.9.0.1/32"], routes=["192.0.2.1/32"]
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CUTS.values(), ids=CUTS)
+def test_what_cuts_the_way_is_undone(up: World, as_before: Look, change: Change) -> None:
+    """By the host itself; the provider is told when the way is back, and what it asks next is done."""
+
+    async def work(session: Pausing) -> None:
+        before = as_before()
+        error = await undone(session.apply(change))
+        assert f"nothing was heard of the provider for {SECONDS:g} s" in error.why
+        assert as_before() == before
+        assert owners(up) == ["br0"]
+        assert record(up)["pending"] is None
+        assert (await session.apply(bridge("br1"))).id == "br1"
+
+    in_session(up, work)
+    assert owners(up) == ["br0", "br1"]
+
+
+def test_the_first_change_of_all(up: World, as_before: Look) -> None:
+    """Nothing is recorded before it: the provider is told of its end all the same."""
+    before = as_before()
+
+    async def work() -> None:
+        way = up.connection(per_dial_timeout=1, dial_error_limit=-1)
+        session = up.session(way)
+        await undone(session.apply(cutting()))
+        await session.close()
+
+    up.run(work)
+    assert as_before() == before
+    assert owners(up) == []
+
+
+def test_those_that_went_with_it(up: World, as_before: Look) -> None:
+    """One transaction counts as a whole: each of its resources is told."""
+
+    async def work(session: Pausing) -> None:
+        before = as_before()
+        asked = [session.apply(bridge("br1")), session.apply(cutting()), session.apply(bridge("br2"))]
+        told = await asyncio.gather(*asked, return_exceptions=True)
+        assert [each.code for each in told if isinstance(each, HostnetError)] == [Code.ROLLED_BACK] * 3
+        assert as_before() == before
+
+    in_session(up, work)
+    assert owners(up) == ["br0"]
+
+
+def uplink_on_a_bridge(world: World) -> None:
+    """The server is reached through a bridge that has its uplink."""
+    world.server.namespace.ip(
+        "link add wan address 02:00:00:00:00:77 type bridge",
+        "address del 192.0.2.2/24 dev eth0",
+        "link set eth0 master wan",
+        "link set wan up",
+        "address add 192.0.2.2/24 dev wan",
+        "route add default via 192.0.2.1 dev wan metric 100 proto dhcp",
+        "route add 203.0.113.0/24 via 192.0.2.1 dev wan src 192.0.2.2 table 77",
+        "address add 2001:db8::2/64 dev wan nodad",
+        "route add ::/0 via 2001:db8::1 dev wan proto ra expires 900",
+    )
+
+
+UPLINK = {"name": "wan", "addresses": ["192.0.2.2/24", "2001:db8::2/64"], "adopt": True}
+
+
+@pytest.mark.parametrize("to", [{"addresses": ["10.0.0.1/24"]}, {"addresses": []}, None])
+def test_the_address_taken_off_the_uplinks_bridge(up: World, as_before: Look, to: dict[str, Any] | None) -> None:
+    """Or the bridge deleted: address, routes and the uplink's place in it come back."""
+    uplink_on_a_bridge(up)
+
+    async def work(session: Pausing) -> None:
+        await session.apply(wish("Bridge", "wan", **UPLINK))
+        before = as_before()
+        held = wish("Bridge", "wan", **UPLINK)
+        if to is None:
+            change = Change(held.urn, "wan", (), held.objects, known=True)
+        else:
+            change = wish("Bridge", "wan", UPLINK, **{**UPLINK, **to})
+        await undone(session.apply(change))
+        assert as_before() == before
+        view = await session.apply(replace(held, known=True))
+        assert view.seen[0] is not None
+
+    in_session(up, work)
+    assert sorted(owners(up)) == ["br0", "wan"]
+
+
+ETH0 = {"externalInterface": "eth0"}
+TAKERS = {
+    "a forward of the SSH port": wish("PortForward", "ssh", sourcePort=22, destination="10.0.0.2", **ETH0),
+    "a range with it": wish(
+        "PortForward", "range", sourcePort="20:30", destination="10.0.0.2", protocol="tcp+udp", **ETH0
+    ),
+    "a dmz host that gets all": wish("NatGateway", "dmz", **ETH0, dmzHost="10.0.0.2", dmzExceptPorts=[2222]),
+}
+
+
+@pytest.mark.parametrize("change", TAKERS.values(), ids=TAKERS)
+def test_what_takes_the_next_log_in_is_undone_at_once(up: World, as_before: Look, change: Change) -> None:
+    """The connection in progress goes on: so the provider tries another, before it confirms."""
+    up.settings = replace(up.settings, confirm_timeout=4 * SECONDS)
+
+    async def work(session: Pausing) -> None:
+        before = as_before()
+        error = await undone(session.apply(change))
+        assert "a new connection to the host failed after it" in error.why
+        assert as_before() == before
+
+    in_session(up, work)
+    assert up.server.log_ins() == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        wish("PortForward", "web", sourcePort=80, destination="10.0.0.2", **ETH0),
+        wish("PortForward", "dns", sourcePort="1:1024", destination="10.0.0.2", **ETH0, protocol="udp"),
+        wish("NatGateway", "dmz", **ETH0, dmzHost="10.0.0.2"),
+    ],
+    ids=["another port", "UDP", "a dmz host with the exception"],
+)
+def test_what_leaves_the_ssh_port_needs_no_second_log_in(up: World, change: Change) -> None:
+    """It costs no more than its confirmation."""
+
+    async def work(session: Pausing) -> None:
+        await session.apply(change)
+
+    in_session(up, work)
+    assert up.server.log_ins() == 1
+
+
+def test_a_forward_of_the_ssh_port_elsewhere(up: World) -> None:
+    """Where new log-ins still come through, it counts."""
+    change = wish(
+        "PortForward",
+        "ssh",
+        sourcePort=22,
+        destination="10.0.0.2",
+        **ETH0,
+        sourceCidrs=["198.51.100.0/24"],
+    )
+
+    async def work(session: Pausing) -> None:
+        await session.apply(change)
+        assert up.server.log_ins() == 2
+
+    in_session(up, work)
+    assert len(owners(up)) == 2
+
+
+# --- deaths between a change and its confirmation --------------------------------------------------------------------
+
+
+def kill_agents(world: World) -> None:
+    """And what they would say."""
+    for pid in world.server.agents():
+        os.kill(pid, signal.SIGKILL)
+
+
+async def abandon(session: Session) -> None:
+    """Be a provider that is killed: its connection ends without a word."""
+    way = session._transport._way  # type: ignore[attr-defined]
+    way.connection.abort()
+
+
+class Gone(BaseException):
+    """The provider is no more."""
+
+
+@pytest.mark.parametrize("change", [bridge("br1"), cutting()], ids=["harmless", "cutting"])
+def test_the_provider_dies(up: World, as_before: Look, change: Change) -> None:
+    """Nobody is there to confirm: it is undone when the time is up, whatever it was."""
+
+    async def work(session: Pausing) -> None:
+        before = as_before()
+
+        async def die() -> None:
+            await abandon(session)
+            raise Gone
+
+        if change.id == "br1":
+            session.before = die
+            with pytest.raises(Gone):
+                await session.apply(change)
+        else:
+            asked = asyncio.ensure_future(session.apply(change))
+            await watch(lambda: "bad" in owners(up))
+            asked.cancel()
+            await abandon(session)
+        assert owners(up) != ["br0"]
+        await watch(lambda: owners(up) == ["br0"])
+        assert as_before() == before
+
+    in_session(up, work)
+
+
+def test_the_agent_dies_with_the_way_cut(up: World, as_before: Look) -> None:
+    """Its guard lives on: it undoes, and the provider learns of it when the way is back."""
+
+    async def work(session: Pausing) -> None:
+        before = as_before()
+        asked = asyncio.ensure_future(session.apply(cutting()))
+        await watch(lambda: "bad" in owners(up))
+        kill_agents(up)
+        await undone(asked)
+        assert as_before() == before
+
+    in_session(up, work)
+
+
+def test_the_agent_dies_with_the_way_open(up: World) -> None:
+    """The next one is told to confirm: it is done, once, and counts."""
+    up.settings = replace(up.settings, confirm_timeout=LONG)
+
+    async def work(session: Pausing) -> None:
+        async def kill() -> None:
+            kill_agents(up)
+
+        session.before = kill
+        assert (await session.apply(bridge("br1"))).id == "br1"
+        assert record(up)["pending"] is None
+
+    in_session(up, work)
+    assert owners(up) == ["br0", "br1"]
+    assert up.server.log_ins() == 1
+
+
+def test_the_connection_dies_with_the_way_open(up: World) -> None:
+    """Another connection confirms it, though the first agent has not noticed yet that it is alone."""
+    up.settings = replace(up.settings, confirm_timeout=LONG)
+
+    async def work(session: Pausing) -> None:
+        first = session.hello["pid"]
+
+        async def cut() -> None:
+            for pid in up.server.session_processes():
+                os.kill(pid, signal.SIGSTOP)  # the server does not notice
+            await abandon(session)
+
+        session.before = cut
+        bridges = up.server.bridges()
+        assert (await session.apply(bridge("br1"))).id == "br1"
+        assert up.server.bridges().items() >= bridges.items()
+        assert first not in up.server.agents()
+        assert record(up)["pending"] is None
+
+    in_session(up, work)
+    assert owners(up) == ["br0", "br1"]
+    assert up.server.log_ins() == 2
+    for pid in up.server.session_processes():
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_the_guard_is_killed_before(up: World, as_before: Look) -> None:
+    """The agent starts another one: no change goes unwatched."""
+
+    async def work(session: Pausing) -> None:
+        before = as_before()
+        for pid in up.server.guards():
+            os.kill(pid, signal.SIGKILL)
+        await undone(session.apply(cutting()))
+        assert as_before() == before
+
+    in_session(up, work)
+
+
+def test_another_stack_comes_in_between(up: World) -> None:
+    """What a dead agent left unconfirmed is undone by whoever comes next to the host, at once."""
+    up.settings = replace(up.settings, confirm_timeout=LONG)
+
+    async def work(session: Pausing) -> None:
+        async def die() -> None:
+            await abandon(session)
+            raise Gone
+
+        session.before = die
+        with pytest.raises(Gone):
+            await session.apply(bridge("br1"))
+        await watch(lambda: not up.server.agents())
+        assert owners(up) == ["br0", "br1"]
+        other = up.session()
+        await other.apply(bridge("br2"))
+        assert owners(up) == ["br0", "br2"]
+        await other.close()
+
+    in_session(up, work)
+    assert sorted(up.server.bridges()) == ["br0", "br2"]
+
+
+def test_a_live_agents_change_is_waited_for(up: World) -> None:
+    """Another stack's provider does not undo what may be confirmed yet."""
+    up.settings = replace(up.settings, confirm_timeout=LONG)
+
+    async def work(session: Pausing) -> None:
+        other = up.session()
+        await other.connect()
+        waiting: list[asyncio.Future[Any]] = []
+
+        async def begin() -> None:
+            waiting.append(asyncio.ensure_future(other.apply(bridge("br2"))))
+            await watch(lambda: _waits_for_lock(other.hello["pid"]))
+
+        session.before = begin
+        await session.apply(bridge("br1"))
+        await waiting[0]
+        await other.close()
+
+    in_session(up, work)
+    assert owners(up) == ["br0", "br1", "br2"]
+
+
+def _waits_for_lock(pid: int) -> bool:
+    return any("->" in line and f" {pid} " in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+def test_the_last_resource_goes(up: World) -> None:
+    """The record stays till its delete is confirmed, then it goes, and the agent's file with the agent."""
+
+    async def work(session: Pausing) -> None:
+        async def look() -> None:
+            assert record(up)["pending"] is not None
+
+        session.before = look
+        await session.apply(removal("br0"))
+        assert record(up) == {}
+
+    in_session(up, work)
+    until(lambda: not up.server.guards())
+    until(lambda: not (up.directory / "state").exists())
