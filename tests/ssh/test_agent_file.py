@@ -14,6 +14,7 @@ from hostnet.hosts.bundle import bundle
 from tests.ssh.world import World, bridge, forward, removal, until
 
 SHELL_TOOLS = ("sh", "cat", "id")
+PYENV = Path.home() / ".pyenv"  # of whoever runs the tests: a test's own home has none
 
 
 def keep_something(world: World) -> None:
@@ -162,7 +163,7 @@ def test_no_sudo_there(world: World) -> None:
 
 def pyenv(version: str) -> str | None:
     """A Python of that version, as pyenv installs them."""
-    found = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}"))
+    found = sorted(PYENV.glob(f"versions/{version}.*/bin/python{version}"))
     return str(found[-1]) if found else None
 
 
