@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hostnet.errors import Code, HostnetError
@@ -66,6 +67,72 @@ def test_a_preview_does_not_wait(world: World) -> None:
 
     world.run(previewing)
     assert world.said == []
+
+
+CLOUD_INIT = """
+ln -s /run/test/cloud-init /run/cloud-init
+"""
+
+
+def begin_first_boot(world: World) -> Path:
+    """Start the server as cloud-init leaves it before its last stage; gives the file that ends that."""
+    folder = world.directory / "server" / "cloud-init"
+    folder.mkdir()
+    (folder / "status.json").write_text("{}")
+    world.server.mounts = CLOUD_INIT
+    world.server.start()
+    return folder / "result.json"
+
+
+def test_a_server_that_is_being_set_up(world: World) -> None:
+    """It lets us in before its cloud-init has installed the packages: it is waited for, with a word about it."""
+    done = begin_first_boot(world)
+
+    async def waiting() -> str:
+        session = world.session()
+        applying = asyncio.ensure_future(session.apply(bridge("br0")))
+        await watch(lambda: world.said)
+        assert world.server.bridges() == {}
+        done.write_text("{}")
+        view = await applying
+        await session.close()
+        return view.id
+
+    assert world.run(waiting) == "br0"
+    assert world.said == [f"waiting for root@{SERVER} (attempt 1 of 10): its cloud-init is at work still"]
+
+
+def test_a_server_that_is_never_set_up(world: World) -> None:
+    """UNREACHABLE after as many attempts as the connection says, at once in a preview; nothing is left there."""
+    begin_first_boot(world)
+
+    async def trying() -> None:
+        session = world.session(world.connection(dial_error_limit=2))
+        for dry, times in ((True, ""), (False, " (2 attempts)"), (False, "")):
+            with pytest.raises(HostnetError) as error:
+                await session.apply(bridge("br0", dry=dry))
+            assert error.value.code is Code.UNREACHABLE
+            assert error.value.why == f"its cloud-init is at work still{times}"
+        await session.close()
+
+    world.run(trying)
+    assert world.agent_file() is None
+    until(lambda: len(world.server.processes("sshd")) == 1)
+
+
+def test_a_server_that_we_know_is_not_waited_for(up: World) -> None:
+    """Where the agent's file is, everything is: a reboot with another round of cloud-init costs nothing."""
+
+    async def applying(name: str) -> None:
+        session = up.session(up.connection(dial_error_limit=1))
+        await session.apply(bridge(name))
+        await session.close()
+
+    up.run(lambda: applying("br0"))
+    up.server.stop()
+    begin_first_boot(up)
+    up.run(lambda: applying("br1"))
+    assert up.said == []
 
 
 @pytest.mark.parametrize(

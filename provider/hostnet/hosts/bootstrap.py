@@ -2,27 +2,44 @@
 
 It travels on a command line and runs under whatever python3 the host has: it is old Python, so that it can say that
 the host's is too old, and imports little.
-It says one line of JSON, `{"hostnet": …}`: what it needs, or why it can't go on. Where the file is there it says
-nothing: the agent that it becomes greets.
+It says lines of JSON, `{"hostnet": …}`: what it waits for, what it needs, or why it can't go on. Where the file is
+there it says nothing: the agent that it becomes greets.
 
 Arguments: the file's SHA-256, its size, two directories where it may be, best first, then the agent's own.
 """
 
-# ruff: noqa: PTH103, PTH104, PTH108, PTH116, PTH118, PTH120, PTH123, UP031 (old Python, and no pathlib to wait for)
+# ruff: noqa: PTH103, PTH104, PTH108, PTH110, PTH116, PTH118, PTH120, PTH123, UP031 (old Python, and no pathlib to wait for)
 
 import hashlib
 import json
 import os
 import sys
+import time
 
 _OLDEST = (3, 9)
 _OTHERS = 0o022  # may write: group, others
 _STICKY = 0o1000
+_CLOUD_INIT = "/run/cloud-init"
+_LOOK_SECONDS = 0.5
+_TELL_LOOKS = 10  # so many looks to one line that we wait: 5 s
 
 
 def say(**what: object) -> None:
     """Tell the provider, in one line."""
     os.write(1, json.dumps({"hostnet": what}).encode() + b"\n")
+
+
+def await_cloud_init() -> None:
+    """Wait till the first boot is over: it may be about to install what the agent needs.
+
+    The same test as cloud-init's own: its `status.json` is there from the first stage on, `result.json` after the last.
+    """
+    looks = 0
+    while os.path.exists(_CLOUD_INIT + "/status.json") and not os.path.exists(_CLOUD_INIT + "/result.json"):
+        if looks % _TELL_LOOKS == 0:
+            say(wait="cloud-init")  # which fails when the provider has gone, and ends this
+        looks += 1
+        time.sleep(_LOOK_SECONDS)
 
 
 def guarded(directory: str) -> bool:
@@ -115,6 +132,7 @@ def main(arguments: "list[str]") -> None:
         sys.exit(1)
     path = find(digest, directories)
     if path is None:
+        await_cloud_init()
         say(need=digest)
         path = place(receive(digest, size), digest, directories)
     # -I -S: nothing of the user's environment or site-packages gets into a process that runs as root.

@@ -92,20 +92,19 @@ class Dialler:
         """Try until the host is there, or the connection's patience is over."""
         limit = 1 if quick else connection.dial_error_limit
         pause, longest = self._backoff
-        attempt = 1
+        number = 1
         while True:
             try:
                 jump = await self._jump_host(connection, quick=quick)
                 return await log_in(connection, jump)
             except DialError as error:
                 why = str(error)
-            if 0 <= limit <= attempt:
-                raise _unreachable(connection, why, attempt)
-            of = f" of {limit}" if limit > 0 else ""
-            self._status(f"waiting for {connection.label} (attempt {attempt}{of}): {why}")
+            if 0 <= limit <= number:
+                raise _unreachable(connection, why, number)
+            self._status(attempt(connection, number, why))
             await asyncio.sleep(pause * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311 - no secret
             pause = min(pause * _GROWTH, longest)
-            attempt += 1
+            number += 1
 
     async def _jump_host(self, connection: Connection, *, quick: bool) -> asyncssh.SSHClientConnection | None:
         """The log-in on the jump host, which serves every attempt."""
@@ -214,12 +213,22 @@ def _reason(error: OSError, connection: Connection) -> str:
     return os.strerror(number).lower() if number else "the connection failed"
 
 
+def attempt(connection: Connection, number: int, why: str) -> str:
+    """What the status says of an attempt that was in vain, before the next."""
+    of = f" of {connection.dial_error_limit}" if connection.dial_error_limit > 0 else ""
+    return f"waiting for {connection.label} (attempt {number}{of}): {why}"
+
+
+def times(attempts: int) -> str:
+    """How often it was tried, for an error."""
+    return f" ({attempts} attempts)" if attempts > 1 else ""
+
+
 def _unreachable(connection: Connection, why: str, attempts: int) -> HostnetError:
-    times = f" ({attempts} attempts)" if attempts > 1 else ""
     return HostnetError(
         Code.UNREACHABLE,
         "the host can't be reached",
-        why + times,
+        why + times(attempts),
         f"Check that it is up, and that port {connection.port} is open to this machine",
         connection.label,
     )

@@ -20,7 +20,7 @@ from hostnet.agent.packages import advice
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts.bundle import bundle, command
 from hostnet.hosts.connection import Connection, Settings
-from hostnet.hosts.dial import BACKOFF, Backoff, Dialler, Status, Way
+from hostnet.hosts.dial import BACKOFF, Backoff, Dialler, Status, Way, attempt, times
 from hostnet.hosts.local import agent_arguments
 
 _LIMIT = 256 << 20  # bytes a line, as in `session`
@@ -45,7 +45,7 @@ class SSHTransport:
     def __init__(
         self, connection: Connection, settings: Settings, status: Status = lambda _: None, backoff: Backoff = BACKOFF
     ) -> None:
-        self._connection, self._settings = connection, settings
+        self._connection, self._settings, self._status = connection, settings, status
         self._dialler = Dialler(connection, status, backoff)
         self._way: Way | None = None
         self._given_up = False
@@ -57,20 +57,17 @@ class SSHTransport:
             of a host that is gone need not wait for it as long again.
         :raises HostnetError: UNREACHABLE where the host is not reached, and others.
         """
-        way = self._way
-        if way is None or not way.open:
-            await self.close()
-            try:
-                way = await self._dialler.dial(quick=quick or self._given_up)
-            except HostnetError as error:
-                self._given_up |= not quick and error.code is Code.UNREACHABLE
-                raise
-            self._way, self._given_up = way, False
         try:
-            return await self._boot(way)
-        except BaseException:
+            if self._way is None or not self._way.open:
+                await self.close()
+                self._way = await self._dialler.dial(quick=quick or self._given_up)
+            channel = await self._boot(self._way, quick=quick or self._given_up)
+        except BaseException as error:
+            self._given_up |= not quick and isinstance(error, HostnetError) and error.code is Code.UNREACHABLE
             await self.close()
             raise
+        self._given_up = False
+        return channel
 
     async def anew(self) -> None:
         """Log in once more, beside the connection in progress, which is kept.
@@ -91,7 +88,7 @@ class SSHTransport:
         if way is not None:
             way.close()
 
-    async def _boot(self, way: Way) -> SSHChannel:
+    async def _boot(self, way: Way, *, quick: bool) -> SSHChannel:
         """Start the agent; again where its file was taken away (by another's last word) as it was being started."""
         for _ in range(2):
             stream = _Stream()
@@ -100,7 +97,7 @@ class SSHTransport:
                 channel, _ = await way.connection.create_session(lambda: stream, start, encoding=None)  # noqa: B023
             except (asyncssh.Error, OSError) as error:
                 raise self._not_started(getattr(error, "reason", "") or str(error)) from None
-            answer = await self._answer(stream)
+            answer = await self._ready(stream, quick=quick)
             if "need" in answer:
                 channel.write(bundle().data)
                 answer = await self._answer(stream)
@@ -119,6 +116,23 @@ class SSHTransport:
         if sudo is None:
             sudo = self._connection.user != "root"
         return ["sudo", "-n", "--"] if sudo else []
+
+    async def _ready(self, stream: _Stream, *, quick: bool) -> dict[str, Any]:
+        """The first answer of a host that has been set up: to wait for its cloud-init is to try again."""
+        limit = 1 if quick else self._connection.dial_error_limit
+        number = 0
+        while "wait" in (answer := await self._answer(stream)):
+            number += 1
+            if 0 <= limit <= number:
+                raise HostnetError(
+                    Code.UNREACHABLE,
+                    "the host is not ready",
+                    f"its {answer['wait']} is at work still" + times(number),
+                    "Look at what `cloud-init status --long` says there, or raise connection.dialErrorLimit",
+                    self._connection.label,
+                )
+            self._status(attempt(self._connection, number, f"its {answer['wait']} is at work still"))
+        return answer
 
     async def _answer(self, stream: _Stream) -> dict[str, Any]:
         try:
