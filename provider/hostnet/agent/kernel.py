@@ -58,7 +58,7 @@ _LINK = struct.Struct("=BxHiII")
 _ADDR = struct.Struct("=BBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _USER_HZ = 100  # in which the kernel tells how long a route lives
-_ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - a route's destination
+_ANY: dict[int, str] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - a route's destination
 _IPV6_MIN_MTU = 1280  # below it the kernel takes IPv6 off an interface
 _SYSCTLS = Path("/proc/sys")
 
@@ -121,9 +121,8 @@ class Kernel:
                     continue
                 name = names.get(netlink.u32(found[RTA_OIF]), "")
                 metric = netlink.u32(found.get(RTA_PRIORITY, b"\0\0\0\0"))
-                if length == 0:
-                    if label not in defaults or metric < defaults[label][0]:
-                        defaults[label] = (metric, name)
+                if length == 0 and (label not in defaults or metric < defaults[label][0]):
+                    defaults[label] = (metric, name)
                 if protocol in (RTPROT_BOOT, RTPROT_STATIC):  # a person's or ours, not a daemon's
                     to = ipaddress.ip_address(found[RTA_DST]) if length else _ANY[family]
                     routes.setdefault(name, []).append(f"{to}/{length}")

@@ -23,8 +23,9 @@ from hostnet import __version__
 from hostnet.agent import watch
 from hostnet.agent.guard import Guard
 from hostnet.agent.instance import enter, namespace_of, store_here
+from hostnet.agent.parts import Outcome
 from hostnet.agent.service import Service
-from hostnet.agent.transaction import Host, Outcome, started_at
+from hostnet.agent.transaction import Host, started_at
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts.api import Change, Query, View
 from hostnet.objects import from_json, seen_to_json, to_json
