@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hostnet.errors import Code, HostnetError
+from hostnet.hosts import dial
 from hostnet.hosts.session import Session
 from hostnet.hosts.ssh import SSHTransport
 
@@ -53,6 +54,24 @@ def test_it_is_waited_for_as_often_as_the_connection_says(world: World) -> None:
     assert world.said == [
         f"waiting for root@{SERVER} (attempt {number} of 4): connection refused" for number in (1, 2, 3)
     ]
+
+
+def test_a_host_that_is_gone_is_asked_briefly(up: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After it was waited for in vain, each further request costs seconds, not `perDialTimeout` again."""
+    monkeypatch.setattr(dial, "_BRIEF_SECONDS", 0.1)
+
+    async def trying() -> list[str]:
+        session = up.session(up.connection(dial_error_limit=2, per_dial_timeout=0.3))
+        reasons = []
+        for _ in range(2):
+            with pytest.raises(HostnetError) as error:
+                await session.apply(bridge("br0"))
+            reasons.append(error.value.why)
+        await session.close()
+        return reasons
+
+    with up.deaf(up.server.namespace):
+        assert up.run(trying) == ["no answer within 0.3 s (2 attempts)", "no answer within 0.1 s"]
 
 
 def test_a_preview_does_not_wait(world: World) -> None:

@@ -30,6 +30,8 @@ _JITTER = 0.2  # of a pause: 50 providers must not knock at the same moment
 # A host that says nothing for three of these is taken for lost.
 _KEEP_ALIVE_SECONDS = 15
 _KEEP_ALIVE_MISSES = 3
+# How long an attempt may take on a host that was waited for in vain: its other resources come one after the other.
+_BRIEF_SECONDS = 5
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
@@ -72,15 +74,17 @@ class Dialler:
         self._connection, self._status, self._backoff = connection, status, backoff
         self._jump: asyncssh.SSHClientConnection | None = None
 
-    async def dial(self, *, quick: bool = False) -> Way:
+    async def dial(self, *, quick: bool = False, brief: bool = False) -> Way:
         """Log in.
 
         :param quick: try once (a preview).
+        :param brief: try once, and for a few seconds only.
         :raises HostnetError: UNREACHABLE where the host was not reached as often as the connection allows.
         """
         way: Way | None = None
+        connection = _briefly(self._connection) if brief else self._connection
         try:
-            found = await self._patiently(self._connection, quick=quick)
+            found = await self._patiently(connection, quick=quick or brief)
             way = Way(found, self._jump)
         finally:
             if way is None and self._jump is not None:
@@ -211,6 +215,12 @@ def _reason(error: OSError, connection: Connection) -> str:
     # Where a name has several addresses, asyncio says of each what came of it, in one text.
     number = error.errno or next(map(int, _ERRNO.findall(str(error))), 0)
     return os.strerror(number).lower() if number else "the connection failed"
+
+
+def _briefly(connection: Connection) -> Connection:
+    """The same way with less time for an attempt."""
+    proxy = _briefly(connection.proxy) if connection.proxy else None
+    return replace(connection, per_dial_timeout=min(connection.per_dial_timeout, _BRIEF_SECONDS), proxy=proxy)
 
 
 def attempt(connection: Connection, number: int, why: str) -> str:

@@ -53,14 +53,14 @@ class SSHTransport:
     async def start(self, *, quick: bool = False) -> SSHChannel:
         """Start one.
 
-        :param quick: dial once (a preview). So it is, too, after a host was waited for in vain: the other resources
-            of a host that is gone need not wait for it as long again.
+        :param quick: dial once (a preview). So it is, too, and briefly, after a host was waited for in vain: the other
+            resources of a host that is gone need not wait for it as long again.
         :raises HostnetError: UNREACHABLE where the host is not reached, and others.
         """
         try:
             if self._way is None or not self._way.open:
                 await self.close()
-                self._way = await self._dialler.dial(quick=quick or self._given_up)
+                self._way = await self._dialler.dial(quick=quick, brief=self._given_up)
             channel = await self._boot(self._way, quick=quick or self._given_up)
         except BaseException as error:
             self._given_up |= not quick and isinstance(error, HostnetError) and error.code is Code.UNREACHABLE
