@@ -21,7 +21,7 @@ from hostnet.errors import Code, HostnetError
 from hostnet.hosts import dial
 from hostnet.hosts.session import Session
 
-from tests.ssh.world import PATIENCE, SERVER, World, bridge, removal, watch
+from tests.ssh.world import PATIENCE, SERVER, World, bridge, forward, removal, watch
 
 
 @pytest.fixture
@@ -320,3 +320,68 @@ def test_the_record_keeps_few_outcomes(up: World) -> None:
 
     in_session(up, work)
     assert len(header(up)["outcomes"]) == 16
+
+
+def in_mounts(world: World, *argv: str) -> None:
+    """Run a program among the server's mounts."""
+    assert world.server._sshd is not None
+    world.server.namespace.run(["nsenter", "--mount", "--target", str(world.server._sshd.pid), *argv])
+
+
+def held_there(world: World) -> list[str]:
+    """The ids of what the record holds, among the server's mounts."""
+    assert world.server._sshd is not None
+    there = Path(f"/proc/{world.server._sshd.pid}/root{world.directory}/state")
+    found = list(there.glob("netns-*.json"))
+    return [json.loads(line)["id"] for path in found for line in path.read_text().splitlines()[1:]]
+
+
+def test_a_full_disk(world: World) -> None:
+    """What can't be recorded is not done, whatever it is; with room again the next run goes on."""
+    state = world.directory / "state"
+    state.mkdir()
+    world.server.mounts = f"mount -t tmpfs -o size=512k,mode=700 none {state}"
+    world.server.start()
+    filler = str(state / "filler")
+    fill = ["sh", "-c", f"head -c 1M /dev/zero >{filler} || true"]
+
+    async def work(session: Session) -> None:
+        in_mounts(world, *fill)
+        network = world.server.bridges(), world.server.namespace.run("nft list ruleset")
+        for change in (bridge("br1"), forward(8080), removal("br0")):
+            with pytest.raises(HostnetError, match="ENOSPC") as error:
+                await session.apply(change)
+            assert "Make room" in error.value.fix
+            assert (world.server.bridges(), world.server.namespace.run("nft list ruleset")) == network
+        assert held_there(world) == ["br0"]
+        in_mounts(world, "rm", filler)
+        assert (await session.apply(bridge("br1"))).id == "br1"
+        await session.apply(removal("br0"))
+        assert held_there(world) == ["br1"]
+
+    in_session(world, work)
+    assert list(world.server.bridges()) == ["br1"]
+
+
+def test_read_only_sysctls(world: World) -> None:
+    """A forward needs a switch that can't be set: it leaves nothing, what needs none goes on beside it."""
+    world.server.mounts = "mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys"
+    world.server.start()
+    world.server.namespace.sysctl("net.ipv6.conf.default.accept_ra", "0")
+    switch = world.server.namespace.sysctl("net.ipv4.ip_forward")
+    assert switch == "0", "else it need not be set"
+
+    async def work(session: Session) -> None:
+        rules = world.server.namespace.run("nft list ruleset")
+        asked = [session.apply(forward(8080)), session.apply(bridge("br1"))]
+        failed, done = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(failed, HostnetError)
+        assert "read-only" in failed.fix
+        assert not isinstance(done, BaseException)
+        assert world.server.namespace.run("nft list ruleset") == rules
+        assert owners(world) == ["br0", "br1"]
+        in_mounts(world, "mount", "-o", "remount,bind,rw", "/proc/sys")
+        await session.apply(forward(8080))
+        assert world.server.namespace.sysctl("net.ipv4.ip_forward") == "1"
+
+    in_session(world, work)

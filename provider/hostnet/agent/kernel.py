@@ -210,10 +210,12 @@ class Kernel:
         flags = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
         self._netlink.request(RTM_NEWLINK, _LINK.pack(0, 0, 0, 0, 0) + body, flags)
         # No other host has its MAC, so its link-local address needs no duplicate detection: until that is over, 1 to
-        # 2 s, the kernel asks for no neighbour and forwards no IPv6 to the bridge.
+        # 2 s, the kernel asks for no neighbour and forwards no IPv6 to the bridge. Where /proc/sys is read-only it has
+        # to be waited for, and no more.
         name = f"net.ipv6.conf.{operation.name.replace('.', '/')}.accept_dad"
         if self.sysctl(name) not in (None, "0"):
-            write_sysctl(name, "0")
+            with _Tolerate(errno.EROFS):
+                write_sysctl(name, "0")
         if operation.mtu:
             self._pin_mtu(operation.name, operation.mtu)
 
