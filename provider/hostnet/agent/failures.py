@@ -40,7 +40,7 @@ def kernel_error(operation: Operation, error: OSError | LookupError) -> HostnetE
 
 
 def reason_of(error: OSError) -> str:
-    """ "EEXIST: File exists"."""
+    """What the kernel said: `EEXIST: File exists`."""
     name = errno.errorcode.get(error.errno or 0, "error")
     return f"{name}: {os.strerror(error.errno or 0)}"
 

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
+import shutil
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hostnet.agent import netlink
 
 _SONAME = "libnftables.so.1"
+_PROGRAMS = ("/usr/sbin", "/sbin", "/run/current-system/sw/bin")  # where PATH may not lead
 _NFT_CTX_OUTPUT_JSON = 1 << 4
 _NFT_CTX_OUTPUT_TERSE = 1 << 11
 _NFT_MSG_GETGEN = (10 << 8) | 16
@@ -29,15 +33,27 @@ class MissingLibraryError(Exception):
     """libnftables is not on this machine."""
 
 
+def library() -> ctypes.CDLL:
+    """libnftables: where the linker looks, or else beside the `nft` program, as Nix's store has the two.
+
+    :raises MissingLibraryError: it is in neither place.
+    """
+    try:
+        return ctypes.CDLL(_SONAME)
+    except OSError as error:
+        missing = str(error)
+    program = shutil.which("nft", path=os.pathsep.join((os.environ.get("PATH", os.defpath), *_PROGRAMS)))
+    beside = Path(os.path.realpath(program or "")).parent.parent / "lib" / _SONAME
+    if program is None or not beside.exists():
+        raise MissingLibraryError(missing)
+    return ctypes.CDLL(str(beside))
+
+
 class Nft:
     """A libnftables context in the network namespace that the process is in."""
 
     def __init__(self) -> None:
-        try:
-            self._lib = ctypes.CDLL(_SONAME)
-        except OSError as error:
-            raise MissingLibraryError(str(error)) from None
-        lib = self._lib
+        self._lib = lib = library()
         lib.nft_ctx_new.restype = ctypes.c_void_p
         lib.nft_ctx_new.argtypes = [ctypes.c_uint32]
         for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
