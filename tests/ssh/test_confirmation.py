@@ -96,7 +96,7 @@ async def undone(work: Awaitable[Any]) -> HostnetError:
         await work
     assert error.value.code is Code.ROLLED_BACK
     assert "undone" in error.value.what
-    assert error.value.host == f"root@{SERVER}"
+    assert error.value.host.endswith(f"@{SERVER}")
     return error.value
 
 
@@ -345,8 +345,9 @@ def test_the_provider_dies(up: World, as_before: Look, change: Change) -> None:
     in_session(up, work)
 
 
-def test_the_agent_dies_with_the_way_cut(up: World, as_before: Look) -> None:
-    """Its guard lives on: it undoes, and the provider learns of it when the way is back."""
+@pytest.mark.parametrize("user", ["root", "admin"])
+def test_the_agent_dies_with_the_way_cut(up: World, as_before: Look, user: str) -> None:
+    """Its guard lives on, under sudo as well: it undoes, and the provider learns of it when the way is back."""
 
     async def work(session: Pausing) -> None:
         before = as_before()
@@ -356,7 +357,7 @@ def test_the_agent_dies_with_the_way_cut(up: World, as_before: Look) -> None:
         await undone(asked)
         assert as_before() == before
 
-    in_session(up, work)
+    in_session(up, work, user=user)
 
 
 def test_the_agent_dies_with_the_way_open(up: World) -> None:
