@@ -22,7 +22,8 @@ _NFT_CTX_OUTPUT_JSON = 1 << 4
 _NFT_CTX_OUTPUT_TERSE = 1 << 11
 _NFT_MSG_GETGEN = (10 << 8) | 16
 _NFTA_GEN_ID = 1
-# NFT_CTX_OUTPUT_{NUMERIC_PROTO,NUMERIC_PRIO,NUMERIC_SYMBOL,NUMERIC_TIME} are left off: the names are what we write.
+_NFT_CTX_OUTPUT_NUMERIC_PROTO = 1 << 7  # names differ with what the host has of /etc/protocols
+# NFT_CTX_OUTPUT_{NUMERIC_PRIO,NUMERIC_SYMBOL,NUMERIC_TIME} are left off: the names are what we write.
 
 
 class NftError(Exception):
@@ -84,7 +85,8 @@ class Nft:
 
         :raises NftError: where the thing is not there, too.
         """
-        output = self._run(command, _NFT_CTX_OUTPUT_JSON | (_NFT_CTX_OUTPUT_TERSE if terse else 0))
+        flags = _NFT_CTX_OUTPUT_JSON | _NFT_CTX_OUTPUT_NUMERIC_PROTO | (_NFT_CTX_OUTPUT_TERSE if terse else 0)
+        output = self._run(command, flags)
         listed: list[dict[str, Any]] = json.loads(output)["nftables"] if output else []
         return listed
 

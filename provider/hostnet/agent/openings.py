@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from hostnet.agent.dhcp import inputs_to_open
 from hostnet.agent.elements import LOOPBACK_DEVICE, Context, forward_devices
 from hostnet.agent.owners import Owner
-from hostnet.agent.ruleset import clean_comment, render_key
+from hostnet.agent.ruleset import PROTOCOLS, clean_comment, render_key
 from hostnet.objects import Forward, Gateway, Link
 
 TAG = "hostnet: "  # begins the comment of every rule of ours in somebody else's chain
@@ -285,7 +285,7 @@ def _nft_text(each: Opening, family: str) -> str:
     elif each.ports:
         parts.append(f"{each.protocol} {each.way} {each.ports}")
     elif each.protocol:
-        parts.append(f"meta l4proto {each.protocol}")
+        parts.append(f"meta l4proto {PROTOCOLS[each.protocol]}")
     return " ".join(parts)
 
 

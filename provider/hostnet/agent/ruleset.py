@@ -26,6 +26,13 @@ TABLE = "inet hostnet"
 BRIDGE_TABLE = "bridge hostnet"  # for what only a bridge sees: frames that hairpin mode floods back to their sender
 VERSION = 1  # of the template; a table of another version is built anew
 
+# By number, as nft reads and writes them here: names it looks up in /etc/protocols, which a small system lacks
+# (Debian: the package netbase).
+PROTOCOLS = {"tcp": "6", "udp": "17", "sctp": "132"}
+_NAMES = {number: name for name, number in PROTOCOLS.items()}
+_PORTED = "meta l4proto { 6, 17, 132 }"
+_ICMP = "{ 1, 58 }"
+
 # nft's type of each field, and whether the set holds ranges.
 _KEY = ("ifname", "inet_proto")
 
@@ -88,7 +95,7 @@ SETS = _specs()
 
 @dataclass(frozen=True)
 class Element:
-    """An element of a set (no value) or map. Fields are as nft prints them: `10.0.0.0/8`, `80`, `8000-8002`, `tcp`."""
+    """An element of a set (no value) or map. Fields are as a person writes them: `10.0.0.0/8`, `8000-8002`, `tcp`."""
 
     set: str
     key: tuple[str, ...]
@@ -141,7 +148,7 @@ def _chains() -> str:
         f"    ct status dnat meta nfproto ipv{n} meta l4proto {protocol}"
         f" meta l4proto . ct original proto-dst . ct reply {'ip' if n == '4' else 'ip6'} saddr @counted{n}"
         for n in "46"
-        for protocol in sorted(_PROTOCOLS)
+        for protocol in PROTOCOLS.values()
     )
     return f"""
   chain raw {{
@@ -160,14 +167,14 @@ def _chains() -> str:
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
     fib daddr type != local accept
-    meta l4proto {{ tcp, udp }} iifname . meta l4proto . th dport @served ip daddr @own4 accept
-    meta l4proto {{ tcp, udp }} iifname . meta l4proto . th dport @served ip6 daddr @own6 accept
+    meta l4proto {{ 6, 17 }} iifname . meta l4proto . th dport @served ip daddr @own4 accept
+    meta l4proto {{ 6, 17 }} iifname . meta l4proto . th dport @served ip6 daddr @own6 accept
     meta nfproto ipv4 jump iifname4
     meta nfproto ipv6 jump iifname6
-    meta l4proto {{ icmp, ipv6-icmp }} accept
+    meta l4proto {_ICMP} accept
     ip daddr @own4 accept
     ip6 daddr @own6 accept
-    meta l4proto tcp iifname . tcp dport @dmz_except accept
+    meta l4proto 6 iifname . tcp dport @dmz_except accept
     meta nfproto ipv4 dnat ip to iifname map @dmz4
     meta nfproto ipv6 dnat ip6 to iifname map @dmz6
   }}
@@ -222,7 +229,7 @@ def _chains() -> str:
     fib daddr type {{ broadcast, multicast }} accept
     ip daddr @nets4 accept
     ip6 daddr @nets6 accept
-    meta l4proto {{ tcp, udp, sctp }} th sport < 1024 jump low
+    {_PORTED} th sport < 1024 jump low
     snat ip to iifname . oifname map @snat4
     snat ip6 to iifname . oifname map @snat6
     snat ip to oifname . ip saddr map @net_snat4
@@ -233,13 +240,13 @@ def _chains() -> str:
     oifname . ip6 saddr @net_nat6 jump hide
   }}
   chain low {{
-    meta l4proto {{ tcp, udp, sctp }} snat ip to iifname . oifname map @snat4 : 1024-65535
-    meta l4proto {{ tcp, udp, sctp }} snat ip6 to iifname . oifname map @snat6 : 1024-65535
-    meta l4proto {{ tcp, udp, sctp }} snat ip to oifname . ip saddr map @net_snat4 : 1024-65535
-    meta l4proto {{ tcp, udp, sctp }} snat ip6 to oifname . ip6 saddr map @net_snat6 : 1024-65535
+    {_PORTED} snat ip to iifname . oifname map @snat4 : 1024-65535
+    {_PORTED} snat ip6 to iifname . oifname map @snat6 : 1024-65535
+    {_PORTED} snat ip to oifname . ip saddr map @net_snat4 : 1024-65535
+    {_PORTED} snat ip6 to oifname . ip6 saddr map @net_snat6 : 1024-65535
   }}
   chain hide {{
-    meta l4proto {{ tcp, udp, sctp }} th sport < 1024 masquerade to :1024-65535
+    {_PORTED} th sport < 1024 masquerade to :1024-65535
     masquerade
   }}
 """
@@ -249,9 +256,9 @@ def _forward_rules(n: str, device: str, *, own: bool) -> str:
     """The look-ups for port forwards of a family: a specific listen address first, then any address."""
     ip = "ip" if n == "4" else "ip6"
     # nft wants the protocol named in each rule that maps ports.
-    to = f"meta l4proto {{ tcp, udp, sctp }} dnat {ip} to {device} . meta l4proto"
+    to = f"{_PORTED} dnat {ip} to {device} . meta l4proto"
     own_rule = (
-        f"    iifname != @ours meta l4proto {{ tcp, udp, sctp }} {ip} daddr @own{n}"
+        f"    iifname != @ours {_PORTED} {ip} daddr @own{n}"
         f" {device} . meta l4proto . th dport != @every{n} return\n"
         if own
         else ""
@@ -269,7 +276,6 @@ def _forward_rules(n: str, device: str, *, own: bool) -> str:
 # --- elements as text and back -------------------------------------------------------------------------------------
 
 _IFNAME = re.compile(r"[A-Za-z0-9_.@+=~%,#-]{1,15}")
-_PROTOCOLS = frozenset({"tcp", "udp", "sctp"})
 
 
 def render(element: Element, comment: str = "") -> str:
@@ -303,10 +309,10 @@ def _field(kind: str, value: str) -> str:
             raise ValueError(msg)
         return f'"{value}"'
     if kind == "inet_proto":
-        if value not in _PROTOCOLS:
+        if value not in PROTOCOLS:
             msg = f"{value!r} is no protocol"
             raise ValueError(msg)
-        return value
+        return PROTOCOLS[value]
     if kind == "inet_service":
         low, _, high = value.partition("-")
         return f"{int(low)}-{int(high)}" if high else str(int(low))
@@ -337,7 +343,7 @@ def parse_listing(listed: list[dict[str, Any]]) -> Listing:
         if kind in ("set", "map"):
             for raw in body.get("elem", []):
                 key, value = raw if kind == "map" else (raw, None)
-                place = body["name"], _fields(key)
+                place = body["name"], _named(body["name"], _fields(key))
                 elements[place] = () if value is None else _fields(value)
                 if kind == "set" and isinstance(raw, dict) and "counter" in raw.get("elem", ()):
                     counters[place] = (raw["elem"]["counter"]["packets"], raw["elem"]["counter"]["bytes"])
@@ -345,6 +351,14 @@ def parse_listing(listed: list[dict[str, Any]]) -> Listing:
             body = {name: part for name, part in body.items() if name != "handle"}
             rules.append(json.dumps({kind: body}, sort_keys=True))
     return Listing(elements, hashlib.sha256("\n".join(rules).encode()).hexdigest(), counters)
+
+
+def _named(name: str, key: tuple[str, ...]) -> tuple[str, ...]:
+    """An element's key with the protocol's name in place of its number."""
+    kinds = SETS[name].key if name in SETS else ()
+    if "inet_proto" not in kinds:
+        return key
+    return tuple(_NAMES.get(part, part) if kind == "inet_proto" else part for kind, part in zip(kinds, key))
 
 
 def _fields(value: Any) -> tuple[str, ...]:
