@@ -365,9 +365,9 @@ def urn(name: str) -> str:
     return f"urn:pulumi:dev::shop::hostnet:index:Bridge::{name}"
 
 
-def bridge(name: str, *, dry: bool = False) -> Change:
-    """The wish for a bridge."""
-    return Change(urn(name), name, (Link(name, "bridge"),), dry=dry)
+def bridge(name: str, *, dry: bool = False, known: bool = False) -> Change:
+    """The wish for a bridge; known: it is there already."""
+    return Change(urn(name), name, (Link(name, "bridge"),), known=known, dry=dry)
 
 
 def forward(port: int) -> Change:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from hostnet.agent import listeners
 from hostnet.agent.context import context_of
@@ -20,10 +21,13 @@ from hostnet.objects import Link
 
 
 class Admission:
-    """Of one host. A preview's later wishes build on its earlier ones, as the real ones will."""
+    """Of one host. A preview's later wishes build on its earlier ones, as the real ones will.
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    :param via: the name by which the provider calls this host; None where nobody said.
+    """
+
+    def __init__(self, parts: Parts, via: str | None = None) -> None:
+        self._parts, self._via = parts, via
         self._previewed: Pairs = {}
         # What was created again though it was there: `pulumi up --replace` of a thing that keeps its name. The delete
         # of what it replaces, which follows, is about the same thing, and must not take it away.
@@ -56,10 +60,9 @@ class Admission:
             except HostnetError as error:
                 outcomes[number] = error
                 continue
-            if new is not None and not change.known and new.key in record.owners and not repeated:
-                self._again.add(new.key)
-            elif new is None and old is not None and old.key in self._again:
-                self._again.discard(old.key)
+            if new is not None:
+                new = self._by_this_way(new, record.owners.get(new.key), again=not change.known and not repeated)
+            elif old is not None and self._was_replaced(old):
                 admitted[number] = Owner(change.urn, change.id)
                 continue
             owner = new or old or Owner(change.urn, change.id)
@@ -111,6 +114,27 @@ class Admission:
         self._parts.servers.check(new, World(after, snapshot))
         after.forwards.check(new, after)
         return old or after.get(new.key), new
+
+    def _by_this_way(self, new: Owner, before: Owner | None, *, again: bool) -> Owner:
+        """A granted wish, with the way by which it came.
+
+        :param before: what its owner has.
+        :param again: it is to be created, so that what is there would be deleted afterwards.
+        """
+        replaced = before.replaced if before else None
+        if before is not None and again:
+            if before.via in (None, self._via):
+                self._again.add(new.key)
+            else:
+                replaced = before.via
+        return replace(new, via=self._via, replaced=replaced)
+
+    def _was_replaced(self, owner: Owner) -> bool:
+        """Whether a delete is about what an owner was, and not about what it has since."""
+        if owner.key in self._again:
+            self._again.discard(owner.key)
+            return True
+        return owner.replaced is not None and owner.replaced == self._via != owner.via
 
     def undone(self, keys: Iterable[str]) -> None:
         """What was admitted for these owners is not there any more."""

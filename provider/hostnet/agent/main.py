@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("task", nargs="?", choices=["serve", "watch", "restore"], default="serve")
     parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument("--netns")
+    parser.add_argument("--via", help="the name by which the provider calls this host")
     parser.add_argument("--persist", choices=["auto", "always", "never", "keep"], default="keep")
     parser.add_argument("--confirm", type=float, metavar="SECONDS")
     options = parser.parse_args(arguments)
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Before anything is open here: it is to share nothing with this process.
     guard = Guard(options.confirm, lambda transaction: _undo(options, transaction)) if options.confirm else None
     try:
-        host = open_host(options.state_dir, options.netns, options.persist)
+        host = open_host(options.state_dir, options.netns, options.persist, options.via)
     except HostnetError as error:
         answer.write(json.dumps({"error": error.to_json()}) + "\n")
         return 1
@@ -62,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         if namespace_of(options.netns) != here:
             # The namespace was deleted, and perhaps another made by its name: what we are in is nobody's any more.
             try:
-                host = open_host(options.state_dir, options.netns, options.persist)
+                host = open_host(options.state_dir, options.netns, options.persist, options.via)
             except HostnetError as error:
                 answer.write(json.dumps({"id": request["id"], "error": error.to_json()}) + "\n")
                 continue
@@ -162,10 +163,11 @@ def _alone(options: argparse.Namespace) -> int:
     return 0
 
 
-def open_host(state_dir: Path, netns: str | None, persist: str = "keep") -> Host:
+def open_host(state_dir: Path, netns: str | None, persist: str = "keep", via: str | None = None) -> Host:
     """The host, or the named namespace on it, which this process enters.
 
     :param persist: whether a reboot is to bring back what is recorded (the provider's configuration).
+    :param via: the name by which the provider calls this host.
     :raises HostnetError: where there is no such namespace, or this is not root.
     """
     if os.geteuid() != 0:
@@ -178,7 +180,7 @@ def open_host(state_dir: Path, netns: str | None, persist: str = "keep") -> Host
     if netns is not None:
         enter(netns)
     store = store_here(state_dir, netns)
-    return Host(store, Service(store, netns, persist))
+    return Host(store, Service(store, netns, persist), via)
 
 
 def _hello() -> dict[str, Any]:

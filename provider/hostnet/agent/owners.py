@@ -12,15 +12,23 @@ from hostnet.objects import Forward, Forwarding, Gateway, Json, Object, from_jso
 _EVERY = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, never bound
 _URN_PARTS = 4  # urn:pulumi:<stack>::<project>::<types>::<name>
 _FORWARDS = frozenset({Forward, Forwarding})
+_WAYS = ("via", "replaced")
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A resource's objects on this host. Its URN and id together are its identity: a replacement has two at a time."""
+    """A resource's objects on this host. Its URN and id together are its identity: a replacement has two at a time.
+
+    :param via: the name by which its provider called this host (`connection.host`); None where that is not known.
+    :param replaced: the name by which it was made before it was made again by another: to Pulumi that is another host,
+        whose resource it deletes afterwards.
+    """
 
     urn: str
     id: str
     objects: tuple[Object, ...] = ()
+    via: str | None = None
+    replaced: str | None = None
 
     @property
     def key(self) -> str:
@@ -65,6 +73,7 @@ class Owner:
         line: str | None = vars(self).get("_line")
         if line is None:
             data: Json = {"urn": self.urn, "id": self.id, "objects": [to_json(item) for item in self.objects]}
+            data.update({name: value for name in _WAYS if (value := getattr(self, name)) is not None})
             line = json.dumps(data, separators=(",", ":"), default=vars)
             object.__setattr__(self, "_line", line)
         return line
@@ -73,7 +82,8 @@ class Owner:
     def parse(cls, line: str) -> Owner:
         """From a line of the record."""
         data = json.loads(line)
-        owner = cls(data["urn"], data["id"], tuple(map(from_json, data["objects"])))
+        ways = {name: data[name] for name in _WAYS if name in data}
+        owner = cls(data["urn"], data["id"], tuple(map(from_json, data["objects"])), **ways)
         object.__setattr__(owner, "_line", line.rstrip("\n"))
         return owner
 

@@ -71,11 +71,11 @@ class Unasked:
 class Host:
     """This host (or namespace) as the agent holds it."""
 
-    def __init__(self, store: Store, service: Service | None = None) -> None:
+    def __init__(self, store: Store, service: Service | None = None, via: str | None = None) -> None:
         self.service = service or Service(store)
         parts = Parts.of(store, self.service)
         self._store, self._parts, self.kernel, self.table = store, parts, parts.kernel, parts.table
-        self._admission = Admission(parts)
+        self._admission = Admission(parts, via)
         self._transition = Transition(parts)
         self._seeing = Seeing(parts, self._transition)
         self.read, self.facts = self._seeing.read, self._seeing.facts

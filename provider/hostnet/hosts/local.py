@@ -18,7 +18,7 @@ _LAST_WORDS = 2000
 
 def agent_arguments(connection: Connection, settings: Settings) -> list[str]:
     """What the agent is told on its command line (no secret is among it)."""
-    arguments = ["--state-dir", settings.state_dir, "--persist", settings.persist]
+    arguments = ["--state-dir", settings.state_dir, "--persist", settings.persist, "--via", connection.host or ""]
     return arguments + (["--netns", connection.netns] if connection.netns else [])
 
 

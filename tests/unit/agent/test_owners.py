@@ -57,10 +57,15 @@ def test_an_object_survives_the_trip(item: Object) -> None:
     assert from_json(to_json(item)) == item
 
 
-@given(st.text(), st.text(), st.lists(st.sampled_from(SOME), unique=True))
-def test_an_owner_survives_the_record(name: str, identity: str, items: list[Object]) -> None:
+WAYS = st.none() | st.just("") | st.text()
+
+
+@given(st.text(), st.text(), st.lists(st.sampled_from(SOME), unique=True), WAYS, WAYS)
+def test_an_owner_survives_the_record(
+    name: str, identity: str, items: list[Object], via: str | None, replaced: str | None
+) -> None:
     """One line an owner, whatever a resource is called."""
-    one = Owner(urn(f"Bridge {name}"), identity, tuple(items))
+    one = Owner(urn(f"Bridge {name}"), identity, tuple(items), via, replaced)
     assert "\n" not in one.line
     assert Owner.parse(one.line) == one
 
