@@ -1,7 +1,8 @@
 """One step of the watcher: attach what globs match and nobody attached yet, and nothing else.
 
-What is about to be attached is written down first: should the watcher die in between, the delete of the TapBinding
-still detaches exactly what it attached.
+What is about to be attached is written down first, in a line beside the record: should the watcher die in between, the
+delete of the TapBinding still detaches exactly what it attached. While links keep appearing they are attached; what
+can wait (the record itself, hairpin mode, our table) is done once, when no more come.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import fnmatch
+import itertools
 import os
 import socket
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from hostnet.agent import operations as ops
 from hostnet.agent.context import context_of, ports_of
 from hostnet.agent.kernel import Kernel
+from hostnet.agent.links import Changes
 from hostnet.agent.nftables import MissingLibraryError, NftError
 from hostnet.agent.operations import Step
 from hostnet.agent.owners import Owners
@@ -27,9 +30,9 @@ from hostnet.agent.state import Snapshot
 from hostnet.agent.table import Compiler, Table
 from hostnet.objects import Glob
 
-_MANY = 32  # links: from here on one list of all is quicker than a question for each
+_ROUNDS = 100  # of looks at what appeared, before others get their turn at the host
 Globs = tuple[tuple[str, Glob], ...]  # by their owners' keys
-Renamed = Mapping[str, str]  # old name -> new name
+More = Callable[[], "Changes | None"]
 
 
 @dataclass
@@ -37,9 +40,11 @@ class Report:
     """What was done, for the log.
 
     :param done: no glob is recorded any more; there is nothing to follow.
+    :param missed: something happened that nobody told of: everything has to be looked at.
     """
 
     done: bool = False
+    missed: bool = False
     lines: list[str] = field(default_factory=list)
 
 
@@ -63,13 +68,12 @@ class Follower:
         self._table = Table()
         self._compiler = Compiler()
 
-    def follow(self, appeared: Collection[str] | None, renamed: Renamed, gone: Iterable[str] = ()) -> Report:
+    def follow(self, changes: Changes, more: More = lambda: None) -> Report:
         """Attach what matches, let go what matches no more.
 
-        :param appeared: the links to look at; None: all.
-        :param renamed: links that have another name since the last call.
-        :param gone: links that went since then, if not all are looked at.
-        :raises OSError: where the record can't be written; nothing is attached then.
+        :param changes: since the last call; where some were missed, all links are looked at.
+        :param more: gives those that came in the meantime; None where there are none.
+        :raises OSError: where it can't be written down; nothing more is attached then.
         """
         report = Report()
         with self._store.locked() as record:
@@ -79,44 +83,45 @@ class Follower:
                 self._leave(record)
                 return report
             before = dict(record.attached)
-            after = self._release(globs, before, renamed, report)
-            snapshot = self._look(appeared)
-            look = set(snapshot.links) if appeared is None else set(appeared) & set(snapshot.links)
-            for name in list(after) if appeared is None else gone:
-                if name in after and name not in snapshot.links and not _exists(name):
-                    del after[name]
-            plan = plan_links(globs, World(record.owners, snapshot), after, look, report)
-            after.update(plan.attached)
-            if after == before and not plan.build:
-                return report
-            _hairpin(record.owners, before, after, snapshot, plan)
-            if after != before:
-                self._note(record, after)
-            failed = self._perform(plan, report)
-            if failed:
-                self._note(record, {name: key for name, key in after.items() if name not in failed})
-            if ports_of(record.owners, before) != ports_of(record.owners, record.attached):
-                self._reflect(record, before, report)
+            joined = self._round(record, globs, changes, report)
+            for latest in itertools.islice(iter(more, None), _ROUNDS):
+                if latest.missed:
+                    report.missed = True
+                    break
+                joined |= self._round(record, globs, latest, report)
+            if joined or record.attached != before:
+                self._store.save(record)
+            self._settle(record, before, joined, report)
         return report
 
-    def _look(self, names: Collection[str] | None) -> Snapshot:
+    def _round(self, record: Record, globs: Globs, changes: Changes, report: Report) -> set[str]:
+        """Attach and let go; gives what was attached, or was about to be."""
+        after = self._release(globs, record.attached, changes.renamed, report)
+        snapshot = self.kernel.snapshot() if changes.missed else self._glimpse(globs, changes.appeared)
+        look = set(snapshot.links) if changes.missed else changes.appeared & set(snapshot.links)
+        for name in list(after) if changes.missed else changes.gone:
+            if name in after and name not in snapshot.links and not _exists(name):
+                del after[name]
+        plan = plan_links(globs, World(record.owners, snapshot), after, look, report)
+        record.attached = after
+        if plan.attached:
+            self._store.note_attached(record, plan.attached)
+        for name in self._perform(plan.build, report):
+            del record.attached[name]
+        return set(plan.attached)
+
+    def _glimpse(self, globs: Globs, names: Iterable[str]) -> Snapshot:
         """As much of the host as a decision about these links takes: its hundred other TAPs cost time."""
-        return self.kernel.snapshot() if names is None or len(names) > _MANY else self.kernel.glimpse(names)
+        return self.kernel.glimpse({*names, *(item.bridge for _, item in globs)})
 
     def _leave(self, record: Record) -> None:
         """Where the record is gone, taking its lock made its file anew."""
         if not record.owners:
             self._store.save(record)
 
-    def _note(self, record: Record, attached: dict[str, str]) -> None:
-        old, record.attached = record.attached, attached
-        try:
-            self._store.save(record)
-        except OSError:
-            record.attached = old
-            raise
-
-    def _release(self, globs: Globs, attached: Mapping[str, str], renamed: Renamed, report: Report) -> dict[str, str]:
+    def _release(
+        self, globs: Globs, attached: Mapping[str, str], renamed: Mapping[str, str], report: Report
+    ) -> dict[str, str]:
         """Members must match: a link that is called otherwise now is let go, unless its glob takes that name, too."""
         after = dict(attached)
         known = dict(globs)
@@ -138,7 +143,7 @@ class Follower:
                 report.lines.append(f"let {new} go, which was {old}: it does not fit {item.pattern} any more")
         return after
 
-    def _perform(self, plan: Plan, report: Report) -> set[str]:
+    def _perform(self, steps: Iterable[Step], report: Report) -> set[str]:
         """Link by link, so that one that goes away in the middle keeps no other from its bridge.
 
         :returns: those that are not attached. One that had joined its bridge when its name was gone is: it was renamed
@@ -146,7 +151,7 @@ class Follower:
         """
         failed: dict[str, str] = {}
         done: dict[str, list[Step]] = {}
-        for step in plan.build:
+        for step in steps:
             name = _link_of(step)
             if name in failed:
                 continue
@@ -158,7 +163,7 @@ class Follower:
                     self._undo(done.pop(name, ()))
             else:
                 done.setdefault(name, []).append(step)
-        joined = dict(filter(None, map(_joining, plan.build)))
+        joined = dict(filter(None, map(_joining, steps)))
         report.lines += [f"attached {name} to {bridge}" for name, bridge in joined.items() if name in done]
         report.lines += failed.values()
         return set(failed) - set(done)
@@ -169,9 +174,22 @@ class Follower:
                 with contextlib.suppress(OSError):  # it went away
                     self.kernel.perform(operation)
 
-    def _reflect(self, record: Record, before: Mapping[str, str], report: Report) -> None:
-        """Our table knows the ports in hairpin mode."""
-        owners, snapshot = record.owners, self.kernel.snapshot()
+    def _settle(self, record: Record, before: Mapping[str, str], joined: set[str], report: Report) -> None:
+        """What can wait: ports in hairpin mode, where a forward leads back to its guest, and our table that knows them.
+
+        The table comes first: it drops what hairpin mode would send back to where it came from.
+        """
+        owners = record.owners
+        old, new = ports_of(owners, before), ports_of(owners, record.attached)
+        if old != new or new & joined:
+            snapshot = self.kernel.snapshot()
+            self._reflect(record, before, snapshot, report)
+            plan = Plan()
+            hairpin("", (), (new - old) | (new & joined), snapshot, plan)
+            self._perform(plan.build, report)
+
+    def _reflect(self, record: Record, before: Mapping[str, str], snapshot: Snapshot, report: Report) -> None:
+        owners = record.owners
         old, new = (context_of(owners, snapshot, attached) for attached in (before, record.attached))
         comments = {key: owner.comment for key, owner in owners.items()}
         try:
@@ -219,16 +237,6 @@ def _left(item: Glob, snapshot: Snapshot, look: set[str]) -> Iterator[str]:
             yield f"left {name}, which fits {item.pattern}: it has the default route"
         elif snapshot.links[name].physical:
             yield f"left {name}, which fits {item.pattern}: it is a physical interface"
-
-
-def _hairpin(
-    owners: Owners, before: Mapping[str, str], after: Mapping[str, str], snapshot: Snapshot, plan: Plan
-) -> None:
-    if not plan.attached:
-        return
-    old, new = ports_of(owners, before), ports_of(owners, after)
-    key = next(iter(plan.attached.values()))
-    hairpin(key, (), (new - old) | (new & set(plan.attached)), snapshot, plan)
 
 
 def _exists(name: str) -> bool:

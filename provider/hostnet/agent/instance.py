@@ -104,7 +104,8 @@ def _sweep(state_dir: Path, boot: str) -> None:
             continue  # being written, or somebody else's
         if len(instance) < _UNNAMED or instance[0] != boot or not _alive(instance):
             path.unlink(missing_ok=True)
-            path.with_suffix(".lock").unlink(missing_ok=True)
+            for ending in (".lock", ".attached"):
+                path.with_suffix(ending).unlink(missing_ok=True)
             for left in state_dir.glob(f"{path.stem}.watch.*"):
                 left.unlink(missing_ok=True)
 

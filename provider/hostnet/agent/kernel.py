@@ -100,15 +100,20 @@ class Kernel:
         return Snapshot(links, {name: tuple(cidrs) for name, cidrs in addresses.items()}, routes, defaults, through)
 
     def glimpse(self, names: Iterable[str]) -> Snapshot:
-        """These links and all bridges, without addresses; default routes only where they go through these links."""
-        bridges = nested(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, "bridge"))
-        links = {x.name: x for x in map(_link, self._netlink.dump(RTM_GETLINK, _LINK.pack(0, 0, 0, 0, 0) + bridges))}
-        for name in names:
-            with _Tolerate(errno.ENODEV):
-                asked = _LINK.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, name)
-                links[name] = _link(self._netlink.ask(RTM_GETLINK, asked))
+        """These links and what they are ports of, without addresses; default routes only where they go through them."""
+        wanted = [attribute(IFLA_IFNAME, name) for name in names]
+        links = {link.name: link for link in filter(None, (self._look(0, one) for one in wanted))}
+        for index in {link.master for link in links.values()} - {link.index for link in links.values()} - {0}:
+            master = self._look(index)
+            if master is not None:
+                links[master.name] = master
         _, defaults = self._routes({link.index: link.name for link in links.values()})
         return Snapshot(links, {}, {}, defaults)
+
+    def _look(self, index: int, name: bytes = b"") -> LinkState | None:
+        with _Tolerate(errno.ENODEV):
+            return _link(self._netlink.ask(RTM_GETLINK, _LINK.pack(0, 0, index, 0, 0) + name))
+        return None
 
     def _routes(self, names: dict[int, str]) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
         routes: dict[str, list[str]] = {}

@@ -32,6 +32,10 @@ class Changes:
     renamed: dict[str, str] = field(default_factory=dict)
     missed: bool = False
 
+    def __bool__(self) -> bool:
+        """Whether anything happened."""
+        return self.missed or bool(self.appeared or self.gone or self.renamed)
+
 
 class LinkEvents:
     """A subscription, in the network namespace that the process is in when it is made."""

@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLA_F_NESTED = 0x8000
 NLA_TYPE_MASK = 0x3FFF
 _NLM_F_DUMP_INTR = 0x10
+_PATIENCE = 5.0  # seconds
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 
@@ -116,8 +118,12 @@ class Netlink:
         return message
 
     def dump(self, kind: int, body: bytes) -> list[Message]:
-        """All that the kernel lists for this request; asked again where it changed in the middle."""
-        for _ in range(10):
+        """All that the kernel lists for this request; asked again where it changed in the middle.
+
+        :raises OSError: also where it keeps changing for `_PATIENCE`: two hundred TAPs that come at once don't.
+        """
+        end = time.monotonic() + _PATIENCE
+        while time.monotonic() < end:
             sequence = self._send(kind, body, NLM_F_REQUEST | NLM_F_DUMP)
             messages: list[Message] = []
             self._interrupted = False

@@ -11,8 +11,8 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,7 @@ class Store:
     def __init__(self, directory: Path, name: str, instance: str | None) -> None:
         self._path = directory / f"{name}.json"
         self._lock = directory / f"{name}.lock"
+        self._noted = directory / f"{name}.attached"
         self._directory = directory
         self._instance = instance
         self._stat: tuple[int, int, int] | None = None
@@ -170,7 +171,34 @@ class Store:
         if seen != self._stat:
             self._record = self._read()
             self._stat = seen
+        self._record.attached.update(self._noted_links())
         return self._record
+
+    def note_attached(self, record: Record, links: Mapping[str, str]) -> None:
+        """Write down what is about to be attached, in a line beside the record, until `save` takes it in.
+
+        It is quick, and enough for the death of this process: attachments end with the host.
+        """
+        line = f"\n{json.dumps([self._instance, dict(links)])}\n".encode()  # apart from one that was cut off
+        descriptor = os.open(self._noted, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            if os.write(descriptor, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(descriptor)
+        record.attached.update(links)
+
+    def _noted_links(self) -> Mapping[str, str]:
+        try:
+            lines = self._noted.read_text().splitlines()
+        except OSError:
+            return {}
+        found: dict[str, str] = {}
+        for line in lines:
+            with suppress(ValueError):  # a line that was cut off, or is empty
+                instance, links = json.loads(line)
+                found.update(links if instance == self._instance else {})
+        return found
 
     def _read(self) -> Record:
         try:
@@ -253,6 +281,7 @@ class Store:
         temporary.rename(self._path)
         if self._instance is None:
             self._sync_directory()
+        self._noted.unlink(missing_ok=True)
         stat = self._path.stat()
         self._stat, self._record = (stat.st_ino, stat.st_mtime_ns, stat.st_size), record
 
@@ -265,7 +294,7 @@ class Store:
 
     def _remove(self) -> None:
         """Take the record, the lock and, where nothing else is in it, the directory away."""
-        for path in (self._path, self._lock):
+        for path in (self._path, self._lock, self._noted):
             path.unlink(missing_ok=True)
         self._stat, self._record = None, Record()
         try:

@@ -20,19 +20,21 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from hostnet.agent.attach import Follower, Globs, Renamed, globs_of
+from hostnet.agent.attach import Follower, Globs, globs_of
 from hostnet.agent.daemon import PidFile, log_path, pid_path
 from hostnet.agent.instance import NAMED_NAMESPACES, has_name
-from hostnet.agent.links import LinkEvents
+from hostnet.agent.links import Changes, LinkEvents
 from hostnet.agent.owners import Owner, Owners
 from hostnet.agent.record import Store
 from hostnet.agent.service import Service
 from hostnet.errors import HostnetError
 
-Say = Callable[[str], None]
+Say = Callable[..., None]  # of lines
 _LOG_BYTES = 128 << 10
 _RETRY_SECONDS = 2.0  # after something that failed
+_QUIET = 0.01  # seconds without another link, after which what can wait is done
 _LOOK_SECONDS = 60.0  # where nobody tells of a record that changed (inotify can't watch every file system)
+_NICE = -10  # it has little to do, and that soon, however busy the host is
 _IN_MOVED_TO, _IN_DELETE, _IN_DELETE_SELF = 0x80, 0x200, 0x400
 _IN_NONBLOCK, _IN_CLOEXEC = 0o4000, 0o2000000
 
@@ -60,16 +62,18 @@ class Log:
         if not self._told:
             syslog.openlog("hostnet", syslog.LOG_PID, syslog.LOG_DAEMON)
 
-    def __call__(self, line: str) -> None:
-        """Write a line; a disk that is full keeps nobody from their work."""
+    def __call__(self, *lines: str) -> None:
+        """Write lines; a disk that is full keeps nobody from their work."""
         if self._told:
-            sys.stderr.write(line + "\n")
+            sys.stderr.writelines(f"{line}\n" for line in lines)
             sys.stderr.flush()
         else:
-            syslog.syslog(syslog.LOG_INFO, line)
+            for line in lines:
+                syslog.syslog(syslog.LOG_INFO, line)
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         with contextlib.suppress(OSError):
             with self._path.open("a") as file:
-                file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}\n")
+                file.writelines(f"{now} {line}\n" for line in lines)
                 size = file.tell()
             if size > _LOG_BYTES:
                 kept = self._path.read_text(errors="replace")[-_LOG_BYTES // 2 :]
@@ -115,7 +119,7 @@ class Watcher:
         self._stat: tuple[int, int] | None = None
         self._behind = True  # something failed or was missed: everything has to be looked at
         self._over = False
-        self._gone: set[str] = set()
+        self._gone: set[str] = set()  # links that went, of which nobody was told yet
         self._trouble = ""  # said once, however often it is met
 
     def run(self, also: int | None = None) -> None:
@@ -129,22 +133,19 @@ class Watcher:
         if also is not None:
             poll.register(also, select.POLLIN | select.POLLHUP)
         self._reload()
-        self._step(set(), {})
+        self._step(Changes())
         while not self._over:
-            wait = _RETRY_SECONDS if self._behind else _LOOK_SECONDS
+            wait = _RETRY_SECONDS if self._trouble else 0 if self._behind else _LOOK_SECONDS
             ready = dict(poll.poll(wait * 1000))
             if also in ready:
                 return
-            changes = self._events.read()
-            self._behind |= changes.missed
-            self._gone |= changes.gone
-            self._step(changes.appeared, changes.renamed)
+            self._step(self._events.read())
             self._inotify.drain()
             if self._named and not has_name():
                 return
             if self._reload():
                 self._behind = True
-                self._step(set(), {})
+                self._step(Changes())
 
     def _reload(self) -> bool:
         """Look at the globs, where the record is another than it was; True where they are others."""
@@ -160,23 +161,36 @@ class Watcher:
         changed, self._globs = globs != self._globs, globs
         return changed
 
-    def _step(self, appeared: set[str], renamed: Renamed) -> None:
-        if self._behind:
+    def _step(self, changes: Changes) -> None:
+        changes.missed |= self._behind
+        changes.gone |= self._gone
+        if changes.missed:
             links = self._follower.kernel.snapshot().links.values()
-            renamed = {**self._events.learn({link.index: link.name for link in links}), **renamed}
-        elif not any(map(self._fits, (*appeared, *renamed))):
+            changes.renamed = {**self._events.learn({link.index: link.name for link in links}), **changes.renamed}
+        elif not any(map(self._fits, (*changes.appeared, *changes.renamed))):
+            self._gone = changes.gone
             return
+        self._behind, self._gone = True, changes.gone
         try:
-            report = self._follower.follow(None if self._behind else appeared, renamed, self._gone)
+            report = self._follower.follow(changes, self._more)
         except (OSError, HostnetError) as error:
             if str(error) != self._trouble:
                 self._say(f"can't follow: {error}; it is tried again every {_RETRY_SECONDS:g} s")
-            self._behind, self._trouble = True, str(error)
+            self._trouble = str(error)
             return
         self._trouble = ""
-        self._behind, self._over, self._gone = False, report.done, set()
-        for line in report.lines:
-            self._say(line)
+        self._behind, self._over, self._gone = report.missed, report.done, set()
+        if report.lines:
+            self._say(*report.lines)
+
+    def _more(self) -> Changes | None:
+        """What concerns a glob and came in the meantime, or comes before it has been quiet for a moment."""
+        end = time.monotonic() + _QUIET
+        while select.select([self._events], [], [], max(0.0, end - time.monotonic()))[0]:
+            changes = self._events.read()
+            if changes.missed or any(map(self._fits, (*changes.appeared, *changes.renamed, *changes.gone))):
+                return changes
+        return None
 
     def _fits(self, name: str) -> bool:
         return any(fnmatch.fnmatchcase(name, item.pattern) for _, item in self._globs)
@@ -195,6 +209,8 @@ def follow(store: Store) -> int:
         signal.signal(number, _end)
     own.write(os.getpid())
     log = Log(log_path(record))
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, _NICE)
     try:
         Watcher(store, log).run()
         log_path(record).unlink(missing_ok=True)
