@@ -129,8 +129,8 @@ def many_forwards(host: Host, outputs: dict[str, Any]) -> None:
 CHECKS = {"microvm-host": microvm_host, "routed-vms": routed_vms, "dmz": dmz, "many-forwards": many_forwards}
 
 
-# Those that make their hosts themselves.
-CLOUDS = {"pretend-cloud"}
+# Those that make their hosts themselves; what rents one is tested by mocks (tests/unit/test_rented_server.py).
+CLOUDS = {"pretend-cloud", "rented-server"}
 
 
 def test_each_example_is_here() -> None:
