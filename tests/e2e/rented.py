@@ -104,6 +104,28 @@ for file in sorted(SITE.glob("*.json")):
         hostnet.TapBinding(f"vm{{number}}-{{file.stem}}", name=f"vm{{number}}", bridge=net.name, connection=connection)
 """
 
+# A bridge, and one that, where `cut` is set, has a subnet in which the server will look for whoever speaks with it.
+CUT = """
+import json
+from pathlib import Path
+
+import pulumi
+import pulumi_hostnet as hostnet
+
+SITE = Path({site!r})
+told = json.loads(SITE.joinpath("one.json").read_text())
+connection = hostnet.ConnectionArgs(
+    host=told["address"],
+    host_key=told["host_key"],
+    private_key=SITE.joinpath("key").read_text(),
+    dial_error_limit=-1,
+    per_dial_timeout=1,
+)
+second = "192.0.2.3/29" if pulumi.Config().get_bool("cut") else "10.1.0.1/24"
+for name, address in (("net", "10.0.0.1/24"), ("second", second)):
+    hostnet.Bridge(name, name=name, addresses=[address], connection=connection)
+"""
+
 # On a server that is not there: a bridge as it should be, and one mistake, chosen by the configuration `wrong`.
 WRONG = """
 import pulumi
@@ -185,9 +207,9 @@ class Site:
         self.servers.append(made)
         return made
 
-    def stack(self, name: str, program: str = PROGRAM) -> Stack:
-        """A stack of a program, run here."""
-        stack = Stack(self._cli, name, stateDir=str(self.state_dir))
+    def stack(self, name: str, program: str = PROGRAM, **settings: str) -> Stack:
+        """A stack of a program, run here, with further configuration of the provider."""
+        stack = Stack(self._cli, name, stateDir=str(self.state_dir), **settings)
         stack.write(program.format(site=str(self.directory)))
         stack.inside = self.client
         return stack

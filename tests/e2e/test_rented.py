@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.rented import FLEET, NAMES, WRONG, Rented, Site, config
+from tests.e2e.rented import CUT, FLEET, NAMES, WRONG, Rented, Site, config
 from tests.e2e.stacks import Cli, Run, Stack
-from tests.ssh.world import keygen
+from tests.ssh.world import keygen, until
 
 _numbers = itertools.count()
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"  # a string that a preview does not know
@@ -216,6 +216,51 @@ def test_what_is_deleted_with_its_server(site: Site, stack: Stack) -> None:
     two.close()
     assert stack.destroy().warnings == []
     assert stack.resources == {}
+
+
+# --- a change that cuts the way ------------------------------------------------------------------------------------
+
+
+def cut_off(site: Site, stack: Stack, server: Rented) -> dict[str, Any]:
+    """The stack without the cut; gives what the server is then."""
+    stack.up(None, *config(cut="false"))
+    assert server.host.addresses("second") == ["10.1.0.1/24"]
+    return server.host.snapshot()
+
+
+def test_a_change_that_cuts_the_way(site: Site) -> None:
+    """It fails, and says that it is undone; the server and the state are as before, and the next run finds them so."""
+    (server,) = started(site, "one")
+    stack = site.stack(f"rented{next(_numbers)}", CUT, confirmTimeout="2")
+    before = cut_off(site, stack, server)
+    planned = stack.preview(None, *config(cut="true"))
+    assert planned.changes == {"second": "update"}
+    failed = stack.up(None, *config(cut="true"), fails=True)
+    told = failed.said_by_name("error")["second"]
+    assert f"the change is undone: it may have cut the way to this host on root@{server.address}" in told
+    assert "nothing was heard of the provider for 2 s" in told
+    assert server.host.snapshot() == before
+    assert stack.resources["second"]["outputs"]["addresses"] == ["10.1.0.1/24"]
+    assert stack.up(None, *config(cut="false"), "--expect-no-changes").changes == {}
+    assert stack.refresh().changes == {}
+    stack.destroy()
+    assert server.host.left == []
+
+
+def test_pulumi_is_killed_while_the_way_is_cut(site: Site) -> None:
+    """Nobody is left who could say anything: the server undoes it, and the next run is as after any failure."""
+    (server,) = started(site, "one")
+    stack = site.stack(f"rented{next(_numbers)}", CUT, confirmTimeout="2")
+    before = cut_off(site, stack, server)
+    with stack.running("up", None, "--yes", "--skip-preview", *config(cut="true")) as running:
+        until(lambda: server.host.addresses("second") == ["192.0.2.3/29"])
+        assert running.process.poll() is None
+    # The block's end killed it.
+    until(lambda: server.host.snapshot() == before)
+    stack.cli("cancel", "--yes", "--stack", stack.name, cwd=stack.folder)
+    assert stack.up(None, *config(cut="false")).code == 0
+    assert server.host.snapshot() == before
+    assert stack.refresh().changes == {}
 
 
 # --- many servers --------------------------------------------------------------------------------------------------
