@@ -192,11 +192,16 @@ def _region() -> str:
     """The named namespace that this process is in.
 
     Raises:
-        RuntimeError: There is none: this is the machine's own network, which is left alone.
+        RuntimeError: There is none: this is the machine's own network, which is left alone. Or nobody else would see
+            the namespaces that are made here: `ip netns exec` has mounts of its own.
     """
     name = _run("ip", "netns", "identify", str(os.getpid())).strip()
-    if not name:
-        raise RuntimeError("run pulumi in a network namespace: `ip netns exec NAME pulumi up` (see README.md)")
+    places = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    shared = any(place[4] == str(NETNS.resolve()) and "shared:" in " ".join(place[6:]) for place in places)
+    if not name or not shared:
+        raise RuntimeError(
+            "run pulumi in a network namespace: `nsenter --net=/run/netns/NAME pulumi up` (see README.md)"
+        )
     return name
 
 

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -271,11 +272,31 @@ def test_pretend_cloud(cli: Cli, region: Namespace) -> None:
     stack.destroy()
     assert region.run("ip -o link") == before
     assert list(RUN_NETNS.glob(f"{region.name}-*")) == []
+    assert [words for words in command_lines() if f"{region.name}-" in words] == []
 
 
-def test_pretend_cloud_is_not_for_the_machines_own_network(cli: Cli) -> None:
-    """Outside of any named namespace it makes nothing, and says where to run it."""
-    stack = Example(cli, "machine", project="pretend-cloud")
+def command_lines() -> Iterator[str]:
+    """What runs on this machine."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            yield path.read_text(errors="replace").replace("\0", " ")
+
+
+class Elsewhere(Example):
+    """A stack whose `pulumi` is started by another program."""
+
+    by: tuple[str, ...] = ()
+
+    def _start(self, argv: list[str], **how: Any) -> subprocess.Popen[str]:
+        return super()._start([*self.by, *argv], **how)
+
+
+@pytest.mark.parametrize("by", ["", "ip netns exec"])
+def test_where_pretend_cloud_does_not_run(cli: Cli, region: Namespace, by: str) -> None:
+    """On the machine's own network, or where nobody else would see its servers: it makes nothing, and says where to."""
+    stack = Elsewhere(cli, f"elsewhere{len(by)}", project="pretend-cloud")
+    stack.by = (*by.split(), region.name) if by else ()
     failed = stack.up(None, fails=True)
-    assert "run pulumi in a network namespace" in failed.errors
+    assert "run pulumi in a network namespace: `nsenter --net=" in failed.errors
     assert stack.resources == {}
+    assert "s-" not in region.run("ip -o link")
