@@ -11,8 +11,9 @@ import os
 import random
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import asyncssh
 
@@ -21,6 +22,7 @@ from hostnet.hosts.connection import Connection
 from hostnet.hosts.credentials import Credentials
 from hostnet.hosts.hostkeys import Trust, trust, unacceptable, unknown
 
+T = TypeVar("T")
 Status = Callable[[str], None]
 Backoff = tuple[float, float]  # seconds: the first pause, the longest
 
@@ -39,16 +41,81 @@ class DialError(Exception):
     """The host was not reached this time; it may be the next."""
 
 
+class Jump:
+    """A log-in on a jump host, from the attempt on, and how many go through it.
+
+    :param attempt: gives it.
+    """
+
+    def __init__(self, attempt: asyncio.Future[asyncssh.SSHClientConnection]) -> None:
+        self._attempt = attempt
+        self.users = 0
+
+    async def log_in(self) -> asyncssh.SSHClientConnection:
+        """The log-in, or why there is none; who waits no longer leaves it to the others."""
+        return await asyncio.shield(self._attempt)
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is one, or may be soon."""
+        return not self._attempt.done() or (self._made is not None and not self._made.is_closed())
+
+    @property
+    def _made(self) -> asyncssh.SSHClientConnection | None:
+        done = self._attempt.done() and not self._attempt.cancelled() and self._attempt.exception() is None
+        return self._attempt.result() if done else None
+
+    def let_go(self) -> None:
+        """Go through it no more; the last one hangs up."""
+        self.users -= 1
+        if self.users == 0:
+            self._attempt.cancel()
+            if self._made is not None:
+                self._made.close()
+
+
+class Jumps:
+    """The log-ins on jump hosts: one on each, for all hosts behind it.
+
+    A jump host's sshd turns many away that come at the same moment (MaxStartups: from the eleventh on), but one log-in
+    may have as many connections through it as there are hosts.
+    """
+
+    def __init__(self) -> None:
+        self._jumps: dict[Connection, Jump] = {}
+
+    async def through(self, proxy: Connection) -> Jump:
+        """Log in on a jump host, or share a log-in that is there or on its way. `let_go` follows.
+
+        :raises DialError: where another try may help.
+        :raises HostnetError: where none will.
+        """
+        same = replace(proxy, dial_error_limit=0, per_dial_timeout=0)  # patience makes no other log-in
+        jump = self._jumps.get(same)
+        if jump is None or not jump.usable:
+            jump = self._jumps[same] = Jump(asyncio.ensure_future(log_in(proxy, None)))
+        jump.users += 1
+        try:
+            async with asyncio.timeout(proxy.per_dial_timeout):
+                await jump.log_in()
+        except BaseException as error:
+            jump.let_go()
+            if isinstance(error, TimeoutError):
+                raise DialError(_reason(error, proxy)) from None
+            raise
+        return jump
+
+
 @dataclass
 class Way:
     """A log-in on a host.
 
     :param connection: with the host.
-    :param jump: with the jump host before it.
+    :param jump: the one on the jump host before it.
     """
 
     connection: asyncssh.SSHClientConnection
-    jump: asyncssh.SSHClientConnection | None = None
+    jump: Jump | None = None
 
     @property
     def open(self) -> bool:
@@ -59,7 +126,7 @@ class Way:
         """Hang up, without waiting for the host to notice."""
         self.connection.close()
         if self.jump is not None:
-            self.jump.close()
+            self.jump.let_go()
 
 
 class Dialler:
@@ -68,11 +135,15 @@ class Dialler:
     :param connection: the host's.
     :param status: told while it waits.
     :param backoff: the pauses between attempts.
+    :param jumps: the log-ins on jump hosts.
     """
 
-    def __init__(self, connection: Connection, status: Status, backoff: Backoff = BACKOFF) -> None:
+    def __init__(
+        self, connection: Connection, status: Status, backoff: Backoff = BACKOFF, jumps: Jumps | None = None
+    ) -> None:
         self._connection, self._status, self._backoff = connection, status, backoff
-        self._jump: asyncssh.SSHClientConnection | None = None
+        self._jumps = jumps or Jumps()
+        self._jump: Jump | None = None
 
     async def dial(self, *, quick: bool = False, brief: bool = False) -> Way:
         """Log in.
@@ -81,26 +152,41 @@ class Dialler:
         :param brief: try once, and for a few seconds only.
         :raises HostnetError: UNREACHABLE where the host was not reached as often as the connection allows.
         """
-        way: Way | None = None
         connection = _briefly(self._connection) if brief else self._connection
+        limit = 1 if quick or brief else connection.dial_error_limit
+        way: Way | None = None
         try:
-            found = await self._patiently(connection, quick=quick or brief)
+            found = await self._patiently(connection, limit, lambda: self._attempt(connection, limit))
             way = Way(found, self._jump)
         finally:
-            if way is None and self._jump is not None:
-                self._jump.close()
+            if way is None:
+                self._let_go()
             self._jump = None
         return way
 
-    async def _patiently(self, connection: Connection, *, quick: bool) -> asyncssh.SSHClientConnection:
+    async def _attempt(self, connection: Connection, limit: int) -> asyncssh.SSHClientConnection:
+        """Try once, through a log-in on the jump host that serves every attempt."""
+        if connection.proxy is None:
+            return await log_in(connection, None)
+        if self._jump is None or not self._jump.usable:
+            self._let_go()
+            # Patience is for the way as a whole: what the connection allows holds for its jump host as well.
+            proxy = replace(connection.proxy, dial_error_limit=connection.dial_error_limit)
+            self._jump = await self._patiently(proxy, limit, lambda: self._jumps.through(proxy))
+        return await log_in(connection, await self._jump.log_in())
+
+    def _let_go(self) -> None:
+        if self._jump is not None:
+            self._jump.let_go()
+            self._jump = None
+
+    async def _patiently(self, connection: Connection, limit: int, reach: Callable[[], Awaitable[T]]) -> T:
         """Try until the host is there, or the connection's patience is over."""
-        limit = 1 if quick else connection.dial_error_limit
         pause, longest = self._backoff
         number = 1
         while True:
             try:
-                jump = await self._jump_host(connection, quick=quick)
-                return await log_in(connection, jump)
+                return await reach()
             except DialError as error:
                 why = str(error)
             if 0 <= limit <= number:
@@ -109,16 +195,6 @@ class Dialler:
             await asyncio.sleep(pause * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311 - no secret
             pause = min(pause * _GROWTH, longest)
             number += 1
-
-    async def _jump_host(self, connection: Connection, *, quick: bool) -> asyncssh.SSHClientConnection | None:
-        """The log-in on the jump host, which serves every attempt."""
-        if connection.proxy is None:
-            return None
-        if self._jump is None or self._jump.is_closed():
-            # Patience is for the way as a whole: what the connection allows holds for its jump host as well.
-            proxy = replace(connection.proxy, dial_error_limit=connection.dial_error_limit)
-            self._jump = await self._patiently(proxy, quick=quick)
-        return self._jump
 
 
 class _Client(asyncssh.SSHClient):

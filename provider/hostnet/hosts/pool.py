@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.hosts.local import LocalTransport
 from hostnet.hosts.session import Session, Status, Transport
+
+if TYPE_CHECKING:
+    from hostnet.hosts.dial import Jumps
 
 Log = Callable[[str, str], None]
 
@@ -24,6 +28,7 @@ class Pool:
         self._settings = settings or Settings()
         self._log = log
         self._sessions: dict[Connection, Session] = {}
+        self._jumps: Jumps | None = None
 
     async def host(self, connection: Connection) -> Session:
         """The session with this connection's host; the first request that it is asked connects."""
@@ -38,9 +43,12 @@ class Pool:
         """The way to a host. A connection that names one never leads to this machine."""
         if connection.host is None:
             return LocalTransport(connection, self._settings)
-        from hostnet.hosts.ssh import SSHTransport  # noqa: PLC0415 - half a second, for those who need it
+        # Half a second, for those who need it.
+        from hostnet.hosts.dial import Jumps  # noqa: PLC0415
+        from hostnet.hosts.ssh import SSHTransport  # noqa: PLC0415
 
-        return SSHTransport(connection, self._settings, told)
+        self._jumps = self._jumps or Jumps()
+        return SSHTransport(connection, self._settings, told, jumps=self._jumps)
 
     async def close(self) -> None:
         """End all sessions, at once."""

@@ -20,7 +20,7 @@ from hostnet.agent.packages import advice
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts.bundle import bundle, command
 from hostnet.hosts.connection import Connection, Settings
-from hostnet.hosts.dial import BACKOFF, Backoff, Dialler, Status, Way, attempt, times
+from hostnet.hosts.dial import BACKOFF, Backoff, Dialler, Jumps, Status, Way, attempt, times
 from hostnet.hosts.local import agent_arguments
 
 _LIMIT = 256 << 20  # bytes a line, as in `session`
@@ -40,13 +40,19 @@ class SSHTransport:
     :param connection: with a `host`.
     :param status: told while a host is waited for.
     :param backoff: the pauses between attempts to reach it.
+    :param jumps: the log-ins on jump hosts, which other hosts share.
     """
 
     def __init__(
-        self, connection: Connection, settings: Settings, status: Status = lambda _: None, backoff: Backoff = BACKOFF
+        self,
+        connection: Connection,
+        settings: Settings,
+        status: Status = lambda _: None,
+        backoff: Backoff = BACKOFF,
+        jumps: Jumps | None = None,
     ) -> None:
         self._connection, self._settings, self._status = connection, settings, status
-        self._dialler = Dialler(connection, status, backoff)
+        self._dialler = Dialler(connection, status, backoff, jumps)
         self._way: Way | None = None
         self._given_up = False
 

@@ -1,0 +1,74 @@
+"""Many hosts at once, in one provider process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hostnet.hosts.connection import Connection, Settings
+from hostnet.hosts.dial import DialError, Jumps
+from hostnet.hosts.pool import Pool
+
+from tests.ssh.fleet import STATE_DIR, Fleet
+from tests.ssh.world import PATIENCE, watch
+
+HOSTS = 30
+
+
+@pytest.fixture
+def fleet(home: Path) -> Iterator[Fleet]:
+    """Servers, and before them one more, whose sshd takes as many at a time as sshd does by default."""
+    made = Fleet(HOSTS + 1)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_one_log_in_on_the_jump_host(fleet: Fleet) -> None:
+    """It serves all that are behind it, however many come at a time; it ends with the last of them."""
+    jump, *servers = fleet.servers
+    jump.stop()
+    jump.config = jump.config.replace("MaxStartups 300\n", "")
+    jump.start()
+    proxy = fleet.connection(0)
+
+    async def connecting() -> None:
+        pool = Pool(Settings(state_dir=STATE_DIR))
+        sessions = [await pool.host(fleet.connection(number, proxy=proxy)) for number in range(1, HOSTS + 1)]
+        await asyncio.gather(*(session.connect() for session in sessions))
+        assert jump.log_ins() == 1
+        assert not any("MaxStartups" in line for line in jump.log)
+        jump.kill_sessions()
+        await asyncio.gather(*(session.facts("host", {}) for session in sessions))
+        assert jump.log_ins() == 2
+        await pool.close()
+        await watch(lambda: jump.session_processes() == [])
+
+    fleet.client.call(asyncio.run, connecting())
+    assert [server.log_ins() for server in servers] == [2] * HOSTS
+
+
+def test_who_gives_up_on_a_jump_host(home: Path) -> None:
+    """Leaves the attempt to the others; the last one ends it."""
+
+    async def giving_up() -> None:
+        came: asyncio.Queue[asyncio.StreamReader] = asyncio.Queue()
+        silent = await asyncio.start_server(lambda reader, _: came.put_nowait(reader), "127.0.0.1", 0)
+        port = silent.sockets[0].getsockname()[1]
+        proxy = Connection("127.0.0.1", port, password="", insecure_ignore_host_key=True, per_dial_timeout=PATIENCE)
+        jumps = Jumps()
+        patient = asyncio.ensure_future(jumps.through(proxy))
+        at_jump = await came.get()
+        with pytest.raises(DialError, match="no answer within"):
+            await jumps.through(replace(proxy, per_dial_timeout=0.1))
+        assert came.empty()
+        assert not patient.done()
+        patient.cancel()
+        await at_jump.read()  # to its end
+        silent.close()
+
+    asyncio.run(asyncio.wait_for(giving_up(), PATIENCE))
