@@ -249,6 +249,12 @@ class LinkSeen:
     isolated: bool = False
     ports: tuple[str, ...] = ()  # of a bridge
     dropped: bool = False  # in spite of `open_firewall`, somebody else's firewall drops what it should let through
+    advertised: bool = False  # it takes router advertisements, and with them whatever address and route a guest names
+
+    @property
+    def open_to(self) -> tuple[str, ...]:
+        """Its addresses; `::/0` stands for all that a guest could give it."""
+        return (*self.addresses, "::/0") if self.advertised else self.addresses
 
 
 @dataclass(frozen=True)

@@ -232,6 +232,17 @@ def advertisement(namespace: Namespace, timeout: float = PATIENCE) -> dict[str, 
     return {}
 
 
+def advertise(namespace: Namespace, prefix: str) -> None:
+    """Say on `eth0` that this is a router, and that everybody shall have an address of a /64 prefix."""
+    with namespace.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as raw:
+        index = namespace.call(socket.if_nametoindex, "eth0")
+        raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+        head = struct.pack("!BBHBBHII", _ADVERTISEMENT, 0, 0, 64, 0, 1800, 0, 0)
+        network = socket.inet_pton(socket.AF_INET6, prefix.split("/", maxsplit=1)[0])
+        option = struct.pack("!BBBBIII16s", _PREFIX, 4, 64, 0xC0, 86400, 14400, 0, network)
+        raw.sendto(head + option, ("ff02::1", 0, 0, index))
+
+
 def _parse_advertisement(data: bytes) -> dict[str, Any]:
     found: dict[str, Any] = {"prefixes": [], "servers": [], "managed": bool(data[5] & 0x80)}
     at = 16

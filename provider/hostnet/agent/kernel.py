@@ -24,7 +24,8 @@ from hostnet.agent.state import LinkState, Snapshot
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_CARRIER = 1, 3, 4, 10, 18, 33
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_CARRIER = 1, 3, 4, 10, 18, 26, 33
+IFLA_INET6_CONF, DEVCONF_ACCEPT_RA = 2, 3
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 IFLA_BR_STP_STATE, IFLA_BR_VLAN_FILTERING = 5, 7
 IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33  # MODE is hairpin mode
@@ -248,6 +249,10 @@ class Kernel:
             self._set_port(operation.name, IFLA_BRPORT_ISOLATED, on=operation.isolated)
         if operation.hairpin is not None:
             self._set_port(operation.name, IFLA_BRPORT_MODE, on=operation.hairpin)
+        if operation.accept_ra is not None:
+            name = f"net.ipv6.conf.{operation.name.replace('.', '/')}.accept_ra"
+            if self.sysctl(name) is not None:  # else it has no IPv6
+                write_sysctl(name, str(operation.accept_ra))
         if operation.up is not None:
             self._set(operation.name, up=operation.up)
 
@@ -392,7 +397,14 @@ def _link(message: netlink.Message) -> LinkState:
         vnet_hdr=tun.get(IFLA_TUN_VNET_HDR, b"\0")[0] == 1,
         persistent=tun.get(IFLA_TUN_PERSIST, b"\0")[0] == 1,
         carrier=found.get(IFLA_CARRIER, b"\0")[0] == 1,
+        accept_ra=_accept_ra(found.get(IFLA_AF_SPEC, b"")),
     )
+
+
+def _accept_ra(families: bytes) -> int | None:
+    conf = attributes(attributes(families).get(socket.AF_INET6, b"")).get(IFLA_INET6_CONF, b"")
+    at = 4 * DEVCONF_ACCEPT_RA
+    return int.from_bytes(conf[at : at + 4], sys.byteorder, signed=True) if len(conf) > at else None
 
 
 def _route(body: bytes, names: dict[int, str]) -> ops.PutRoute | None:

@@ -71,6 +71,7 @@ class SetLink:
     bridge: str | None = None
     isolated: bool | None = None
     hairpin: bool | None = None  # frames may leave through the port they came in by
+    accept_ra: int | None = None  # the sysctl: 0: whoever is behind it gives this host neither routes nor addresses
     up: bool | None = None
     bridge_device: bool = False
 
@@ -218,6 +219,8 @@ def _settings(operation: SetLink) -> str:
         parts.append("isolation" if operation.isolated else "no isolation")
     if operation.hairpin is not None:
         parts.append("hairpin mode" if operation.hairpin else "no hairpin mode")
+    if operation.accept_ra is not None:
+        parts.append(f"accept_ra {operation.accept_ra}")
     if operation.up is not None:
         parts.append("up" if operation.up else "down")
     return ", ".join(parts)

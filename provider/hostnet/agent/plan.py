@@ -18,6 +18,8 @@ from hostnet.agent.resolve import World
 from hostnet.agent.state import LinkState, Snapshot
 from hostnet.objects import Address, Glob, Link, Object, Port, Route
 
+_IPV6_MIN_MTU = 1280
+
 
 @dataclass
 class Plan:
@@ -96,7 +98,7 @@ def _link(key: str, item: Link, before: Link | None, snapshot: Snapshot, names: 
         into.build.append(Step(key, _create(item), (ops.DeleteLink(item.name),)))
         if item.kind == "tap" and (item.mtu is not None or item.mac is not None):
             into.build.append(Step(key, ops.SetLink(item.name, mtu=item.mtu, mac=item.mac)))
-        into.build.append(Step(key, ops.SetLink(item.name, up=True)))
+        into.build.append(Step(key, ops.SetLink(item.name, accept_ra=0, up=True)))
         return
     _change_link(key, item, before, snapshot, names, into)
     if not state.up:
@@ -125,6 +127,10 @@ def _change_link(key: str, item: Link, before: Link | None, snapshot: Snapshot, 
             ops.SetLink(item.name, mtu=item.mtu, bridge_device=bridge),
             ops.SetLink(item.name, mtu=state.mtu, bridge_device=bridge),
         )
+    # Below 1280 bytes a link has no IPv6; when that comes back, so does what the host accepts by default.
+    anew = state.accept_ra is None and state.mtu < _IPV6_MIN_MTU <= (item.mtu or 0)
+    if state.takes_routers or anew:
+        add(ops.SetLink(item.name, accept_ra=0), ops.SetLink(item.name, accept_ra=state.accept_ra))
     if bridge and state.stp != item.stp:
         add(ops.SetBridgeOption(item.name, "stp", item.stp), ops.SetBridgeOption(item.name, "stp", state.stp))
     if bridge and state.vlan_filtering != item.vlan_filtering:
@@ -348,7 +354,7 @@ def _remake(item: Link, snapshot: Snapshot) -> Iterable[Operation]:
         master = snapshot.master_of(name)
         if master:
             yield ops.SetLink(name, bridge=master, isolated=state.isolated, hairpin=state.hairpin)
-    yield ops.SetLink(name, up=state.up)
+    yield ops.SetLink(name, accept_ra=state.accept_ra, up=state.up)
     yield from (ops.AddAddress(name, cidr) for cidr in snapshot.addresses.get(name, ()))
     if item.kind == "tap":
         yield from (ops.AddRoute(name, cidr) for cidr in snapshot.routes.get(name, ()))

@@ -44,7 +44,7 @@ class Seeing:
                 if isinstance(each, Owner):
                     owners[each.key] = each
             sight = self.sight(replace(record, owners=owners), snapshot, self._listed(record, owners))
-            sight = replace(sight, dropped=self._parts.foreign.missing(owners, sight.context))
+            sight = replace(sight, held=record.owners, dropped=self._parts.foreign.missing(owners, sight.context))
             views = [self._view(x, sight) if isinstance(x, Owner) else x for x in found]
             claims = {x.key: q.urn for q, x in zip(queries, found) if isinstance(x, Owner) and _imports(q, x, record)}
             if claims.items() - record.claims.items():

@@ -31,7 +31,13 @@ class LinkState:
     multi_queue: bool = False
     vnet_hdr: bool = False
     persistent: bool = False
+    accept_ra: int | None = None  # whether it takes router advertisements, as the sysctl has it; None: no IPv6
     carrier: bool = False  # of a TAP: a program has it open
+
+    @property
+    def takes_routers(self) -> bool:
+        """Whether router advertisements that come in here are this host's; a bridge's port passes them on."""
+        return bool(self.accept_ra) and not self.master
 
     @property
     def physical(self) -> bool:

@@ -14,7 +14,7 @@ from hostnet.agent.operations import WriteSysctl
 from hostnet.agent.owners import Owner
 from hostnet.agent.record import Record, Sysctl
 from hostnet.agent.state import Snapshot
-from hostnet.objects import DhcpServer, Forwarding, Link, Port
+from hostnet.objects import Forwarding, Link, Port
 
 FORWARDING = {"ipv4": "net.ipv4.ip_forward", "ipv6": "net.ipv6.conf.all.forwarding"}
 _ACCEPT_RA = ".accept_ra"
@@ -87,10 +87,6 @@ class Switches:
         items = [item for owner in owners.values() for item in owner.objects]
         for device in sorted(localnet_devices(items, context)):
             yield f"net.ipv4.conf.{device.replace('.', '/')}.route_localnet", "1"
-        for item in items:
-            if isinstance(item, DhcpServer) and item.send_ra:
-                # The host hears its own advertisements, too, and would give the bridge one more address.
-                yield f"net.ipv6.conf.{item.bridge.replace('.', '/')}{_ACCEPT_RA}", "0"
         if "ipv6" in families:
             # Before: once forwarding is on, an interface that accepts router advertisements as a host stops to, and
             # the uplink loses its default route (systemd#40322). One that does not accept them (0) is left alone.

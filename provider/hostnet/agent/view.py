@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -54,6 +54,7 @@ class Sight:
     :param strange: elements of our table that no resource asked for.
     :param within: whether everything that all forwards share for `loopback` is as it should be.
     :param dhcp: whether a bridge's server runs as declared, and its leases.
+    :param held: the keys of owners that the record has: an import is judged by what was done for it, and not before.
     :param dropped: the keys of objects whose traffic somebody else's firewall drops for want of our rules.
     """
 
@@ -65,6 +66,7 @@ class Sight:
     forwarding: Callable[[str], bool] = lambda _: False
     strange: Elements = field(default_factory=dict)
     within: bool = True
+    held: Container[str] = ()
     dropped: frozenset[str] = frozenset()
     dhcp: Callable[[DhcpServer], DhcpSeen] = lambda _: DhcpSeen(running=False)
 
@@ -147,6 +149,7 @@ def _see_link(item: Link, owner: Owner, sight: Sight) -> LinkSeen | None:
         isolated=isolated,
         ports=snapshot.ports_of(item.name) if item.kind == "bridge" else (),
         dropped=bool(sight.dropped & {item.key, f"dhcp {item.name}"}),
+        advertised=state.takes_routers and owner.key in sight.held,
     )
 
 

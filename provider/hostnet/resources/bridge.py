@@ -150,7 +150,8 @@ class BridgeInputs(Declared):
         "The host's addresses on the bridge with their prefix lengths, IPv4 and IPv6. The order has meaning: the "
         "first of a family is the guests' gateway.",
         default=(),
-        effect="Adds the addresses; any other address on the bridge is drift and is taken away.",
+        effect="Adds the addresses; any other address on the bridge is drift and is taken away. Router advertisements "
+        "of guests give the host none, and no route (accept_ra=0; a bridge that takes them shows as address `::/0`).",
     )
     mac_address: str | None = prop(
         Mac(),
@@ -446,7 +447,7 @@ pulumi.export("gateway", bridge.gateway)
         link = first_seen(view, LinkSeen)
         if link is None:
             return
-        settle_list(declared, self.inputs, "addresses", link.addresses)
+        settle_list(declared, self.inputs, "addresses", link.open_to)
         if declared.get("macAddress") is not None:
             settle_value(declared, self.inputs, "macAddress", link.mac)
         if declared.get("mtu") is not None:

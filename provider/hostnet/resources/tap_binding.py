@@ -151,7 +151,8 @@ class TapBindingInputs(Declared):
         ListOf(HostCidr(), ordered=True),
         "The host's addresses on a routed TAP, such as `10.0.0.0/32`. The first of a family is the guest's gateway.",
         default=(),
-        effect="Adds the addresses; any other address on the TAP is drift and is taken away.",
+        effect="Adds the addresses; any other address on the TAP is drift and is taken away. Router advertisements of "
+        "the guest give the host none, and no route (accept_ra=0; a TAP that takes them shows as address `::/0`).",
     )
     routes: tuple[str, ...] = prop(
         ListOf(NetCidr()),
@@ -369,7 +370,7 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
             settle_value(declared, self.inputs, "mtu", link.mtu)
         if link.bridge is not None:
             settle_value(declared, self.inputs, "isolated", link.isolated)
-        settle_list(declared, self.inputs, "addresses", link.addresses)
+        settle_list(declared, self.inputs, "addresses", link.open_to)
         settle_list(declared, self.inputs, "routes", link.routes)
         self._settle_guest(declared, view)
 
