@@ -258,8 +258,7 @@ def _forward_rules(n: str, device: str, *, own: bool) -> str:
     # nft wants the protocol named in each rule that maps ports.
     to = f"{_PORTED} dnat {ip} to {device} . meta l4proto"
     own_rule = (
-        f"    iifname != @ours {_PORTED} {ip} daddr @own{n}"
-        f" {device} . meta l4proto . th dport != @every{n} return\n"
+        f"    iifname != @ours {_PORTED} {ip} daddr @own{n} {device} . meta l4proto . th dport != @every{n} return\n"
         if own
         else ""
     )
