@@ -18,10 +18,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "dhcp": ("dnsmasq-base",),
     "clients": ("isc-dhcp-client", "ethtool"),  # the tests' own
     "guest": ("qemu-system-x86", "busybox-static", "cpio"),
+    "server": ("mmdebstrap", "e2fsprogs", "openssh-client"),  # a whole system in a disk image: see tools/server.py
 }
 
 
-def _as_root(argv: Sequence[str | Path]) -> list[str | Path]:
+def as_root(argv: Sequence[str | Path]) -> list[str | Path]:
     """The command as root: through sudo where this process is not."""
     if os.geteuid() == 0:
         return list(argv)
@@ -44,7 +45,7 @@ def missing(packages: Sequence[str]) -> list[str]:
 def refresh_lists() -> None:
     """Fetch the package lists. A third-party source that fails is no reason to stop: the next step tells."""
     subprocess.run(
-        _as_root(["apt-get", "update"]),
+        as_root(["apt-get", "update"]),
         check=False,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -69,7 +70,7 @@ def install_packages(packages: Sequence[str]) -> None:
         argv = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--yes", "--no-install-recommends"]
         # Another apt may be at work, above all unattended upgrades on a fresh machine.
         argv += ["--option", "DPkg::Lock::Timeout=300"]
-        run(_as_root([*argv, *packages]), "Check the machine's package sources with `apt-get update`, then try again.")
+        run(as_root([*argv, *packages]), "Check the machine's package sources with `apt-get update`, then try again.")
 
 
 def dependencies(package: str) -> list[str]:
@@ -82,6 +83,17 @@ def exists(package: str) -> bool:
     """Whether the package lists know a package by this name that can be installed."""
     result = subprocess.run(["apt-cache", "show", package], check=False, capture_output=True)
     return result.returncode == 0
+
+
+def sources() -> list[str]:
+    """The distribution's own package sources as this machine has them, one line each (sources.list(5)).
+
+    Others are left out: what is built from these is the same on every machine of the distribution.
+    """
+    form = "$(ORIGIN) deb $(REPO_URI) $(RELEASE) $(COMPONENT)"
+    listed = run(["apt-get", "indextargets", f"--format={form}", "Created-By: Packages"], "Run `apt-get update`.")
+    origins = [line.partition(" ") for line in sorted(set(listed.splitlines()))]
+    return [source for origin, _, source in origins if origin in ("Debian", "Ubuntu")]
 
 
 def unpack(package: str, folder: Path) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tools import kernel
@@ -28,7 +29,7 @@ def guest_paths() -> tuple[Path, Path]:
         kernel.fetch()
     initramfs = _initramfs_path()
     if not initramfs.exists():
-        _build_initramfs(initramfs)
+        build_initramfs(initramfs, _contents(), kernel.modules())
     return kernel.image(), initramfs
 
 
@@ -63,19 +64,19 @@ def qemu_argv(tap: str, mac: str, append: str, *, vnet_hdr: bool = True) -> list
         "-kernel", str(image), "-initrd", str(initramfs),
         # A panic ends the process at once (panic=-1 with -no-reboot), so nobody waits for a dead guest. Told its
         # TSC's speed, the guest measures nothing: on a busy machine Linux 6.1 fails to, and then boots no further.
-        "-append", f"console=ttyS0 quiet panic=-1 random.trust_cpu=on tsc_early_khz={_tsc_khz()} {append}",
+        "-append", f"console=ttyS0 quiet panic=-1 random.trust_cpu=on tsc_early_khz={tsc_khz()} {append}",
         "-netdev", netdev, "-device", f"virtio-net-device,netdev=n,mac={mac}",
     ]
     # fmt: on
 
 
-def _tsc_khz() -> int:
+def tsc_khz() -> int:
     """About how fast this machine's TSC runs, which a guest under TCG sees as its own."""
     found = re.search(r"^cpu MHz\s*: (\d+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return int(found.group(1)) * 1000 if found else 2_000_000
 
 
-def _busybox() -> Path:
+def busybox() -> Path:
     """The statically linked busybox of Debian's busybox-static."""
     found = shutil.which("busybox")
     if found is None:
@@ -84,37 +85,42 @@ def _busybox() -> Path:
 
 
 def _contents() -> list[tuple[str, Path]]:
-    """What goes into the initramfs: the path in the guest and the file here."""
+    """What goes into the initramfs, beside modules: the path in the guest and the file here."""
     own = [(str(path.relative_to(ROOT)), path) for path in sorted(ROOT.rglob("*")) if path.is_file()]
-    modules = [(f"modules/{path.name}", path) for path in kernel.modules()]
-    return [*own, *modules, ("bin/busybox", _busybox())]
+    return [*own, ("bin/busybox", busybox())]
 
 
 def _initramfs_path() -> Path:
     """The initramfs's place, named after its contents: a changed script makes a new one, and tests may run at once."""
     digest = hashlib.sha256()
-    for name, path in _contents():
+    for name, path in (*_contents(), *((path.name, path) for path in kernel.modules())):
         digest.update(name.encode() + b"\0" + path.read_bytes())
     return kernel.folder() / f"initramfs-{digest.hexdigest()[:12]}.cpio"
 
 
-def _build_initramfs(target: Path) -> None:
-    """Pack the initramfs. Not compressed: unpacking under TCG costs more than reading."""
-    with tempfile.TemporaryDirectory(dir=kernel.folder()) as scratch:
+def build_initramfs(target: Path, contents: Iterable[tuple[str, Path]], modules: Sequence[Path] = ()) -> None:
+    """Pack an initramfs. Not compressed: unpacking under TCG costs more than reading.
+
+    Args:
+        target: The file to make.
+        contents: Paths in it, and the files to put there.
+        modules: What is to be loaded; /modules/order tells the order.
+    """
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         root = Path(scratch) / "root"
-        for folder in ("dev", "proc", "sys", "tmp", "www", "etc"):
+        for folder in ("dev", "proc", "sys", "tmp", "www", "etc", "root", "modules"):
             (root / folder).mkdir(parents=True)
-        for name, path in _contents():
+        for name, path in (*contents, *((f"modules/{path.name}", path) for path in modules)):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, root / name)
-        (root / "modules/order").write_text("".join(f"{path.name}\n" for path in kernel.modules()))
+        (root / "modules/order").write_text("".join(f"{path.name}\n" for path in modules))
         archive = Path(scratch) / "initramfs"
-        _pack(root, archive)
+        pack(root, archive)
         archive.replace(target)
 
 
-def _pack(root: Path, archive: Path) -> None:
-    """Write a folder as a cpio archive in the form that the kernel unpacks."""
+def pack(root: Path, archive: Path) -> None:
+    """Write a folder as a cpio archive in the form that the kernel unpacks; all in it is root's."""
     names = [".", *(str(path.relative_to(root)) for path in sorted(root.rglob("*")))]
     listing = archive.with_suffix(".names")
     listing.write_text("\n".join(names) + "\n")

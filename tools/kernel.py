@@ -1,8 +1,9 @@
-"""A kernel for the test microVM: the distribution's cloud kernel, unpacked into the cache and never installed."""
+"""A kernel for the test machines: the distribution's cloud kernel, unpacked into the cache and never installed."""
 
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tools import debian
@@ -11,27 +12,32 @@ from tools.steps import SetupError, doing, done, run
 
 # Debian's and Ubuntu's names of the package that depends on the current kernel for virtual machines.
 META_PACKAGES = ("linux-image-cloud-amd64", "linux-image-virtual")
-# What the guest's devices need; a kernel that has one built in has no such file.
+# What the microVM's devices need; a kernel that has one built in has no such file.
 DRIVERS = ("virtio_mmio", "virtio_net")
 # The linker's note in each module, read here because the package has no modules.dep: depmod writes it on installation.
 DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 
 
 def folder() -> Path:
-    """Where the kernel and its modules are kept."""
+    """Where the microVM's kernel and its modules are kept."""
     return cache() / "guest"
 
 
 def image() -> Path:
-    """The kernel's image."""
+    """The microVM's kernel."""
     return folder() / "vmlinuz"
 
 
-def modules() -> list[Path]:
-    """The modules to load, in order."""
+def modules(kept: Path | None = None, drivers: Sequence[str] = DRIVERS) -> list[Path]:
+    """The modules to load for some drivers, in order.
+
+    Args:
+        kept: The folder that `keep` was given; absent: the microVM's.
+        drivers: The drivers' names.
+    """
     ordered: list[Path] = []
-    for driver in DRIVERS:
-        _add(folder() / "modules" / f"{driver}.ko", ordered)
+    for driver in drivers:
+        _add((kept or folder()) / "modules" / f"{driver}.ko", ordered)
     return ordered
 
 
@@ -56,12 +62,16 @@ def fetch() -> None:
         done("kernel for the test microVM")
         return
     with doing("fetch a kernel for the test microVM"):
-        packages = _packages()
         folder().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache()) as scratch:
-            for package in packages:
-                debian.unpack(package, Path(scratch))
-            _keep(Path(scratch))
+            unpack(Path(scratch))
+            keep(Path(scratch), folder(), DRIVERS)
+
+
+def unpack(scratch: Path) -> None:
+    """Unpack the newest kernel, with all its modules, into a folder."""
+    for package in _packages():
+        debian.unpack(package, scratch)
 
 
 def _packages() -> list[str]:
@@ -76,26 +86,27 @@ def _packages() -> list[str]:
     raise SetupError(f"The package lists know none of {', '.join(META_PACKAGES)}: run `apt-get update` and try again.")
 
 
-def _keep(unpacked: Path) -> None:
-    """Take the wanted modules and then the image out of an unpacked package; the image's presence means whole."""
-    (folder() / "modules").mkdir(exist_ok=True)
-    for name in DRIVERS:
-        _keep_module(unpacked, name)
+def keep(unpacked: Path, kept: Path, drivers: Sequence[str]) -> None:
+    """Take some drivers' modules and then the image out of an unpacked kernel; the image's presence means whole."""
+    (kept / "modules").mkdir(exist_ok=True)
+    for name in drivers:
+        _keep_module(unpacked, kept, name)
     images = list(unpacked.glob("boot/vmlinuz-*"))
     if not images:
         raise SetupError("The kernel's package holds no boot/vmlinuz-*: run `apt-get update` and try again.")
-    shutil.copyfile(images[0], image().with_suffix(".part"))
-    image().with_suffix(".part").replace(image())
+    image = kept / "vmlinuz"
+    shutil.copyfile(images[0], image.with_suffix(".part"))
+    image.with_suffix(".part").replace(image)
 
 
-def _keep_module(unpacked: Path, name: str) -> None:
+def _keep_module(unpacked: Path, kept: Path, name: str) -> None:
     """Take a module and, in turn, what it depends on. File names may have a dash where the module's has none."""
-    target = folder() / "modules" / f"{name}.ko"
+    target = kept / "modules" / f"{name}.ko"
     for path in unpacked.rglob("*.ko*"):
         if path.name.split(".")[0].replace("-", "_") == name:
             _copy_module(path, target)
             for needed in _depends(target):
-                _keep_module(unpacked, needed)
+                _keep_module(unpacked, kept, needed)
             return
 
 

@@ -1,7 +1,7 @@
 """Set-up of a checkout: `python3 -m tools.setup [COMMAND]`, run from its top.
 
 Commands:
-    all      Debian packages, virtual environment, `pulumi`, the test microVM (the default)
+    all      Debian packages, virtual environment, `pulumi`, the test machines (the default)
     env      print the PATH that `pulumi` is to be called with
     gensdk   build the SDK generator and print where it is
     clean    remove the virtual environment and the cache
@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable
 
-from tools import debian, firewalls, golang, guest, venv
+from tools import debian, firewalls, golang, guest, server, venv
 from tools.paths import HOST_PROGRAMS, VENV, cache, missing_hosts, tool_path
 from tools.steps import SetupError, done
 
@@ -26,6 +26,7 @@ def everything() -> None:
     _say_hosts()
     guest.prepare()
     firewalls.prepare()
+    server.prepare()
 
 
 def _say_hosts() -> None:
@@ -49,7 +50,7 @@ def print_gensdk() -> None:
 def clean() -> None:
     """Remove what set-up made, but for Debian's packages."""
     # By name: HOSTNET_CACHE may be a folder that holds other things too.
-    for folder in (VENV, *(cache() / name for name in ("bin", "go", "guest", "firewalls"))):
+    for folder in (VENV, *(cache() / name for name in ("bin", "go", "guest", "firewalls", "server"))):
         if folder.exists():
             shutil.rmtree(folder)
             print(f"removed {folder}")

@@ -27,7 +27,12 @@ def doing(what: str) -> Iterator[None]:
 
 
 def run(
-    argv: Sequence[str | Path], advice: str, *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    argv: Sequence[str | Path],
+    advice: str,
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    given: str = "",
 ) -> str:
     """Run a program to its end and return what it printed.
 
@@ -36,6 +41,7 @@ def run(
         advice: What a person can do when it fails.
         cwd: The folder to run it in.
         env: Variables to set on top of this process's.
+        given: Its standard input.
 
     Raises:
         SetupError: It failed or is not there; with the end of its output and the advice.
@@ -48,7 +54,7 @@ def run(
             env={**os.environ, **(env or {})},
             check=False,
             text=True,
-            stdin=subprocess.DEVNULL,
+            input=given,
             capture_output=True,
         )
     except OSError as error:
