@@ -15,11 +15,12 @@ from tests.lab.lab import Lab
 
 PREFIX, OTHERS = "2001:db8:bad::/64", "2001:db8:bad:1::/64"
 MAC = "02:00:00:00:00:05"
-BRIDGE = {
+Program = dict[str, tuple[str, dict[str, Any]]]
+BRIDGE: Program = {
     "net": ("Bridge", {"name": "br-a", "addresses": ["10.0.0.1/24", "fd12::1/64"]}),
     "vms": ("TapBinding", {"match": "a-*", "bridge": "${net.name}"}),
 }
-TAP = {"net": ("TapBinding", {"name": "vm5", "addresses": ["fd12::1/128"], "routes": ["fd12::11/128"]})}
+TAP: Program = {"net": ("TapBinding", {"name": "vm5", "addresses": ["fd12::1/128"], "routes": ["fd12::11/128"]})}
 
 
 def learned(lab: Lab) -> str:
@@ -40,8 +41,7 @@ def guest_of(lab: Lab, kind: str) -> str:
 @pytest.mark.parametrize("kind", ["bridge", "tap"])
 def test_a_guest_is_no_router_of_the_hosts(lab: Lab, stack: Stack, kind: str) -> None:
     """On what hostnet made; on a bridge of somebody else's the same words give the host a route and an address."""
-    program: dict[str, tuple[str, dict[str, Any]]] = BRIDGE if kind == "bridge" else TAP
-    stack.up(program)
+    stack.up(BRIDGE if kind == "bridge" else TAP)
     assert lab.host.sysctl("net.ipv6.conf.all.forwarding") == "0"
     guest, link = guest_of(lab, kind), stack["net.name"]
     lab.host.ip("link add br-x type bridge", "link set b-3 master br-x", "link set br-x up")

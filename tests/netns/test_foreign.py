@@ -9,9 +9,11 @@ import re
 import socket
 import struct
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hostnet.agent.foreign_chains import _FIREWALLD
 
 from tests.lab.driver import Stack
 from tests.lab.firewalls import NAMES, Firewall, running
@@ -139,14 +141,23 @@ def test_an_administrators_drop_goes_before_ours(lab: Lab, stack: Stack) -> None
         stack.destroy()
 
 
-def test_a_table_that_a_program_owns_is_told(lab: Lab, stack: Stack) -> None:
-    """As firewalld 2.1 makes its own: a preview says that nothing can be added, and no drift is shown for ever."""
+@pytest.mark.parametrize("table", ["firewalld", "another"])
+def test_a_table_that_a_program_owns_is_told(lab: Lab, stack: Stack, table: str) -> None:
+    """As firewalld 2.1 makes its own: a preview says that nothing can be added, and no drift is shown for ever.
+
+    `hostnet doctor` has the command that makes firewalld let others in.
+    """
     prepare(lab)
-    rules = "table inet owned { flags owner; chain f { type filter hook forward priority 0; policy drop; }; }"
-    keeper = lab.host.call(_keep, rules)
+    rules = f"table inet {table} {{ flags owner; chain f {{ type filter hook forward priority 0; policy drop; }}; }}"
+    keeper = lab.host.call(_keep, rules, table)
     try:
         said = stack.preview(program(auto=True))
-        assert [text for text in said if "inet owned f" in text and "owns it" in text], said
+        assert [text for text in said if f"inet {table} f" in text and "owns it" in text], said
+        (line,) = [one for one in _doctor(stack) if one["name"] == "firewall"]
+        assert line["level"] == "warn"
+        assert f"inet {table} f drops" in line["found"]
+        assert ("NftablesTableOwner=no" in line["fix"]) is (table == "firewalld")
+        assert (line["fix"] in "".join(said)) is True
         stack.up(program(auto=True))
         assert stack.refresh() == {}
         stack.destroy()
@@ -155,14 +166,35 @@ def test_a_table_that_a_program_owns_is_told(lab: Lab, stack: Stack) -> None:
         keeper.wait()
 
 
-def _keep(rules: str) -> subprocess.Popen[str]:
+def _doctor(stack: Stack) -> list[dict[str, str]]:
+    """What `hostnet doctor` says of the stack's host."""
+
+    async def ask() -> list[dict[str, str]]:
+        host = await stack.provider.host({"connection": {"netns": stack.netns}})
+        checks: list[dict[str, str]] = (await host.facts("doctor", {})).data["checks"]
+        return checks
+
+    return stack.provider.run(ask())
+
+
+@pytest.mark.parametrize("before", ["", "NftablesTableOwner=yes\n", "NftablesTableOwner=no\nNftablesTableOwner=yes\n"])
+def test_the_command_for_firewalld(before: str, tmp_path: Path) -> None:
+    """It leaves one line, and all others as they were."""
+    conf = tmp_path / "firewalld.conf"
+    conf.write_text(f"DefaultZone=public\n{before}LogDenied=off\n")
+    command = _FIREWALLD.strip("`").replace("/etc/firewalld/firewalld.conf", str(conf))
+    subprocess.run(["sh", "-c", command.rpartition(" && ")[0]], check=True)
+    assert conf.read_text() == "DefaultZone=public\nLogDenied=off\nNftablesTableOwner=no\n"
+
+
+def _keep(rules: str, table: str) -> subprocess.Popen[str]:
     """A program that makes a table and lives on, as its owner."""
     process = subprocess.Popen(["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin
     assert process.stdout
     process.stdin.write(f"{rules}\nlist tables\n")
     process.stdin.flush()
-    while "owned" not in process.stdout.readline():
+    while table not in process.stdout.readline():
         pass
     return process
 

@@ -230,8 +230,7 @@ def _firewalls(chains: Iterable[Chain]) -> Iterator[Check]:
     dropping = [chain for chain in chains if spots(chain, frozenset(), frozenset())]
     for chain in dropping:
         if chain.closed:
-            fix = "Let that firewall accept the guests' traffic by its own means"
-            yield check("firewall", _WARN, f"{chain} drops, and no rule can be added there: {chain.closed}", fix)
+            yield check("firewall", _WARN, f"{chain} drops, and no rule can be added there: {chain.closed}", chain.mend)
         else:
             text = f"{chain} drops; hostnet adds its accepts there (NatGateway.firewall, Bridge.openFirewall)"
             yield check("firewall", _NOTE, text)

@@ -187,8 +187,7 @@ class Foreign:
             if chain.hook == FORWARD and (loose or any(not gateway.firewall for gateway in gateways)):
                 yield _left(chain, gateways)
             elif chain.closed and any(each.hook == chain.hook for each in wishes.openings):
-                why = f"{chain} drops traffic, and no rule can be added there: {chain.closed}"
-                yield f"{why}. Let that firewall accept it by its own means"
+                yield f"{chain} drops traffic, and no rule can be added there: {chain.closed}. {chain.mend}"
 
     # --- changes ---------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from typing import Any
 from hostnet.agent import netlink
 from hostnet.agent.nftables import NftError
 from hostnet.agent.openings import FORWARD, INPUT, TAG
+from hostnet.agent.packages import advice_here
 from hostnet.agent.table import TABLES, Table
 
 NFT, IPTABLES_NFT, LEGACY = "nft", "iptables-nft", "iptables-legacy"
@@ -30,6 +31,12 @@ _TABLE_NAME, _TABLE_FLAGS, _TABLE_OWNED = 1, 2, 0x2
 _NAME = re.compile(r"[A-Za-z0-9_./-]+")  # what needs no quotes in nft
 _LEGACY_COMMANDS = {"ip": "iptables-legacy", "ip6": "ip6tables-legacy"}
 _LEGACY_TABLES = {"ip": "ip_tables_names", "ip6": "ip6_tables_names"}
+_OWNED = "the program that made its table owns it, and lets nobody else in"
+# firewalld from 2.1 on. A line that is not there means "yes" to some versions.
+_FIREWALLD = (
+    "`sed -i '/^NftablesTableOwner=/d' /etc/firewalld/firewalld.conf && "
+    "echo NftablesTableOwner=no >>/etc/firewalld/firewalld.conf && systemctl restart firewalld`"
+)
 _DEEPEST = 16  # jumps in a row; the kernel allows as many
 _GET_RULE = (10 << 8) | 7
 _RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS = 1, 2, 3, 4
@@ -73,6 +80,15 @@ class Chain:
     rules: tuple[Rule, ...] = ()
     others: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
     closed: str = ""
+
+    @property
+    def mend(self) -> str:
+        """What a person can do where nothing can be inserted: a command, where there is one."""
+        if self.closed == _OWNED and self.table == "firewalld":
+            return _FIREWALLD
+        if self.closed and self.kind == LEGACY:
+            return advice_here("iptables-legacy")
+        return "Let that firewall accept the guests' traffic by its own means"
 
     def __str__(self) -> str:
         """As a person names it."""
@@ -193,7 +209,7 @@ class Reader:
         strange = not (_NAME.fullmatch(table) and _NAME.fullmatch(name))
         iptables = table == "filter" and family in ("ip", "ip6")
         closed = "its name is none that hostnet would paste into a rule" if strange else ""
-        closed = closed or ("the program that made its table owns it, and lets nobody else in" if owned else "")
+        closed = closed or (_OWNED if owned else "")
         rules: tuple[Rule, ...] = () if strange else self._rules(family, table, name)
         others: dict[str, tuple[Rule, ...]] = {}
         waiting = _targets(rules) + ([USER_CHAIN] if USER_CHAIN in names and iptables else [])

@@ -10,6 +10,7 @@ _PACKAGES = {
     "libnftables": ("libnftables1", "nftables", "nftables"),
     "dnsmasq": ("dnsmasq-base", "dnsmasq", "dnsmasq"),
     "sudo": ("sudo", "sudo", ""),
+    "iptables-legacy": ("iptables", "iptables-legacy", "iptables-legacy"),
 }
 _DEBIAN = frozenset({"debian", "ubuntu"})
 _FEDORA = frozenset({"fedora", "rhel", "centos"})
@@ -29,7 +30,7 @@ def distributions(os_release: str) -> frozenset[str]:
 def advice(need: str, os_release: str) -> str:
     """How to install something on a host.
 
-    :param need: `python3`, `libnftables`, `dnsmasq` or `sudo`.
+    :param need: one of `_PACKAGES`.
     :param os_release: the text of the host's /etc/os-release; "" where it is not known.
     :returns: one sentence without a full stop; for a distribution that we don't know, the commands of those we do.
     """
