@@ -108,3 +108,14 @@ def test_a_bridge_that_is_taken_over(lab: Lab, stack: Stack) -> None:
     stack.up({"old": ("Bridge", {"name": "br-old", "adopt": True})})
     assert lab.host.sysctl("net.ipv6.conf.br-old.accept_ra") == "0"
     stack.destroy()
+
+
+def test_a_bridge_with_an_uplink_in_it(lab: Lab, stack: Stack) -> None:
+    """Its routers are the host's: an adopted bridge may have its IPv6 from them alone."""
+    lab.host.ip("link add up0 link eth0 type macvlan", "link add br-up type bridge", "link set up0 master br-up")
+    lab.host.ip("link set br-up up", "link set up0 up")
+    stack.up({"up": ("Bridge", {"name": "br-up", "addresses": ["10.5.0.1/24"], "adopt": True})})
+    assert lab.host.sysctl("net.ipv6.conf.br-up.accept_ra") == "1"
+    assert stack.refresh() == {}
+    stack.destroy()
+    lab.host.ip("link delete up0")

@@ -129,7 +129,7 @@ def _change_link(key: str, item: Link, before: Link | None, snapshot: Snapshot, 
         )
     # Below 1280 bytes a link has no IPv6; when that comes back, so does what the host accepts by default.
     anew = state.accept_ra is None and state.mtu < _IPV6_MIN_MTU <= (item.mtu or 0)
-    if state.takes_routers or anew:
+    if snapshot.takes_routers(item.name) or anew:
         add(ops.SetLink(item.name, accept_ra=0), ops.SetLink(item.name, accept_ra=state.accept_ra))
     if bridge and state.stp != item.stp:
         add(ops.SetBridgeOption(item.name, "stp", item.stp), ops.SetBridgeOption(item.name, "stp", state.stp))

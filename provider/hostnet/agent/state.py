@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from hostnet.agent.operations import PutRoute
 
+_GUESTS = frozenset({"tun", "veth"})  # kinds of links behind which guests are
+
 
 @dataclass(frozen=True)
 class LinkState:
@@ -33,11 +35,6 @@ class LinkState:
     persistent: bool = False
     accept_ra: int | None = None  # whether it takes router advertisements, as the sysctl has it; None: no IPv6
     carrier: bool = False  # of a TAP: a program has it open
-
-    @property
-    def takes_routers(self) -> bool:
-        """Whether router advertisements that come in here are this host's; a bridge's port passes them on."""
-        return bool(self.accept_ra) and not self.master
 
     @property
     def physical(self) -> bool:
@@ -79,6 +76,16 @@ class Snapshot:
         if link is None:
             return ()
         return tuple(sorted(port.name for port in self.links.values() if port.master == link.index))
+
+    def takes_routers(self, name: str) -> bool:
+        """Whether a guest's router advertisement would be heard by this host.
+
+        A bridge's port passes it on. On a bridge with a network card, a bond or the like in it they are its uplink's,
+        which may be all that gives this host its IPv6 (an adopted bridge).
+        """
+        link = self.links[name]
+        ports = (self.links[port] for port in self.ports_of(name))
+        return bool(link.accept_ra) and not link.master and all(port.kind in _GUESTS for port in ports)
 
     @property
     def uplinks(self) -> frozenset[str]:

@@ -149,7 +149,7 @@ def _see_link(item: Link, owner: Owner, sight: Sight) -> LinkSeen | None:
         isolated=isolated,
         ports=snapshot.ports_of(item.name) if item.kind == "bridge" else (),
         dropped=bool(sight.dropped & {item.key, f"dhcp {item.name}"}),
-        advertised=state.takes_routers and owner.key in sight.held,
+        advertised=snapshot.takes_routers(item.name) and owner.key in sight.held,
     )
 
 
