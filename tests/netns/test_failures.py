@@ -494,7 +494,7 @@ class Word:
     asks = True
 
     def __init__(self, refusal: str | None) -> None:
-        """ "": it confirms; None: it has hung up."""
+        """It confirms (""), refuses, or has hung up (None)."""
         self._refusal = refusal
         self.heard: list[str] = []
         self.anew: bool | None = None
