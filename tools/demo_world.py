@@ -25,7 +25,7 @@ from tests.lab.namespaces import Namespace, Namespaces
 from tools.guest import qemu_argv
 
 HOST4, HOST6 = "192.0.2.2", "2001:db8::2"
-INTERNET4 = "198.51.100.10"
+INTERNET4, INTERNET6 = "198.51.100.10", "2001:db8:1::10"
 PATIENCE = 20.0  # s for what takes a moment: neighbour discovery, a server's answer
 # Counters, and what the kernel sizes by its hash tables.
 VOLATILE = ("nf_conntrack_count",)
@@ -79,10 +79,10 @@ class World:
                 f"link set {namespace.role} master uplink up",
             )
             _connect(namespace, f"192.0.2.{number}/24", f"2001:db8::{number}/64", "192.0.2.1", "2001:db8::1")
-        _connect(self.internet, "198.51.100.10/24", "2001:db8:1::10/64", "198.51.100.1", "2001:db8:1::1")
+        _connect(self.internet, f"{INTERNET4}/24", f"{INTERNET6}/64", "198.51.100.1", "2001:db8:1::1")
 
     def _serve(self) -> None:
-        """Run the internet's web server: it answers each client with the address that it sees."""
+        """Run the internet's web servers, one a family: they answer each client with the address that they see."""
         seen = self.seen
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -99,10 +99,14 @@ class World:
             def log_message(self, *_: object) -> None:
                 """Say nothing: `seen` is the log."""
 
-        server = self.internet.call(http.server.ThreadingHTTPServer, (INTERNET4, 80), Handler)
-        self._ends.callback(server.server_close)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        self._ends.callback(server.shutdown)
+        class Server6(http.server.ThreadingHTTPServer):
+            address_family = socket.AF_INET6
+
+        for kind, address in ((http.server.ThreadingHTTPServer, INTERNET4), (Server6, INTERNET6)):
+            server = self.internet.call(kind, (address, 80), Handler)
+            self._ends.callback(server.server_close)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            self._ends.callback(server.shutdown)
 
     def ask(self, url: str, patience: float = PATIENCE) -> str:
         """What a web server answers to the client; tried again until it does.
