@@ -57,9 +57,9 @@ class InsideTransport:
         """For this host in this namespace."""
         self._namespace, self._host = namespace, host
 
-    async def start(self, *, quick: bool = False) -> Channel:
-        """Start one, quick as it is."""
-        del quick
+    async def start(self, *, attempts: int | None = None) -> Channel:
+        """Start one, at the first attempt."""
+        del attempts
         return InsideChannel(self._namespace, self._host)
 
     async def anew(self) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts import dial
+from hostnet.hosts.api import Query
 from hostnet.hosts.session import Session
 from hostnet.hosts.ssh import SSHTransport
 
-from tests.ssh.world import FAST, PATIENCE, SERVER, World, bridge, until, watch
+from tests.ssh.world import FAST, PATIENCE, SERVER, World, bridge, removal, until, watch
 
 
 def test_a_server_that_boots(world: World) -> None:
@@ -54,6 +56,34 @@ def test_it_is_waited_for_as_often_as_the_connection_says(world: World) -> None:
     assert world.said == [
         f"waiting for root@{SERVER} (attempt {number} of 4): connection refused" for number in (1, 2, 3)
     ]
+
+
+def test_what_is_there_already_is_not_waited_for_long(world: World) -> None:
+    """A refresh or a delete is of a host that was there: three attempts. What is to be made waits as ever."""
+
+    async def trying() -> list[str]:
+        session = world.session(world.connection(dial_error_limit=5))
+        wish = bridge("br0")
+        asking: list[Callable[[], Awaitable[object]]] = [
+            lambda: session.read(Query(wish.urn, wish.id, "Bridge", wish.objects)),
+            lambda: session.apply(removal("br0")),
+            lambda: session.apply(wish),
+        ]
+        reasons = []
+        for ask in asking:
+            with pytest.raises(HostnetError) as error:
+                await ask()
+            assert error.value.code is Code.UNREACHABLE
+            reasons.append(error.value.why)
+        await session.close()
+        return reasons
+
+    assert world.run(trying) == [
+        "connection refused (3 attempts)",
+        "connection refused",  # after as many in vain one more will do
+        "connection refused (5 attempts)",
+    ]
+    assert world.said[0] == f"waiting for root@{SERVER} (attempt 1 of 3): connection refused"
 
 
 def test_a_host_that_is_gone_is_asked_briefly(up: World, monkeypatch: pytest.MonkeyPatch) -> None:

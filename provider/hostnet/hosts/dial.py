@@ -145,15 +145,14 @@ class Dialler:
         self._jumps = jumps or Jumps()
         self._jump: Jump | None = None
 
-    async def dial(self, *, quick: bool = False, brief: bool = False) -> Way:
+    async def dial(self, *, limit: int, brief: bool = False) -> Way:
         """Log in.
 
-        :param quick: try once (a preview).
-        :param brief: try once, and for a few seconds only.
-        :raises HostnetError: UNREACHABLE where the host was not reached as often as the connection allows.
+        :param limit: how often to try; -1: without limit.
+        :param brief: each time for a few seconds only.
+        :raises HostnetError: UNREACHABLE where the host was not reached as often as that.
         """
         connection = _briefly(self._connection) if brief else self._connection
-        limit = 1 if quick or brief else connection.dial_error_limit
         way: Way | None = None
         try:
             found = await self._patiently(connection, limit, lambda: self._attempt(connection, limit))
@@ -171,7 +170,7 @@ class Dialler:
         if self._jump is None or not self._jump.usable:
             self._let_go()
             # Patience is for the way as a whole: what the connection allows holds for its jump host as well.
-            proxy = replace(connection.proxy, dial_error_limit=connection.dial_error_limit)
+            proxy = connection.proxy
             self._jump = await self._patiently(proxy, limit, lambda: self._jumps.through(proxy))
         return await log_in(connection, await self._jump.log_in())
 
@@ -191,7 +190,7 @@ class Dialler:
                 why = str(error)
             if 0 <= limit <= number:
                 raise _unreachable(connection, why, number)
-            self._status(attempt(connection, number, why))
+            self._status(attempt(connection, number, limit, why))
             await asyncio.sleep(pause * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311 - no secret
             pause = min(pause * _GROWTH, longest)
             number += 1
@@ -299,9 +298,9 @@ def _briefly(connection: Connection) -> Connection:
     return replace(connection, per_dial_timeout=min(connection.per_dial_timeout, _BRIEF_SECONDS), proxy=proxy)
 
 
-def attempt(connection: Connection, number: int, why: str) -> str:
+def attempt(connection: Connection, number: int, limit: int, why: str) -> str:
     """What the status says of an attempt that was in vain, before the next."""
-    of = f" of {connection.dial_error_limit}" if connection.dial_error_limit > 0 else ""
+    of = f" of {limit}" if limit > 0 else ""
     return f"waiting for {connection.label} (attempt {number}{of}): {why}"
 
 

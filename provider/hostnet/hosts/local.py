@@ -28,12 +28,12 @@ class LocalTransport:
     def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection, self._settings = connection, settings
 
-    async def start(self, *, quick: bool = False) -> LocalChannel:
+    async def start(self, *, attempts: int | None = None) -> LocalChannel:
         """Start one; there is nothing to wait for.
 
         :raises HostnetError: where it takes root and there is no way to it.
         """
-        del quick
+        del attempts
         code = f"import sys; sys.path.insert(0, {_package_root()!r}); "
         code += "from hostnet.agent.main import main; sys.exit(main())"
         # -I -S: nothing of the user's environment or site-packages gets into a process that runs as root.

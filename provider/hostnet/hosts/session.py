@@ -28,9 +28,10 @@ _LIMIT = 256 << 20  # bytes a line: 10,000 forwards are some 3 MB
 class Transport(Protocol):
     """Something that starts an agent."""
 
-    async def start(self, *, quick: bool = False) -> Channel:
-        """Start it; quick: without waiting for a host that is not there (a preview).
+    async def start(self, *, attempts: int | None = None) -> Channel:
+        """Start it.
 
+        :param attempts: to reach the host, at most; None: as many as the connection allows.
         :raises HostnetError: where it can't be reached.
         """
 
@@ -78,6 +79,9 @@ class _Waiting:
 
 # How an operation's requests are joined into one message: the name of the list they travel in.
 _JOINED = {"apply": "changes", "read": "queries"}
+# Attempts to reach a host on which something is to be looked at or deleted: it was there before, so it is not a new one
+# that boots.
+_FEW = 3
 # How long the next agent may take, after one died, to get the host's lock and tell what became of the transaction.
 _OUTCOME_SECONDS = 5.0
 
@@ -197,9 +201,7 @@ class Session:
         labels = ", ".join(item.label.rsplit("::", 1)[-1] for item in batch[:5])
         try:
             payload = {_JOINED[operation]: [item.payload for item in batch]}
-            # A preview does not wait for a host to boot.
-            quick = all(item.payload.get("dry", False) for item in batch)
-            results = await self._ask(operation, payload, labels, quick=quick)
+            results = await self._ask(operation, payload, labels, attempts=_patience(operation, batch))
         except Exception as error:  # noqa: BLE001 - a bug of ours, too, has to reach all who wait
             for item in batch:
                 if not item.future.done():
@@ -217,7 +219,7 @@ class Session:
 
     # --- the agent -------------------------------------------------------------------------------------------------
 
-    async def _open(self, *, quick: bool = False) -> Channel:
+    async def _open(self, *, attempts: int | None = None) -> Channel:
         """The channel to a running agent.
 
         :raises HostnetError: where there is no way to one, or no time any more.
@@ -227,7 +229,7 @@ class Session:
         if self._cancelled:
             raise self._nothing_sent()
         if self._channel is None:
-            self._opening = asyncio.ensure_future(self._start(quick=quick))
+            self._opening = asyncio.ensure_future(self._start(attempts))
             try:
                 self._channel = await self._opening
             except asyncio.CancelledError:
@@ -238,8 +240,8 @@ class Session:
                 self._opening = None
         return self._channel
 
-    async def _start(self, *, quick: bool) -> Channel:
-        channel = await self._transport.start(quick=quick)
+    async def _start(self, attempts: int | None) -> Channel:
+        channel = await self._transport.start(attempts=attempts)
         try:
             greeting = await self._read_line(channel, "start the agent")
         except _LostError as lost:
@@ -252,8 +254,8 @@ class Session:
         self.hello = greeting["hello"]
         return channel
 
-    async def _ask(self, operation: str, payload: dict[str, Any], label: str, *, quick: bool = False) -> Any:
-        channel = await self._open(quick=quick)
+    async def _ask(self, operation: str, payload: dict[str, Any], label: str, *, attempts: int | None = None) -> Any:
+        channel = await self._open(attempts=attempts)
         self._number += 1
         request = {"id": self._number, "op": operation, **payload}
         if operation == "apply":
@@ -357,3 +359,15 @@ class Session:
         return HostnetError(
             Code.CANCELLED, "stopped before anything was sent to the host", "the engine cancelled", "", self.label
         )
+
+
+def _patience(operation: str, batch: list[_Waiting]) -> int | None:
+    """How often to try to reach the host for these requests; None: as often as the connection allows.
+
+    A new server is waited for by what is to be made on it. A preview waits for none.
+    """
+    if operation == "apply" and all(item.payload["dry"] for item in batch):
+        return 1
+    if operation == "read" or not any(item.payload["objects"] for item in batch):
+        return _FEW
+    return None

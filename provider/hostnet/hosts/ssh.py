@@ -54,25 +54,31 @@ class SSHTransport:
         self._connection, self._settings, self._status = connection, settings, status
         self._dialler = Dialler(connection, status, backoff, jumps)
         self._way: Way | None = None
-        self._given_up = False
+        self._in_vain = 0  # attempts
 
-    async def start(self, *, quick: bool = False) -> SSHChannel:
+    async def start(self, *, attempts: int | None = None) -> SSHChannel:
         """Start one.
 
-        :param quick: dial once (a preview). So it is, too, and briefly, after a host was waited for in vain: the other
-            resources of a host that is gone need not wait for it as long again.
+        :param attempts: to reach the host, at most; None: as many as the connection allows. After as many in vain
+            there is one more, and a brief one: the other resources of a host that is gone need not wait for it as long
+            again.
         :raises HostnetError: UNREACHABLE where the host is not reached, and others.
         """
+        limit = self._connection.dial_error_limit
+        if attempts is not None:
+            limit = attempts if limit < 0 else min(attempts, limit)
+        brief = 0 <= limit <= self._in_vain != 0
         try:
             if self._way is None or not self._way.open:
                 await self.close()
-                self._way = await self._dialler.dial(quick=quick, brief=self._given_up)
-            channel = await self._boot(self._way, quick=quick or self._given_up)
+                self._way = await self._dialler.dial(limit=1 if brief else limit, brief=brief)
+            channel = await self._boot(self._way, 1 if brief else limit)
         except BaseException as error:
-            self._given_up |= not quick and isinstance(error, HostnetError) and error.code is Code.UNREACHABLE
+            if isinstance(error, HostnetError) and error.code is Code.UNREACHABLE:
+                self._in_vain = max(self._in_vain, limit, 1)
             await self.close()
             raise
-        self._given_up = False
+        self._in_vain = 0
         return channel
 
     async def anew(self) -> None:
@@ -83,7 +89,7 @@ class SSHTransport:
         patience = self._settings.confirm_timeout / 2  # the host's is not to end before we tell it
         try:
             async with asyncio.timeout(patience):
-                (await self._dialler.dial(quick=True)).close()
+                (await self._dialler.dial(limit=1)).close()
         except TimeoutError:
             why = f"no log-in within {patience:g} s"
             raise HostnetError(Code.UNREACHABLE, "the host can't be reached", why, "", self._connection.label) from None
@@ -94,7 +100,7 @@ class SSHTransport:
         if way is not None:
             way.close()
 
-    async def _boot(self, way: Way, *, quick: bool) -> SSHChannel:
+    async def _boot(self, way: Way, limit: int) -> SSHChannel:
         """Start the agent; again where its file was taken away (by another's last word) as it was being started."""
         for _ in range(2):
             stream = _Stream()
@@ -103,7 +109,7 @@ class SSHTransport:
                 channel, _ = await way.connection.create_session(lambda: stream, start, encoding=None)  # noqa: B023
             except (asyncssh.Error, OSError) as error:
                 raise self._not_started(getattr(error, "reason", "") or str(error)) from None
-            answer = await self._ready(stream, quick=quick)
+            answer = await self._ready(stream, limit)
             if "need" in answer:
                 channel.write(bundle().data)
                 answer = await self._answer(stream)
@@ -123,9 +129,8 @@ class SSHTransport:
             sudo = self._connection.user != "root"
         return ["sudo", "-n", "--"] if sudo else []
 
-    async def _ready(self, stream: _Stream, *, quick: bool) -> dict[str, Any]:
+    async def _ready(self, stream: _Stream, limit: int) -> dict[str, Any]:
         """The first answer of a host that has been set up: to wait for its cloud-init is to try again."""
-        limit = 1 if quick else self._connection.dial_error_limit
         number = 0
         while "wait" in (answer := await self._answer(stream)):
             number += 1
@@ -137,7 +142,7 @@ class SSHTransport:
                     "Look at what `cloud-init status --long` says there, or raise connection.dialErrorLimit",
                     self._connection.label,
                 )
-            self._status(attempt(self._connection, number, f"its {answer['wait']} is at work still"))
+            self._status(attempt(self._connection, number, limit, f"its {answer['wait']} is at work still"))
         return answer
 
     async def _answer(self, stream: _Stream) -> dict[str, Any]:
