@@ -360,6 +360,25 @@ def test_the_agent_dies_with_the_way_cut(up: World, as_before: Look, user: str) 
     in_session(up, work, user=user)
 
 
+def test_the_log_in_ends_with_the_way_cut(up: World, as_before: Look) -> None:
+    """All processes of the session are asked to end, as logind may do: the guard stays till it has done its work."""
+
+    async def work(session: Pausing) -> None:
+        before = as_before()
+        asked = asyncio.ensure_future(session.apply(cutting()))
+        await watch(lambda: "bad" in owners(up))
+        (guard,) = up.server.guards()
+        for pid in (*up.server.agents(), guard):
+            os.kill(pid, signal.SIGTERM)
+        await undone(asked)
+        assert as_before() == before
+        assert guard in up.server.guards(), "it keeps what became of the change"
+        os.kill(guard, signal.SIGTERM)
+        await watch(lambda: guard not in up.server.guards())
+
+    in_session(up, work)
+
+
 def test_the_agent_dies_with_the_way_open(up: World) -> None:
     """The next one is told to confirm: it is done, once, and counts."""
     up.settings = replace(up.settings, confirm_timeout=LONG)

@@ -76,7 +76,9 @@ class Guard:
 def _become_guard(pipe: int) -> None:
     """Be a process of one's own, with the pipe as the only open file: as standard input."""
     os.setsid()
-    for number in (signal.SIGHUP, signal.SIGINT):
+    # SIGTERM is what the processes of a log-in session get at its end (logind.conf(5), KillUserProcesses=), 90 seconds
+    # before they are killed: the end of the session may be what this is for.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     os.dup2(pipe, 0)
     let_go(first=1)

@@ -14,7 +14,6 @@ import platform
 import signal
 import sys
 import syslog
-import time
 import traceback
 from pathlib import Path
 from typing import Any, TextIO
@@ -118,7 +117,9 @@ def _undo(options: argparse.Namespace, transaction: str) -> None:
         if not host.undo(transaction, options.confirm):
             return
         syslog.syslog(syslog.LOG_WARNING, "hostnet: a change that its provider did not confirm is undone")
-        time.sleep(_REMEMBERED_SECONDS)
+        # Whoever wants it to end, a shutdown above all, need not wait.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.sigtimedwait({signal.SIGTERM}, _REMEMBERED_SECONDS)
         host.forget(transaction)
     except HostnetError as error:
         syslog.syslog(syslog.LOG_ERR, f"hostnet: a change that its provider did not confirm can't be undone: {error}")
