@@ -115,7 +115,7 @@ def test_units_that_cannot_be_written_are_a_warning(bench: Bench) -> None:
 
 
 def test_network_daemons_are_kept_off(bench: Bench) -> None:
-    """Before the interfaces are made, for as long as they are there, and not where no daemon runs."""
+    """Before the interfaces are made, and for as long as they are there."""
     networkd, manager = bench.places.networkd, bench.places.network_manager
     bench.service("never").shield([Owner("urn", "id", (BRIDGE,))])
     assert [path.suffix for path in networkd.iterdir()] == [".network"]
@@ -130,7 +130,25 @@ def test_network_daemons_are_kept_off(bench: Bench) -> None:
     bench.sync("never", BRIDGE)
     assert "vm-*" not in next(networkd.iterdir()).read_text()
     bench.sync("never")
-    assert list(networkd.iterdir()) == list(manager.iterdir()) == []
+    assert not networkd.exists()
+    assert not manager.exists()
+
+
+def test_a_network_daemon_may_start_later(bench: Bench) -> None:
+    """It finds what is not its own written down, if it is installed; until it runs it is not told."""
+    networkd, manager, places = bench.places.networkd, bench.places.network_manager, bench.places
+    places.networkd_runs.unlink()
+    places.network_manager_runs.rmdir()
+    bench.sync("never", BRIDGE)
+    assert "Name=br0\n" in next(networkd.iterdir()).read_text()
+    assert not manager.exists(), "it is not installed"
+    places.network_manager_installed.mkdir()
+    bench.sync("never", BRIDGE)
+    assert "interface-name:br0\n" in next(manager.iterdir()).read_text()
+    assert bench.tools.commands == []
+    bench.sync("never")
+    assert not networkd.exists()
+    assert not manager.exists()
 
 
 def test_a_namespace_has_neither(tmp_path: Path) -> None:
@@ -180,3 +198,34 @@ def test_restore_comes_before_guests_and_after_firewalls() -> None:
     after = " ".join(line for line in lines if line.startswith("After="))
     assert all(unit in before for unit in ("network.target", "libvirtd.service", "microvms.target"))
     assert all(unit in after for unit in ("network-pre.target", "nftables.service", "systemd-sysctl.service"))
+    assert "Wants=network-pre.target network.target" in lines, "else guests wait for it only if another wants it"
+
+
+def test_a_firewall_that_empties_nftables_is_followed() -> None:
+    """By its start, and, since the unit stays active, by its reload, after it."""
+    text = units.restore_unit(Path("/var/lib/hostnet"), ARGV)
+    assert "RemainAfterExit=yes" in text
+    assert "ExecReload=" in text
+    for firewall in units.EARLY_FIREWALLS:
+        assert all(firewall in _values(text, key) for key in ("After", "ReloadPropagatedFrom"))
+    text = units.firewall_unit("hostnet", Path("/var/lib/hostnet"), ARGV)
+    for firewall in (*units.EARLY_FIREWALLS, "docker.service"):
+        assert all(firewall in _values(text, key) for key in ("After", "WantedBy"))
+
+
+def _values(text: str, key: str) -> str:
+    return " ".join(line.partition("=")[2] for line in text.splitlines() if line.startswith(f"{key}="))
+
+
+@pytest.mark.parametrize(
+    ("bridge", "unit"),
+    [
+        ("br-a", "hostnet-dhcp-br-a.service"),
+        ("br0.7", "hostnet-dhcp-br0.7.service"),
+        ("a@b%c\\", r"hostnet-dhcp-a\x40b\x25c\x5c.service"),
+        ("brücke", r"hostnet-dhcp-br\xc3\xbccke.service"),
+    ],
+)
+def test_the_servers_service_has_a_name_that_systemd_takes(bridge: str, unit: str) -> None:
+    """Whatever the kernel allows in an interface's name."""
+    assert units.server_unit(Path("/var/lib/hostnet"), bridge) == unit

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostnet import __version__
+from hostnet.agent.systemd import in_scope
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin"
 _PATIENCE = 5.0  # seconds for a process that was asked to end
@@ -101,11 +102,12 @@ class PidFile:
 
 
 def spawn(argv: Sequence[str]) -> int:
-    """Start a process that is nobody's child, in a session of its own, and shares no file and no secret with us.
+    """Start a process that is nobody's child, in a session and a scope of its own, without a file or secret of ours.
 
     :returns: its number.
     :raises OSError: where it can't be started.
     """
+    argv = in_scope(argv)
     read, write = os.pipe()
     child = os.fork()
     if child == 0:

@@ -11,6 +11,9 @@ to all but root:
 
 A process is known by its command line, which names its configuration: by it also whether it runs with the declared one.
 A change of `hosts` or `names` takes a signal, of all else another process; the leases stay either way.
+
+Where systemd runs, the machine's own are services, which it starts again should they die; those of a namespace, which
+may lose its name at any time, are on their own there as well.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostnet.agent import checksums, dhcp
+from hostnet.agent import checksums, dhcp, systemd, units
 from hostnet.agent.dhcp import Setup
 from hostnet.agent.owners import Owner
 from hostnet.agent.packages import advice_here
@@ -90,7 +93,7 @@ class Servers:
         name = f"{store.path.absolute()} {store.instance or ''}"
         self._run = RUN / hashlib.sha256(name.encode()).hexdigest()[:16]
         self._kept = store.path.with_suffix(".dhcp") if store.instance is None else self._run
-        self._state = store.path.parent
+        self._machine, self._state = store.instance is None, store.path.parent.absolute()
 
     @staticmethod
     def check(owner: Owner, world: World) -> None:
@@ -138,15 +141,43 @@ class Servers:
                 _signal(process, signal.SIGHUP)
             return
         check_installed(setup.bridge)
-        if process is not None:
-            _stop(process)
+        self._end(setup.bridge)
         self._prepare(setup.bridge)
         for old in place.glob("*.conf"):
             old.unlink()
         _write(config, text, os.getgid(), 0o600)
         self._write_lists(setup)
-        _start(setup.bridge, config)
+        self._start(setup.bridge, config)
         (place / "checksums").write_text(checksums.fill(setup.bridge))
+
+    def _start(self, bridge: str, config: Path) -> None:
+        """Start one; it returns when its sockets are bound and it has gone into the background.
+
+        :raises HostnetError: with what it said.
+        """
+        argv, said, unit = ["dnsmasq", f"--conf-file={config}"], config.with_name("said"), self._unit(bridge)
+        if unit is None:
+            _begin(bridge, systemd.in_scope(argv), said)
+            return
+        try:
+            what = f"hostnet: DHCP, DNS and router advertisements on {bridge}"
+            _begin(bridge, systemd.as_service(unit, what, config.with_name("pid"), said, argv), said)
+        except HostnetError:
+            systemd.tell("stop", unit)  # or it would be tried again
+            raise
+
+    def _end(self, bridge: str) -> None:
+        """End the server of a bridge, and wait for its end."""
+        unit, place = self._unit(bridge), self._run / bridge
+        if unit is not None:
+            systemd.tell("stop", unit)
+        process = _find(place)
+        if process is not None:
+            _stop(process)
+
+    def _unit(self, bridge: str) -> str | None:
+        """The service that a bridge's server is; None where it is a process and no more."""
+        return units.server_unit(self._state, bridge) if self._machine and systemd.runs() else None
 
     def _prepare(self, bridge: str) -> None:
         """The directories and the lease file."""
@@ -174,9 +205,7 @@ class Servers:
 
     def _remove(self, bridge: str) -> None:
         place = self._run / bridge
-        process = _find(place)
-        if process is not None:
-            _stop(process)
+        self._end(bridge)
         checksums.leave(bridge, _text_of(place / "checksums") or "")
         shutil.rmtree(place, ignore_errors=True)
         self._lease_file(bridge).unlink(missing_ok=True)
@@ -331,14 +360,16 @@ def _is_server(line: str) -> bool:
 # --- processes -----------------------------------------------------------------------------------------------------
 
 
-def _start(bridge: str, config: Path) -> None:
-    """Start it; it returns when its sockets are bound and it has gone into the background.
+def _begin(bridge: str, argv: list[str], said: Path) -> None:
+    """Run what starts a server.
 
-    :raises HostnetError: with what it said.
+    :param said: a file in which more may be than it says itself.
+    :raises HostnetError: with what was said.
     """
+    said.unlink(missing_ok=True)
     try:
         done = subprocess.run(
-            ["dnsmasq", f"--conf-file={config}"],
+            argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -352,8 +383,8 @@ def _start(bridge: str, config: Path) -> None:
     except subprocess.TimeoutExpired:
         raise _failed(bridge, f"dnsmasq did not start within {_START:.0f} s") from None
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        raise _failed(bridge, said[-1] if said else f"dnsmasq ended with exit code {done.returncode}")
+        lines = ((_text_of(said) or "").strip() or done.stderr.strip()).splitlines()
+        raise _failed(bridge, lines[-1] if lines else f"dnsmasq ended with exit code {done.returncode}")
 
 
 def _failed(bridge: str, why: str) -> HostnetError:

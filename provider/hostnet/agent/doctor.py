@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from hostnet.agent import operations as ops
-from hostnet.agent import units
+from hostnet.agent import systemd, units
 from hostnet.agent.foreign_chains import Chain, Reader, spots
 from hostnet.agent.kernel import Kernel, write_sysctl
 from hostnet.agent.nftables import Nft
 from hostnet.agent.packages import advice_here
 from hostnet.agent.record import Record
 from hostnet.agent.ruleset import table_text
-from hostnet.agent.service import Places, Watching, systemd_runs
+from hostnet.agent.service import Places, Watching
 from hostnet.agent.sysctls import FORWARDING
 from hostnet.agent.table import Table
 
@@ -279,7 +279,7 @@ def _daemons(state_dir: Path, *, recorded: bool) -> Iterator[Check]:
     for title, runs in (("systemd-networkd", places.networkd_runs), ("NetworkManager", places.network_manager_runs)):
         if runs.exists():
             yield check(title, _NOTE, "runs; hostnet marks what it makes as unmanaged for it")
-    if not systemd_runs():
+    if not systemd.runs():
         text = "does not run here: after a reboot, `hostnet restore` has to be run by the host's own init"
         yield check("systemd", _NOTE, text)
         return

@@ -9,8 +9,6 @@ import contextlib
 import hashlib
 import os
 import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from pathlib import Path
 
 import hostnet
 from hostnet import __version__
-from hostnet.agent import units
+from hostnet.agent import systemd, units
 from hostnet.agent.attach import globs_of
 from hostnet.agent.daemon import PidFile, Process, log_path, pid_path, spawn
 from hostnet.agent.owners import Owner, Owners
@@ -26,7 +24,6 @@ from hostnet.agent.record import Record, Store
 from hostnet.objects import Glob, Link
 
 _SYSTEM_PYTHONS = ("/usr/bin/python3", "/run/current-system/sw/bin/python3")
-_SECONDS = 30
 _ENDED = "no process follows new interfaces: it was ended; the next change here, or `hostnet restore`, starts it"
 # What an interface's name or a glob may be made of; more is checked before it gets here.
 _PLAIN = re.compile(r"[A-Za-z0-9_.*?\[\]-]{1,64}")
@@ -36,11 +33,12 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.*?\[\]-]{1,64}")
 class Places:
     """Where systemd and network daemons are looked for and told; tests have their own."""
 
-    systemd: Path = Path("/run/systemd/system")  # is there where systemd runs (sd_booted(3))
+    systemd: Path = systemd.BOOTED
     units: Path = Path("/etc/systemd/system")
     networkd_runs: Path = Path("/run/systemd/netif/state")
     networkd: Path = Path("/run/systemd/network")
-    network_manager_runs: Path = Path("/run/NetworkManager")
+    network_manager_runs: Path = Path("/run/NetworkManager/devices")
+    network_manager_installed: Path = Path("/etc/NetworkManager")
     network_manager: Path = Path("/run/NetworkManager/conf.d")
 
 
@@ -49,13 +47,7 @@ class Tools:
 
     def run(self, *argv: str) -> str:
         """Run one; gives what it said where it failed."""
-        try:
-            done = subprocess.run(
-                argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=_SECONDS
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return str(error)
-        return "" if done.returncode == 0 else done.stderr.strip() or f"exit code {done.returncode}"
+        return systemd.run(*argv)
 
 
 @dataclass(frozen=True)
@@ -208,28 +200,34 @@ class Service:
         return texts
 
     def _write_units(self, wanted: dict[str, str]) -> None:
-        changed = []
+        removed, written, new_here = [], [], not (self._places.units / f"{self._name}.service").exists()
         for suffix in ("", "-firewall", "-watch"):
             file = f"{self._name}{suffix}.service"
             path = self._places.units / file
             old, new = _text_of(path), wanted.get(file)
             if old == new:
                 continue
-            changed.append(file)
             if new is not None:
                 _write(path, new)
+                written.append(file)
                 continue
-            stop = ["--now"] if suffix == "-watch" else []  # the others may be running this
-            self._tools.run("systemctl", "disable", "--quiet", *stop, file)
+            stop = ["--now"] if suffix == "-watch" else []  # this may run in one of the others
+            self._tools.run("systemctl", "disable", "--quiet", *stop, "--no-reload", file)
             path.unlink(missing_ok=True)
-        if not changed:
-            return
-        self._tools.run("systemctl", "daemon-reload")
-        enable = [file for file in changed if file in wanted]
-        if enable:
-            self._tools.run("systemctl", "enable", "--quiet", *enable)
+            removed.append(file)
+        if written:
+            self._tools.run("systemctl", "enable", "--quiet", "--no-reload", *written)
+        if written or removed:
+            self._tools.run("systemctl", "daemon-reload")
+        if written:
             self._tools.run("systemctl", "try-restart", "--no-block", f"{self._name}-watch.service")
-        if not wanted:
+        if written and new_here and not self._tools.run("systemctl", "is-active", "--quiet", *units.EARLY_FIREWALLS):
+            # Else the firewall's reload would not reach it before the next boot. It waits for the lock that we hold.
+            self._tools.run("systemctl", "start", "--no-block", f"{self._name}.service")
+        if removed:
+            self._tools.run("systemctl", "stop", "--no-block", *removed)
+            self._tools.run("systemctl", "reset-failed", *removed)
+        if removed and not wanted:
             self._drop_agent()
 
     def _kept_agent(self) -> Path:
@@ -260,16 +258,18 @@ class Service:
     # --- network daemons -------------------------------------------------------------------------------------------
 
     def _write_shields(self, names: set[str], *, keep: bool) -> None:
-        """Say what is unmanaged; `keep`: beside what was."""
+        """Say what is unmanaged, also for a daemon that starts later; `keep`: beside what was."""
         places = self._places
-        for runs, path, text, tell in (
+        for installed, runs, path, text, tell in (
             (
+                places.systemd,  # networkd is part of it
                 places.networkd_runs,
-                places.networkd / f"10-{self._name}.network",
+                places.networkd / f"00-{self._name}.network",  # of all files that fit a link the first counts
                 units.networkd_text,
                 ("networkctl", "reload"),
             ),
             (
+                places.network_manager_installed,
                 places.network_manager_runs,
                 places.network_manager / f"90-{self._name}.conf",
                 units.network_manager_text,
@@ -278,12 +278,12 @@ class Service:
         ):
             old = _text_of(path)
             wanted = names | (set(_listed(old or "")) if keep else set())
-            new = text(wanted) if wanted and runs.exists() else None
+            new = text(wanted) if wanted and (installed.exists() or runs.exists()) else None
             if old == new or (new is None and keep):
                 continue
             with contextlib.suppress(OSError):
                 if new is None:
-                    path.unlink()
+                    _unlink(path)
                 else:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     _write(path, new)
@@ -337,6 +337,14 @@ def _text_of(path: Path) -> str | None:
         return None
 
 
+def _unlink(path: Path) -> None:
+    """Take a file away, and the directories that were made for it."""
+    path.unlink()
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
+        path.parent.parent.rmdir()
+
+
 def _write(path: Path, content: str | bytes, mode: int = 0o644) -> None:
     """Put a file in place, whole."""
     data = content.encode() if isinstance(content, str) else content
@@ -352,8 +360,3 @@ def _write(path: Path, content: str | bytes, mode: int = 0o644) -> None:
     except OSError:
         part.unlink(missing_ok=True)
         raise
-
-
-def systemd_runs() -> bool:
-    """Whether systemd is this host's init, and can be told things."""
-    return Places().systemd.is_dir() and shutil.which("systemctl") is not None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _DEFAULT_STATE = Path("/var/lib/hostnet")
 _HEAD = "# Written by hostnet; gone with the last resource on this host. `hostnet status` tells what it holds.\n"
-# Firewalls that take what others added out of their chains when they start.
-_FIREWALLS = ("docker.service", "firewalld.service", "ufw.service")
+# Firewalls that, when they start, empty their own chains, or nftables altogether. The early ones have started before
+# network-pre.target, and do so when they are reloaded, too.
+_LATE_FIREWALLS = ("docker.service",)
+EARLY_FIREWALLS = ("nftables.service", "netfilter-persistent.service", "firewalld.service", "ufw.service")
 # What starts guests, where it does not wait for network.target anyway.
 _GUESTS = ("libvirtd.service", "virtqemud.service", "libvirt-guests.service", "microvms.target", "machines.target")
 
@@ -39,18 +42,21 @@ def restore_unit(state_dir: Path, argv: Sequence[str]) -> str:
 
     After the firewalls, whose start empties nftables (nftables.service); they come before network-pre.target. After
     whoever configures the uplink has started, and without the dependencies of an ordinary service, which would put
-    network.target after basic.target.
+    network.target after basic.target. Where none of those pulls network.target in, this does, as a part of the network:
+    or guests would not wait for it. It counts as active from then on, so that a firewall's reload reaches it.
 
     :param argv: the agent's command line.
     """
+    restore = command_line([*argv, "restore", "--state-dir", str(state_dir)])
     return f"""{_HEAD}[Unit]
 Description=hostnet: put back the network recorded in {_literal(state_dir)}
 DefaultDependencies=no
 ConditionPathExists={_literal(state_dir)}/host.json
 RequiresMountsFor="{_literal(state_dir)}"
-Wants=network-pre.target
+Wants=network-pre.target network.target
 After=local-fs.target systemd-sysctl.service systemd-modules-load.service systemd-tmpfiles-setup-dev.service
-After=network-pre.target nftables.service netfilter-persistent.service
+After=network-pre.target {" ".join(EARLY_FIREWALLS)}
+ReloadPropagatedFrom={" ".join(EARLY_FIREWALLS)}
 After=systemd-networkd.service NetworkManager.service networking.service
 Before=network.target {" ".join(_GUESTS)}
 Conflicts=shutdown.target
@@ -58,7 +64,10 @@ Before=shutdown.target
 
 [Service]
 Type=oneshot
-ExecStart={command_line([*argv, "restore", "--state-dir", str(state_dir)])}
+SyslogIdentifier=hostnet
+RemainAfterExit=yes
+ExecStart={restore}
+ExecReload={restore}
 TimeoutStartSec=120
 
 [Install]
@@ -67,18 +76,20 @@ WantedBy=multi-user.target
 
 
 def firewall_unit(name: str, state_dir: Path, argv: Sequence[str]) -> str:
-    """Puts our accepts back into the chains of a firewall that has (re)started: it has emptied them."""
+    """Puts back what a firewall's (re)start took away. Its reload reaches the other unit, active from then on."""
     return f"""{_HEAD}[Unit]
 Description=hostnet: put back what a firewall's start took away
 ConditionPathExists={_literal(state_dir)}/host.json
-After={name}.service {" ".join(_FIREWALLS)}
+Wants={name}.service
+After={name}.service {" ".join((*EARLY_FIREWALLS, *_LATE_FIREWALLS))}
 
 [Service]
 Type=oneshot
+SyslogIdentifier=hostnet
 ExecStart={command_line([*argv, "restore", "--state-dir", str(state_dir)])}
 
 [Install]
-WantedBy={" ".join(_FIREWALLS)}
+WantedBy={" ".join((*EARLY_FIREWALLS, *_LATE_FIREWALLS))}
 """
 
 
@@ -95,6 +106,7 @@ Conflicts=shutdown.target
 Before=shutdown.target
 
 [Service]
+SyslogIdentifier=hostnet
 ExecStart={command_line([*argv, "watch", "--state-dir", str(state_dir)])}
 Restart=on-failure
 RestartSec=1
@@ -102,6 +114,17 @@ RestartSec=1
 [Install]
 WantedBy=multi-user.target
 """
+
+
+def server_unit(state_dir: Path, bridge: str) -> str:
+    """What the service of a bridge's dnsmasq is called."""
+    escaped = "".join(x if re.fullmatch(r"[A-Za-z0-9_.:-]", x) else _hexadecimal(x) for x in bridge)
+    return f"{instance_name(state_dir)}-dhcp-{escaped}.service"
+
+
+def _hexadecimal(character: str) -> str:
+    """As systemd-escape(1) does it."""
+    return "".join(f"\\x{byte:02x}" for byte in character.encode(errors="surrogateescape"))
 
 
 def networkd_text(names: Iterable[str]) -> str:
