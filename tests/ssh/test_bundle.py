@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import marshal
 import shutil
+import stat
 import subprocess
 import sys
 import zipfile
@@ -12,6 +15,7 @@ from pathlib import Path
 import hostnet
 import pytest
 from hostnet.agent.packages import advice
+from hostnet.hosts import launch
 from hostnet.hosts.bundle import bundle, command
 
 
@@ -47,6 +51,52 @@ def test_it_imports_the_standard_library_only(tmp_path: Path) -> None:
     code += "\nfor name, m in list(sys.modules.items()):\n"
     code += " if name.startswith('hostnet'): assert '.zip' in m.__file__, name\n"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """The agent's file, as it lies on a host."""
+    made = tmp_path / "0123.zip"
+    made.write_bytes(bundle().data)
+    return made
+
+
+def run(file: Path) -> int:
+    """Start it; its exit status. What it says it does is all that it is to do."""
+    argv = [sys.executable, "-I", "-S", str(file), "--help"]
+    return subprocess.run(argv, check=False, capture_output=True).returncode
+
+
+def test_the_second_start_runs_what_the_first_compiled(file: Path) -> None:
+    """Only root can read or change it, as the file itself."""
+    assert run(file) == 0
+    kept = file.with_suffix(".compiled")
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    codes = launch.compiled(file)
+    codes["hostnet/agent/main.py"] = compile("def main(): return 7", "main.py", "exec")
+    launch.keep(kept, codes)
+    assert run(file) == 7
+    assert sorted(file.parent.iterdir()) == [kept, file]
+
+
+@pytest.mark.parametrize("harm", ["half", "other", "another Python's"])
+def test_what_is_not_whole_is_compiled_anew(file: Path, harm: str) -> None:
+    """Nothing of it is run."""
+    assert run(file) == 0
+    kept = file.with_suffix(".compiled")
+    whole = kept.read_bytes()
+    data = marshal.dumps({})
+    digest = hashlib.sha256(data).digest()  # without the Python's own number
+    kept.write_bytes({"half": whole[:1000], "other": whole[:-1] + b"?", "another Python's": digest + data}[harm])
+    assert run(file) == 0
+    assert kept.read_bytes() == whole
+
+
+def test_a_place_that_takes_nothing_more(file: Path) -> None:
+    """It starts as well, and leaves nothing lying about."""
+    file.with_suffix(".compiled").mkdir()
+    assert run(file) == 0
+    assert sorted(file.parent.iterdir()) == [file.with_suffix(".compiled"), file]
 
 
 def test_the_command_survives_any_shell() -> None:

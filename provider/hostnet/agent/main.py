@@ -23,7 +23,7 @@ from hostnet.agent import watch
 from hostnet.agent.guard import Guard
 from hostnet.agent.instance import enter, namespace_of, store_here
 from hostnet.agent.parts import Outcome
-from hostnet.agent.service import Service
+from hostnet.agent.service import Service, compiled_of
 from hostnet.agent.transaction import Host, started_at
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts.api import Change, Query, View
@@ -144,7 +144,8 @@ def _leave(state_dir: Path) -> None:
     if file.suffix != ".zip" or any(state_dir.glob("*.json")):
         return
     with contextlib.suppress(OSError):
-        file.unlink()
+        for part in (file, compiled_of(file)):
+            part.unlink(missing_ok=True)
         file.parent.rmdir()
         state_dir.rmdir()
 

@@ -252,8 +252,10 @@ class Service:
         if _root().is_file():
             return
         with contextlib.suppress(OSError):
-            self._kept_agent().unlink()
-            (self._state / "agent").rmdir()
+            file = self._kept_agent()
+            for part in (file, compiled_of(file)):
+                part.unlink(missing_ok=True)
+            file.parent.rmdir()
 
     # --- network daemons -------------------------------------------------------------------------------------------
 
@@ -302,6 +304,11 @@ def agent_command(root: Path) -> list[str]:
     code = f"import sys; sys.path.insert(0, {str(root)!r}); "
     code += "from hostnet.agent.main import main; sys.exit(main())"
     return [python, "-I", "-S", "-c", code]
+
+
+def compiled_of(file: Path) -> Path:
+    """Where a Python keeps what it compiled of an agent's file (`hosts/launch.py`)."""
+    return file.with_suffix(".compiled")
 
 
 def python_path() -> str:

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 _PACKAGE = Path(__file__).resolve().parent.parent
 # Beside the agent itself: what it shares with the provider. None of it imports more than the standard library.
 _SHARED = ("__init__.py", "errors.py", "objects.py", "hosts/__init__.py", "hosts/api.py")
-_MAIN = b"import sys\nfrom hostnet.agent.main import main\nsys.exit(main())\n"
+_MAIN = "hosts/launch.py"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first that a zip can say
 _UNIX = 3
 _MODE = 0o100600 << 16
@@ -58,7 +58,7 @@ def _contents() -> dict[str, bytes]:
     """What is in it, by path."""
     names = [*_SHARED, *(str(path.relative_to(_PACKAGE)) for path in (_PACKAGE / "agent").rglob("*.py"))]
     contents = {str(PurePosixPath("hostnet", name)): (_PACKAGE / name).read_bytes() for name in names}
-    return {**contents, "__main__.py": _MAIN}
+    return {**contents, "__main__.py": (_PACKAGE / _MAIN).read_bytes()}
 
 
 def directories(state_dir: str) -> tuple[str, str]:

@@ -1,0 +1,104 @@
+"""`__main__` of the agent's file: runs the agent from what this Python made of its modules at the first start.
+
+Python keeps what it compiled of a file, but not of one in a zip, and to compile takes longer than all else that an
+agent does before it greets. So it is kept here, beside the zip, for this Python and no other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import marshal
+import os
+import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import MAGIC_NUMBER
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+_DIGEST_BYTES = 32
+Codes = dict[str, CodeType]  # by the path in the zip
+
+
+class Finder:
+    """Finds the agent's modules among what is compiled, as if they came from the zip.
+
+    :param file: the zip.
+    """
+
+    def __init__(self, file: Path, codes: Codes) -> None:
+        self._file, self._codes = file, codes
+
+    def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
+        """Asked by `import`."""
+        stem = name.replace(".", "/")
+        for path in (stem + ".py", stem + "/__init__.py"):
+            if path in self._codes:
+                spec = ModuleSpec(name, self, origin=path, is_package=path != stem + ".py")  # type: ignore[arg-type]
+                spec.loader_state = path
+                return spec
+        return None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """Asked next: a module as any other."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Asked last."""
+        path = module.__spec__.loader_state if module.__spec__ else ""
+        module.__file__ = str(self._file / path)
+        exec(self._codes[path], module.__dict__)  # noqa: S102 - what `import` does
+
+
+def compiled(file: Path) -> Codes:
+    """The modules in the zip, compiled now or before."""
+    kept = file.with_suffix(".compiled")
+    with contextlib.suppress(OSError):
+        found = kept.read_bytes()
+        digest, data = found[:_DIGEST_BYTES], found[_DIGEST_BYTES:]
+        if digest == _digest(data):
+            codes: Codes = marshal.loads(data)  # noqa: S302 - only root can write there
+            return codes
+    codes = _compile(file)
+    with contextlib.suppress(OSError):  # a full disk, or one that can't be written: the next one compiles again
+        keep(kept, codes)
+    return codes
+
+
+def _digest(data: bytes) -> bytes:
+    """Of what this Python can run; another's does not have it."""
+    return hashlib.sha256(MAGIC_NUMBER + data).digest()
+
+
+def _compile(file: Path) -> Codes:
+    from zipfile import ZipFile  # noqa: PLC0415 - for the first start alone
+
+    with ZipFile(file) as archive:
+        names = [name for name in archive.namelist() if "/" in name]
+        return {name: compile(archive.read(name), str(file / name), "exec") for name in names}
+
+
+def keep(path: Path, codes: Codes) -> None:
+    """Write and rename: nobody reads a half. It is not synced: what a crash leaves of it has another digest."""
+    data = marshal.dumps(codes)
+    part = path.with_suffix(f".{os.getpid()}")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(_digest(data) + data)
+        part.rename(path)
+    except OSError:
+        part.unlink()
+        raise
+
+
+if __name__ == "__main__":
+    _file = Path(sys.argv[0])
+    sys.meta_path.insert(0, Finder(_file, compiled(_file)))
+    gc.disable()
+    from hostnet.agent.main import main
+
+    gc.freeze()  # all that is here by now stays
+    gc.enable()
+    sys.exit(main())
