@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostnet.agent import dnsmasq
+from hostnet.agent import checksums, dnsmasq
 from hostnet.errors import Code, HostnetError
 
 from tests.lab.clients import Client, advertisement, ask, old_client, until
@@ -547,6 +547,36 @@ def test_checksums_are_whole_on_every_wire(lab: Lab, stack: Stack, client: NewCl
         lab.net.plug("old", "guest5", mac=mac, vnet_hdr=offload)
         assert old_client(lab["guest5"], mac) == "whole"
     stack.destroy()
+
+
+def test_what_fills_checksums_comes_and_goes(lab: Lab, stack: Stack, client: NewClient) -> None:
+    """It is there with the server, missed where somebody takes it away, and goes with the server."""
+    guest = client(1)
+    stack.up(network())
+    before = _checksums(lab)
+    assert guest.old(DOUBT) == "silent"
+    stack.up(network({}))
+    ours = _checksums(lab)
+    assert ours != before
+    # Which of the two it is depends on the kernel.
+    lab.host.call(checksums._offload, "br-a", on=True)
+    lab.host.run("tc qdisc delete dev br-a clsact", check=False)
+    assert set(stack.refresh()) == {"net"}
+    stack.again()
+    assert stack.refresh() == {}
+    assert _checksums(lab) == ours
+    assert guest.old() == "whole"
+    stack.up(network({"leaseTime": "2h"}))  # another process
+    assert _checksums(lab) == ours
+    stack.up(network())
+    assert _checksums(lab) == before
+    stack.destroy()
+
+
+def _checksums(lab: Lab) -> tuple[bool | None, str, str]:
+    """What the host does about them on the bridge."""
+    offload = lab.host.call(checksums._offload, "br-a")
+    return offload, lab.host.run("tc qdisc show dev br-a"), lab.host.run("tc filter show dev br-a egress")
 
 
 def test_microvms_boot_with_dhcp_alone(lab: Lab, stack: Stack) -> None:

@@ -5,7 +5,8 @@ it filled in. Today's clients know (PACKET_AUXDATA); dhclient as old as 2010 dro
 real packets (kernel 6.18, nftables 1.0.6): nft's `udp checksum set 0` is fine on a veth and *wrong* on a TAP without
 checksum offload, where the kernel later adds the sum of all but the pseudo-header; nft has nothing that fills in. What
 works: tc's action `csum`, which touches DHCP's answers alone (libvirt's way); and where the kernel is built without
-it, leaving no checksum of the bridge to devices, which costs segmentation in software.
+it, leaving no checksum of the bridge to devices, which costs segmentation in software. That kernel has no `csum`: the
+first way is tested with a stand-in for `tc` alone (tests/unit/agent/test_checksums.py), the second with packets.
 """
 
 from __future__ import annotations
@@ -22,15 +23,26 @@ _SIOCETHTOOL, _GET, _SET = 0x8946, 0x16, 0x17  # linux/sockios.h; linux/ethtool.
 _VALUE = struct.Struct("=II")
 
 
-def fill(bridge: str) -> str:
+def fill(bridge: str, had: str = "") -> str:
     """See to it that DHCP answers leave with a whole checksum.
 
+    :param had: what this gave when it was done before and not taken back.
     :returns: what `leave` needs to know: how it was done; "" where nothing had to be, or could be.
     """
-    how = _filter(bridge)
+    how = _filter(bridge, ours=had == TC_ALONE)
     if not how and _offload(bridge) and _offload(bridge, on=False) is False:
         how = OFFLOAD
-    return how
+    return how or (had if had == OFFLOAD else "")
+
+
+def whole(bridge: str, how: str) -> bool:
+    """Whether it is as `fill` left it.
+
+    :param how: what `fill` gave.
+    """
+    if how in (TC, TC_ALONE):
+        return "csum" in (_tc("filter", "show", "dev", bridge, "egress") or "")
+    return how != OFFLOAD or not _offload(bridge)
 
 
 def leave(bridge: str, how: str) -> None:
@@ -43,9 +55,9 @@ def leave(bridge: str, how: str) -> None:
         _offload(bridge, on=True)
 
 
-def _filter(bridge: str) -> str:
+def _filter(bridge: str, *, ours: bool) -> str:
     """Put tc's filter in place (one of ours that is there goes first): how, or "" where this kernel or host can't."""
-    alone = _tc("qdisc", "add", "dev", bridge, "clsact") is not None
+    alone = _tc("qdisc", "add", "dev", bridge, "clsact") is not None or ours
     match = "u32 match ip protocol 17 0xff match ip sport 67 0xffff match ip dport 68 0xffff action csum udp"
     _tc("filter", "delete", "dev", bridge, "egress", "prio", _PRIORITY)
     if _tc("filter", "add", "dev", bridge, "egress", "protocol", "ip", "prio", _PRIORITY, *match.split()) is not None:

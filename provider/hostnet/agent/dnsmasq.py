@@ -139,6 +139,8 @@ class Servers:
         if process is not None and process.config == config:
             if self._write_lists(setup):
                 _signal(process, signal.SIGHUP)
+            if not self._whole(setup.bridge):
+                self._fill(setup.bridge)
             return
         check_installed(setup.bridge)
         self._end(setup.bridge)
@@ -148,7 +150,16 @@ class Servers:
         _write(config, text, os.getgid(), 0o600)
         self._write_lists(setup)
         self._start(setup.bridge, config)
-        (place / "checksums").write_text(checksums.fill(setup.bridge))
+        self._fill(setup.bridge)
+
+    def _fill(self, bridge: str) -> None:
+        (self._run / bridge / "checksums").write_text(checksums.fill(bridge, self._filled(bridge)))
+
+    def _whole(self, bridge: str) -> bool:
+        return checksums.whole(bridge, self._filled(bridge))
+
+    def _filled(self, bridge: str) -> str:
+        return _text_of(self._run / bridge / "checksums") or ""
 
     def _start(self, bridge: str, config: Path) -> None:
         """Start one; it returns when its sockets are bound and it has gone into the background.
@@ -206,7 +217,7 @@ class Servers:
     def _remove(self, bridge: str) -> None:
         place = self._run / bridge
         self._end(bridge)
-        checksums.leave(bridge, _text_of(place / "checksums") or "")
+        checksums.leave(bridge, self._filled(bridge))
         shutil.rmtree(place, ignore_errors=True)
         self._lease_file(bridge).unlink(missing_ok=True)
 
@@ -237,7 +248,7 @@ class Servers:
         except (HostnetError, OSError):
             return DhcpSeen(running=False, leases=leases)
         lists = all(_text_of(place / name) == text for name, text in _lists(setup).items())
-        return DhcpSeen(running and lists, leases)
+        return DhcpSeen(running and lists and self._whole(server.bridge), leases)
 
     def leases(self, bridge: str) -> tuple[Lease, ...]:
         """The leases in use on a bridge."""
