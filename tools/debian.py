@@ -62,8 +62,22 @@ def install(groups: Sequence[str] = tuple(GROUPS)) -> None:
         done("Debian packages")
 
 
+# Services that would listen on the network from their installation on, by package. The tests run their own.
+_SERVICES = {"openssh-server": ("ssh.service", "ssh.socket")}
+
+
+def _keep_stopped(packages: Sequence[str]) -> None:
+    """See to it that what is to be installed does not start, now or at the next boot."""
+    units = [unit for package in packages for unit in _SERVICES.get(package, ())]
+    if not units or not Path("/run/systemd/system").is_dir():
+        return
+    with doing(f"keep {' '.join(units)} from starting (`systemctl unmask` lets them)"):
+        run(as_root(["systemctl", "mask", *units]), "Look at what `systemctl status` says.")
+
+
 def install_packages(packages: Sequence[str]) -> None:
-    """Install packages, without those that they only recommend."""
+    """Install packages, without those that they only recommend, and without starting their services."""
+    _keep_stopped(packages)
     with doing(f"install Debian packages: {' '.join(packages)}"):
         refresh_lists()
         # sudo drops the environment, hence `env` behind it.
