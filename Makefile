@@ -8,7 +8,7 @@ export PATH := $(shell $(PYTHON) -m tools.setup env)
 # The lines of `make test` are one story, with pytest's closing line last.
 .NOTPARALLEL:
 
-.PHONY: help setup demo test lint unit kernel fuzz sdk schema docs bench clean
+.PHONY: help setup demo test lint unit kernel fuzz sdk schema docs bench fleet latency clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
@@ -50,6 +50,12 @@ sdk: schema ## The SDKs for Python, Node.js and Go from schema.json
 
 bench: setup ## Compare hostnet with a no-op provider, in one run
 	$(PY) -m benchmarks.run
+
+fleet: setup ## The same for 50 hosts over SSH in one program: HOSTS, TAPS, FORWARDS, ROUNDS
+	$(PY) -m benchmarks.fleet
+
+latency: setup ## How long a host takes that is far away: RTTS (milliseconds), CREATES, ROUNDS
+	$(PY) -m benchmarks.latency
 
 clean: ## Remove .venv and the cache
 	$(PYTHON) -m tools.setup clean

@@ -7,6 +7,7 @@ namespaces of its own.
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
@@ -64,14 +65,16 @@ def namespace(name: str) -> Iterator[str]:
         subprocess.run(["ip", "netns", "del", name], check=False)
 
 
-def project(folder: Path, provider: Path, netns: str) -> dict[str, str]:
-    """Write the project and give the environment to run `pulumi` in."""
+def project(folder: Path, provider: Path, program: str, **config: object) -> dict[str, str]:
+    """Write a project with hostnet's configuration, and give the environment to run `pulumi` in."""
     folder.mkdir()
-    (folder / "__main__.py").write_text(PROGRAM)
+    (folder / "__main__.py").write_text(program)
     (folder / "Pulumi.yaml").write_text(
         f"name: bench\nruntime:\n  name: python\n  options:\n    virtualenv: {ROOT / '.venv'}\n"
         f"plugins:\n  providers:\n    - name: hostnet\n      path: {provider}\n"
     )
+    settings = {f"hostnet:{key}": value for key, value in config.items()}
+    (folder / "Pulumi.bench.yaml").write_text(json.dumps({"config": settings}))  # JSON is YAML
     (folder / "backend").mkdir()
     environment = {
         **tool_env(),
@@ -81,8 +84,6 @@ def project(folder: Path, provider: Path, netns: str) -> dict[str, str]:
         "PULUMI_SKIP_UPDATE_CHECK": "true",
     }
     pulumi(["stack", "init", "bench"], folder, environment)
-    pulumi(["config", "set", "--path", "hostnet:connection.netns", netns], folder, environment)
-    pulumi(["config", "set", "hostnet:stateDir", str(folder / "state")], folder, environment)
     return environment
 
 
@@ -127,7 +128,16 @@ def main() -> None:
     """Alternate the providers, so that both see the same machine; print medians."""
     times: dict[str, dict[str, list[float]]] = {name: {step: [] for step in STEPS} for name in PROVIDERS}
     with tempfile.TemporaryDirectory() as scratch, namespace(f"bench-{os.getpid()}") as netns:
-        ready = {name: project(Path(scratch, name), path, netns) for name, path in PROVIDERS.items()}
+        ready = {
+            name: project(
+                Path(scratch, name),
+                path,
+                PROGRAM,
+                connection={"netns": netns},
+                stateDir=str(Path(scratch, name, "state")),
+            )
+            for name, path in PROVIDERS.items()
+        }
         for _ in range(ROUNDS):
             for name, environment in ready.items():
                 for step, arguments in STEPS.items():

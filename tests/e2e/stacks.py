@@ -144,11 +144,18 @@ class Running:
 
     process: subprocess.Popen[str]
     log: Path
+    _told: list[dict[str, Any]] = field(default_factory=list)
+    _read: int = 0  # bytes of the log
 
     def events(self) -> list[dict[str, Any]]:
         """What it has told so far."""
-        text = self.log.read_text() if self.log.exists() else ""
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        if self.log.exists():
+            with self.log.open("rb") as log:
+                log.seek(self._read)
+                whole = log.read().rpartition(b"\n")
+            self._read += len(whole[0] + whole[1])
+            self._told += map(json.loads, whole[0].splitlines())
+        return list(self._told)
 
     def until(self, holds: Callable[[Run], object]) -> None:
         """Wait until something holds of what it has told.
