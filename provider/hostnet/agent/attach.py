@@ -14,7 +14,7 @@ import itertools
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hostnet.agent import operations as ops
 from hostnet.agent.context import context_of, ports_of
@@ -195,6 +195,7 @@ class Follower:
         try:
             was, shall = self._compiler.desired(owners, old), self._compiler.desired(owners, new)
             mark = self._table.sync(was, shall, comments, record.table)
+            mark = replace(mark, observed=record.table.observed)
         except (NftError, MissingLibraryError) as error:
             report.lines.append(f"ports in hairpin mode can't be noted in nftables: {str(error).splitlines()[0]}")
             return

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Container, Iterator, Mapping
 
-from hostnet.agent.elements import Context
+from hostnet.agent.elements import Context, overlap
 from hostnet.agent.owners import Owners
 from hostnet.agent.state import Snapshot
 from hostnet.objects import Address, Forward, Gateway, Link, Object, Port, Route
@@ -29,7 +30,21 @@ def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) 
     looked_up = {name: snapshot.addresses.get(name, ()) for name in {*inner, *externals} - set(devices)}
     addresses = {**looked_up, **{name: declared.get(name, ()) for name in devices}}
     ports = tuple(sorted(_ports(items, inner, attached))) if _looped(owners) else ()
-    return Context(devices, addresses, gateways, ports, doubled, observed=bool(looked_up))
+    bridges = _strangers(gateways, snapshot, inner)
+    observed = hashlib.sha256(repr(sorted({**looked_up, **bridges}.items())).encode()).hexdigest()[:16]
+    return Context(devices, addresses, gateways, ports, doubled, bridges, observed if looked_up or bridges else "")
+
+
+def _strangers(
+    gateways: Mapping[str, Gateway], snapshot: Snapshot, inner: Container[str]
+) -> dict[str, tuple[str, ...]]:
+    """Other people's bridges in the gateways' networks, with their addresses."""
+    networks = [cidr for gateway in gateways.values() for cidr in (*gateway.internal4, *gateway.internal6)]
+    return {
+        name: cidrs
+        for name, cidrs in sorted(snapshot.addresses.items() if networks else ())
+        if name not in inner and snapshot.links[name].kind == "bridge" and overlap(networks, cidrs)
+    }
 
 
 def ports_of(owners: Owners, attached: Mapping[str, str]) -> frozenset[str]:

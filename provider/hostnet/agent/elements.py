@@ -35,7 +35,8 @@ class Context:
     :param ports: the bridge ports that hostnet attached, where a forward takes `loopback`: they are in hairpin mode.
     :param doubled: (family, protocol, port) that more than one external interface forwards: from within, the address
         decides which is meant.
-    :param observed: some of `addresses` are as observed: a context of the same owners may have been another before.
+    :param bridges: other people's bridges with addresses in networks that are given as such, and those addresses.
+    :param observed: a print of what is here as observed: a context of the same owners may have been another before.
     """
 
     devices: tuple[str, ...] = ()
@@ -43,7 +44,8 @@ class Context:
     gateways: Mapping[str, Gateway] = field(default_factory=dict)
     ports: tuple[str, ...] = ()
     doubled: frozenset[tuple[str, str, int]] = frozenset()
-    observed: bool = False
+    bridges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    observed: str = ""
 
 
 def compile_object(item: Object, context: Context) -> Iterator[Tagged]:
@@ -184,6 +186,7 @@ def _gateway(gateway: Gateway, context: Context) -> Iterator[Tagged]:
         yield from _internal_interface(gateway, external, name, context)
     yield from _internal_networks(gateway, external)
     yield from _guarded_in_networks(gateway, context)
+    yield from _bridges_in_networks(gateway, context)
     if gateway.mss_clamp:
         yield Element("clamped", (external,)), ("mss_clamp", "")
     for digit, host in (("4", gateway.dmz4), ("6", gateway.dmz6)):
@@ -240,6 +243,22 @@ def _guarded_in_networks(gateway: Gateway, context: Context) -> Iterator[Tagged]
                 for digit, address in _own(context, name):
                     if digit == field_name[-1] and ipaddress.ip_address(address) in network:
                         yield Element("guarded" + digit, (address,)), (field_name, cidr)
+
+
+def _bridges_in_networks(gateway: Gateway, context: Context) -> Iterator[Tagged]:
+    """Other people's bridges: what br_netfilter shows of frames between their own ports passes."""
+    for field_name, networks in (("internal4", gateway.internal4), ("internal6", gateway.internal6)):
+        for cidr in networks:
+            for name, cidrs in context.bridges.items():
+                if overlap([cidr], cidrs):
+                    yield Element("hairpin", (name, name)), (field_name, cidr)
+
+
+def overlap(networks: Iterable[str], cidrs: Iterable[str]) -> bool:
+    """Whether any of these networks overlaps the network of any of these addresses."""
+    nets: list[Any] = [ipaddress.ip_network(cidr) for cidr in networks]
+    others: list[Any] = [ipaddress.ip_interface(cidr).network for cidr in cidrs]
+    return any(net.version == other.version and net.overlaps(other) for net in nets for other in others)
 
 
 def _translate(digit: str, key: tuple[str, ...], fixed: str | None, tag: Tag, prefix: str = "") -> Tagged:

@@ -44,11 +44,13 @@ class Mark:
     :param rules: a print of their chains and rules as the kernel lists them ("": there are none).
     :param template: which version of ours they were made from.
     :param generation: nftables' generation then; while it is the same nobody changed anything since. 0: not known.
+    :param observed: a print of what its elements were compiled from beside the owners (`Context.observed`).
     """
 
     rules: str = ""
     template: str = ""
     generation: int = 0
+    observed: str = ""
 
 
 @dataclass

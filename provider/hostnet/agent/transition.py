@@ -228,8 +228,9 @@ class Transition:
                 known[key] = owner
         context = context_of(known, snapshot, had)
         old = self._parts.compiler.desired(known, context)
+        new = context_of(owners, snapshot, record.attached)
         try:
-            after = self._parts.compiler.desired(owners, context_of(owners, snapshot, record.attached))
+            after = self._parts.compiler.desired(owners, new)
         except ClashError as clash:
             newer, holder = (clash.owner, clash.holder) if clash.owner in pairs else (clash.holder, clash.owner)
             raise OwnerError([newer], clash_error(clash, owners.get(holder))) from None
@@ -237,10 +238,12 @@ class Transition:
             return old, after
         comments = {key: owner.comment for key, owner in owners.items()}
         ensure = set(owners) if exact else set(pairs)
-        # What was compiled from addresses as observed may not be what is there: look.
-        mark = replace(record.table, generation=0) if exact or context.observed else record.table
+        # What would be compiled from what is observed now may not be what is there: look.
+        look = exact or context.observed != record.table.observed
+        mark = replace(record.table, generation=0) if look else record.table
         try:
-            record.table = self._parts.table.sync(old, after, comments, mark, ensure)
+            mark = self._parts.table.sync(old, after, comments, mark, ensure)
+            record.table = replace(mark, observed=new.observed)
         except NftError as error:
             guilty = [key for key in pairs if self._refused_alone(record, {key: pairs[key]}, before, snapshot)]
             raise OwnerError(guilty or list(pairs), refused("the nftables batch failed", error)) from None
