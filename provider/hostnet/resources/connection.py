@@ -95,7 +95,10 @@ class ConnectionInputs(Declared):
     )
     proxy: ConnectionInputs | None = prop(_Proxy(), "A host to jump through; one jump.")
     dial_error_limit: int = prop(
-        Int(-1, note="-1: unlimited"), "How often to try while a new server boots. -1: without limit.", default=10
+        Int(-1, note="-1: unlimited"),
+        "How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, "
+        "which are of a server that was there, three times at most.",
+        default=10,
     )
     per_dial_timeout: float = prop(Number(), "How long one try may take.", unit="s", default=15)
     sudo: bool | None = prop(Bool(), "Become root with sudo.", default_doc="true where the user is not root")

@@ -17,7 +17,7 @@ var _ = internal.GetEnvOrDefault
 type Connection struct {
 	// The SSH agent's socket. Default: `SSH_AUTH_SOCK`.
 	AgentSocketPath *string `pulumi:"agentSocketPath"`
-	// How often to try while a new server boots. -1: without limit. Default: 10.
+	// How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
 	DialErrorLimit *int `pulumi:"dialErrorLimit"`
 	// The host's name or address. Default: this machine, without SSH. A change replaces the resource.
 	Host *string `pulumi:"host"`
@@ -60,7 +60,7 @@ type ConnectionInput interface {
 type ConnectionArgs struct {
 	// The SSH agent's socket. Default: `SSH_AUTH_SOCK`.
 	AgentSocketPath pulumi.StringPtrInput `pulumi:"agentSocketPath"`
-	// How often to try while a new server boots. -1: without limit. Default: 10.
+	// How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
 	DialErrorLimit pulumi.IntPtrInput `pulumi:"dialErrorLimit"`
 	// The host's name or address. Default: this machine, without SSH. A change replaces the resource.
 	Host pulumi.StringPtrInput `pulumi:"host"`
@@ -171,7 +171,7 @@ func (o ConnectionOutput) AgentSocketPath() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v Connection) *string { return v.AgentSocketPath }).(pulumi.StringPtrOutput)
 }
 
-// How often to try while a new server boots. -1: without limit. Default: 10.
+// How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
 func (o ConnectionOutput) DialErrorLimit() pulumi.IntPtrOutput {
 	return o.ApplyT(func(v Connection) *int { return v.DialErrorLimit }).(pulumi.IntPtrOutput)
 }
@@ -270,7 +270,7 @@ func (o ConnectionPtrOutput) AgentSocketPath() pulumi.StringPtrOutput {
 	}).(pulumi.StringPtrOutput)
 }
 
-// How often to try while a new server boots. -1: without limit. Default: 10.
+// How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
 func (o ConnectionPtrOutput) DialErrorLimit() pulumi.IntPtrOutput {
 	return o.ApplyT(func(v *Connection) *int {
 		if v == nil {

@@ -14,7 +14,7 @@ export interface Connection {
      */
     agentSocketPath?: string;
     /**
-     * How often to try while a new server boots. -1: without limit. Default: 10.
+     * How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
      */
     dialErrorLimit?: number;
     /**

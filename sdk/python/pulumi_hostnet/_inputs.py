@@ -39,7 +39,7 @@ class ConnectionDict(TypedDict):
     """
     dial_error_limit: NotRequired[_builtins.int]
     """
-    How often to try while a new server boots. -1: without limit. Default: 10.
+    How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
     """
     host: NotRequired[_builtins.str]
     """
@@ -111,7 +111,7 @@ class Connection:
         How a host is reached. Empty: this machine.
 
         :param _builtins.str agent_socket_path: The SSH agent's socket. Default: `SSH_AUTH_SOCK`.
-        :param _builtins.int dial_error_limit: How often to try while a new server boots. -1: without limit. Default: 10.
+        :param _builtins.int dial_error_limit: How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
         :param _builtins.str host: The host's name or address. Default: this machine, without SSH. A change replaces the resource.
         :param _builtins.str host_key: The host's public key, in authorized_keys format. Any other key is an error. Default: known_hosts decides.
         :param _builtins.bool insecure_ignore_host_key: Accept whatever key the host shows. Whoever is in between reads and changes all. Default: false.
@@ -170,7 +170,7 @@ class Connection:
     @pulumi.getter(name="dialErrorLimit")
     def dial_error_limit(self) -> Optional[_builtins.int]:
         """
-        How often to try while a new server boots. -1: without limit. Default: 10.
+        How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
         """
         return pulumi.get(self, "dial_error_limit")
 
@@ -333,7 +333,7 @@ class ConnectionArgsDict(TypedDict):
     """
     dial_error_limit: NotRequired[pulumi.Input[Optional[_builtins.int]]]
     """
-    How often to try while a new server boots. -1: without limit. Default: 10.
+    How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
     """
     host: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
@@ -405,7 +405,7 @@ class ConnectionArgs:
         How a host is reached. Empty: this machine.
 
         :param pulumi.Input[_builtins.str] agent_socket_path: The SSH agent's socket. Default: `SSH_AUTH_SOCK`.
-        :param pulumi.Input[_builtins.int] dial_error_limit: How often to try while a new server boots. -1: without limit. Default: 10.
+        :param pulumi.Input[_builtins.int] dial_error_limit: How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
         :param pulumi.Input[_builtins.str] host: The host's name or address. Default: this machine, without SSH. A change replaces the resource.
         :param pulumi.Input[_builtins.str] host_key: The host's public key, in authorized_keys format. Any other key is an error. Default: known_hosts decides.
         :param pulumi.Input[_builtins.bool] insecure_ignore_host_key: Accept whatever key the host shows. Whoever is in between reads and changes all. Default: false.
@@ -464,7 +464,7 @@ class ConnectionArgs:
     @pulumi.getter(name="dialErrorLimit")
     def dial_error_limit(self) -> pulumi.Input[Optional[_builtins.int]]:
         """
-        How often to try while a new server boots. -1: without limit. Default: 10.
+        How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
         """
         return pulumi.get(self, "dial_error_limit")
 
