@@ -125,10 +125,10 @@ class _View:
                 self.gateways.append((name, inputs))
         for name, (kind, inputs) in program.items():
             if kind == "NatGateway":
-                self.forwards += [(name, one, self.internals(inputs)) for one in inputs.get("forwardPorts", ())]
+                self.forwards += [(name, one, self.within(inputs)) for one in inputs.get("forwardPorts", ())]
             elif kind == "PortForward":
                 at = _REFERENCE.fullmatch(str(inputs.get("natGateway", "")))
-                self.forwards.append((name, inputs, self.internals(program[at[1]][1]) if at else None))
+                self.forwards.append((name, inputs, self.within(program[at[1]][1]) if at else None))
 
     @property
     def table(self) -> bool:
@@ -153,6 +153,20 @@ class _View:
     def internals(self, gateway: Inputs) -> tuple[str, ...]:
         """A gateway's internal interfaces."""
         return tuple(self.link(one) for one in gateway.get("internalInterfaces", ()))
+
+    def within(self, gateway: Inputs) -> tuple[str, ...]:
+        """Where a gateway's guests are: interfaces that it names and those in its networks; it may name none."""
+        networks = [
+            ipaddress.ip_network(one) for key in ("internalIps", "internalIpv6s") for one in gateway.get(key, ())
+        ]
+        homes = [
+            name
+            for name, cidrs in self.devices.items()
+            for own in (ipaddress.ip_interface(cidr).network for cidr in cidrs)
+            if any(own.version == each.version and own.overlaps(each) for each in networks)
+        ]
+        internals = self.internals(gateway)
+        return tuple(dict.fromkeys([*internals, *homes])) if internals else ()
 
     def inner(self) -> list[str]:
         """All interfaces behind the host: hostnet's own and internal ones."""
@@ -408,6 +422,7 @@ def _bare(cidr: str) -> str:
 
 # --- what the kernel has -------------------------------------------------------------------------------------------
 
+_PROTOCOLS = {"6": "tcp", "17": "udp", "132": "sctp"}  # the bed lists numbers
 _IGNORED = frozenset({"counted4", "counted6", "reflected"})  # counters; a copy of what ports' hairpin mode says
 
 
@@ -457,7 +472,8 @@ def table_facts(listed: Iterable[Mapping[str, Any]]) -> dict[Fact, Any]:
 def _element(name: str, key: list[str], value: list[str]) -> dict[Fact, Any]:
     if name.rstrip("46") not in (*_FORWARD_MAPS, "every"):
         return {(name, *map(_bare, key)): ":".join(value)}
-    device, protocol, *middle, span = key
+    device, number, *middle, span = key
+    protocol = _PROTOCOLS.get(number, number)
     ports = _ports(span.replace("-", ":"))
     if name.startswith("every"):
         return {(name, device, protocol, port): "" for port in ports}

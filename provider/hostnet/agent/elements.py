@@ -10,6 +10,7 @@ import ipaddress
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from hostnet.agent.dhcp import served_ports
@@ -46,6 +47,20 @@ class Context:
     doubled: frozenset[tuple[str, str, int]] = frozenset()
     bridges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     observed: str = ""
+
+    @cached_property
+    def inner(self) -> Mapping[str, tuple[str, ...]]:
+        """By gateway, the interfaces that its guests are behind: those it names, and those in its networks.
+
+        A gateway that names none may mean guests anywhere behind hostnet's own: routed TAPs need no address of theirs.
+        """
+        known = {**{name: self.addresses.get(name, ()) for name in self.devices}, **self.bridges}
+        found = {}
+        for name, gateway in self.gateways.items():
+            networks = (*gateway.internal4, *gateway.internal6)
+            homes = [device for device, cidrs in known.items() if networks and overlap(networks, cidrs)]
+            found[name] = tuple(dict.fromkeys((*(gateway.internal or self.devices), *homes)))
+        return found
 
 
 def compile_object(item: Object, context: Context) -> Iterator[Tagged]:
@@ -293,7 +308,7 @@ def forward_devices(forward: Forward, context: Context) -> tuple[str, tuple[str,
     if gateway.external is None:
         msg = f"gateway {gateway.name} has no external interface yet"
         raise ValueError(msg)
-    return gateway.external, (*(gateway.internal or context.devices), LOOPBACK_DEVICE)
+    return gateway.external, (*context.inner[gateway.name], LOOPBACK_DEVICE)
 
 
 def forward_cells(forward: Forward, context: Context) -> Iterator[Cell]:
@@ -394,6 +409,6 @@ def localnet_devices(items: Iterable[Object], context: Context) -> set[str]:
     addresses = [ipaddress.ip_address(target) for target in targets]
     return {
         name
-        for name, cidrs in context.addresses.items()
+        for name, cidrs in (*context.addresses.items(), *context.bridges.items())
         if any(address in ipaddress.ip_interface(cidr).network for cidr in cidrs for address in addresses)
     }

@@ -14,7 +14,7 @@ def strange_forwards(owner: Owner, sight: Sight) -> list[tuple[Forward, ForwardS
     gateway = next((item for item in owner.objects if isinstance(item, Gateway)), None)
     if gateway is None or not sight.strange:
         return []
-    devices = {gateway.external, "lo", *(gateway.internal or sight.context.devices)}
+    devices = {gateway.external, "lo", *sight.context.inner[gateway.name]}
     found: dict[str, tuple[Forward, ForwardSeen]] = {}
     for (name, key), value in sight.strange.items():
         if not value or len(key) < 3 or key[0] not in devices:
