@@ -60,9 +60,13 @@ COMMIT
 """
 _LEGACY = """
 *filter
-:INPUT ACCEPT
+:INPUT DROP
 :FORWARD ACCEPT
 :OUTPUT ACCEPT
+-A INPUT -i lo -j ACCEPT
+-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A INPUT -p icmp -j ACCEPT
+-A INPUT -p ipv6-icmp -j ACCEPT
 -A FORWARD -m conntrack --ctstate INVALID -j DROP
 -A FORWARD -i lan -o lan -j ACCEPT
 -A FORWARD -m comment --comment "the rest" -j REJECT
@@ -118,7 +122,7 @@ class Docker(Firewall):
 
 
 class Legacy(Firewall):
-    """iptables-legacy, with a reject at its end."""
+    """iptables-legacy, with a drop at input and a reject at the end of forward."""
 
     def reload(self) -> None:
         """Load the rules."""

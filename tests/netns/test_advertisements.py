@@ -119,3 +119,29 @@ def test_a_bridge_with_an_uplink_in_it(lab: Lab, stack: Stack) -> None:
     assert stack.refresh() == {}
     stack.destroy()
     lab.host.ip("link delete up0")
+
+
+@pytest.mark.parametrize("how", ["hostnet", "by hand"])
+def test_the_uplinks_router_is_heard_on(lab: Lab, stack: Stack, how: str) -> None:
+    """systemd#40322: with v6 forwarding the uplink keeps the route and address it learned, and learns more.
+
+    Switched on by hand, the kernel forgets the route and hears nothing more.
+    """
+    lab.host.run("ip -6 route delete default")
+    advertise(lab["outsider"], PREFIX)
+    until(lambda: "default" in learned(lab) and "db8:bad:" in learned(lab))
+    if how == "hostnet":
+        stack.up({**BRIDGE, "nat": ("NatGateway", {"internalInterfaces": ["br-a"], "enableIpv6": True})})
+    else:
+        lab.host.sysctl("net.ipv6.conf.all.forwarding", 1)
+    assert ("default" in learned(lab)) is (how == "hostnet")
+    advertise(lab["outsider"], OTHERS)
+    if how == "hostnet":
+        until(lambda: "db8:bad:1" in learned(lab))
+        assert "default" in learned(lab)
+        stack.destroy()
+        assert lab.host.sysctl("net.ipv6.conf.eth0.accept_ra") == "1"
+    else:
+        assert lab.probe("outsider", "icmp 192.0.2.2").outcome == "reached"
+        assert "db8:bad:1" not in learned(lab)
+        assert "default" not in learned(lab)

@@ -5,13 +5,18 @@ Addresses: see tests/lab/topology.py.
 
 from __future__ import annotations
 
+import contextlib
+import socket
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.lab.clients import until
 from tests.lab.datagrams import Wire, route_multicast, send
 from tests.lab.driver import Stack
 from tests.lab.lab import Lab
+from tests.lab.namespaces import Namespace
 
 GROUP4, GROUP6 = "239.1.2.3", "ff05::1234"
 BEHIND = {
@@ -111,3 +116,61 @@ def test_a_source_address_opens_nothing_from_outside(
         send(lab["guest1"], b"true", sibling)
         assert wire.source_of(b"true") == guest
         assert b"feigned" not in wire.seen
+
+
+# <linux/in.h>, <linux/in6.h>: don't fragment; what the kernel knows of the path's MTU.
+_ASKS = {
+    socket.AF_INET: (socket.IPPROTO_IP, 10, 14),  # IP_MTU_DISCOVER, IP_MTU
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 23, 24),  # IPV6_MTU_DISCOVER, IPV6_MTU
+}
+_PMTUDISC_DO, NARROW = 2, 1300
+
+
+def path_mtu(namespace: Namespace, address: str, port: int) -> int:
+    """Send what is too much for a narrow link until the kernel knows how narrow it is."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    level, discover, mtu = _ASKS[family]
+    with namespace.call(socket.socket, family, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(level, discover, _PMTUDISC_DO)
+        namespace.call(sender.connect, (address, port))
+
+        def known() -> int:
+            with contextlib.suppress(OSError):  # EMSGSIZE: it knows
+                sender.send(bytes(1400))
+            found: int = sender.getsockopt(level, mtu)
+            return found if found < 1500 else 0
+
+        return int(until(known))
+
+
+@pytest.fixture
+def forgetful(lab: Lab) -> Iterator[None]:
+    """What others learned of paths is forgotten at the end, and the router's link is wide again."""
+    yield
+    lab["router"].ip("link set inet mtu 1500")
+    for role in ("guest1", "outsider", "internet"):
+        lab[role].ip("route flush cache")
+        lab[role].run("ip -6 route flush cache")
+
+
+@pytest.mark.parametrize("nf", [0, 1])
+@pytest.mark.parametrize("where", ["beyond the router", "on the way in", "on the host's own uplink"])
+@pytest.mark.parametrize("family", ["v4", "v6"])
+@pytest.mark.usefixtures("forgetful")
+def test_the_paths_mtu_is_learned(lab: Lab, stack: Stack, family: str, where: str, nf: int) -> None:
+    """moby#12565: what a narrow link's router says reaches the guest, and one who asks a guest through a forward."""
+    six = family == "v6"
+    for name in ("iptables", "ip6tables"):
+        lab.host.sysctl(f"net.bridge.bridge-nf-call-{name}", nf)
+    made = program("interface")
+    made["net"][1]["mtu"] = NARROW if where == "on the way in" else 1500
+    web = {"natGateway": "${nat.id}", "protocol": "udp", "sourcePort": 9000}
+    stack.up({**made, "web": ("PortForward", {**web, "destination": "[fd12::11]:9" if six else "10.0.0.11:9"})})
+    if where == "on the way in":
+        assert path_mtu(lab["outsider"], "2001:db8::2" if six else "192.0.2.2", 9000) == NARROW
+    else:
+        if where == "beyond the router":
+            lab["router"].ip(f"link set inet mtu {NARROW}")
+        else:
+            lab.host.ip(f"link set eth0 mtu {NARROW}")
+        assert path_mtu(lab["guest1"], "2001:db8:1::10" if six else "198.51.100.10", 9) == NARROW
