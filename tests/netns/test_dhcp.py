@@ -638,3 +638,21 @@ def test_an_input_chain_that_drops(lab: Lab, stack: Stack, client: NewClient) ->
     assert lab.blocked(guest.namespace.role, "tcp 10.0.0.1:22")
     stack.destroy()
     assert "hostnet" not in lab.host.run("nft list ruleset")
+
+
+def test_a_guest_has_its_own_name_and_no_siblings(lab: Lab, stack: Stack, client: NewClient) -> None:
+    """What a client calls itself is answered, unless a guest, a static lease or the gateway has that name."""
+    lease = {"macAddress": MAC.format(9), "address": "10.0.0.9", "hostname": "printer"}
+    program = network({"domain": "vm.internal", "staticLeases": [lease]}, addresses=NET6)
+    guest = {"name": "web", "bridge": "${net.name}", "guest": {"hostname": "web"}}
+    stack.up({**program, "tap": ("TapBinding", guest)})
+    web = stack["tap.guest.addresses"][0].split("/")[0]
+    first, second = client(1), client(2)
+    mine = first.udhcpc("-x", "hostname:first")["ip"]
+    second.udhcpc("-x", "hostname:second")
+    assert ask(second.namespace, "10.0.0.1", "first.vm.internal") == [mine]
+    for name, address in (("web", web), ("printer", "10.0.0.9"), ("wpad", None)):
+        second.udhcpc("-x", f"hostname:{name}")
+        expected = [address] if address else []
+        assert ask(first.namespace, "10.0.0.1", f"{name}.vm.internal") == expected
+    stack.destroy()
