@@ -132,11 +132,12 @@ CHECKS = {"microvm-host": microvm_host, "routed-vms": routed_vms, "dmz": dmz, "m
 
 # Those that make their hosts themselves; what rents one is tested by mocks (tests/unit/test_rented_server.py).
 CLOUDS = {"pretend-cloud", "rented-server"}
+OF_MANY_HOSTS = {"rollout"}  # test_rollout.py
 
 
 def test_each_example_is_here() -> None:
     """A new one needs a test."""
-    assert {path.name for path in EXAMPLES.iterdir() if path.is_dir()} == set(CHECKS) | CLOUDS
+    assert {path.name for path in EXAMPLES.iterdir() if path.is_dir()} == set(CHECKS) | CLOUDS | OF_MANY_HOSTS
 
 
 def example(name: str, cli: Cli, host: Host) -> Example:

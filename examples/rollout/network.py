@@ -1,0 +1,36 @@
+"""What each host gets: a bridge with two VMs, and port 80 of the host led to the one that is live."""
+
+from typing import Any
+
+import pulumi_hostnet as hostnet
+
+VMS = {"blue": "10.0.0.2", "green": "10.0.0.3"}
+PORT = 80
+
+
+def networks(hosts: dict[str, dict[str, Any]], live: str) -> None:
+    """Declare the networks of one group's hosts.
+
+    Args:
+        hosts: The connection to each, by its name.
+        live: The VM that answers for the host.
+    """
+    for name, way in hosts.items():
+        connection = hostnet.ConnectionArgs(**way)
+        bridge = hostnet.Bridge(f"{name}-vms", name="vms", addresses=["10.0.0.1/24"], connection=connection)
+        for vm, address in VMS.items():
+            hostnet.TapBinding(
+                f"{name}-{vm}",
+                name=vm,
+                bridge=bridge.name,
+                guest=hostnet.GuestArgs(hostname=vm, addresses=[address]),
+                connection=connection,
+            )
+        nat = hostnet.NatGateway(f"{name}-nat", internal_interfaces=[bridge.name], connection=connection)
+        hostnet.PortForward(
+            f"{name}-web",
+            nat_gateway=nat.id,
+            source_port=PORT,
+            destination=f"{VMS[live]}:80",
+            connection=connection,
+        )
