@@ -39,16 +39,8 @@ IFLA_TUN_OWNER, IFLA_TUN_GROUP, IFLA_TUN_TYPE, IFLA_TUN_VNET_HDR, IFLA_TUN_PERSI
 )
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
 IFA_F_NODAD = 0x02
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_CACHEINFO, RTA_TABLE, RTA_EXPIRES = (
-    1,
-    4,
-    5,
-    6,
-    7,
-    12,
-    15,
-    23,
-)
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS = 1, 4, 5, 6, 7, 8
+RTA_CACHEINFO, RTA_TABLE, RTA_VIA, RTA_EXPIRES = 12, 15, 18, 23
 RT_TABLE_MAIN, RTPROT_KERNEL, RTPROT_BOOT, RTPROT_STATIC, RTN_UNICAST, RTNH_F_ONLINK = 254, 2, 3, 4, 1, 4
 RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 253, 255
 ARPHRD_ETHER, IFF_UP = 1, 1
@@ -58,6 +50,7 @@ TUNSETIFF, TUNSETPERSIST, TUNSETOWNER, TUNSETGROUP = 0x400454CA, 0x400454CB, 0x4
 _LINK = struct.Struct("=BxHiII")
 _ADDR = struct.Struct("=BBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
+_FAMILY = struct.Struct("=H")  # of a gateway that is not of its route's
 _USER_HZ = 100  # in which the kernel tells how long a route lives
 _ANY: dict[int, str] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - a route's destination
 _IPV6_MIN_MTU = 1280  # below it the kernel takes IPv6 off an interface
@@ -143,7 +136,10 @@ class Kernel:
             route = _route(message.body, names)
             if route is not None:
                 found.setdefault(route.link, []).append(route)
-        return {name: tuple(routes) for name, routes in found.items()}
+        # A gateway is looked for on the link when its route is put back: what leads to it has to be there before.
+        return {
+            name: tuple(sorted(routes, key=lambda route: route.gateway is not None)) for name, routes in found.items()
+        }
 
     def sysctl(self, name: str) -> str | None:
         """The value of a sysctl (`net.ipv4.ip_forward`; an interface's dots as in its name); None where it isn't."""
@@ -182,13 +178,20 @@ class Kernel:
         network = ipaddress.ip_network(route.cidr)
         flags = RTNH_F_ONLINK if route.onlink else 0
         numbers = (route.table if route.table < 256 else 0, route.protocol, route.scope, RTN_UNICAST, flags)
-        body = _ROUTE.pack(2 if network.version == 4 else 10, network.prefixlen, 0, 0, *numbers)
+        body = _ROUTE.pack(2 if network.version == 4 else 10, network.prefixlen, 0, route.tos, *numbers)
         body += attribute(RTA_TABLE, route.table) + attribute(RTA_OIF, self._index(route.link))
         if network.prefixlen:
             body += attribute(RTA_DST, network.network_address.packed)
-        for kind, address in ((RTA_GATEWAY, route.gateway), (RTA_PREFSRC, route.source)):
-            if address is not None:
-                body += attribute(kind, ipaddress.ip_address(address).packed)
+        if route.gateway is not None:
+            gateway = ipaddress.ip_address(route.gateway)
+            if gateway.version == network.version:
+                body += attribute(RTA_GATEWAY, gateway.packed)
+            else:
+                body += attribute(RTA_VIA, _FAMILY.pack(socket.AF_INET6) + gateway.packed)
+        if route.source is not None:
+            body += attribute(RTA_PREFSRC, ipaddress.ip_address(route.source).packed)
+        if route.metrics:
+            body += attribute(RTA_METRICS, bytes.fromhex(route.metrics))
         for kind, number in ((RTA_PRIORITY, route.metric), (RTA_EXPIRES, route.expires)):
             if number:
                 body += attribute(kind, number)
@@ -408,7 +411,7 @@ def _accept_ra(families: bytes) -> int | None:
 
 
 def _route(body: bytes, names: dict[int, str]) -> ops.PutRoute | None:
-    family, length, _, _, table, protocol, scope, kind, flags = _ROUTE.unpack_from(body)
+    family, length, _, tos, table, protocol, scope, kind, flags = _ROUTE.unpack_from(body)
     found = attributes(body[_ROUTE.size :])
     link = names.get(netlink.u32(found.get(RTA_OIF, b"\0\0\0\0")), "")
     if not link or kind != RTN_UNICAST or protocol == RTPROT_KERNEL:
@@ -417,6 +420,7 @@ def _route(body: bytes, names: dict[int, str]) -> ops.PutRoute | None:
     def address(number: int) -> str | None:
         return str(ipaddress.ip_address(found[number])) if number in found else None
 
+    via = str(ipaddress.ip_address(found[RTA_VIA][_FAMILY.size :])) if RTA_VIA in found else None
     expires = int.from_bytes(found[RTA_CACHEINFO][8:12], sys.byteorder, signed=True) if RTA_CACHEINFO in found else 0
     return ops.PutRoute(
         link,
@@ -425,10 +429,12 @@ def _route(body: bytes, names: dict[int, str]) -> ops.PutRoute | None:
         protocol,
         scope,
         netlink.u32(found.get(RTA_PRIORITY, b"\0\0\0\0")),
-        address(RTA_GATEWAY),
+        address(RTA_GATEWAY) or via,
         address(RTA_PREFSRC),
         bool(flags & RTNH_F_ONLINK),
         max(0, expires) // _USER_HZ,
+        tos,
+        found.get(RTA_METRICS, b"").hex(),
     )
 
 

@@ -128,7 +128,8 @@ class AddRoute:
 class PutRoute:
     """Put somebody else's route through a bridge back as it was; it being there is success.
 
-    The kernel drops it with the bridge, or (IPv4) with the bridge's last address. Numbers are rtnetlink(7)'s.
+    The kernel drops it with the bridge, or (IPv4) with the bridge's last address. Numbers are rtnetlink(7)'s. The
+    gateway of an IPv4 route may be an IPv6 address.
     """
 
     link: str
@@ -141,6 +142,8 @@ class PutRoute:
     source: str | None = None
     onlink: bool = False
     expires: int = 0  # s; 0: it does not
+    tos: int = 0
+    metrics: str = ""  # its MTU and the like, as the kernel has them, in hexadecimal
 
     def __str__(self) -> str:
         return f"put route {self.cidr} through {self.link} back"
