@@ -25,7 +25,7 @@ from hostnet.agent import operations as ops
 from hostnet.agent.record import Record
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts.api import Change, Query, View
-from hostnet.objects import Address, Forward, Forwarding, Gateway, Link, Object, Port, to_json
+from hostnet.objects import Address, Forward, Forwarding, Gateway, Glob, Link, Object, Port, to_json
 
 from tests.lab.bed import Bed, difference
 from tests.lab.driver import Provider, Stack, refused
@@ -613,6 +613,75 @@ def test_an_agent_that_dies_before_the_word_at_any_moment(bed: Bed, agent: Agent
             assert owners(heir.record) == recorded
             assert difference(bed.snapshot(), before) == [], f"died at moment {moment}"
     raise AssertionError("it never ends")
+
+
+def test_a_link_that_took_a_name_stays_where_the_others_are_undone(bed: Bed, agent: Agent) -> None:
+    """The create that failed of it left nothing to undo."""
+    perform = agent.host.kernel.perform
+
+    def race(operation: ops.Operation) -> None:
+        if isinstance(operation, ops.CreateBridge) and operation.name == "br1":
+            bed.host.ip("link add br1 type bridge")
+        perform(operation)
+
+    class Refusing(Word):
+        def ask(self, told: list[Any], transaction: str, *, anew: bool) -> str:
+            return super().ask([each for each in told if isinstance(each, View)], transaction, anew=anew)
+
+    agent.host.kernel.perform = race  # type: ignore[method-assign]
+    changes = [wish("br0", *NETWORK["br0"]), wish("br1", Link("br1", "bridge"))]
+    bed.host.call(agent.host.apply, changes, "t1", confirmation=Refusing("no"))
+    assert "br1" in bed.host.run("ip -brief link")
+    assert "br0" not in bed.host.run("ip -brief link")
+
+
+def test_a_new_urn_is_taken_back(bed: Bed, agent: Agent) -> None:
+    """With the links that a glob has attached; the record has the resource once, here as well as on the disk."""
+    bed.host.ip("link add vm-1 type veth peer name far")
+    glob = (Glob("br0", "vm-*"),)
+    agent.make(wish("br0", *bridge("br0", "10.0.0.1/24")), wish("g", *glob))
+    before, recorded, attached = bed.snapshot(), owners(agent.record), header(agent)["attached"]
+    assert attached
+    renamed = [
+        Change(urn("new"), "br0", bridge("br0", "10.1.0.1/24"), bridge("br0", "10.0.0.1/24"), known=True),
+        Change(urn("newer"), "g", glob, glob, known=True),
+    ]
+    bed.host.call(agent.host.apply, renamed, "t1", confirmation=Word("no"))
+    assert (owners(agent.record), header(agent)["attached"]) == (recorded, attached)
+    assert difference(bed.snapshot(), before) == []
+    agent.make(wish("br0", *bridge("br0", "10.0.0.1/24"), known=True))
+    assert owners(agent.record) == recorded
+    agent.remove(g=glob)
+    agent.remove(br0=bridge("br0", "10.0.0.1/24"))
+    assert not agent.record.exists()
+
+
+def header(agent: Agent) -> dict[str, Any]:
+    """The record's."""
+    made: dict[str, Any] = json.loads(agent.record.read_text().splitlines()[0])
+    return made
+
+
+def test_what_cannot_be_restored_stays_recorded(bed: Bed, agent: Agent) -> None:
+    """It gets what it can, and the next boot tries again."""
+    agent.make(wish("br0", *bridge("br0", "10.0.0.1/24", "10.1.0.1/24")), wish("br1", *bridge("br1", "10.2.0.1/24")))
+    recorded = owners(agent.record)
+    bed.host.ip("link delete br0", "link delete br1")
+    failing = agent.another()
+    perform = failing.host.kernel.perform
+
+    def fail(operation: ops.Operation) -> None:
+        if operation == ops.AddAddress("br0", "10.0.0.1/24"):
+            raise OSError(errno.EACCES, "Permission denied")
+        perform(operation)
+
+    failing.host.kernel.perform = fail  # type: ignore[method-assign]
+    with pytest.raises(HostnetError, match="1 of 2 could not be restored"):
+        bed.host.call(failing.host.restore)
+    assert owners(agent.record) == recorded
+    assert "10.1.0.1/24" in bed.host.run("ip address show br0")
+    assert "10.2.0.1/24" in bed.host.run("ip address show br1")
+    assert bed.host.call(agent.another().host.restore) == 2
 
 
 def test_what_may_take_the_ssh_port_is_asked_for_a_new_connection(bed: Bed, agent: Agent) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from hostnet.agent import operations as ops
@@ -33,7 +33,12 @@ class Plan:
     @property
     def undo(self) -> tuple[Operation, ...]:
         """What takes it all back, in order: the last step first."""
-        return tuple(each for step in reversed([*self.build, *self.remove]) for each in step.undo)
+        return self.undo_but(())
+
+    def undo_but(self, failed: Container[str]) -> tuple[Operation, ...]:
+        """What takes it back but for the steps of these owners, of which nothing is left."""
+        steps = (step for step in reversed([*self.build, *self.remove]) if step.owner not in failed)
+        return tuple(each for step in steps for each in step.undo)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,11 @@ class _Progress:
     done: dict[str, list[Step]] = field(default_factory=dict)
     failed: dict[str, HostnetError] = field(default_factory=dict)
     had: Mapping[str, str] = field(default_factory=dict)  # what globs had attached before
+    exact: bool = False  # see `Transition.run`
+
+    def lack(self, key: str, error: HostnetError) -> None:
+        """This owner does not get all that it shall have; it keeps the rest."""
+        self.failed.setdefault(key, HostnetError(Code.PARTIAL, error.what, error.why, error.fix))
 
 
 class Transition:
@@ -61,11 +66,13 @@ class Transition:
     ) -> dict[str, HostnetError]:
         """Take owners from old to new; gives those that failed, which are as before (or, PARTIAL, as told).
 
+        :param exact: what shall be is what was, or is recorded: it is right, and comes back as far as it can. Who
+            fails is recorded as it shall be, and not as it was.
         :param note: told the same before the record is written: what it adds to the record is as true as that.
         :param unconfirmed: the transaction's number, where it is to be confirmed: till then it can be undone.
         """
         before = record.owners.copy()
-        progress = _Progress()
+        progress = _Progress(exact=exact)
         links = self._plan(record, pairs, before, snapshot, progress)
         if not exact:
             record.pending, record.undo = pairs, links.undo
@@ -75,16 +82,22 @@ class Transition:
         self._parts.service.shield(owner for _, owner in pairs.values() if owner is not None)
         progress.had, record.attached = record.attached, _attached(record.attached, links, {})
         self._steps(links.build, progress)
-        self._table_and_switches(record, pairs, before, snapshot, progress, exact=exact)
-        self._steps([step for step in links.remove if step.owner not in progress.failed], progress)
-        if progress.failed:
+        if exact:
+            self._mend(record, pairs, before, snapshot, progress)
+        else:
+            self._table_and_switches(record, pairs, before, snapshot, progress, exact=False)
+        self._steps([step for step in links.remove if exact or step.owner not in progress.failed], progress)
+        if progress.failed and not exact:
             # What failed late goes back, too.
             self._table_and_switches(record, pairs, before, snapshot, progress, exact=True)
         record.owners = effective(before, pairs, progress.failed)
-        record.attached = _attached(progress.had, links, progress.failed)
+        record.attached = _attached(progress.had, links, {} if exact else progress.failed)
         record.finish()
-        if unconfirmed and _lasting(pairs, progress.failed):
-            record.pending, record.undo = _lasting(pairs, progress.failed), links.undo
+        if not exact:
+            record.undone = ""  # whose guard may have been killed, and forgets it no more
+        lasting = _lasting(pairs, progress.failed)
+        if unconfirmed and lasting:
+            record.pending, record.undo = lasting, links.undo_but(progress.failed.keys() - lasting.keys())
             record.unconfirmed = unconfirmed
         note(progress.failed)
         self.save(record)
@@ -122,12 +135,15 @@ class Transition:
 
     def _steps(self, steps: Iterable[Step], progress: _Progress) -> None:
         for step in steps:
-            if step.owner in progress.failed:
+            if step.owner in progress.failed and not progress.exact:
                 continue
             try:
                 self._parts.kernel.perform(step.operation)
             except (OSError, LookupError) as error:
-                self._undo(step.owner, kernel_error(step.operation, error), progress)
+                if progress.exact:
+                    progress.lack(step.owner, kernel_error(step.operation, error))
+                else:
+                    self._undo(step.owner, kernel_error(step.operation, error), progress)
             else:
                 progress.done.setdefault(step.owner, []).append(step)
 
@@ -175,6 +191,37 @@ class Transition:
                 continue
             conntrack.forget(changed_udp(*desired), snapshot.local)
             return
+
+    def _mend(self, record: Record, pairs: Pairs, before: Owners, snapshot: Snapshot, progress: _Progress) -> None:
+        """The same for what is right: each part of it by itself, and whoever can't have one keeps the others."""
+        owners = effective(before, pairs, {})
+
+        def table(rest: Pairs) -> None:
+            there = owners.copy()
+            for key in pairs.keys() - rest.keys():
+                there.remove(key)
+            desired = self._sync_table(record, rest, before, there, snapshot, progress.had, exact=True)
+            conntrack.forget(changed_udp(*desired), snapshot.local)
+
+        for sync in (
+            table,
+            lambda rest: self._sync_switches(record, rest, owners, snapshot),
+            lambda rest: self._sync_servers(rest, owners, snapshot),
+            lambda rest: self._sync_foreign(record, rest, before, owners, snapshot, exact=True),
+        ):
+            rest = dict(pairs)
+            for _ in range(len(pairs) + 1):
+                try:
+                    sync(rest)
+                except OwnerError as failure:
+                    guilty = [key for key in failure.keys if key in rest]
+                    for key in guilty or rest:
+                        progress.lack(key, failure.error)
+                    if not guilty:
+                        break
+                    rest = {key: pair for key, pair in rest.items() if key not in guilty}
+                else:
+                    break
 
     def _sync_switches(self, record: Record, pairs: Pairs, owners: Owners, snapshot: Snapshot) -> None:
         try:
@@ -284,14 +331,19 @@ class Transition:
             # What was not done yet can't be undone, and that is fine.
             with contextlib.suppress(OSError, LookupError):
                 self._parts.kernel.perform(operation)
-        pairs = {key: (new, old) for key, (old, new) in record.pending.items()}
-        for key, (new, _) in pairs.items():
+        pairs: Pairs = {}
+        for key, (old, new) in record.pending.items():
             if new is not None:
                 record.owners[key] = new
+            if old is not None and old.key != key:  # it changed its URN, and gets the former back
+                pairs[key] = (None, None)
+                record.attached = {link: old.key if by == key else by for link, by in record.attached.items()}
+            pairs[old.key if old is not None else key] = (new, old)
 
-        def note(_: Mapping[str, HostnetError]) -> None:
+        def note(failed: Mapping[str, HostnetError]) -> None:
             if transaction:
-                record.note_outcome(transaction, {ALL: _rolled_back(reason).to_json()})
+                left = f"; undoing it failed in part: {'; '.join(map(str, failed.values()))}" if failed else ""
+                record.note_outcome(transaction, {ALL: _rolled_back(reason + left).to_json()})
 
         self.run(record, pairs, self._parts.kernel.snapshot(), exact=True, note=note)
 
