@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from hostnet.errors import Code, HostnetError
-from hostnet.hosts.api import Query
+from hostnet.hosts.api import Change, Query
 from hostnet.hosts.bundle import bundle
+from hostnet.objects import Glob
 
-from tests.ssh.world import World, bridge, forward, removal, until
+from tests.ssh.world import World, bridge, forward, removal, until, urn, watch
 
 SHELL_TOOLS = ("sh", "cat", "id")
 PYENV = Path.home() / ".pyenv"  # of whoever runs the tests: a test's own home has none
@@ -64,6 +65,28 @@ def test_it_goes_with_the_last_resource(up: World) -> None:
         await session.close()
 
     up.run(removing)
+    until(lambda: not (up.directory / "state").exists())
+
+
+def test_it_stays_while_another_agent_uses_it(up: World) -> None:
+    """One leaves a host that holds nothing yet; what the other starts there starts from the file."""
+
+    async def working() -> None:
+        one, other = up.session(), up.session()
+        await one.connect()
+        await other.connect()
+        await one.close()
+        await watch(lambda: len(up.server.agents()) == 1 and len(up.server.guards()) == 1)
+        assert up.agent_file()
+        await other.apply(bridge("br0"))
+        glob = (Glob("br0", "vm-*"),)
+        await other.apply(Change(urn("g"), "g", glob))
+        await watch(lambda: up.server.processes(" watch --state-dir"))
+        await other.apply(Change(urn("g"), "g", (), glob, known=True))
+        await other.apply(removal("br0"))
+        await other.close()
+
+    up.run(working)
     until(lambda: not (up.directory / "state").exists())
 
 

@@ -236,6 +236,65 @@ def test_the_address_taken_off_the_uplinks_bridge(up: World, as_before: Look, to
     assert sorted(owners(up)) == ["br0", "wan"]
 
 
+def test_routes_whose_gateway_is_on_no_subnet(up: World, as_before: Look) -> None:
+    """As many who rent out servers have it: what leads to the gateway comes back before what leads through it."""
+    server = up.server.namespace
+    server.ip(
+        "link add wan type bridge",
+        "address del 192.0.2.2/24 dev eth0",
+        "link set eth0 master wan",
+        "link set wan up",
+        "address add 192.0.2.2/32 dev wan",
+        "route add 192.0.2.1/32 dev wan scope link",
+        "route add default via 192.0.2.1 dev wan",
+        "route add 198.51.100.0/24 via inet6 fe80::1 dev wan",
+        "route add 203.0.113.0/24 via 192.0.2.1 dev wan mtu 1400",
+        "address add 2001:db8::2/128 dev wan nodad",
+        "route add 2001:db8:1::1/128 dev wan",
+        "route add 2001:db8:2::/48 via 2001:db8:1::1 dev wan",
+    )
+    inputs = {**UPLINK, "addresses": ["192.0.2.2/32", "2001:db8::2/128"]}
+
+    async def work(session: Pausing) -> None:
+        await session.apply(wish("Bridge", "wan", **inputs))
+        before = as_before()
+        assert any("via inet6" in route for route in before["routes"])
+        for to in (wish("Bridge", "wan", inputs, **{**inputs, "addresses": []}), None):
+            held = wish("Bridge", "wan", **inputs)
+            await undone(session.apply(to or Change(held.urn, "wan", (), held.objects, known=True)))
+            assert as_before() == before
+
+    in_session(up, work)
+
+
+def test_what_cannot_come_back_as_it_was(up: World, as_before: Look) -> None:
+    """The rest does; the record says what was, not what cut the way, or the next boot would cut it again."""
+    inputs = {"name": "vmbr", "addresses": ["10.5.0.1/24"]}
+    server = {"dhcpServer": {"rangeStart": "10.5.0.10", "rangeEnd": "10.5.0.20"}}
+    up.server.mounts += "cp $(readlink -f $(command -v dnsmasq)) /run/dnsmasq\n"
+    up.server.mounts += "mount --bind /run/dnsmasq $(readlink -f $(command -v dnsmasq))"
+    up.server.stop()
+    up.server.start()
+
+    async def work(session: Pausing) -> None:
+        await session.apply(wish("Bridge", "vmbr", **inputs, **server))
+        before = as_before()
+        bad = wish("Bridge", "vmbr", {**inputs, **server}, name="vmbr", addresses=["192.0.2.5/29"])
+        asked = asyncio.ensure_future(session.apply(bad))
+        await watch(lambda: record(up)["unconfirmed"])
+        assert up.server._sshd is not None
+        there = f"/proc/{up.server._sshd.pid}/root/run/dnsmasq"
+        up.server.namespace.run(["sh", "-c", f"cat /bin/false >{there}"])
+        error = await undone(asked)
+        assert "undoing it failed in part: DHCP" in error.why
+        assert as_before()["routes"] == before["routes"]
+        path = next((up.directory / "state").glob("netns-*.json"))
+        assert "10.5.0.1/24" in path.read_text()
+        assert "192.0.2.5" not in path.read_text()
+
+    in_session(up, work)
+
+
 ETH0 = {"externalInterface": "eth0"}
 TAKERS = {
     "a forward of the SSH port": wish("PortForward", "ssh", sourcePort=22, destination="10.0.0.2", **ETH0),
@@ -259,6 +318,24 @@ def test_what_takes_the_next_log_in_is_undone_at_once(up: World, as_before: Look
 
     in_session(up, work)
     assert up.server.log_ins() == 1
+
+
+def test_a_gateway_that_takes_a_forward_along(up: World) -> None:
+    """The forward of the SSH port did no harm where its gateway was, and does where that goes."""
+    up.settings = replace(up.settings, confirm_timeout=4 * SECONDS)
+    up.server.namespace.ip("link add other type veth peer name far", "link set other up")
+    inputs = {"externalInterface": "other", "internalIps": ["10.0.0.0/24"]}
+
+    async def work(session: Pausing) -> None:
+        made = wish("NatGateway", "gw", **inputs)
+        gateway = await session.apply(made)
+        await session.apply(wish("PortForward", "ssh", natGateway=gateway.id, sourcePort=22, destination="10.0.0.2"))
+        moved = wish("NatGateway", gateway.id, inputs, **{**inputs, **ETH0})
+        error = await undone(session.apply(replace(moved, urn=made.urn)))
+        assert "a new connection to the host failed after it" in error.why
+        await session._transport.anew()
+
+    in_session(up, work)
 
 
 @pytest.mark.parametrize(
@@ -396,6 +473,50 @@ def test_the_agent_dies_with_the_way_open(up: World) -> None:
     assert up.server.log_ins() == 1
 
 
+def test_the_agent_dies_half_way(up: World) -> None:
+    """What it died of is told, though its guard undoes at once what it had done; nothing is kept of it."""
+    changes = [bridge(f"x{number}") for number in range(60)]
+
+    async def work(session: Pausing) -> None:
+        first = session.hello["pid"]
+        asked = [asyncio.ensure_future(session.apply(change)) for change in changes]
+        await watch(lambda: record(up).get("pending") is not None)
+        os.kill(first, signal.SIGKILL)
+        told = await asyncio.gather(*asked, return_exceptions=True)
+        assert {each.code for each in told if isinstance(each, HostnetError)} == {Code.AGENT_DIED}
+        assert "SIGKILL" in str(told[0])
+        assert owners(up) == ["br0"]
+        assert record(up)["undone"] == ""
+
+    in_session(up, work)
+
+
+def test_the_agent_dies_before_a_slow_log_in(up: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next agent's answer is confirmed, however long that takes."""
+    monkeypatch.setattr("hostnet.hosts.session._OUTCOME_SECONDS", 1.0)
+    up.settings = replace(up.settings, confirm_timeout=LONG)
+    change = wish("PortForward", "ssh", sourcePort=22, destination="10.0.0.2", **ETH0, sourceCidrs=["198.51.100.0/24"])
+
+    async def work(session: Pausing) -> None:
+        log_in, times = session._transport.anew, []
+
+        async def anew() -> None:
+            times.append(asyncio.get_running_loop().time())
+            if len(times) == 1:
+                kill_agents(up)
+                return
+            await asyncio.sleep(1.5)
+            await log_in()
+
+        monkeypatch.setattr(session._transport, "anew", anew)
+        assert await session.apply(change)
+        assert len(times) == 2
+        assert (await session.apply(bridge("br1"))).id == "br1"
+
+    in_session(up, work)
+    assert len(owners(up)) == 3
+
+
 def test_the_connection_dies_with_the_way_open(up: World) -> None:
     """Another connection confirms it, though the first agent has not noticed yet that it is alone."""
     up.settings = replace(up.settings, confirm_timeout=LONG)
@@ -420,6 +541,23 @@ def test_the_connection_dies_with_the_way_open(up: World) -> None:
     assert up.server.log_ins() == 2
     for pid in up.server.session_processes():
         os.kill(pid, signal.SIGKILL)
+
+
+def test_another_request_instead_of_the_word(up: World) -> None:
+    """Nobody waits for the first one any more: it is undone, and the other done and answered."""
+    up.settings = replace(up.settings, confirm_timeout=LONG)
+
+    async def work(session: Pausing) -> None:
+        async def turn_away() -> None:
+            raise Gone
+
+        session.before = turn_away
+        with pytest.raises(Gone):
+            await session.apply(bridge("br1"))
+        assert (await session.apply(bridge("br2"))).id == "br2"
+        assert owners(up) == ["br0", "br2"]
+
+    in_session(up, work)
 
 
 def test_the_guard_is_killed_before(up: World, as_before: Look) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import platform
 import signal
 import sys
 import syslog
+import time
 import traceback
 from pathlib import Path
 from typing import Any, TextIO
@@ -31,6 +33,7 @@ from hostnet.objects import from_json, seen_to_json, to_json
 
 # A provider that lost the connection tries again for minutes before it gives up.
 _REMEMBERED_SECONDS = 300
+_PAUSES = (1, 2, 4, 8, 15, 30, 60)  # seconds between attempts to undo what nobody confirmed
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole process group; the provider decides
     answer = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever else prints must not look like an answer
+    used = _use_file()
     # Before anything is open here: it is to share nothing with this process.
     guard = Guard(options.confirm, lambda transaction: _undo(options, transaction)) if options.confirm else None
     try:
@@ -57,7 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     answer.write(json.dumps({"hello": _hello()}) + "\n")
     here = namespace_of(options.netns)
-    while line := sys.stdin.readline():
+    early: list[str] = []
+    while line := early.pop() if early else sys.stdin.readline():
         request = json.loads(line)
         if namespace_of(options.netns) != here:
             # The namespace was deleted, and perhaps another made by its name: what we are in is nobody's any more.
@@ -70,21 +75,24 @@ def main(arguments: list[str] | None = None) -> int:
         if request["op"] == "watch":
             _watch(options, answer)
             break
-        talk = _Talk(answer, request["id"], guard) if guard else None
+        talk = _Talk(answer, request["id"], guard, early) if guard else None
         try:
             result = serve(host, request, talk)
         except EOFError:
             return 0  # nobody is there to confirm: the guard waits for another agent that is told to
         answer.write(json.dumps(result, separators=(",", ":")) + "\n")
-    _leave(options.state_dir)
+    _leave(options.state_dir, used)
     return 0
 
 
 class _Talk:
-    """With the provider and the guard, about one request that may have to be confirmed: a `Confirmation`."""
+    """With the provider and the guard, about one request that may have to be confirmed: a `Confirmation`.
 
-    def __init__(self, answer: TextIO, number: int, guard: Guard) -> None:
-        self._answer, self._number, self._guard = answer, number, guard
+    :param early: gets the next request, where that comes instead of a word.
+    """
+
+    def __init__(self, answer: TextIO, number: int, guard: Guard, early: list[str]) -> None:
+        self._answer, self._number, self._guard, self._early = answer, number, guard, early
 
     asks = True
 
@@ -103,6 +111,9 @@ class _Talk:
         if not line:
             raise EOFError
         request = json.loads(line)
+        if request["op"] not in ("confirm", "undo"):
+            self._early.append(line)
+            return "its provider waits for it no longer"
         return "" if request["op"] == "confirm" else str(request["why"])
 
     def ended(self) -> None:
@@ -111,20 +122,28 @@ class _Talk:
 
 
 def _undo(options: argparse.Namespace, transaction: str) -> None:
-    """Undo what nobody confirmed, and keep its fate for a provider that comes back to ask. The guard calls this."""
-    try:
-        host = open_host(options.state_dir, options.netns, options.persist)
-        if not host.undo(transaction, options.confirm):
+    """Undo what nobody confirmed, and keep its fate for a provider that comes back to ask. The guard calls this.
+
+    What stands in the way is tried again, whatever it is: nobody else may be able to come and do it.
+    """
+    for pause in (*_PAUSES, None):
+        try:
+            host = open_host(options.state_dir, options.netns, options.persist)
+            if host.undo(transaction, options.confirm):
+                syslog.syslog(syslog.LOG_WARNING, "hostnet: a change that its provider did not confirm is undone")
+                # Whoever wants it to end, a shutdown above all, need not wait.
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+                signal.sigtimedwait({signal.SIGTERM}, _REMEMBERED_SECONDS)
+                host.forget(transaction)
+            break
+        except Exception as error:  # noqa: BLE001
+            what = "hostnet: a change that its provider did not confirm can't be undone"
+            syslog.syslog(syslog.LOG_ERR, f"{what}: {type(error).__name__}: {error}")
+        if pause is None:
             return
-        syslog.syslog(syslog.LOG_WARNING, "hostnet: a change that its provider did not confirm is undone")
-        # Whoever wants it to end, a shutdown above all, need not wait.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        signal.sigtimedwait({signal.SIGTERM}, _REMEMBERED_SECONDS)
-        host.forget(transaction)
-    except HostnetError as error:
-        syslog.syslog(syslog.LOG_ERR, f"hostnet: a change that its provider did not confirm can't be undone: {error}")
-        return
-    _leave(options.state_dir)
+        time.sleep(pause)
+    with contextlib.suppress(FileNotFoundError):
+        _leave(options.state_dir, _opened())
 
 
 def _watch(options: argparse.Namespace, answer: TextIO) -> None:
@@ -138,12 +157,34 @@ def _watch(options: argparse.Namespace, answer: TextIO) -> None:
     watch.foreground(store, Service(store, options.netns, options.persist), say)
 
 
-def _leave(state_dir: Path) -> None:
-    """Take away the file that this agent came to the host in, where nothing is recorded there any more."""
+def _opened() -> int | None:
+    """The file that this agent came to the host in, opened; None where it came in none."""
     file = Path(sys.argv[0])
-    if file.suffix != ".zip" or any(state_dir.glob("*.json")):
+    return os.open(file, os.O_RDONLY | os.O_CLOEXEC) if file.suffix == ".zip" else None
+
+
+def _use_file() -> int | None:
+    """Keep the file that this agent came in from being taken away by another that leaves: watchers start from it.
+
+    What can't be opened any more is said as Python says it of a file that went a moment earlier (`hosts/ssh.py`).
+    """
+    with contextlib.suppress(FileNotFoundError):
+        used = _opened()
+        if used is None:
+            return None
+        fcntl.flock(used, fcntl.LOCK_SH)
+        if os.fstat(used).st_nlink:
+            return used
+    sys.exit(f"can't open file {sys.argv[0]}: it was taken away")
+
+
+def _leave(state_dir: Path, used: int | None) -> None:
+    """Take away the file that this agent came in, where nothing is recorded on the host and no other agent uses it."""
+    file = Path(sys.argv[0])
+    if used is None or any(state_dir.glob("*.json")):
         return
     with contextlib.suppress(OSError):
+        fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for part in (file, compiled_of(file)):
             part.unlink(missing_ok=True)
         file.parent.rmdir()

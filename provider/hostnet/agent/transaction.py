@@ -19,7 +19,7 @@ from typing import Protocol
 from hostnet.agent import way
 from hostnet.agent.admission import Admission, left_alone
 from hostnet.agent.owners import Owner
-from hostnet.agent.parts import NOTHING, Outcome, Pairs, Parts
+from hostnet.agent.parts import Outcome, Pairs, Parts
 from hostnet.agent.record import ALL, Record, Store
 from hostnet.agent.seeing import Seeing
 from hostnet.agent.service import Service
@@ -27,6 +27,7 @@ from hostnet.agent.transition import Transition
 from hostnet.agent.view import see
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts.api import Change, View
+from hostnet.objects import Forward, Gateway, Object
 
 _LOOK_SECONDS = 0.05  # how often it is looked what the agent before us does, which holds the lock
 
@@ -142,12 +143,8 @@ class Host:
 
     def _settle(self, record: Record, told: list[Outcome], confirmation: Confirmation) -> list[Outcome]:
         """Have it confirmed by the provider, or undo it."""
-        pairs = record.pending or {}
-        added = [
-            item for old, new in pairs.values() if new for item in new.objects if item not in (old or NOTHING).objects
-        ]
         transaction = record.unconfirmed
-        refusal = confirmation.ask(told, transaction, anew=way.may_take(added, way.ssh_port()))
+        refusal = confirmation.ask(told, transaction, anew=way.may_take(_moved(record), way.ssh_port()))
         if refusal:
             self.recover(record, refusal)
             told = [HostnetError.from_json(record.outcomes[transaction][ALL]) for _ in told]
@@ -159,16 +156,18 @@ class Host:
         return told
 
     def undo(self, transaction: str, seconds: float) -> bool:
-        """Undo a transaction that nobody confirmed, for whoever watched over it. True where there was one to undo.
+        """Undo a transaction that nobody confirmed, for whoever watched over it.
 
         :param seconds: for how long nobody did.
+        :returns: whether its provider may come back to ask: it was applied. What an agent died of half way is its
+            provider's to tell, which knows how.
         """
         with self._store.locked() as record:
             if record.pending is None or record.unconfirmed not in ("", transaction):
                 return False
-            record.undone = record.unconfirmed = transaction
+            record.undone = record.unconfirmed
             self.recover(record, f"nothing was heard of the provider for {seconds:g} s after it")
-            return True
+            return bool(record.undone)
 
     def forget(self, transaction: str) -> None:
         """Keep the fate of an undone transaction no longer, for a provider that has not come back."""
@@ -221,6 +220,16 @@ class Host:
                 left = "; ".join(str(error) for error in failed.values())
                 raise HostnetError(Code.PARTIAL, f"{len(failed)} of {len(pairs)} could not be restored", left)
             return len(pairs)
+
+
+def _moved(record: Record) -> list[Object]:
+    """What takes something since the change that waits, or takes it elsewhere: forwards go where their gateway goes."""
+    pairs = (record.pending or {}).values()
+    had = {item for old, _ in pairs if old for item in old.objects}
+    has = {item for _, new in pairs if new for item in new.objects}
+    gateways = {item.name for item in had ^ has if isinstance(item, Gateway)}
+    items = (item for owner in record.owners.values() for item in owner.objects)
+    return [*(has - had), *(item for item in items if isinstance(item, Forward) and item.gateway in gateways)]
 
 
 def _note(

@@ -282,7 +282,9 @@ class Session:
         question = {**request, "id": self._number, "ask": True}
         try:
             async with asyncio.timeout(_OUTCOME_SECONDS):
-                answer = await self._converse(await self._open(), question, doing)
+                channel = await self._open()
+                answer = await self._exchange(channel, question, doing)
+            answer = await self._confirm(channel, question, answer, doing)
         except (HostnetError, _LostError, TimeoutError):
             raise died from None
         if "error" in answer:
@@ -309,7 +311,11 @@ class Session:
 
     async def _converse(self, channel: Channel, request: dict[str, Any], doing: str) -> dict[str, Any]:
         """Ask, and confirm what was done, where the host waits for that: we still hear it (DESIGN.md 2.5)."""
-        answer = await self._exchange(channel, request, doing)
+        return await self._confirm(channel, request, await self._exchange(channel, request, doing), doing)
+
+    async def _confirm(
+        self, channel: Channel, request: dict[str, Any], answer: dict[str, Any], doing: str
+    ) -> dict[str, Any]:
         if not answer.get("unconfirmed"):
             return answer
         refusal = await self._refusal() if answer["anew"] else ""
