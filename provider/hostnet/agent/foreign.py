@@ -14,6 +14,7 @@ from hostnet.agent.elements import Context
 from hostnet.agent.foreign_chains import (
     IPTABLES_NFT,
     LEGACY,
+    LOCK_SECONDS,
     USER_CHAIN,
     Chain,
     Reader,
@@ -247,7 +248,11 @@ def _restore(repair: Repair) -> ForeignError | None:
         ]
     text = "\n".join([*lines, "COMMIT", ""])
     done = subprocess.run(
-        [f"{command}-restore", "--noflush", "-w"], input=text, capture_output=True, text=True, check=False
+        [f"{command}-restore", "--noflush", f"--wait={LOCK_SECONDS}"],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode == 0:
         return None

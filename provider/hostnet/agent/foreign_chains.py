@@ -25,6 +25,7 @@ from hostnet.agent.table import TABLES, Table
 
 NFT, IPTABLES_NFT, LEGACY = "nft", "iptables-nft", "iptables-legacy"
 USER_CHAIN = "DOCKER-USER"  # Docker leaves it to the administrator, and jumps there before all else
+LOCK_SECONDS = 30  # for the lock that all iptables commands share; somebody may hold it and hang
 _FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}
 _GET_TABLE = (10 << 8) | 1  # linux/netfilter/nf_tables.h: NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE
 _TABLE_NAME, _TABLE_FLAGS, _TABLE_OWNED = 1, 2, 0x2
@@ -315,7 +316,7 @@ def _legacy() -> Iterator[Chain]:
 
 
 def _legacy_chains(family: str, command: str) -> Iterator[Chain]:
-    done = subprocess.run([command, "-w", "-S"], capture_output=True, text=True, check=False)
+    done = subprocess.run([command, f"--wait={LOCK_SECONDS}", "-S"], capture_output=True, text=True, check=False)
     policies: dict[str, str] = {}
     chains: dict[str, list[Rule]] = {}
     for line in done.stdout.splitlines():

@@ -6,7 +6,8 @@ The agent tells it through a pipe how far a transaction is; the end of the pipe 
 - of one that has begun: it undoes it at once, since nobody was told of it;
 - of one that is applied: it undoes it when the time is up. Until then another agent may have it confirmed.
 
-While the agent lives, it kills it before it undoes something: that one can't be heard, or its provider has hung up.
+While the agent lives, it kills it before it undoes something: that one can't be heard, its provider has hung up, or it
+hangs itself in the middle of a change.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from hostnet.agent.daemon import let_go
 NAME = "hostnet-guard"  # as ps and top show it; 15 bytes at most
 _PR_SET_NAME = 15
 _BEGUN, _APPLIED, _ENDED = b"b", b"a", b"e"
+# How long a change may take: 10,000 forwards take seconds. One that hangs may have cut the way before it did.
+_CHANGE_SECONDS = 300.0
 
 # Undo a transaction, if it is not confirmed.
 Undo = Callable[[str], None]
@@ -101,7 +104,8 @@ def _guard(agent: int, seconds: float, undo: Undo) -> None:
         *lines, buffer = buffer.split(b"\n")
         for line in lines:
             state, transaction = line[:1], line[1:].decode()
-            deadline = time.monotonic() + seconds if state == _APPLIED else None
+            patience = {_BEGUN: max(_CHANGE_SECONDS, seconds), _APPLIED: seconds}.get(state)
+            deadline = None if patience is None else time.monotonic() + patience
         if data:
             continue
         hears = False

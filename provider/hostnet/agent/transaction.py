@@ -147,7 +147,8 @@ class Host:
         refusal = confirmation.ask(told, transaction, anew=way.may_take(_moved(record), way.ssh_port()))
         if refusal:
             self.recover(record, refusal)
-            told = [HostnetError.from_json(record.outcomes[transaction][ALL]) for _ in told]
+            undone = record.outcomes[transaction][ALL]
+            told = [each if isinstance(each, HostnetError) else HostnetError.from_json(undone) for each in told]
         else:
             record.finish()
             self._transition.save(record)

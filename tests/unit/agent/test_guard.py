@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hostnet.agent import main
+from hostnet.agent import guard, main
 from hostnet.errors import Code, HostnetError
 
 
@@ -32,3 +36,39 @@ def test_what_stands_in_the_way_is_tried_again(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("syslog.syslog", lambda *_: None)
     main._undo(argparse.Namespace(state_dir=tmp_path, netns=None, persist="keep", confirm=30), "t1")
     assert undone == ["t1"]
+
+
+def agent(told: list[str], note: Path) -> int:
+    """Be an agent in a process of its own, with a guard: tell it these, and hang; gives how the process ended."""
+    child = os.fork()
+    if child == 0:
+        made = guard.Guard(0.05, lambda transaction: note.write_text(transaction) and None)
+        for what in told:
+            getattr(made, what)(*(["t1"] if what != "ended" else []))
+        signal.alarm(60)  # its end, should the guard not see to it
+        signal.pause()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_change_that_hangs_is_undone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It may have cut the way before it did, and its agent will never say that it is applied."""
+    monkeypatch.setattr(guard, "_CHANGE_SECONDS", 0.1)
+    note = tmp_path / "undone"
+    assert agent(["begun"], note) == -signal.SIGKILL
+    until(note.exists)
+    assert note.read_text() == "t1"
+
+
+def test_a_change_that_nobody_confirms_is_undone(tmp_path: Path) -> None:
+    """Its agent, which can't be heard, goes first."""
+    note = tmp_path / "undone"
+    assert agent(["begun", "applied"], note) == -signal.SIGKILL
+    until(note.exists)
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for what nobody tells of."""
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
