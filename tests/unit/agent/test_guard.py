@@ -38,11 +38,18 @@ def test_what_stands_in_the_way_is_tried_again(monkeypatch: pytest.MonkeyPatch, 
     assert undone == ["t1"]
 
 
+def noted(note: Path, transaction: str) -> None:
+    """Write it down, whole."""
+    part = note.with_suffix(".part")
+    part.write_text(transaction)
+    part.rename(note)
+
+
 def agent(told: list[str], note: Path) -> int:
     """Be an agent in a process of its own, with a guard: tell it these, and hang; gives how the process ended."""
     child = os.fork()
     if child == 0:
-        made = guard.Guard(0.05, lambda transaction: note.write_text(transaction) and None)
+        made = guard.Guard(0.05, lambda transaction: noted(note, transaction))
         for what in told:
             getattr(made, what)(*(["t1"] if what != "ended" else []))
         signal.alarm(60)  # its end, should the guard not see to it
