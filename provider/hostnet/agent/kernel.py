@@ -11,7 +11,7 @@ import pwd
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ IFLA_TUN_OWNER, IFLA_TUN_GROUP, IFLA_TUN_TYPE, IFLA_TUN_VNET_HDR, IFLA_TUN_PERSI
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
 IFA_F_NODAD = 0x02
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS = 1, 4, 5, 6, 7, 8
-RTA_CACHEINFO, RTA_TABLE, RTA_VIA, RTA_EXPIRES = 12, 15, 18, 23
+RTA_MULTIPATH, RTA_CACHEINFO, RTA_TABLE, RTA_VIA, RTA_EXPIRES = 9, 12, 15, 18, 23
 RT_TABLE_MAIN, RTPROT_KERNEL, RTPROT_BOOT, RTPROT_STATIC, RTN_UNICAST, RTNH_F_ONLINK = 254, 2, 3, 4, 1, 4
 RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 253, 255
 ARPHRD_ETHER, IFF_UP = 1, 1
@@ -51,6 +51,7 @@ _LINK = struct.Struct("=BxHiII")
 _ADDR = struct.Struct("=BBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _FAMILY = struct.Struct("=H")  # of a gateway that is not of its route's
+_NEXT_HOP = struct.Struct("=HBBi")
 _USER_HZ = 100  # in which the kernel tells how long a route lives
 _ANY: dict[int, str] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - a route's destination
 _IPV6_MIN_MTU = 1280  # below it the kernel takes IPv6 off an interface
@@ -88,10 +89,12 @@ class Kernel:
             index, cidr = _address(message.body)
             if cidr and index in names:
                 addresses.setdefault(names[index], []).append(cidr)
-        routes, defaults = self._routes(names)
+        routes, defaults, ways = self._routes(names)
         bridges = {link.index: link.name for link in links.values() if link.kind == "bridge"}
         through = self._through(bridges)
-        return Snapshot(links, {name: tuple(cidrs) for name, cidrs in addresses.items()}, routes, defaults, through)
+        return Snapshot(
+            links, {name: tuple(cidrs) for name, cidrs in addresses.items()}, routes, defaults, ways, through
+        )
 
     def glimpse(self, names: Iterable[str]) -> Snapshot:
         """These links and what they are ports of, without addresses; default routes only where they go through them."""
@@ -101,33 +104,36 @@ class Kernel:
             master = self._look(index)
             if master is not None:
                 links[master.name] = master
-        _, defaults = self._routes({link.index: link.name for link in links.values()})
-        return Snapshot(links, {}, {}, defaults)
+        _, defaults, ways = self._routes({link.index: link.name for link in links.values()})
+        return Snapshot(links, {}, {}, defaults, ways)
 
     def _look(self, index: int, name: bytes = b"") -> LinkState | None:
         with _Tolerate(errno.ENODEV):
             return _link(self._netlink.ask(RTM_GETLINK, _LINK.pack(0, 0, index, 0, 0) + name))
         return None
 
-    def _routes(self, names: dict[int, str]) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    def _routes(self, names: dict[int, str]) -> tuple[dict[str, tuple[str, ...]], dict[str, str], frozenset[str]]:
+        """Static routes by link; by family the interface of the default route; the interfaces of all of these."""
         routes: dict[str, list[str]] = {}
         defaults: dict[str, tuple[int, str]] = {}
+        ways: set[str] = set()
         for family, label in ((2, "ipv4"), (10, "ipv6")):
             for message in self._netlink.dump(RTM_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
                 _, length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(message.body)
                 found = attributes(message.body[_ROUTE.size :])
-                if table != RT_TABLE_MAIN or kind != RTN_UNICAST or RTA_OIF not in found:
+                links = [names.get(index, "") for index in _next_hops(found)]
+                if table != RT_TABLE_MAIN or kind != RTN_UNICAST or not links:
                     continue
-                name = names.get(netlink.u32(found[RTA_OIF]), "")
-                metric = netlink.u32(found.get(RTA_PRIORITY, b"\0\0\0\0"))
-                if length == 0 and (label not in defaults or metric < defaults[label][0]):
-                    defaults[label] = (metric, name)
+                name, metric = links[0], netlink.u32(found.get(RTA_PRIORITY, b"\0\0\0\0"))
+                if length == 0:
+                    ways.update(filter(None, links))
+                    if label not in defaults or metric < defaults[label][0]:
+                        defaults[label] = (metric, name)
                 if protocol in (RTPROT_BOOT, RTPROT_STATIC):  # a person's or ours, not a daemon's
                     to = ipaddress.ip_address(found[RTA_DST]) if length else _ANY[family]
                     routes.setdefault(name, []).append(f"{to}/{length}")
-        return {name: tuple(cidrs) for name, cidrs in routes.items()}, {
-            label: name for label, (_, name) in defaults.items() if name
-        }
+        found_defaults = {label: name for label, (_, name) in defaults.items() if name}
+        return {name: tuple(cidrs) for name, cidrs in routes.items()}, found_defaults, frozenset(ways)
 
     def _through(self, names: dict[int, str]) -> dict[str, tuple[ops.PutRoute, ...]]:
         """The routes through some links, in any table, but for those that the kernel adds by itself."""
@@ -408,6 +414,17 @@ def _accept_ra(families: bytes) -> int | None:
     conf = attributes(attributes(families).get(socket.AF_INET6, b"")).get(IFLA_INET6_CONF, b"")
     at = 4 * DEVCONF_ACCEPT_RA
     return int.from_bytes(conf[at : at + 4], sys.byteorder, signed=True) if len(conf) > at else None
+
+
+def _next_hops(route: Attributes) -> Iterator[int]:
+    """The links that a route leads through, by index: several where it is shared between uplinks."""
+    if RTA_OIF in route:
+        yield netlink.u32(route[RTA_OIF])
+    hops, at = route.get(RTA_MULTIPATH, b""), 0
+    while at + _NEXT_HOP.size <= len(hops):
+        size, _, _, index = _NEXT_HOP.unpack_from(hops, at)
+        yield index
+        at += max((size + 3) & ~3, _NEXT_HOP.size)
 
 
 def _route(body: bytes, names: dict[int, str]) -> ops.PutRoute | None:

@@ -55,6 +55,7 @@ class Snapshot:
     addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by link, CIDRs, without link-local ones
     routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by link, CIDRs, main table, static
     default_links: Mapping[str, str] = field(default_factory=dict)  # family -> interface of the default route
+    ways_out: frozenset[str] = frozenset()  # the interfaces of all default routes: several uplinks may share one
     through: Mapping[str, tuple[PutRoute, ...]] = field(default_factory=dict)  # by bridge: all but the kernel's own
     leased: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by bridge, address -> MAC of its DHCP lease
 
@@ -90,7 +91,7 @@ class Snapshot:
     @property
     def uplinks(self) -> frozenset[str]:
         """The interfaces of the default routes: taking one of them away cuts the machine off."""
-        return frozenset(self.default_links.values())
+        return self.ways_out | set(self.default_links.values())
 
     def holds(self, name: str, cidr: str) -> bool:
         """Whether the link has this very address and prefix length."""
