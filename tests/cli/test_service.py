@@ -174,7 +174,7 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     argv = agent_command(Path(__file__).resolve().parents[2] / "provider")
     texts = {
         "hostnet.service": units.restore_unit(odd, argv),
-        "hostnet-firewall.service": units.firewall_unit("hostnet", odd, argv),
+        "hostnet-firewall.service": units.firewall_unit("hostnet", odd),
         "hostnet-watch.service": units.watch_unit("hostnet", odd, argv),
     }
     for name, text in texts.items():
@@ -208,7 +208,7 @@ def test_a_firewall_that_empties_nftables_is_followed() -> None:
     assert "ExecReload=" in text
     for firewall in units.EARLY_FIREWALLS:
         assert all(firewall in _values(text, key) for key in ("After", "ReloadPropagatedFrom"))
-    text = units.firewall_unit("hostnet", Path("/var/lib/hostnet"), ARGV)
+    text = units.firewall_unit("hostnet", Path("/var/lib/hostnet"))
     for firewall in (*units.EARLY_FIREWALLS, "docker.service"):
         assert all(firewall in _values(text, key) for key in ("After", "WantedBy"))
 

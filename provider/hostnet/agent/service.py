@@ -193,7 +193,7 @@ class Service:
         argv = agent_command(self._kept_agent())
         texts = {
             f"{self._name}.service": units.restore_unit(self._state, argv),
-            f"{self._name}-firewall.service": units.firewall_unit(self._name, self._state, argv),
+            f"{self._name}-firewall.service": units.firewall_unit(self._name, self._state),
         }
         if globs:
             texts[f"{self._name}-watch.service"] = units.watch_unit(self._name, self._state, argv)

@@ -43,7 +43,7 @@ def restore_unit(state_dir: Path, argv: Sequence[str]) -> str:
     After the firewalls, whose start empties nftables (nftables.service); they come before network-pre.target. After
     whoever configures the uplink has started, and without the dependencies of an ordinary service, which would put
     network.target after basic.target. Where none of those pulls network.target in, this does, as a part of the network:
-    or guests would not wait for it. It counts as active from then on, so that a firewall's reload reaches it.
+    or guests would not wait for it. It counts as active from then on: a reload puts back again what is recorded.
 
     :param argv: the agent's command line.
     """
@@ -75,18 +75,20 @@ WantedBy=multi-user.target
 """
 
 
-def firewall_unit(name: str, state_dir: Path, argv: Sequence[str]) -> str:
-    """Puts back what a firewall's (re)start took away. Its reload reaches the other unit, active from then on."""
+def firewall_unit(name: str, state_dir: Path) -> str:
+    """Has what a firewall's (re)start took away put back.
+
+    By the other unit's reload: one that is asked for while another is under way comes after it, where a start would be
+    taken for the same.
+    """
     return f"""{_HEAD}[Unit]
-Description=hostnet: put back what a firewall's start took away
+Description=hostnet: have what a firewall's start took away put back
 ConditionPathExists={_literal(state_dir)}/host.json
-Wants={name}.service
 After={name}.service {" ".join((*EARLY_FIREWALLS, *_LATE_FIREWALLS))}
 
 [Service]
 Type=oneshot
-SyslogIdentifier=hostnet
-ExecStart={command_line([*argv, "restore", "--state-dir", str(state_dir)])}
+ExecStart=systemctl --no-block reload-or-restart {name}.service
 
 [Install]
 WantedBy={" ".join((*EARLY_FIREWALLS, *_LATE_FIREWALLS))}
