@@ -53,6 +53,8 @@ def open_host(namespace: Namespace, state: Path) -> Host:
 class InsideTransport:
     """Starts agents that are threads of this process. Implements `hostnet.hosts.session.Transport`."""
 
+    heard = 0.0
+
     def __init__(self, namespace: Namespace, host: Host) -> None:
         """For this host in this namespace."""
         self._namespace, self._host = namespace, host

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import grpc
@@ -9,6 +11,7 @@ import pytest
 from google.protobuf.empty_pb2 import Empty
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts.connection import Connection
+from hostnet.rpc import reach
 from hostnet.rpc.codec import decode, encode
 from hostnet.rpc.failures import STATUS_OF
 from hostnet.rpc.protos import provider_pb2
@@ -149,6 +152,25 @@ def test_unreachable_host_in_previews(engine: Engine) -> None:
         assert bridge(engine, name=name, connection=REMOTE).preview().values["name"] == name
     assert len(engine.pool.connections) == 1
     assert len(engine.warnings()) == 1
+
+
+def test_a_host_that_takes_its_time_in_a_preview(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that shows signs of life is waited for, longer than one that shows none; that one is not looked at."""
+    monkeypatch.setattr(reach, "PREVIEW_SECONDS", 0.05)
+    far, silent = {"host": "203.0.113.9"}, {"host": "203.0.113.10"}
+    hosts = [engine.pool.at(Connection.from_inputs(way)) for way in (far, silent)]
+    for host in hosts:
+        engine.run(host.hold)
+    hosts[0].heard = math.inf  # always just now
+    with ThreadPoolExecutor() as pool:
+        asking = pool.submit(bridge(engine, name="a", connection=far).preview)
+        assert bridge(engine, name="b", connection=silent).preview().values["name"] == "b"
+        assert not asking.done()
+        engine.run(hosts[0].release)
+        assert asking.result(SECONDS).values["name"] == "a"
+    (warning,) = engine.warnings()
+    assert warning.startswith("root@203.0.113.10 did not answer in time")
+    assert len(hosts[0].requests) == 1
 
 
 def test_unreachable_is_not_gone(engine: Engine) -> None:

@@ -1,8 +1,9 @@
-"""Many hosts at once, in one provider process."""
+"""Many hosts at once, in one provider process; hosts that are far away."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.hosts.dial import DialError, Jumps
 from hostnet.hosts.pool import Pool
+from hostnet.rpc.log import EngineLog
+from hostnet.rpc.reach import PREVIEW_SECONDS, Reach
 
 from tests.ssh.fleet import STATE_DIR, Fleet
-from tests.ssh.world import PATIENCE, watch
+from tests.ssh.world import PATIENCE, SERVER, World, bridge, watch
 
 HOSTS = 30
 
@@ -50,6 +53,37 @@ def test_one_log_in_on_the_jump_host(fleet: Fleet) -> None:
 
     fleet.client.call(asyncio.run, connecting())
     assert [server.log_ins() for server in servers] == [2] * HOSTS
+
+
+class Warnings(EngineLog):
+    """An engine's log that keeps what it is warned of."""
+
+    def __init__(self) -> None:
+        super().__init__(None, str)
+        self.said: list[str] = []
+
+    def warn(self, urn: str, text: str) -> None:
+        """See `EngineLog`."""
+        self.said.append(f"{urn}: {text}")
+
+
+def test_a_preview_looks_at_a_host_that_is_far_away(up: World) -> None:
+    """To log in there takes longer than a preview waits for a sign of life."""
+    log = Warnings()
+
+    async def previewing() -> None:
+        reach = Reach(log, Pool)
+        await reach.configure(None, up.settings)
+        way = {"host": SERVER, "privateKey": up.key.read_text(), "hostKey": up.server.host_key}
+        start = time.monotonic()
+        await reach.try_out("it", {"connection": way}, bridge("br0", dry=True))
+        assert time.monotonic() - start > PREVIEW_SECONDS
+        await reach.close()
+
+    with up.wire(delay=200):
+        up.run(previewing)
+    assert log.said == []
+    assert up.server.log_ins() == 1
 
 
 def test_who_gives_up_on_a_jump_host(home: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -58,10 +59,19 @@ class Facts:
     data: dict[str, Any] = field(default_factory=dict)
 
 
+def idle_clock() -> float:
+    """Seconds, but for those in which this process computed: with many hosts at once, these are no host's fault."""
+    return time.monotonic() - time.process_time()
+
+
 class Host(Protocol):
     """A host that can be reached. Every method raises `HostnetError`."""
 
     label: str  # "this machine", "root@203.0.113.5", "… (netns demo)"
+
+    @property
+    def heard(self) -> float:
+        """When it last showed that it is there while it is being connected with, by `idle_clock`; 0.0: not yet."""
 
     async def apply(self, change: Change) -> View:
         """Make it so (or, dry, say whether it would work); joined with what else waits into one transaction."""

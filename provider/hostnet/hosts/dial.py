@@ -18,12 +18,14 @@ from typing import TypeVar
 import asyncssh
 
 from hostnet.errors import Code, HostnetError
+from hostnet.hosts.api import idle_clock
 from hostnet.hosts.connection import Connection
 from hostnet.hosts.credentials import Credentials
 from hostnet.hosts.hostkeys import Trust, trust, unacceptable, unknown
 
 T = TypeVar("T")
 Status = Callable[[str], None]
+Hear = Callable[[], None]
 Backoff = tuple[float, float]  # seconds: the first pause, the longest
 
 BACKOFF: Backoff = (1, 15)
@@ -144,6 +146,7 @@ class Dialler:
         self._connection, self._status, self._backoff = connection, status, backoff
         self._jumps = jumps or Jumps()
         self._jump: Jump | None = None
+        self.heard = 0.0  # see `Host.heard`
 
     async def dial(self, *, limit: int, brief: bool = False) -> Way:
         """Log in.
@@ -166,13 +169,18 @@ class Dialler:
     async def _attempt(self, connection: Connection, limit: int) -> asyncssh.SSHClientConnection:
         """Try once, through a log-in on the jump host that serves every attempt."""
         if connection.proxy is None:
-            return await log_in(connection, None)
+            return await log_in(connection, None, self.hear)
         if self._jump is None or not self._jump.usable:
             self._let_go()
             # Patience is for the way as a whole: what the connection allows holds for its jump host as well.
             proxy = connection.proxy
             self._jump = await self._patiently(proxy, limit, lambda: self._jumps.through(proxy))
-        return await log_in(connection, await self._jump.log_in())
+            self.hear()
+        return await log_in(connection, await self._jump.log_in(), self.hear)
+
+    def hear(self) -> None:
+        """Note that the host, or the jump host before it, is there."""
+        self.heard = idle_clock()
 
     def _let_go(self) -> None:
         if self._jump is not None:
@@ -199,10 +207,15 @@ class Dialler:
 class _Client(asyncssh.SSHClient):
     """Answers asyncssh's questions about one log-in."""
 
-    def __init__(self, connection: Connection, trusted: Trust, credentials: Credentials) -> None:
-        self._connection, self._trusted = connection, trusted
+    def __init__(self, connection: Connection, trusted: Trust, credentials: Credentials, hear: Hear) -> None:
+        self._connection, self._trusted, self._hear = connection, trusted, hear
         self._keys = list(credentials.keys)
         self.stranger: HostnetError | None = None
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        """Somebody is there."""
+        del conn
+        self._hear()
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         """Asked for a key that is not among the trusted."""
@@ -212,21 +225,27 @@ class _Client(asyncssh.SSHClient):
 
     def public_key_auth_requested(self) -> asyncssh.SSHKeyPair | None:
         """Asked for the next key to try."""
+        self._hear()
         return self._keys.pop(0) if self._keys else None
 
 
-async def log_in(connection: Connection, jump: asyncssh.SSHClientConnection | None) -> asyncssh.SSHClientConnection:
+async def log_in(
+    connection: Connection, jump: asyncssh.SSHClientConnection | None, hear: Hear = lambda: None
+) -> asyncssh.SSHClientConnection:
     """Try once.
 
+    :param hear: called at each sign of life.
     :raises DialError: where another try may help.
     :raises HostnetError: where none will.
     """
     trusted = Trust() if connection.insecure_ignore_host_key else trust(connection)
     credentials = await Credentials.of(connection)
-    client = _Client(connection, trusted, credentials)
+    client = _Client(connection, trusted, credentials, hear)
     try:
         async with asyncio.timeout(connection.per_dial_timeout):
-            return await _connect(connection, jump, client, trusted, credentials.password)
+            made = await _connect(connection, jump, client, trusted, credentials.password)
+            hear()
+            return made
     except asyncssh.HostKeyNotVerifiable as error:
         raise client.stranger or unacceptable(connection, error.reason) from None
     except asyncssh.PermissionDenied:

@@ -96,6 +96,7 @@ class FakeHost:
         :param label: as messages name it.
         """
         self.label = label
+        self.heard = 0.0
         self.default_route: str | None = "eth0"
         self.requests: list[Change | Query] = []  # all that was asked, in order
         self.entered = asyncio.Event()  # set when a request waits at `hold`

@@ -25,6 +25,8 @@ def agent_arguments(connection: Connection, settings: Settings) -> list[str]:
 class LocalTransport:
     """Starts agents on this machine."""
 
+    heard = 0.0  # nothing is between
+
     def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection, self._settings = connection, settings
 

@@ -28,6 +28,10 @@ _LIMIT = 256 << 20  # bytes a line: 10,000 forwards are some 3 MB
 class Transport(Protocol):
     """Something that starts an agent."""
 
+    @property
+    def heard(self) -> float:
+        """See `Host.heard`."""
+
     async def start(self, *, attempts: int | None = None) -> Channel:
         """Start it.
 
@@ -106,6 +110,11 @@ class Session:
         self._busy = asyncio.Lock()
         self._number = 0
         self.hello: dict[str, Any] = {}
+
+    @property
+    def heard(self) -> float:
+        """See `Host.heard`."""
+        return self._transport.heard
 
     async def apply(self, change: Change) -> View:
         """See `Host.apply`."""

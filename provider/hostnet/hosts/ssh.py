@@ -81,6 +81,11 @@ class SSHTransport:
         self._in_vain = 0
         return channel
 
+    @property
+    def heard(self) -> float:
+        """See `Host.heard`."""
+        return self._dialler.heard
+
     async def anew(self) -> None:
         """Log in once more, beside the connection in progress, which is kept.
 
@@ -110,9 +115,11 @@ class SSHTransport:
             except (asyncssh.Error, OSError) as error:
                 raise self._not_started(getattr(error, "reason", "") or str(error)) from None
             answer = await self._ready(stream, limit)
+            self._dialler.hear()
             if "need" in answer:
                 channel.write(bundle().data)
                 answer = await self._answer(stream)
+                self._dialler.hear()
             if "greeting" in answer:
                 return SSHChannel(self, channel, stream)
             if "can't open file" not in stream.said:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from hostnet.errors import Code, HostnetError
+from hostnet.hosts.api import idle_clock
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.rpc.codec import has_unknown
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # A preview looks at a host only while that is quick: an unknown or unreachable host costs nothing (DESIGN.md 2.6).
+# The seconds are those without a sign of life from it.
 PREVIEW_SECONDS = 3.0
 
 # Below this nobody wonders what the plugin is waiting for.
@@ -130,8 +132,7 @@ class Reach:
         if connection is None or not self._configured or connection in self._silent:
             return
         try:
-            async with asyncio.timeout(PREVIEW_SECONDS):
-                view = await asyncio.shield(self._keep(self._ask(connection, change)))
+            view = await self._soon(connection, change)
             for warning in view.warnings:
                 self._log.warn(urn, warning)
         except TimeoutError:
@@ -156,9 +157,25 @@ class Reach:
         if self._pool is not None:
             await self._pool.close()
 
-    async def _ask(self, connection: Connection, change: Change) -> View:
-        host = await self._session(connection)
-        return await host.apply(change)
+    async def _soon(self, connection: Connection, change: Change) -> View:
+        """Ask, and wait while the host shows signs of life: one that is far away, or one of many, may take its time.
+
+        :raises TimeoutError: after `PREVIEW_SECONDS` without one.
+        """
+        hosts: list[Host] = []
+
+        async def ask() -> View:
+            hosts.append(await self._session(connection))
+            return await hosts[0].apply(change)
+
+        task, start = self._keep(ask()), idle_clock()
+        while not task.done():
+            heard = max((host.heard for host in hosts), default=0.0)
+            left = max(start, heard) + PREVIEW_SECONDS - idle_clock()
+            if left <= 0:
+                raise TimeoutError
+            await asyncio.wait({task}, timeout=left)
+        return task.result()
 
     async def _session(self, connection: Connection) -> Host:
         if self._pool is None:
