@@ -155,10 +155,8 @@ def test_an_interface_that_appears_is_attached_and_nothing_else_is(scene: Scene)
     scene.stack.up(NET)
     scene.leave()
     scene.add("vm-1", "other")
-    scene.until(lambda: scene.attached("vm-1"))
-    links, _ = scene.bed.links()
-    assert "UP" in links["vm-1"]["flags"]
-    assert "UP" not in links["other"]["flags"]
+    scene.until(lambda: scene.attached("vm-1") and "UP" in scene.bed.links()[0]["vm-1"]["flags"])
+    assert "UP" not in scene.bed.links()[0]["other"]["flags"]
     scene.until(lambda: "attached vm-1 to br-a" in scene.log())
     assert scene.stack.refresh() == {}
     assert scene.stack["vms.members"] == ["vm-1"]
