@@ -7,7 +7,6 @@ in the kernel shows as drift of the property that asked for it.
 from __future__ import annotations
 
 import ipaddress
-import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -99,48 +98,39 @@ def compile_common(context: Context) -> Iterator[Tagged]:
 
 def _inner(context: Context, digit: str) -> Iterator[Element]:
     """Who may talk to whom by `internalForwarding`, as far as networks are given by their addresses."""
-    pairs: list[tuple[Any, Any]] = []
+    gateways = [gateway for gateway in context.gateways.values() if gateway.internal_forwarding]
+    own = {gateway.name: _collapsed(getattr(gateway, f"internal{digit}")) for gateway in gateways}
+    for source in _apart({net for nets in own.values() for net in nets}):
+        inside = [nets for nets in own.values() if any(source.subnet_of(net) for net in nets)]
+        for target in _collapsed(net for nets in inside for net in nets):
+            yield Element(f"inner_nets{digit}", (_bare(source), _bare(target)))
     beside: dict[str, list[Any]] = {}  # networks by the interfaces that they may talk to
-    for gateway in context.gateways.values():
-        if gateway.internal_forwarding:
-            own = _collapsed(getattr(gateway, f"internal{digit}"))
-            pairs += itertools.product(own, own)
-            for name in gateway.internal:
-                beside[name] = [*beside.get(name, ()), *own]
-    for source, target in _apart(pairs):
-        yield Element(f"inner_nets{digit}", (_bare(source), _bare(target)))
+    for gateway in gateways:
+        for name in gateway.internal:
+            beside.setdefault(name, []).extend(own[gateway.name])
     for name in sorted(beside):
         for network in _collapsed(beside[name]):
             yield Element(f"inner_from{digit}", (_bare(network), name))
             yield Element(f"inner_to{digit}", (name, _bare(network)))
 
 
-def _apart(pairs: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-    """The same pairs of networks without overlap (two gateways' may): the wide ones whole, of others what is left."""
-    found: list[tuple[Any, Any]] = []
-    for pair in sorted(pairs, key=lambda each: int(each[0].prefixlen + each[1].prefixlen)):
-        left = [pair]
-        for taken in found:
-            left = [part for each in left for part in _without(each, taken)]
-        found += left
-    return found
+def _apart(networks: Iterable[Any]) -> Iterator[Any]:
+    """The same addresses in networks that do not overlap; each lies in, or outside of, every network that was given."""
+    given = sorted(networks)  # what lies in a network follows it
+    for number, network in enumerate(given):
+        parts = [network]
+        for inner in given[number + 1 :]:
+            if not inner.subnet_of(network):
+                break
+            parts = [part for each in parts for part in _without(each, inner)]
+        yield from parts
 
 
-def _without(pair: tuple[Any, Any], taken: tuple[Any, Any]) -> list[tuple[Any, Any]]:
-    """What of a pair of networks is not in another: of two networks, one is in the other, or they are apart."""
-    (source, target), (other_source, other_target) = pair, taken
-    if not (source.overlaps(other_source) and target.overlaps(other_target)):
-        return [pair]
-    narrow = max(source, other_source, key=lambda each: int(each.prefixlen))
-    return [
-        *((part, target) for part in _rest(source, other_source)),
-        *((narrow, part) for part in _rest(target, other_target)),
-    ]
-
-
-def _rest(network: Any, other: Any) -> list[Any]:
-    """A network without another that overlaps it."""
-    return [] if network.subnet_of(other) else list(network.address_exclude(other))
+def _without(network: Any, other: Any) -> Iterable[Any]:
+    """A network without another that may be in it."""
+    if not network.overlaps(other):
+        return [network]
+    return [] if network.subnet_of(other) else network.address_exclude(other)
 
 
 def _collapsed(cidrs: Iterable[Any]) -> list[Any]:

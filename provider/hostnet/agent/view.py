@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from hostnet.agent.elements import (
@@ -202,7 +202,7 @@ def _see_gateway(item: Gateway, sight: Sight) -> GatewaySeen:
     missing |= {("internal", name) for name in item.internal if strange or _shaken(name, sight)}
     for n in "46":
         missing |= {(f"internal{n}", x) for x in getattr(item, f"internal{n}") if strange or _lost(n, x, sight)}
-    if item.internal_forwarding and _parted(item, sight):
+    if item.internal_forwarding and any(sight.lacks(_between(item, n, sight)) for n in "46"):
         missing.add(("internal_forwarding", ""))
 
     def left(name: str, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -239,24 +239,20 @@ def _shaken(name: str, sight: Sight) -> bool:
     return sight.lacks(about) or any(_lost("6" if ":" in cidr else "4", cidr, sight) for cidr in cidrs)
 
 
-def _parted(item: Gateway, sight: Sight) -> bool:
-    """Whether the kernel lacks what lets the gateway's networks reach each other."""
-    for digit in "46":
-        nets = [ipaddress.ip_network(cidr) for cidr in getattr(item, f"internal{digit}")]
-        for kind in ("inner_nets", "inner_from", "inner_to"):
-            names = [field == "ifname" for field in SETS[kind + digit].key]
-            shared = sight.shared(kind + digit)
-            if sight.lacks(x for x in shared if _all_behind(x.key, names, item.internal, nets)):
-                return True
-    return False
+def _between(item: Gateway, digit: str, sight: Sight) -> Iterator[Element]:
+    """What lets the gateway's networks of a family reach each other."""
+    networks: list[Any] = [ipaddress.ip_network(cidr) for cidr in getattr(item, f"internal{digit}")]
 
+    @cache
+    def mine(kind: str, part: str) -> bool:
+        if kind == "ifname":
+            return part in item.internal
+        other = ipaddress.ip_network(part)
+        return any(network.overlaps(other) for network in networks)
 
-def _all_behind(key: tuple[str, ...], names: list[bool], interfaces: tuple[str, ...], networks: list[Any]) -> bool:
-    """Whether interfaces (`names` tells which they are) and networks of a key are all among these."""
-    return all(
-        part in interfaces if name else any(network.overlaps(ipaddress.ip_network(part)) for network in networks)
-        for part, name in zip(key, names)
-    )
+    for element in sight.shared(*(name + digit for name in ("inner_nets", "inner_from", "inner_to"))):
+        if all(map(mine, SETS[element.set].key, element.key)):
+            yield element
 
 
 # Strange elements that show as an internal interface or as a port forward; and counters, which open nothing.
