@@ -222,6 +222,30 @@ def test_a_gateway_of_forwards_alone(lab: Lab, stack: Stack, name: str) -> None:
         assert firewall.rules() == before
 
 
+@pytest.mark.parametrize("name", ["native", "docker", "legacy"])
+def test_networks_given_by_addresses(lab: Lab, stack: Stack, name: str) -> None:
+    """They reach out and, with internalForwarding, each other, IPv6 without NAT66 as well; outsiders get nothing."""
+    prepare(lab)
+    lab.serve("guest3", "tcp:80")
+    lab.host.sysctl("net.ipv6.conf.all.forwarding", 1)
+    made = {key: value for key, value in program(auto=True).items() if value[0] in ("Bridge", "TapBinding")}
+    networks = {"internalIps": ["10.0.0.0/24", "10.1.0.0/24"], "internalIpv6s": ["fd12::/64", "fd13::/64"]}
+    between = ["guest1 tcp 10.1.0.13:80", "guest1 tcp [fd13::13]:80", "guest3 tcp 10.0.0.11:80"]
+    with running(name, lab.host) as firewall:
+        before = firewall.rules()
+        stack.up({**made, "nat": ("NatGateway", {**networks, "internalForwarding": True})})
+        judge(
+            lab,
+            passes=["guest1 tcp 198.51.100.10:80", *between, *ACROSS],
+            blocked=["attacker tcp 10.0.0.11:80", "attacker tcp [fd12::11]:80", "guest1 tcp [2001:db8:1::10]:80"],
+        )
+        assert stack.refresh() == {}
+        stack.up({**made, "nat": ("NatGateway", networks)})
+        judge(lab, passes=["guest1 tcp 198.51.100.10:80", *ACROSS], blocked=between)
+        stack.destroy()
+        assert firewall.rules() == before
+
+
 def _answered(lab: Lab) -> set[str]:
     """What the gateway of network A serves to guest1: of "dhcp", "dns" and "dns over tcp"."""
     guest = lab["guest1"]
