@@ -72,26 +72,6 @@ def _hears_nothing(lab: Lab, guest: str) -> bool:
     return learned(lab).strip() == ""
 
 
-def test_who_was_let_go_is_no_router_either(lab: Lab, stack: Stack) -> None:
-    """What a match attached stays up when it is let go; of an interface that nobody touched the host does hear."""
-    lab.host.run("ip -6 route delete default")
-    stack.up(BRIDGE)
-    stack.up({"net": ("Bridge", {"name": "br-a"})})
-    assert "master" not in lab.host.run("ip link show a-1")
-    advertise(lab["guest1"], PREFIX)
-    advertise(lab["guest3"], OTHERS)
-    until(lambda: "default" in learned(lab) and "db8:bad:1" in learned(lab))
-    lab.host.ip("address add fd12::1/64 dev a-1 nodad")
-    assert _hears_only_others(lab)
-    stack.destroy()
-
-
-def _hears_only_others(lab: Lab) -> bool:
-    """What comes after it from the same guest has been heard."""
-    assert lab.probe("guest1", "icmp fd12::1").outcome == "reached"
-    return "dev a-1" not in learned(lab) and "db8:bad::" not in learned(lab)
-
-
 def test_what_is_heard_is_drift_that_is_taken_away(lab: Lab, stack: Stack) -> None:
     """Where somebody lets the bridge take them, and a guest speaks: its address and its route go with the next up."""
     stack.up(BRIDGE)

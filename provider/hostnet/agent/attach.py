@@ -136,7 +136,7 @@ class Follower:
                 report.lines.append(f"{old}, in {item.bridge}, is called {new} now")
                 continue
             try:
-                self.kernel.perform(ops.SetLink(new, bridge="", accept_ra=0))
+                self.kernel.perform(ops.SetLink(new, bridge=""))
             except OSError as error:
                 report.lines.append(f"{new}, which was {old}, can't be let go: {_why(error)}")
             else:

@@ -251,10 +251,6 @@ class Kernel:
                 self._pin_mtu(operation.name, operation.mtu)
             else:
                 self._set(operation.name, attribute(IFLA_MTU, operation.mtu))
-        if operation.accept_ra is not None:
-            name = f"net.ipv6.conf.{operation.name.replace('.', '/')}.accept_ra"
-            if self.sysctl(name) is not None:  # else it has no IPv6
-                write_sysctl(name, str(operation.accept_ra))
         if operation.bridge is not None:
             index = self._index(operation.bridge) if operation.bridge else 0
             self._set(operation.name, attribute(IFLA_MASTER, index))
@@ -262,6 +258,10 @@ class Kernel:
             self._set_port(operation.name, IFLA_BRPORT_ISOLATED, on=operation.isolated)
         if operation.hairpin is not None:
             self._set_port(operation.name, IFLA_BRPORT_MODE, on=operation.hairpin)
+        if operation.accept_ra is not None:
+            name = f"net.ipv6.conf.{operation.name.replace('.', '/')}.accept_ra"
+            if self.sysctl(name) is not None:  # else it has no IPv6
+                write_sysctl(name, str(operation.accept_ra))
         if operation.up is not None:
             self._set(operation.name, up=operation.up)
 

@@ -345,8 +345,7 @@ def _let_go(key: str, item: Glob, snapshot: Snapshot, attached: Mapping[str, str
         into.detached.append(name)
         if snapshot.master_of(name) == item.bridge:
             undo = (ops.SetLink(name, bridge=item.bridge),)
-            # It stays up, and now the host itself hears what is said there.
-            into.remove.append(Step(key, ops.SetLink(name, bridge="", accept_ra=0), undo))
+            into.remove.append(Step(key, ops.SetLink(name, bridge=""), undo))
 
 
 def _remake(item: Link, snapshot: Snapshot) -> Iterable[Operation]:
