@@ -221,8 +221,8 @@ class Service:
             self._tools.run("systemctl", "daemon-reload")
         if written:
             self._tools.run("systemctl", "try-restart", "--no-block", f"{self._name}-watch.service")
-        if written and new_here and not self._tools.run("systemctl", "is-active", "--quiet", *units.EARLY_FIREWALLS):
-            # Else the firewall's reload would not reach it before the next boot. It waits for the lock that we hold.
+        if written and new_here:
+            # Else no firewall's reload would reach it before the next boot. It waits for the lock that is held here.
             self._tools.run("systemctl", "start", "--no-block", f"{self._name}.service")
         if removed:
             self._tools.run("systemctl", "stop", "--no-block", *removed)
