@@ -13,7 +13,7 @@ export PATH := $(shell $(PYTHON) -m tools.setup env)
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
 
-setup: ## Install what is missing: Debian packages, .venv, pulumi, the test microVM
+setup: ## Install what is missing: Debian packages, .venv, pulumi, the test machines
 	@$(PYTHON) -m tools.setup
 
 demo: setup ## See hostnet at work, in throw-away network namespaces
@@ -29,8 +29,8 @@ lint: setup ## Style and types
 unit: setup ## The tests that need neither root nor kernel
 	$(PY) -m pytest -q tests/unit
 
-kernel: setup ## All other tests: real packets, the real pulumi, a microVM
-	$(PY) -m pytest -q -n 2 --ignore=tests/unit tests
+kernel: setup ## All other tests: real packets, the real pulumi, a microVM, a whole server
+	$(PY) -m pytest -q -n 2 --dist loadgroup --ignore=tests/unit tests
 
 fuzz: setup ## Random sequences against the model: HOSTNET_SEQUENCES (5000), HOSTNET_SEED (the time)
 	@HOSTNET_SEQUENCES=$${HOSTNET_SEQUENCES:-5000} HOSTNET_SEED=$${HOSTNET_SEED:-$$(date +%s)} \

@@ -13,6 +13,11 @@ pytest.register_assert_rewrite("tests.lab.cases", "tests.lab.namespaces", "tests
 from tests.lab.lab import Lab  # noqa: E402
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """First what has to stay together on one worker, and so takes longest; the other workers do the rest meanwhile."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
 @pytest.fixture(scope="session")
 def laboratory() -> Iterator[Lab]:
     """The worker's laboratory of namespaces with real packets."""
