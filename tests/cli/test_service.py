@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 from dataclasses import dataclass, field
@@ -91,6 +92,19 @@ def test_units_come_with_the_first_resource_and_go_with_the_last(bench: Bench) -
     bench.sync("auto")
     assert bench.units() == set()
     assert not bench.store.path.parent.exists()
+
+
+def test_units_that_are_written_anew_leave_no_earlier_agent(bench: Bench) -> None:
+    """Of another version of hostnet; one that an agent runs from stays till the next time."""
+    bench.sync("auto", BRIDGE)
+    directory = bench.store.path.parent / "agent"
+    (kept,) = directory.glob("*.zip")
+    old, used = directory / f"{'0' * 64}.zip", directory / f"{'1' * 64}.zip"
+    old.write_bytes(b"")
+    with used.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        bench.sync("auto", BRIDGE, GLOB)
+        assert set(directory.iterdir()) == {kept, used}
 
 
 def test_never_and_always(bench: Bench) -> None:

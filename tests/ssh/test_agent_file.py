@@ -68,6 +68,23 @@ def test_it_goes_with_the_last_resource(up: World) -> None:
     until(lambda: not (up.directory / "state").exists())
 
 
+def test_an_earlier_version_goes_with_it(up: World) -> None:
+    """What an upgrade left is not left for good."""
+    keep_something(up)
+    file = up.agent_file()
+    assert file is not None
+    for ending in ("zip", "compiled"):
+        (file.parent / f"{'0' * 64}.{ending}").write_bytes(b"")
+
+    async def removing() -> None:
+        session = up.session()
+        await session.apply(removal("br0"))
+        await session.close()
+
+    up.run(removing)
+    until(lambda: not (up.directory / "state").exists())
+
+
 def test_it_stays_while_another_agent_uses_it(up: World) -> None:
     """One leaves a host that holds nothing yet; what the other starts there starts from the file."""
 

@@ -25,7 +25,7 @@ from hostnet.agent import watch
 from hostnet.agent.guard import Guard
 from hostnet.agent.instance import enter, namespace_of, store_here
 from hostnet.agent.parts import Outcome
-from hostnet.agent.service import Service, compiled_of
+from hostnet.agent.service import Service, forget_agents
 from hostnet.agent.transaction import Host, started_at
 from hostnet.errors import Code, HostnetError
 from hostnet.hosts.api import Change, Query, View
@@ -179,15 +179,12 @@ def _use_file() -> int | None:
 
 
 def _leave(state_dir: Path, used: int | None) -> None:
-    """Take away the file that this agent came in, where nothing is recorded on the host and no other agent uses it."""
-    file = Path(sys.argv[0])
+    """Take away the files that agents came in, where nothing is recorded on the host, but for those in use."""
     if used is None or any(state_dir.glob("*.json")):
         return
+    os.close(used)
+    forget_agents(Path(sys.argv[0]).parent)
     with contextlib.suppress(OSError):
-        fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for part in (file, compiled_of(file)):
-            part.unlink(missing_ok=True)
-        file.parent.rmdir()
         state_dir.rmdir()
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -221,6 +222,7 @@ class Service:
             self._tools.run("systemctl", "daemon-reload")
         if written:
             self._tools.run("systemctl", "try-restart", "--no-block", f"{self._name}-watch.service")
+            forget_agents(self._state / "agent", self._kept_agent())
         if written and new_here:
             # Else no firewall's reload would reach it before the next boot. It waits for the lock that is held here.
             self._tools.run("systemctl", "start", "--no-block", f"{self._name}.service")
@@ -251,11 +253,7 @@ class Service:
         """Take our copy away; an agent that runs from such a file takes its own away when it ends."""
         if _root().is_file():
             return
-        with contextlib.suppress(OSError):
-            file = self._kept_agent()
-            for part in (file, compiled_of(file)):
-                part.unlink(missing_ok=True)
-            file.parent.rmdir()
+        forget_agents(self._state / "agent")
 
     # --- network daemons -------------------------------------------------------------------------------------------
 
@@ -309,6 +307,26 @@ def agent_command(root: Path) -> list[str]:
 def compiled_of(file: Path) -> Path:
     """Where a Python keeps what it compiled of an agent's file (`hosts/launch.py`)."""
     return file.with_suffix(".compiled")
+
+
+def forget_agents(directory: Path, kept: Path | None = None) -> None:
+    """Take away the agent's files, those of earlier versions too, but for any that an agent runs from now.
+
+    :param kept: one that stays in any case.
+    """
+    for file in directory.glob("*.zip"):
+        if file == kept:
+            continue
+        with contextlib.suppress(OSError):
+            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for part in (file, compiled_of(file)):
+                    part.unlink(missing_ok=True)
+            finally:
+                os.close(descriptor)
+    with contextlib.suppress(OSError):
+        directory.rmdir()
 
 
 def python_path() -> str:
