@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -193,6 +194,15 @@ def test_network_daemons_leases_come_from_a_bridge_of_ours(world: World) -> None
     leases = {lease["macAddress"]: lease["address"] for lease in world.place.segment["segment.leases"]}
     assert leases[mac] == ADDRESS
     assert f"{ADDRESS} (DHCP4 via 192.0.2.1)" in world.server(f"networkctl status {world.uplink}")
+
+
+def test_dhcp_answers_get_their_checksums_from_tc(world: World) -> None:
+    """This kernel has the action `csum`, which the one under the other tests lacks: the guest's answers went through."""
+    shown = world.server("tc -s filter show dev vmbr egress")
+    assert "csum (udp)" in shown
+    sent = re.search(r"Sent \d+ bytes (\d+) pkt", shown)
+    assert sent, shown
+    assert int(sent[1]) > 0
 
 
 def test_nothing_goes_with_the_log_in(world: World) -> None:

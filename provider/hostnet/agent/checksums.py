@@ -6,8 +6,8 @@ real packets (kernel 6.18, nftables 1.0.6): nft's `udp checksum set 0` is fine o
 checksum offload, where the kernel later adds the sum of all but the pseudo-header; nft has nothing that fills in. What
 works: tc's action `csum`, which touches DHCP's answers alone (libvirt's way); and where the kernel is built without
 it, leaving no checksum of the bridge to devices, which costs segmentation in software. That kernel has no `csum`: the
-first way is tested with a stand-in for `tc` alone (tests/unit/agent/test_checksums.py), the second with packets. With
-Debian 12's kernel 6.1 in QEMU the first made damaged answers whole, left other packets alone, and went without a trace.
+first way is tested with a stand-in for `tc` and on a whole server (tests/vm), the second with packets. With Debian 12's
+kernel 6.1 the first made damaged answers whole, left other packets alone, and went without a trace.
 """
 
 from __future__ import annotations
