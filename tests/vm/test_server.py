@@ -197,7 +197,7 @@ def test_network_daemons_leases_come_from_a_bridge_of_ours(world: World) -> None
 
 
 def test_dhcp_answers_get_their_checksums_from_tc(world: World) -> None:
-    """This kernel has the action `csum`, which the one under the other tests lacks: the guest's answers went through."""
+    """This kernel has the action `csum`, which the one under the other tests lacks: what guests got went through it."""
     shown = world.server("tc -s filter show dev vmbr egress")
     assert "csum (udp)" in shown
     sent = re.search(r"Sent \d+ bytes (\d+) pkt", shown)
