@@ -9,6 +9,7 @@ prints the shortest sequence that fails; the test's name has the seed that finds
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -529,6 +530,15 @@ def stack(ground: Ground) -> Iterator[Stack]:
     except BaseException:
         ground.renew()
         raise
+
+
+def test_a_bridge_in_a_gateways_network_that_goes_is_not_taken_for_a_strangers(ground: Ground, stack: Stack) -> None:
+    """Frames within other people's bridges pass in a gateway's networks: one of ours leaves no such element behind."""
+    nat = {"nat": ("NatGateway", {"internalIps": ["10.9.0.0/24"]})}
+    stack.up({**nat, "net": ("Bridge", {"name": "br0", "addresses": ["10.9.0.1/24"]})})
+    stack.up(nat)
+    assert "br0" not in json.dumps(ground.bed.ruleset())
+    assert stack.refresh() == {}
 
 
 def mends(stack: Stack, bed: Bed) -> None:

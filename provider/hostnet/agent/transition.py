@@ -246,7 +246,8 @@ class Transition:
         self, record: Record, pairs: Pairs, before: Owners, owners: Owners, snapshot: Snapshot, *, exact: bool
     ) -> None:
         try:
-            self._parts.foreign.sync(before, owners, context_of(owners, snapshot, record.attached), exact=exact)
+            later = _afterwards(snapshot, before, owners)
+            self._parts.foreign.sync(before, owners, context_of(owners, later, record.attached), exact=exact)
         except ForeignError as failure:
             guilty = [
                 key
@@ -275,7 +276,7 @@ class Transition:
                 known[key] = owner
         context = context_of(known, snapshot, had)
         old = self._parts.compiler.desired(known, context)
-        new = context_of(owners, snapshot, record.attached)
+        new = context_of(owners, _afterwards(snapshot, known, owners), record.attached)
         try:
             after = self._parts.compiler.desired(owners, new)
         except ClashError as clash:
@@ -311,7 +312,8 @@ class Transition:
         owners = effective(before, pairs, {})
         try:
             old = self._parts.compiler.desired(before, context_of(before, snapshot, record.attached))
-            after = self._parts.compiler.desired(owners, context_of(owners, snapshot, record.attached))
+            later = _afterwards(snapshot, before, owners)
+            after = self._parts.compiler.desired(owners, context_of(owners, later, record.attached))
             with self._parts.table.rehearsal():
                 self._parts.table.sync(old, after, {}, record.table, set(pairs))
         except (ClashError, NftError):
@@ -346,6 +348,24 @@ class Transition:
                 record.note_outcome(transaction, {ALL: _rolled_back(reason + left).to_json()})
 
         self.run(record, pairs, self._parts.kernel.snapshot(), exact=True, note=note)
+
+
+def _afterwards(snapshot: Snapshot, before: Owners, after: Owners) -> Snapshot:
+    """Without the addresses of links that we had and let go: what goes is not somebody else's."""
+    kept = _links(after)
+    gone = _links(before) - kept
+    addresses = {name: cidrs for name, cidrs in snapshot.addresses.items() if name not in gone}
+    return replace(snapshot, addresses=addresses) if gone else snapshot
+
+
+def _links(owners: Owners) -> set[str]:
+    return {
+        item.name
+        for owner in owners.structural.values()
+        if Link in owner.kinds
+        for item in owner.objects
+        if isinstance(item, Link)
+    }
 
 
 def _rolled_back(reason: str) -> HostnetError:
