@@ -129,8 +129,8 @@ def test_units_that_cannot_be_written_are_a_warning(bench: Bench) -> None:
 
 
 def test_network_daemons_are_kept_off(bench: Bench) -> None:
-    """Before the interfaces are made, and for as long as they are there."""
-    networkd, manager = bench.places.networkd, bench.places.network_manager
+    """Before the interfaces are made, and for as long as they are there; where they have read it at the next boot."""
+    networkd, manager = bench.places.networkd, bench.places.network_manager / "conf.d"
     bench.service("never").shield([Owner("urn", "id", (BRIDGE,))])
     assert [path.suffix for path in networkd.iterdir()] == [".network"]
     text = next(networkd.iterdir()).read_text()
@@ -144,22 +144,31 @@ def test_network_daemons_are_kept_off(bench: Bench) -> None:
     bench.sync("never", BRIDGE)
     assert "vm-*" not in next(networkd.iterdir()).read_text()
     bench.sync("never")
-    assert not networkd.exists()
-    assert not manager.exists()
+    assert list(networkd.iterdir()) == list(manager.iterdir()) == []
 
 
 def test_a_network_daemon_may_start_later(bench: Bench) -> None:
     """It finds what is not its own written down, if it is installed; until it runs it is not told."""
-    networkd, manager, places = bench.places.networkd, bench.places.network_manager, bench.places
+    networkd, manager, places = bench.places.networkd, bench.places.network_manager / "conf.d", bench.places
     places.networkd_runs.unlink()
     places.network_manager_runs.rmdir()
     bench.sync("never", BRIDGE)
     assert "Name=br0\n" in next(networkd.iterdir()).read_text()
     assert not manager.exists(), "it is not installed"
-    places.network_manager_installed.mkdir()
+    places.network_manager.mkdir()
     bench.sync("never", BRIDGE)
     assert "interface-name:br0\n" in next(manager.iterdir()).read_text()
     assert bench.tools.commands == []
+
+
+def test_network_daemons_are_kept_off_where_etc_cannot_be_written(bench: Bench) -> None:
+    """NixOS: till the next boot, at which `hostnet restore` does it again."""
+    for place in (bench.places.networkd, bench.places.network_manager):
+        place.write_text("not a directory")
+    bench.sync("never", BRIDGE)
+    networkd, manager = bench.places.networkd_passing, bench.places.network_manager_passing
+    assert "Name=br0\n" in next(networkd.iterdir()).read_text()
+    assert "interface-name:br0\n" in next(manager.iterdir()).read_text()
     bench.sync("never")
     assert not networkd.exists()
     assert not manager.exists()

@@ -252,11 +252,15 @@ def test_networkd_leaves_ours_alone(world: World) -> None:
     assert ports == {"tap-web": "vmbr", "vm-guest": "vmbr"}
     for command in ("networkctl reload", "systemctl restart systemd-networkd"):
         world.server(command)
-        until(lambda: world.server(f"networkctl --no-legend list {world.uplink}").split()[-1] == "configured")
-        setup = {line.split()[1]: line.split()[-1] for line in world.server("networkctl --no-legend list").splitlines()}
-        assert {setup[name] for name in (*OURS, "vm-guest")} == {"unmanaged"}
+        until(lambda: _setup(world)[world.uplink] == "configured")
+        assert {_setup(world)[name] for name in (*OURS, "vm-guest")} == {"unmanaged"}
         assert (world.addresses(), world.ports()) == (addresses, ports)
     assert world.answers()
+
+
+def _setup(world: World) -> dict[str, str]:
+    """What systemd-networkd says of each link."""
+    return {line.split()[1]: line.split()[-1] for line in world.server("networkctl --no-legend list").splitlines()}
 
 
 @pytest.mark.parametrize("action", ["enable --now", "reload", "restart"])
@@ -301,6 +305,7 @@ def test_it_reboots(world: World) -> None:
     assert world.server("journalctl --boot --output=cat --grep='ordering cycle'", check=False) == ""
     assert [world.show(unit, "ActiveState") for unit in UNITS] == ["active", "inactive", "active", "active"]
     assert world.show(UNITS[3], "NRestarts") == "0"
+    assert {_setup(world)[name] for name in (*OURS, "vm-guest")} == {"unmanaged"}
     finished = int(world.show(UNITS[0], "ExecMainExitTimestampMonotonic"))
     assert finished <= int(world.show("network.target", "ActiveEnterTimestampMonotonic"))
     assert finished <= int(world.show("guest.service", "InactiveExitTimestampMonotonic"))

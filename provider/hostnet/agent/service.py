@@ -17,11 +17,12 @@ from pathlib import Path
 
 import hostnet
 from hostnet import __version__
-from hostnet.agent import systemd, units
+from hostnet.agent import files, systemd, units
 from hostnet.agent.attach import globs_of
 from hostnet.agent.daemon import PidFile, Process, log_path, pid_path, spawn
 from hostnet.agent.owners import Owner, Owners
 from hostnet.agent.record import Record, Store
+from hostnet.agent.shields import Daemon, Shields
 from hostnet.objects import Glob, Link
 
 _SYSTEM_PYTHONS = ("/usr/bin/python3", "/run/current-system/sw/bin/python3")
@@ -37,10 +38,11 @@ class Places:
     systemd: Path = systemd.BOOTED
     units: Path = Path("/etc/systemd/system")
     networkd_runs: Path = Path("/run/systemd/netif/state")
-    networkd: Path = Path("/run/systemd/network")
+    networkd: Path = Path("/etc/systemd/network")
+    networkd_passing: Path = Path("/run/systemd/network")
     network_manager_runs: Path = Path("/run/NetworkManager/devices")
-    network_manager_installed: Path = Path("/etc/NetworkManager")
-    network_manager: Path = Path("/run/NetworkManager/conf.d")
+    network_manager: Path = Path("/etc/NetworkManager")
+    network_manager_passing: Path = Path("/run/NetworkManager/conf.d")
 
 
 class Tools:
@@ -83,6 +85,7 @@ class Service:
         self._netns, self._persist = netns, persist
         self._places, self._tools = places or Places(), tools or Tools()
         self._name = units.instance_name(self._state)
+        self._shields = Shields(self._shielded(), self._tools.run)
         self._log = log_path(store.path)
         self._pid = PidFile(pid_path(store.path))
 
@@ -91,7 +94,7 @@ class Service:
     def shield(self, owners: Iterable[Owner]) -> None:
         """Keep network daemons off the interfaces of these owners, too; before they are made."""
         if self._machine:
-            self._write_shields(set(_names(owners)), keep=True)
+            self._shields.write(set(_names(owners)), keep=True)
 
     def sync(self, record: Record) -> tuple[str, ...]:
         """Bring everything to what the record asks for; gives what a person should know."""
@@ -100,7 +103,7 @@ class Service:
         by_unit = False
         if self._machine:
             by_unit = self._sync_units(record.owners, globs=globs, warnings=warnings)
-            self._write_shields(set(_names(record.owners.values())), keep=False)
+            self._shields.write(set(_names(record.owners.values())), keep=False)
         try:
             self._sync_watcher(globs=globs, by_unit=by_unit)
         except OSError as error:
@@ -205,11 +208,11 @@ class Service:
         for suffix in ("", "-firewall", "-watch"):
             file = f"{self._name}{suffix}.service"
             path = self._places.units / file
-            old, new = _text_of(path), wanted.get(file)
+            old, new = files.text_of(path), wanted.get(file)
             if old == new:
                 continue
             if new is not None:
-                _write(path, new)
+                files.write(path, new)
                 written.append(file)
                 continue
             stop = ["--now"] if suffix == "-watch" else []  # this may run in one of the others
@@ -246,7 +249,7 @@ class Service:
         path = directory / f"{hashlib.sha256(data).hexdigest()}.zip"
         if not path.exists():
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write(path, data, 0o600)
+            files.write(path, data, 0o600)
         return path
 
     def _drop_agent(self) -> None:
@@ -255,40 +258,27 @@ class Service:
             return
         forget_agents(self._state / "agent")
 
-    # --- network daemons -------------------------------------------------------------------------------------------
-
-    def _write_shields(self, names: set[str], *, keep: bool) -> None:
-        """Say what is unmanaged, also for a daemon that starts later; `keep`: beside what was."""
+    def _shielded(self) -> Iterator[Daemon]:
+        """The network daemons, and our files for them."""
         places = self._places
-        for installed, runs, path, text, tell in (
-            (
-                places.systemd,  # networkd is part of it
-                places.networkd_runs,
-                places.networkd / f"00-{self._name}.network",  # of all files that fit a link the first counts
-                units.networkd_text,
-                ("networkctl", "reload"),
-            ),
-            (
-                places.network_manager_installed,
-                places.network_manager_runs,
-                places.network_manager / f"90-{self._name}.conf",
-                units.network_manager_text,
-                ("systemctl", "reload", "NetworkManager.service"),
-            ),
-        ):
-            old = _text_of(path)
-            wanted = names | (set(_listed(old or "")) if keep else set())
-            new = text(wanted) if wanted and (installed.exists() or runs.exists()) else None
-            if old == new or (new is None and keep):
-                continue
-            with contextlib.suppress(OSError):
-                if new is None:
-                    _unlink(path)
-                else:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    _write(path, new)
-                if runs.exists():
-                    self._tools.run(*tell)
+        file = f"00-{self._name}.network"  # of all files that fit a link the first counts
+        yield Daemon(
+            installed=places.systemd,  # it is part of it
+            runs=places.networkd_runs,
+            lasting=places.networkd / file,
+            passing=places.networkd_passing / file,
+            text=units.networkd_text,
+            tell=("networkctl", "reload"),
+        )
+        file = f"90-{self._name}.conf"
+        yield Daemon(
+            installed=places.network_manager,
+            runs=places.network_manager_runs,
+            lasting=places.network_manager / "conf.d" / file,
+            passing=places.network_manager_passing / file,
+            text=units.network_manager_text,
+            tell=("systemctl", "reload", "NetworkManager.service"),
+        )
 
 
 def agent_command(root: Path) -> list[str]:
@@ -347,41 +337,3 @@ def _names(owners: Iterable[Owner]) -> Iterator[str]:
             name = item.name if isinstance(item, Link) else item.pattern if isinstance(item, Glob) else ""
             if _PLAIN.fullmatch(name):
                 yield name
-
-
-def _listed(text: str) -> Iterator[str]:
-    """The names in a text of ours."""
-    yield from re.findall(r"^Name=(.+)$", text, re.MULTILINE)
-    yield from re.findall(r"interface-name:([^;\s]+)", text)
-
-
-def _text_of(path: Path) -> str | None:
-    try:
-        return path.read_text()
-    except (OSError, ValueError):
-        return None
-
-
-def _unlink(path: Path) -> None:
-    """Take a file away, and the directories that were made for it."""
-    path.unlink()
-    with contextlib.suppress(OSError):
-        path.parent.rmdir()
-        path.parent.parent.rmdir()
-
-
-def _write(path: Path, content: str | bytes, mode: int = 0o644) -> None:
-    """Put a file in place, whole."""
-    data = content.encode() if isinstance(content, str) else content
-    part = path.with_name(f".{path.name}.new")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
-        part.rename(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise

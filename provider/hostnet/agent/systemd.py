@@ -7,7 +7,10 @@ KillUserProcesses=). What we leave running would end with the session over which
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +50,15 @@ def as_service(unit: str, what: str, pid_file: Path, said: Path, argv: Sequence[
     properties = (*_PROPERTIES, f"PIDFile={pid_file}", f"StandardError=file:{said}")
     options = [word for line in properties for word in ("--property", line)]
     return ["systemd-run", "--quiet", "--collect", f"--unit={unit}", f"--description={what}", *options, "--", *argv]
+
+
+def ready() -> None:
+    """Say that this process does what its unit is for (sd_notify(3)), where it is one that is asked."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as talk, contextlib.suppress(OSError):
+        talk.sendto(b"READY=1", "\0" + address[1:] if address.startswith("@") else address)
 
 
 def tell(*words: str) -> str:

@@ -96,7 +96,7 @@ WantedBy={" ".join((*EARLY_FIREWALLS, *_LATE_FIREWALLS))}
 
 
 def watch_unit(name: str, state_dir: Path, argv: Sequence[str]) -> str:
-    """Attaches interfaces when they appear."""
+    """Attaches interfaces when they appear. Guests start when it listens."""
     return f"""{_HEAD}[Unit]
 Description=hostnet: attach interfaces to their bridge when they appear
 DefaultDependencies=no
@@ -108,6 +108,7 @@ Conflicts=shutdown.target
 Before=shutdown.target
 
 [Service]
+Type=notify
 SyslogIdentifier=hostnet
 ExecStart={command_line([*argv, "watch", "--state-dir", str(state_dir)])}
 Restart=on-failure

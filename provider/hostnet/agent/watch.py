@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+from hostnet.agent import systemd
 from hostnet.agent.attach import Follower, Globs, globs_of
 from hostnet.agent.daemon import PidFile, log_path, pid_path
 from hostnet.agent.instance import NAMED_NAMESPACES, has_name
@@ -200,9 +201,8 @@ def follow(store: Store) -> int:
     """Be the watcher of the background: one a record, until it is over or somebody ends it."""
     record, own = store.path, PidFile(pid_path(store.path))
     other = own.read()
-    if other is not None and other.pid != os.getpid():
-        return 0
-    if not recorded_globs(record):
+    if (other is not None and other.pid != os.getpid()) or not recorded_globs(record):
+        systemd.ready()
         own.remove_mine()
         return 0
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -212,7 +212,9 @@ def follow(store: Store) -> int:
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, _NICE)
     try:
-        Watcher(store, log).run()
+        watcher = Watcher(store, log)
+        systemd.ready()
+        watcher.run()
         log_path(record).unlink(missing_ok=True)
     finally:
         own.remove_mine()
