@@ -250,7 +250,11 @@ class Topology:
 
 
 def quiet(namespace: Namespace) -> Namespace:
-    """Make a neighbour answer at once: no rate limit on ICMP errors, no duplicate address detection."""
+    """Make a neighbour answer at once: no rate limit on ICMP errors, no duplicate address detection.
+
+    Nor does it hear what a test has others say as routers: its addresses and routes are those of the plan.
+    """
+    namespace.sysctl("net.ipv6.conf.default.accept_ra", 0)
     namespace.sysctl("net.ipv4.icmp_ratelimit", 0)
     namespace.sysctl("net.ipv6.icmp.ratelimit", 0)
     namespace.sysctl("net.ipv6.conf.default.accept_dad", 0)
