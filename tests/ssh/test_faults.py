@@ -205,7 +205,7 @@ def test_a_host_that_does_not_come_back(up: World, impatient: None) -> None:
         assert (await session.apply(bridge("br1"))).id == "br1"
         await session.apply(removal("br1"))
 
-    in_session(up, work, dial_error_limit=2, per_dial_timeout=0.3)
+    in_session(up, work, dial_error_limit=2, per_dial_timeout=1)
     assert owners(up) == ["br0"]
 
 
