@@ -158,7 +158,7 @@ class Server:
             if "Server listening on 0.0.0.0" in line:
                 break
         else:
-            raise AssertionError("\n".join(self.log))
+            raise AssertionError(f"sshd ended with {self._sshd.wait()}: " + "\n".join(self.log))
         threading.Thread(target=self._listen, args=(self._sshd.stderr,), daemon=True).start()
 
     def _listen(self, lines: Iterator[str]) -> None:
