@@ -37,11 +37,11 @@ fuzz: setup ## Random sequences against the model: HOSTNET_SEQUENCES (5000), HOS
 		$(PY) -m pytest -q -n 2 tests/netns/test_properties.py -k test_whatever
 
 schema: setup ## schema.json from the resources' own types
-	$(PY) -m hostnet.resources.schema > schema.json.part
+	$(PY) -m hostnet.resources.package_schema > schema.json.part
 	mv schema.json.part schema.json
 
 docs: setup ## docs/resources from the same types, and the listings in docs/ from runs of their commands (as root)
-	$(PY) -m hostnet.resources.docs docs/resources
+	$(PY) -m hostnet.resources.reference_pages docs/resources
 	$(PY) -m tools.docs_listing docs/nft.md docs/drift-and-import.md
 
 sdk: schema ## The SDKs for Python, Node.js and Go from schema.json

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from hostnet.agent.daemon import PidFile
+from hostnet.agent.linux.process import PidFile
 from hostnet.cli.main import INTERRUPTED, OK, UNREACHED, USAGE, WRONG, main
 
 from tests.cli.conftest import PROGRAM, Terminal
@@ -38,7 +38,7 @@ def test_status_tells_who_has_what_and_what_is_wrong(terminal: Terminal) -> None
     assert "all as declared" in terminal.run("status").stdout
     terminal.bed.host.ip("address del 10.0.0.1/24 dev br-a", "link delete tap-web")
     terminal.bed.switch("net.ipv4.ip_forward", "0")
-    terminal.bed.nft("flush map inet hostnet any4\n")
+    terminal.bed.nft("flush map inet hostnet dnat_port4\n")
     done = terminal.run("status")
     for words in ("lab/lab", "br-a", "add address 10.0.0.1/24 to br-a", "create TAP tap-web", "ipv4 forwarding is off"):
         assert words in done.stdout, done.stdout

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hostnet.agent import units
-from hostnet.agent.owners import Owner, Owners
-from hostnet.agent.record import Store
-from hostnet.agent.service import Places, Service, Tools, agent_command
-from hostnet.objects import Glob, Link, Object
+from hostnet.agent.lasting.persistence import Persistence, Places, Tools, agent_command
+from hostnet.agent.linux import units
+from hostnet.agent.record.owners import Owner, Owners
+from hostnet.agent.record.record import Store
+from hostnet.wire.objects import Glob, Link, Object
 
 ARGV = ["/usr/bin/python3", "-I", "-S", "/var/lib/hostnet/agent/0123.zip"]
 
@@ -43,9 +43,9 @@ class Bench:
         self.tools = Told()
         self.store = Store(directory / "state", "host", None)
 
-    def service(self, persist: str) -> Service:
+    def service(self, persist: str) -> Persistence:
         """One, as an agent has it."""
-        return Service(self.store, None, persist, self.places, self.tools)
+        return Persistence(self.store, None, persist, self.places, self.tools)
 
     def sync(self, persist: str, *objects: Object) -> tuple[str, ...]:
         """Record these and bring the rest to it."""
@@ -131,14 +131,14 @@ def test_units_that_cannot_be_written_are_a_warning(bench: Bench) -> None:
 def test_network_daemons_are_kept_off(bench: Bench) -> None:
     """Before the interfaces are made, and for as long as they are there; where they have read it at the next boot."""
     networkd, manager = bench.places.networkd, bench.places.network_manager / "conf.d"
-    bench.service("never").shield([Owner("urn", "id", (BRIDGE,))])
+    bench.service("never").declare_unmanaged([Owner("urn", "id", (BRIDGE,))])
     assert [path.suffix for path in networkd.iterdir()] == [".network"]
     text = next(networkd.iterdir()).read_text()
     assert "[Match]\nName=br0\n" in text
     assert "Unmanaged=yes" in text
     assert "unmanaged-devices+=interface-name:br0\n" in next(manager.iterdir()).read_text()
     assert bench.tools.commands == ["networkctl reload", "systemctl reload NetworkManager.service"]
-    bench.service("never").shield([Owner("urn", "id", (GLOB,))])
+    bench.service("never").declare_unmanaged([Owner("urn", "id", (GLOB,))])
     assert "Name=br0\nName=vm-*\n" in next(networkd.iterdir()).read_text()
     assert (next(networkd.iterdir()).stat().st_mode & 0o777) == 0o644
     bench.sync("never", BRIDGE)
@@ -178,7 +178,7 @@ def test_a_namespace_has_neither(tmp_path: Path) -> None:
     """Units and daemons are the machine's own."""
     bench = Bench(tmp_path)
     bench.store = Store(tmp_path / "state", "netns-1", "boot 1 1")
-    bench.service("always").shield([Owner("urn", "id", (BRIDGE,))])
+    bench.service("always").declare_unmanaged([Owner("urn", "id", (BRIDGE,))])
     assert bench.sync("always", BRIDGE) == ()
     assert bench.units() == set()
     assert not bench.places.networkd.exists()

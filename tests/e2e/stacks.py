@@ -453,7 +453,7 @@ class Host:
                 return list(found.get("elem", []))
         return []
 
-    def forwards(self, name: str = "any4", interface: str = "eth0") -> dict[int | str, str]:
+    def forwards(self, name: str = "dnat_port4", interface: str = "eth0") -> dict[int | str, str]:
         """The forwards in a map on one interface: source port -> `10.0.0.2:80`."""
         found: dict[int | str, str] = {}
         for key, value in self.elements(name):

@@ -221,13 +221,14 @@ def test_elements_that_were_changed(stack: Stack, host: Host) -> None:
     moves = []
     for name in ("eth0", "br-a", "lo"):
         moves += [
-            f"delete element inet hostnet any4 {{ {element(8001, interface=name)} }}",
-            f"delete element inet hostnet any4 {{ {element(8002, interface=name)} }}",
-            f"add element inet hostnet any4 {{ {element(8002, '10.0.0.99 . 99', name)} }}",
-            f"delete element inet hostnet any6 {{ {element(8001, interface=name)} }}",
+            f"delete element inet hostnet dnat_port4 {{ {element(8001, interface=name)} }}",
+            f"delete element inet hostnet dnat_port4 {{ {element(8002, interface=name)} }}",
+            f"add element inet hostnet dnat_port4 {{ {element(8002, '10.0.0.99 . 99', name)} }}",
+            f"delete element inet hostnet dnat_port6 {{ {element(8001, interface=name)} }}",
         ]
     moves += [
-        f"delete element inet hostnet any4 {{ {element(7003, interface=name)} }}" for name in ("eth0", "br-b", "lo")
+        f"delete element inet hostnet dnat_port4 {{ {element(7003, interface=name)} }}"
+        for name in ("eth0", "br-b", "lo")
     ]
     host.nft("\n".join(moves))
 
@@ -257,7 +258,10 @@ def test_elements_that_are_foreign(stack: Stack, host: Host) -> None:
     stack.up(program)
     whole = host.snapshot()
     foreign = element(9999, "10.0.0.66 . 66")
-    host.nft(f"add element inet hostnet any4 {{ {foreign} }}\ndelete element inet hostnet any4 {{ {element(8001)} }}")
+    host.nft(
+        f"add element inet hostnet dnat_port4 {{ {foreign} }}\n"
+        f"delete element inet hostnet dnat_port4 {{ {element(8001)} }}"
+    )
     refreshed = stack.refresh()
     assert refreshed.changes == {"gone": "delete", "first": "update", "second": "update"}
     assert tops(refreshed.diffs) == {"first": {"forwardPorts"}, "second": {"forwardPorts"}}
@@ -273,10 +277,10 @@ def test_a_gateway_that_was_changed(stack: Stack, host: Host) -> None:
 
     host.sysctl("net.ipv4.ip_forward", 0)
     host.sysctl("net.ipv6.conf.all.forwarding", 0)
-    switches = stack.refresh()
+    sysctls = stack.refresh()
     expected = {"first", "second", "gone", "moved", "same", "gone6"}
-    assert switches.changes == dict.fromkeys(expected, "update")
-    assert all(paths <= {"forwarding", "forwarding.ipv4", "forwarding.ipv6"} for paths in tops(switches.diffs).values())
+    assert sysctls.changes == dict.fromkeys(expected, "update")
+    assert all(paths <= {"forwarding", "forwarding.ipv4", "forwarding.ipv6"} for paths in tops(sysctls.diffs).values())
     assert stack.resources["first"]["outputs"]["forwarding"] == {"ipv4": False, "ipv6": False}
     repaired = stack.up(program)
     assert repaired.changes == dict.fromkeys(expected, "update")

@@ -76,7 +76,7 @@ def microvm_host(host: Host, outputs: dict[str, Any]) -> None:
     assert host.addresses(bridge) == ["10.0.0.1/24", "fd12:3456:789a::1/64"]
     assert outputs["externalAddresses"] == ["192.0.2.2", "2001:db8::2"]
     assert host.forwards() == {80: "10.0.0.2:80", 443: "10.0.0.2:443", 2222: "10.0.0.3:22"}
-    assert host.forwards("any6")[80] == "fd12:3456:789a::2:80"
+    assert host.forwards("dnat_port6")[80] == "fd12:3456:789a::2:80"
     assert sum("dnsmasq" in line for line in processes(host)) > 0
     attached(host, bridge)
 

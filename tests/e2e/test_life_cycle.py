@@ -74,8 +74,8 @@ def test_the_main_path(lab: Lab, new_stack: Callable[..., Stack], tmp_path: Path
         "persist": True,
     }
     assert {name for name, link in host.links.items() if link.get("master") == "br-a"} == {"a-1", "a-2", tap}
-    assert host.forwards("any4") == {8080: "10.0.0.11:80"}
-    assert host.forwards("any6") == {8080: "fd12::11:80"}
+    assert host.forwards("dnat_port4") == {8080: "10.0.0.11:80"}
+    assert host.forwards("dnat_port6") == {8080: "fd12::11:80"}
     assert lab.reaches("outsider", "tcp 192.0.2.2:8080") == ("guest1", "192.0.2.20")
     assert lab.reaches("outsider", "tcp [2001:db8::2]:8080") == ("guest1", "2001:db8::20")
     assert lab.reaches("guest1", "tcp 198.51.100.10:80") == ("internet", "192.0.2.2")

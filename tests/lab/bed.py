@@ -13,7 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hostnet.agent.nftables import Nft
+from hostnet.agent.linux.libnftables import Nft
 
 from tests.lab.namespaces import Namespaces
 

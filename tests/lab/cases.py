@@ -54,7 +54,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostnet.errors import HostnetError
+from hostnet.wire.errors import HostnetError
 
 from tests.lab.driver import CheckError, Stack
 from tests.lab.lab import Lab

@@ -20,14 +20,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hostnet.errors import Code, HostnetError
 from hostnet.hosts.connection import Connection, Settings
-from hostnet.resources.kind import UNKNOWN, Autoname, Failure, Kind
+from hostnet.resources.schema.kind import UNKNOWN, Autoname, Failure, Kind
+from hostnet.wire.errors import Code, HostnetError
 
 from tests.lab.namespaces import temporary_directory
 
 if TYPE_CHECKING:
-    from hostnet.hosts.api import Change, Host, View
+    from hostnet.wire.requests import Change, Host, View
 
 T = TypeVar("T")
 Inputs = dict[str, Any]

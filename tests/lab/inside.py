@@ -11,21 +11,22 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hostnet.agent import instance, main
-from hostnet.agent.record import Store
-from hostnet.agent.service import Service
-from hostnet.agent.transaction import Host
+from hostnet.agent import main
+from hostnet.agent.lasting.persistence import Persistence
+from hostnet.agent.record import netns as instance
+from hostnet.agent.record.record import Store
+from hostnet.agent.transaction.host import Host
 from hostnet.hosts.session import Session
 
 from tests.lab.driver import Provider
 from tests.lab.namespaces import Namespace
 
 if TYPE_CHECKING:
-    from hostnet.hosts.api import Host as Reached
     from hostnet.hosts.session import Channel
+    from hostnet.wire.requests import Host as Reached
 
 
-class Unwatched(Service):
+class Unwatched(Persistence):
     """A service without a watcher: what a process does in its own time, no sequence of steps can predict."""
 
     def _sync_watcher(self, *, globs: bool, by_unit: bool) -> None:

@@ -242,7 +242,7 @@ def _gateway(name: str, inputs: Inputs, view: _View) -> Iterator[tuple[Fact, Any
         yield ("pairs4", link, out), "", at
         yield from _way_out("4", (link, out), inputs.get("externalIp"), at, (name, "externalIp"))
         for cidr in view.devices.get(link, ()):
-            yield ("guarded6" if ":" in cidr else "guarded4", cidr.split("/")[0]), "", at
+            yield ("gateway_addrs6" if ":" in cidr else "gateway_addrs4", cidr.split("/")[0]), "", at
         if nat66 or routed:
             yield ("pairs6", link, out), "", (name, "enableIpv6" if nat66 else "routeIpv6")
         if nat66:
@@ -265,11 +265,11 @@ def _inner_networks(name: str, inputs: Inputs, internals: tuple[str, ...]) -> It
     at = (name, "internalForwarding")
     for digit, nets in (("4", "internalIps"), ("6", "internalIpv6s")):
         own = _collapsed(list(inputs.get(nets, ())))
-        yield from (((f"inner_nets{digit}", one, other), "", at) for one in own for other in own)
+        yield from (((f"internal_nets{digit}", one, other), "", at) for one in own for other in own)
         for link in internals:
             for net in own:
-                yield (f"inner_from{digit}", net, link), "", at
-                yield (f"inner_to{digit}", link, net), "", at
+                yield (f"internal_from{digit}", net, link), "", at
+                yield (f"internal_to{digit}", link, net), "", at
 
 
 def _gateway_networks(name: str, inputs: Inputs, out: str) -> Iterator[tuple[Fact, Any, Place]]:
@@ -340,7 +340,7 @@ def _wildcards(inputs: Inputs, internals: tuple[str, ...] | None, view: _View) -
         devices = [view.uplink, *(x for x in _inner_devices(inputs, "", internals, view) if x != "lo")]
         for protocol in inputs.get("protocol", "tcp").split("+"):
             for port in _ports(inputs["sourcePort"]):
-                yield from ((f"every{digit}", device, protocol, port) for device in devices)
+                yield from ((f"dnat_wildcard{digit}", device, protocol, port) for device in devices)
 
 
 def _from_localhost(inputs: Inputs) -> bool:
@@ -398,10 +398,10 @@ def _common(view: _View) -> Iterator[tuple[Fact, Any, Place]]:
         for digit, cidrs in of.items():
             yield from (((prefix + digit, net), "", UNSEEN) for net in _collapsed(cidrs))
     for link in view.inner():
-        yield ("ours", link), "", UNSEEN
+        yield ("our_links", link), "", UNSEEN
         yield ("hairpin", link, link), "", UNSEEN
         for cidr in view.devices.get(link, ()):
-            yield ("own6" if ":" in cidr else "own4", cidr.split("/")[0]), "", UNSEEN
+            yield ("bridge_addrs6" if ":" in cidr else "bridge_addrs4", cidr.split("/")[0]), "", UNSEEN
         for digit, mark in (("4", "."), ("6", ":")):
             subnets = [
                 cidr for cidr in view.devices.get(link, ()) if mark in cidr and not cidr.endswith(("/32", "/128"))
@@ -423,7 +423,7 @@ def _bare(cidr: str) -> str:
 # --- what the kernel has -------------------------------------------------------------------------------------------
 
 _PROTOCOLS = {"6": "tcp", "17": "udp", "132": "sctp"}  # the bed lists numbers
-_IGNORED = frozenset({"counted4", "counted6", "reflected"})  # counters; a copy of what ports' hairpin mode says
+_IGNORED = frozenset({"counted4", "counted6", "hairpin_ports"})  # counters; a copy of what ports' hairpin mode says
 
 
 def link_facts(links: Mapping[str, Mapping[str, Any]], routes: Mapping[str, set[str]]) -> dict[Fact, Any]:

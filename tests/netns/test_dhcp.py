@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostnet.agent import checksums, dnsmasq
-from hostnet.errors import Code, HostnetError
+from hostnet.agent.dhcp import checksums, dnsmasq
+from hostnet.wire.errors import Code, HostnetError
 
 from tests.lab.clients import Client, advertisement, ask, old_client, until
 from tests.lab.driver import Provider, Stack, refused

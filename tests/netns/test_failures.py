@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostnet.agent import operations as ops
-from hostnet.agent.record import Record
-from hostnet.errors import Code, HostnetError
-from hostnet.hosts.api import Change, Query, View
-from hostnet.objects import Address, Forward, Forwarding, Gateway, Glob, Link, Object, Port, to_json
+from hostnet.agent.linux import operations as ops
+from hostnet.agent.record.record import Record
+from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.objects import Address, Forward, Forwarding, Gateway, Glob, Link, Object, Port, to_json
+from hostnet.wire.requests import Change, Query, View
 
 from tests.lab.bed import Bed, difference
 from tests.lab.driver import Provider, Stack, refused

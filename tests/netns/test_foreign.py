@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostnet.agent.foreign_chains import _FIREWALLD
+from hostnet.agent.firewalls.chains import _FIREWALLD
 
 from tests.lab.driver import Stack
 from tests.lab.firewalls import NAMES, Firewall, running

@@ -633,16 +633,16 @@ def test_a_bridges_isolation_is_seen_on_its_taps(ground: Ground, stack: Stack) -
 SHARED = (
     'inet hostnet ours { "br0" }',
     'inet hostnet hairpin { "br0" . "br0" }',
-    "inet hostnet own4 { 10.0.0.1 }",
-    'inet hostnet near4 { "br0" . 10.0.0.0/24 }',
+    "inet hostnet bridge_addrs4 { 10.0.0.1 }",
+    'inet hostnet hairpin_sources4 { "br0" . 10.0.0.0/24 }',
     "inet hostnet nets4 { 10.0.0.0/24 }",
     "inet hostnet closed_nets4 { 10.9.0.0/24 }",
-    "inet hostnet guarded4 { 10.0.0.1 }",
+    "inet hostnet gateway_addrs4 { 10.0.0.1 }",
     "inet hostnet counted4 { tcp . 80 . 10.0.0.2 }",
     'bridge hostnet reflected { "vm0" . "vm0" }',
 )
 FOREIGN = (
-    'inet hostnet any4 { "eth0" . tcp . 81 : 10.0.0.66 . 81 }',
+    'inet hostnet dnat_port4 { "eth0" . tcp . 81 : 10.0.0.66 . 81 }',
     'inet hostnet internal { "eth0" }',
     'inet hostnet pairs4 { "eth0" . "br0" }',
     "inet hostnet nets4 { 10.77.0.0/24 }",

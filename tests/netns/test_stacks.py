@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hostnet.errors import Code, HostnetError
+from hostnet.wire.errors import Code, HostnetError
 
 from tests.lab.driver import Provider, Stack, refused
 from tests.lab.lab import Lab

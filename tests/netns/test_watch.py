@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostnet.agent import netlink
-from hostnet.agent.daemon import PidFile, Process
-from hostnet.agent.kernel import IFLA_MASTER, RTM_NEWLINK
-from hostnet.agent.links import LinkEvents
+from hostnet.agent.linux import netlink
+from hostnet.agent.linux.link_events import LinkEvents
+from hostnet.agent.linux.process import PidFile, Process
+from hostnet.agent.linux.rtnetlink import IFLA_MASTER, RTM_NEWLINK
 
 from tests.lab.bed import Bed
 from tests.lab.driver import Provider, Stack

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 from google.protobuf.empty_pb2 import Empty
-from hostnet.errors import Code, HostnetError
 from hostnet.hosts.connection import Connection
-from hostnet.rpc import reach
+from hostnet.lifecycle import host_access as reach
 from hostnet.rpc.codec import decode, encode
 from hostnet.rpc.failures import STATUS_OF
 from hostnet.rpc.protos import provider_pb2
+from hostnet.wire.errors import Code, HostnetError
 
 from tests.rpc.engine import SECONDS, Engine, Resource, init_failed, message, paths
 
 if TYPE_CHECKING:
-    from hostnet.resources.kind import Value
+    from hostnet.resources.schema.kind import Value
 
 PASSWORD = "correct horse battery staple"  # noqa: S105 - the one to be kept out of messages
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAAB3NzaC1yc2EAAAADAQAB\n-----END OPENSSH PRIVATE KEY-----\n"

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from google.protobuf.struct_pb2 import Struct
-from hostnet.resources.kind import UNKNOWN, Value
+from hostnet.lifecycle.redaction import HIDDEN, Redactor
+from hostnet.resources.schema.kind import UNKNOWN, Value
 from hostnet.rpc.codec import (
     ASSET,
     BYTES,
@@ -23,7 +24,6 @@ from hostnet.rpc.codec import (
     input_secrets,
     output_secrets,
 )
-from hostnet.rpc.scrub import HIDDEN, Scrubber
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -194,7 +194,7 @@ def test_nested_unknowns_stay_leaves(engine: Engine) -> None:
 
 def test_scrubber() -> None:
     """Secrets are hidden whole, line by line, quoted and cut short; short ones as words of their own."""
-    scrub = Scrubber()
+    scrub = Redactor()
     scrub.learn(["-----BEGIN KEY-----\nabcdefghijklmnop\n", "hunter2-hunter2-hunter2", "80"])
     assert scrub("line 2 is abcdefghijklmnop") == f"line 2 is {HIDDEN}"
     assert scrub(repr("-----BEGIN KEY-----\nabcdefghijklmnop\n")).count("abcdef") == 0

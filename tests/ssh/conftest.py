@@ -11,7 +11,7 @@ import pytest
 
 pytest.register_assert_rewrite("tests.ssh.world")
 
-from hostnet.hosts import hostkeys  # noqa: E402
+from hostnet.hosts import host_keys as hostkeys  # noqa: E402
 
 from tests.ssh.world import World  # noqa: E402
 

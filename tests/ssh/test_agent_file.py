@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hostnet.errors import Code, HostnetError
-from hostnet.hosts.api import Change, Query
-from hostnet.hosts.bundle import bundle
-from hostnet.objects import Glob
+from hostnet.agent.bundle import bundle
+from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.objects import Glob
+from hostnet.wire.requests import Change, Query
 
 from tests.ssh.world import World, bridge, forward, removal, until, urn, watch
 

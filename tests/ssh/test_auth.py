@@ -9,9 +9,9 @@ from pathlib import Path
 
 import asyncssh
 import pytest
-from hostnet.errors import Code, HostnetError
 from hostnet.hosts.connection import Connection
-from hostnet.hosts.dial import log_in
+from hostnet.hosts.login import log_in
+from hostnet.wire.errors import Code, HostnetError
 
 from tests.ssh.world import PASSWORD, SERVER, World, keygen
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import hostnet
 import pytest
-from hostnet.agent.packages import advice
-from hostnet.hosts import launch
-from hostnet.hosts.bundle import bundle, command
+from hostnet.agent import __main__ as launch
+from hostnet.agent.bundle import bundle, command
+from hostnet.agent.linux.install_hints import advice
 
 
 def built(package: Path, environ: dict[str, str]) -> str:

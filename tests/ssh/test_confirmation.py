@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostnet.errors import Code, HostnetError
-from hostnet.hosts import dial
-from hostnet.hosts.api import Change
+from hostnet.hosts import login as dial
 from hostnet.hosts.session import Channel, Session
 from hostnet.resources import KINDS
+from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.requests import Change
 
 from tests.ssh.world import SERVER, World, bridge, removal, until, watch
 

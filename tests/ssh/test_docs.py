@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 
 import pytest
-from hostnet.errors import HostnetError
 from hostnet.hosts.connection import Connection
+from hostnet.wire.errors import HostnetError
 
 from tests.ssh.test_reach import begin_first_boot
 from tests.ssh.world import FAR_SERVER, JUMP, World, keygen

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostnet.errors import Code, HostnetError
-from hostnet.hosts import dial
+from hostnet.hosts import login as dial
 from hostnet.hosts.session import Session
+from hostnet.wire.errors import Code, HostnetError
 
 from tests.ssh.world import PATIENCE, SERVER, World, bridge, forward, removal, watch
 

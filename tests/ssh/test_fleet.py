@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from hostnet.hosts.connection import Connection, Settings
-from hostnet.hosts.dial import DialError, Jumps
+from hostnet.hosts.login import DialError, Jumps
 from hostnet.hosts.pool import Pool
+from hostnet.lifecycle.host_access import PREVIEW_SECONDS, HostAccess
 from hostnet.rpc.log import EngineLog
-from hostnet.rpc.reach import PREVIEW_SECONDS, Reach
 
 from tests.ssh.fleet import STATE_DIR, Fleet
 from tests.ssh.world import PATIENCE, SERVER, World, bridge, watch
@@ -72,7 +72,7 @@ def test_a_preview_looks_at_a_host_that_is_far_away(up: World) -> None:
     log = Warnings()
 
     async def previewing() -> None:
-        reach = Reach(log, Pool)
+        reach = HostAccess(log, Pool)
         await reach.configure(None, up.settings)
         way = {"host": SERVER, "privateKey": up.key.read_text(), "hostKey": up.server.host_key}
         start = time.monotonic()

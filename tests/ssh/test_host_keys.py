@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hostnet.errors import Code, HostnetError
+from hostnet.wire.errors import Code, HostnetError
 
 from tests.ssh.world import FAR_SERVER, JUMP, SERVER, Server, World, keygen, until
 

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hostnet.errors import Code, HostnetError
-from hostnet.hosts import dial
-from hostnet.hosts.api import Query
+from hostnet.hosts import login as dial
 from hostnet.hosts.session import Session
 from hostnet.hosts.ssh import SSHTransport
+from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.requests import Query
 
 from tests.ssh.world import FAST, PATIENCE, SERVER, World, bridge, removal, until, watch
 

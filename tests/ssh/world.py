@@ -23,14 +23,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hostnet.agent import guard
-from hostnet.hosts.api import Change
+from hostnet.agent.transaction import commit_confirm as guard
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.hosts.pool import Pool
 from hostnet.hosts.session import Session
 from hostnet.hosts.ssh import SSHTransport
-from hostnet.objects import Link
 from hostnet.resources import KINDS
+from hostnet.wire.objects import Link
+from hostnet.wire.requests import Change
 
 from tests.lab.namespaces import Namespace, Namespaces
 from tests.lab.taps import open_tap

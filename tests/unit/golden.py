@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostnet.hosts.api import View
-from hostnet.objects import from_json, seen_from_json, to_json
 from hostnet.resources import KINDS
-from hostnet.resources.kind import UNKNOWN, Autoname, Kind
+from hostnet.resources.schema.kind import UNKNOWN, Autoname, Kind
+from hostnet.wire.objects import from_json, state_from_json, to_json
+from hostnet.wire.requests import View
 
 CASES = Path(__file__).parents[1] / "cases"
 FOLDERS = {
@@ -65,7 +65,7 @@ def view(case: Case) -> View:
     return View(
         case.get("id", "id"),
         tuple(wish for wish, _ in pairs),
-        tuple(seen_from_json(wish.type, seen) for wish, seen in pairs),
+        tuple(state_from_json(wish.type, seen) for wish, seen in pairs),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hostnet.resources import KINDS
 from hostnet.resources.connection import check_config
-from hostnet.resources.kind import UNKNOWN, Autoname, Failure, Kind
+from hostnet.resources.schema.kind import UNKNOWN, Autoname, Failure, Kind
 
 from tests.unit.golden import Case, autoname, load, parameters, urn
 

@@ -13,15 +13,15 @@ import pytest
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.resources import KINDS, RESOURCES
 from hostnet.resources.connection import CONNECTION, diff_config, parse_config
-from hostnet.resources.docs import pages
 from hostnet.resources.functions import FUNCTIONS
-from hostnet.resources.kind import UNKNOWN
-from hostnet.resources.schema import package_schema, render
+from hostnet.resources.package_schema import package_schema, render
+from hostnet.resources.reference_pages import pages
+from hostnet.resources.schema.kind import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hostnet.resources.base import Resource
+    from hostnet.resources.schema.base import Resource
 
 TOP = Path(__file__).parents[2]
 
@@ -60,7 +60,7 @@ def test_schema_json_is_up_to_date() -> None:
 
 
 def test_the_docs_are_up_to_date() -> None:
-    """`python -m hostnet.resources.docs docs/resources` writes them."""
+    """`python -m hostnet.resources.reference_pages docs/resources` writes them."""
     there = {path.name: path.read_text(encoding="utf-8") for path in (TOP / "docs" / "resources").glob("*.md")}
     assert there == pages()
 

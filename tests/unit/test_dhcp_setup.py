@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hostnet.agent.dhcp import Setup, inputs_to_open, parse_leases, setup_of
-from hostnet.agent.owners import Owner, Owners
-from hostnet.agent.resolve import World
-from hostnet.agent.state import Snapshot
-from hostnet.errors import HostnetError
-from hostnet.objects import Address, DhcpServer, Guest, Lease, Link, Object, StaticLease
+from hostnet.agent.dhcp.config import Setup, inputs_to_open, parse_leases, setup_of
+from hostnet.agent.linux.snapshot import Snapshot
+from hostnet.agent.plan.resolve import World
+from hostnet.agent.record.owners import Owner, Owners
+from hostnet.wire.errors import HostnetError
+from hostnet.wire.objects import Address, DhcpServer, Guest, Lease, Link, Object, StaticLease
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hostnet.agent.foreign import Wishes, repairs
-from hostnet.agent.foreign_chains import IPTABLES_NFT, NFT, USER_CHAIN, Chain, Rule, Spot, spots
-from hostnet.agent.openings import Opening, for_iptables_nft, for_nft
+from hostnet.agent.firewalls.accepts import Traffic, for_iptables_nft, for_nft
+from hostnet.agent.firewalls.chains import IPTABLES_NFT, NFT, USER_CHAIN, Chain, Rule, Spot, spots
+from hostnet.agent.firewalls.sync import Wishes, repairs
 
 DROP = Rule(1, "drop", free=True)
 ACCEPT = Rule(2, "accept", free=True)
@@ -62,7 +62,7 @@ def test_where_an_accept_goes(made: Chain, expected: tuple[Spot, ...]) -> None:
     assert spots(made, INNER, OUTER) == expected
 
 
-WISHES = Wishes((Opening("gateway nat", iif="br-a", oif="eth0"), Opening("gateway nat", oif="br-a")), INNER, OUTER)
+WISHES = Wishes((Traffic("gateway nat", iif="br-a", oif="eth0"), Traffic("gateway nat", oif="br-a")), INNER, OUTER)
 
 
 def test_what_is_there_is_left() -> None:
@@ -95,7 +95,7 @@ def test_rules_as_each_firewall_takes_them() -> None:
         ('iifname "br-a" oifname "eth0" counter', "hostnet: br-a to eth0"),
         ('oifname "br-a" counter', "hostnet: any to br-a"),
     ]
-    to_guest = Opening("f", iif="eth0", family="ipv4", target="10.0.0.2", protocol="tcp", ports="80")
+    to_guest = Traffic("f", iif="eth0", family="ipv4", target="10.0.0.2", protocol="tcp", ports="80")
     assert for_nft([to_guest], "ip6") == []
     assert for_nft([to_guest], "ip")[0].text == 'iifname "eth0" ip daddr 10.0.0.2 tcp dport 80'
 
@@ -104,7 +104,7 @@ def test_rules_as_each_firewall_takes_them() -> None:
 def test_a_strange_interface_name_never_gets_there(name: str) -> None:
     """Text of a user's is checked before it becomes nft's syntax."""
     with pytest.raises(ValueError, match="interface name"):
-        for_nft([Opening("g", iif=name or "\n", oif="eth0")], "inet")
+        for_nft([Traffic("g", iif=name or "\n", oif="eth0")], "inet")
 
 
 def test_a_strange_chain_is_left_alone() -> None:

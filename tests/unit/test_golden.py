@@ -10,8 +10,8 @@ from hostnet.resources import RESOURCES
 from tests.unit.golden import Case, as_json, autoname, parameters, urn, view
 
 if TYPE_CHECKING:
-    from hostnet.resources.base import Resource
-    from hostnet.resources.kind import Kind
+    from hostnet.resources.schema.base import Resource
+    from hostnet.resources.schema.kind import Kind
 
 
 @parameters("create")

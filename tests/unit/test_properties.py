@@ -12,15 +12,15 @@ import pytest
 from hostnet.resources import RESOURCES
 from hostnet.resources.connection import check_config, diff_config
 from hostnet.resources.functions import FUNCTIONS
-from hostnet.resources.kind import UNKNOWN
-from hostnet.resources.model import ListOf, Record, Type, freeze
+from hostnet.resources.schema.kind import UNKNOWN
+from hostnet.resources.schema.model import ListOf, Record, Type, freeze
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.golden import FOLDERS, autoname, load, urn
 
 if TYPE_CHECKING:
-    from hostnet.resources.base import Resource
+    from hostnet.resources.schema.base import Resource
 
 QUICK = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 

@@ -15,7 +15,7 @@ import pulumi
 import pytest
 from hostnet.hosts.connection import Connection
 from hostnet.resources import KINDS
-from hostnet.resources.kind import UNKNOWN, Autoname
+from hostnet.resources.schema.kind import UNKNOWN, Autoname
 from hostnet.rpc.codec import Decoded, decode
 from pulumi.runtime import MockCallArgs, MockResourceArgs, Mocks
 from pulumi.runtime.mocks import MockMonitor

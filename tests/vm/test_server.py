@@ -278,7 +278,7 @@ def test_the_command_line_from_afar(world: World) -> None:
     assert done.returncode == 0, done.stdout
     checks = {check["name"]: check["level"] for check in json.loads(done.stdout)["checks"]}
     assert (checks["systemd"], checks["watcher"], checks["systemd-networkd"]) == ("ok", "ok", "note")
-    world.server("ip link delete tap-routed && nft flush map inet hostnet any4")
+    world.server("ip link delete tap-routed && nft flush map inet hostnet dnat_port4")
     assert _drift(world) == {"http", "routed"}
     assert not world.answers()
     assert "put back 6 resources" in world.hostnet("restore").stdout

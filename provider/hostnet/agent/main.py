@@ -21,15 +21,15 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from hostnet import __version__
-from hostnet.agent import watch
-from hostnet.agent.guard import Guard
-from hostnet.agent.instance import enter, namespace_of, store_here
-from hostnet.agent.parts import Outcome
-from hostnet.agent.service import Service, forget_agents
-from hostnet.agent.transaction import Host, started_at
-from hostnet.errors import Code, HostnetError
-from hostnet.hosts.api import Change, Query, View
-from hostnet.objects import from_json, seen_to_json, to_json
+from hostnet.agent.lasting import watch
+from hostnet.agent.lasting.persistence import Persistence, forget_agents
+from hostnet.agent.record.netns import enter, namespace_of, store_here
+from hostnet.agent.transaction.commit_confirm import CommitConfirm
+from hostnet.agent.transaction.host import Host, started_at
+from hostnet.agent.transaction.subsystems import Outcome
+from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.objects import from_json, state_to_json, to_json
+from hostnet.wire.requests import Change, Query, View
 
 # A provider that lost the connection tries again for minutes before it gives up.
 _REMEMBERED_SECONDS = 300
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.dup2(2, 1)  # whatever else prints must not look like an answer
     used = _use_file()
     # Before anything is open here: it is to share nothing with this process.
-    guard = Guard(options.confirm, lambda transaction: _undo(options, transaction)) if options.confirm else None
+    guard = CommitConfirm(options.confirm, lambda transaction: _undo(options, transaction)) if options.confirm else None
     try:
         host = open_host(options.state_dir, options.netns, options.persist, options.via)
     except HostnetError as error:
@@ -91,7 +91,7 @@ class _Talk:
     :param early: gets the next request, where that comes instead of a word.
     """
 
-    def __init__(self, answer: TextIO, number: int, guard: Guard, early: list[str]) -> None:
+    def __init__(self, answer: TextIO, number: int, guard: CommitConfirm, early: list[str]) -> None:
         self._answer, self._number, self._guard, self._early = answer, number, guard, early
 
     asks = True
@@ -147,14 +147,14 @@ def _undo(options: argparse.Namespace, transaction: str) -> None:
 
 
 def _watch(options: argparse.Namespace, answer: TextIO) -> None:
-    """Be the watcher, in sight of whoever asked, until they hang up."""
+    """Be the watcher, in observation of whoever asked, until they hang up."""
 
     def say(line: str) -> None:
         with contextlib.suppress(OSError):
             answer.write(json.dumps({"said": line}) + "\n")
 
     store = store_here(options.state_dir, options.netns)
-    watch.foreground(store, Service(store, options.netns, options.persist), say)
+    watch.foreground(store, Persistence(store, options.netns, options.persist), say)
 
 
 def _opened() -> int | None:
@@ -220,7 +220,7 @@ def open_host(state_dir: Path, netns: str | None, persist: str = "keep", via: st
     if netns is not None:
         enter(netns)
     store = store_here(state_dir, netns)
-    return Host(store, Service(store, netns, persist), via)
+    return Host(store, Persistence(store, netns, persist), via)
 
 
 def _hello() -> dict[str, Any]:
@@ -293,7 +293,7 @@ def _outcome(each: View | HostnetError | None) -> dict[str, Any] | None:
     return {
         "id": each.id,
         "objects": [to_json(item) for item in each.objects],
-        "seen": [seen_to_json(item) for item in each.seen],
+        "seen": [state_to_json(item) for item in each.seen],
         "warnings": list(each.warnings),
     }
 

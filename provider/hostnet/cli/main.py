@@ -16,10 +16,10 @@ from rich.console import Console
 
 from hostnet import __version__
 from hostnet.cli import doctor, graph, status
-from hostnet.errors import Code, HostnetError
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.hosts.pool import Pool
 from hostnet.hosts.session import Session
+from hostnet.wire.errors import Code, HostnetError
 
 OK, WRONG, USAGE, UNREACHED, INTERRUPTED = 0, 1, 2, 3, 130
 _UNREACHED = {Code.UNREACHABLE, Code.PERMISSION, Code.AGENT_DIED}

@@ -22,14 +22,14 @@ from pulumi.dynamic import Resource
 from hostnet.dynamic.provider import INPUTS, SECRET, URN, HostnetProvider
 from hostnet.resources.bridge import BRIDGE
 from hostnet.resources.connection import CONNECTION
-from hostnet.resources.model import Record, camel
 from hostnet.resources.nat_gateway import NAT_GATEWAY
 from hostnet.resources.port_forward import PORT_FORWARD
+from hostnet.resources.schema.model import Record, camel
 from hostnet.resources.tap_binding import TAP_BINDING
 
 if TYPE_CHECKING:
-    from hostnet.resources.base import Resource as Kind
-    from hostnet.resources.model import Property
+    from hostnet.resources.schema.base import Resource as Kind
+    from hostnet.resources.schema.model import Property
 
 __all__ = ["Bridge", "NatGateway", "PortForward", "TapBinding"]
 

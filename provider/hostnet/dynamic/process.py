@@ -16,17 +16,17 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hostnet.dynamic.provider import Known, Properties
-from hostnet.errors import Code, HostnetError
 from hostnet.hosts.pool import Pool
+from hostnet.lifecycle.crud import Operations, PartialError, State, Subject
+from hostnet.lifecycle.host_access import HostAccess
+from hostnet.lifecycle.redaction import Redactor
 from hostnet.resources.connection import check_config, parse_config
-from hostnet.resources.kind import Failure, Kind
-from hostnet.rpc import answers
+from hostnet.resources.schema.kind import Failure, Kind
+from hostnet.rpc import responses as answers
 from hostnet.rpc.codec import SECRET, SIGNATURE, Decoded, decode, encode, output_secrets
 from hostnet.rpc.failures import status_of
 from hostnet.rpc.log import EngineLog
-from hostnet.rpc.operations import Operations, PartialError, State, Subject
-from hostnet.rpc.reach import Reach
-from hostnet.rpc.scrub import Scrubber
+from hostnet.wire.errors import Code, HostnetError
 
 if TYPE_CHECKING:
     from hostnet.rpc.protos import provider_pb2
@@ -46,12 +46,12 @@ class Process:
 
     def __init__(self) -> None:
         """Start the loop. No host is reached yet."""
-        self.scrub = Scrubber()
+        self.redact = Redactor()
         # As every plugin's, this process's last argument is the engine's address; Pulumi's own code ignores it.
         address = sys.argv[-1] if len(sys.argv) > 1 and ":" in sys.argv[-1] else None
-        self.log = EngineLog(address, self.scrub)
-        self.reach = Reach(self.log, Pool)
-        self.operations = Operations(self.reach, self.log)
+        self.log = EngineLog(address, self.redact)
+        self.access = HostAccess(self.log, Pool)
+        self.operations = Operations(self.access, self.log)
         self._settings: object = None
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
@@ -76,12 +76,12 @@ class Process:
         if failures:
             text = "; ".join(f"hostnet:{each.path}: {each.reason}" for each in failures)
             raise HostnetError(Code.INVALID, "use the configuration", text)
-        await self.reach.configure(*parse_config(config, os.environ))
+        await self.access.configure(*parse_config(config, os.environ))
 
     def learn(self, values: Properties) -> Decoded:
         """Values as the plugin decodes them; credentials among them are kept out of messages from now on."""
         decoded = decode(encode(values, unknowns=True))
-        self.scrub.learn(decoded.texts)
+        self.redact.learn(decoded.texts)
         return decoded
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -105,7 +105,7 @@ class Process:
             reason = status_of(error)[1]
         finally:
             await self.log.flush()
-        return HostnetFailure(self.scrub(reason)), None
+        return HostnetFailure(self.redact(reason)), None
 
     def close(self) -> None:
         """End the sessions: what is under way ends in its own time, the agents with it."""
@@ -113,7 +113,7 @@ class Process:
             asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(_CLOSE_SECONDS)
 
     async def _close(self) -> None:
-        await self.reach.close()
+        await self.access.close()
         await self.log.close()
 
 
@@ -157,8 +157,8 @@ def delete(kind: Kind, identifier: str, known: Known, outputs: Properties) -> No
 def failures(found: Iterable[Failure], known: Known) -> list[provider_pb2.CheckFailure]:
     """Check failures that show no secret."""
     given = _given(known)
-    _process().scrub.learn(given.texts)
-    return answers.failures(found, given, _process().scrub)
+    _process().redact.learn(given.texts)
+    return answers.failures(found, given, _process().redact)
 
 
 def with_secrets(outputs: Properties, known: Known) -> Properties:

@@ -28,7 +28,7 @@ from pulumi.output import Unknown
 
 from hostnet.resources import KINDS
 from hostnet.resources.connection import PROVIDER
-from hostnet.resources.kind import UNKNOWN, Autoname, Kind
+from hostnet.resources.schema.kind import UNKNOWN, Autoname, Kind
 
 # Hidden inputs, and the hidden output.
 URN: Final = "__urn"

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import asyncssh
 
-from hostnet.errors import Code, HostnetError
 from hostnet.hosts.connection import Connection
+from hostnet.wire.errors import Code, HostnetError
 
 
 class Credentials:

@@ -13,32 +13,32 @@ from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
-from hostnet.errors import Code, HostnetError
-from hostnet.hosts.api import Change, Facts, Query, View
 from hostnet.hosts.connection import Connection, Settings
-from hostnet.objects import (
+from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.objects import (
     EXTERNAL_PLACEHOLDER,
     Address,
-    DhcpSeen,
     DhcpServer,
+    DhcpState,
     Family,
     Forward,
     Forwarding,
-    ForwardingSeen,
-    ForwardSeen,
+    ForwardingState,
+    ForwardState,
     Gateway,
-    GatewaySeen,
+    GatewayState,
     Glob,
-    GlobSeen,
+    GlobState,
     Guest,
-    GuestSeen,
+    GuestState,
     Link,
-    LinkSeen,
+    LinkState,
     Object,
+    ObjectState,
     Port,
     Route,
-    Seen,
 )
+from hostnet.wire.requests import Change, Facts, Query, View
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,7 +53,7 @@ _SEEN_AS_DECLARED = ("nat6", "route6", "snat4", "snat6", "dmz4", "dmz6", "dmz_ex
 class _Kernel:
     """What the kernel has, whoever made it."""
 
-    links: dict[str, LinkSeen] = field(default_factory=dict)
+    links: dict[str, LinkState] = field(default_factory=dict)
     forwarding: dict[str, bool] = field(default_factory=lambda: {"ipv4": False, "ipv6": False})
     elements: dict[str, Gateway | Forward] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)  # dnsmasq, by bridge
@@ -66,7 +66,7 @@ class _Record:
 
     owners: dict[Owner, dict[str, Object]] = field(default_factory=dict)
     guests: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    switches: dict[str, bool] = field(default_factory=dict)  # a forwarding switch's value before us
+    sysctls: dict[str, bool] = field(default_factory=dict)  # a forwarding switch's value before us
 
 
 @dataclass
@@ -195,7 +195,7 @@ class FakeHost:
         async with self._arrivals:
             await self._arrivals.wait_for(lambda: len(self.requests) >= count)
 
-    def link(self, name: str) -> LinkSeen:
+    def link(self, name: str) -> LinkState:
         """A link as the kernel has it.
 
         :raises KeyError: where it is gone.
@@ -475,7 +475,7 @@ class _Step:
         self.record.guests[wish.link] = self.allocate(wish)
 
     def put_forwarding(self, wish: Forwarding) -> None:
-        self.record.switches.setdefault(wish.family, self.kernel.forwarding[wish.family])
+        self.record.sysctls.setdefault(wish.family, self.kernel.forwarding[wish.family])
         self.kernel.forwarding[wish.family] = True
 
     def put_gateway(self, wish: Gateway) -> None:
@@ -530,7 +530,7 @@ class _Step:
         self.record.guests.pop(wish.link, None)
 
     def remove_forwarding(self, wish: Forwarding) -> None:
-        self.kernel.forwarding[wish.family] = self.record.switches.pop(wish.family, False)
+        self.kernel.forwarding[wish.family] = self.record.sysctls.pop(wish.family, False)
 
     def remove_gateway(self, wish: Gateway) -> None:
         self.kernel.elements.pop(wish.key, None)
@@ -564,59 +564,59 @@ class _Step:
 
     # Looking.
 
-    def see(self, wish: Object) -> Seen | None:
+    def see(self, wish: Object) -> ObjectState | None:
         """None also for what is seen in its link."""
-        see: Callable[[Object], Seen | None] | None = getattr(self, f"see_{wish.type}", None)
+        see: Callable[[Object], ObjectState | None] | None = getattr(self, f"see_{wish.type}", None)
         return see(wish) if see else None
 
-    def see_link(self, wish: Link) -> LinkSeen | None:
+    def see_link(self, wish: Link) -> LinkState | None:
         link = self.kernel.links.get(wish.name)
         if link is None:
             return None
         ports = tuple(sorted(other for other, port in self.kernel.links.items() if port.bridge == wish.name))
         return replace(link, ports=ports)
 
-    def see_glob(self, wish: Glob) -> GlobSeen:
+    def see_glob(self, wish: Glob) -> GlobState:
         matching = {n: link for n, link in sorted(self.kernel.links.items()) if fnmatchcase(n, wish.pattern)}
         members = {n: link for n, link in matching.items() if link.bridge == wish.bridge}
         left = tuple(n for n, link in matching.items() if link.bridge not in (None, wish.bridge))
         same = all(link.isolated == wish.isolated for link in members.values())
-        return GlobSeen(tuple(members), wish.isolated if same else not wish.isolated, left)
+        return GlobState(tuple(members), wish.isolated if same else not wish.isolated, left)
 
-    def see_guest(self, wish: Guest) -> GuestSeen:
+    def see_guest(self, wish: Guest) -> GuestState:
         addresses = self.record.guests.get(wish.link)
         if addresses is None:
             addresses = self.allocate(wish)
         via = self.kernel.links.get(wish.bridge or wish.link)
         own = [ipaddress.ip_interface(cidr).ip for cidr in via.addresses] if via else []
         gateways = {ip.version: str(ip) for ip in reversed(own)}
-        return GuestSeen(wish.mac, addresses, wish.hostname, gateways.get(4), gateways.get(6))
+        return GuestState(wish.mac, addresses, wish.hostname, gateways.get(4), gateways.get(6))
 
-    def see_forwarding(self, wish: Forwarding) -> ForwardingSeen:
-        return ForwardingSeen(self.kernel.forwarding[wish.family])
+    def see_forwarding(self, wish: Forwarding) -> ForwardingState:
+        return ForwardingState(self.kernel.forwarding[wish.family])
 
-    def see_dhcp(self, wish: DhcpServer) -> DhcpSeen:
-        return DhcpSeen(wish.bridge in self.kernel.running)
+    def see_dhcp(self, wish: DhcpServer) -> DhcpState:
+        return DhcpState(wish.bridge in self.kernel.running)
 
-    def see_gateway(self, wish: Gateway) -> Seen | None:
+    def see_gateway(self, wish: Gateway) -> ObjectState | None:
         there = self.kernel.elements.get(wish.key)
         return self.see_element(there) if there else None
 
-    def see_forward(self, wish: Forward) -> Seen | None:
+    def see_forward(self, wish: Forward) -> ObjectState | None:
         there = self.kernel.elements.get(wish.key)
         return self.see_element(there) if there else None
 
-    def see_element(self, there: Gateway | Forward) -> Seen:
+    def see_element(self, there: Gateway | Forward) -> ObjectState:
         external = there.external or ""
         if isinstance(there, Forward):
-            return ForwardSeen(
+            return ForwardState(
                 external, there.protocols, there.address, there.to_ports, there.listen, there.sources, there.loopback
             )
         uplink = self.kernel.links.get(external)
         addresses = tuple(_bare(cidr) for cidr in uplink.addresses) if uplink else ()
         fixed = tuple(a for a in (there.snat4, there.snat6) if a)
         declared = {name: getattr(there, name) for name in _SEEN_AS_DECLARED}
-        return GatewaySeen(
+        return GatewayState(
             external, fixed or addresses, there.internal, there.internal4, there.internal6,
             internal_forwarding=there.internal_forwarding, **declared,
         )  # fmt: skip
@@ -666,7 +666,7 @@ def _facts(state: _State, default_route: str | None, name: str, arguments: dict[
     }
 
 
-def _interface_facts(link: LinkSeen) -> dict[str, Any]:
+def _interface_facts(link: LinkState) -> dict[str, Any]:
     found = {
         "name": link.name, "kind": link.kind, "ifindex": link.ifindex, "macAddress": link.mac, "mtu": link.mtu,
         "up": True, "addresses": list(link.addresses),
@@ -734,7 +734,7 @@ def _make_link(kernel: _Kernel, name: str, kind: str, index: int | None, **value
     if index is None:
         index, kernel.next_index = kernel.next_index, kernel.next_index + 1
     mac = f"02:00:00:00:00:{index:02x}"
-    kernel.links[name] = replace(LinkSeen(name, kind, index, mac, 1500), **values)
+    kernel.links[name] = replace(LinkState(name, kind, index, mac, 1500), **values)
 
 
 def _drop_link(kernel: _Kernel, name: str) -> None:

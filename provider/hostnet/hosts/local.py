@@ -9,8 +9,8 @@ import signal
 import sys
 from pathlib import Path
 
-from hostnet.errors import Code, HostnetError
 from hostnet.hosts.connection import Connection, Settings
+from hostnet.wire.errors import Code, HostnetError
 
 _LIMIT = 256 << 20
 _LAST_WORDS = 2000

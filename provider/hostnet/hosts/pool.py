@@ -12,7 +12,7 @@ from hostnet.hosts.local import LocalTransport
 from hostnet.hosts.session import Session, Status, Transport
 
 if TYPE_CHECKING:
-    from hostnet.hosts.dial import Jumps
+    from hostnet.hosts.login import Jumps
 
 Log = Callable[[str, str], None]
 
@@ -44,7 +44,7 @@ class Pool:
         if connection.host is None:
             return LocalTransport(connection, self._settings)
         # Half a second, for those who need it.
-        from hostnet.hosts.dial import Jumps  # noqa: PLC0415
+        from hostnet.hosts.login import Jumps  # noqa: PLC0415
         from hostnet.hosts.ssh import SSHTransport  # noqa: PLC0415
 
         self._jumps = self._jumps or Jumps()

@@ -17,9 +17,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hostnet.errors import Code, HostnetError
-from hostnet.hosts.api import Change, Facts, Query, View
-from hostnet.objects import from_json, seen_from_json, to_json
+from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.objects import from_json, state_from_json, to_json
+from hostnet.wire.requests import Change, Facts, Query, View
 
 Status = Callable[[str], None]
 _LIMIT = 256 << 20  # bytes a line: 10,000 forwards are some 3 MB
@@ -40,7 +40,7 @@ class Transport(Protocol):
         """
 
     async def anew(self) -> None:
-        """Reach the host by a new connection, as the next provider will have to.
+        """HostAccess the host by a new connection, as the next provider will have to.
 
         :raises HostnetError: where that fails.
         """
@@ -91,7 +91,7 @@ _OUTCOME_SECONDS = 5.0
 
 
 class Session:
-    """A host, through its agent. Implements `hostnet.hosts.api.Host`.
+    """A host, through its agent. Implements `hostnet.wire.requests.Host`.
 
     :param label: the host, for messages.
     :param transport: starts the agent.
@@ -188,7 +188,7 @@ class Session:
         if "error" in data:
             raise HostnetError.from_json(data["error"], self.label)
         objects = tuple(map(from_json, data["objects"]))
-        seen = tuple(seen_from_json(item.type, what) for item, what in zip(objects, data["seen"], strict=False))
+        seen = tuple(state_from_json(item.type, what) for item, what in zip(objects, data["seen"], strict=False))
         return View(data["id"], objects, seen, tuple(data["warnings"]))
 
     # --- the queue -------------------------------------------------------------------------------------------------

@@ -16,12 +16,12 @@ from typing import Any
 
 import asyncssh
 
-from hostnet.agent.packages import advice
-from hostnet.errors import Code, HostnetError
-from hostnet.hosts.bundle import bundle, command
+from hostnet.agent.bundle import bundle, command
+from hostnet.agent.linux.install_hints import advice
 from hostnet.hosts.connection import Connection, Settings
-from hostnet.hosts.dial import BACKOFF, Backoff, Dialler, Jumps, Status, Way, attempt, times
 from hostnet.hosts.local import agent_arguments
+from hostnet.hosts.login import BACKOFF, Backoff, Dialler, Jumps, SshLogin, Status, attempt, times
+from hostnet.wire.errors import Code, HostnetError
 
 _LIMIT = 256 << 20  # bytes a line, as in `session`
 _LAST_WORDS = 2000
@@ -53,7 +53,7 @@ class SSHTransport:
     ) -> None:
         self._connection, self._settings, self._status = connection, settings, status
         self._dialler = Dialler(connection, status, backoff, jumps)
-        self._way: Way | None = None
+        self._way: SshLogin | None = None
         self._in_vain = 0  # attempts
 
     async def start(self, *, attempts: int | None = None) -> SSHChannel:
@@ -105,7 +105,7 @@ class SSHTransport:
         if way is not None:
             way.close()
 
-    async def _boot(self, way: Way, limit: int) -> SSHChannel:
+    async def _boot(self, way: SshLogin, limit: int) -> SSHChannel:
         """Start the agent; again where its file was taken away (by another's last word) as it was being started."""
         for _ in range(2):
             stream = _Stream()
@@ -165,7 +165,7 @@ class SSHTransport:
                 self._connection.label,
             ) from None
 
-    async def _explain(self, way: Way, stream: _Stream, answer: dict[str, Any]) -> HostnetError:
+    async def _explain(self, way: SshLogin, stream: _Stream, answer: dict[str, Any]) -> HostnetError:
         """Why no agent greets us."""
         label = self._connection.label
         fail = answer.get("fail")
@@ -191,7 +191,7 @@ class SSHTransport:
             )
         return await self._unstarted(way, stream)
 
-    async def _unstarted(self, way: Way, stream: _Stream) -> HostnetError:
+    async def _unstarted(self, way: SshLogin, stream: _Stream) -> HostnetError:
         """What the user's shell, or sudo, said instead of starting Python."""
         said, status = stream.said, stream.status
         need = ""
@@ -227,7 +227,7 @@ class SSHTransport:
         fix = f"Look at what `ssh {self._connection.user}@{self._connection.host} python3 --version` says"
         return HostnetError(Code.UNSUPPORTED, "the agent can't be started", why, fix, self._connection.label)
 
-    async def _os_release(self, way: Way) -> str:
+    async def _os_release(self, way: SshLogin) -> str:
         """What distribution it is; "" where that can't be told."""
         try:
             async with asyncio.timeout(_LOOK_SECONDS):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, Any
 
-from hostnet.objects import Address, DhcpSeen, DhcpServer, Link, LinkSeen, Object, StaticLease
-from hostnet.resources.base import (
+from hostnet.resources.connection import ConnectionInputs, connection_prop
+from hostnet.resources.schema.base import (
     Past,
     Resource,
     derived_mac,
@@ -20,9 +20,8 @@ from hostnet.resources.base import (
     settle_list,
     settle_value,
 )
-from hostnet.resources.connection import ConnectionInputs, connection_prop
-from hostnet.resources.kind import UNKNOWN, Autoname, Inputs, Outputs, Value
-from hostnet.resources.model import (
+from hostnet.resources.schema.kind import UNKNOWN, Autoname, Inputs, Outputs, Value
+from hostnet.resources.schema.model import (
     Declared,
     ListOf,
     Record,
@@ -34,7 +33,7 @@ from hostnet.resources.model import (
     prop,
     without_none,
 )
-from hostnet.resources.types import (
+from hostnet.resources.schema.types import (
     IPV4,
     IPV6,
     OUT_INT,
@@ -52,11 +51,12 @@ from hostnet.resources.types import (
     NetCidr,
     parse_interface,
 )
+from hostnet.wire.objects import Address, DhcpServer, DhcpState, Link, LinkState, Object, StaticLease
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hostnet.hosts.api import View
+    from hostnet.wire.requests import View
 
 MTU_MIN, MTU_MAX = 68, 65535  # RFC 791; the kernel's ETH_MAX_MTU
 MTU_MIN_V6 = 1280  # RFC 8200: the kernel takes IPv6 off a link below
@@ -373,10 +373,10 @@ pulumi.export("gateway", bridge.gateway)
 
     def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:
         """See `Kind`."""
-        link = first_seen(view, LinkSeen)
+        link = first_seen(view, LinkState)
         if link is None:
             return {"name": inputs.get("name") or view.id, "addresses": [], "subnets": [], "leases": []}
-        served = first_seen(view, DhcpSeen)
+        served = first_seen(view, DhcpState)
         leases = [
             {"macAddress": x.mac, "address": x.address, "hostname": x.hostname, "expires": x.expires}
             for x in (served.leases if served else ())
@@ -437,14 +437,14 @@ pulumi.export("gateway", bridge.gateway)
                     "openFirewall": None if link.open_firewall else False,
                 }
             )
-        elif (seen := first_seen(view, LinkSeen)) is not None and seen.mtu != ETHERNET_MTU:
+        elif (seen := first_seen(view, LinkState)) is not None and seen.mtu != ETHERNET_MTU:
             out["mtu"] = seen.mtu
         server = first_object(view, DhcpServer)
         return out | _recorded_server(server, view) if server else out
 
     def settle(self, declared: dict[str, Value], view: View) -> None:
         """See `Resource`. What was not declared is the kernel's choice, but for the addresses."""
-        link = first_seen(view, LinkSeen)
+        link = first_seen(view, LinkState)
         if link is None:
             return
         settle_list(declared, self.inputs, "addresses", link.open_to)
@@ -457,7 +457,7 @@ pulumi.export("gateway", bridge.gateway)
         if link.dropped:
             settle_value(declared, self.inputs, "openFirewall", seen=False)
         if first_object(view, DhcpServer):
-            served = first_seen(view, DhcpSeen)
+            served = first_seen(view, DhcpState)
             if served is None or not (served.running and served.reached):
                 declared.pop("dhcpServer", None)
             if served is None or not served.running:
@@ -502,7 +502,7 @@ def _recorded_server(server: DhcpServer, view: View) -> dict[str, Value]:
             }
         )
     if server.send_ra:
-        link = first_seen(view, LinkSeen)
+        link = first_seen(view, LinkState)
         out["ipv6SendRa"] = True
         if link and server.ra_prefixes != advertised(map(parse_interface, link.addresses)):
             out["ipv6Prefixes"] = list(server.ra_prefixes)

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from hostnet.hosts.connection import Settings
-from hostnet.resources.kind import UNKNOWN, Checked, Difference, Inputs, Value
-from hostnet.resources.model import Changes, Declared, Record, Report, Type, compare_items, join, prop
-from hostnet.resources.types import (
+from hostnet.resources.schema.kind import UNKNOWN, Checked, Difference, Inputs, Value
+from hostnet.resources.schema.model import Changes, Declared, Record, Report, Type, compare_items, join, prop
+from hostnet.resources.schema.types import (
     PORT_MAX,
     AbsolutePath,
     Bool,

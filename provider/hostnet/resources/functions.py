@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from hostnet.resources.bridge import LEASES
 from hostnet.resources.connection import connection_prop
-from hostnet.resources.model import Declared, ListOf, Record, Report, has_unknown, output, prop, without_none
-from hostnet.resources.types import OUT_BOOL, OUT_INT, OUT_TEXT, InterfaceName
+from hostnet.resources.schema.model import Declared, ListOf, Record, Report, has_unknown, output, prop, without_none
+from hostnet.resources.schema.types import OUT_BOOL, OUT_INT, OUT_TEXT, InterfaceName
 
 if TYPE_CHECKING:
     from hostnet.resources.connection import ConnectionInputs
-    from hostnet.resources.kind import Failure, Inputs, Outputs, Value
+    from hostnet.resources.schema.kind import Failure, Inputs, Outputs, Value
 
 
 class HostInterface(Declared):
@@ -61,7 +61,7 @@ class GetHostResult(Declared):
     default_route: Value = output(
         Record(DefaultRoute, "hostnet:index:DefaultRoute"), "The interfaces of its default routes."
     )
-    forwarding: Value = output(Record(HostForwarding, "hostnet:index:HostForwarding"), "Its forwarding switches.")
+    forwarding: Value = output(Record(HostForwarding, "hostnet:index:HostForwarding"), "Its forwarding sysctls.")
     firewalls: tuple[str, ...] = output(
         ListOf(OUT_TEXT), 'Other firewalls seen: "docker", "ufw", "firewalld", or the nftables table and chain.'
     )

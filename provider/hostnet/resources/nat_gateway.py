@@ -8,8 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hostnet.objects import Family, Forward, Forwarding, ForwardSeen, Gateway, GatewaySeen, Object
-from hostnet.resources.base import (
+from hostnet.resources.connection import ConnectionInputs, connection_prop
+from hostnet.resources.port_forward import (
+    FORWARD_PORT,
+    FORWARD_PORTS,
+    FORWARDING,
+    ForwardInputs,
+    family_of,
+    overlapping,
+    recorded_forward,
+    settle_forward,
+    to_forward,
+)
+from hostnet.resources.schema.base import (
     SUFFIX,
     Past,
     Resource,
@@ -22,9 +33,8 @@ from hostnet.resources.base import (
     settle_value,
     urn_name,
 )
-from hostnet.resources.connection import ConnectionInputs, connection_prop
-from hostnet.resources.kind import UNKNOWN, Inputs, Outputs, Value
-from hostnet.resources.model import (
+from hostnet.resources.schema.kind import UNKNOWN, Inputs, Outputs, Value
+from hostnet.resources.schema.model import (
     Declared,
     ListOf,
     Record,
@@ -36,21 +46,11 @@ from hostnet.resources.model import (
     prop,
     without_none,
 )
-from hostnet.resources.port_forward import (
-    FORWARD_PORT,
-    FORWARD_PORTS,
-    FORWARDING,
-    ForwardInputs,
-    family_of,
-    overlapping,
-    recorded_forward,
-    settle_forward,
-    to_forward,
-)
-from hostnet.resources.types import IPV4, IPV6, OUT_TEXT, Bool, Choice, InterfaceName, Ip, NetCidr, Port
+from hostnet.resources.schema.types import IPV4, IPV6, OUT_TEXT, Bool, Choice, InterfaceName, Ip, NetCidr, Port
+from hostnet.wire.objects import Family, Forward, Forwarding, ForwardState, Gateway, GatewayState, Object
 
 if TYPE_CHECKING:
-    from hostnet.hosts.api import View
+    from hostnet.wire.requests import View
 
 _SSH = (22,)
 _ONE_OF = ("internalInterfaces", "internalIps", "internalIpv6s", "forwardPorts", "dmzHost", "dmzHostIpv6")
@@ -89,7 +89,7 @@ class NatGatewayInputs(Declared):
         Bool(),
         "Translate IPv6 too (NAT66). Not with `routeIpv6`.",
         default=False,
-        effect="Switches IPv6 forwarding on; an uplink keeps accepting router advertisements (accept_ra=2).",
+        effect="Sysctls IPv6 forwarding on; an uplink keeps accepting router advertisements (accept_ra=2).",
     )
     external_ip: str | None = prop(
         Ip(IPV4),
@@ -140,7 +140,7 @@ class NatGatewayInputs(Declared):
         Bool(),
         "Guests have public IPv6 addresses: forward both ways, untranslated. Not with `enableIpv6`.",
         default=False,
-        effect="Switches IPv6 forwarding on.",
+        effect="Sysctls IPv6 forwarding on.",
     )
     firewall: str = prop(
         Choice("auto", "none"),
@@ -248,7 +248,7 @@ pulumi.export("externalAddresses", nat.external_addresses)
 
     def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:
         """See `Kind`."""
-        seen, wish = first_seen(view, GatewaySeen), first_object(view, Gateway)
+        seen, wish = first_seen(view, GatewayState), first_object(view, Gateway)
         external = seen.external if seen else (wish.external if wish else None) or inputs.get("externalInterface")
         return without_none(
             {
@@ -310,7 +310,7 @@ pulumi.export("externalAddresses", nat.external_addresses)
 
     def settle(self, declared: dict[str, Value], view: View) -> None:
         """See `Resource`. A gateway that is wholly gone shows as one without internal networks."""
-        seen = first_seen(view, GatewaySeen) or GatewaySeen(external="")
+        seen = first_seen(view, GatewayState) or GatewayState(external="")
         if seen.external and declared.get("externalInterface") is not None:
             settle_value(declared, self.inputs, "externalInterface", seen.external)
         for name, there in (
@@ -346,7 +346,7 @@ def _settle_forwards(declared: dict[str, Value], view: View) -> None:
         forward = to_forward(FORWARD_PORT.typed(entry), gateway.name if gateway else view.id, None)
         declared_keys.add(forward.key)
         seen = by_key.get(forward.key)
-        if isinstance(seen, ForwardSeen):
+        if isinstance(seen, ForwardState):
             there = dict(entry)
             settle_forward(there, seen, FORWARD_PORT)
             found.append(there)

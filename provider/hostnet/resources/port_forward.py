@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hostnet.objects import EXTERNAL_PLACEHOLDER, Family, Forward, Forwarding, ForwardSeen, Object
-from hostnet.resources.base import (
+from hostnet.resources.connection import ConnectionInputs, connection_prop
+from hostnet.resources.schema.base import (
     Past,
     Resource,
     first_object,
@@ -18,9 +18,8 @@ from hostnet.resources.base import (
     settle_list,
     settle_value,
 )
-from hostnet.resources.connection import ConnectionInputs, connection_prop
-from hostnet.resources.kind import UNKNOWN, Inputs, Outputs, Value
-from hostnet.resources.model import (
+from hostnet.resources.schema.kind import UNKNOWN, Inputs, Outputs, Value
+from hostnet.resources.schema.model import (
     Changes,
     Declared,
     ListOf,
@@ -34,7 +33,7 @@ from hostnet.resources.model import (
     prop,
     without_none,
 )
-from hostnet.resources.types import (
+from hostnet.resources.schema.types import (
     IPV6,
     OUT_BOOL,
     OUT_TEXT,
@@ -53,11 +52,12 @@ from hostnet.resources.types import (
     split_destination,
     split_ports,
 )
+from hostnet.wire.objects import EXTERNAL_PLACEHOLDER, Family, Forward, Forwarding, ForwardState, Object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hostnet.hosts.api import View
+    from hostnet.wire.requests import View
 
 _KEY = frozenset({"natGateway", "externalInterface", "protocol", "sourcePort", "listenAddresses"})
 _WILDCARDS = frozenset({"0.0.0.0", "::"})
@@ -246,7 +246,7 @@ def recorded_forward(forward: Forward) -> dict[str, Value]:
     )
 
 
-def settle_forward(declared: dict[str, Value], seen: ForwardSeen, record: Record[Any]) -> None:
+def settle_forward(declared: dict[str, Value], seen: ForwardState, record: Record[Any]) -> None:
     """Put into a forward's inputs what the kernel has otherwise than declared."""
     if seen.protocols:
         order = str(declared.get("protocol") or "tcp").split("+")
@@ -276,7 +276,7 @@ class PortForwardInputs(ForwardInputs):
 
 
 class ForwardingOutput(Declared):
-    """The host's forwarding switches, as far as the resource needs them."""
+    """The host's forwarding sysctls, as far as the resource needs them."""
 
     ipv4: bool = output(OUT_BOOL, "Whether the resource needs IPv4 forwarding and it is on.")
     ipv6: bool = output(OUT_BOOL, "Whether the resource needs IPv6 forwarding and it is on.")
@@ -352,7 +352,7 @@ pulumi.export("web", web.source_ports)
 
     def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:
         """See `Kind`."""
-        seen, wish = first_seen(view, ForwardSeen), first_object(view, Forward)
+        seen, wish = first_seen(view, ForwardState), first_object(view, Forward)
         forward = to_forward(self.inputs.typed(inputs), None, None)
         external = seen.external if seen else (wish.external if wish else None) or inputs.get("externalInterface")
         return without_none(
@@ -400,7 +400,7 @@ pulumi.export("web", web.source_ports)
 
     def settle(self, declared: dict[str, Value], view: View) -> None:
         """See `Resource`."""
-        seen = first_seen(view, ForwardSeen)
+        seen = first_seen(view, ForwardState)
         if seen is not None and declared:
             settle_forward(declared, seen, self.inputs)
 

@@ -10,9 +10,9 @@ import ipaddress
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from hostnet.objects import Address, GlobSeen, Guest, GuestSeen, Link, LinkSeen, Object, Port, Route
-from hostnet.objects import Glob as GlobObject
-from hostnet.resources.base import (
+from hostnet.resources.bridge import ETHERNET_MTU, MTU_MIN, enough_for_v6, gateway_of, no_address_twice
+from hostnet.resources.connection import ConnectionInputs, connection_prop
+from hostnet.resources.schema.base import (
     Past,
     Resource,
     derived_mac,
@@ -22,10 +22,8 @@ from hostnet.resources.base import (
     settle_list,
     settle_value,
 )
-from hostnet.resources.bridge import ETHERNET_MTU, MTU_MIN, enough_for_v6, gateway_of, no_address_twice
-from hostnet.resources.connection import ConnectionInputs, connection_prop
-from hostnet.resources.kind import UNKNOWN, Autoname, Inputs, Outputs, Value
-from hostnet.resources.model import (
+from hostnet.resources.schema.kind import UNKNOWN, Autoname, Inputs, Outputs, Value
+from hostnet.resources.schema.model import (
     Changes,
     Declared,
     ListOf,
@@ -38,7 +36,7 @@ from hostnet.resources.model import (
     prop,
     without_none,
 )
-from hostnet.resources.types import (
+from hostnet.resources.schema.types import (
     IPV4,
     IPV6,
     OUT_INT,
@@ -55,9 +53,11 @@ from hostnet.resources.types import (
     NetCidr,
     parse_interface,
 )
+from hostnet.wire.objects import Address, GlobState, Guest, GuestState, Link, LinkState, Object, Port, Route
+from hostnet.wire.objects import Glob as GlobObject
 
 if TYPE_CHECKING:
-    from hostnet.hosts.api import View
+    from hostnet.wire.requests import View
 
 TAP_MTU_MAX = 65521  # the kernel's tun driver: 65535 less an Ethernet header
 _DERIVED_FIRST = 0x02  # locally administered, unicast
@@ -295,11 +295,11 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
     def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:
         """See `Kind`."""
         if inputs.get("match") is not None:
-            attached = first_seen(view, GlobSeen)
+            attached = first_seen(view, GlobState)
             return {"members": list(attached.members) if attached else []}
-        link = first_seen(view, LinkSeen)
+        link = first_seen(view, LinkState)
         name = link.name if link else inputs.get("name") or view.id
-        guest = first_seen(view, GuestSeen)
+        guest = first_seen(view, GuestState)
         return without_none(
             {
                 "name": name,
@@ -336,7 +336,7 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
         glob = first_object(view, GlobObject)
         if glob is not None:
             return without_none({"match": glob.pattern, "bridge": glob.bridge, "isolated": glob.isolated or None})
-        link, seen = first_object(view, Link), first_seen(view, LinkSeen)
+        link, seen = first_object(view, Link), first_seen(view, LinkState)
         port, guest = first_object(view, Port), first_object(view, Guest)
         mtu = link.mtu if link else None
         if link is None and seen and seen.mtu != ETHERNET_MTU:
@@ -354,11 +354,11 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
 
     def settle(self, declared: dict[str, Value], view: View) -> None:
         """See `Resource`."""
-        if (attached := first_seen(view, GlobSeen)) is not None:
+        if (attached := first_seen(view, GlobState)) is not None:
             if attached.members:
                 settle_value(declared, self.inputs, "isolated", attached.isolated)
             return
-        link = first_seen(view, LinkSeen)
+        link = first_seen(view, LinkState)
         if link is None:
             return
         settle_value(declared, self.inputs, "bridge", link.bridge)
@@ -379,7 +379,7 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
         guest = declared.get("guest")
         if not isinstance(guest, Mapping) or first_object(view, Guest) is None:
             return
-        seen = first_seen(view, GuestSeen)
+        seen = first_seen(view, GuestState)
         if seen is None:
             del declared["guest"]
             return
@@ -418,7 +418,7 @@ def kernel_ip_arg(addresses: tuple[str, ...] | list[str], gateway: str | None, h
     return f"ip={client.ip}::{gateway or ''}:{client.netmask}:{hostname or ''}:eth0:off" if client else ""
 
 
-def _guest_output(guest: GuestSeen) -> dict[str, Value]:
+def _guest_output(guest: GuestState) -> dict[str, Value]:
     return without_none(
         {
             "macAddress": guest.mac,

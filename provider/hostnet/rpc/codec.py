@@ -16,7 +16,7 @@ from typing import Any
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.struct_pb2 import Value as ProtoValue
 
-from hostnet.resources.kind import UNKNOWN, Value
+from hostnet.resources.schema.kind import UNKNOWN, Value
 
 Path = tuple[str | int, ...]
 
@@ -64,7 +64,7 @@ class MalformedError(ValueError):
 
 @dataclass
 class Decoded:
-    """A Struct's values, where its secrets were, and their texts (for `Scrubber`)."""
+    """A Struct's values, where its secrets were, and their texts (for `Redactor`)."""
 
     values: dict[str, Value] = field(default_factory=dict)
     secrets: set[Path] = field(default_factory=set)

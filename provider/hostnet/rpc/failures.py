@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from grpc import StatusCode
 
-from hostnet.errors import Code, HostnetError
 from hostnet.rpc.codec import MalformedError
 from hostnet.rpc.protos import load, provider_pb2
+from hostnet.wire.errors import Code, HostnetError
 
 if TYPE_CHECKING:
     from google.protobuf.struct_pb2 import Struct

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hostnet.errors import Code, HostnetError
 from hostnet.resources import KINDS
 from hostnet.resources.functions import FUNCTIONS
+from hostnet.wire.errors import Code, HostnetError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hostnet.resources.kind import Failure
+    from hostnet.lifecycle.host_access import HostAccess
+    from hostnet.resources.schema.kind import Failure
     from hostnet.rpc.protos import provider_pb2
-    from hostnet.rpc.reach import Reach
 
 # Who lists without saying how much gets pages of this size.
 _PAGE = 1000
@@ -21,7 +21,9 @@ _PAGE = 1000
 Entry = tuple[str, str]  # id and name
 
 
-async def call(reach: Reach, token: str, arguments: Mapping[str, Any]) -> tuple[tuple[Failure, ...], dict[str, Any]]:
+async def call(
+    access: HostAccess, token: str, arguments: Mapping[str, Any]
+) -> tuple[tuple[Failure, ...], dict[str, Any]]:
     """What is wrong with a function's arguments, or else its result.
 
     :raises HostnetError: where there is no such function, or the host can't answer it.
@@ -36,20 +38,22 @@ async def call(reach: Reach, token: str, arguments: Mapping[str, Any]) -> tuple[
     question = function.arguments(arguments)
     if question is None:
         return (), {}
-    host = await reach.host("", arguments)
-    facts = await reach.facts("", host, function.facts, question)
+    host = await access.host("", arguments)
+    facts = await access.facts("", host, function.facts, question)
     return (), function.result(facts.data)
 
 
-async def held(reach: Reach, request: provider_pb2.ListRequest, query: Mapping[str, Any]) -> tuple[list[Entry], str]:
+async def held(
+    access: HostAccess, request: provider_pb2.ListRequest, query: Mapping[str, Any]
+) -> tuple[list[Entry], str]:
     """A page of the resources of one kind that hostnet's record on a host holds, and where the next one starts.
 
     :raises HostnetError: for a type that is not ours, or where the host can't be asked.
     """
     if request.token not in KINDS:
         raise HostnetError(Code.INVALID, f"list {request.token}", "", f"There are {', '.join(KINDS)}")
-    host = await reach.host("", query)
-    facts = await reach.facts("", host, "host", {})
+    host = await access.host("", query)
+    facts = await access.facts("", host, "host", {})
     entries = sorted(
         (resource["id"], _urn_name(resource["urn"]))
         for resource in facts.data.get("resources", ())

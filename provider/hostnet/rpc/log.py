@@ -24,7 +24,7 @@ class EngineLog:
         :param address: the engine's, `host:port`; None where it is not known yet (attach) or there is none.
         :param scrub: what every text goes through.
         """
-        self._scrub = scrub
+        self._redact = scrub
         self._channel: Any = None
         self._stub: Any = None
         self._address = address
@@ -69,7 +69,7 @@ class EngineLog:
         if not self._address:
             return
         self._pending.put_nowait(
-            engine_pb2.LogRequest(severity=severity, message=self._scrub(text), urn=urn, ephemeral=ephemeral)
+            engine_pb2.LogRequest(severity=severity, message=self._redact(text), urn=urn, ephemeral=ephemeral)
         )
         if self._sender is None or self._sender.done():
             self._sender = asyncio.get_running_loop().create_task(self._send_all())

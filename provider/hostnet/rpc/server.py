@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hostnet.hosts.connection import Settings
-    from hostnet.rpc.reach import MakePool, Pool
+    from hostnet.lifecycle.host_access import MakePool, Pool
     from hostnet.rpc.servicer import Servicer
 
 _MESSAGE_BYTES = 400 * 1024 * 1024  # as the engine's own
@@ -57,12 +57,12 @@ async def start(server: aio.Server, engine: str | None = None, make_pool: MakePo
     :param make_pool: another pool of hosts than the real one (tests).
     """
     # Imported only now: the port's line was due before all this is loaded.
+    from hostnet.lifecycle.redaction import Redactor  # noqa: PLC0415
     from hostnet.rpc.log import EngineLog  # noqa: PLC0415
     from hostnet.rpc.protos import provider_pb2_grpc  # noqa: PLC0415
-    from hostnet.rpc.scrub import Scrubber  # noqa: PLC0415
     from hostnet.rpc.servicer import Servicer  # noqa: PLC0415
 
-    scrub = Scrubber()
+    scrub = Redactor()
     log = EngineLog(engine, scrub)
     servicer = Servicer(log, scrub, make_pool or _real_pool)
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(servicer, server)
@@ -72,11 +72,11 @@ async def start(server: aio.Server, engine: str | None = None, make_pool: MakePo
 
 async def stop(server: aio.Server, servicer: Servicer) -> None:
     """Let what is under way end, within the time that the engine gives; then hang up everywhere."""
-    await servicer.reach.cancel()
+    await servicer.access.cancel()
     await server.stop(_GRACE_SECONDS)
     try:
         async with asyncio.timeout(_CLOSE_SECONDS):
-            await servicer.reach.close()
+            await servicer.access.close()
             await servicer.log.close()
     except TimeoutError:
         sys.stderr.write("hostnet: a host's session did not end in time\n")

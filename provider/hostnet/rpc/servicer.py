@@ -12,17 +12,17 @@ from google.protobuf.empty_pb2 import Empty
 from grpc import StatusCode
 
 import hostnet
-from hostnet.errors import Code, HostnetError
+from hostnet.lifecycle.crud import Operations, PartialError, State, Subject
+from hostnet.lifecycle.host_access import HostAccess, MakePool
 from hostnet.resources import KINDS
 from hostnet.resources.connection import check_config, decode_config, diff_config, parse_config
-from hostnet.resources.kind import Autoname, Checked, Difference
-from hostnet.rpc import answers
+from hostnet.resources.schema.kind import Autoname, Checked, Difference
+from hostnet.rpc import responses as answers
 from hostnet.rpc.codec import Decoded, MalformedError, decode, encode, input_secrets, output_secrets
 from hostnet.rpc.failures import DETAILS_KEY, STATUS_OF, init_failed, status_of
 from hostnet.rpc.functions import call, held
-from hostnet.rpc.operations import Operations, PartialError, State, Subject
 from hostnet.rpc.protos import plugin_pb2, provider_pb2, provider_pb2_grpc
-from hostnet.rpc.reach import MakePool, Reach
+from hostnet.wire.errors import Code, HostnetError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from google.protobuf.struct_pb2 import Struct
     from grpc.aio import ServicerContext
 
-    from hostnet.resources.kind import Kind
+    from hostnet.lifecycle.redaction import Redactor
+    from hostnet.resources.schema.kind import Kind
     from hostnet.rpc.log import EngineLog
-    from hostnet.rpc.scrub import Scrubber
 
     Context = ServicerContext[Any, Any]
     AboutResource = (
@@ -74,7 +74,7 @@ def rpc(
 class Servicer(provider_pb2_grpc.ResourceProviderServicer):
     """The provider `hostnet`."""
 
-    def __init__(self, log: EngineLog, scrub: Scrubber, make_pool: MakePool) -> None:
+    def __init__(self, log: EngineLog, redact: Redactor, make_pool: MakePool) -> None:
         """Wait for the engine.
 
         :param log: the engine's log.
@@ -82,9 +82,9 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         :param make_pool: how to get the hosts' sessions once the settings are known.
         """
         self.log = log
-        self._scrub = scrub
-        self.reach = Reach(log, make_pool)
-        self._do = Operations(self.reach, log)
+        self._redact = redact
+        self.access = HostAccess(log, make_pool)
+        self._do = Operations(self.access, log)
 
     @rpc
     async def Handshake(self, request: provider_pb2.ProviderHandshakeRequest) -> provider_pb2.ProviderHandshakeResponse:
@@ -118,10 +118,10 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
     async def CheckConfig(self, request: provider_pb2.CheckRequest) -> provider_pb2.CheckResponse:
         """Whether the provider's configuration can be right. It goes back as it came, in the engine's spelling."""
         news = self._decode(request.news)
-        self._scrub.learn(_credentials(news))
+        self._redact.learn(_credentials(news))
         checked = check_config(news.values)
         return provider_pb2.CheckResponse(
-            inputs=request.news, failures=answers.failures(checked.failures, news, self._scrub)
+            inputs=request.news, failures=answers.failures(checked.failures, news, self._redact)
         )
 
     @rpc
@@ -135,9 +135,9 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
     async def Configure(self, request: provider_pb2.ConfigureRequest) -> provider_pb2.ConfigureResponse:
         """Take the configuration; no host is reached yet."""
         args = self._decode(request.args)
-        self._scrub.learn(_credentials(args))
+        self._redact.learn(_credentials(args))
         default, settings = parse_config(args.values, os.environ)
-        await self.reach.configure(default, settings)
+        await self.access.configure(default, settings)
         return provider_pb2.ConfigureResponse(
             acceptSecrets=True,
             supportsPreview=True,
@@ -156,7 +156,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         kind = _kind(request)
         checked: Checked = kind.check(news.values, olds.values or None, _autoname(request))
         if checked.failures:
-            failures = answers.failures(checked.failures, news, self._scrub)
+            failures = answers.failures(checked.failures, news, self._redact)
             return provider_pb2.CheckResponse(inputs=request.news, failures=failures)
         marks = input_secrets(checked.inputs, news)
         return provider_pb2.CheckResponse(inputs=encode(checked.inputs, marks, unknowns=True))
@@ -166,7 +166,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         """What an update has to do, from the state alone."""
         old = self._state(request.id, request.old_inputs, request.olds)
         # The provider's own connection counts as said: to name the host that a resource has anyway is no change.
-        olds, news = self.reach.filled(old.inputs), self.reach.filled(self._decode(request.news).values)
+        olds, news = self.access.filled(old.inputs), self.access.filled(self._decode(request.news).values)
         difference: Difference = _kind(request).diff(olds, old.outputs, news)
         return answers.difference(difference, request.ignoreChanges)
 
@@ -216,9 +216,9 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
     async def Invoke(self, request: provider_pb2.InvokeRequest) -> provider_pb2.InvokeResponse:
         """Answer a function."""
         arguments = self._decode(request.args)
-        failures, result = await call(self.reach, request.tok, arguments.values)
+        failures, result = await call(self.access, request.tok, arguments.values)
         if failures:
-            found = answers.failures(failures, arguments, self._scrub)
+            found = answers.failures(failures, arguments, self._redact)
             return provider_pb2.InvokeResponse(failures=found)
         marks = output_secrets(result, arguments)
         response = provider_pb2.InvokeResponse()
@@ -231,7 +231,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         """The resources of a kind that hostnet's record on the host holds: ids to import."""
         try:
             query = self._decode(request.query).values
-            page, following = await held(self.reach, request, query)
+            page, following = await held(self.access, request, query)
         except Exception as error:  # noqa: BLE001 - as in `rpc`
             await self.fail(error, context)
         for identifier, name in page:
@@ -243,7 +243,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
     @rpc
     async def Cancel(self, _: Empty) -> Empty:
         """Stop what was not sent to a host yet; what is under way ends on its own."""
-        await self.reach.cancel()
+        await self.access.cancel()
         return Empty()
 
     async def Parameterize(self, _: provider_pb2.ParameterizeRequest, context: Context) -> NoReturn:
@@ -269,17 +269,17 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
     async def fail(self, error: Exception, context: Context) -> NoReturn:
         """End an RPC with the status that the error means, and no secret in its text."""
         if isinstance(error, _PartlyError):
-            reason = self._scrub(error.reason)
+            reason = self._redact(error.reason)
             details = init_failed(error.id, error.properties, error.inputs, [reason])
             await context.abort(STATUS_OF[Code.PARTIAL], reason, ((DETAILS_KEY, details),))
         code, text = status_of(error)
         if code is StatusCode.INTERNAL:
-            sys.stderr.write(self._scrub("".join(traceback.format_exception(error))))
-        await context.abort(code, self._scrub(text))
+            sys.stderr.write(self._redact("".join(traceback.format_exception(error))))
+        await context.abort(code, self._redact(text))
 
     def _decode(self, struct: Struct) -> Decoded:
         decoded = decode(struct)
-        self._scrub.learn(decoded.texts)
+        self._redact.learn(decoded.texts)
         return decoded
 
     def _state(self, identifier: str, inputs: Struct, outputs: Struct) -> State:

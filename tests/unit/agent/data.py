@@ -3,7 +3,7 @@
 A host is facts: `"links": {"br0": {"kind": "bridge", "mac": …, "addresses": [...], "routes": [...], "in": "br1"}}`,
 `"default": {"ipv4": "eth0"}`; what hostnet holds there is `"held": {"Bridge net": [objects]}` with the id in
 `"ids"` where it is not the name. An operation is written as `CreateBridge br0 mac=… mtu=1400`, with `<-` and what
-undoes it; an element as `any4 eth0 . tcp . 80 : 10.0.0.2 . 80`.
+undoes it; an element as `dnat_port4 eth0 . tcp . 80 : 10.0.0.2 . 80`.
 
 `HOSTNET_GOLDEN=write pytest tests/unit/agent` writes what is found into the cases: read the difference.
 """
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostnet.agent.operations import Operation, Step
-from hostnet.agent.owners import Owner, Owners
-from hostnet.agent.plan import Names
-from hostnet.agent.resolve import World
-from hostnet.agent.ruleset import Element
-from hostnet.agent.state import LinkState, Snapshot
-from hostnet.objects import Object, from_json, to_json
+from hostnet.agent.linux.operations import Operation, Step
+from hostnet.agent.linux.snapshot import KernelLink, Snapshot
+from hostnet.agent.nft.ruleset import Element
+from hostnet.agent.plan.links import Names
+from hostnet.agent.plan.resolve import World
+from hostnet.agent.record.owners import Owner, Owners
+from hostnet.wire.objects import Object, from_json, to_json
 
 CASES = Path(__file__).with_name("cases")
 WRITE = os.environ.get("HOSTNET_GOLDEN") == "write"
@@ -93,7 +93,7 @@ def owners(case: Case) -> Owners:
 
 def snapshot(case: Case) -> Snapshot:
     """What the kernel has."""
-    links: dict[str, LinkState] = {}
+    links: dict[str, KernelLink] = {}
     given: dict[str, Case] = {"lo": {"ethernet": False}, "eth0": {"kind": "veth"}, **case.get("links", {})}
     number = {name: index for index, name in enumerate(given, 1)}
     for name, facts in given.items():
@@ -108,7 +108,7 @@ def snapshot(case: Case) -> Snapshot:
             "uid": 0 if tap else None,
         }
         values |= {key: value for key, value in about.items() if key not in ("addresses", "routes")}
-        links[name] = LinkState(name, number[name], "tun" if tap else kind, master=master, tap=tap, **values)
+        links[name] = KernelLink(name, number[name], "tun" if tap else kind, master=master, tap=tap, **values)
     return Snapshot(
         links,
         {name: tuple(about["addresses"]) for name, about in given.items() if "addresses" in about},

@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hostnet.agent import checksums
-from hostnet.agent.checksums import OFFLOAD, TC, TC_ALONE
+from hostnet.agent.dhcp import checksums
+from hostnet.agent.dhcp.checksums import OFFLOAD, TC, TC_ALONE
 
 _TC = """#!/bin/sh
 # Keeps the qdisc and the filters of one link as files of the folder that it is in.

@@ -9,13 +9,13 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-from hostnet.agent.context import context_of
-from hostnet.agent.elements import Context, compile_common, compile_object
-from hostnet.agent.resolve import World
-from hostnet.agent.ruleset import SETS, Element, parse_listing, render, table_text
-from hostnet.agent.table import ClashError, Compiler
-from hostnet.agent.view import Sight, see
-from hostnet.objects import Gateway
+from hostnet.agent.nft.context import context_of
+from hostnet.agent.nft.elements import Context, compile_common, compile_object
+from hostnet.agent.nft.ruleset import SETS, Element, parse_listing, render, table_text
+from hostnet.agent.nft.table import ClashError, Compiler
+from hostnet.agent.observe.view import Observation, see
+from hostnet.agent.plan.resolve import World
+from hostnet.wire.objects import Gateway
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,10 +63,10 @@ def test_what_is_missing_or_changed_is_seen_in_its_property(case: Case) -> None:
     for text in case.get("has", ()):
         key, _, value = text.partition(" : ")
         there[place(key)] = tuple(value.split(" . "))
-    sight = Sight(World(held, state), context, there, case.get("attached", {}), NAMES, lambda _: True)
+    observation = Observation(World(held, state), context, there, case.get("attached", {}), NAMES, lambda _: True)
     found = {}
     for one in held.values():
-        seen = [x and json.loads(json.dumps(asdict(x))) for x in see(one, sight)]
+        seen = [x and json.loads(json.dumps(asdict(x))) for x in see(one, observation)]
         found[one.urn.split(":")[-1]] = [x and {key: value for key, value in x.items() if value} for x in seen]
     check("view", case, {"seen": found})
 
@@ -86,12 +86,12 @@ def test_networks_that_may_talk_are_told_once(lists: list[list[str]]) -> None:
     found = [each for each, _ in compile_common(Context(gateways={each.name: each for each in gateways}))]
     hosts = [str(host) for host in _FEW]
     own = [{host for host in hosts for net in nets if _within(host, net)} for nets in lists]
-    pairs = [each.key for each in found if each.set == "inner_nets4"]
+    pairs = [each.key for each in found if each.set == "internal_nets4"]
     for source, target in itertools.product(hosts, hosts):
         matching = [pair for pair in pairs if _within(source, pair[0]) and _within(target, pair[1])]
         assert len(matching) == any(source in each and target in each for each in own)
     for host in hosts:
-        for name, field in (("inner_from4", 0), ("inner_to4", 1)):
+        for name, field in (("internal_from4", 0), ("internal_to4", 1)):
             matching = [each.key for each in found if each.set == name and _within(host, each.key[field])]
             assert len(matching) == any(host in each for each in own)
 
@@ -110,18 +110,18 @@ def place(text: str) -> tuple[str, tuple[str, ...]]:
 def test_no_text_of_a_users_reaches_nft_as_a_name(field: str) -> None:
     """Each field is checked against its type."""
     with pytest.raises(ValueError, match="no interface name"):
-        render(Element("ours", (field,)))
+        render(Element("our_links", (field,)))
 
 
 @pytest.mark.parametrize(
     ("name", "key", "value"),
     [
-        ("any4", ("eth0", "icmp", "80"), ("10.0.0.2", "80")),
-        ("any4", ("eth0", "tcp", "80; flush ruleset"), ("10.0.0.2", "80")),
-        ("any4", ("eth0", "tcp", "80"), ("fd12::2", "80")),
-        ("any6", ("eth0", "tcp", "80"), ("10.0.0.2", "80")),
+        ("dnat_port4", ("eth0", "icmp", "80"), ("10.0.0.2", "80")),
+        ("dnat_port4", ("eth0", "tcp", "80; flush ruleset"), ("10.0.0.2", "80")),
+        ("dnat_port4", ("eth0", "tcp", "80"), ("fd12::2", "80")),
+        ("dnat_port6", ("eth0", "tcp", "80"), ("10.0.0.2", "80")),
         ("nets4", ("10.0.0.1/24",), ()),
-        ("own4", ("localhost",), ()),
+        ("bridge_addrs4", ("localhost",), ()),
     ],
 )
 def test_a_field_that_is_not_of_its_type_is_refused(name: str, key: tuple[str, ...], value: tuple[str, ...]) -> None:
@@ -133,7 +133,7 @@ def test_a_field_that_is_not_of_its_type_is_refused(name: str, key: tuple[str, .
 @given(st.text(max_size=300))
 def test_a_comment_is_harmless_and_short(text: str) -> None:
     """No quote, no backslash, no newline; the kernel takes 128 bytes with its header."""
-    rendered = render(Element("ours", ("br0",)), text)
+    rendered = render(Element("our_links", ("br0",)), text)
     comment = rendered.removeprefix('"br0"').removeprefix(' comment "').removesuffix('"')
     assert not set(comment) & set('"\\\n{};')
     assert len(comment.encode()) <= 100
@@ -156,7 +156,7 @@ def test_a_listing_is_read_back_as_elements() -> None:
         {"chain": {"family": "inet", "table": "hostnet", "name": "raw", "handle": 1}},
         {
             "map": {
-                "name": "span4",
+                "name": "dnat_range4",
                 "elem": [
                     [
                         {"elem": {"val": {"concat": ["eth0", "tcp", {"prefix": {"addr": "0.0.0.0", "len": 0}},  # noqa: S104
@@ -166,7 +166,7 @@ def test_a_listing_is_read_back_as_elements() -> None:
                 ],
             }
         },
-        {"set": {"name": "ours", "elem": ["br0", {"elem": {"val": "br1", "comment": "y"}}]}},
+        {"set": {"name": "our_links", "elem": ["br0", {"elem": {"val": "br1", "comment": "y"}}]}},
         {
             "set": {
                 "name": "counted4",
@@ -176,9 +176,9 @@ def test_a_listing_is_read_back_as_elements() -> None:
     ]  # fmt: skip
     found = parse_listing(listed)
     assert found.elements == {
-        ("span4", ("eth0", "tcp", "0.0.0.0/0", "80-82")): ("10.0.0.2", "80"),
-        ("ours", ("br0",)): (),
-        ("ours", ("br1",)): (),
+        ("dnat_range4", ("eth0", "tcp", "0.0.0.0/0", "80-82")): ("10.0.0.2", "80"),
+        ("our_links", ("br0",)): (),
+        ("our_links", ("br1",)): (),
         ("counted4", ("tcp", "80", "10.0.0.2")): (),
     }
     assert found.counters == {("counted4", ("tcp", "80", "10.0.0.2")): (3, 180)}
@@ -188,7 +188,7 @@ def test_a_print_of_the_rules_is_of_the_rules_alone() -> None:
     """Elements and handles do not change it; a rule does."""
     chain = {"chain": {"family": "inet", "table": "hostnet", "name": "raw", "handle": 1}}
     again = {"chain": {"family": "inet", "table": "hostnet", "name": "raw", "handle": 9}}
-    elements = {"set": {"name": "ours", "elem": ["br0"]}}
+    elements = {"set": {"name": "our_links", "elem": ["br0"]}}
     rule = {"rule": {"family": "inet", "table": "hostnet", "chain": "raw", "handle": 2, "expr": []}}
     assert parse_listing([chain]).rules == parse_listing([again, elements]).rules
     assert parse_listing([chain]).rules != parse_listing([chain, rule]).rules

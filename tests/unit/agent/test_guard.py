@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostnet.agent import guard, main
-from hostnet.errors import Code, HostnetError
+from hostnet.agent import main
+from hostnet.agent.transaction import commit_confirm as guard
+from hostnet.wire.errors import Code, HostnetError
 
 
 def test_what_stands_in_the_way_is_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -49,7 +50,7 @@ def agent(told: list[str], note: Path) -> int:
     """Be an agent in a process of its own, with a guard: tell it these, and hang; gives how the process ended."""
     child = os.fork()
     if child == 0:
-        made = guard.Guard(0.05, lambda transaction: noted(note, transaction))
+        made = guard.CommitConfirm(0.05, lambda transaction: noted(note, transaction))
         for what in told:
             getattr(made, what)(*(["t1"] if what != "ended" else []))
         signal.alarm(60)  # its end, should the guard not see to it

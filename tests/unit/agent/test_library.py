@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hostnet.agent import nftables
+from hostnet.agent.linux import libnftables as nftables
 
 NAME = "libnot-on-any-machine.so.1"
 

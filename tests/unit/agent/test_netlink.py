@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hostnet.agent import netlink
-from hostnet.agent.netlink import NLMSG_DONE, Message, Netlink
+from hostnet.agent.linux import netlink
+from hostnet.agent.linux.netlink import NLMSG_DONE, Message, Netlink
 
 
 class Changing(Netlink):

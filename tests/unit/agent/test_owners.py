@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hostnet.agent.owners import Owner, Owners
-from hostnet.errors import Code, HostnetError
-from hostnet.objects import (
+from hostnet.agent.record.owners import Owner, Owners
+from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.objects import (
     Address,
     DhcpServer,
     Forward,

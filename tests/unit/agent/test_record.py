@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hostnet.agent.owners import Owner
-from hostnet.agent.record import Store
-from hostnet.objects import Glob
+from hostnet.agent.record.owners import Owner
+from hostnet.agent.record.record import Store
+from hostnet.wire.objects import Glob
 
 OWNER = Owner("urn", "br0/vm-*", (Glob("br0", "vm-*"),))
 

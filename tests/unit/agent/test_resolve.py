@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hostnet.agent.resolve import resolve
-from hostnet.errors import HostnetError
-from hostnet.hosts.api import Change
+from hostnet.agent.plan.resolve import resolve
+from hostnet.wire.errors import HostnetError
+from hostnet.wire.requests import Change
 
 from tests.unit.agent.data import Case, as_json, check, objects, parameters, urn, world
 

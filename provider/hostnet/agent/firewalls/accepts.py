@@ -1,0 +1,305 @@
+"""What must get through other people's firewalls, and how a rule says so to nft and to iptables. Pure.
+
+Accepting what goes to an internal interface, whoever sends it, opens nothing: our own table drops it unless it is a
+reply, a forward's, or between networks that may talk to each other. It is one rule an interface where pairs would be
+as many as their square.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from hostnet.agent.dhcp.config import inputs_to_open
+from hostnet.agent.nft.elements import LOOPBACK_DEVICE, Context, forward_devices
+from hostnet.agent.nft.ruleset import PROTOCOLS, clean_comment, render_key
+from hostnet.agent.record.owners import Owner
+from hostnet.wire.objects import Forward, Gateway, Link
+
+TAG = "hostnet: "  # begins the comment of every rule of ours in somebody else's chain
+FORWARD, INPUT = "forward", "input"
+_WIDTH = {"ipv4": "ip", "ipv6": "ip6"}
+_ONE_FAMILY = {67: "ipv4", 547: "ipv6"}  # DHCP's ports
+_IPTABLES_NAME = re.compile(r"[A-Za-z0-9_.@-]{1,15}")
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Traffic to accept in a hook; what is None may be anything.
+
+    :param holder: the key of the object that asks for it.
+    :param ports: "80" or "8000-8002"; `way` tells whether destination (`dport`) or source.
+    :param icmp: an ICMPv6 type's number.
+    """
+
+    holder: str
+    hook: str = FORWARD
+    iif: str | None = None
+    oif: str | None = None
+    family: str | None = None
+    source: str | None = None
+    target: str | None = None
+    protocol: str | None = None
+    way: str = "dport"
+    ports: str | None = None
+    icmp: int | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Interfaces alone."""
+        return not (self.family or self.source or self.target or self.protocol)
+
+    @property
+    def what(self) -> str:
+        """For the comment: tells this from every other opening of its hook."""
+        service = (
+            self.protocol,
+            f"type {self.icmp}" if self.icmp else None,
+            f"{self.way} {self.ports}" if self.ports else None,
+        )
+        words = [
+            f"{self.iif or 'any'} to {self.oif or 'host'}" if self.hook == FORWARD or self.iif else "",
+            f"{self.source or 'any'} > {self.target or 'any'}" if self.source or self.target else "",
+            " ".join(filter(None, service)),
+        ]
+        return " ".join(filter(None, words))
+
+
+@dataclass(frozen=True)
+class AcceptRule:
+    """One rule as a firewall takes it.
+
+    :param text: in nft syntax, without the verdict; for iptables, its arguments.
+    """
+
+    text: str
+    comment: str
+    holders: frozenset[str] = field(default=frozenset(), compare=False)
+
+
+# --- what must pass ------------------------------------------------------------------------------------------------
+
+
+def wants_any(owners: Iterable[Owner]) -> bool:
+    """Whether any of them asks for other people's firewalls to be opened."""
+    return any(
+        (isinstance(item, Gateway) and item.firewall)
+        or (isinstance(item, Link) and item.kind == "bridge" and item.open_firewall)
+        for owner in owners
+        for item in owner.objects
+    )
+
+
+def traffic_of(owners: Mapping[str, Owner], structural: Mapping[str, Owner], context: Context) -> Iterator[Traffic]:
+    """All that must pass, of all owners.
+
+    :param structural: those with more than forwards.
+    """
+    items = [item for owner in structural.values() for item in owner.objects]
+    for item in items:
+        if isinstance(item, Link) and item.kind == "bridge" and item.open_firewall:
+            yield Traffic(item.key, iif=item.name, oif=item.name)
+    yield from _services(structural.values())
+    gateways = [item for item in items if isinstance(item, Gateway) and item.firewall and item.external]
+    for gateway in gateways:
+        yield from _gateway(gateway)
+    if not gateways:
+        return
+    inside = _Inside(gateways, context)
+    by_name = {gateway.name: gateway for gateway in gateways}
+    for gateway in gateways:
+        yield from _dmz(gateway, inside)
+    for owner in owners.values():
+        for item in owner.objects:
+            if isinstance(item, Forward):
+                yield from _forward(item, by_name, inside, context)
+
+
+def _services(owners: Iterable[Owner]) -> Iterator[Traffic]:
+    """DHCP, DNS and router solicitations to the host on its bridges."""
+    for bridge, protocol, numbers in inputs_to_open(owners):
+        for number in numbers:
+            key = f"dhcp {bridge}"
+            if protocol == "icmpv6":
+                yield Traffic(key, INPUT, bridge, family="ipv6", protocol="ipv6-icmp", icmp=number)
+            else:
+                family = _ONE_FAMILY.get(number)
+                yield Traffic(key, INPUT, bridge, family=family, protocol=protocol, ports=str(number))
+
+
+def _gateway(gateway: Gateway) -> Iterator[Traffic]:
+    key, external = gateway.key, gateway.external
+    for name in gateway.internal:
+        yield Traffic(key, iif=name, oif=external)
+        yield Traffic(key, oif=name)
+    for family, networks in (("ipv4", gateway.internal4), ("ipv6", _forwarded6(gateway))):
+        for network in networks:
+            yield Traffic(key, oif=external, family=family, source=network)
+            yield Traffic(key, family=family, target=network)
+
+
+def _forwarded6(gateway: Gateway) -> tuple[str, ...]:
+    """The gateway's IPv6 networks, where anything is forwarded for them."""
+    return gateway.internal6 if gateway.nat6 or gateway.route6 or gateway.internal_forwarding else ()
+
+
+def _dmz(gateway: Gateway, inside: _Inside) -> Iterator[Traffic]:
+    """To and from a dmz host that is behind no interface of the gateway."""
+    for family, address in (("ipv4", gateway.dmz4), ("ipv6", gateway.dmz6)):
+        if address and inside.external(address) != gateway.external:
+            yield Traffic(gateway.key, iif=gateway.external, family=family, target=address)
+            yield Traffic(gateway.key, oif=gateway.external, family=family, source=address)
+
+
+class _Inside:
+    """Which addresses the gateways' interfaces and networks lead to, and so are let through without more rules."""
+
+    def __init__(self, gateways: Iterable[Gateway], context: Context) -> None:
+        self._networks = [
+            (ipaddress.ip_network(cidr, strict=False), gateway.external or "")
+            for gateway in gateways
+            for cidr in (
+                *gateway.internal4,
+                *_forwarded6(gateway),
+                *(cidr for name in gateway.internal for cidr in context.addresses.get(name, ())),
+            )
+        ]
+        self._known: dict[str, str | None] = {}
+
+    def external(self, address: str) -> str | None:
+        """The external interface of the gateway that it is behind; None where it is behind none."""
+        if address not in self._known:
+            parsed = ipaddress.ip_address(address)
+            self._known[address] = next((name for network, name in self._networks if parsed in network), None)
+        return self._known[address]
+
+
+def _forward(item: Forward, gateways: Mapping[str, Gateway], inside: _Inside, context: Context) -> Iterator[Traffic]:
+    """What a forward needs beyond its gateway's interfaces: mostly nothing."""
+    within = inside.external(item.address)
+    gateway = gateways.get(item.gateway) if item.gateway else None
+    if gateway is None and (item.gateway or within is None):
+        return  # no gateway with `firewall: auto` answers for it
+    external, inner = forward_devices(item, context)
+    if within == external:
+        return
+    key = gateway.key if gateway else item.key
+    low, high = item.to_ports
+    ports = str(low) if low == high else f"{low}-{high}"
+    for protocol in item.protocols:
+        there = Traffic(key, family=item.family, target=item.address, protocol=protocol, ports=ports)
+        back = Traffic(key, family=item.family, source=item.address, protocol=protocol, way="sport", ports=ports)
+        if within is None:
+            for source in item.sources or (None,):
+                yield replace(there, iif=external, source=source)
+            for device in inner if item.loopback else ():
+                if device != LOOPBACK_DEVICE:
+                    yield replace(there, iif=device)
+                    yield replace(back, oif=device)
+        yield replace(back, oif=external)
+
+
+# --- as rules ------------------------------------------------------------------------------------------------------
+
+
+def for_nft(wanted: Iterable[Traffic], family: str) -> list[AcceptRule]:
+    """As rules of a native nft table: one for all pairs of interfaces, one for all that is reached whoever asks."""
+    rest: list[Traffic] = []
+    pairs: list[Traffic] = []
+    targets: list[Traffic] = []
+    for each in _of(wanted, family):
+        (rest if not each.plain or each.hook != FORWARD else pairs if each.iif and each.oif else targets).append(each)
+    accepts = []
+    for what, group, key in (
+        ("between interfaces", pairs, "iifname . oifname"),
+        ("to interfaces", targets, "oifname"),
+    ):
+        if group:
+            members = sorted({" . ".join(_name(x) for x in (each.iif, each.oif) if x) for each in group})
+            text = f"{key} {{ {', '.join(members)} }}"
+            digest = hashlib.sha256(text.encode()).hexdigest()[:6]
+            holders = frozenset(each.holder for each in group)
+            accepts.append(AcceptRule(text, f"{TAG}{what} ({digest})", holders))
+    return accepts + _merged(
+        AcceptRule(_nft_text(each, family), TAG + each.what, frozenset((each.holder,))) for each in rest
+    )
+
+
+def for_iptables_nft(wanted: Iterable[Traffic], family: str) -> list[AcceptRule]:
+    """As rules of an iptables-nft table: nothing in them that iptables can't read back.
+
+    It knows no SCTP ports (1.8.9): those rules show, and match, the protocol alone.
+    """
+    return _merged(
+        AcceptRule(
+            _nft_text(replace(each, ports=None) if each.protocol == "sctp" else each, family) + " counter",
+            clean_comment(TAG + each.what),
+            frozenset((each.holder,)),
+        )
+        for each in _of(wanted, family)
+    )
+
+
+def for_iptables(wanted: Iterable[Traffic], family: str) -> list[AcceptRule]:
+    """As arguments of iptables-legacy, which takes a `+` at a name's end for any ending: such names are left out."""
+    return _merged(
+        AcceptRule(_iptables_text(each), clean_comment(TAG + each.what), frozenset((each.holder,)))
+        for each in _of(wanted, family)
+        if all(_IPTABLES_NAME.fullmatch(name) for name in (each.iif, each.oif) if name)
+    )
+
+
+def _of(wanted: Iterable[Traffic], family: str) -> Iterator[Traffic]:
+    return (each for each in wanted if family == "inet" or each.family is None or _WIDTH[each.family] == family)
+
+
+def _merged(accepts: Iterable[AcceptRule]) -> list[AcceptRule]:
+    """Each once, with all that ask for it."""
+    found: dict[AcceptRule, frozenset[str]] = {}
+    for each in accepts:
+        found[each] = found.get(each, frozenset()) | each.holders
+    return [AcceptRule(each.text, each.comment, holders) for each, holders in found.items()]
+
+
+def _name(name: str) -> str:
+    """Checked and quoted."""
+    return render_key("our_links", (name,))
+
+
+def _nft_text(each: Traffic, family: str) -> str:
+    parts = []
+    if each.iif:
+        parts.append(f"iifname {_name(each.iif)}")
+    if each.oif:
+        parts.append(f"oifname {_name(each.oif)}")
+    width = _WIDTH.get(each.family or "", "")
+    parts += [f"{width} saddr {_bare(each.source)}"] if each.source else []
+    parts += [f"{width} daddr {_bare(each.target)}"] if each.target else []
+    if family == "inet" and each.family and not (each.source or each.target):
+        parts.append(f"meta nfproto {each.family}")
+    if each.icmp:
+        parts.append(f"icmpv6 type {each.icmp}")
+    elif each.ports:
+        parts.append(f"{each.protocol} {each.way} {each.ports}")
+    elif each.protocol:
+        parts.append(f"meta l4proto {PROTOCOLS[each.protocol]}")
+    return " ".join(parts)
+
+
+def _iptables_text(each: Traffic) -> str:
+    pairs = (("-s", each.source), ("-d", each.target), ("-i", each.iif), ("-o", each.oif), ("-p", each.protocol))
+    parts = [f"{option} {value}" for option, value in pairs if value]
+    if each.icmp:
+        parts.append(f"-m icmp6 --icmpv6-type {each.icmp}")
+    elif each.ports:
+        parts.append(f"-m {each.protocol} --{each.way} {each.ports.replace('-', ':')}")
+    return " ".join(parts)
+
+
+def _bare(address: str | None) -> str:
+    """Checked, and as nft prints it."""
+    network = ipaddress.ip_network(address or "")
+    return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)

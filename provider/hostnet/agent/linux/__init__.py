@@ -1,0 +1,1 @@
+"""The kernel and the programs of a Linux host: netlink, libnftables, conntrack, systemd, files. No decisions here."""

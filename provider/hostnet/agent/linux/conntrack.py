@@ -1,0 +1,88 @@
+"""Connection tracking: forget UDP flows that a changed forward would otherwise keep on their old way.
+
+TCP connections are left: an established one stays with its destination.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from hostnet.agent.linux import netlink
+from hostnet.agent.linux.netlink import attributes
+
+# linux/netfilter/nfnetlink_conntrack.h
+_GET, _DELETE = (1 << 8) | 1, (1 << 8) | 2
+_CTA_TUPLE_ORIG, _CTA_STATUS, _CTA_ID = 1, 3, 12
+_CTA_TUPLE_IP, _CTA_TUPLE_PROTO = 1, 2
+_CTA_IP_V4_DST, _CTA_IP_V6_DST = 2, 4
+_CTA_PROTO_NUM, _CTA_PROTO_DST_PORT = 1, 3
+_IPS_DST_NAT = 1 << 5
+_IPPROTO_UDP = 17
+_FAMILIES = {"ipv4": 2, "ipv6": 10}
+
+
+@dataclass(frozen=True)
+class Flows:
+    """UDP flows to these ports of the host's own addresses, of a family."""
+
+    family: str
+    ports: tuple[int, int]
+
+
+def forget(flows: Iterable[Flows], is_local: Callable[[str], bool]) -> int:
+    """Delete the flows; their next packet is looked up anew. Gives how many there were.
+
+    A flow counts where it was translated, or is to an address of the host: a wildcard forward has no one address to
+    compare with, and a guest's own query to somebody else's port of this number must live.
+    """
+    by_family: dict[str, list[tuple[int, int]]] = {}
+    for each in flows:
+        by_family.setdefault(each.family, []).append(each.ports)
+    count = 0
+    for family, ports in by_family.items():
+        connection = netlink.Netlink(netlink.NETLINK_NETFILTER)
+        try:
+            head = struct.pack("=BBH", _FAMILIES[family], 0, 0)
+            for message in connection.dump(_GET, head):
+                if _concerned(message.body[4:], ports, is_local):
+                    count += _delete(connection, head, message.body[4:])
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOENT):
+                raise  # else: this kernel tracks no connections yet
+        finally:
+            connection.close()
+    return count
+
+
+def _concerned(body: bytes, ports: list[tuple[int, int]], is_local: Callable[[str], bool]) -> bool:
+    found = attributes(body)
+    original = attributes(found.get(_CTA_TUPLE_ORIG, b""))
+    protocol = attributes(original.get(_CTA_TUPLE_PROTO, b""))
+    if protocol.get(_CTA_PROTO_NUM, b"\0")[0] != _IPPROTO_UDP:
+        return False
+    port = int.from_bytes(protocol.get(_CTA_PROTO_DST_PORT, b"\0\0")[:2], "big")
+    if not any(low <= port <= high for low, high in ports):
+        return False
+    if int.from_bytes(found.get(_CTA_STATUS, b"\0\0\0\0")[:4], "big") & _IPS_DST_NAT:
+        return True
+    address = attributes(original.get(_CTA_TUPLE_IP, b""))
+    destination = address.get(_CTA_IP_V4_DST) or address.get(_CTA_IP_V6_DST)
+    return destination is not None and is_local(str(ipaddress.ip_address(destination)))
+
+
+def _delete(connection: netlink.Netlink, head: bytes, body: bytes) -> int:
+    found = attributes(body)
+    request = head + netlink.nested(_CTA_TUPLE_ORIG, found[_CTA_TUPLE_ORIG])
+    if _CTA_ID in found:
+        request += netlink.attribute(_CTA_ID, found[_CTA_ID])
+    try:
+        connection.request(_DELETE, request)
+    except OSError as error:
+        if error.errno != errno.ENOENT:  # it ended by itself
+            raise
+        return 0
+    return 1

@@ -1,0 +1,465 @@
+"""The kernel's own words: read links, addresses, routes and sysctls; perform one operation. No decisions here."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import grp
+import ipaddress
+import os
+import pwd
+import socket
+import struct
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hostnet.agent.linux import netlink
+from hostnet.agent.linux import operations as ops
+from hostnet.agent.linux.netlink import Attributes, attribute, attributes, nested
+from hostnet.agent.linux.snapshot import KernelLink, Snapshot
+
+# linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/if_tun.h
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_CARRIER = 1, 3, 4, 10, 18, 26, 33
+IFLA_INET6_CONF, DEVCONF_ACCEPT_RA = 2, 3
+IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
+IFLA_BR_STP_STATE, IFLA_BR_VLAN_FILTERING = 5, 7
+IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33  # MODE is hairpin mode
+IFLA_TUN_OWNER, IFLA_TUN_GROUP, IFLA_TUN_TYPE, IFLA_TUN_VNET_HDR, IFLA_TUN_PERSIST, IFLA_TUN_MULTI_QUEUE = (
+    1,
+    2,
+    3,
+    5,
+    6,
+    7,
+)
+IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
+IFA_F_NODAD = 0x02
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS = 1, 4, 5, 6, 7, 8
+RTA_MULTIPATH, RTA_CACHEINFO, RTA_TABLE, RTA_VIA, RTA_EXPIRES = 9, 12, 15, 18, 23
+RT_TABLE_MAIN, RTPROT_KERNEL, RTPROT_BOOT, RTPROT_STATIC, RTN_UNICAST, RTNH_F_ONLINK = 254, 2, 3, 4, 1, 4
+RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 253, 255
+ARPHRD_ETHER, IFF_UP = 1, 1
+IFF_TAP, IFF_MULTI_QUEUE, IFF_NO_PI, IFF_VNET_HDR, _IFF_TUN_EXCL = 0x2, 0x100, 0x1000, 0x4000, 0x8000
+TUNSETIFF, TUNSETPERSIST, TUNSETOWNER, TUNSETGROUP = 0x400454CA, 0x400454CB, 0x400454CC, 0x400454CE
+
+_LINK = struct.Struct("=BxHiII")
+_ADDR = struct.Struct("=BBBBI")
+_ROUTE = struct.Struct("=BBBBBBBBI")
+_FAMILY = struct.Struct("=H")  # of a gateway that is not of its route's
+_NEXT_HOP = struct.Struct("=HBBi")
+_USER_HZ = 100  # in which the kernel tells how long a route lives
+_ANY: dict[int, str] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - a route's destination
+_IPV6_MIN_MTU = 1280  # below it the kernel takes IPv6 off an interface
+_SYSCTLS = Path("/proc/sys")
+
+
+class Kernel:
+    """The network namespace that the process is in when this is made."""
+
+    def __init__(self) -> None:
+        self._netlink = netlink.Netlink()
+        self._performers: dict[type[ops.Operation], Callable[[Any], None]] = {
+            ops.CreateBridge: self._create_bridge,
+            ops.CreateTap: self._create_tap,
+            ops.SetTapUser: self._set_tap_user,
+            ops.DeleteLink: self._delete_link,
+            ops.SetLink: self._set_link,
+            ops.SetBridgeOption: self._set_bridge_option,
+            ops.AddAddress: self._add_address,
+            ops.DeleteAddress: self._delete_address,
+            ops.AddRoute: self._add_route,
+            ops.PutRoute: self._put_route,
+            ops.DeleteRoute: self._delete_route,
+            ops.WriteSysctl: self._write_sysctl,
+        }
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """All that plans and views need, at this moment."""
+        links = {link.name: link for link in map(_link, self._netlink.dump(RTM_GETLINK, _LINK.pack(0, 0, 0, 0, 0)))}
+        names = {link.index: link.name for link in links.values()}
+        addresses: dict[str, list[str]] = {}
+        for message in self._netlink.dump(RTM_GETADDR, _ADDR.pack(0, 0, 0, 0, 0)):
+            index, cidr = _address(message.body)
+            if cidr and index in names:
+                addresses.setdefault(names[index], []).append(cidr)
+        routes, defaults, ways = self._routes(names)
+        bridges = {link.index: link.name for link in links.values() if link.kind == "bridge"}
+        through = self._through(bridges)
+        return Snapshot(
+            links, {name: tuple(cidrs) for name, cidrs in addresses.items()}, routes, defaults, ways, through
+        )
+
+    def glimpse(self, names: Iterable[str]) -> Snapshot:
+        """These links and what they are ports of, without addresses; default routes only where they go through them."""
+        wanted = [attribute(IFLA_IFNAME, name) for name in names]
+        links = {link.name: link for link in filter(None, (self._look(0, one) for one in wanted))}
+        for index in {link.master for link in links.values()} - {link.index for link in links.values()} - {0}:
+            master = self._look(index)
+            if master is not None:
+                links[master.name] = master
+        _, defaults, ways = self._routes({link.index: link.name for link in links.values()})
+        return Snapshot(links, {}, {}, defaults, ways)
+
+    def _look(self, index: int, name: bytes = b"") -> KernelLink | None:
+        with _Tolerate(errno.ENODEV):
+            return _link(self._netlink.ask(RTM_GETLINK, _LINK.pack(0, 0, index, 0, 0) + name))
+        return None
+
+    def _routes(self, names: dict[int, str]) -> tuple[dict[str, tuple[str, ...]], dict[str, str], frozenset[str]]:
+        """Static routes by link; by family the interface of the default route; the interfaces of all of these."""
+        routes: dict[str, list[str]] = {}
+        defaults: dict[str, tuple[int, str]] = {}
+        ways: set[str] = set()
+        for family, label in ((2, "ipv4"), (10, "ipv6")):
+            for message in self._netlink.dump(RTM_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
+                _, length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(message.body)
+                found = attributes(message.body[_ROUTE.size :])
+                links = [names.get(index, "") for index in _next_hops(found)]
+                if table != RT_TABLE_MAIN or kind != RTN_UNICAST or not links:
+                    continue
+                name, metric = links[0], netlink.u32(found.get(RTA_PRIORITY, b"\0\0\0\0"))
+                if length == 0:
+                    ways.update(filter(None, links))
+                    if label not in defaults or metric < defaults[label][0]:
+                        defaults[label] = (metric, name)
+                if protocol in (RTPROT_BOOT, RTPROT_STATIC):  # a person's or ours, not a daemon's
+                    to = ipaddress.ip_address(found[RTA_DST]) if length else _ANY[family]
+                    routes.setdefault(name, []).append(f"{to}/{length}")
+        found_defaults = {label: name for label, (_, name) in defaults.items() if name}
+        return {name: tuple(cidrs) for name, cidrs in routes.items()}, found_defaults, frozenset(ways)
+
+    def _through(self, names: dict[int, str]) -> dict[str, tuple[ops.PutRoute, ...]]:
+        """The routes through some links, in any table, but for those that the kernel adds by itself."""
+        found: dict[str, list[ops.PutRoute]] = {}
+        for message in self._netlink.dump(RTM_GETROUTE, _ROUTE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0)) if names else ():
+            route = _route(message.body, names)
+            if route is not None:
+                found.setdefault(route.link, []).append(route)
+        # A gateway is looked for on the link when its route is put back: what leads to it has to be there before.
+        return {
+            name: tuple(sorted(routes, key=lambda route: route.gateway is not None)) for name, routes in found.items()
+        }
+
+    def sysctl(self, name: str) -> str | None:
+        """The value of a sysctl (`net.ipv4.ip_forward`; an interface's dots as in its name); None where it isn't."""
+        try:
+            return sysctl_path(name).read_text().strip()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    # --- changing --------------------------------------------------------------------------------------------------
+
+    def perform(self, operation: ops.Operation) -> None:
+        """Do one operation.
+
+        :raises OSError: with the kernel's errno.
+        """
+        self._performers[type(operation)](operation)
+
+    def _create_tap(self, operation: ops.CreateTap) -> None:
+        _open_tap(operation, _IFF_TUN_EXCL)
+
+    def _set_tap_user(self, operation: ops.SetTapUser) -> None:
+        _open_tap(operation, 0)
+
+    def _delete_link(self, operation: ops.DeleteLink) -> None:
+        self._set(operation.name, kind=RTM_DELLINK)
+
+    def _delete_address(self, operation: ops.DeleteAddress) -> None:
+        with _Tolerate(errno.EADDRNOTAVAIL, errno.ENODEV):
+            self._netlink.request(RTM_DELADDR, self._address_body(operation.link, operation.cidr))
+
+    def _add_route(self, operation: ops.AddRoute) -> None:
+        flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
+        self._netlink.request(RTM_NEWROUTE, self._route_body(operation.link, operation.cidr), flags)
+
+    def _put_route(self, route: ops.PutRoute) -> None:
+        network = ipaddress.ip_network(route.cidr)
+        flags = RTNH_F_ONLINK if route.onlink else 0
+        numbers = (route.table if route.table < 256 else 0, route.protocol, route.scope, RTN_UNICAST, flags)
+        body = _ROUTE.pack(2 if network.version == 4 else 10, network.prefixlen, 0, route.tos, *numbers)
+        body += attribute(RTA_TABLE, route.table) + attribute(RTA_OIF, self._index(route.link))
+        if network.prefixlen:
+            body += attribute(RTA_DST, network.network_address.packed)
+        if route.gateway is not None:
+            gateway = ipaddress.ip_address(route.gateway)
+            if gateway.version == network.version:
+                body += attribute(RTA_GATEWAY, gateway.packed)
+            else:
+                body += attribute(RTA_VIA, _FAMILY.pack(socket.AF_INET6) + gateway.packed)
+        if route.source is not None:
+            body += attribute(RTA_PREFSRC, ipaddress.ip_address(route.source).packed)
+        if route.metrics:
+            body += attribute(RTA_METRICS, bytes.fromhex(route.metrics))
+        for kind, number in ((RTA_PRIORITY, route.metric), (RTA_EXPIRES, route.expires)):
+            if number:
+                body += attribute(kind, number)
+        with _Tolerate(errno.EEXIST):
+            self._netlink.request(RTM_NEWROUTE, body, netlink.NLM_F_CREATE | netlink.NLM_F_EXCL)
+
+    def _delete_route(self, operation: ops.DeleteRoute) -> None:
+        with _Tolerate(errno.ESRCH, errno.ENODEV):
+            # Whoever added it: protocol 0 and scope "nowhere" match any.
+            body = self._route_body(operation.link, operation.cidr, protocol=0, scope=RT_SCOPE_NOWHERE)
+            self._netlink.request(RTM_DELROUTE, body)
+
+    def _write_sysctl(self, operation: ops.WriteSysctl) -> None:
+        write_sysctl(operation.name, operation.value)
+
+    def _create_bridge(self, operation: ops.CreateBridge) -> None:
+        # MAC and MTU belong in the create message, or udev's MACAddressPolicy steps in between (incus).
+        body = attribute(IFLA_IFNAME, operation.name)
+        if operation.mac:
+            body += attribute(IFLA_ADDRESS, bytes.fromhex(operation.mac.replace(":", "")))
+        options = [attribute(IFLA_BR_STP_STATE, int(operation.stp))]
+        if operation.vlan_filtering:
+            options.append(attribute(IFLA_BR_VLAN_FILTERING, b"\1"))
+        body += nested(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, "bridge"), nested(IFLA_INFO_DATA, *options))
+        flags = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
+        self._netlink.request(RTM_NEWLINK, _LINK.pack(0, 0, 0, 0, 0) + body, flags)
+        # No other host has its MAC, so its link-local address needs no duplicate detection: until that is over, 1 to
+        # 2 s, the kernel asks for no neighbour and forwards no IPv6 to the bridge. Where /proc/sys is read-only it has
+        # to be waited for, and no more.
+        name = f"net.ipv6.conf.{operation.name.replace('.', '/')}.accept_dad"
+        if self.sysctl(name) not in (None, "0"):
+            with _Tolerate(errno.EROFS):
+                write_sysctl(name, "0")
+        if operation.mtu:
+            self._pin_mtu(operation.name, operation.mtu)
+
+    def _pin_mtu(self, name: str, mtu: int) -> None:
+        """Set a bridge's MTU so that it stays.
+
+        The kernel marks it as set by hand only where the value changes (`br_change_mtu`), and follows the smallest
+        port otherwise.
+        """
+        self._set(name, attribute(IFLA_MTU, mtu - 1 if mtu > _IPV6_MIN_MTU else mtu + 1))
+        self._set(name, attribute(IFLA_MTU, mtu))
+
+    def _set_link(self, operation: ops.SetLink) -> None:
+        if operation.mac is not None:
+            self._set(operation.name, attribute(IFLA_ADDRESS, bytes.fromhex(operation.mac.replace(":", ""))))
+        if operation.mtu is not None:
+            if operation.bridge_device:
+                self._pin_mtu(operation.name, operation.mtu)
+            else:
+                self._set(operation.name, attribute(IFLA_MTU, operation.mtu))
+        if operation.bridge is not None:
+            index = self._index(operation.bridge) if operation.bridge else 0
+            self._set(operation.name, attribute(IFLA_MASTER, index))
+        if operation.isolated is not None:
+            self._set_port(operation.name, IFLA_BRPORT_ISOLATED, on=operation.isolated)
+        if operation.hairpin is not None:
+            self._set_port(operation.name, IFLA_BRPORT_MODE, on=operation.hairpin)
+        if operation.accept_ra is not None:
+            name = f"net.ipv6.conf.{operation.name.replace('.', '/')}.accept_ra"
+            if self.sysctl(name) is not None:  # else it has no IPv6
+                write_sysctl(name, str(operation.accept_ra))
+        if operation.up is not None:
+            self._set(operation.name, up=operation.up)
+
+    def _set_port(self, name: str, option: int, *, on: bool) -> None:
+        data = nested(IFLA_INFO_SLAVE_DATA, attribute(option, bytes([on])))
+        self._set(name, nested(IFLA_LINKINFO, attribute(IFLA_INFO_SLAVE_KIND, "bridge"), data))
+
+    def _set_bridge_option(self, operation: ops.SetBridgeOption) -> None:
+        if operation.option == "stp":
+            option = attribute(IFLA_BR_STP_STATE, int(operation.value))
+        else:
+            option = attribute(IFLA_BR_VLAN_FILTERING, bytes([operation.value]))
+        info = nested(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, "bridge"), nested(IFLA_INFO_DATA, option))
+        self._set(operation.name, info)
+
+    def _add_address(self, operation: ops.AddAddress) -> None:
+        body = self._address_body(operation.link, operation.cidr)
+        network = ipaddress.ip_interface(operation.cidr).network
+        if network.version == 6:
+            # A bridge without ports has no carrier: duplicate detection would keep the address tentative (netavark).
+            body += attribute(IFA_FLAGS, IFA_F_NODAD)
+        elif network.prefixlen < 31:
+            body += attribute(IFA_BROADCAST, network.broadcast_address.packed)
+        with _Tolerate(errno.EEXIST):
+            self._netlink.request(RTM_NEWADDR, body, netlink.NLM_F_CREATE | netlink.NLM_F_EXCL)
+
+    def _set(self, name: str, body: bytes = b"", *, kind: int = RTM_NEWLINK, up: bool | None = None) -> None:
+        flags, change = (IFF_UP if up else 0, IFF_UP) if up is not None else (0, 0)
+        self._netlink.request(kind, _LINK.pack(0, 0, self._index(name), flags, change) + body)
+
+    def _index(self, name: str) -> int:
+        # By name, just before it is used: an index that was read earlier may be another link's by now.
+        try:
+            return socket.if_nametoindex(name)
+        except OSError:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), name) from None
+
+    def _address_body(self, link: str, cidr: str) -> bytes:
+        interface = ipaddress.ip_interface(cidr)
+        family = 2 if interface.version == 4 else 10
+        packed = interface.ip.packed
+        head = _ADDR.pack(family, interface.network.prefixlen, 0, 0, self._index(link))
+        return head + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
+
+    def _route_body(self, link: str, cidr: str, protocol: int = RTPROT_STATIC, scope: int | None = None) -> bytes:
+        network = ipaddress.ip_network(cidr)
+        v4 = network.version == 4
+        if scope is None:
+            scope = RT_SCOPE_LINK if v4 else 0
+        family = 2 if v4 else 10
+        head = _ROUTE.pack(family, network.prefixlen, 0, 0, RT_TABLE_MAIN, protocol, scope, RTN_UNICAST, 0)
+        if network.prefixlen:
+            head += attribute(RTA_DST, network.network_address.packed)
+        return head + attribute(RTA_OIF, self._index(link))
+
+
+def sysctl_path(name: str) -> Path:
+    """Where /proc has it. In an interface's part of the name, `/` stands for its dots, as sysctl(8) has it."""
+    return _SYSCTLS.joinpath(*(part.replace("/", ".") for part in name.split(".")))
+
+
+def write_sysctl(name: str, value: str) -> None:
+    """Write it unless it has this value already (a read-only /proc is fine then)."""
+    path = sysctl_path(name)
+    if path.read_text().strip() != value:
+        path.write_text(value)
+
+
+def user_id(user: str) -> int:
+    """A user's number.
+
+    :raises LookupError: where this host has no such user.
+    """
+    return int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
+
+
+def group_id(group: str) -> int:
+    """A group's number.
+
+    :raises LookupError: where this host has no such group.
+    """
+    return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+
+
+def _open_tap(tap: ops.CreateTap | ops.SetTapUser, flags: int) -> None:
+    """Make a persistent TAP, or change who may open one. rtnetlink can't: it takes /dev/net/tun."""
+    flags |= IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if tap.vnet_hdr else 0) | (IFF_MULTI_QUEUE if tap.multi_queue else 0)
+    descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH22x", tap.name.encode(), flags))
+        # Without owner and group the kernel lets every local user open it (`tun_not_capable`): root's, then.
+        if tap.user is not None or tap.group is None:
+            fcntl.ioctl(descriptor, TUNSETOWNER, 0 if tap.user is None else user_id(tap.user))
+        if tap.group is not None:
+            fcntl.ioctl(descriptor, TUNSETGROUP, group_id(tap.group))
+        fcntl.ioctl(descriptor, TUNSETPERSIST, 1)
+    finally:
+        os.close(descriptor)
+
+
+class _Tolerate:
+    """What is there already, or gone already, is success."""
+
+    def __init__(self, *codes: int) -> None:
+        self._codes = codes
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        return isinstance(error, OSError) and error.errno in self._codes
+
+
+def _link(message: netlink.Message) -> KernelLink:
+    _, hardware, index, flags, _ = _LINK.unpack_from(message.body)
+    found = attributes(message.body[_LINK.size :])
+    info = attributes(found[IFLA_LINKINFO]) if IFLA_LINKINFO in found else {}
+    kind = netlink.text(info.get(IFLA_INFO_KIND, b""))
+    data = attributes(info.get(IFLA_INFO_DATA, b""))
+    slave: Attributes = {}
+    if netlink.text(info.get(IFLA_INFO_SLAVE_KIND, b"")) == "bridge":
+        slave = attributes(info.get(IFLA_INFO_SLAVE_DATA, b""))
+    tun = data if kind == "tun" else {}
+    bridge = data if kind == "bridge" else {}
+    return KernelLink(
+        name=netlink.text(found[IFLA_IFNAME]),
+        index=index,
+        kind=kind,
+        up=bool(flags & IFF_UP),
+        mac=found.get(IFLA_ADDRESS, b"").hex(":"),
+        mtu=netlink.u32(found.get(IFLA_MTU, b"\0\0\0\0")),
+        ethernet=hardware == ARPHRD_ETHER,
+        master=netlink.u32(found.get(IFLA_MASTER, b"\0\0\0\0")),
+        isolated=slave.get(IFLA_BRPORT_ISOLATED, b"\0")[0] == 1,
+        hairpin=slave.get(IFLA_BRPORT_MODE, b"\0")[0] == 1,
+        stp=IFLA_BR_STP_STATE in bridge and netlink.u32(bridge[IFLA_BR_STP_STATE]) != 0,
+        vlan_filtering=bridge.get(IFLA_BR_VLAN_FILTERING, b"\0")[0] == 1,
+        tap=tun.get(IFLA_TUN_TYPE, b"\0")[0] == IFF_TAP,
+        uid=netlink.u32(tun[IFLA_TUN_OWNER]) if IFLA_TUN_OWNER in tun else None,
+        gid=netlink.u32(tun[IFLA_TUN_GROUP]) if IFLA_TUN_GROUP in tun else None,
+        multi_queue=tun.get(IFLA_TUN_MULTI_QUEUE, b"\0")[0] == 1,
+        vnet_hdr=tun.get(IFLA_TUN_VNET_HDR, b"\0")[0] == 1,
+        persistent=tun.get(IFLA_TUN_PERSIST, b"\0")[0] == 1,
+        carrier=found.get(IFLA_CARRIER, b"\0")[0] == 1,
+        accept_ra=_accept_ra(found.get(IFLA_AF_SPEC, b"")),
+    )
+
+
+def _accept_ra(families: bytes) -> int | None:
+    conf = attributes(attributes(families).get(socket.AF_INET6, b"")).get(IFLA_INET6_CONF, b"")
+    at = 4 * DEVCONF_ACCEPT_RA
+    return int.from_bytes(conf[at : at + 4], sys.byteorder, signed=True) if len(conf) > at else None
+
+
+def _next_hops(route: Attributes) -> Iterator[int]:
+    """The links that a route leads through, by index: several where it is shared between uplinks."""
+    if RTA_OIF in route:
+        yield netlink.u32(route[RTA_OIF])
+    hops, at = route.get(RTA_MULTIPATH, b""), 0
+    while at + _NEXT_HOP.size <= len(hops):
+        size, _, _, index = _NEXT_HOP.unpack_from(hops, at)
+        yield index
+        at += max((size + 3) & ~3, _NEXT_HOP.size)
+
+
+def _route(body: bytes, names: dict[int, str]) -> ops.PutRoute | None:
+    family, length, _, tos, table, protocol, scope, kind, flags = _ROUTE.unpack_from(body)
+    found = attributes(body[_ROUTE.size :])
+    link = names.get(netlink.u32(found.get(RTA_OIF, b"\0\0\0\0")), "")
+    if not link or kind != RTN_UNICAST or protocol == RTPROT_KERNEL:
+        return None
+
+    def address(number: int) -> str | None:
+        return str(ipaddress.ip_address(found[number])) if number in found else None
+
+    via = str(ipaddress.ip_address(found[RTA_VIA][_FAMILY.size :])) if RTA_VIA in found else None
+    expires = int.from_bytes(found[RTA_CACHEINFO][8:12], sys.byteorder, signed=True) if RTA_CACHEINFO in found else 0
+    return ops.PutRoute(
+        link,
+        f"{address(RTA_DST) or _ANY[family]}/{length}",
+        netlink.u32(found[RTA_TABLE]) if RTA_TABLE in found else table,
+        protocol,
+        scope,
+        netlink.u32(found.get(RTA_PRIORITY, b"\0\0\0\0")),
+        address(RTA_GATEWAY) or via,
+        address(RTA_PREFSRC),
+        bool(flags & RTNH_F_ONLINK),
+        max(0, expires) // _USER_HZ,
+        tos,
+        found.get(RTA_METRICS, b"").hex(),
+    )
+
+
+def _address(body: bytes) -> tuple[int, str]:
+    """The link's index and the CIDR; "" for what the kernel adds by itself (link-local v6)."""
+    _, length, _, _, index = _ADDR.unpack_from(body)
+    found = attributes(body[_ADDR.size :])
+    address = ipaddress.ip_address(found.get(IFA_LOCAL) or found[IFA_ADDRESS])
+    if address.version == 6 and address.is_link_local:
+        return index, ""
+    return index, f"{address}/{length}"

@@ -1,0 +1,142 @@
+"""The texts of the files that others read: systemd's units, and what keeps network daemons off our interfaces. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+_DEFAULT_STATE = Path("/var/lib/hostnet")
+_HEAD = "# Written by hostnet; gone with the last resource on this host. `hostnet status` tells what it holds.\n"
+# Firewalls that, when they start, empty their own chains, or nftables altogether. The early ones have started before
+# network-pre.target, and do so when they are reloaded, too.
+_LATE_FIREWALLS = ("docker.service",)
+EARLY_FIREWALLS = ("nftables.service", "netfilter-persistent.service", "firewalld.service", "ufw.service")
+# What starts guests, where it does not wait for network.target anyway.
+_GUESTS = ("libvirtd.service", "virtqemud.service", "libvirt-guests.service", "microvms.target", "machines.target")
+
+
+def instance_name(state_dir: Path) -> str:
+    """What our files are called: different state directories are different owners."""
+    if state_dir == _DEFAULT_STATE:
+        return "hostnet"
+    return f"hostnet-{hashlib.sha256(str(state_dir).encode()).hexdigest()[:8]}"
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """An ExecStart= of these words (systemd.service(5), "Command lines")."""
+    return " ".join(f'"{_escaped(word)}"' for word in argv)
+
+
+def _literal(path: Path) -> str:
+    return str(path).replace("%", "%%")
+
+
+def _escaped(word: str) -> str:
+    return word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+
+
+def restore_unit(state_dir: Path, argv: Sequence[str]) -> str:
+    """Puts the recorded network back, before what is ordered after network.target (guests' services are).
+
+    After the firewalls, whose start empties nftables (nftables.service); they come before network-pre.target. After
+    whoever configures the uplink has started, and without the dependencies of an ordinary service, which would put
+    network.target after basic.target. Where none of those pulls network.target in, this does, as a part of the network:
+    or guests would not wait for it. It counts as active from then on: a reload puts back again what is recorded.
+
+    :param argv: the agent's command line.
+    """
+    restore = command_line([*argv, "restore", "--state-dir", str(state_dir)])
+    return f"""{_HEAD}[Unit]
+Description=hostnet: put back the network recorded in {_literal(state_dir)}
+DefaultDependencies=no
+ConditionPathExists={_literal(state_dir)}/host.json
+RequiresMountsFor="{_literal(state_dir)}"
+Wants=network-pre.target network.target
+After=local-fs.target systemd-sysctl.service systemd-modules-load.service systemd-tmpfiles-setup-dev.service
+After=network-pre.target {" ".join(EARLY_FIREWALLS)}
+ReloadPropagatedFrom={" ".join(EARLY_FIREWALLS)}
+After=systemd-networkd.service NetworkManager.service networking.service
+Before=network.target {" ".join(_GUESTS)}
+Conflicts=shutdown.target
+Before=shutdown.target
+
+[Persistence]
+Type=oneshot
+SyslogIdentifier=hostnet
+RemainAfterExit=yes
+ExecStart={restore}
+ExecReload={restore}
+TimeoutStartSec=120
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def firewall_unit(name: str, state_dir: Path) -> str:
+    """Has what a firewall's (re)start took away put back.
+
+    By the other unit's reload: one that is asked for while another is under way comes after it, where a start would be
+    taken for the same.
+    """
+    return f"""{_HEAD}[Unit]
+Description=hostnet: have what a firewall's start took away put back
+ConditionPathExists={_literal(state_dir)}/host.json
+After={name}.service {" ".join((*EARLY_FIREWALLS, *_LATE_FIREWALLS))}
+
+[Persistence]
+Type=oneshot
+ExecStart=systemctl --no-block reload-or-restart {name}.service
+
+[Install]
+WantedBy={" ".join((*EARLY_FIREWALLS, *_LATE_FIREWALLS))}
+"""
+
+
+def watch_unit(name: str, state_dir: Path, argv: Sequence[str]) -> str:
+    """Attaches interfaces when they appear. Guests start when it listens."""
+    return f"""{_HEAD}[Unit]
+Description=hostnet: attach interfaces to their bridge when they appear
+DefaultDependencies=no
+ConditionPathExists={_literal(state_dir)}/host.json
+RequiresMountsFor="{_literal(state_dir)}"
+After={name}.service
+Before=network.target {" ".join(_GUESTS)}
+Conflicts=shutdown.target
+Before=shutdown.target
+
+[Persistence]
+Type=notify
+SyslogIdentifier=hostnet
+ExecStart={command_line([*argv, "watch", "--state-dir", str(state_dir)])}
+Restart=on-failure
+RestartSec=1
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def server_unit(state_dir: Path, bridge: str) -> str:
+    """What the service of a bridge's dnsmasq is called."""
+    escaped = "".join(x if re.fullmatch(r"[A-Za-z0-9_.:-]", x) else _hexadecimal(x) for x in bridge)
+    return f"{instance_name(state_dir)}-dhcp-{escaped}.service"
+
+
+def _hexadecimal(character: str) -> str:
+    """As systemd-escape(1) does it."""
+    return "".join(f"\\x{byte:02x}" for byte in character.encode(errors="surrogateescape"))
+
+
+def networkd_text(names: Iterable[str]) -> str:
+    """A .network file (systemd.network(5)) that keeps systemd-networkd off these interfaces (names or globs)."""
+    lines = "".join(f"Name={name}\n" for name in sorted(set(names)))
+    return f"{_HEAD}[Match]\n{lines}\n[Link]\nUnmanaged=yes\n"
+
+
+def network_manager_text(names: Iterable[str]) -> str:
+    """A configuration file (NetworkManager.conf(5)) that does the same for NetworkManager."""
+    listed = ";".join(f"interface-name:{name}" for name in sorted(set(names)))
+    return f"{_HEAD}[keyfile]\nunmanaged-devices+={listed}\n"

@@ -1,0 +1,296 @@
+"""Is this host ready? What the kernel can is tried, in a network namespace that goes at once; the rest is read.
+
+Nothing of the host is changed, but that the kernel may load the modules that hostnet would have it load.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hostnet.agent.firewalls.chains import Chain, Reader, spots
+from hostnet.agent.lasting.persistence import Places, Watching
+from hostnet.agent.linux import operations as ops
+from hostnet.agent.linux import systemd, units
+from hostnet.agent.linux.install_hints import advice_here
+from hostnet.agent.linux.libnftables import Nft
+from hostnet.agent.linux.rtnetlink import Kernel, write_sysctl
+from hostnet.agent.nft.ruleset import table_text
+from hostnet.agent.nft.sysctls import FORWARDING
+from hostnet.agent.nft.table import Table
+from hostnet.agent.record.record import Record
+
+Check = dict[str, Any]
+_OK, _NOTE, _WARN, _FAIL = "ok", "note", "warn", "fail"
+_CLONE_NEWNET = 0x40000000
+_ROOM = 16 << 20  # bytes
+_FULL = 0.8
+_MODERN = 1_735_689_600  # 2025-01-01: no clock that is right says less
+_NAT = (
+    "add table inet hostnet-doctor\n"
+    "add chain inet hostnet-doctor out { type nat hook postrouting priority srcnat; }\n"
+    'add rule inet hostnet-doctor out oifname "lo" masquerade\n'
+)
+_MAPS = (
+    "add table ip hostnet-doctor\n"
+    "add map ip hostnet-doctor to { type inet_proto . inet_persistence : ipv4_addr . inet_service; flags interval; }\n"
+    "add element ip hostnet-doctor to { 6 . 80-90 : 192.0.2.1 . 80 }\n"
+)
+
+
+def check(name: str, level: str, found: str, fix: str = "") -> Check:
+    """One line of the doctor's.
+
+    :param level: `ok`, `note` (worth knowing), `warn` (something won't work that not all need), `fail`.
+    :param fix: the command, or what to do.
+    """
+    return {"name": name, "level": level, "found": found, "fix": fix}
+
+
+def doctor(
+    record: Record,
+    state_dir: Path,
+    table: Table,
+    watching: Watching,
+    kernel: Kernel,
+    *,
+    machine: bool,
+) -> dict[str, Any]:
+    """All checks, what matters most first.
+
+    :param machine: this is the machine itself, not a namespace on it.
+    """
+    tried = try_kernel()
+    checks = [
+        check("kernel", _OK, platform.release()),
+        check("python", _OK, f"{platform.python_version()} ({sys.executable})"),
+        *_features(tried),
+        *_programs(),
+        *_sysctls(kernel),
+        *_conntrack(),
+        *(_firewalls(Reader(table).chains()) if tried["libnftables"] is None else ()),
+        *_clock(state_dir),
+        *_state(record, state_dir),
+        *_watcher(watching),
+        *(_daemons(state_dir, recorded=bool(record.owners)) if machine else ()),
+    ]
+    return {"checks": checks}
+
+
+# --- the kernel ----------------------------------------------------------------------------------------------------
+
+
+def _try_libnftables() -> None:
+    Nft().list("list tables")
+
+
+def _try_bridge(*, vlan: bool = False) -> None:
+    Kernel().perform(ops.CreateBridge("hostnet-vlan" if vlan else "hostnet-br", vlan_filtering=vlan))
+
+
+def _try_vlan() -> None:
+    _try_bridge(vlan=True)
+
+
+def _try_conntrack() -> None:
+    if not Path("/proc/sys/net/netfilter/nf_conntrack_max").exists():
+        message = "the kernel tracks no connections"
+        raise OSError(message)
+
+
+_TRIES: dict[str, Callable[[], None]] = {
+    "libnftables": _try_libnftables,
+    "nat": lambda: Nft().run(_NAT),
+    "maps": lambda: Nft().run(_MAPS),
+    "rules": lambda: Nft().run(table_text()),
+    "bridge": _try_bridge,
+    "vlan filtering": _try_vlan,
+    "tap": lambda: Kernel().perform(ops.CreateTap("hostnet-tap")),
+    "conntrack": _try_conntrack,
+    "sysctl": lambda: write_sysctl("net.ipv4.conf.lo.route_localnet", "1"),
+}
+
+
+def try_kernel() -> dict[str, str | None]:
+    """What the kernel says to each, in a namespace of a process of its own: a crash of a library is an answer, too."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(read)
+            _try_all(write)
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as answers:
+        found: dict[str, str | None] = {}
+        for line in answers:
+            found.update(json.loads(line))
+    _, how = os.waitpid(child, 0)
+    if os.WIFSIGNALED(how):
+        left = [name for name in _TRIES if name not in found]
+        found.update(dict.fromkeys(left, f"it crashed (signal {os.WTERMSIG(how)}) in {left[0] if left else 'the end'}"))
+    return found
+
+
+def _try_all(answers: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNET):
+        why = f"no network namespace can be made: {os.strerror(ctypes.get_errno())}"
+        os.write(answers, json.dumps(dict.fromkeys(_TRIES, why)).encode())
+        return
+    for name, function in _TRIES.items():
+        os.write(answers, json.dumps({name: _attempt(function)}).encode() + b"\n")
+
+
+def _attempt(function: Callable[[], None]) -> str | None:
+    try:
+        function()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is what stands in the way
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    return None
+
+
+def _features(tried: dict[str, str | None]) -> Iterator[Check]:
+    modules = (
+        f"the kernel's own package of modules (Debian, Ubuntu: `apt-get install linux-image-{platform.machine()}`)"
+    )
+    need = {
+        "libnftables": ("nftables", _FAIL, advice_here("libnftables")),
+        "nat": ("NAT", _FAIL, f"`modprobe nft_chain_nat nft_masq`; where that finds none: {modules}"),
+        "maps": ("concatenated maps", _FAIL, "A kernel of 5.6 or later"),
+        "rules": ("hostnet's own rules", _FAIL, "A kernel of 5.10 or later with the nft_* modules, and nftables 1.0"),
+        "bridge": ("bridges", _FAIL, f"`modprobe bridge`; where that finds none: {modules}"),
+        "tap": ("TAPs", _FAIL, "`modprobe tun`; in a container: give it /dev/net/tun"),
+        "conntrack": ("connection tracking", _FAIL, "`modprobe nf_conntrack`"),
+        "sysctl": ("writing sysctls", _FAIL, "In a container: run it with a writable /proc/sys"),
+        "vlan filtering": ("Bridge.vlanFiltering", _WARN, "A kernel with CONFIG_BRIDGE_VLAN_FILTERING"),
+    }  # fmt: skip
+    for name, (title, level, fix) in need.items():
+        said = tried.get(name, "it was not tried")
+        yield check(title, _OK, "works") if said is None else check(title, level, said, fix)
+
+
+# --- programs, sysctls ---------------------------------------------------------------------------------------------
+
+
+def _programs() -> Iterator[Check]:
+    found = shutil.which("nft")
+    if found:
+        done = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
+        yield check("nft", _OK, done.stdout.strip())
+    else:
+        yield check("nft", _NOTE, "the command is not installed; hostnet uses the library alone")
+    if shutil.which("dnsmasq"):
+        yield check("dnsmasq", _OK, "installed")
+    else:
+        fix = advice_here("dnsmasq")
+        yield check("dnsmasq", _WARN, "not installed: Bridge.dhcpServer and ipv6SendRa won't work", fix)
+
+
+def _sysctls(kernel: Kernel) -> Iterator[Check]:
+    for family, name in FORWARDING.items():
+        value = kernel.sysctl(name)
+        if value is None:
+            yield check(f"{family} forwarding", _WARN, f"{name} is not there: this kernel has no {family}")
+        else:
+            text = "on" if value != "0" else "off; hostnet switches it on with the first resource that needs it"
+            yield check(f"{family} forwarding", _OK, text)
+    value = kernel.sysctl("net.bridge.bridge-nf-call-iptables")
+    if value is None:
+        yield check("br_netfilter", _OK, "not loaded: frames within a bridge meet no firewall")
+    else:
+        text = "frames within a bridge meet the firewalls; hostnet's rules reckon with it" if value != "0" else "off"
+        yield check("br_netfilter", _OK, f"bridge-nf-call-iptables = {value}: {text}")
+
+
+def _conntrack() -> Iterator[Check]:
+    base = Path("/proc/sys/net/netfilter")
+    try:
+        count, most = (int((base / name).read_text()) for name in ("nf_conntrack_count", "nf_conntrack_max"))
+    except (OSError, ValueError):
+        return
+    if most and count > most * _FULL:
+        fix = f"`sysctl -w net.netfilter.nf_conntrack_max={most * 4}`"
+        yield check("connections", _WARN, f"{count} of at most {most} are tracked: new ones will be dropped", fix)
+    else:
+        yield check("connections", _OK, f"{count} of at most {most} are tracked")
+
+
+def _firewalls(chains: Iterable[Chain]) -> Iterator[Check]:
+    dropping = [chain for chain in chains if spots(chain, frozenset(), frozenset())]
+    for chain in dropping:
+        if chain.closed:
+            yield check("firewall", _WARN, f"{chain} drops, and no rule can be added there: {chain.closed}", chain.mend)
+        else:
+            text = f"{chain} drops; hostnet adds its accepts there (NatGateway.firewall, Bridge.openFirewall)"
+            yield check("firewall", _NOTE, text)
+    if not dropping:
+        yield check("firewall", _OK, "no other firewall drops what is forwarded or comes in")
+
+
+# --- the rest ------------------------------------------------------------------------------------------------------
+
+
+def _clock(state_dir: Path) -> Iterator[Check]:
+    now = time.time()
+    newest = max((path.stat().st_mtime for path in state_dir.glob("*.json")), default=0.0)
+    shown = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
+    if now < max(_MODERN, newest - 60):
+        fix = "`timedatectl set-ntp true`, or set it by hand; DHCP leases end by this clock"
+        yield check("clock", _FAIL, f"it says {shown}, which is past", fix)
+    else:
+        yield check("clock", _OK, shown)
+
+
+def _state(record: Record, state_dir: Path) -> Iterator[Check]:
+    there = next(path for path in (state_dir, *state_dir.parents) if path.exists())
+    free = os.statvfs(there)
+    if not os.access(there, os.W_OK) or free.f_flag & os.ST_RDONLY:
+        yield check("state", _FAIL, f"{there} can't be written", "Set the provider's stateDir to a place that can be")
+    elif free.f_bavail * free.f_frsize < _ROOM:
+        yield check("state", _FAIL, f"{there} is full", f"Make room: `df {there}`")
+    else:
+        yield check("state", _OK, f"{state_dir}: {len(record.owners)} resources")
+    if record.pending is not None:
+        yield check("transaction", _WARN, "one was not seen to end, or waits for its confirmation", "`hostnet restore`")
+
+
+def _watcher(watching: Watching) -> Iterator[Check]:
+    if not watching.needed:
+        return
+    if watching.process is None:
+        yield check("watcher", _FAIL, "no process follows new interfaces for `match`", "`hostnet restore`")
+    else:
+        yield check("watcher", _OK, f"process {watching.process.pid} follows new interfaces")
+
+
+def _daemons(state_dir: Path, *, recorded: bool) -> Iterator[Check]:
+    places = Places()
+    for title, runs in (("systemd-networkd", places.networkd_runs), ("NetworkManager", places.network_manager_runs)):
+        if runs.exists():
+            yield check(title, _NOTE, "runs; hostnet marks what it makes as unmanaged for it")
+    if not systemd.runs():
+        text = "does not run here: after a reboot, `hostnet restore` has to be run by the host's own init"
+        yield check("systemd", _NOTE, text)
+        return
+    unit = places.units / f"{units.instance_name(state_dir)}.service"
+    if recorded and not unit.exists():
+        text = "runs, but no unit of hostnet's is installed: nothing comes back after a reboot (persist is `never`?)"
+        yield check(
+            "systemd",
+            _WARN,
+            text,
+            "Set the provider's persist to `auto`; the next `pulumi up` that changes something installs it",
+        )
+    else:
+        yield check("systemd", _OK, "runs" + ("; hostnet's unit is installed" if unit.exists() else ""))

@@ -1,0 +1,132 @@
+"""Answers to questions about the host: getHost, getBridge, getPortForwards. Reads alone."""
+
+from __future__ import annotations
+
+import ipaddress
+import platform
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
+from hostnet.agent.linux.snapshot import KernelLink, Snapshot
+from hostnet.agent.nft.elements import counted
+from hostnet.agent.nft.sysctls import FORWARDING
+from hostnet.agent.nft.table import TABLES, Table
+from hostnet.agent.plan.resolve import World, external_of
+from hostnet.agent.record.owners import Owners
+from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.objects import Forward, Lease
+
+Facts = dict[str, Any]
+
+
+def host_facts(owners: Owners, snapshot: Snapshot, table: Table, forwarding: dict[str, str | None]) -> Facts:
+    """Kernel, nftables, interfaces, default routes, forwarding, other firewalls, and what hostnet holds."""
+    version, firewalls = _nftables(table)
+    return {
+        "kernel": platform.release(),
+        "nftVersion": version,
+        "interfaces": [_interface(link, snapshot) for link in snapshot.links.values()],
+        "defaultRoute": dict(snapshot.default_links),
+        "forwarding": {family: forwarding.get(name) == "1" for family, name in FORWARDING.items()},
+        "firewalls": firewalls,
+        "resources": [{"urn": owner.urn, "id": owner.id, "kind": owner.kind} for owner in owners.values()],
+    }
+
+
+def _interface(link: KernelLink, snapshot: Snapshot) -> Facts:
+    return {
+        "name": link.name,
+        "kind": link.kind,
+        "ifindex": link.index,
+        "macAddress": link.mac or None,
+        "mtu": link.mtu,
+        "up": link.up,
+        "addresses": list(snapshot.addresses.get(link.name, ())),
+        "bridge": snapshot.master_of(link.name),
+    }
+
+
+def _nftables(table: Table) -> tuple[str | None, list[str]]:
+    """Nft's version, and the base chains of others at input and forward: "ip filter FORWARD (policy drop)"."""
+    try:
+        listed = table.nft.list("list chains")
+    except (MissingLibraryError, NftError):
+        return None, []
+    version = next((item["metainfo"]["version"] for item in listed if "metainfo" in item), None)
+    return version, list(_base_chains(listed))
+
+
+def _base_chains(listed: list[dict[str, Any]]) -> Iterator[str]:
+    for item in listed:
+        chain = item.get("chain")
+        if chain is None or chain.get("hook") not in ("input", "forward"):
+            continue
+        if f"{chain['family']} {chain['table']}" not in TABLES:
+            yield f"{chain['family']} {chain['table']} {chain['name']} (policy {chain.get('policy', 'accept')})"
+
+
+def bridge_facts(name: str, snapshot: Snapshot, leases: Iterable[Lease] = ()) -> Facts:
+    """A bridge, ours or not.
+
+    :raises HostnetError: where there is none of this name.
+    """
+    link = snapshot.links.get(name)
+    if link is None or link.kind != "bridge":
+        why = f"there is no interface {name}" if link is None else f"{name} is no bridge"
+        raise HostnetError(Code.NOT_FOUND, f"bridge {name} can't be read", why, "`ip link show type bridge` lists them")
+    addresses = snapshot.addresses.get(name, ())
+    interfaces = [ipaddress.ip_interface(cidr) for cidr in addresses]
+    return {
+        "name": name,
+        "ifindex": link.index,
+        "macAddress": link.mac,
+        "mtu": link.mtu,
+        "addresses": list(addresses),
+        "subnets": [str(each.network) for each in interfaces],
+        "gateway": next((str(each.ip) for each in interfaces if each.version == 4), None),
+        "gateway6": next((str(each.ip) for each in interfaces if each.version == 6), None),
+        "ports": list(snapshot.ports_of(name)),
+        "leases": [
+            {"macAddress": x.mac, "address": x.address, "hostname": x.hostname, "expires": x.expires} for x in leases
+        ],
+    }
+
+
+def forward_facts(owners: Owners, snapshot: Snapshot, table: Table) -> Facts:
+    """Every forward that hostnet holds, with its counters."""
+    world = World(owners, snapshot)
+    try:
+        listing = table.listing(fresh=True)
+    except MissingLibraryError:
+        listing = None
+    counters = listing.counters if listing else {}
+    found = []
+    for owner in owners.values():
+        for item in owner.objects:
+            if not isinstance(item, Forward):
+                continue
+            counts = [counters.get((e.set, e.key), (0, 0)) for e in counted(item)]
+            found.append(
+                {
+                    "id": forward_id(item, external_of(item, world)),
+                    "protocol": "+".join(item.protocols),
+                    "sourcePorts": _ports(item.ports),
+                    "destinationAddress": item.address,
+                    "destinationPorts": _ports(item.to_ports),
+                    "owner": owner.urn,
+                    "packets": sum(packets for packets, _ in counts),
+                    "bytes": sum(size for _, size in counts),
+                }
+            )
+    return {"portForwards": found}
+
+
+def forward_id(item: Forward, external: str) -> str:
+    """A forward's id, as its resource has it or would have it."""
+    listen = f"@{','.join(item.listen)}" if item.listen else ""
+    return f"{external}/{item.family}/{'+'.join(item.protocols)}/{_ports(item.ports)}{listen}"
+
+
+def _ports(ports: tuple[int, int]) -> str:
+    return str(ports[0]) if ports[0] == ports[1] else f"{ports[0]}:{ports[1]}"

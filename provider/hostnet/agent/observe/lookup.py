@@ -1,0 +1,81 @@
+"""What the host has for one resource, or by its name for an import."""
+
+from __future__ import annotations
+
+from hostnet.agent.linux.snapshot import KernelLink, Snapshot
+from hostnet.agent.plan.resolve import World, resolve
+from hostnet.agent.record.owners import Owner, Owners
+from hostnet.agent.record.record import Record
+from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.objects import Address, Forward, Gateway, Glob, Link, Object, Port
+from hostnet.wire.requests import Change, Query
+
+_DEFAULT_MTU = 1500  # ETH_DATA_LEN: what a bridge or TAP has where nobody says
+
+
+def owner_of(query: Query, record: Record, snapshot: Snapshot) -> Owner | None:
+    """The owner that a query means: as recorded, as its state says, or, for an import, as found on the host."""
+    recorded = record.owners.get(Owner(query.urn, query.id).key)
+    if recorded is not None:
+        return recorded
+    if query.objects:
+        return _from_state(query, record, snapshot)
+    return _find(query, record, snapshot)
+
+
+def _from_state(query: Query, record: Record, snapshot: Snapshot) -> Owner:
+    """The record was lost, or holds it under another URN: what the state says, as far as the host can resolve it."""
+    others = Owners({key: owner for key, owner in record.owners.items() if owner.id != query.id})
+    try:
+        return resolve(Change(query.urn, query.id, query.objects, known=True), World(others, snapshot))
+    except HostnetError as error:
+        if error.code == Code.NOT_FOUND:
+            return Owner(query.urn, query.id, query.objects)
+        raise
+
+
+def _find(query: Query, record: Record, snapshot: Snapshot) -> Owner | None:
+    if query.kind in ("NatGateway", "PortForward"):
+        return record.by_id(query.id, Gateway if query.kind == "NatGateway" else Forward)
+    if query.kind == "TapBinding" and "/" in query.id:
+        return record.by_id(query.id, Glob)
+    state = snapshot.links.get(query.id)
+    wanted = "bridge" if query.kind == "Bridge" else "tap"
+    if state is None or state.our_kind != wanted:
+        return None
+    held = record.by_id(query.id, Link)
+    return held if held is not None else Owner(query.urn, query.id, tuple(_link_objects(state, snapshot)))
+
+
+def _link_objects(state: KernelLink, snapshot: Snapshot) -> list[Object]:
+    """A link that somebody else made, as objects."""
+    bridge = state.kind == "bridge"
+    objects: list[Object] = [
+        Link(
+            state.name,
+            "bridge" if bridge else "tap",
+            mtu=state.mtu if state.mtu != _DEFAULT_MTU else None,
+            stp=state.stp,
+            vlan_filtering=state.vlan_filtering,
+            user=None if bridge or state.uid is None else str(state.uid),
+            group=None if bridge or state.gid is None else str(state.gid),
+            multi_queue=state.multi_queue,
+            vnet_hdr=state.vnet_hdr if not bridge else True,
+        )
+    ]
+    objects += [Address(state.name, cidr) for cidr in snapshot.addresses.get(state.name, ())]
+    master = snapshot.master_of(state.name)
+    if master is not None:
+        objects.append(Port(state.name, master, state.isolated))
+    return objects
+
+
+def is_gone(owner: Owner, seen: tuple[object | None, ...]) -> bool:
+    """Whether the thing itself is not there any more: its link, or a forward's every element."""
+    for item, what in zip(owner.objects, seen):
+        if isinstance(item, Link):
+            return what is None
+        if isinstance(item, (Gateway, Glob)):
+            return False
+    forwards = [what for item, what in zip(owner.objects, seen) if isinstance(item, Forward)]
+    return bool(forwards) and not any(forwards)

@@ -1,0 +1,115 @@
+"""Which network namespace this is, and which record belongs to it."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import socket
+import struct
+from pathlib import Path
+
+from hostnet.agent.record.record import Store
+from hostnet.wire.errors import Code, HostnetError
+
+NAMED_NAMESPACES = Path("/run/netns")
+_CLONE_NEWNET = 0x40000000
+_SO_NETNS_COOKIE = 71
+_NET_NS_INIT_INO = 0xEFFFFFF9
+_UNNAMED = 3  # parts of an instance without a name: boot, inode, cookie
+
+
+def namespace_of(netns: str | None) -> int:
+    """The inode of the namespace of this name now; 0 where there is none, or none is asked for."""
+    return _inode(str(NAMED_NAMESPACES / netns)) if netns else 0
+
+
+def has_name() -> bool:
+    """Whether the namespace that this process is in has a name (ip-netns(8))."""
+    here = _inode("/proc/self/ns/net")
+    try:
+        return any(_inode(str(entry)) == here for entry in NAMED_NAMESPACES.iterdir())
+    except OSError:
+        return False
+
+
+def enter(netns: str) -> None:
+    """Move this process into a named namespace.
+
+    :raises HostnetError: where there is none of this name.
+    """
+    try:
+        descriptor = os.open(NAMED_NAMESPACES / netns, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise HostnetError(
+            Code.UNREACHABLE,
+            "the network namespace can't be entered",
+            f"ENOENT: there is none of the name {netns}",
+            f"Create it (`ip netns add {netns}`), or correct connection.netns",
+        ) from None
+    libc = ctypes.CDLL(None, use_errno=True)
+    failed = libc.setns(descriptor, _CLONE_NEWNET)
+    code = ctypes.get_errno()
+    os.close(descriptor)
+    if failed:
+        raise HostnetError(Code.UNREACHABLE, f"network namespace {netns} can't be entered", os.strerror(code))
+
+
+def store_here(state_dir: Path, netns: str | None) -> Store:
+    """The record of the machine, or of the namespace that this process is in: that one ends with it, or with the boot.
+
+    :param netns: the name by which the namespace was entered, if by one.
+    """
+    here = Path("/proc/self/ns/net").stat().st_ino
+    if here in _machine_namespace():
+        return Store(state_dir, "host", None)
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    _sweep(state_dir, boot)
+    return Store(state_dir, f"netns-{here}", f"{boot} {here} {_netns_cookie()} {netns or ''}".rstrip())
+
+
+def _machine_namespace() -> set[int]:
+    """The inodes by which the machine's own network namespace is known.
+
+    That of process 1 (in a container: the container's); where a hardened init hides its own, that of the kernel's first
+    thread; where that is hidden as well, the number that Linux 6.18 fixed.
+    """
+    known = filter(None, map(_inode, ("/proc/1/ns/net", "/proc/2/ns/net")))
+    return {next(known, _NET_NS_INIT_INO)}
+
+
+def _inode(path: str) -> int:
+    try:
+        return Path(path).stat().st_ino
+    except OSError:
+        return 0
+
+
+def _netns_cookie() -> int:
+    """A number that no other namespace of this boot has had (inodes are used again); 0 before Linux 5.14."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            return int(struct.unpack("=Q", probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))[0])
+        except OSError:
+            return 0
+
+
+def _sweep(state_dir: Path, boot: str) -> None:
+    """Drop the records of namespaces of an earlier boot, and of named ones that are gone."""
+    for path in state_dir.glob("netns-*.json"):
+        try:
+            with path.open() as file:
+                instance = str(json.loads(file.readline()).get("instance") or "").split()
+        except (OSError, ValueError):
+            continue  # being written, or somebody else's
+        if len(instance) < _UNNAMED or instance[0] != boot or not _alive(instance):
+            path.unlink(missing_ok=True)
+            for ending in (".lock", ".attached"):
+                path.with_suffix(ending).unlink(missing_ok=True)
+            for left in state_dir.glob(f"{path.stem}.watch.*"):
+                left.unlink(missing_ok=True)
+
+
+def _alive(instance: list[str]) -> bool:
+    """Whether a namespace may still be there: one without a name can't be looked up."""
+    return len(instance) == _UNNAMED or namespace_of(instance[_UNNAMED]) == int(instance[1])

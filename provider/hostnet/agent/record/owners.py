@@ -1,0 +1,234 @@
+"""Who has what on a host, and the indexes that make many owners quick to look through."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.objects import Forward, Forwarding, Gateway, Json, Object, from_json, to_json
+
+_EVERY = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, never bound
+_URN_PARTS = 4  # urn:pulumi:<stack>::<project>::<types>::<name>
+_FORWARDS = frozenset({Forward, Forwarding})
+_WAYS = ("via", "replaced")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A resource's objects on this host. Its URN and id together are its identity: a replacement has two at a time.
+
+    :param via: the name by which its provider called this host (`connection.host`); None where that is not known.
+    :param replaced: the name by which it was made before it was made again by another: to Pulumi that is another host,
+        whose resource it deletes afterwards.
+    """
+
+    urn: str
+    id: str
+    objects: tuple[Object, ...] = ()
+    via: str | None = None
+    replaced: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Identity."""
+        return f"{self.urn}|{self.id}"
+
+    @property
+    def kinds(self) -> frozenset[type[Object]]:
+        """The kinds of its objects; made once. Most of many owners are forwards alone, and most look-ups pass them."""
+        kinds: frozenset[type[Object]] | None = vars(self).get("_kinds")
+        if kinds is None:
+            kinds = frozenset(map(type, self.objects))
+            object.__setattr__(self, "_kinds", kinds)
+        return kinds
+
+    @property
+    def kind(self) -> str:
+        """The resource's kind, from its URN: "Bridge"."""
+        return (
+            self.urn.split("::", 3)[-2].split("$")[-1].split(":")[-1] if self.urn.count("::") >= _URN_PARTS - 1 else ""
+        )
+
+    @property
+    def label(self) -> str:
+        """For messages and comments: `PortForward web (stack dev of project shop)`."""
+        parts = self.urn.split("::", 3)
+        if not self.kind:
+            return self.urn or self.id
+        return f"{self.kind} {parts[-1]} (stack {parts[0][len('urn:pulumi:') :]} of project {parts[1]})"
+
+    @property
+    def comment(self) -> str:
+        """Short, for an nft element: `dev/shop PortForward web`."""
+        parts = self.urn.split("::", 3)
+        if not self.kind:
+            return self.urn or self.id
+        return f"{parts[0].removeprefix('urn:pulumi:')}/{parts[1]} {self.kind} {parts[-1]}"
+
+    @property
+    def line(self) -> str:
+        """As recorded; made once, since an owner never changes."""
+        line: str | None = vars(self).get("_line")
+        if line is None:
+            data: Json = {"urn": self.urn, "id": self.id, "objects": [to_json(item) for item in self.objects]}
+            data.update({name: value for name in _WAYS if (value := getattr(self, name)) is not None})
+            line = json.dumps(data, separators=(",", ":"), default=vars)
+            object.__setattr__(self, "_line", line)
+        return line
+
+    @classmethod
+    def parse(cls, line: str) -> Owner:
+        """From a line of the record."""
+        data = json.loads(line)
+        ways = {name: data[name] for name in _WAYS if name in data}
+        owner = cls(data["urn"], data["id"], tuple(map(from_json, data["objects"])), **ways)
+        object.__setattr__(owner, "_line", line.rstrip("\n"))
+        return owner
+
+
+class Owners(dict[str, Owner]):
+    """All owners by key.
+
+    Most of many are port forwards: `structural` has the others, which relations are looked for in, and `forwards` tells
+    which ports are taken.
+    """
+
+    def __init__(self, owners: dict[str, Owner] | None = None) -> None:
+        super().__init__(owners or {})
+        self.structural = {key: owner for key, owner in self.items() if not owner.kinds <= _FORWARDS}
+        self._forwards: ForwardIndex | None = None
+
+    @property
+    def forwards(self) -> ForwardIndex:
+        """Which ports are taken; made when first asked for, then kept up."""
+        if self._forwards is None:
+            self._forwards = ForwardIndex(self)
+        return self._forwards
+
+    def copy(self) -> Owners:
+        """One that changes apart from this."""
+        other = Owners()
+        dict.update(other, self)
+        other.structural = dict(self.structural)
+        other._forwards = self._forwards and self._forwards.copy()
+        return other
+
+    def __setitem__(self, key: str, owner: Owner) -> None:
+        self.remove(key)
+        super().__setitem__(key, owner)
+        if not owner.kinds <= _FORWARDS:
+            self.structural[key] = owner
+        if Gateway in owner.kinds:
+            self._forwards = None  # a gateway's external interface is part of where its forwards are
+        elif self._forwards is not None:
+            self._forwards.put(owner, self)
+
+    def remove(self, key: str) -> None:
+        """Take an owner out, if it is there."""
+        old = self.get(key)
+        if old is None:
+            return
+        if self._forwards is not None:
+            self._forwards.drop(old, self)
+        if Gateway in old.kinds:
+            self._forwards = None
+        super().pop(key)
+        self.structural.pop(key, None)
+
+
+ForwardPlace = tuple[str, str, str, str]  # external interface, family, protocol, listen address or "*"
+
+
+class ForwardIndex:
+    """Which ports are taken, by external interface, family, protocol and listen address."""
+
+    def __init__(self, owners: Owners) -> None:
+        # By place and by port: single ports, which are most, are found at once; ranges are few and looked through.
+        self._single: dict[tuple[ForwardPlace, int], str] = {}
+        self._ranges: dict[ForwardPlace, tuple[tuple[int, int, str], ...]] = {}
+        for owner in owners.values():
+            for place, (low, high) in _places(owner, owners):
+                if low == high:
+                    self._single[place, low] = owner.key
+                else:
+                    self._ranges[place] = (*self._ranges.get(place, ()), (low, high, owner.key))
+
+    def copy(self) -> ForwardIndex:
+        """One that changes apart from this."""
+        other = ForwardIndex(Owners())
+        other._single, other._ranges = dict(self._single), dict(self._ranges)
+        return other
+
+    def put(self, owner: Owner, owners: Owners) -> None:
+        """Take down what an owner holds."""
+        for place, (low, high) in _places(owner, owners):
+            if low == high:
+                self._single[place, low] = owner.key
+            else:
+                self._ranges[place] = (*self._ranges.get(place, ()), (low, high, owner.key))
+
+    def drop(self, owner: Owner, owners: Owners) -> None:
+        """Forget what an owner holds."""
+        for place, (low, high) in _places(owner, owners):
+            if low == high:
+                self._single.pop((place, low), None)
+            else:
+                self._ranges[place] = tuple(x for x in self._ranges.get(place, ()) if x[2] != owner.key)
+
+    def _holders(self, place: ForwardPlace, low: int, high: int) -> Iterator[tuple[int, int, str]]:
+        yield from (x for x in self._ranges.get(place, ()) if x[0] <= high and low <= x[1])
+        for port in range(low, high + 1):
+            if (place, port) in self._single:
+                yield port, port, self._single[place, port]
+
+    def check(self, owner: Owner, owners: Owners) -> None:
+        """Refuse a forward whose key is taken, whole or in part, by another owner or twice by this one.
+
+        :raises HostnetError: naming who has it.
+        """
+        mine: dict[ForwardPlace, list[tuple[int, int]]] = {}
+        for place, (low, high) in _places(owner, owners):
+            for first, last, key in self._holders(place, low, high):
+                holder = owners.get(key)
+                if key != owner.key and (holder is None or holder.urn != owner.urn):
+                    raise _taken(place, (low, high), (first, last), holder)
+            mine.setdefault(place, []).append((low, high))
+        for place, spans in mine.items():
+            spans.sort()
+            for one, other in zip(spans, spans[1:]):
+                if other[0] <= one[1]:
+                    raise _taken(place, other, one, None)
+
+
+def _places(owner: Owner, owners: Owners) -> Iterator[tuple[ForwardPlace, tuple[int, int]]]:
+    forwards = [item for item in owner.objects if isinstance(item, Forward)] if Forward in owner.kinds else []
+    if not forwards:
+        return
+    gateways = {
+        x.name: x for each in (*owners.structural.values(), owner) for x in each.objects if isinstance(x, Gateway)
+    }
+    for item in forwards:
+        gateway = gateways.get(item.gateway) if item.gateway else None
+        external = (gateway.external if gateway else item.external) or ""
+        listens = {"*" if listen in _EVERY else listen for listen in item.listen} or {"*"}
+        for protocol in item.protocols:
+            for listen in listens:
+                yield (external, item.family, protocol, listen), item.ports
+
+
+def _taken(place: ForwardPlace, asked: tuple[int, int], taken: tuple[int, int], holder: Owner | None) -> HostnetError:
+    external, family, protocol, listen = place
+    at = "" if listen == "*" else f" at {listen}"
+    who = holder.label if holder else "another entry of the same forwardPorts"
+    return HostnetError(
+        Code.CONFLICT,
+        f"{protocol} port {_span(asked)} on {external} ({family}) can't be forwarded",
+        f"{protocol} port {_span(taken)}{at} there belongs to {who}",
+        "Choose another port, or remove that forward first",
+    )
+
+
+def _span(ports: tuple[int, int]) -> str:
+    return ":".join(map(str, dict.fromkeys(ports)))

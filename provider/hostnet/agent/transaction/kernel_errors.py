@@ -1,0 +1,61 @@
+"""What can't be, and whose fault it is: the kernel's refusals and clashes as errors that a person can act on."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from hostnet.agent.linux.operations import Operation, WriteSysctl
+from hostnet.agent.nft.table import ClashError
+from hostnet.agent.record.owners import Owner
+from hostnet.wire.errors import Code, HostnetError
+
+
+class OwnerError(Exception):
+    """What can't be, and whose it is."""
+
+    def __init__(self, keys: list[str], error: HostnetError) -> None:
+        super().__init__(str(error))
+        self.keys, self.error = keys, error
+
+
+def clash_error(clash: ClashError, holder: Owner | None) -> HostnetError:
+    """That two owners want the same."""
+    element = clash.element
+    who = holder.label if holder else "another resource"
+    return HostnetError(
+        Code.CONFLICT,
+        f"{' '.join(element.key)} can't go to {' '.join(element.value) or 'it'}",
+        f"it belongs to {who}",
+        "Remove one of the two",
+    )
+
+
+def kernel_error(operation: Operation, error: OSError | LookupError) -> HostnetError:
+    """What the kernel would not do, and what a person can."""
+    if isinstance(error, LookupError):
+        return HostnetError(Code.NOT_FOUND, f"can't {operation}", str(error))
+    code = Code.PERMISSION if error.errno in (errno.EPERM, errno.EACCES) else Code.KERNEL
+    return HostnetError(code, f"can't {operation}", reason_of(error), _advice(operation, error))
+
+
+def reason_of(error: OSError) -> str:
+    """What the kernel said: `EEXIST: File exists`."""
+    name = errno.errorcode.get(error.errno or 0, "error")
+    return f"{name}: {os.strerror(error.errno or 0)}"
+
+
+_ADVICE = {
+    errno.EPERM: "hostnet needs root on the host: connect as root, or set connection.sudo",
+    errno.EACCES: "hostnet needs root on the host: connect as root, or set connection.sudo",
+    errno.EBUSY: "A program has the interface open; stop it and try again",
+    errno.EROFS: "The host mounts /proc/sys read-only: set the sysctl where the host is started",
+    errno.EOPNOTSUPP: "This kernel was built without the feature",
+    errno.ENODEV: "The interface went away in the meantime; run `pulumi refresh`, then `pulumi up`",
+}
+
+
+def _advice(operation: Operation, error: OSError) -> str:
+    if isinstance(operation, WriteSysctl) and error.errno in (errno.EROFS, errno.EACCES):
+        return _ADVICE[errno.EROFS]
+    return _ADVICE.get(error.errno or 0, "")

@@ -1,0 +1,1 @@
+"""Create, read, update and delete of any kind on any host. `rpc` and `dynamic` share it; nothing here needs gRPC."""

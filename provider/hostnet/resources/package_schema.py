@@ -1,0 +1,95 @@
+"""Prints schema.json, the package as Pulumi's code generators read it: `python -m hostnet.resources.package_schema`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from hostnet import __version__
+from hostnet.resources import RESOURCES
+from hostnet.resources.connection import DELETE_UNREACHABLE_ENV, PROVIDER
+from hostnet.resources.functions import FUNCTIONS
+from hostnet.resources.schema.model import property_schema
+
+if TYPE_CHECKING:
+    from hostnet.resources.functions import Function
+    from hostnet.resources.schema.base import Resource
+    from hostnet.resources.schema.kind import Value
+
+Schema = dict[str, "Value"]
+
+_REPOSITORY = "https://github.com/hostnet/pulumi-hostnet"
+_PYTHON = {
+    "packageName": "pulumi_hostnet",
+    "requires": {"pulumi": ">=3.150.0,<4.0.0"},
+    "pyproject": {"enabled": True},
+    "respectSchemaVersion": True,
+    "inputTypes": "classes-and-dicts",
+}
+_NODEJS = {"packageName": "pulumi-hostnet", "respectSchemaVersion": True}
+_GO = {
+    "importBasePath": f"{_REPOSITORY.removeprefix('https://')}/sdk/go/hostnet",
+    "generateResourceContainerTypes": True,
+    "respectSchemaVersion": True,
+}
+
+
+def resource_schema(kind: Resource[Value], types: Schema) -> Schema:
+    """A resource: inputs and outputs as declared."""
+    inputs = kind.inputs.schema_properties(types)
+    outputs = kind.results.schema_properties(types)
+    return {
+        "description": f"{kind.doc}\n\n## Example\n\n```python\n{kind.example}```\n",
+        "inputProperties": inputs["properties"],
+        **({"requiredInputs": inputs["required"]} if "required" in inputs else {}),
+        **outputs,
+    }
+
+
+def function_schema(function: Function, types: Schema) -> Schema:
+    """A function: arguments and result as declared."""
+    return {
+        "description": function.doc,
+        "inputs": {"type": "object", **function.inputs.schema_properties(types)},
+        "outputs": {
+            "type": "object",
+            "description": function.results.doc,
+            **function.results.schema_properties(types),
+        },
+    }
+
+
+def package_schema() -> Schema:
+    """The whole package. No property has a default: those in the descriptions are the provider's to apply."""
+    types: Schema = {}
+    resources = {kind.token: resource_schema(kind, types) for kind in RESOURCES}
+    functions = {token: function_schema(function, types) for token, function in FUNCTIONS.items()}
+    config = {name: property_schema(about, types) for name, about in PROVIDER.properties.items()}
+    return {
+        "name": "hostnet",
+        "displayName": "hostnet",
+        "version": __version__,
+        "description": "A Linux host's network in a Pulumi stack: bridges, TAPs of microVMs, NAT and port forwards.",
+        "keywords": ["pulumi", "hostnet", "category/network", "kind/native"],
+        "license": "Apache-2.0",
+        "repository": _REPOSITORY,
+        "config": {"variables": config},
+        "provider": {
+            "description": f"Where and how hostnet works. Also read from the environment: `{DELETE_UNREACHABLE_ENV}`.",
+            "inputProperties": config,
+        },
+        "types": dict(sorted(types.items())),
+        "resources": resources,
+        "functions": functions,
+        "language": {"python": _PYTHON, "nodejs": _NODEJS, "go": _GO},
+    }
+
+
+def render() -> str:
+    """The text of schema.json."""
+    return json.dumps(package_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())

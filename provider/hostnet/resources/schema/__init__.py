@@ -1,0 +1,1 @@
+"""How a kind of resource is declared: properties, their types, and what follows from a declaration."""

@@ -1,0 +1,403 @@
+"""The vocabulary between `hostnet.resources` and `hostnet.agent`: what a host should have, and what it has.
+
+A resource becomes a list of *objects* (`Link`, `Address`, `Gateway`, `Forward`, …); the agent answers, for each,
+what it saw in the kernel (`LinkState`, …) or nothing where it is absent. Both travel as JSON, one dict an object, so
+this module imports the standard library only and goes along when the agent travels to a host.
+
+Every string is canonical before it gets here: addresses as `ipaddress` prints them, MAC addresses in lower case with
+colons, interface names checked. The agent checks again what it is about to hand to nftables or a file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, Union
+
+Family = Literal["ipv4", "ipv6"]
+LinkKind = Literal["bridge", "tap"]
+Ports = tuple[int, int]
+Json = dict[str, Any]
+
+# Stands for "the interface of the default route" in an id that is known only after the agent resolved it.
+EXTERNAL_PLACEHOLDER = "{external}"
+
+
+@dataclass(frozen=True)
+class Link:
+    """A bridge or a persistent TAP that we create and delete."""
+
+    type: ClassVar[str] = "link"
+    name: str
+    kind: LinkKind
+    mac: str | None = None  # None: the kernel's choice, never drift
+    mtu: int | None = None  # None: the kernel's choice, never drift
+    stp: bool = False
+    vlan_filtering: bool = False
+    port_isolation: bool = False  # every port that we attach to this bridge is isolated
+    user: str | None = None  # TAP: user name or number that may open it
+    group: str | None = None
+    multi_queue: bool = False
+    vnet_hdr: bool = True
+    adopt: bool = False  # take over an existing link of this name and kind
+    open_firewall: bool = True  # a bridge: frames between its own ports pass where br_netfilter meets a dropping chain
+
+    @property
+    def key(self) -> str:
+        """Identity on a host."""
+        return f"link {self.name}"
+
+
+@dataclass(frozen=True)
+class Address:
+    """An address with prefix length on one of our links. There, addresses are exclusive: others are drift."""
+
+    type: ClassVar[str] = "address"
+    link: str
+    cidr: str  # "10.0.0.1/24": host bits kept
+
+    @property
+    def key(self) -> str:
+        """Identity on a host."""
+        return f"address {self.link} {self.cidr}"
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route through one of our links (a routed TAP)."""
+
+    type: ClassVar[str] = "route"
+    link: str
+    cidr: str  # "10.0.0.5/32"
+
+    @property
+    def key(self) -> str:
+        """Identity on a host."""
+        return f"route {self.link} {self.cidr}"
+
+
+@dataclass(frozen=True)
+class Port:
+    """The attachment of a link to a bridge."""
+
+    type: ClassVar[str] = "port"
+    link: str
+    bridge: str
+    isolated: bool = False
+
+    @property
+    def key(self) -> str:
+        """Identity on a host: a link has one bridge."""
+        return f"port {self.link}"
+
+
+@dataclass(frozen=True)
+class Glob:
+    """Interfaces to attach by name, now and when they appear."""
+
+    type: ClassVar[str] = "glob"
+    bridge: str
+    pattern: str
+    isolated: bool = False
+
+    @property
+    def key(self) -> str:
+        """Identity on a host."""
+        return f"glob {self.bridge}/{self.pattern}"
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A guest's MAC and addresses behind a TAP. `addresses` None: the agent takes the lowest free of each subnet."""
+
+    type: ClassVar[str] = "guest"
+    link: str  # its TAP
+    bridge: str | None  # None: routed TAP
+    mac: str
+    addresses: tuple[str, ...] | None = None  # bare or CIDR, as given
+    hostname: str | None = None
+    hint: tuple[str, ...] = ()  # CIDRs that an earlier run allocated; kept while still free and in a subnet
+
+    @property
+    def key(self) -> str:
+        """Identity on a host."""
+        return f"guest {self.link}"
+
+
+@dataclass(frozen=True)
+class Forwarding:
+    """The forwarding switch of a family. The agent keeps the old value and restores it with the last owner."""
+
+    type: ClassVar[str] = "forwarding"
+    family: Family
+
+    @property
+    def key(self) -> str:
+        """Shared: every owner that needs it names the same key."""
+        return f"forwarding {self.family}"
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """NAT for internal networks through an external interface."""
+
+    type: ClassVar[str] = "gateway"
+    name: str  # the NatGateway's id
+    external: str | None = None  # None: the default route's interface, resolved at every apply
+    internal: tuple[str, ...] = ()  # interface names
+    internal4: tuple[str, ...] = ()  # CIDRs
+    internal6: tuple[str, ...] = ()
+    nat6: bool = False
+    route6: bool = False
+    snat4: str | None = None  # None: masquerade
+    snat6: str | None = None
+    dmz4: str | None = None
+    dmz6: str | None = None
+    dmz_except: tuple[int, ...] = (22,)
+    mss_clamp: bool = False
+    internal_forwarding: bool = False
+    firewall: bool = True
+    resolved: bool = False  # `external` was not declared: the agent filled in the default route's interface
+
+    @property
+    def key(self) -> str:
+        """Identity on a host."""
+        return f"gateway {self.name}"
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A port forward of one family. Its external interface is the gateway's, or `external`, or the default route's."""
+
+    type: ClassVar[str] = "forward"
+    family: Family
+    protocols: tuple[str, ...]  # of tcp, udp, sctp
+    ports: Ports  # inclusive
+    address: str
+    to_ports: Ports  # as long as `ports`, or one port
+    gateway: str | None = None  # a Gateway's name
+    external: str | None = None
+    listen: tuple[str, ...] = ()  # (): every address of the external side; "0.0.0.0"/"::": every address
+    sources: tuple[str, ...] = ()  # CIDRs; (): anyone
+    loopback: bool = True
+    resolved: bool = False  # `external` was not declared: the agent filled in the default route's interface
+
+    @property
+    def key(self) -> str:
+        """Identity on a host (one owner may hold many: a gateway's inline list)."""
+        where = self.gateway or self.external or "default"
+        listen = ",".join(self.listen)
+        return f"forward {where} {self.family} {'+'.join(self.protocols)} {self.ports[0]}-{self.ports[1]} {listen}"
+
+
+@dataclass(frozen=True)
+class StaticLease:
+    """A DHCP lease that is always the same."""
+
+    mac: str
+    address: str
+    hostname: str | None = None
+
+
+@dataclass(frozen=True)
+class DhcpServer:
+    """DHCP, DNS and router advertisements on a bridge (dnsmasq)."""
+
+    type: ClassVar[str] = "dhcp"
+    bridge: str
+    dhcp: bool = False  # False: router advertisements only
+    range_start: str | None = None
+    range_end: str | None = None
+    lease_time: str = "1h"
+    dns_servers: tuple[str, ...] | None = None  # None: the gateway answers
+    domain: str | None = None
+    static_leases: tuple[StaticLease, ...] = ()
+    send_ra: bool = False
+    ra_prefixes: tuple[str, ...] = ()
+    open_firewall: bool = True
+
+    @property
+    def key(self) -> str:
+        """Identity on a host."""
+        return f"dhcp {self.bridge}"
+
+
+Object = Union[Link, Address, Route, Port, Glob, Guest, Forwarding, Gateway, Forward, DhcpServer]
+
+_TYPES: dict[str, type[Object]] = {
+    cls.type: cls for cls in (Link, Address, Route, Port, Glob, Guest, Forwarding, Gateway, Forward, DhcpServer)
+}
+
+
+@dataclass(frozen=True)
+class LinkState:
+    """A link as the kernel has it."""
+
+    name: str
+    kind: str
+    ifindex: int
+    mac: str
+    mtu: int
+    stp: bool = False
+    vlan_filtering: bool = False
+    user: str | None = None  # as the declaration spells it where it means the same; else the number
+    group: str | None = None
+    multi_queue: bool = False
+    vnet_hdr: bool = True
+    addresses: tuple[str, ...] = ()  # CIDRs, declared ones first in declared order, link-local ones left out
+    routes: tuple[str, ...] = ()  # those through it that no address implies
+    bridge: str | None = None
+    isolated: bool = False
+    ports: tuple[str, ...] = ()  # of a bridge
+    dropped: bool = False  # in spite of `open_firewall`, somebody else's firewall drops what it should let through
+    advertised: bool = False  # it takes router advertisements, and with them whatever address and route a guest names
+
+    @property
+    def open_to(self) -> tuple[str, ...]:
+        """Its addresses; `::/0` stands for all that a guest could give it."""
+        return (*self.addresses, "::/0") if self.advertised else self.addresses
+
+
+@dataclass(frozen=True)
+class GlobState:
+    """What a glob has attached now."""
+
+    members: tuple[str, ...] = ()
+    isolated: bool = False  # as declared while every member is so
+    left_alone: tuple[str, ...] = ()  # matching interfaces in somebody else's bridge
+
+
+@dataclass(frozen=True)
+class GuestState:
+    """A guest's addresses as allocated, and its gateways."""
+
+    mac: str
+    addresses: tuple[str, ...]  # CIDRs
+    hostname: str | None = None
+    gateway: str | None = None
+    gateway6: str | None = None
+
+
+@dataclass(frozen=True)
+class GatewayState:
+    """A gateway as the kernel has it: only what is wholly there."""
+
+    external: str
+    external_addresses: tuple[str, ...] = ()  # bare, global; the fixed ones where set
+    internal: tuple[str, ...] = ()
+    internal4: tuple[str, ...] = ()
+    internal6: tuple[str, ...] = ()
+    nat6: bool = False
+    route6: bool = False
+    snat4: str | None = None
+    snat6: str | None = None
+    dmz4: str | None = None
+    dmz6: str | None = None
+    dmz_except: tuple[int, ...] = ()
+    mss_clamp: bool = False
+    internal_forwarding: bool = False
+    dropped: bool = False  # in spite of `firewall`, somebody else's firewall drops what it should let through
+
+
+@dataclass(frozen=True)
+class ForwardState:
+    """A forward as the kernel has it: only what is wholly there."""
+
+    external: str
+    protocols: tuple[str, ...]
+    address: str
+    to_ports: Ports
+    listen: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    loopback: bool = False
+
+
+@dataclass(frozen=True)
+class ForwardingState:
+    """A family's forwarding switch."""
+
+    enabled: bool
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A DHCP lease in use."""
+
+    mac: str
+    address: str
+    hostname: str
+    expires: int  # unix seconds; 0: never
+
+
+@dataclass(frozen=True)
+class DhcpState:
+    """A DHCP server's state: `running` with the declared configuration, or not."""
+
+    running: bool
+    leases: tuple[Lease, ...] = ()
+    reached: bool = True  # the guests' DHCP and DNS get to it, whatever ports are forwarded
+
+
+ObjectState = Union[LinkState, GlobState, GuestState, GatewayState, ForwardState, ForwardingState, DhcpState]
+
+_STATES: dict[str, type[ObjectState]] = {
+    "link": LinkState,
+    "glob": GlobState,
+    "guest": GuestState,
+    "gateway": GatewayState,
+    "forward": ForwardState,
+    "forwarding": ForwardingState,
+    "dhcp": DhcpState,
+}
+
+
+def to_json(value: Object) -> Json:
+    """An object as it travels: its fields and its type; defaults are left out."""
+    out: Json = {"type": value.type}
+    for field in fields(value):
+        item = getattr(value, field.name)
+        if item != field.default:
+            out[field.name] = [asdict(x) for x in item] if field.name == "static_leases" else item
+    return out
+
+
+def from_json(data: Json) -> Object:
+    """The object that `to_json` wrote, also after a trip through JSON text.
+
+    :raises ValueError: for a type or field that this version does not know.
+    """
+    cls = _TYPES.get(data.get("type", ""))
+    if cls is None:
+        msg = f"unknown object type {data.get('type')!r}"
+        raise ValueError(msg)
+    values = {name: _tuple(item) for name, item in data.items() if name != "type"}
+    if "static_leases" in values:
+        values["static_leases"] = tuple(StaticLease(**lease) for lease in values["static_leases"])
+    try:
+        return cls(**values)
+    except TypeError as error:
+        msg = f"{data['type']}: {error}"
+        raise ValueError(msg) from None
+
+
+def state_to_json(value: ObjectState | None) -> Json | None:
+    """What was seen, as it travels."""
+    return None if value is None else asdict(value)
+
+
+def state_from_json(object_type: str, data: Json | None) -> ObjectState | None:
+    """What was seen of an object of this type.
+
+    Objects without a view of their own (Address, Route, Port) are seen in their link and have none.
+    """
+    cls = _STATES.get(object_type)
+    if data is None or cls is None:
+        return None
+    values = {name: _tuple(item) for name, item in data.items()}
+    if "leases" in values:
+        values["leases"] = tuple(Lease(**lease) for lease in values["leases"])
+    return cls(**values)
+
+
+def _tuple(value: Any) -> Any:
+    """JSON has no tuples."""
+    return tuple(_tuple(x) for x in value) if isinstance(value, list) else value
