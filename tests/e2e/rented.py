@@ -31,7 +31,7 @@ from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider
 SITE = Path({site!r})
 
 
-class DhcpServers(ResourceProvider):
+class Servers(ResourceProvider):
     def create(self, props):
         serial = props["serial"]
         return CreateResult(serial, {{**props, **json.loads(SITE.joinpath(serial + ".json").read_text())}})
@@ -53,7 +53,7 @@ class Server(Resource):
 
     def __init__(self, serial, fixed):
         given = {{"serial": serial, "fixed": fixed}}
-        super().__init__(DhcpServers(), "server", {{**given, "address": None, "host_key": None, "namespace": None}})
+        super().__init__(Servers(), "server", {{**given, "address": None, "host_key": None, "namespace": None}})
 
 
 config = pulumi.Config()
@@ -133,7 +133,7 @@ import pulumi_hostnet as hostnet
 from pulumi.dynamic import CreateResult, Resource, ResourceProvider
 
 
-class DhcpServers(ResourceProvider):
+class Servers(ResourceProvider):
     def create(self, props):
         raise AssertionError("a preview makes no server")
 
@@ -142,7 +142,7 @@ class Server(Resource):
     address: pulumi.Output[str]
 
     def __init__(self):
-        super().__init__(DhcpServers(), "server", {{"address": None}})
+        super().__init__(Servers(), "server", {{"address": None}})
 
 
 host = Server().address

@@ -19,14 +19,14 @@ def test_an_unknown_host_costs_nothing(stack: Stack, host: Host) -> None:
 import pulumi, pulumi_hostnet as hostnet
 from pulumi.dynamic import CreateResult, Resource, ResourceProvider
 
-class DhcpServers(ResourceProvider):
+class Servers(ResourceProvider):
     def create(self, props):
         return CreateResult("server", {{"netns": {host.name!r}}})
 
 class Server(Resource):
     netns: pulumi.Output[str]
     def __init__(self, name):
-        super().__init__(DhcpServers(), name, {{"netns": None}})
+        super().__init__(Servers(), name, {{"netns": None}})
 
 connection = hostnet.ConnectionArgs(netns=Server("server").netns)
 bridge = hostnet.Bridge("net", addresses=["10.0.0.1/24"], connection=connection)

@@ -11,7 +11,7 @@ from typing import Self
 from tests.lab.background import Background
 from tests.lab.namespaces import Namespace
 from tests.lab.probes import DOUBT, PATIENCE, Conversation, Hammer, Target, Verdict, converse, probe
-from tests.lab.servers import DhcpServers
+from tests.lab.servers import Servers
 from tests.lab.topology import Topology
 
 HAMMER_MOST = 20_000  # connections of one hammering client, so that it ends whatever becomes of the test
@@ -24,7 +24,7 @@ class Lab:
         """Make the standard topology (see `topology`)."""
         self.background = Background()
         self.net = Topology(self.background)
-        self.servers = DhcpServers(self.background)
+        self.servers = Servers(self.background)
 
     def __enter__(self) -> Self:
         """Itself."""

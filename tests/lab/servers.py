@@ -46,7 +46,7 @@ class _Sctp:
     ports: set[int] = field(default_factory=set)
 
 
-class DhcpServers:
+class Servers:
     """The servers of a lab, in its background loop. Starting one that runs is no error."""
 
     def __init__(self, background: Background) -> None:

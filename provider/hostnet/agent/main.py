@@ -147,7 +147,7 @@ def _undo(options: argparse.Namespace, transaction: str) -> None:
 
 
 def _watch(options: argparse.Namespace, answer: TextIO) -> None:
-    """Be the watcher, in observation of whoever asked, until they hang up."""
+    """Be the watcher in the foreground, until the caller hangs up."""
 
     def say(line: str) -> None:
         with contextlib.suppress(OSError):

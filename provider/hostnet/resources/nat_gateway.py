@@ -89,7 +89,7 @@ class NatGatewayInputs(Declared):
         Bool(),
         "Translate IPv6 too (NAT66). Not with `routeIpv6`.",
         default=False,
-        effect="Sysctls IPv6 forwarding on; an uplink keeps accepting router advertisements (accept_ra=2).",
+        effect="Switches IPv6 forwarding on; an uplink keeps accepting router advertisements (accept_ra=2).",
     )
     external_ip: str | None = prop(
         Ip(IPV4),
@@ -140,7 +140,7 @@ class NatGatewayInputs(Declared):
         Bool(),
         "Guests have public IPv6 addresses: forward both ways, untranslated. Not with `enableIpv6`.",
         default=False,
-        effect="Sysctls IPv6 forwarding on.",
+        effect="Switches IPv6 forwarding on.",
     )
     firewall: str = prop(
         Choice("auto", "none"),

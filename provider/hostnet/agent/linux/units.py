@@ -62,7 +62,7 @@ Before=network.target {" ".join(_GUESTS)}
 Conflicts=shutdown.target
 Before=shutdown.target
 
-[Persistence]
+[Service]
 Type=oneshot
 SyslogIdentifier=hostnet
 RemainAfterExit=yes
@@ -86,7 +86,7 @@ Description=hostnet: have what a firewall's start took away put back
 ConditionPathExists={_literal(state_dir)}/host.json
 After={name}.service {" ".join((*EARLY_FIREWALLS, *_LATE_FIREWALLS))}
 
-[Persistence]
+[Service]
 Type=oneshot
 ExecStart=systemctl --no-block reload-or-restart {name}.service
 
@@ -107,7 +107,7 @@ Before=network.target {" ".join(_GUESTS)}
 Conflicts=shutdown.target
 Before=shutdown.target
 
-[Persistence]
+[Service]
 Type=notify
 SyslogIdentifier=hostnet
 ExecStart={command_line([*argv, "watch", "--state-dir", str(state_dir)])}

@@ -42,7 +42,7 @@ _NAT = (
 )
 _MAPS = (
     "add table ip hostnet-doctor\n"
-    "add map ip hostnet-doctor to { type inet_proto . inet_persistence : ipv4_addr . inet_service; flags interval; }\n"
+    "add map ip hostnet-doctor to { type inet_proto . inet_service : ipv4_addr . inet_service; flags interval; }\n"
     "add element ip hostnet-doctor to { 6 . 80-90 : 192.0.2.1 . 80 }\n"
 )
 
