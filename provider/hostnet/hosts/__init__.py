@@ -1,1 +1,4 @@
-"""From a Connection to a session with the host it names: one long-lived agent a host, with a queue in front."""
+"""From a `Connection` to a session with the host it names, on this machine or over SSH.
+
+A session is one long-lived agent process with a queue in front of it.
+"""

@@ -1,1 +1,4 @@
-"""Create, read, update and delete of any kind on any host. `rpc` and `dynamic` share it; nothing here needs gRPC."""
+"""Create, read, update and delete of any kind on any host.
+
+`rpc` and `dynamic` share it, so nothing here needs gRPC.
+"""

@@ -1,1 +1,4 @@
-"""DHCP, DNS and router advertisements: what the dnsmasq of a bridge is to serve, and its process."""
+"""DHCP, DNS and router advertisements of a bridge: the configuration of its dnsmasq, and the process.
+
+`config` is pure and makes the text; `dnsmasq` and `checksums` make the host run it.
+"""

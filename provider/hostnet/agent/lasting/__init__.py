@@ -1,1 +1,4 @@
-"""What works while no provider runs: the watcher for `match`, systemd units, files that keep network daemons away."""
+"""What works while no provider runs: the watcher for `match`, and the systemd units that start it again at boot.
+
+The files that keep network daemons off our interfaces are here as well.
+"""

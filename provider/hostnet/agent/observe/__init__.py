@@ -1,1 +1,4 @@
-"""What is on the host, as data: the state of each object, facts, status, doctor. Nothing here changes a host."""
+"""The state of a host, as data: the state of each object, facts, status, doctor.
+
+Nothing here changes a host.
+"""

@@ -1,1 +1,4 @@
-"""What hostnet holds on a host, written down: owners, the record file, and the network namespace that it belongs to."""
+"""What hostnet manages on a host, written down: the owners and their objects, in one file.
+
+The file belongs to the machine or to one network namespace, and survives the agent.
+"""

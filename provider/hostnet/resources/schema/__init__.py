@@ -1,1 +1,4 @@
-"""How a kind of resource is declared: properties, their types, and what follows from a declaration."""
+"""How a kind of resource is declared: its properties and their types.
+
+Checks, diffs, schema.json and the reference pages follow from the declaration.
+"""
