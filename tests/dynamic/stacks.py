@@ -8,6 +8,7 @@ from typing import Any
 
 import hostnet.dynamic
 import pulumi
+from hostnet.wire.urn import Urn
 
 from tests.e2e.stacks import Cli, Host, Program, Run, Stack
 from tools.paths import VENV
@@ -29,7 +30,7 @@ class DynamicStack(Stack):
         """Hostnet's resources in the state, by name."""
         latest = json.loads(self.state_text)["checkpoint"].get("latest") or {}
         found = [one for one in latest.get("resources") or () if OURS in one["type"]]
-        return {one["urn"].rsplit("::", 1)[-1]: one for one in found}
+        return {Urn.parse(one["urn"]).name: one for one in found}
 
 
 def changes(run: Run) -> dict[str, str]:
@@ -37,7 +38,7 @@ def changes(run: Run) -> dict[str, str]:
     quiet = {"same", "refresh", "read", "create-replacement", "delete-replaced"}
     told = (event.get("resOutputsEvent", event.get("resOpFailedEvent")) for event in run.events)
     steps = (one["metadata"] for one in told if one and OURS in one["metadata"]["urn"])
-    return {one["urn"].rsplit("::", 1)[-1]: one["op"] for one in steps if one["op"] not in quiet}
+    return {Urn.parse(one["urn"]).name: one["op"] for one in steps if one["op"] not in quiet}
 
 
 def network(host: Host, resources: ModuleType = hostnet.dynamic, **bridge: Any) -> Program:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from hostnet.wire.urn import Urn
 from pulumi.automation._server import LanguageServer
 from pulumi.runtime.proto import language_pb2_grpc
 
@@ -52,12 +53,12 @@ class Step:
     @property
     def name(self) -> str:
         """The resource's name in the program."""
-        return self.urn.rsplit("::", 1)[-1]
+        return Urn.parse(self.urn).name
 
     @property
     def ours(self) -> bool:
         """Whether it is one of hostnet's resources, not the stack or a provider."""
-        return "::hostnet:" in self.urn or "$hostnet:" in self.urn
+        return Urn.parse(self.urn).type.startswith("hostnet:")
 
 
 @dataclass
@@ -125,7 +126,7 @@ class Run:
         """The same at each resource."""
         told = [event["diagnosticEvent"] for event in self.events if "diagnosticEvent" in event]
         named = [one for one in told if one["severity"] == severity and "urn" in one]
-        return {one["urn"].rsplit("::", 1)[-1]: one["message"] for one in named}
+        return {Urn.parse(one["urn"]).name: one["message"] for one in named}
 
     @property
     def errors(self) -> str:
@@ -314,7 +315,7 @@ class Stack:
         """Hostnet's resources in the state, by name."""
         latest = json.loads(self.state_text)["checkpoint"].get("latest") or {}
         found = [one for one in latest.get("resources") or () if Step("", one["urn"]).ours]
-        return {one["urn"].rsplit("::", 1)[-1]: one for one in found}
+        return {Urn.parse(one["urn"]).name: one for one in found}
 
     @property
     def outputs(self) -> dict[str, Any]:

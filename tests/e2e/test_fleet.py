@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostnet.wire.urn import Urn
 
 from tests.e2e.stacks import Cli, Host, Run, Stack
 from tests.ssh.fleet import STATE_DIR, Fleet, address
@@ -131,7 +132,7 @@ def test_a_fleet(stack: Stack, fleet: Fleet) -> None:
 def only_the_sick_fails(run: Run, names: set[str]) -> None:
     """These resources fail, and each says which host it is about."""
     failed = [event["resOpFailedEvent"]["metadata"]["urn"] for event in run.events if "resOpFailedEvent" in event]
-    assert {urn.rsplit("::", 1)[-1] for urn in failed} == names
+    assert {Urn.parse(urn).name for urn in failed} == names
     told = run.said_by_name("error")
     assert all(f"root@{address(SICK)}" in told[name] for name in names)
 

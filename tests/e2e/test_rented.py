@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostnet.wire.urn import Urn
 
 from tests.e2e.rented import CUT, FLEET, NAMES, WRONG, Rented, Site, config
 from tests.e2e.stacks import Cli, Run, Stack
@@ -46,13 +47,13 @@ def started(site: Site, *serials: str) -> list[Rented]:
 def planned_outputs(run: Run) -> dict[str, dict[str, Any]]:
     """What a preview says that hostnet's resources will be."""
     told = [event["resOutputsEvent"]["metadata"] for event in run.events if "resOutputsEvent" in event]
-    return {one["urn"].rsplit("::", 1)[-1]: one["new"]["outputs"] for one in told if "::hostnet:" in one["urn"]}
+    return {Urn.parse(one["urn"]).name: one["new"]["outputs"] for one in told if "::hostnet:" in one["urn"]}
 
 
 def order(run: Run, what: str) -> list[str]:
     """The resources, the server among them, in the order in which an operation on them ended."""
     told = [event["resOutputsEvent"]["metadata"] for event in run.events if "resOutputsEvent" in event]
-    names = [one["urn"].rsplit("::", 1)[-1] for one in told if one["op"] == what]
+    names = [Urn.parse(one["urn"]).name for one in told if one["op"] == what]
     return [name for name in names if name in {*NAMES, "server"}]
 
 

@@ -81,6 +81,21 @@ def test_create_then_clean(made: Resource) -> None:
     assert made.diff().changes == provider_pb2.DiffResponse.DIFF_NONE
 
 
+def test_a_name_that_holds_what_separates_the_parts_of_a_urn(engine: Engine, kind: str) -> None:
+    """`a::b` is created, refreshed, updated, listed under its whole name, and deleted as any other."""
+    token = f"hostnet:index:{kind}"
+    if kind != "Bridge":
+        Resource(engine, "Bridge", "vms", **BRIDGE).create()
+    made = Resource(engine, kind, "a::b", **LIVES[kind][0]).create()
+    assert made.refresh().diff().changes == provider_pb2.DiffResponse.DIFF_NONE
+    made.update(**LIVES[kind][0] | LIVES[kind][1])
+    assert made.diff().changes == provider_pb2.DiffResponse.DIFF_NONE
+    listed = [each.result for each in engine.stub.List(provider_pb2.ListRequest(token=token))]
+    assert [(each.id, each.name) for each in listed if each.name != "vms"] == [(made.id, "a::b")]
+    made.delete()
+    assert made.read().id == ""
+
+
 def test_update_in_place(made: Resource, kind: str) -> None:
     """A change that needs no replacement keeps the id; then all is clean again."""
     wanted = LIVES[kind][0] | LIVES[kind][1]

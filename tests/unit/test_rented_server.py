@@ -17,6 +17,7 @@ from hostnet.hosts.connection import Connection
 from hostnet.resources import KINDS
 from hostnet.resources.schema.kind import UNKNOWN, Autoname
 from hostnet.rpc.codec import Decoded, decode
+from hostnet.wire.urn import Urn
 from pulumi.runtime import MockCallArgs, MockResourceArgs, Mocks
 from pulumi.runtime.mocks import MockMonitor
 
@@ -77,7 +78,7 @@ class Engine(MockMonitor):
 
     def joined(self, resource: str) -> set[str]:
         """The names of the resources that a resource depends on."""
-        return {urn.rsplit("::", 1)[-1] for urn in self.registered[resource].dependencies}
+        return {Urn.parse(urn).name for urn in self.registered[resource].dependencies}
 
     @property
     def network(self) -> dict[str, Any]:

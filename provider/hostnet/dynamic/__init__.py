@@ -26,6 +26,7 @@ from hostnet.resources.nat_gateway import NAT_GATEWAY
 from hostnet.resources.port_forward import PORT_FORWARD
 from hostnet.resources.schema.model import Record, camel
 from hostnet.resources.tap_binding import TAP_BINDING
+from hostnet.wire.urn import Urn
 
 if TYPE_CHECKING:
     from hostnet.resources.schema.base import Resource as Kind
@@ -145,9 +146,9 @@ async def _urn(type_: str, name: str, parent: pulumi.Resource | None) -> str:
     """The URN that the engine will give the resource. No Output: a dependency on one's own parent would be a circle."""
     types = type_
     if parent is not None:
-        above = str(await cast("Awaitable[str]", parent.urn.future())).split("::")[2]
+        above = Urn.parse(str(await cast("Awaitable[str]", parent.urn.future()))).qualified_type
         types = type_ if above == "pulumi:pulumi:Stack" else f"{above}${type_}"
-    return f"urn:pulumi:{pulumi.get_stack()}::{pulumi.get_project()}::{types}::{name}"
+    return str(Urn(pulumi.get_stack(), pulumi.get_project(), types, name))
 
 
 def _with_secrets(connection: Any) -> Any:

@@ -29,6 +29,7 @@ from pulumi.output import Unknown
 from hostnet.resources import KINDS
 from hostnet.resources.connection import PROVIDER
 from hostnet.resources.schema.kind import UNKNOWN, Autoname, Kind
+from hostnet.wire.urn import Urn
 
 # Hidden inputs, and the hidden output.
 URN: Final = "__urn"
@@ -86,7 +87,7 @@ class HostnetProvider(ResourceProvider):
         from hostnet.dynamic import process  # noqa: PLC0415 - see above
 
         known, old = Known.parse(news), Known.parse(_olds)
-        autoname = Autoname(known.urn.split("::", 3)[-1], known.urn.encode(errors="surrogatepass"))
+        autoname = Autoname(Urn.parse(known.urn).name, known.urn.encode(errors="surrogatepass"))
         checked = self._kind.check(known.values, old.values or None, autoname)
         failures = process.failures(checked.failures, known)
         named = {name: value for name, value in checked.inputs.items() if name not in known.values}

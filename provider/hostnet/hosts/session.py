@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import from_json, state_from_json, to_json
 from hostnet.wire.requests import Change, Facts, Query, View
+from hostnet.wire.urn import Urn
 
 Status = Callable[[str], None]
 _LIMIT = 256 << 20  # bytes a line: 10,000 forwards are some 3 MB
@@ -207,7 +208,7 @@ class Session:
         # Let everything that the event loop has at hand join first.
         await asyncio.sleep(0)
         batch = self._queues.pop(operation, [])
-        labels = ", ".join(item.label.rsplit("::", 1)[-1] for item in batch[:5])
+        labels = ", ".join(Urn.parse(item.label).name for item in batch[:5])
         try:
             payload = {_JOINED[operation]: [item.payload for item in batch]}
             results = await self._ask(operation, payload, labels, attempts=_patience(operation, batch))

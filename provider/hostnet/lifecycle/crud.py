@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hostnet.rpc.codec import has_unknown
 from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.urn import Urn
 
 if TYPE_CHECKING:
     from hostnet.lifecycle.host_access import HostAccess
@@ -114,7 +115,7 @@ class Operations:
     async def _apply(self, subject: Subject, inputs: Inputs, old: State | None) -> State:
         change = _wish(subject, inputs, old, dry=False)
         if change is None:
-            what = f"{'update' if old else 'create'} {subject.kind.name} {subject.urn.rsplit('::', 1)[-1]}"
+            what = f"{'update' if old else 'create'} {subject.kind.name} {Urn.parse(subject.urn).name}"
             raise HostnetError(Code.INVALID, what, "an input that is needed is not known")
         host = await self._access.host(subject.urn, inputs)
         try:

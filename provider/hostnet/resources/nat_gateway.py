@@ -31,7 +31,6 @@ from hostnet.resources.schema.base import (
     seen_by_key,
     settle_list,
     settle_value,
-    urn_name,
 )
 from hostnet.resources.schema.kind import UNKNOWN, Inputs, Outputs, Value
 from hostnet.resources.schema.model import (
@@ -48,6 +47,7 @@ from hostnet.resources.schema.model import (
 )
 from hostnet.resources.schema.types import IPV4, IPV6, OUT_TEXT, Bool, Choice, InterfaceName, Ip, NetCidr, Port
 from hostnet.wire.objects import Family, Forward, Forwarding, ForwardState, Gateway, GatewayState, Object
+from hostnet.wire.urn import Urn
 
 if TYPE_CHECKING:
     from hostnet.wire.requests import View
@@ -216,7 +216,7 @@ pulumi.export("externalAddresses", nat.external_addresses)
 
     def make_id(self, urn: str, inputs: NatGatewayInputs) -> str:
         """The resource's name with a suffix that two stacks don't share."""
-        name = sanitised(urn_name(urn), "nat")[:_NAME_MAX].rstrip("-")
+        name = sanitised(Urn.parse(urn).name, "nat")[:_NAME_MAX].rstrip("-")
         return f"{name}-{digest(urn).hex()[:SUFFIX]}"
 
     def desired(self, urn: str, id: str, inputs: NatGatewayInputs, past: Past) -> tuple[Object, ...]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hostnet.resources import KINDS
 from hostnet.resources.functions import FUNCTIONS
 from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.urn import Urn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,22 +56,12 @@ async def held(
     host = await access.host("", query)
     facts = await access.facts("", host, "host", {})
     entries = sorted(
-        (resource["id"], _urn_name(resource["urn"]))
+        (resource["id"], urn.name)
         for resource in facts.data.get("resources", ())
-        if _urn_type(resource["urn"]) == request.token
+        if (urn := Urn.parse(resource["urn"])).type == request.token
     )
     if request.limit > 0:
         entries = entries[: request.limit]
     start = int(request.continuation_token or 0)
     end = start + (request.page_size if request.page_size > 0 else _PAGE)
     return entries[start:end], str(end) if end < len(entries) else ""
-
-
-def _urn_type(urn: str) -> str:
-    """The type token in a URN (behind those of its parents)."""
-    parts = urn.split("::", 3)
-    return parts[2].rsplit("$", 1)[-1] if len(parts) > 2 else ""
-
-
-def _urn_name(urn: str) -> str:
-    return urn.split("::", 3)[-1]

@@ -23,6 +23,7 @@ from hostnet.rpc.failures import DETAILS_KEY, STATUS_OF, init_failed, status_of
 from hostnet.rpc.functions import call, held
 from hostnet.rpc.protos import plugin_pb2, provider_pb2, provider_pb2_grpc
 from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.urn import Urn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -312,7 +313,7 @@ class _PartlyError(Exception):
 
 
 def _kind(request: AboutResource) -> Kind:
-    token = request.type or request.urn.split("::")[2].rsplit("$", 1)[-1]
+    token = request.type or Urn.parse(request.urn).type
     if token not in KINDS:
         known = ", ".join(KINDS)
         raise HostnetError(Code.INVALID, f"find the resource type {token}", "", f"There are {known}")
@@ -324,7 +325,7 @@ def _subject(request: AboutResource) -> Subject:
 
 
 def _autoname(request: provider_pb2.CheckRequest) -> Autoname:
-    name = request.name or request.urn.split("::", 3)[-1]
+    name = request.name or Urn.parse(request.urn).name
     if not request.HasField("autonaming"):
         return Autoname(name, request.randomSeed)
     wanted = request.autonaming

@@ -11,6 +11,7 @@ from hostnet.agent.observe.view import Observation
 from hostnet.agent.plan.links import Plan, plan
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.objects import DhcpServer, Forwarding, Gateway, Glob, Link, to_json
+from hostnet.wire.urn import Urn
 
 Facts = dict[str, Any]
 
@@ -45,15 +46,15 @@ def _missing(desired: Desired, listed: Mapping[Place, Any] | None) -> dict[str, 
 
 
 def _resource(owner: Owner, observation: Observation, missing: int, watching: Watching) -> Facts:
-    parts = owner.urn.split("::")
+    urn = Urn.parse(owner.urn)
     members = sorted(name for name, key in observation.attached.items() if key == owner.key)
     return {
         "urn": owner.urn,
         "id": owner.id,
-        "kind": owner.kind,
-        "name": parts[-1],
-        "stack": parts[0].removeprefix("urn:pulumi:") if owner.kind else "",
-        "project": parts[1] if owner.kind else "",
+        "kind": urn.kind,
+        "name": urn.name,
+        "stack": urn.stack,
+        "project": urn.project,
         "objects": [to_json(item) for item in owner.objects],
         "members": members,
         "drift": list(_drift(owner, observation, missing, watching)),

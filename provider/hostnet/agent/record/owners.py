@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Forward, Forwarding, Gateway, Json, Object, from_json, to_json
+from hostnet.wire.urn import Urn
 
 _EVERY = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, never bound
-_URN_PARTS = 4  # urn:pulumi:<stack>::<project>::<types>::<name>
 _FORWARDS = frozenset({Forward, Forwarding})
 _WAYS = ("via", "replaced")
 
@@ -47,25 +47,23 @@ class Owner:
     @property
     def kind(self) -> str:
         """The resource's kind, from its URN: "Bridge"."""
-        return (
-            self.urn.split("::", 3)[-2].split("$")[-1].split(":")[-1] if self.urn.count("::") >= _URN_PARTS - 1 else ""
-        )
+        return Urn.parse(self.urn).kind
 
     @property
     def label(self) -> str:
         """For messages and comments: `PortForward web (stack dev of project shop)`."""
-        parts = self.urn.split("::", 3)
-        if not self.kind:
+        urn = Urn.parse(self.urn)
+        if not urn.kind:
             return self.urn or self.id
-        return f"{self.kind} {parts[-1]} (stack {parts[0][len('urn:pulumi:') :]} of project {parts[1]})"
+        return f"{urn.kind} {urn.name} (stack {urn.stack} of project {urn.project})"
 
     @property
     def comment(self) -> str:
         """Short, for an nft element: `dev/shop PortForward web`."""
-        parts = self.urn.split("::", 3)
-        if not self.kind:
+        urn = Urn.parse(self.urn)
+        if not urn.kind:
             return self.urn or self.id
-        return f"{parts[0].removeprefix('urn:pulumi:')}/{parts[1]} {self.kind} {parts[-1]}"
+        return f"{urn.stack}/{urn.project} {urn.kind} {urn.name}"
 
     @property
     def line(self) -> str:

@@ -18,6 +18,7 @@ from hostnet.agent.transaction.subsystems import Outcome, Pairs, Subsystems
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Link
 from hostnet.wire.requests import Change, View
+from hostnet.wire.urn import Urn
 
 
 class Admission:
@@ -184,9 +185,8 @@ def _taken_up(change: Change, owners: Owners, world: World, claims: Mapping[str,
     A resource whose URN changed (an alias) is found by its id within the same stack and project; one that this
     resource imported is handed over by the stack that made it.
     """
-    stack = "::".join(change.urn.split("::")[:2])
-    holder = _other_holder(change, owners)
-    if holder is not None and (holder.urn.startswith(stack + "::") or claims.get(holder.key) == change.urn):
+    urn, holder = Urn.parse(change.urn), _other_holder(change, owners)
+    if holder is not None and (Urn.parse(holder.urn).is_in_stack_of(urn) or claims.get(holder.key) == change.urn):
         return holder
     prior = tuple(
         item

@@ -183,11 +183,6 @@ class Resource(Generic[In]):
         return {f"forwarding.{family}": "update" for family in off}
 
 
-def urn_name(urn: str) -> str:
-    """The resource's name in the program; it may hold `::` itself."""
-    return urn.split("::", 3)[-1]
-
-
 def digest(*parts: str | bytes) -> bytes:
     """A hash of the parts, each apart from the next."""
     out = hashlib.sha256()
