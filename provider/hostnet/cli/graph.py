@@ -9,6 +9,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from hostnet.cli.status import inside
+from hostnet.wire.objects import ports_text
 
 _ROW, _COLUMN, _WIDTH, _LINE, _PAD = 16, 250, 200, 15, 8  # SVG user units
 _COLOURS = {
@@ -134,8 +135,8 @@ def _forwards(made: Topology, items: list[tuple[dict[str, Any], dict[str, Any]]]
             target = at[address] = f"address {address}"
             where = (link for network, link in networks if ipaddress.ip_address(address) in network)
             made.add(target, "guest", address, behind=next(where, "host"))
-        low, to = (":".join(map(str, dict.fromkeys(item[name]))) for name in ("ports", "to_ports"))
-        made.nodes[target].lines.append(f"{'+'.join(item['protocols'])} {low} \N{RIGHTWARDS ARROW} {to}")
+        ports, to_ports = ports_text(item["ports"]), ports_text(item["to_ports"])
+        made.nodes[target].lines.append(f"{'+'.join(item['protocols'])} {ports} \N{RIGHTWARDS ARROW} {to_ports}")
 
 
 # --- text, Graphviz, SVG -------------------------------------------------------------------------------------------

@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
+from hostnet.resources.schema.destination import Destination
+from hostnet.resources.schema.types import split_ports
+from hostnet.wire.objects import ports_text
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -67,7 +71,7 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "guest": lambda item: f"guest {item['mac']} {' '.join(item.get('addresses') or ())}",
     "gateway": lambda item: f"NAT through {item.get('external', '?')} for {', '.join(inside(item)) or 'its forwards'}",
     "forward": lambda item: (
-        f"{'+'.join(item['protocols'])} {_ports(item['ports'])} to {item['address']} {_ports(item['to_ports'])}"
+        f"{'+'.join(item['protocols'])} {ports_text(item['ports'])} to {item['address']} {ports_text(item['to_ports'])}"
     ),
     "dhcp": lambda _: "DHCP, DNS or RA",
 }
@@ -83,10 +87,6 @@ def inside(gateway: dict[str, Any]) -> list[str]:
     return [*gateway.get("internal", ()), *gateway.get("internal4", ()), *gateway.get("internal6", ())]
 
 
-def _ports(ports: list[int]) -> str:
-    return ":".join(map(str, dict.fromkeys(ports)))
-
-
 def _forwards(forwards: list[dict[str, Any]], names: dict[str, str]) -> Table:
     table = Table(title="Port forwards", title_justify="left")
     for column in ("resource", "id", "destination"):
@@ -94,13 +94,9 @@ def _forwards(forwards: list[dict[str, Any]], names: dict[str, str]) -> Table:
     for column in ("packets", "bytes"):
         table.add_column(column, justify="right")
     for each in forwards:
-        address = each["destinationAddress"]
-        ports = each["destinationPorts"].replace(":", "-")
-        destination = f"{f'[{address}]' if ':' in address else address}:{ports}"
-        name = names.get(each["owner"], each["owner"])
-        table.add_row(
-            escape(name), escape(each["id"]), escape(destination), str(each["packets"]), in_units(each["bytes"])
-        )
+        destination = Destination(each["destinationAddress"], split_ports(each["destinationPorts"]))
+        cells = (names.get(each["owner"], each["owner"]), each["id"], str(destination))
+        table.add_row(*map(escape, cells), str(each["packets"]), in_units(each["bytes"]))
     return table
 
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from hostnet.resources.connection import ConnectionInputs, connection_prop
@@ -18,6 +19,7 @@ from hostnet.resources.schema.base import (
     settle_list,
     settle_value,
 )
+from hostnet.resources.schema.destination import Destination, DestinationType
 from hostnet.resources.schema.kind import UNKNOWN, Inputs, Outputs, Value
 from hostnet.resources.schema.model import (
     Changes,
@@ -34,25 +36,20 @@ from hostnet.resources.schema.model import (
     without_none,
 )
 from hostnet.resources.schema.types import (
-    IPV6,
     OUT_BOOL,
     OUT_TEXT,
     Bool,
     Choice,
-    Destination,
     GatewayId,
     InterfaceName,
     Ip,
     NetCidr,
     PortSpec,
-    format_destination,
-    format_ports,
     parse_interface,
     parse_ip,
-    split_destination,
     split_ports,
 )
-from hostnet.wire.objects import EXTERNAL_PLACEHOLDER, Family, Forward, Forwarding, ForwardState, Object
+from hostnet.wire.objects import EXTERNAL_PLACEHOLDER, Family, Forward, Forwarding, ForwardState, Object, ports_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,8 +75,8 @@ class ForwardInputs(Declared):
         required=True,
         effect="The second part of the key; a range is one interval element.",
     )
-    destination: str = prop(
-        Destination(),
+    destination: Destination = prop(
+        DestinationType(),
         "Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the "
         "forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the "
         "host itself alone.",
@@ -112,39 +109,38 @@ class ForwardInputs(Declared):
     )
 
 
-def family_of(destination: Value) -> Family | None:
-    """The family of a destination; None while it is unknown or wrong."""
-    if not isinstance(destination, str):
-        return None
-    canonical = Destination().canonical(destination)
-    address, _ = split_destination(canonical)
-    try:
-        return "ipv6" if parse_ip(address).version == IPV6 else "ipv4"
-    except ValueError:
-        return None
+def destination_of(value: Value) -> Destination | None:
+    """The destination that a program gave; None while it is unknown or wrong."""
+    found = DestinationType().canonical(value)
+    return found if isinstance(found, Destination) else None
+
+
+def family_of(value: Value) -> Family | None:
+    """The family of a destination that a program gave; None while it is unknown or wrong."""
+    found = destination_of(value)
+    return found.family if found else None
 
 
 def _forward_rules(judged: dict[str, Value], path: str, report: Report) -> None:
     destination, source = known(judged["destination"]), known(judged["sourcePort"])
-    if destination:
-        address, ports = split_destination(destination)
-        family = parse_ip(address).version
-        if ports and source:
-            _fitting(split_ports(source), ports, join(path, "destination"), report)
-        for index, listen in known_items(judged["listenAddresses"]):
-            if parse_ip(listen).version != family:
-                report.fail(
-                    f"{join(path, 'listenAddresses')}[{index}]",
-                    f"must be an IPv{family} address like the destination, not {listen}",
-                )
-        for index, cidr in known_items(judged["sourceCidrs"]):
-            if parse_interface(cidr).version != family:
-                report.fail(
-                    f"{join(path, 'sourceCidrs')}[{index}]",
-                    f"must be an IPv{family} network like the destination, not {cidr}",
-                )
+    if isinstance(destination, Destination):
+        if destination.ports and source:
+            _fitting(split_ports(source), destination.ports, join(path, "destination"), report)
+        _one_family(destination, judged, path, report)
     if judged["sourceCidrs"] == []:
         report.fail(join(path, "sourceCidrs"), "must not be empty: leave it out to let anyone in")
+
+
+def _one_family(destination: Destination, judged: dict[str, Value], path: str, report: Report) -> None:
+    family = destination.family.replace("ip", "IP")
+    for index, listen in known_items(judged["listenAddresses"]):
+        if f"ipv{parse_ip(listen).version}" != destination.family:
+            place = f"{join(path, 'listenAddresses')}[{index}]"
+            report.fail(place, f"must be an {family} address like the destination, not {listen}")
+    for index, cidr in known_items(judged["sourceCidrs"]):
+        if f"ipv{parse_interface(cidr).version}" != destination.family:
+            place = f"{join(path, 'sourceCidrs')}[{index}]"
+            report.fail(place, f"must be an {family} network like the destination, not {cidr}")
 
 
 def _fitting(source: tuple[int, int], ports: tuple[int, int], path: str, report: Report) -> None:
@@ -156,12 +152,9 @@ def _fitting(source: tuple[int, int], ports: tuple[int, int], path: str, report:
 def _forward_normal(canonical: dict[str, Value]) -> dict[str, Value]:
     """A destination without ports means the source ports: spell them out, where that is the same length."""
     destination, source = canonical["destination"], canonical["sourcePort"]
-    if isinstance(destination, str) and isinstance(source, str) and family_of(destination):
-        try:
-            address, ports = split_destination(destination)
-            canonical["destination"] = format_destination(address, ports or split_ports(source))
-        except ValueError:
-            pass  # an old state's value that no version of ours would accept: compared as it is
+    if isinstance(destination, Destination) and isinstance(source, str):
+        with suppress(ValueError):  # ports of an old state that no version of ours would accept: compared as they are
+            canonical["destination"] = destination.on(split_ports(source))
     return canonical
 
 
@@ -209,14 +202,13 @@ def _places(listen: Value) -> list[str]:
 
 def to_forward(inputs: ForwardInputs, gateway: str | None, external: str | None) -> Forward:
     """The object of a forward."""
-    address, ports = split_destination(inputs.destination)
-    source = split_ports(inputs.source_port)
+    destination, source = inputs.destination, split_ports(inputs.source_port)
     return Forward(
-        family=family_of(inputs.destination) or "ipv4",
+        family=destination.family,
         protocols=tuple(inputs.protocol.split("+")),
         ports=source,
-        address=address,
-        to_ports=ports or source,
+        address=destination.address,
+        to_ports=destination.ports or source,
         gateway=gateway,
         external=external,
         listen=sorted_addresses(inputs.listen_addresses),
@@ -237,8 +229,8 @@ def recorded_forward(forward: Forward) -> dict[str, Value]:
     return without_none(
         {
             "protocol": None if protocol == "tcp" else protocol,
-            "sourcePort": forward.ports[0] if forward.ports[0] == forward.ports[1] else format_ports(forward.ports),
-            "destination": format_destination(forward.address, ports),
+            "sourcePort": forward.ports[0] if forward.ports[0] == forward.ports[1] else ports_text(forward.ports),
+            "destination": str(Destination(forward.address, ports)),
             "listenAddresses": list(forward.listen) or None,
             "sourceCidrs": list(forward.sources) or None,
             "loopback": None if forward.loopback else False,
@@ -253,9 +245,9 @@ def settle_forward(declared: dict[str, Value], seen: ForwardState, record: Recor
         there = sorted(seen.protocols, key=lambda p: order.index(p) if p in order else len(order))
         settle_value(declared, record, "protocol", "+".join(there))
     source = split_ports(PortSpec().parse(declared["sourcePort"]))
-    had, ports = split_destination(Destination().canonical(declared["destination"]))
-    if (had, ports or source) != (seen.address, seen.to_ports):
-        declared["destination"] = format_destination(seen.address, None if seen.to_ports == source else seen.to_ports)
+    had = destination_of(declared["destination"])
+    if had is None or had.on(source) != Destination(seen.address, seen.to_ports):
+        declared["destination"] = str(Destination(seen.address, None if seen.to_ports == source else seen.to_ports))
     settle_list(declared, record, "listenAddresses", seen.listen)
     settle_list(declared, record, "sourceCidrs", seen.sources)
     settle_value(declared, record, "loopback", seen.loopback)
@@ -340,10 +332,7 @@ pulumi.export("web", web.source_ports)
 
     def make_id(self, urn: str, inputs: PortForwardInputs) -> str:
         """The key; the agent fills in the interface where none is named."""
-        forward = to_forward(inputs, None, None)
-        listen = "@" + ",".join(forward.listen) if forward.listen else ""
-        where = inputs.external_interface or EXTERNAL_PLACEHOLDER
-        return f"{where}/{forward.family}/{inputs.protocol}/{inputs.source_port}{listen}"
+        return to_forward(inputs, None, None).id_on(inputs.external_interface or EXTERNAL_PLACEHOLDER)
 
     def desired(self, urn: str, id: str, inputs: PortForwardInputs, past: Past) -> tuple[Object, ...]:
         """The forward and its family's switch."""
@@ -357,9 +346,9 @@ pulumi.export("web", web.source_ports)
         external = seen.external if seen else (wish.external if wish else None) or inputs.get("externalInterface")
         return without_none(
             {
-                "sourcePorts": format_ports(forward.ports),
+                "sourcePorts": ports_text(forward.ports),
                 "destinationAddress": seen.address if seen else forward.address,
-                "destinationPorts": format_ports(seen.to_ports if seen else forward.to_ports),
+                "destinationPorts": ports_text(seen.to_ports if seen else forward.to_ports),
                 "externalInterface": external,
                 "forwarding": self.forwarding(inputs, view),
             }
@@ -372,11 +361,11 @@ pulumi.export("web", web.source_ports)
         del urn
         now, had = self.inputs.canonical(inputs), old_outputs or {}
         needed = self.needs(inputs)
+        destination = now["destination"]
         address: Value = UNKNOWN
         ports: Value = UNKNOWN
-        if isinstance(now["destination"], str):
-            address, found = split_destination(now["destination"])
-            ports = format_ports(found) if found else UNKNOWN
+        if isinstance(destination, Destination):
+            address, ports = destination.address, ports_text(destination.ports) if destination.ports else UNKNOWN
         external = now["externalInterface"]
         if external is None:
             same = old_inputs is None or self.unchanged(old_inputs, inputs, "natGateway", "externalInterface")

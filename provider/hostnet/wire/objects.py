@@ -10,6 +10,7 @@ colons, interface names checked. The agent checks again what it is about to hand
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, Union
 
@@ -20,6 +21,12 @@ Json = dict[str, Any]
 
 # Stands for "the interface of the default route" in an id that is known only after the agent resolved it.
 EXTERNAL_PLACEHOLDER = "{external}"
+
+
+def ports_text(ports: Sequence[int]) -> str:
+    """A port or a range as ids and outputs have it: `8080`, `8000:8002`."""
+    first, last = ports
+    return f"{first}" if first == last else f"{first}:{last}"
 
 
 @dataclass(frozen=True)
@@ -187,6 +194,11 @@ class Forward:
         where = self.gateway or self.external or "default"
         listen = ",".join(self.listen)
         return f"forward {where} {self.family} {'+'.join(self.protocols)} {self.ports[0]}-{self.ports[1]} {listen}"
+
+    def id_on(self, external: str) -> str:
+        """The id of its resource, or for one of a gateway's inline list, the id that it would have as a resource."""
+        listen = f"@{','.join(self.listen)}" if self.listen else ""
+        return f"{external}/{self.family}/{'+'.join(self.protocols)}/{ports_text(self.ports)}{listen}"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from hostnet.agent.nft.table import TABLES, Table
 from hostnet.agent.plan.resolve import World, external_of
 from hostnet.agent.record.owners import Owners
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import Forward, Lease
+from hostnet.wire.objects import Forward, Lease, ports_text
 
 Facts = dict[str, Any]
 
@@ -109,24 +109,14 @@ def forward_facts(owners: Owners, snapshot: Snapshot, table: Table) -> Facts:
             counts = [counters.get((e.set, e.key), (0, 0)) for e in counted(item)]
             found.append(
                 {
-                    "id": forward_id(item, external_of(item, world)),
+                    "id": item.id_on(external_of(item, world)),
                     "protocol": "+".join(item.protocols),
-                    "sourcePorts": _ports(item.ports),
+                    "sourcePorts": ports_text(item.ports),
                     "destinationAddress": item.address,
-                    "destinationPorts": _ports(item.to_ports),
+                    "destinationPorts": ports_text(item.to_ports),
                     "owner": owner.urn,
                     "packets": sum(packets for packets, _ in counts),
                     "bytes": sum(size for _, size in counts),
                 }
             )
     return {"portForwards": found}
-
-
-def forward_id(item: Forward, external: str) -> str:
-    """A forward's id, as its resource has it or would have it."""
-    listen = f"@{','.join(item.listen)}" if item.listen else ""
-    return f"{external}/{item.family}/{'+'.join(item.protocols)}/{_ports(item.ports)}{listen}"
-
-
-def _ports(ports: tuple[int, int]) -> str:
-    return str(ports[0]) if ports[0] == ports[1] else f"{ports[0]}:{ports[1]}"

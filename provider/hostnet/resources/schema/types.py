@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from hostnet.resources.schema.model import BadValueError, Scalar
+from hostnet.wire.objects import ports_text
 
 if TYPE_CHECKING:
     from hostnet.resources.schema.kind import Value
@@ -35,8 +36,7 @@ _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}", re.ASCII)
 _ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?", re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
 _PORTS = re.compile(r"([0-9]{1,5})(?::([0-9]{1,5}))?", re.ASCII)
-_TARGET = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<v4>[^:\[\]]*))(?::(?P<ports>[^:]*))?", re.ASCII)
-_TARGET_PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
+_DASHED_PORTS = re.compile(r"[0-9]{1,5}-[0-9]{1,5}", re.ASCII)  # a destination's spelling, often written for a source's
 _TIME = re.compile(r"([0-9]{1,10})([smhd])", re.ASCII)
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LEASE_MIN = 120  # dnsmasq raises anything shorter to this
@@ -420,14 +420,14 @@ class PortSpec(Scalar):
         if isinstance(value, str):
             match = _PORTS.fullmatch(value)
             if not match:
-                hint = f": {value.replace('-', ':')}" if _TARGET_PORTS.fullmatch(value) else ""
+                hint = f": {value.replace('-', ':')}" if _DASHED_PORTS.fullmatch(value) else ""
                 raise BadValueError(should + hint)
             low = int(match[1])
             high = int(match[2] or low)
         else:
             low = high = integer(value, should)
         check_range(low, high, should)
-        return format_ports((low, high))
+        return ports_text((low, high))
 
 
 def check_range(low: int, high: int, should: str) -> None:
@@ -442,72 +442,10 @@ def check_range(low: int, high: int, should: str) -> None:
         raise BadValueError("a range whose first port is not above its last")
 
 
-def format_ports(ports: tuple[int, int]) -> str:
-    """Ports as ids and outputs have them: "8080", "8000:8002"."""
-    return f"{ports[0]}" if ports[0] == ports[1] else f"{ports[0]}:{ports[1]}"
-
-
 def split_ports(spec: str) -> tuple[int, int]:
-    """The inverse of `format_ports`."""
+    """The inverse of `ports_text`."""
     low, _, high = spec.partition(":")
     return int(low), int(high or low)
-
-
-class Destination(Scalar):
-    """Where a forward goes: address, and port or range (with `-`) where it differs from the source port."""
-
-    label = 'string: "address", "address:port", "address:from-to", v6 with a port in brackets'
-    should = 'an address with or without ports such as "10.0.0.2", "10.0.0.2:80", "10.0.0.2:8000-8100", "[fd12::2]:443"'
-
-    def parse(self, value: Value) -> str:
-        """See `Scalar`."""
-        address, ports = self._split(text(value, self.should))
-        usable_ip(address, loopback=True)
-        if ports is not None:
-            check_range(*ports, f"a destination with ports from 1 to {PORT_MAX}")
-        return format_destination(str(address), ports)
-
-    def _split(self, value: str) -> tuple[IpAddress, tuple[int, int] | None]:
-        match = _TARGET.fullmatch(value)
-        if not match:
-            return self._address(value), None  # v6 without brackets: it has several colons
-        family = IPV6 if match["v6"] is not None else IPV4
-        address = self._address(match["v6"] if family == IPV6 else match["v4"])
-        if address.version != family:
-            raise BadValueError(self.should)
-        if match["ports"] is None:
-            return address, None
-        ports = _TARGET_PORTS.fullmatch(match["ports"])
-        if not ports:
-            raise BadValueError(f"{self.should}; ports are one number, or two with -")
-        return address, (int(ports[1]), int(ports[2] or ports[1]))
-
-    def _address(self, value: str) -> IpAddress:
-        try:
-            return parse_ip(value)
-        except BadValueError:
-            raise BadValueError(self.should) from None
-
-
-def format_destination(address: str, ports: tuple[int, int] | None) -> str:
-    """A destination in its canonical spelling."""
-    if ports is None:
-        return address
-    low, high = ports
-    host = f"[{address}]" if ":" in address else address
-    return f"{host}:{low}" if low == high else f"{host}:{low}-{high}"
-
-
-def split_destination(canonical: str) -> tuple[str, tuple[int, int] | None]:
-    """The inverse of `format_destination`."""
-    if canonical.startswith("["):
-        address, _, ports = canonical[1:].partition("]:")
-    elif canonical.count(":") == 1:
-        address, _, ports = canonical.partition(":")
-    else:
-        return canonical, None
-    low, _, high = ports.partition("-")
-    return address, (int(low), int(high or low))
 
 
 class LeaseTime(Scalar):
