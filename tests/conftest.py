@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
+
+# Hypothesis fails an example that takes longer than 200 ms, which on a busy machine any may.
+hypothesis.settings.register_profile("hostnet", deadline=None)
+hypothesis.settings.load_profile("hostnet")
 
 # Before it is imported: its assertions speak for the cases.
 pytest.register_assert_rewrite("tests.lab.cases", "tests.lab.namespaces", "tests.lab.lab")
