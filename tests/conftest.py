@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import hypothesis
 import pytest
-from hypothesis import settings
 
 # Hypothesis fails an example that takes longer than 200 ms, which on a busy machine any may.
 hypothesis.settings.register_profile("hostnet", deadline=None)
@@ -17,10 +16,6 @@ hypothesis.settings.load_profile("hostnet")
 pytest.register_assert_rewrite("tests.lab.cases", "tests.lab.namespaces", "tests.lab.lab")
 
 from tests.lab.lab import Lab  # noqa: E402
-
-# How long an example takes says something of the machine's load, and nothing of the code.
-settings.register_profile("hostnet", deadline=None)
-settings.load_profile("hostnet")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,9 @@
-"""The golden cases of tests/cases, as values. `"${unknown}"` in a case is what a preview does not know yet."""
+"""The golden cases of tests/cases/resources, as values: a file for each kind, beside its contract.
+
+`"contract"` names its properties. The other lists are cases: what is created, what is no difference, what an update
+changes, what a read and an import show, what a preview knows, what is refused. `"${unknown}"` in a case is what a
+preview does not know yet.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +17,8 @@ from hostnet.resources.schema.kind import UNKNOWN, Autoname, Kind
 from hostnet.wire.objects import from_json, state_from_json, to_json
 from hostnet.wire.requests import View
 
-CASES = Path(__file__).parents[1] / "cases"
-FOLDERS = {
+CASES = Path(__file__).parents[1] / "cases" / "resources"
+TOKENS = {
     "bridge": "hostnet:index:Bridge",
     "tap_binding": "hostnet:index:TapBinding",
     "nat_gateway": "hostnet:index:NatGateway",
@@ -22,11 +27,9 @@ FOLDERS = {
 Case = dict[str, Any]
 
 
-def load(folder: str, name: str) -> list[Case]:
-    """The cases of one file."""
-    text = (CASES / folder / f"{name}.json").read_text(encoding="utf-8")
-    cases: list[Case] = with_unknowns(json.loads(text))
-    return cases
+def load(kind: str, name: str) -> Any:
+    """A part of a kind's file."""
+    return with_unknowns(json.loads((CASES / f"{kind}.json").read_text(encoding="utf-8"))[name])
 
 
 def with_unknowns(value: Any) -> Any:
@@ -41,10 +44,9 @@ def with_unknowns(value: Any) -> Any:
 def parameters(name: str) -> pytest.MarkDecorator:
     """Run a test with each case of this name of each kind, as `kind` and `case`."""
     found = [
-        pytest.param(KINDS[token], case, id=f"{folder}: {case['case']}")
-        for folder, token in FOLDERS.items()
-        if (CASES / folder / f"{name}.json").exists()
-        for case in load(folder, name)
+        pytest.param(KINDS[token], case, id=f"{kind}: {case['case']}")
+        for kind, token in TOKENS.items()
+        for case in load(kind, name)
     ]
     return pytest.mark.parametrize(("kind", "case"), found)
 

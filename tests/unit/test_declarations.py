@@ -18,6 +18,8 @@ from hostnet.resources.package_schema import package_schema, render
 from hostnet.resources.reference_pages import pages
 from hostnet.resources.schema.kind import UNKNOWN
 
+from tests.unit.golden import TOKENS, load
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -25,33 +27,8 @@ if TYPE_CHECKING:
 
 TOP = Path(__file__).parents[2]
 
-# DESIGN.md 1, word by word.
-INPUTS = {
-    "Bridge": "name addresses macAddress mtu stp vlanFiltering portIsolation dhcpServer ipv6SendRa ipv6Prefixes "
-    "openFirewall adopt connection",
-    "TapBinding": "name match bridge owner group multiQueue vnetHdr mtu isolated addresses routes guest connection",
-    "NatGateway": "externalInterface internalInterfaces internalIps internalIpv6s enableIpv6 externalIp externalIpv6 "
-    "dmzHost dmzHostIpv6 dmzExceptPorts forwardPorts mssClamp internalForwarding routeIpv6 firewall connection",
-    "PortForward": "natGateway externalInterface protocol sourcePort destination listenAddresses sourceCidrs loopback "
-    "connection",
-}
-OUTPUTS = {
-    "Bridge": "name ifindex macAddress mtu addresses subnets gateway gateway6 leases",
-    "TapBinding": "name ifindex members guest",
-    "NatGateway": "externalInterface externalAddresses forwarding",
-    "PortForward": "sourcePorts destinationAddress destinationPorts externalInterface forwarding",
-}
-TYPES = {
-    "Connection": "host port user password privateKey privateKeyPassword agentSocketPath hostKey insecureIgnoreHostKey "
-    "proxy dialErrorLimit perDialTimeout sudo netns",
-    "DhcpServer": "rangeStart rangeEnd leaseTime dnsServers domain staticLeases",
-    "StaticLease": "macAddress address hostname",
-    "Guest": "macAddress addresses hostname",
-    "GuestNetwork": "macAddress addresses gateway gateway6 kernelIpArg",
-    "ForwardPort": "protocol sourcePort destination listenAddresses sourceCidrs loopback",
-    "Forwarding": "ipv4 ipv6",
-    "Lease": "macAddress address hostname expires",
-}
+CONTRACTS = {kind: load(kind, "contract") for kind in (*TOKENS, "connection")}
+TYPES = {name: names for contract in CONTRACTS.values() for name, names in contract.get("types", {}).items()}
 
 
 def test_schema_json_is_up_to_date() -> None:
@@ -65,12 +42,12 @@ def test_the_docs_are_up_to_date() -> None:
     assert there == pages()
 
 
-@pytest.mark.parametrize("name", INPUTS)
-def test_a_resource_has_the_properties_of_the_contract(name: str) -> None:
+@pytest.mark.parametrize("kind", TOKENS)
+def test_a_resource_has_the_properties_of_the_contract(kind: str) -> None:
     """No more, no fewer."""
-    resource = package_schema()["resources"][f"hostnet:index:{name}"]
-    assert set(resource["inputProperties"]) == set(INPUTS[name].split())
-    assert set(resource["properties"]) == set(OUTPUTS[name].split())
+    resource, contract = package_schema()["resources"][TOKENS[kind]], CONTRACTS[kind]
+    assert set(resource["inputProperties"]) == set(contract["inputs"].split())
+    assert set(resource["properties"]) == set(contract["outputs"].split())
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -195,4 +172,4 @@ def test_functions_answer_with_what_they_declare() -> None:
 
 def test_the_kinds_are_known_by_their_tokens() -> None:
     """Four of them."""
-    assert list(KINDS) == [f"hostnet:index:{name}" for name in INPUTS]
+    assert list(KINDS) == list(TOKENS.values())

@@ -17,7 +17,7 @@ from hostnet.resources.schema.model import ListOf, Record, Type, freeze
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.golden import FOLDERS, autoname, load, urn
+from tests.unit.golden import TOKENS, autoname, load, urn
 
 if TYPE_CHECKING:
     from hostnet.resources.schema.base import Resource
@@ -93,11 +93,11 @@ def test_what_check_lets_through_can_be_wished_for(kind: Resource[Any], data: st
     assert kind.removal(urn(kind), change.id, checked.inputs, {}).prior == change.objects
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_an_unknown_in_any_position_is_let_through(folder: str) -> None:
+@pytest.mark.parametrize("name", TOKENS)
+def test_an_unknown_in_any_position_is_let_through(name: str) -> None:
     """Each value of each good case, at any depth, replaced by what a preview does not know."""
-    kind = next(kind for kind in RESOURCES if kind.token == FOLDERS[folder])
-    for case in load(folder, "create"):
+    kind = next(kind for kind in RESOURCES if kind.token == TOKENS[name])
+    for case in load(name, "create"):
         for inputs in with_one_unknown(case["inputs"]):
             assert kind.check(inputs, None, autoname()).failures == (), inputs
             assert kind.change(urn(kind), inputs) is None

@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 Owner = tuple[str, str]  # URN and id: during a replacement two resources have one URN
 Method = Literal["apply", "read", "facts"]
 
-_SEEN_AS_DECLARED = ("nat6", "route6", "snat4", "snat6", "dmz4", "dmz6", "dmz_except", "mss_clamp")
-
 
 @dataclass
 class _Kernel:
@@ -615,11 +613,7 @@ class _Step:
         uplink = self.kernel.links.get(external)
         addresses = tuple(_bare(cidr) for cidr in uplink.addresses) if uplink else ()
         fixed = tuple(a for a in (there.snat4, there.snat6) if a)
-        declared = {name: getattr(there, name) for name in _SEEN_AS_DECLARED}
-        return GatewayState(
-            external, fixed or addresses, there.internal, there.internal4, there.internal6,
-            internal_forwarding=there.internal_forwarding, **declared,
-        )  # fmt: skip
+        return GatewayState(**vars(there), external_addresses=fixed or addresses)
 
 
 class _Finder:

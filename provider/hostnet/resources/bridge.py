@@ -17,9 +17,8 @@ from hostnet.resources.schema.base import (
     fill_interface_name,
     first_object,
     first_seen,
-    settle_list,
-    settle_value,
 )
+from hostnet.resources.schema.fields import settle_list, settle_value
 from hostnet.resources.schema.kind import UNKNOWN, Autoname, Inputs, Outputs, Value
 from hostnet.resources.schema.model import (
     Declared,

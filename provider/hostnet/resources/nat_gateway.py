@@ -29,12 +29,12 @@ from hostnet.resources.schema.base import (
     first_seen,
     sanitised,
     seen_by_key,
-    settle_list,
-    settle_value,
 )
+from hostnet.resources.schema.fields import declared_by, fields_of, settle, switched_on
 from hostnet.resources.schema.kind import UNKNOWN, Inputs, Outputs, Value
 from hostnet.resources.schema.model import (
     Declared,
+    Field,
     ListOf,
     Record,
     Report,
@@ -65,6 +65,8 @@ class NatGatewayInputs(Declared):
         "The interface that leads out.",
         default_doc="the interface of the default route, resolved when applied",
         effect="The key of the gateway's elements in table `inet hostnet`.",
+        field="external",
+        host_decides=True,
     )
     internal_interfaces: tuple[str, ...] = prop(
         ListOf(InterfaceName()),
@@ -72,50 +74,67 @@ class NatGatewayInputs(Declared):
         "alone. IPv6 is closed likewise even without `enableIpv6`, unless `routeIpv6`.",
         default=(),
         effect="Elements of a set; switches IPv4 forwarding on.",
+        field="internal",
+        forwarding="ipv4",
     )
     internal_ips: tuple[str, ...] = prop(
         ListOf(NetCidr(IPV4)),
         "IPv4 networks that reach out, by source address; no host bits.",
         default=(),
         effect="Elements of an interval set; switches IPv4 forwarding on.",
+        field="internal4",
+        forwarding="ipv4",
     )
     internal_ipv6s: tuple[str, ...] = prop(
         ListOf(NetCidr(IPV6)),
         "IPv6 networks that reach out, by source address; no host bits.",
         default=(),
         effect="Elements of an interval set; with `enableIpv6`, switches IPv6 forwarding on.",
+        field="internal6",
     )
     enable_ipv6: bool = prop(
         Bool(),
         "Translate IPv6 too (NAT66). Not with `routeIpv6`.",
         default=False,
         effect="Switches IPv6 forwarding on; an uplink keeps accepting router advertisements (accept_ra=2).",
+        field="nat6",
+        forwarding="ipv6",
     )
     external_ip: str | None = prop(
         Ip(IPV4),
         "The IPv4 address that guests are seen with outside. It is not added to the host.",
         default_doc="masquerade: the external interface's address",
         effect="SNAT in place of masquerade.",
+        field="snat4",
     )
     external_ipv6: str | None = prop(
         Ip(IPV6),
         "The IPv6 address that guests are seen with outside. It is not added to the host.",
         default_doc="masquerade: the external interface's address",
         effect="SNAT in place of masquerade.",
+        field="snat6",
     )
     dmz_host: str | None = prop(
         Ip(IPV4),
         "A guest that gets, of any protocol, what no forward takes and `dmzExceptPorts` does not keep.",
         default_doc="none",
         effect="An element of the DNAT map that comes last.",
+        field="dmz4",
+        forwarding="ipv4",
     )
     dmz_host_ipv6: str | None = prop(
-        Ip(IPV6), "As `dmzHost`, for IPv6.", default_doc="none", effect="An element of the DNAT map that comes last."
+        Ip(IPV6),
+        "As `dmzHost`, for IPv6.",
+        default_doc="none",
+        effect="An element of the DNAT map that comes last.",
+        field="dmz6",
+        forwarding="ipv6",
     )
     dmz_except_ports: tuple[int, ...] | None = prop(
         ListOf(Port()),
         "TCP ports that stay with the host in spite of a `dmzHost`. An empty list keeps none.",
         default=_SSH,
+        field=Field("dmz_except", to_wire=lambda ports: tuple(sorted(ports))),
     )
     forward_ports: tuple[ForwardInputs, ...] = prop(
         FORWARD_PORTS,
@@ -129,24 +148,29 @@ class NatGatewayInputs(Declared):
         "Clamp the MSS of TCP connections to the path's MTU.",
         default=False,
         effect="`tcp option maxseg size set rt mtu` for this gateway's interface.",
+        field="mss_clamp",
     )
     internal_forwarding: bool = prop(
         Bool(),
         "Let the gateway's internal interfaces and networks reach each other.",
         default=False,
         effect="Elements of the accept sets in the forward hook, one for each pair.",
+        field="internal_forwarding",
     )
     route_ipv6: bool = prop(
         Bool(),
         "Guests have public IPv6 addresses: forward both ways, untranslated. Not with `enableIpv6`.",
         default=False,
         effect="Switches IPv6 forwarding on.",
+        field="route6",
+        forwarding="ipv6",
     )
     firewall: str = prop(
         Choice("auto", "none"),
         "`auto`: traffic is accepted in other people's chains that would drop it. `none`: nothing foreign is touched.",
         default="auto",
         effect="A tagged accept in other people's dropping chains, taken out with the last owner.",
+        field=Field("firewall", lambda word: word == "auto", lambda on: "auto" if on else "none"),
     )
     connection: ConnectionInputs | None = connection_prop()
 
@@ -201,18 +225,9 @@ pulumi.export("externalAddresses", nat.external_addresses)
     results = Record(NatGatewayOutputs)
 
     def needs(self, inputs: Inputs) -> set[Family]:
-        """IPv4 for any use of it; IPv6 only where it was asked for."""
-        found: set[Family] = set()
-        for forward in _items(inputs, "forwardPorts"):
-            family = family_of(forward.get("destination")) if isinstance(forward, dict) else None
-            if family:
-                found.add(family)
-        if any(_given(inputs, name) for name in ("internalInterfaces", "internalIps", "dmzHost")):
-            found.add("ipv4")
-        translated = inputs.get("enableIpv6") is True
-        if translated or inputs.get("routeIpv6") is True or _given(inputs, "dmzHostIpv6"):
-            found.add("ipv6")
-        return found
+        """What its properties and its forwards need; IPv6 only where it was asked for."""
+        forwards = (x.get("destination") for x in _items(inputs, "forwardPorts") if isinstance(x, dict))
+        return super().needs(inputs) | {family for each in forwards if (family := family_of(each))}
 
     def make_id(self, urn: str, inputs: NatGatewayInputs) -> str:
         """The resource's name with a suffix that two stacks don't share."""
@@ -221,30 +236,11 @@ pulumi.export("externalAddresses", nat.external_addresses)
 
     def desired(self, urn: str, id: str, inputs: NatGatewayInputs, past: Past) -> tuple[Object, ...]:
         """The gateway, the switches it needs, its forwards."""
-        gateway = Gateway(
-            name=id,
-            external=inputs.external_interface,
-            internal=inputs.internal_interfaces,
-            internal4=inputs.internal_ips,
-            internal6=inputs.internal_ipv6s,
-            nat6=inputs.enable_ipv6,
-            route6=inputs.route_ipv6,
-            snat4=inputs.external_ip,
-            snat6=inputs.external_ipv6,
-            dmz4=inputs.dmz_host,
-            dmz6=inputs.dmz_host_ipv6,
-            dmz_except=_SSH if inputs.dmz_except_ports is None else tuple(sorted(inputs.dmz_except_ports)),
-            mss_clamp=inputs.mss_clamp,
-            internal_forwarding=inputs.internal_forwarding,
-            firewall=inputs.firewall != "none",
-        )
         forwards = [to_forward(entry, id, None) for entry in inputs.forward_ports]
-        families: set[Family] = {forward.family for forward in forwards}
-        if inputs.internal_interfaces or inputs.internal_ips or inputs.dmz_host:
-            families.add("ipv4")
-        if inputs.enable_ipv6 or inputs.route_ipv6 or inputs.dmz_host_ipv6:
-            families.add("ipv6")
-        return (gateway, *(Forwarding(family) for family in sorted(families)), *forwards)
+        families = switched_on((about, getattr(inputs, name)) for name, about in inputs.properties_.items())
+        families |= {forward.family for forward in forwards}
+        switches = (Forwarding(family) for family in sorted(families))
+        return (Gateway(name=id, **fields_of(inputs)), *switches, *forwards)
 
     def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:
         """See `Kind`."""
@@ -287,53 +283,15 @@ pulumi.export("externalAddresses", nat.external_addresses)
         gateway = first_object(view, Gateway)
         if gateway is None:
             return {}
-        excepted = [] if gateway.dmz_except == _SSH else list(gateway.dmz_except)
-        return without_none(
-            {
-                "externalInterface": None if gateway.resolved else gateway.external,
-                "internalInterfaces": list(gateway.internal) or None,
-                "internalIps": list(gateway.internal4) or None,
-                "internalIpv6s": list(gateway.internal6) or None,
-                "enableIpv6": gateway.nat6 or None,
-                "externalIp": gateway.snat4,
-                "externalIpv6": gateway.snat6,
-                "dmzHost": gateway.dmz4,
-                "dmzHostIpv6": gateway.dmz6,
-                "dmzExceptPorts": None if gateway.dmz_except == _SSH else excepted,
-                "forwardPorts": [recorded_forward(x) for x in view.objects if isinstance(x, Forward)] or None,
-                "mssClamp": gateway.mss_clamp or None,
-                "internalForwarding": gateway.internal_forwarding or None,
-                "routeIpv6": gateway.route6 or None,
-                "firewall": None if gateway.firewall else "none",
-            }
-        )
+        found = declared_by(self.inputs, gateway, but={"externalInterface"} if gateway.resolved else ())
+        forwards = [recorded_forward(x) for x in view.objects if isinstance(x, Forward)]
+        return found | ({"forwardPorts": forwards} if forwards else {})
 
     def settle(self, declared: dict[str, Value], view: View) -> None:
         """See `Resource`. A gateway that is wholly gone shows as one without internal networks."""
-        seen = first_seen(view, GatewayState) or GatewayState(external="")
-        if seen.external and declared.get("externalInterface") is not None:
-            settle_value(declared, self.inputs, "externalInterface", seen.external)
-        for name, there in (
-            ("internalInterfaces", seen.internal),
-            ("internalIps", seen.internal4),
-            ("internalIpv6s", seen.internal6),
-        ):
-            settle_list(declared, self.inputs, name, there)
-        for name, value in (
-            ("enableIpv6", seen.nat6),
-            ("routeIpv6", seen.route6),
-            ("externalIp", seen.snat4),
-            ("externalIpv6", seen.snat6),
-            ("dmzHost", seen.dmz4),
-            ("dmzHostIpv6", seen.dmz6),
-            ("mssClamp", seen.mss_clamp),
-            ("internalForwarding", seen.internal_forwarding),
-        ):
-            settle_value(declared, self.inputs, name, value)
-        if seen.dropped:
-            settle_value(declared, self.inputs, "firewall", "none")
-        if seen.dmz4 or seen.dmz6:
-            settle_value(declared, self.inputs, "dmzExceptPorts", list(seen.dmz_except))
+        seen = first_seen(view, GatewayState) or GatewayState(name=view.id)
+        # The exceptions of a dmz host that is gone go with it, and come back with it.
+        settle(declared, self.inputs, seen, but=() if seen.dmz4 or seen.dmz6 else {"dmzExceptPorts"})
         _settle_forwards(declared, view)
 
 
@@ -358,11 +316,6 @@ def _settle_forwards(declared: dict[str, Value], view: View) -> None:
 def _items(inputs: Inputs, name: str) -> list[Value]:
     found = inputs.get(name)
     return list(found) if isinstance(found, list | tuple) else []
-
-
-def _given(inputs: Inputs, name: str) -> bool:
-    found = inputs.get(name)
-    return found is not UNKNOWN and bool(found)
 
 
 NAT_GATEWAY = NatGateway()

@@ -16,10 +16,9 @@ from hostnet.resources.schema.base import (
     Resource,
     first_object,
     first_seen,
-    settle_list,
-    settle_value,
 )
 from hostnet.resources.schema.destination import Destination, DestinationType
+from hostnet.resources.schema.fields import settle_list, settle_value
 from hostnet.resources.schema.kind import UNKNOWN, Inputs, Outputs, Value
 from hostnet.resources.schema.model import (
     Changes,

@@ -145,7 +145,11 @@ class Forwarding:
 
 @dataclass(frozen=True)
 class Gateway:
-    """NAT for internal networks through an external interface."""
+    """NAT for internal networks through an external interface.
+
+    A new field is seen without more ado (`GatewayState`), where the elements that it asks for are tagged with its name
+    (`agent/nft/elements.py`).
+    """
 
     type: ClassVar[str] = "gateway"
     name: str  # the NatGateway's id
@@ -290,24 +294,13 @@ class GuestState:
 
 
 @dataclass(frozen=True)
-class GatewayState:
-    """A gateway as the kernel has it: only what is wholly there."""
+class GatewayState(Gateway):
+    """A gateway as the kernel has it: as declared, without what is not wholly there.
 
-    external: str
+    A boolean is there while every element and every accept in another firewall is that it asks for.
+    """
+
     external_addresses: tuple[str, ...] = ()  # bare, global; the fixed ones where set
-    internal: tuple[str, ...] = ()
-    internal4: tuple[str, ...] = ()
-    internal6: tuple[str, ...] = ()
-    nat6: bool = False
-    route6: bool = False
-    snat4: str | None = None
-    snat6: str | None = None
-    dmz4: str | None = None
-    dmz6: str | None = None
-    dmz_except: tuple[int, ...] = ()
-    mss_clamp: bool = False
-    internal_forwarding: bool = False
-    dropped: bool = False  # in spite of `firewall`, somebody else's firewall drops what it should let through
 
 
 @dataclass(frozen=True)

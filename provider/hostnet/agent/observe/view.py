@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property
 from typing import Any
 
 from hostnet.agent.nft.elements import (
     Cell,
     Context,
+    Tag,
     compile_common,
     compile_object,
     counted,
@@ -190,7 +191,7 @@ def _see_guest(item: Guest, owner: Owner, observation: Observation) -> GuestStat
 
 
 def _see_gateway(item: Gateway, observation: Observation) -> GatewayState:
-    missing: set[tuple[str, str]] = set()
+    missing: set[Tag] = set()
     changed: dict[str, str] = {}
     for element, (name, value) in compile_object(item, observation.context):
         there = observation.elements.get(element_place(element))
@@ -207,29 +208,32 @@ def _see_gateway(item: Gateway, observation: Observation) -> GatewayState:
     if item.internal_forwarding and any(observation.lacks(_between(item, n, observation)) for n in "46"):
         missing.add(("internal_forwarding", ""))
 
-    def left(name: str, values: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(value for value in values if (name, value) not in missing)
+    if ("external", "") in missing:
+        missing |= {(name, x) for name in ("internal", "internal4", "internal6") for x in getattr(item, name)}
+    if item.key in observation.dropped:
+        missing.add(("firewall", ""))
+    state = GatewayState(**_there(item, missing, changed), external_addresses=external_addresses(item, observation))
+    return replace(state, external=item.external, internal=(*state.internal, *_strange_internal(item, observation)))
 
-    external = item.external or ""
-    fixed = {name: changed.get(name, value) for name, value in (("snat4", item.snat4), ("snat6", item.snat6))}
-    whole = ("external", "") not in missing
-    return GatewayState(
-        external=external,
-        external_addresses=external_addresses(item, observation),
-        internal=(*(left("internal", item.internal) if whole else ()), *_strange_internal(item, observation)),
-        internal4=left("internal4", item.internal4) if whole else (),
-        internal6=left("internal6", item.internal6) if whole else (),
-        nat6=item.nat6 and ("nat6", "") not in missing,
-        route6=item.route6 and ("route6", "") not in missing,
-        snat4=fixed["snat4"],
-        snat6=fixed["snat6"],
-        dmz4=None if ("dmz4", "") in missing else changed.get("dmz4", item.dmz4),
-        dmz6=None if ("dmz6", "") in missing else changed.get("dmz6", item.dmz6),
-        dmz_except=tuple(port for port in item.dmz_except if ("dmz_except", str(port)) not in missing),
-        mss_clamp=item.mss_clamp and ("mss_clamp", "") not in missing,
-        internal_forwarding=item.internal_forwarding and ("internal_forwarding", "") not in missing,
-        dropped=item.key in observation.dropped,
-    )
+
+def _there(item: Gateway, missing: Container[Tag], changed: Mapping[str, str]) -> dict[str, Any]:
+    """A gateway's fields as declared, but for what is missing or has another value.
+
+    Args:
+        item: The gateway.
+        missing: Fields, and items of fields that are lists, for which the kernel lacks something.
+        changed: What the kernel has in place of a field's value.
+    """
+    found: dict[str, Any] = {}
+    for each in fields(item):
+        declared = getattr(item, each.name)
+        if isinstance(declared, tuple):
+            found[each.name] = tuple(x for x in declared if (each.name, str(x)) not in missing)
+        elif (each.name, "") in missing:
+            found[each.name] = False if isinstance(declared, bool) else None
+        else:
+            found[each.name] = changed.get(each.name, declared)
+    return found
 
 
 def _shaken(name: str, observation: Observation) -> bool:

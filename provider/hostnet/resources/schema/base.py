@@ -1,27 +1,24 @@
 """What all kinds share: names, ids, derived MAC addresses, the diff of `connection`, drift of forwarding sysctls."""
 
 # ruff: noqa: A002 (an id is what Pulumi calls it)
-# ruff: noqa: ARG002 (hooks get what some kind needs)
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from hostnet.resources.connection import ELSEWHERE, compare_connections
+from hostnet.resources.schema.fields import switched_on
 from hostnet.resources.schema.kind import Autoname, Checked, Difference, Inputs, Outputs, Value
 from hostnet.resources.schema.model import (
     BadValueError,
     Changes,
     Declared,
-    ListOf,
     Record,
     Report,
-    Type,
-    compare_items,
     has_unknown,
 )
 from hostnet.resources.schema.types import NAME_MAX, InterfaceName
@@ -124,7 +121,7 @@ class Resource(Generic[In]):
 
     def needs(self, inputs: Inputs) -> set[Family]:
         """The families whose forwarding switch the resource needs."""
-        return set()
+        return switched_on((about, inputs.get(name)) for name, about in self.inputs.properties.items())
 
     def make_id(self, urn: str, inputs: In) -> str:
         """The id of a new resource; may hold `EXTERNAL_PLACEHOLDER`."""
@@ -259,37 +256,3 @@ def first_object(view: View, kind: type[ObjectT]) -> ObjectT | None:
 def seen_by_key(view: View) -> dict[str, ObjectState | None]:
     """What was seen, by the key of the object."""
     return {wish.key: seen for wish, seen in zip(view.objects, view.seen, strict=False)}
-
-
-def settle_value(declared: dict[str, Value], record: Record[Any], name: str, seen: Value) -> None:
-    """Write what was seen, unless it means the same; `seen` None takes the property out."""
-    about = record.properties[name]
-    found: Changes = {}
-    had = declared.get(name)
-    compare_items(about.type, about.default if had is None else had, about.default if seen is None else seen, "", found)
-    if not found:
-        return
-    if seen is None:
-        declared.pop(name, None)
-    else:
-        declared[name] = seen
-
-
-def settle_list(declared: dict[str, Value], record: Record[Any], name: str, seen: Iterable[str]) -> None:
-    """Keep the declared elements that were seen, as they are spelled; append what else was seen."""
-    kind: Type = record.properties[name].type
-    if not isinstance(kind, ListOf):
-        raise TypeError(name)
-    left = dict.fromkeys(seen)
-    had = declared.get(name)
-    kept = []
-    for item in had or ():
-        canonical = kind.item.canonical(item)
-        if canonical in left:
-            del left[canonical]
-            kept.append(item)
-    found = kept + list(left)
-    if had is None and not found:
-        return
-    if had is None or found != list(had):
-        declared[name] = found

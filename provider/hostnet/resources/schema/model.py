@@ -13,9 +13,12 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from hostnet.resources.schema.kind import UNKNOWN, Failure, Value
+
+if TYPE_CHECKING:
+    from hostnet.wire.objects import Family
 
 SHOWN = 60  # characters of a value that a message quotes
 PART = 3  # characters of a known name that are enough to mean it
@@ -283,6 +286,25 @@ def compare_items(kind: Type, old: Value, new: Value, path: str, changes: Change
         kind.compare(old, new, path, changes)
 
 
+def _same(value: Value) -> Value:
+    return value
+
+
+@dataclass(frozen=True)
+class Field:
+    """The field of the object on the wire that a property is.
+
+    Args:
+        name: Its name.
+        to_wire: From the program's value to the field's.
+        from_wire: From the field's value to one that the program could have given.
+    """
+
+    name: str
+    to_wire: Callable[[Value], Value] = _same
+    from_wire: Callable[[Value], Value] = _same
+
+
 @dataclass(frozen=True)
 class Property:
     """A property as declared: what `prop` and `output` put into a `Declared` class."""
@@ -298,6 +320,9 @@ class Property:
     required: bool = False
     replaces: bool = False
     secret: bool = False
+    field: Field | None = None
+    forwarding: Family | None = None
+    host_decides: bool = False
 
     @property
     def default_text(self) -> str:
@@ -322,31 +347,41 @@ def prop(
     required: bool = False,
     replaces: bool = False,
     secret: bool = False,
+    field: Field | str = "",
+    forwarding: Family | None = None,
+    host_decides: bool = False,
 ) -> Any:
     """Declare an input.
 
     Args:
-        kind: what it may hold.
-        doc: what it is; Markdown, full sentences.
-        default: what its absence means; never put into anybody's inputs.
-        default_doc: the default in words, where it is not a constant.
-        effect: what it does to the kernel.
-        unit: of a number ("bytes", "s").
-        required: whether it must be there.
-        replaces: whether a change replaces the resource.
-        secret: whether Pulumi must keep the value encrypted.
+        kind: What it may hold.
+        doc: What it is; Markdown, full sentences.
+        default: What its absence means; never put into anybody's inputs.
+        default_doc: The default in words, where it is not a constant.
+        effect: What it does to the kernel.
+        unit: Of a number ("bytes", "s").
+        required: Whether it must be there.
+        replaces: Whether a change replaces the resource.
+        secret: Whether Pulumi must keep the value encrypted.
+        field: The field of the object that goes to the host; what is desired, imported and seen of the property
+            follows from it (`schema/fields.py`).
+        forwarding: The family whose forwarding the host switches on where the property is given.
+        host_decides: Whether, where the property is absent, whatever the host has is fine.
     """
-    return Property("", "", kind, doc, effect, unit, default, default_doc, required, replaces, secret)
+    return Property(
+        "", "", kind, doc, effect, unit, default, default_doc, required, replaces, secret,
+        Field(field) if isinstance(field, str) and field else field or None, forwarding, host_decides,
+    )  # fmt: skip
 
 
 def output(kind: Type, doc: str, *, unit: str = "", always: bool = True) -> Any:
     """Declare an output.
 
     Args:
-        kind: what it holds.
-        doc: what it is; Markdown, full sentences.
-        unit: of a number.
-        always: it is there in every state of the resource.
+        kind: What it holds.
+        doc: What it is; Markdown, full sentences.
+        unit: Of a number.
+        always: Whether it is there in every state of the resource.
     """
     return Property("", "", kind, doc, unit=unit, required=always)
 
