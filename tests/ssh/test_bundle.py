@@ -21,7 +21,7 @@ from hostnet.agent.linux.install_hints import advice
 
 def built(package: Path, environ: dict[str, str]) -> str:
     """The digest as another process has it, of another copy of the package."""
-    code = "from hostnet.hosts import bundle; print(bundle.__file__, bundle.bundle().digest)"
+    code = "from hostnet.agent import bundle; print(bundle.__file__, bundle.bundle().digest)"
     environ = {"PYTHONPATH": str(package.parent), **environ}
     done = subprocess.run([sys.executable, "-c", code], env=environ, check=True, capture_output=True, text=True)
     place, digest = done.stdout.split()
@@ -73,6 +73,7 @@ def test_the_second_start_runs_what_the_first_compiled(file: Path) -> None:
     kept = file.with_suffix(".compiled")
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     codes = launch.compiled(file)
+    assert codes
     codes["hostnet/agent/main.py"] = compile("def main(): return 7", "main.py", "exec")
     launch.keep(kept, codes)
     assert run(file) == 7

@@ -10,7 +10,6 @@ import contextlib
 import gc
 import hashlib
 import marshal
-import os
 import sys
 from importlib.machinery import ModuleSpec
 from importlib.util import MAGIC_NUMBER
@@ -51,19 +50,20 @@ class Finder:
         exec(self._codes[path], module.__dict__)  # noqa: S102 - what `import` does
 
 
-def compiled(file: Path) -> Codes:
-    """The modules in the zip, compiled now or before."""
-    kept = file.with_suffix(".compiled")
+def kept_of(file: Path) -> Path:
+    """Where the compiled modules are kept."""
+    return file.with_suffix(".compiled")
+
+
+def compiled(file: Path) -> Codes | None:
+    """The modules of the zip as an earlier start compiled them; None where this Python has none that are whole."""
     with contextlib.suppress(OSError):
-        found = kept.read_bytes()
+        found = kept_of(file).read_bytes()
         digest, data = found[:_DIGEST_BYTES], found[_DIGEST_BYTES:]
         if digest == _digest(data):
             codes: Codes = marshal.loads(data)  # noqa: S302 - only root can write there
             return codes
-    codes = _compile(file)
-    with contextlib.suppress(OSError):  # a full disk, or one that can't be written: the next one compiles again
-        keep(kept, codes)
-    return codes
+    return None
 
 
 def _digest(data: bytes) -> bytes:
@@ -71,7 +71,8 @@ def _digest(data: bytes) -> bytes:
     return hashlib.sha256(MAGIC_NUMBER + data).digest()
 
 
-def _compile(file: Path) -> Codes:
+def compile_all(file: Path) -> Codes:
+    """Compile the modules of the zip."""
     from zipfile import ZipFile  # noqa: PLC0415 - for the first start alone
 
     with ZipFile(file) as archive:
@@ -80,22 +81,29 @@ def _compile(file: Path) -> Codes:
 
 
 def keep(path: Path, codes: Codes) -> None:
-    """Write and rename: nobody reads a half. It is not synced: what a crash leaves of it has another digest."""
+    """Keep the compiled modules. They are not synced: what a crash leaves of them has another digest.
+
+    Raises:
+        OSError: They can't be written.
+    """
+    from hostnet.agent.linux import files  # noqa: PLC0415 - the finder has to be there before
+
     data = marshal.dumps(codes)
-    part = path.with_suffix(f".{os.getpid()}")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(_digest(data) + data)
-        part.rename(path)
-    except OSError:
-        part.unlink()
-        raise
+    files.write(path, _digest(data) + data, 0o600, sync=False)
+
+
+def start(file: Path) -> None:
+    """Have `import` find the agent's modules compiled, from now on in the next start too."""
+    codes = compiled(file)
+    fresh = compile_all(file) if codes is None else {}
+    sys.meta_path.insert(0, Finder(file, codes or fresh))
+    if fresh:
+        with contextlib.suppress(OSError):  # the disk is full or can't be written: the next start compiles again
+            keep(kept_of(file), fresh)
 
 
 if __name__ == "__main__":
-    _file = Path(sys.argv[0])
-    sys.meta_path.insert(0, Finder(_file, compiled(_file)))
+    start(Path(sys.argv[0]))
     gc.disable()
     from hostnet.agent.main import main
 

@@ -23,9 +23,10 @@ from typing import Any, TextIO
 from hostnet import __version__
 from hostnet.agent.lasting import watch
 from hostnet.agent.lasting.persistence import Persistence, forget_agents
+from hostnet.agent.linux.process import started_at
 from hostnet.agent.record.netns import enter, namespace_of, store_here
 from hostnet.agent.transaction.commit_confirm import CommitConfirm
-from hostnet.agent.transaction.host import Host, started_at
+from hostnet.agent.transaction.host import Host
 from hostnet.agent.transaction.subsystems import Outcome
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import from_json, state_to_json, to_json

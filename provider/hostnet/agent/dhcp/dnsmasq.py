@@ -24,7 +24,6 @@ import hashlib
 import json
 import os
 import pwd
-import select
 import shutil
 import signal
 import socket
@@ -37,8 +36,9 @@ from pathlib import Path
 from hostnet.agent.dhcp import checksums
 from hostnet.agent.dhcp import config as dhcp
 from hostnet.agent.dhcp.config import Setup
-from hostnet.agent.linux import systemd, units
+from hostnet.agent.linux import files, systemd, units
 from hostnet.agent.linux.install_hints import advice_here
+from hostnet.agent.linux.process import end_process
 from hostnet.agent.plan.resolve import World
 from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.record import Store
@@ -50,7 +50,7 @@ _ABOUT = "about-this-directory.json"  # longer than any interface's name
 _NAMED_NAMESPACES = Path("/run/netns")
 _RESOLVED = Path("/run/systemd/resolve/resolv.conf")  # systemd-resolved's own servers, for those who can't ask it
 _RESOLV_CONF = Path("/etc/resolv.conf")
-_START, _STOP = 10.0, 5.0  # seconds of patience
+_START = 10.0  # seconds of patience
 _USERS = ("dnsmasq", "nobody")
 
 
@@ -149,7 +149,7 @@ class DhcpServers:
         self._prepare(setup.bridge)
         for old in place.glob("*.conf"):
             old.unlink()
-        _write(config, text, os.getgid(), 0o600)
+        files.write(config, text, 0o600, sync=False)
         self._write_lists(setup)
         self._start(setup.bridge, config)
         self._fill(setup.bridge)
@@ -161,7 +161,7 @@ class DhcpServers:
         return checksums.whole(bridge, self._filled(bridge))
 
     def _filled(self, bridge: str) -> str:
-        return _text_of(self._run / bridge / "checksums") or ""
+        return files.text_of(self._run / bridge / "checksums") or ""
 
     def _start(self, bridge: str, config: Path) -> None:
         """Start one; it returns when its sockets are bound and it has gone into the background.
@@ -198,7 +198,7 @@ class DhcpServers:
         _directory(RUN, 0o711)
         _directory(self._run, 0o711)
         about = {"state": str(self._state), "netns": None if self._kept != self._run else _namespace()}
-        _write(self._run / _ABOUT, json.dumps(about), os.getgid(), 0o600)
+        files.write(self._run / _ABOUT, json.dumps(about), 0o600, sync=False)  # /run ends with the boot
         place = self._run / bridge
         _directory(place, 0o750)
         os.chown(place, 0, group)
@@ -211,8 +211,8 @@ class DhcpServers:
         changed = False
         for name, text in _lists(setup).items():
             path = self._run / setup.bridge / name
-            if _text_of(path) != text:
-                _write(path, text, group, 0o640)
+            if files.text_of(path) != text:
+                files.write(path, text, 0o640, group=group, sync=False)
                 changed = True
         return changed
 
@@ -249,14 +249,14 @@ class DhcpServers:
             running = process is not None and process.config == place / _file(self._text(setup))
         except (HostnetError, OSError):
             return DhcpState(running=False, leases=leases)
-        lists = all(_text_of(place / name) == text for name, text in _lists(setup).items())
+        lists = all(files.text_of(place / name) == text for name, text in _lists(setup).items())
         return DhcpState(running and lists and self._whole(server.bridge), leases)
 
     def leases(self, bridge: str) -> tuple[Lease, ...]:
         """The leases in use on a bridge."""
         if "/" in bridge:
             return ()
-        return tuple(dhcp.parse_leases(_text_of(self._lease_file(bridge)) or "", time.time()))
+        return tuple(dhcp.parse_leases(files.text_of(self._lease_file(bridge)) or "", time.time()))
 
     def leased(self) -> dict[str, dict[str, str]]:
         """The addresses on lease, by bridge, with the MAC that has each."""
@@ -317,24 +317,6 @@ def _directory(path: Path, mode: int) -> None:
         path.chmod(mode)
 
 
-def _write(path: Path, text: str, group: int, mode: int) -> None:
-    """Put a file in place, whole."""
-    part = path.with_name(path.name + ".new")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        os.fchown(descriptor, 0, group)
-        os.fchmod(descriptor, mode)
-    part.rename(path)
-
-
-def _text_of(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return None
-
-
 def _directories(path: Path) -> Iterator[Path]:
     try:
         yield from (entry for entry in path.iterdir() if entry.is_dir())
@@ -361,7 +343,7 @@ def _resolv_file() -> Path:
         own = Path("/etc/netns") / entry / "resolv.conf"
         if own.exists():
             return own
-    servers = [line.split()[1] for line in (_text_of(_RESOLV_CONF) or "").splitlines() if _is_server(line)]
+    servers = [line.split()[1] for line in (files.text_of(_RESOLV_CONF) or "").splitlines() if _is_server(line)]
     local = bool(servers) and all(server.startswith("127.") or server == "::1" for server in servers)
     return _RESOLVED if local and _RESOLVED.exists() else _RESOLV_CONF
 
@@ -396,7 +378,7 @@ def _begin(bridge: str, argv: list[str], said: Path) -> None:
     except subprocess.TimeoutExpired:
         raise _failed(bridge, f"dnsmasq did not start within {_START:.0f} s") from None
     if done.returncode:
-        lines = ((_text_of(said) or "").strip() or done.stderr.strip()).splitlines()
+        lines = ((files.text_of(said) or "").strip() or done.stderr.strip()).splitlines()
         raise _failed(bridge, lines[-1] if lines else f"dnsmasq ended with exit code {done.returncode}")
 
 
@@ -415,7 +397,7 @@ def _failed(bridge: str, why: str) -> HostnetError:
 
 def _find(place: Path) -> _Process | None:
     """The process whose configuration is in this directory; its pid file is looked at first, then all processes."""
-    noted = _text_of(place / "pid")
+    noted = files.text_of(place / "pid")
     if noted is None and not place.exists():
         return None
     if noted is not None and noted.strip().isdigit():
@@ -436,7 +418,7 @@ def _process(pid: int, place: Path) -> _Process | None:
 
 def _config_of(pid: int) -> Path | None:
     """The configuration file on the command line of a dnsmasq; None for any other process."""
-    words = (_text_of(Path(f"/proc/{pid}/cmdline")) or "").split("\0")
+    words = (files.text_of(Path(f"/proc/{pid}/cmdline")) or "").split("\0")
     option = "--conf-file="
     if len(words) < 2 or Path(words[0]).name != "dnsmasq" or not words[1].startswith(option):
         return None
@@ -455,15 +437,8 @@ def _signal(process: _Process, number: signal.Signals) -> bool:
 def _stop(process: _Process) -> None:
     """End it and wait for its end."""
     with _opened(process) as descriptor:
-        if descriptor is None:
-            return
-        ended = select.poll()
-        ended.register(descriptor, select.POLLIN)
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(descriptor, number)
-            if ended.poll(_STOP * 1000):
-                return
+        if descriptor is not None:
+            end_process(descriptor)
 
 
 @contextlib.contextmanager

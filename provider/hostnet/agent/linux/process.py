@@ -6,11 +6,12 @@ import contextlib
 import os
 import select
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hostnet import __version__
+from hostnet.agent.linux import files
 from hostnet.agent.linux.systemd import in_scope
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin"
@@ -28,13 +29,31 @@ def log_path(record: Path) -> Path:
     return record.with_name(record.stem + ".watch.log")
 
 
-def started(pid: int) -> int | None:
-    """When a process started, in clock ticks since the boot; None where there is none, or only its remains."""
+# Fields of /proc/PID/stat behind the program's name, which may hold spaces and parentheses (proc_pid_stat(5)).
+_STATE, _PARENT, _STARTED = 0, 1, 19
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields behind the program's name; OSError where there is no such process."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def started_at(pid: int) -> int | None:
+    """When a process started, in clock ticks since the boot; None where it does not run (a zombie does not)."""
     try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        stat = _stat(pid)
     except OSError:
         return None
-    return None if state in "ZX" else int(rest[18])
+    return None if stat[_STATE] in "ZX" else int(stat[_STARTED])
+
+
+def parent(pid: int) -> int:
+    """The number of a process's parent; 0 for the first one of its PID namespace.
+
+    Raises:
+        OSError: There is no such process.
+    """
+    return int(_stat(pid)[_PARENT])
 
 
 def _boot() -> str:
@@ -43,30 +62,67 @@ def _boot() -> str:
 
 @dataclass(frozen=True)
 class Process:
-    """A process that lives: its number may be another's tomorrow, number, start and boot together are not."""
+    """One process for good: the kernel gives its number to another one later, but not with the same start.
+
+    Attributes:
+        pid: Its number.
+        started: When it started, in clock ticks since the boot.
+        version: The version of hostnet that it runs.
+    """
 
     pid: int
     started: int
     version: str = __version__
 
+    @property
+    def runs(self) -> bool:
+        """Whether it still runs."""
+        return started_at(self.pid) == self.started
+
     def stop(self) -> None:
-        """Ask it to end, make it end where it does not, and wait till it has."""
+        """Ask it to end, kill it where it does not, and wait for its end."""
+        with self._opened() as descriptor:
+            if descriptor is not None:
+                end_process(descriptor)
+
+    def kill(self) -> None:
+        """Kill it."""
+        with self._opened() as descriptor:
+            if descriptor is not None:
+                _send(descriptor, signal.SIGKILL)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int | None]:
+        """A descriptor that means this process and no later one of its number; None where it does not run."""
         try:
             descriptor = os.pidfd_open(self.pid)
         except ProcessLookupError:
+            yield None
             return
         try:
-            if started(self.pid) != self.started:
-                return  # the number is another's by now; from here on the descriptor means what we looked at
-            ended = select.poll()
-            ended.register(descriptor, select.POLLIN)
-            for number in (signal.SIGTERM, signal.SIGKILL):
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(descriptor, number)
-                if ended.poll(_PATIENCE * 1000):
-                    return
+            # Checked behind pidfd_open: from then on the descriptor can't come to mean another process.
+            yield descriptor if self.runs else None
         finally:
             os.close(descriptor)
+
+
+def end_process(descriptor: int) -> None:
+    """Ask a process to end, kill it where it does not, and wait for its end.
+
+    Args:
+        descriptor: Of pidfd_open(2).
+    """
+    ended = select.poll()
+    ended.register(descriptor, select.POLLIN)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        _send(descriptor, number)
+        if ended.poll(_PATIENCE * 1000):
+            return
+
+
+def _send(descriptor: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(descriptor, number)
 
 
 class PidFile:
@@ -82,13 +138,11 @@ class PidFile:
             process = Process(int(pid), int(start), version)
         except (OSError, ValueError):
             return None
-        return process if boot == _boot() and started(process.pid) == process.started else None
+        return process if boot == _boot() and process.runs else None
 
     def write(self, pid: int) -> None:
         """Say that it is this one."""
-        part = self.path.with_suffix(".part")
-        part.write_text(f"{pid} {started(pid) or 0} {_boot()} {__version__}\n")
-        part.rename(self.path)
+        files.write(self.path, f"{pid} {started_at(pid) or 0} {_boot()} {__version__}\n", sync=False)
 
     def remove(self) -> None:
         """Say that there is none."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hostnet.agent.linux import operations
+from hostnet.agent.linux import files, operations
 from hostnet.agent.linux.operations import Operation
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.wire.errors import Code, HostnetError
@@ -273,26 +273,11 @@ class Store:
             "undone": record.undone,
         }
         lines = [json.dumps(header), *(owner.line for owner in record.owners.values())]
-        temporary = self._path.with_suffix(".new")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write("\n".join(lines) + "\n")
-            file.flush()
-            if self._instance is None:
-                os.fsync(descriptor)  # a namespace's record has nothing to outlive: it ends with the boot
-        temporary.rename(self._path)
-        if self._instance is None:
-            self._sync_directory()
+        # A namespace's record has nothing to outlive: it ends with the boot.
+        files.write(self._path, "\n".join(lines) + "\n", 0o600, sync=self._instance is None)
         self._noted.unlink(missing_ok=True)
         stat = self._path.stat()
         self._stat, self._record = (stat.st_ino, stat.st_mtime_ns, stat.st_size), record
-
-    def _sync_directory(self) -> None:
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
     def _remove(self) -> None:
         """Take the record, the lock and, where nothing else is in it, the directory away."""

@@ -13,10 +13,10 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
 
 from hostnet.agent.lasting.persistence import Persistence
+from hostnet.agent.linux.process import Process
 from hostnet.agent.observe.view import see
 from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.record import ALL, Record, Store
@@ -188,9 +188,8 @@ class Host:
         """
 
         def end() -> None:
-            if pid != os.getpid() and started_at(pid) == started:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            if pid != os.getpid():
+                Process(pid, started).kill()
 
         def look(*_: object) -> None:
             if transaction and self._store.unconfirmed() == transaction:
@@ -248,12 +247,3 @@ def _note(
         record.note_outcome(transaction, {str(number): error.to_json() for number, error in errors.items()})
 
     return note
-
-
-def started_at(pid: int) -> int:
-    """When a process started, in clock ticks since the boot; -1 where there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return -1
-    return int(stat.rpartition(")")[2].split()[19])

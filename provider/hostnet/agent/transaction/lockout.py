@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from hostnet.agent.linux.process import parent
 from hostnet.wire.objects import Forward, Gateway, Object
 
 _SSH = 22
@@ -24,8 +25,8 @@ def ssh_port() -> int:
     while pid > 1:
         try:
             variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError, IndexError):
+            pid = parent(pid)
+        except OSError:
             break
         for variable in variables:
             name, _, value = variable.decode(errors="replace").partition("=")
