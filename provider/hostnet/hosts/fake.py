@@ -607,9 +607,7 @@ class _Step:
     def see_element(self, there: Gateway | Forward) -> ObjectState:
         external = there.external or ""
         if isinstance(there, Forward):
-            return ForwardState(
-                external, there.protocols, there.address, there.to_ports, there.listen, there.sources, there.loopback
-            )
+            return ForwardState(**vars(there))
         uplink = self.kernel.links.get(external)
         addresses = tuple(_bare(cidr) for cidr in uplink.addresses) if uplink else ()
         fixed = tuple(a for a in (there.snat4, there.snat6) if a)

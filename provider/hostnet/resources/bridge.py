@@ -18,7 +18,7 @@ from hostnet.resources.schema.base import (
     first_object,
     first_seen,
 )
-from hostnet.resources.schema.fields import settle_list, settle_value
+from hostnet.resources.schema.fields import declared_by, fields_of, settle, settle_list, settle_value
 from hostnet.resources.schema.kind import UNKNOWN, Autoname, Inputs, Outputs, Value
 from hostnet.resources.schema.model import (
     Declared,
@@ -157,6 +157,8 @@ class BridgeInputs(Declared):
         "The bridge's own MAC address.",
         default_doc="derived, stable",
         effect="Pinned when the bridge is created, so that it does not change as ports join.",
+        field="mac",
+        host_decides=True,
     )
     mtu: int | None = prop(
         Int(MTU_MIN, MTU_MAX),
@@ -164,19 +166,23 @@ class BridgeInputs(Declared):
         unit="bytes",
         default_doc="the kernel's choice",
         effect="Sets the MTU of the bridge.",
+        field="mtu",
+        host_decides=True,
     )
-    stp: bool = prop(Bool(), "Spanning tree protocol.", default=False, effect="`stp_state` of the bridge.")
+    stp: bool = prop(Bool(), "Spanning tree protocol.", default=False, effect="`stp_state` of the bridge.", field="stp")
     vlan_filtering: bool = prop(
         Bool(),
         "Filter by VLAN. Needs a kernel with CONFIG_BRIDGE_VLAN_FILTERING.",
         default=False,
         effect="`vlan_filtering` of the bridge.",
+        field="vlan_filtering",
     )
     port_isolation: bool = prop(
         Bool(),
         "Guests on the bridge can't reach each other, only the host and what lies behind it.",
         default=False,
         effect="Sets `isolated` on every port that hostnet attaches.",
+        field="port_isolation",
     )
     dhcp_server: DhcpServerInputs | None = prop(
         DHCP_SERVER,
@@ -201,12 +207,14 @@ class BridgeInputs(Declared):
         "own ports, where another firewall would drop them. Nothing else.",
         default=True,
         effect="A tagged accept in other people's dropping chains.",
+        field="open_firewall",
     )
     adopt: bool = prop(
         Bool(),
         "Take over a bridge of this name that exists already, whole: addresses that are not declared are drift, and "
         "destroy deletes it.",
         default=False,
+        field="adopt",
     )
     connection: ConnectionInputs | None = connection_prop()
 
@@ -343,17 +351,7 @@ pulumi.export("gateway", bridge.gateway)
 
     def desired(self, urn: str, id: str, inputs: BridgeInputs, past: Past) -> tuple[Object, ...]:
         """The link, its addresses and its server."""
-        link = Link(
-            name=inputs.name,
-            kind="bridge",
-            mac=self._mac(urn, inputs, past),
-            mtu=inputs.mtu,
-            stp=inputs.stp,
-            vlan_filtering=inputs.vlan_filtering,
-            port_isolation=inputs.port_isolation,
-            adopt=inputs.adopt,
-            open_firewall=inputs.open_firewall,
-        )
+        link = Link(inputs.name, "bridge", **{**fields_of(inputs), "mac": self._mac(urn, inputs, past)})
         addresses = tuple(Address(inputs.name, cidr) for cidr in inputs.addresses)
         if inputs.dhcp_server is None and not inputs.ipv6_send_ra:
             return (link, *addresses)
@@ -425,17 +423,11 @@ pulumi.export("gateway", bridge.gateway)
         return derived_mac(_DERIVED_FIRST, "bridge", urn, now["name"])
 
     def recorded(self, view: View) -> dict[str, Value]:
-        """See `Resource`. The MAC address is left out: a derived one is no declaration."""
+        """See `Resource`. The MAC address is left out: a derived one is no declaration. Nor is who made it."""
         link = first_object(view, Link)
         out: dict[str, Value] = {"name": view.id}
         if link is not None:
-            out |= without_none(
-                {
-                    "mtu": link.mtu,
-                    "portIsolation": link.port_isolation or None,
-                    "openFirewall": None if link.open_firewall else False,
-                }
-            )
+            out |= declared_by(self.inputs, link, but={"macAddress", "adopt"})
         elif (seen := first_seen(view, LinkState)) is not None and seen.mtu != ETHERNET_MTU:
             out["mtu"] = seen.mtu
         server = first_object(view, DhcpServer)
@@ -446,13 +438,8 @@ pulumi.export("gateway", bridge.gateway)
         link = first_seen(view, LinkState)
         if link is None:
             return
+        settle(declared, self.inputs, link)
         settle_list(declared, self.inputs, "addresses", link.open_to)
-        if declared.get("macAddress") is not None:
-            settle_value(declared, self.inputs, "macAddress", link.mac)
-        if declared.get("mtu") is not None:
-            settle_value(declared, self.inputs, "mtu", link.mtu)
-        settle_value(declared, self.inputs, "stp", link.stp)
-        settle_value(declared, self.inputs, "vlanFiltering", link.vlan_filtering)
         if link.dropped:
             settle_value(declared, self.inputs, "openFirewall", seen=False)
         if first_object(view, DhcpServer):

@@ -18,11 +18,12 @@ from hostnet.resources.schema.base import (
     first_seen,
 )
 from hostnet.resources.schema.destination import Destination, DestinationType
-from hostnet.resources.schema.fields import settle_list, settle_value
+from hostnet.resources.schema.fields import declared_by, fields_of, settle
 from hostnet.resources.schema.kind import UNKNOWN, Inputs, Outputs, Value
 from hostnet.resources.schema.model import (
     Changes,
     Declared,
+    Field,
     ListOf,
     Record,
     Report,
@@ -59,6 +60,11 @@ _KEY = frozenset({"natGateway", "externalInterface", "protocol", "sourcePort", "
 _WILDCARDS = frozenset({"0.0.0.0", "::"})
 
 
+def sorted_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
+    """Addresses in the order that ids have."""
+    return tuple(sorted(addresses, key=lambda a: int(parse_ip(a))))
+
+
 class ForwardInputs(Declared):
     """A port forward."""
 
@@ -67,6 +73,7 @@ class ForwardInputs(Declared):
         "The protocol, in lower case.",
         default="tcp",
         effect="The first part of the element's key in the forward maps of table `inet hostnet`.",
+        field=Field("protocols", to_wire=lambda word: tuple(word.split("+")), from_wire="+".join),
     )
     source_port: str = prop(
         PortSpec(),
@@ -91,6 +98,7 @@ class ForwardInputs(Declared):
         default=(),
         default_doc="every address of the external side",
         effect="A part of the key. Addresses are not added to the host.",
+        field=Field("listen", to_wire=sorted_addresses),
     )
     source_cidrs: tuple[str, ...] = prop(
         ListOf(NetCidr()),
@@ -99,12 +107,14 @@ class ForwardInputs(Declared):
         default=(),
         default_doc="anyone",
         effect="Elements of the forward's source set.",
+        field="sources",
     )
     loopback: bool = prop(
         Bool(),
         "Also reached from the host itself and from the internal networks, the guest itself included.",
         default=True,
         effect="An element of the map that the output hook and the internal interfaces use.",
+        field="loopback",
     )
 
 
@@ -203,53 +213,34 @@ def to_forward(inputs: ForwardInputs, gateway: str | None, external: str | None)
     """The object of a forward."""
     destination, source = inputs.destination, split_ports(inputs.source_port)
     return Forward(
+        **fields_of(inputs),
         family=destination.family,
-        protocols=tuple(inputs.protocol.split("+")),
         ports=source,
         address=destination.address,
         to_ports=destination.ports or source,
         gateway=gateway,
         external=external,
-        listen=sorted_addresses(inputs.listen_addresses),
-        sources=inputs.source_cidrs,
-        loopback=inputs.loopback,
     )
-
-
-def sorted_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
-    """Addresses in the order that ids have."""
-    return tuple(sorted(addresses, key=lambda a: int(parse_ip(a))))
 
 
 def recorded_forward(forward: Forward) -> dict[str, Value]:
     """The inputs of a forward from its object: only what is not default."""
     ports = None if forward.to_ports == forward.ports else forward.to_ports
-    protocol = "+".join(forward.protocols)
-    return without_none(
-        {
-            "protocol": None if protocol == "tcp" else protocol,
-            "sourcePort": forward.ports[0] if forward.ports[0] == forward.ports[1] else ports_text(forward.ports),
-            "destination": str(Destination(forward.address, ports)),
-            "listenAddresses": list(forward.listen) or None,
-            "sourceCidrs": list(forward.sources) or None,
-            "loopback": None if forward.loopback else False,
-        }
-    )
+    first, last = forward.ports
+    return {
+        "sourcePort": first if first == last else ports_text(forward.ports),
+        "destination": str(Destination(forward.address, ports)),
+        **declared_by(FORWARD_PORT, forward),
+    }
 
 
 def settle_forward(declared: dict[str, Value], seen: ForwardState, record: Record[Any]) -> None:
     """Put into a forward's inputs what the kernel has otherwise than declared."""
-    if seen.protocols:
-        order = str(declared.get("protocol") or "tcp").split("+")
-        there = sorted(seen.protocols, key=lambda p: order.index(p) if p in order else len(order))
-        settle_value(declared, record, "protocol", "+".join(there))
+    settle(declared, record, seen)
     source = split_ports(PortSpec().parse(declared["sourcePort"]))
     had = destination_of(declared["destination"])
     if had is None or had.on(source) != Destination(seen.address, seen.to_ports):
         declared["destination"] = str(Destination(seen.address, None if seen.to_ports == source else seen.to_ports))
-    settle_list(declared, record, "listenAddresses", seen.listen)
-    settle_list(declared, record, "sourceCidrs", seen.sources)
-    settle_value(declared, record, "loopback", seen.loopback)
 
 
 class PortForwardInputs(ForwardInputs):

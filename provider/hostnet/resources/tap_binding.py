@@ -20,7 +20,7 @@ from hostnet.resources.schema.base import (
     first_object,
     first_seen,
 )
-from hostnet.resources.schema.fields import settle_list, settle_value
+from hostnet.resources.schema.fields import declared_by, fields_of, settle, settle_list, settle_value
 from hostnet.resources.schema.kind import UNKNOWN, Autoname, Inputs, Outputs, Value
 from hostnet.resources.schema.model import (
     Changes,
@@ -118,13 +118,26 @@ class TapBindingInputs(Declared):
         effect="Sets the TAP's master.",
     )
     owner: str | None = prop(
-        Account(), "The user, by name or number, who may open the TAP.", default_doc="root", effect="TUNSETOWNER."
+        Account(),
+        "The user, by name or number, who may open the TAP.",
+        default_doc="root",
+        effect="TUNSETOWNER.",
+        field="user",
     )
     group: str | None = prop(
-        Account(), "The group, by name or number, that may open the TAP.", default_doc="none", effect="TUNSETGROUP."
+        Account(),
+        "The group, by name or number, that may open the TAP.",
+        default_doc="none",
+        effect="TUNSETGROUP.",
+        field="group",
     )
     multi_queue: bool = prop(
-        Bool(), "Several queues.", default=False, effect="IFF_MULTI_QUEUE of the TAP.", replaces=True
+        Bool(),
+        "Several queues.",
+        default=False,
+        effect="IFF_MULTI_QUEUE of the TAP.",
+        replaces=True,
+        field="multi_queue",
     )
     vnet_hdr: bool = prop(
         Bool(),
@@ -132,6 +145,7 @@ class TapBindingInputs(Declared):
         default=True,
         effect="IFF_VNET_HDR of the TAP.",
         replaces=True,
+        field="vnet_hdr",
     )
     mtu: int | None = prop(
         Int(MTU_MIN, TAP_MTU_MAX),
@@ -139,6 +153,8 @@ class TapBindingInputs(Declared):
         unit="bytes",
         default_doc="the kernel's choice",
         effect="Sets the MTU of the TAP.",
+        field="mtu",
+        host_decides=True,
     )
     isolated: bool = prop(
         Bool(),
@@ -260,17 +276,7 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
         if inputs.match:
             return (GlobObject(inputs.bridge or "", inputs.match, inputs.isolated),)
         name = inputs.name or id
-        objects: list[Object] = [
-            Link(
-                name=name,
-                kind="tap",
-                mtu=inputs.mtu,
-                user=inputs.owner,
-                group=inputs.group,
-                multi_queue=inputs.multi_queue,
-                vnet_hdr=inputs.vnet_hdr,
-            )
-        ]
+        objects: list[Object] = [Link(name, "tap", **fields_of(inputs))]
         if inputs.bridge:
             objects.append(Port(name, inputs.bridge, inputs.isolated))
         objects += (Address(name, cidr) for cidr in inputs.addresses)
@@ -337,19 +343,17 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
             return without_none({"match": glob.pattern, "bridge": glob.bridge, "isolated": glob.isolated or None})
         link, seen = first_object(view, Link), first_seen(view, LinkState)
         port, guest = first_object(view, Port), first_object(view, Guest)
-        mtu = link.mtu if link else None
-        if link is None and seen and seen.mtu != ETHERNET_MTU:
-            mtu = seen.mtu
-        vnet_hdr = link.vnet_hdr if link else seen.vnet_hdr if seen else True
-        return without_none(
-            {
-                "name": view.id,
-                "mtu": mtu,
-                "vnetHdr": None if vnet_hdr else False,
-                "isolated": (port.isolated or None) if port else None,
-                "guest": without_none({"hostname": guest.hostname}) if guest else None,
-            }
-        )
+        out: dict[str, Value] = {"name": view.id}
+        if link is not None:
+            out |= declared_by(self.inputs, link)
+        elif seen is not None:
+            out |= {"mtu": seen.mtu} if seen.mtu != ETHERNET_MTU else {}
+            out |= {} if seen.vnet_hdr else {"vnetHdr": False}
+        if port is not None and port.isolated:
+            out["isolated"] = True
+        if guest is not None:
+            out["guest"] = without_none({"hostname": guest.hostname})
+        return out
 
     def settle(self, declared: dict[str, Value], view: View) -> None:
         """See `Resource`."""
@@ -360,13 +364,9 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
         link = first_seen(view, LinkState)
         if link is None:
             return
+        # vnetHdr is left: whoever opens the TAP sets that flag (tun_set_iff), so what the kernel has says nothing.
+        settle(declared, self.inputs, link, but={"vnetHdr"})
         settle_value(declared, self.inputs, "bridge", link.bridge)
-        settle_value(declared, self.inputs, "owner", link.user)
-        settle_value(declared, self.inputs, "group", link.group)
-        settle_value(declared, self.inputs, "multiQueue", link.multi_queue)
-        # vnetHdr is left: whoever opens the TAP sets that flag anew (tun_set_iff), so it is not ours to keep.
-        if declared.get("mtu") is not None:
-            settle_value(declared, self.inputs, "mtu", link.mtu)
         if link.bridge is not None:
             settle_value(declared, self.inputs, "isolated", link.isolated)
         settle_list(declared, self.inputs, "addresses", link.open_to)

@@ -304,16 +304,8 @@ class GatewayState(Gateway):
 
 
 @dataclass(frozen=True)
-class ForwardState:
-    """A forward as the kernel has it: only what is wholly there."""
-
-    external: str
-    protocols: tuple[str, ...]
-    address: str
-    to_ports: Ports
-    listen: tuple[str, ...] = ()
-    sources: tuple[str, ...] = ()
-    loopback: bool = False
+class ForwardState(Forward):
+    """A forward as the kernel has it: as declared, without what is not wholly there."""
 
 
 @dataclass(frozen=True)

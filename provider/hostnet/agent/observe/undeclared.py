@@ -20,7 +20,7 @@ def strange_forwards(owner: Owner, observation: Observation) -> list[tuple[Forwa
         if not value or len(key) < 3 or key[0] not in devices:
             continue
         forward = _forward(gateway, name, key, value)
-        seen = ForwardState(gateway.external or "", forward.protocols, forward.address, forward.to_ports)
+        seen = ForwardState(**{**vars(forward), "external": gateway.external})
         found.setdefault(forward.key, (forward, seen))
     return list(found.values())
 

@@ -333,7 +333,9 @@ def _see_forward(item: Forward, observation: Observation) -> ForwardState | None
         and observation.within
         and all(element_place(each) in observation.elements for each in counted(item))
     )
-    return ForwardState(external, protocols, address, to_ports, listen, sources, item.loopback and within)
+    declared: dict[str, Any] = {**vars(item), "loopback": item.loopback and within}
+    found = {"protocols": protocols, "address": address, "to_ports": to_ports, "listen": listen, "sources": sources}
+    return ForwardState(**{**declared, **found, "external": external})
 
 
 def _takes(protocol: str, there: list[tuple[Cell, bool]]) -> bool:
