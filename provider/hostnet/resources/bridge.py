@@ -15,8 +15,6 @@ from hostnet.resources.schema.base import (
     Resource,
     derived_mac,
     fill_interface_name,
-    first_object,
-    first_seen,
 )
 from hostnet.resources.schema.fields import declared_by, fields_of, settle, settle_list, settle_value
 from hostnet.resources.schema.kind import UNKNOWN, Autoname, Inputs, Outputs, Value
@@ -370,10 +368,10 @@ pulumi.export("gateway", bridge.gateway)
 
     def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:
         """See `Kind`."""
-        link = first_seen(view, LinkState)
+        link = view.state(LinkState)
         if link is None:
             return {"name": inputs.get("name") or view.id, "addresses": [], "subnets": [], "leases": []}
-        served = first_seen(view, DhcpState)
+        served = view.state(DhcpState)
         leases = [
             {"macAddress": x.mac, "address": x.address, "hostname": x.hostname, "expires": x.expires}
             for x in (served.leases if served else ())
@@ -424,26 +422,26 @@ pulumi.export("gateway", bridge.gateway)
 
     def recorded(self, view: View) -> dict[str, Value]:
         """See `Resource`. The MAC address is left out: a derived one is no declaration. Nor is who made it."""
-        link = first_object(view, Link)
+        link = view.object(Link)
         out: dict[str, Value] = {"name": view.id}
         if link is not None:
             out |= declared_by(self.inputs, link, but={"macAddress", "adopt"})
-        elif (seen := first_seen(view, LinkState)) is not None and seen.mtu != ETHERNET_MTU:
+        elif (seen := view.state(LinkState)) is not None and seen.mtu != ETHERNET_MTU:
             out["mtu"] = seen.mtu
-        server = first_object(view, DhcpServer)
+        server = view.object(DhcpServer)
         return out | _recorded_server(server, view) if server else out
 
     def settle(self, declared: dict[str, Value], view: View) -> None:
         """See `Resource`. What was not declared is the kernel's choice, but for the addresses."""
-        link = first_seen(view, LinkState)
+        link = view.state(LinkState)
         if link is None:
             return
         settle(declared, self.inputs, link)
         settle_list(declared, self.inputs, "addresses", link.open_to)
         if link.dropped:
             settle_value(declared, self.inputs, "openFirewall", seen=False)
-        if first_object(view, DhcpServer):
-            served = first_seen(view, DhcpState)
+        if view.object(DhcpServer):
+            served = view.state(DhcpState)
             if served is None or not (served.running and served.reached):
                 declared.pop("dhcpServer", None)
             if served is None or not served.running:
@@ -488,7 +486,7 @@ def _recorded_server(server: DhcpServer, view: View) -> dict[str, Value]:
             }
         )
     if server.send_ra:
-        link = first_seen(view, LinkState)
+        link = view.state(LinkState)
         out["ipv6SendRa"] = True
         if link and server.ra_prefixes != advertised(map(parse_interface, link.addresses)):
             out["ipv6Prefixes"] = list(server.ra_prefixes)

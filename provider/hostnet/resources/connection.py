@@ -5,7 +5,6 @@ No reason given here ever quotes a value: a mistyped password in the wrong prope
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -195,18 +194,8 @@ def decode_config(inputs: Inputs) -> dict[str, Value]:
         about = PROVIDER.properties.get(name)
         if name in _ENGINE_KEYS or value is None:
             continue
-        if isinstance(value, str) and about and about.type.label not in {"string", "string: an absolute path"}:
-            out[name] = _from_text(value)
-        else:
-            out[name] = value
+        out[name] = about.type.from_text(value) if about and isinstance(value, str) else value
     return out
-
-
-def _from_text(value: str) -> Value:
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value  # the check says what is wrong with it, or it is a word as it should be
 
 
 def check_config(inputs: Inputs) -> Checked:

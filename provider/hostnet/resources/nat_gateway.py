@@ -25,10 +25,7 @@ from hostnet.resources.schema.base import (
     Past,
     Resource,
     digest,
-    first_object,
-    first_seen,
     sanitised,
-    seen_by_key,
 )
 from hostnet.resources.schema.fields import declared_by, fields_of, settle, switched_on
 from hostnet.resources.schema.kind import UNKNOWN, Inputs, Outputs, Value
@@ -244,7 +241,7 @@ pulumi.export("externalAddresses", nat.external_addresses)
 
     def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:
         """See `Kind`."""
-        seen, wish = first_seen(view, GatewayState), first_object(view, Gateway)
+        seen, wish = view.state(GatewayState), view.object(Gateway)
         external = seen.external if seen else (wish.external if wish else None) or inputs.get("externalInterface")
         return without_none(
             {
@@ -280,16 +277,16 @@ pulumi.export("externalAddresses", nat.external_addresses)
 
     def recorded(self, view: View) -> dict[str, Value]:
         """See `Resource`."""
-        gateway = first_object(view, Gateway)
+        gateway = view.object(Gateway)
         if gateway is None:
             return {}
         found = declared_by(self.inputs, gateway, but={"externalInterface"} if gateway.resolved else ())
-        forwards = [recorded_forward(x) for x in view.objects if isinstance(x, Forward)]
+        forwards = [recorded_forward(each) for each in view.every(Forward)]
         return found | ({"forwardPorts": forwards} if forwards else {})
 
     def settle(self, declared: dict[str, Value], view: View) -> None:
         """See `Resource`. A gateway that is wholly gone shows as one without internal networks."""
-        seen = first_seen(view, GatewayState) or GatewayState(name=view.id)
+        seen = view.state(GatewayState) or GatewayState(name=view.id)
         # The exceptions of a dmz host that is gone go with it, and come back with it.
         settle(declared, self.inputs, seen, but=() if seen.dmz4 or seen.dmz6 else {"dmzExceptPorts"})
         _settle_forwards(declared, view)
@@ -297,8 +294,8 @@ pulumi.export("externalAddresses", nat.external_addresses)
 
 def _settle_forwards(declared: dict[str, Value], view: View) -> None:
     """The entries that are there, as they are there; then those that somebody else added."""
-    by_key = seen_by_key(view)
-    gateway = first_object(view, Gateway)
+    by_key = view.states()
+    gateway = view.object(Gateway)
     found, declared_keys = [], set()
     for entry in declared.get("forwardPorts") or ():
         forward = to_forward(FORWARD_PORT.typed(entry), gateway.name if gateway else view.id, None)
@@ -308,7 +305,7 @@ def _settle_forwards(declared: dict[str, Value], view: View) -> None:
             there = dict(entry)
             settle_forward(there, seen, FORWARD_PORT)
             found.append(there)
-    found += [recorded_forward(x) for x in view.objects if isinstance(x, Forward) and x.key not in declared_keys]
+    found += [recorded_forward(each) for each in view.every(Forward) if each.key not in declared_keys]
     if found or declared.get("forwardPorts"):
         declared["forwardPorts"] = found
 

@@ -14,8 +14,6 @@ from hostnet.resources.connection import ConnectionInputs, connection_prop
 from hostnet.resources.schema.base import (
     Past,
     Resource,
-    first_object,
-    first_seen,
 )
 from hostnet.resources.schema.destination import Destination, DestinationType
 from hostnet.resources.schema.fields import declared_by, fields_of, settle
@@ -331,7 +329,7 @@ pulumi.export("web", web.source_ports)
 
     def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:
         """See `Kind`."""
-        seen, wish = first_seen(view, ForwardState), first_object(view, Forward)
+        seen, wish = view.state(ForwardState), view.object(Forward)
         forward = to_forward(self.inputs.typed(inputs), None, None)
         external = seen.external if seen else (wish.external if wish else None) or inputs.get("externalInterface")
         return without_none(
@@ -370,7 +368,7 @@ pulumi.export("web", web.source_ports)
 
     def recorded(self, view: View) -> dict[str, Value]:
         """See `Resource`."""
-        forward = first_object(view, Forward)
+        forward = view.object(Forward)
         if forward is None:
             return {}
         external = None if forward.resolved else forward.external
@@ -379,7 +377,7 @@ pulumi.export("web", web.source_ports)
 
     def settle(self, declared: dict[str, Value], view: View) -> None:
         """See `Resource`."""
-        seen = first_seen(view, ForwardState)
+        seen = view.state(ForwardState)
         if seen is not None and declared:
             settle_forward(declared, seen, self.inputs)
 

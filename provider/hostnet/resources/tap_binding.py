@@ -17,8 +17,6 @@ from hostnet.resources.schema.base import (
     Resource,
     derived_mac,
     fill_interface_name,
-    first_object,
-    first_seen,
 )
 from hostnet.resources.schema.fields import declared_by, fields_of, settle, settle_list, settle_value
 from hostnet.resources.schema.kind import UNKNOWN, Autoname, Inputs, Outputs, Value
@@ -300,11 +298,11 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
     def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:
         """See `Kind`."""
         if inputs.get("match") is not None:
-            attached = first_seen(view, GlobState)
+            attached = view.state(GlobState)
             return {"members": list(attached.members) if attached else []}
-        link = first_seen(view, LinkState)
+        link = view.state(LinkState)
         name = link.name if link else inputs.get("name") or view.id
-        guest = first_seen(view, GuestState)
+        guest = view.state(GuestState)
         return without_none(
             {
                 "name": name,
@@ -338,11 +336,11 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
 
     def recorded(self, view: View) -> dict[str, Value]:
         """See `Resource`. A guest's MAC and addresses are left out: derived ones are no declaration."""
-        glob = first_object(view, GlobObject)
+        glob = view.object(GlobObject)
         if glob is not None:
             return without_none({"match": glob.pattern, "bridge": glob.bridge, "isolated": glob.isolated or None})
-        link, seen = first_object(view, Link), first_seen(view, LinkState)
-        port, guest = first_object(view, Port), first_object(view, Guest)
+        link, seen = view.object(Link), view.state(LinkState)
+        port, guest = view.object(Port), view.object(Guest)
         out: dict[str, Value] = {"name": view.id}
         if link is not None:
             out |= declared_by(self.inputs, link)
@@ -357,11 +355,11 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
 
     def settle(self, declared: dict[str, Value], view: View) -> None:
         """See `Resource`."""
-        if (attached := first_seen(view, GlobState)) is not None:
+        if (attached := view.state(GlobState)) is not None:
             if attached.members:
                 settle_value(declared, self.inputs, "isolated", attached.isolated)
             return
-        link = first_seen(view, LinkState)
+        link = view.state(LinkState)
         if link is None:
             return
         # vnetHdr is left: whoever opens the TAP sets that flag (tun_set_iff), so what the kernel has says nothing.
@@ -376,9 +374,9 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
     @staticmethod
     def _settle_guest(declared: dict[str, Value], view: View) -> None:
         guest = declared.get("guest")
-        if not isinstance(guest, Mapping) or first_object(view, Guest) is None:
+        if not isinstance(guest, Mapping) or view.object(Guest) is None:
             return
-        seen = first_seen(view, GuestState)
+        seen = view.state(GuestState)
         if seen is None:
             del declared["guest"]
             return

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from hostnet.wire.objects import Object, ObjectState
+
+ObjectT = TypeVar("ObjectT")
+StateT = TypeVar("StateT")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,22 @@ class View:
     objects: tuple[Object, ...] = ()
     seen: tuple[ObjectState | None, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    def object(self, kind: type[ObjectT]) -> ObjectT | None:
+        """The first object of a type."""
+        return next((each for each in self.objects if isinstance(each, kind)), None)
+
+    def every(self, kind: type[ObjectT]) -> list[ObjectT]:
+        """All objects of a type."""
+        return [each for each in self.objects if isinstance(each, kind)]
+
+    def state(self, kind: type[StateT]) -> StateT | None:
+        """The first state of a type."""
+        return next((each for each in self.seen if isinstance(each, kind)), None)
+
+    def states(self) -> dict[str, ObjectState | None]:
+        """Every object's state, by the object's key."""
+        return {each.key: seen for each, seen in zip(self.objects, self.seen)}
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,13 @@ from hostnet.resources.schema.model import (
     has_unknown,
 )
 from hostnet.resources.schema.types import NAME_MAX, InterfaceName
-from hostnet.wire.objects import Family, Forwarding, ForwardingState, Object, ObjectState
+from hostnet.wire.objects import Family, Forwarding, ForwardingState, Object
 from hostnet.wire.requests import Change, Query, View
 
 SUFFIX = 7  # hexadecimal digits of an autoname, as many as Pulumi's own
 FAMILIES: tuple[Family, Family] = ("ipv4", "ipv6")
 
 In = TypeVar("In", bound=Declared)
-SeenT = TypeVar("SeenT")
-ObjectT = TypeVar("ObjectT")
 
 
 @dataclass(frozen=True)
@@ -162,12 +160,8 @@ class Resource(Generic[In]):
 
     def forwarding(self, inputs: Inputs, view: View) -> dict[str, bool]:
         """The `forwarding` output: on, for a family that the resource needs and whose switch is on."""
-        needed = self.needs(inputs)
-        on = {
-            wish.family
-            for wish, seen in zip(view.objects, view.seen, strict=False)
-            if isinstance(wish, Forwarding) and isinstance(seen, ForwardingState) and seen.enabled
-        }
+        needed, states = self.needs(inputs), view.states()
+        on = {each for each in FAMILIES if states.get(Forwarding(each).key) == ForwardingState(enabled=True)}
         return {family: family in needed and family in on for family in FAMILIES}
 
     def _forwarding_drift(self, old_inputs: Inputs, old_outputs: Inputs, inputs: Inputs) -> Changes:
@@ -241,18 +235,3 @@ def fill_interface_name(
         kept["name"] = autonamed(autoname, fallback)
     except BadValueError as bad:
         report.fail("name", f"must be {bad}")
-
-
-def first_seen(view: View, kind: type[SeenT]) -> SeenT | None:
-    """The first view of a kind."""
-    return next((seen for seen in view.seen if isinstance(seen, kind)), None)
-
-
-def first_object(view: View, kind: type[ObjectT]) -> ObjectT | None:
-    """The first object of a kind."""
-    return next((wish for wish in view.objects if isinstance(wish, kind)), None)
-
-
-def seen_by_key(view: View) -> dict[str, ObjectState | None]:
-    """What was seen, by the key of the object."""
-    return {wish.key: seen for wish, seen in zip(view.objects, view.seen, strict=False)}

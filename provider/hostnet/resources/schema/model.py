@@ -10,6 +10,7 @@ A kind's inputs are a `Declared` class whose attributes are made with `prop`; `R
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -101,9 +102,10 @@ def known_items(value: Value) -> list[tuple[int, Value]]:
 
 
 class Type:
-    """What a property may hold. `label` names it in the docs."""
+    """What a property may hold. `label` names it in the docs; `record` is the record in it, where it has one."""
 
     label = "value"
+    record: Record[Any] | None = None
 
     def check(self, value: Value, path: str, report: Report) -> Value:
         """Report what is wrong; returns the canonical value with `UNKNOWN` in place of what was refused."""
@@ -126,11 +128,22 @@ class Type:
         """The type in Pulumi's schema language; records add themselves to `types`."""
         raise NotImplementedError
 
+    def from_text(self, given: str) -> Value:
+        """The value in a provider's configuration, where Pulumi writes all but strings as JSON."""
+        try:
+            return json.loads(given)
+        except ValueError:
+            return given  # the check says what is wrong with it
+
 
 class Scalar(Type):
     """A type whose values have no parts: `parse` is all there is to it."""
 
     json: Value = "string"
+
+    def from_text(self, given: str) -> Value:
+        """See `Type`."""
+        return given if self.json == "string" else super().from_text(given)
 
     def parse(self, value: Value) -> Value:
         """The canonical value.
@@ -176,7 +189,7 @@ class ListOf(Type):
 
     def __init__(self, item: Type, *, ordered: bool = False, key: Callable[[Value], Value] | None = None) -> None:
         self.item, self.ordered, self.key = item, ordered, key
-        self.label = f"list of {item.label}"
+        self.label, self.record = f"list of {item.label}", item.record
 
     def check(self, value: Value, path: str, report: Report) -> Value:
         """See `Type`."""
@@ -442,7 +455,7 @@ class Record(Type, Generic[T]):
             name = camel(attribute)
             replacing = about.replaces or name in replaces
             self.properties[name] = replace(about, name=name, attribute=attribute, replaces=replacing)
-        self.label = "{" + ", ".join(f"`{name}`" for name in self.properties) + "}"
+        self.label, self.record = token.rpartition(":")[2], self
 
     def check(self, value: Value, path: str, report: Report) -> Value:
         """See `Type`."""
