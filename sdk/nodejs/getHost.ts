@@ -37,7 +37,7 @@ export interface GetHostResult {
      */
     readonly firewalls: string[];
     /**
-     * Its forwarding switches.
+     * Its forwarding sysctls.
      */
     readonly forwarding: outputs.HostForwarding;
     /**

@@ -33,7 +33,7 @@ type GetHostResult struct {
 	DefaultRoute DefaultRoute `pulumi:"defaultRoute"`
 	// Other firewalls seen: "docker", "ufw", "firewalld", or the nftables table and chain.
 	Firewalls []string `pulumi:"firewalls"`
-	// Its forwarding switches.
+	// Its forwarding sysctls.
 	Forwarding HostForwarding `pulumi:"forwarding"`
 	// Its network interfaces.
 	Interfaces []HostInterface `pulumi:"interfaces"`
@@ -84,7 +84,7 @@ func (o GetHostResultOutput) Firewalls() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v GetHostResult) []string { return v.Firewalls }).(pulumi.StringArrayOutput)
 }
 
-// Its forwarding switches.
+// Its forwarding sysctls.
 func (o GetHostResultOutput) Forwarding() HostForwardingOutput {
 	return o.ApplyT(func(v GetHostResult) HostForwarding { return v.Forwarding }).(HostForwardingOutput)
 }

@@ -813,7 +813,7 @@ func (o ForwardPortArrayOutput) Index(i pulumi.IntInput) ForwardPortOutput {
 	}).(ForwardPortOutput)
 }
 
-// The host's forwarding switches, as far as the resource needs them.
+// The host's forwarding sysctls, as far as the resource needs them.
 type Forwarding struct {
 	// Whether the resource needs IPv4 forwarding and it is on.
 	Ipv4 bool `pulumi:"ipv4"`
@@ -821,7 +821,7 @@ type Forwarding struct {
 	Ipv6 bool `pulumi:"ipv6"`
 }
 
-// The host's forwarding switches, as far as the resource needs them.
+// The host's forwarding sysctls, as far as the resource needs them.
 type ForwardingOutput struct{ *pulumi.OutputState }
 
 func (ForwardingOutput) ElementType() reflect.Type {

@@ -82,7 +82,7 @@ export interface DefaultRoute {
 }
 
 /**
- * The host's forwarding switches, as far as the resource needs them.
+ * The host's forwarding sysctls, as far as the resource needs them.
  */
 export interface Forwarding {
     /**

@@ -71,7 +71,7 @@ class GetHostResult:
     @pulumi.getter
     def forwarding(self) -> 'outputs.HostForwarding':
         """
-        Its forwarding switches.
+        Its forwarding sysctls.
         """
         return pulumi.get(self, "forwarding")
 

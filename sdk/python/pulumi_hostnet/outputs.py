@@ -246,13 +246,13 @@ class DefaultRoute(dict):
 @pulumi.output_type
 class Forwarding(dict):
     """
-    The host's forwarding switches, as far as the resource needs them.
+    The host's forwarding sysctls, as far as the resource needs them.
     """
     def __init__(__self__, *,
                  ipv4: _builtins.bool,
                  ipv6: _builtins.bool):
         """
-        The host's forwarding switches, as far as the resource needs them.
+        The host's forwarding sysctls, as far as the resource needs them.
 
         :param _builtins.bool ipv4: Whether the resource needs IPv4 forwarding and it is on.
         :param _builtins.bool ipv6: Whether the resource needs IPv6 forwarding and it is on.
