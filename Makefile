@@ -1,63 +1,70 @@
-# Everything a checkout can do. Each target sets up what it needs first; what is there already is skipped.
+# Everything that a checkout can do. `make demo` and `make test` are the two commands to begin with.
+# Each target first sets up what it needs; set-up skips what is done.
 
 PYTHON ?= python3
 PY := .venv/bin/python
-# The machine's own pulumi where there is one, else the one that `setup` built, and stand-ins for what is missing.
+# The machine's own pulumi if it has one, else the one that set-up built, with stand-ins for what is missing beside it.
 export PATH := $(shell $(PYTHON) -m tools.setup env)
 
-# The lines of `make test` are one story, with pytest's closing line last.
+# The output of `make test` reads from top to bottom, and pytest's closing line comes last.
 .NOTPARALLEL:
 
-.PHONY: help setup demo test lint unit kernel fuzz sdk schema docs bench fleet latency clean
+.PHONY: help setup setup-demo setup-dev demo test lint unit kernel fuzz schema docs sdk bench fleet latency clean
 
-help: ## Say what there is
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
 
-setup: ## Install what is missing: Debian packages, .venv, pulumi, the test machines
-	@$(PYTHON) -m tools.setup
-
-demo: setup ## See hostnet at work, in throw-away network namespaces
+demo: setup-demo ## Watch hostnet at work, in network namespaces that are deleted at the end (as root or with sudo)
 	@$(PY) -m tools.demo
 
-test: setup lint unit kernel ## Everything that CI checks
+test: setup lint unit kernel ## Run everything that CI runs (as root)
 
-lint: setup ## Style and types
+setup: ## Install all that is missing: what `demo` needs, the development tools, the test machines
+	@$(PYTHON) -m tools.setup test
+
+setup-demo: ## Install only what `demo` needs: nftables, QEMU, .venv, pulumi, a microVM
+	@$(PYTHON) -m tools.setup demo
+
+setup-dev: ## Install only what a change of the code needs: .venv with the development tools, the SDK generator
+	@$(PYTHON) -m tools.setup dev
+
+lint: setup-dev ## Check style and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-unit: setup ## The tests that need neither root nor kernel
+unit: setup-dev ## Run the tests that need neither root nor the kernel's network
 	$(PY) -m pytest -q tests/unit
 
-kernel: setup ## All other tests: real packets, the real pulumi, a microVM, a whole server
+kernel: setup ## Run all other tests: real packets, the real pulumi, a microVM, a whole server (as root)
 	$(PY) -m pytest -q -n 2 --dist loadgroup --ignore=tests/unit tests
 
-fuzz: setup ## Random sequences against the model: HOSTNET_SEQUENCES (5000), HOSTNET_SEED (the time)
+fuzz: setup ## Run random sequences against the model: HOSTNET_SEQUENCES (default 5000), HOSTNET_SEED (the time)
 	@HOSTNET_SEQUENCES=$${HOSTNET_SEQUENCES:-5000} HOSTNET_SEED=$${HOSTNET_SEED:-$$(date +%s)} \
 		$(PY) -m pytest -q -n 2 tests/netns/test_properties.py -k test_whatever
 
-schema: setup ## schema.json from the resources' own types
+schema: setup-dev ## Write schema.json from the declarations in provider/hostnet/resources
 	$(PY) -m hostnet.resources.package_schema > schema.json.part
 	mv schema.json.part schema.json
 
-docs: setup ## docs/resources from the same types, and the listings in docs/ from runs of their commands (as root)
+docs: setup-demo ## Write docs/resources from the declarations, and the listings in docs/ from new runs (as root)
 	$(PY) -m hostnet.resources.reference_pages docs/resources
 	$(PY) -m tools.docs_listing docs/nft.md docs/drift-and-import.md
 
-sdk: schema ## The SDKs for Python, Node.js and Go from schema.json
+sdk: schema ## Write the SDKs for Python, Node.js and Go from schema.json
 	"$$($(PYTHON) -m tools.setup gensdk)" schema.json sdk tools/gensdk/overlays
-	@$(PYTHON) -m tools.setup
+	@$(PYTHON) -m tools.setup dev
 
-bench: setup ## Compare hostnet with a no-op provider, in one run
+bench: setup ## Compare hostnet with a provider that does nothing, in one run
 	$(PY) -m benchmarks.run
 
-fleet: setup ## The same for 50 hosts over SSH in one program: HOSTS, TAPS, FORWARDS, ROUNDS
+fleet: setup ## Compare the two for 50 hosts over SSH in one program: HOSTS, TAPS, FORWARDS, ROUNDS
 	$(PY) -m benchmarks.fleet
 
-latency: setup ## How long a host takes that is far away: RTTS (milliseconds), CREATES, ROUNDS
+latency: setup ## Measure a host that is far away: RTTS (milliseconds), CREATES, ROUNDS
 	$(PY) -m benchmarks.latency
 
-clean: ## Remove .venv and the cache
+clean: ## Remove .venv, the cache and build files; Debian packages stay
 	$(PYTHON) -m tools.setup clean
 	rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

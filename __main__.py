@@ -1,16 +1,16 @@
 """The network of a microVM host: a bridge, a guest's TAP, a NAT gateway and port forwards.
 
-Where it is built is said by the configuration value `target`: see Pulumi.yaml and docs/getting-started.md.
+The configuration value `target` says on which host: see Pulumi.yaml and docs/getting-started.md.
 """
 
 import pulumi
 import pulumi_hostnet as hostnet
 
-from throwaway_host import connection_to
+from tools.throwaway_host import connection_to
 
 config = pulumi.Config()
 connection = connection_to(config.require("target"))
-ports = {80: config.require_int("httpPort"), 443: 443}  # of the host, and where it leads in the guest
+ports = {80: config.require_int("httpPort"), 443: 443}  # port of the host: port of the guest
 
 bridge = hostnet.Bridge(
     "microvm",

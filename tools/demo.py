@@ -1,7 +1,7 @@
-"""`make demo`: hostnet at work, on a real microVM, in network namespaces that are thrown away.
+"""`make demo`: hostnet at work with a real microVM, in network namespaces that are deleted at the end.
 
-Nothing of the machine's own network, of the checkout or of the person's Pulumi settings is touched. It ends with exit
-status 0 only if every step did what its heading says.
+It changes nothing in the machine's own network, in the checkout, or in the person's Pulumi settings. Its exit status is
+0 only if every step did what its heading says.
 """
 
 import os
@@ -30,8 +30,8 @@ OUTSIDE = (f"http://{INTERNET4}/", f"http://[{INTERNET6}]/")
 TURNED = 130  # exit status after Ctrl-C, as a shell has it
 
 INTRO = """\
-hostnet makes the network of a Linux host part of a Pulumi stack. Here it builds the network of a host that runs
-a microVM. Host, client, router and internet are network namespaces; the microVM is a real one, in QEMU:
+hostnet makes the network of a Linux host part of a Pulumi stack. This demonstration builds the network of a host
+that runs a microVM. Host, client, router and internet are network namespaces; the microVM is a real one, in QEMU:
 
     client 192.0.2.20 ------+                               internet 198.51.100.10
                             |                                   |
@@ -41,21 +41,21 @@ a microVM. Host, client, router and internet are network namespaces; the microVM
 """
 
 REAL_HOST = """\
-To build the same network on this machine itself, as root (it forwards ports 80 and 443 of the default route's
-interface to 10.0.0.2), at the top of this checkout:
+To build the same network on this machine itself, run as root, at the top of this checkout:
 
-{path}    pulumi login --local             # or where you keep your stacks
+{path}    pulumi login --local              # or wherever you keep your stacks
     pulumi stack init mine
-    pulumi config set target machine  # without it: a network namespace that is thrown away
+    pulumi config set target machine  # without this: in a network namespace that the stack creates
     pulumi up
 
-`pulumi destroy` undoes it. Programs of your own: docs/getting-started.md\
+It forwards ports 80 and 443 of the default route's interface to 10.0.0.2. `pulumi destroy` undoes all of it.
+How to write a program of your own: docs/getting-started.md\
 """
 SET_PATH = "    export PATH=$(python3 -m tools.setup env)\n"
 
 
 class DemoError(Exception):
-    """A step did not show what it should have."""
+    """A step did not do what its heading says."""
 
 
 def check(holds: bool, otherwise: str) -> None:  # noqa: FBT001 - it reads as an assertion
@@ -69,7 +69,7 @@ def check(holds: bool, otherwise: str) -> None:  # noqa: FBT001 - it reads as an
 
 
 class Story:
-    """Tells on the terminal what happens."""
+    """Writes to the terminal what happens."""
 
     def __init__(self, console: Console) -> None:
         """Nothing has happened yet."""
@@ -77,7 +77,7 @@ class Story:
         self._steps = 0
 
     def step(self, title: str, why: str) -> None:
-        """Head a step with what it shows."""
+        """Print the heading of a step."""
         self._steps += 1
         self._console.print()
         self._console.print(Rule(f"[bold]{self._steps}. {escape(title)}[/]", align="left"))
@@ -93,7 +93,7 @@ class Story:
         sys.stdout.flush()
 
     def fact(self, text: str) -> None:
-        """Say what was checked and holds."""
+        """Print what was checked and is true."""
         self._console.print(f"[green]✓[/] {escape(text)}")
 
     def text(self, text: str) -> None:
@@ -105,11 +105,11 @@ class Demo:
     """The steps, in order."""
 
     def __init__(self, story: Story, world: World, pulumi: Pulumi) -> None:
-        """All is made, nothing has happened."""
+        """Take the world and the stack; run nothing yet."""
         self._story, self._world, self._pulumi = story, world, pulumi
 
     def run(self) -> None:
-        """Play the whole of it."""
+        """Run all steps."""
         before = self._world.snapshot()
         self._preview()
         self._up()
@@ -135,19 +135,21 @@ class Demo:
 
     def _preview(self) -> None:
         self._story.step(
-            "A preview: what would be made",
-            "The program is __main__.py at the top of the checkout. `target` says on which host to build, and is all "
-            "that has to be changed for a real one.",
+            "pulumi preview: what would be created",
+            "The program is __main__.py at the top of the checkout. Its setting `target` says on which host to build; "
+            "for a real host, nothing else changes.",
         )
         self._do("stack", "init", "demo")
         self._do("config", "set", "target", f"netns:{self._world.host.name}")
         self._do("config", "set", "hostnet:stateDir", str(self._pulumi.record))
         preview = self._do("preview", "--diff")
         check("8 to create" in preview, "the preview does not show eight resources to create")
-        self._story.fact("A preview has changed nothing on the host.")
+        self._story.fact("The preview has changed nothing on the host.")
 
     def _up(self) -> None:
-        self._story.step("pulumi up: the network is made", "A bridge, a TAP for the microVM, NAT and four forwards.")
+        self._story.step(
+            "pulumi up: create the network", "A bridge, a TAP for the microVM, NAT and four port forwards."
+        )
         self._do("up", "--yes", "--skip-preview")
         self._show_host("ip -brief address show")
         self._show_forwards()
@@ -170,8 +172,8 @@ class Demo:
         append = f"{guest['kernelIpArg']} ip6={address6},{guest['gateway6']}"
         self._story.step(
             "A microVM boots on the TAP",
-            "It gets its MAC address and its kernel's `ip=` argument from the stack's outputs. It serves HTTP, and "
-            f"fetches {' and '.join(OUTSIDE)} by itself. Without KVM this takes a few seconds.",
+            "Its MAC address and its kernel's `ip=` argument are outputs of the stack. It serves HTTP, and it "
+            f"fetches {' and '.join(OUTSIDE)}. It boots without KVM, in a few seconds.",
         )
         self._story.command(
             "host", f"qemu-system-x86_64 -M microvm -netdev tap,ifname={TAP},... mac={guest['macAddress']} {append}"
@@ -187,8 +189,8 @@ class Demo:
 
     def _way_in(self) -> None:
         self._story.step(
-            "The way in: a port of the host leads to the microVM",
-            "The client knows the host's address alone; the forwards lead to the microVM, in both IP families.",
+            "In: ports of the host lead to the microVM",
+            "The client knows only the host's addresses. The forwards lead to the microVM, over IPv4 and IPv6.",
         )
         for url in (f"http://{HOST4}/", f"http://{HOST4}:443/", f"http://[{HOST6}]/", f"http://[{HOST6}]:443/"):
             self._ask(url)
@@ -196,35 +198,35 @@ class Demo:
 
     def _way_out(self, vm: MicroVm) -> None:
         self._story.step(
-            "The way out: the microVM reaches the internet through NAT",
-            "Nobody out there knows the microVM's addresses. Servers on the internet tell whom they see.",
+            "Out: the microVM reaches the internet through NAT",
+            "The router has no route to the microVM. Servers on the internet answer with the address that they see.",
         )
         for url, host in zip(OUTSIDE, (HOST4, HOST6), strict=True):
             self._story.command("microVM", f"wget -O - {url}")
             self._story.line(vm.wait_for(f"FETCHED: hello {host}", PATIENCE))
         check(set(self._world.seen) == {HOST4, HOST6}, f"the servers on the internet saw {self._world.seen}")
-        self._story.fact(f"They have seen the host's addresses, {HOST4} and {HOST6}: NAT for IPv4, NAT66 for IPv6.")
+        self._story.fact(f"They saw the host's addresses, {HOST4} and {HOST6}: NAT for IPv4, NAT66 for IPv6.")
 
     def _drift(self) -> None:
         self._story.step(
-            "Drift: somebody flushes the firewall",
-            "A refresh compares the stack with what the kernel has, and the next `up` repairs the difference.",
+            "Drift: the firewall's rules are flushed by hand",
+            "`pulumi refresh` compares the stack with the kernel, and the next `pulumi up` repairs the difference.",
         )
         self._show_host("nft flush ruleset")
         check(is_refused(self._world, HOST4, 80), "port 80 still answers without the rules")
-        self._story.fact("Port 80 of the host does not answer any more.")
+        self._story.fact("Port 80 of the host no longer answers.")
         refresh = self._do("refresh", "--yes", "--skip-preview", "--suppress-outputs")
-        check("changes." in refresh, "the refresh has not seen the difference")
+        check("changes." in refresh, "the refresh did not see the difference")
         self._do("up", "--yes", "--skip-preview", "--suppress-outputs")
         self._ask(f"http://{HOST4}/")
         self._ask(f"http://[{HOST6}]/")
         self._do("up", "--yes", "--skip-preview", "--refresh", "--suppress-outputs", "--expect-no-changes")
-        self._story.fact("Repaired, and nothing is left to do.")
+        self._story.fact("It is repaired; one more `pulumi up --refresh` finds nothing to change.")
 
     def _change(self) -> None:
         self._story.step(
             "A change in place: port 80 leads to port 8080 of the microVM",
-            "An update of two elements of nftables maps, in one transaction: there is no moment without a destination.",
+            "An update of two elements of nftables maps in one transaction: the port always has a destination.",
         )
         self._do("config", "set", "httpPort", "8080")
         preview = self._do("preview", "--diff")
@@ -234,31 +236,31 @@ class Demo:
         self._ask(f"http://{HOST4}/")
         connections = self._show_host("conntrack -L -p tcp --reply-port-src 8080 2>/dev/null")
         check(f"dst={HOST4}" in connections, "the connection was not answered from port 8080")
-        self._story.fact("Port 8080 of the microVM has answered.")
+        self._story.fact("The answer came from port 8080 of the microVM.")
 
     def _destroy(self) -> None:
-        self._story.step("pulumi destroy", "The microVM was switched off; its network goes.")
+        self._story.step("pulumi destroy: remove the network", "The microVM is switched off.")
         self._do("destroy", "--yes", "--skip-preview")
 
     def _nothing_left(self, before: dict[str, str]) -> None:
         self._story.step(
             "Nothing is left",
-            "Links, addresses, routes, rules, every sysctl and the processes of the host, beside those of the start.",
+            "Links, addresses, routes, rules, every sysctl and the processes of the host, compared with the start.",
         )
         after = self._world.snapshot()
         changed = sorted(name for name in before if before[name] != after.get(name))
         shown = "\n".join(f"{name}:\n  before: {before[name]}\n  after: {after.get(name)}" for name in changed)
-        check(not changed, f"the host is not as it was:\n{shown}")
+        check(not changed, f"the host differs from the start:\n{shown}")
         record = sorted(path.name for path in self._pulumi.record.glob("*"))
         check(not record, f"hostnet's record still has {', '.join(record)}")
-        self._story.fact(f"The host is as it was before: {len(before)} things compared. hostnet's record is empty.")
+        self._story.fact(f"The host is as it was before ({len(before)} items compared), and hostnet's record is empty.")
 
 
 def tell(console: Console) -> None:
-    """Play the demonstration.
+    """Run the demonstration.
 
     Raises:
-        DemoError: A step did not show what it should have.
+        DemoError: A step did not do what its heading says.
         PulumiError: A `pulumi` command failed.
     """
     story = Story(console)
@@ -272,12 +274,12 @@ def tell(console: Console) -> None:
 
 
 def find_system_programs() -> None:
-    """Put nft's and conntrack's folder on PATH: on Debian, PATH of a person who is not root lacks it."""
+    """Add the folders of nft and conntrack to PATH: on Debian, a user's PATH lacks them."""
     os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
 
 def become_root() -> None:
-    """Start again through sudo where this process is not root: network namespaces need it.
+    """Start again through sudo if this process is not root: network namespaces need it.
 
     Raises:
         DemoError: There is no sudo.
@@ -296,9 +298,9 @@ def _turn_off(_number: int, _frame: object) -> NoReturn:
 
 
 def main(play: Callable[[Console], None] = tell) -> int:
-    """Play it and say how it ended; the exit status."""
+    """Run it and report how it ended; return the exit status."""
     console = Console(highlight=False, soft_wrap=True)
-    # Whatever asks it to end lets it clean up.
+    # It cleans up, whichever signal ends it.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _turn_off)
     try:
@@ -307,7 +309,7 @@ def main(play: Callable[[Console], None] = tell) -> int:
         play(console)
     except KeyboardInterrupt:
         console.print(
-            "\n[bold red]Interrupted.[/] The namespaces, processes and folders of the demonstration are gone."
+            "\n[bold red]Interrupted.[/] The namespaces, processes and folders of the demonstration are deleted."
         )
         return TURNED
     except (DemoError, PulumiError, SetupError, AssertionError, OSError, subprocess.SubprocessError) as error:

@@ -1,4 +1,4 @@
-"""The real `pulumi` for the demonstration: a copy of the top project, a home and a backend that nobody else uses."""
+"""The real `pulumi` for the demonstration, with a copy of the project and a home and a backend of its own."""
 
 import contextlib
 import json
@@ -15,26 +15,26 @@ from typing import Any, Self
 
 from tools.paths import CHECKOUT, tool_env
 
-PROGRAM = ("Pulumi.yaml", "__main__.py", "throwaway_host.py")
-PARTS = (".venv", "provider")  # which Pulumi.yaml names, and which are not copied
+PROGRAM = ("Pulumi.yaml", "__main__.py")
+PARTS = (".venv", "provider", "tools")  # what the project refers to; linked, not copied
 WITH_PROGRESS = ("preview", "up", "refresh", "destroy")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 CANCEL_PATIENCE = 60.0  # s that `pulumi` gets after Ctrl-C; providers have 30 s of it
 
 
 class PulumiError(Exception):
-    """A command failed; what it printed has been shown."""
+    """A command failed. Its output was shown."""
 
 
 class Pulumi:
-    """Runs `pulumi` commands, and forgets all of it at the end."""
+    """Runs `pulumi` commands, and deletes the stack's files at the end."""
 
     def __init__(self, show: Callable[[str], None], *, colour: bool) -> None:
-        """Lay out the folders.
+        """Create the folders.
 
         Args:
-            show: Gets each line that a command prints.
-            colour: Whether `pulumi` is to use colours.
+            show: Called with each line that a command prints.
+            colour: Whether `pulumi` uses colours.
         """
         self._show = show
         self._colour = "always" if colour else "never"
@@ -49,13 +49,13 @@ class Pulumi:
             (self._project / name).symlink_to(CHECKOUT / name)
 
     def __enter__(self) -> Self:
-        """The folders are there already."""
+        """Return itself: the folders exist."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove the folders."""
+        """Delete the folders."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _env(self) -> dict[str, str]:
@@ -69,10 +69,10 @@ class Pulumi:
         }
 
     def run(self, *args: str) -> str:
-        """Run a command to its end, showing what it prints as it comes.
+        """Run a command to its end, and show its output line by line.
 
         Returns:
-            What it printed, without colours.
+            Its output, without colours.
 
         Raises:
             PulumiError: It failed.
@@ -81,7 +81,7 @@ class Pulumi:
         if args[0] in WITH_PROGRESS:
             argv.append("--suppress-progress")
         lines = []
-        # A session of its own, so that Ctrl-C reaches it once: a second one makes pulumi drop what it is doing.
+        # In a session of its own, Ctrl-C reaches it once: at a second signal, pulumi stops without finishing its work.
         with subprocess.Popen(
             argv,
             cwd=self._project,
@@ -115,7 +115,7 @@ class Pulumi:
 
 
 def _cancel(process: "subprocess.Popen[str]") -> None:
-    """Ask a command to stop in good order; end it with all it started where it does not."""
+    """Ask a command to stop, as Ctrl-C does; kill it with its children if it does not."""
     process.send_signal(signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.communicate(timeout=CANCEL_PATIENCE)

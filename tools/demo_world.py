@@ -1,12 +1,12 @@
-"""The demonstration's little world: four network namespaces, a web server in one and a microVM in another.
+"""The hosts of the demonstration: four network namespaces, with a web server in one and a microVM in another.
 
     client  192.0.2.20 ---+  uplink segment                 internet  198.51.100.10
                           |  192.0.2.0/24, 2001:db8::/64       |
     host    192.0.2.2 ----+---------------------- router ------+
             (eth0)
 
-The v6 addresses are 2001:db8::20, ::2 and 2001:db8:1::10. The router knows no guest's network, so what a guest sends
-comes back only where the host has put its own address in place of the guest's.
+The v6 addresses are 2001:db8::20, ::2 and 2001:db8:1::10. The router has no route to the guest's networks, so a guest
+gets an answer only if the host has replaced the guest's address with its own.
 """
 
 import contextlib
@@ -26,16 +26,16 @@ from tools.guest import qemu_argv
 
 HOST4, HOST6 = "192.0.2.2", "2001:db8::2"
 INTERNET4, INTERNET6 = "198.51.100.10", "2001:db8:1::10"
-PATIENCE = 20.0  # s for what takes a moment: neighbour discovery, a server's answer
-# Counters, and what the kernel sizes by its hash tables.
+PATIENCE = 20.0  # s, for neighbour discovery or a server's answer
+# Sysctls that change by themselves.
 VOLATILE = ("nf_conntrack_count",)
 
 
 class World:
-    """The namespaces and the internet's web server, taken away at the end whatever happens."""
+    """The namespaces and the internet's web server, deleted at the end in any case."""
 
     def __init__(self) -> None:
-        """Make them. What a demonstration that was killed left behind is swept away first."""
+        """Create them. What a killed demonstration left behind is deleted first."""
         self._ends = contextlib.ExitStack()
         self._namespaces = Namespaces()
         self._ends.callback(self._namespaces.close)
@@ -51,13 +51,13 @@ class World:
             raise
 
     def __enter__(self) -> Self:
-        """It is made already."""
+        """Return itself: all is there."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take all away."""
+        """Delete all."""
         self._ends.close()
 
     def _build(self) -> None:
@@ -82,7 +82,7 @@ class World:
         _connect(self.internet, f"{INTERNET4}/24", f"{INTERNET6}/64", "198.51.100.1", "2001:db8:1::1")
 
     def _serve(self) -> None:
-        """Run the internet's web servers, one a family: they answer each client with the address that they see."""
+        """Run the internet's web servers, one for each family: each answers a client with the client's address."""
         seen = self.seen
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -97,7 +97,7 @@ class World:
                 seen.append(address)
 
             def log_message(self, *_: object) -> None:
-                """Say nothing: `seen` is the log."""
+                """Print nothing: `seen` is the log."""
 
         class Server6(http.server.ThreadingHTTPServer):
             address_family = socket.AF_INET6
@@ -109,7 +109,7 @@ class World:
             self._ends.callback(server.shutdown)
 
     def ask(self, url: str, patience: float = PATIENCE) -> str:
-        """What a web server answers to the client; tried again until it does.
+        """Fetch a page as the client, and try again until it is answered.
 
         Raises:
             OSError: No answer within `patience` (s).
@@ -124,7 +124,7 @@ class World:
                 time.sleep(0.2)
 
     def snapshot(self) -> dict[str, str]:
-        """All of the host that hostnet may touch: links, addresses, routes, rules, sysctls and processes."""
+        """Everything on the host that hostnet may change: links, addresses, routes, rules, sysctls and processes."""
         commands = (
             "ip -o -details link show",
             "ip -o address show",
@@ -133,13 +133,13 @@ class World:
             "nft list ruleset",
         )
         texts = {command: self.host.run(command) for command in commands}
-        # From outside: inside, the process that lists them would be one of them.
+        # Listed from outside: inside, the listing process would be one of them.
         texts["processes"] = subprocess.check_output(["ip", "netns", "pids", self.host.name], text=True)
         return texts | self.host.call(_sysctls)
 
 
 def _connect(namespace: Namespace, address4: str, address6: str, gateway4: str, gateway6: str) -> None:
-    # A link-local address that is tentative now and is not later would be a difference.
+    # Otherwise the link-local address is tentative at the start and not at the end, which is a difference.
     namespace.sysctl("net.ipv6.conf.eth0.accept_dad", 0)
     namespace.ip(
         "link set eth0 up",
@@ -151,18 +151,18 @@ def _connect(namespace: Namespace, address4: str, address6: str, gateway4: str, 
 
 
 def _get(url: str) -> str:
-    # A proxy in the environment is for the machine's own network.
+    # A proxy that the environment names is for the machine's own network.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(url, timeout=2) as answer:
         return str(answer.read().decode()).strip()
 
 
 def _sysctls() -> dict[str, str]:
-    """Every sysctl of the calling thread's network namespace."""
+    """Every network sysctl of the calling thread's namespace."""
     found = {}
     for path in Path("/proc/sys/net").rglob("*"):
         if path.is_file() and path.name not in VOLATILE:
-            with contextlib.suppress(OSError):  # some may only be written, some don't exist in a namespace
+            with contextlib.suppress(OSError):  # some are write-only, some do not exist in a namespace
                 found[str(path)] = path.read_text()
     return found
 
@@ -177,7 +177,7 @@ class MicroVm:
             host: The namespace that has the TAP.
             tap: The TAP's name.
             mac: The guest's MAC address.
-            append: What is said on its kernel's command line.
+            append: The last part of its kernel's command line.
         """
         self.console: list[str] = []
         self._news = threading.Condition()
@@ -195,10 +195,10 @@ class MicroVm:
             self._news.notify_all()
 
     def wait_for(self, text: str, patience: float) -> str:
-        """The first line of the console that has a text.
+        """Wait for the first line of the console that contains a text.
 
         Raises:
-            TimeoutError: It has not come within `patience` (s), or the microVM has ended; with the console's end.
+            TimeoutError: It did not come within `patience` (s), or the microVM ended; with the end of the console.
         """
 
         def found() -> str | None:
@@ -215,13 +215,13 @@ class MicroVm:
         return line
 
     def stop(self) -> None:
-        """Switch it off. One that is off already is no error."""
+        """Switch it off. If it is off already, that is no error."""
         self._process.kill()
         self._process.wait()
 
 
 def _start(argv: list[str]) -> "subprocess.Popen[str]":
-    # A session of its own: Ctrl-C is for the demonstration, which then ends it.
+    # In a session of its own: Ctrl-C reaches the demonstration, which then ends it.
     return subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL,
@@ -234,7 +234,7 @@ def _start(argv: list[str]) -> "subprocess.Popen[str]":
 
 
 def is_refused(world: World, address: str, port: int) -> bool:
-    """Whether a connection from the client to a port fails."""
+    """Whether a connection from the client to a port is refused or times out."""
 
     def connect() -> bool:
         try:
@@ -248,7 +248,7 @@ def is_refused(world: World, address: str, port: int) -> bool:
 
 @contextlib.contextmanager
 def running(vm: MicroVm) -> Iterator[MicroVm]:
-    """Switch the microVM off at the end, whatever happens."""
+    """Switch the microVM off at the end, in any case."""
     try:
         yield vm
     finally:

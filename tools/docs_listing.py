@@ -1,14 +1,15 @@
-"""Runs the listings in docs/ again: `python -m tools.docs_listing [--check] docs/nft.md …`. As root.
+"""Runs the listings in docs/ again, as root: `python -m tools.docs_listing [--check] docs/nft.md …`.
 
-What a document shows of a run stands between markers, so that it can be run again and compared:
+Markers in a document say which commands run, in order:
 
-    <!-- program -->              the Pulumi program in the next ```python block is what `pulumi` runs from here on
-    <!-- run: COMMAND -->         the next ``` block is what COMMAND printed
-    <!-- quiet: COMMAND -->       run, and nothing of it shown
+    <!-- program -->              from here on `pulumi` runs the program in the next ```python block
+    <!-- run: COMMAND -->         the next ``` block shows COMMAND and its output
+    <!-- quiet: COMMAND -->       COMMAND runs, and the document does not show it
 
-Commands run in one network namespace that is made for the document and stands for the host (eth0: 192.0.2.2/24 and
-2001:db8::2/64, default routes), `pulumi` with a home and a backend of its own. What differs from run to run (the
-namespace's name, folders, durations) is written as it would be on a host of one's own, or left out.
+The commands of a document run in one network namespace, which stands for the host (eth0: 192.0.2.2/24 and
+2001:db8::2/64, default routes); `pulumi` has a home and a backend of its own. What varies from run to run does not
+show: the namespace's name and the temporary folder read as on a real host, durations are left out, and consecutive
+resources of a diff, which Pulumi prints in the order in which they finish, are sorted.
 """
 
 from __future__ import annotations
@@ -26,17 +27,20 @@ from tools.paths import CHECKOUT, VENV, tool_env
 _MARK = re.compile(r"^<!-- (program|run|quiet)(?:: (.*))? -->$")
 _FENCE = "```"
 _LEFT_OUT = re.compile(r"^(Duration: .*|@ .*|View Live: .*|\s+pulumi:pulumi:Stack .*|Read hostnet .*)$")
+# A resource in the output of `--diff`, and what belongs to it.
+_RESOURCE = re.compile(r"^    \S+ hostnet:index:")
+_BELONGS = " " * 5
 _SECONDS = re.compile(r" \(\d+(\.\d+)?s\)")
 
 
 class Stage:
-    """A namespace, a project and a stack for one document."""
+    """The host, the project and the stack of one document."""
 
     def __init__(self, folder: Path) -> None:
-        """Make them.
+        """Write the project.
 
         Args:
-            folder: an empty one, for all that is written.
+            folder: An empty folder for all files.
         """
         self.folder, self.namespace = folder, f"hostnet-docs-{os.getpid()}"
         self._env = {name: text for name, text in tool_env().items() if not name.startswith("PULUMI_")} | {
@@ -53,7 +57,7 @@ class Stage:
         )
 
     def open(self) -> None:
-        """Make the host and the stack."""
+        """Create the host and the stack."""
         subprocess.run(["ip", "netns", "add", self.namespace], check=True)
         for command in (
             "sysctl -qw net.ipv6.conf.default.accept_dad=0",
@@ -72,10 +76,10 @@ class Stage:
             self.run(command)
 
     def run(self, command: str) -> str:
-        """Run a command on the host; what it prints, as a document shows it.
+        """Run a command on the host and return its output as a document shows it.
 
         Raises:
-            RuntimeError: it failed. (A document shows a failure by the end of a pipe.)
+            RuntimeError: It failed. (To show a failure, let the command end in a pipe.)
         """
         inside = [] if command.startswith("pulumi") else ["ip", "netns", "exec", self.namespace]
         done = subprocess.run(
@@ -94,16 +98,32 @@ class Stage:
     def _shown(self, text: str) -> str:
         text = text.replace(f" (namespace {self.namespace})", "").replace(str(self.folder), "~/shop")
         lines = [line.rstrip() for line in text.splitlines() if not _LEFT_OUT.match(line)]
-        kept = re.sub(r"\n{2,}", "\n\n", "\n".join(lines))
+        kept = re.sub(r"\n{2,}", "\n\n", "\n".join(in_order(lines)))
         return _SECONDS.sub("", kept).strip("\n")
 
     def close(self) -> None:
-        """Take the namespace away."""
+        """Delete the namespace."""
         subprocess.run(["ip", "netns", "delete", self.namespace], check=False)
 
 
+def in_order(lines: list[str]) -> list[str]:
+    """The lines of an output, with consecutive resources of a diff sorted by their type and id."""
+    kept: list[str] = []
+    resources: list[list[str]] = []
+    for line in [*lines, ""]:
+        if _RESOURCE.match(line):
+            resources.append([line])
+        elif resources and line.startswith(_BELONGS):
+            resources[-1].append(line)
+        else:
+            kept += [text for resource in sorted(resources) for text in resource]
+            resources = []
+            kept.append(line)
+    return kept[:-1]
+
+
 def rewritten(text: str, stage: Stage) -> str:
-    """The document with its commands run again, in order."""
+    """The document with the outputs of a new run of its commands."""
     out: list[str] = []
     lines = iter(text.split("\n"))
     for line in lines:
@@ -126,7 +146,7 @@ def rewritten(text: str, stage: Stage) -> str:
 
 
 def _block(lines: Iterator[str]) -> list[str]:
-    """The lines of a fenced block whose first line has been read."""
+    """The rest of a fenced block whose first line was read, without its last line."""
     block = []
     for line in lines:
         if line == _FENCE:
@@ -136,7 +156,7 @@ def _block(lines: Iterator[str]) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Rewrite the documents, or say which are not as they would be written."""
+    """Rewrite the documents, or with --check say which ones a new run would change."""
     check = "--check" in arguments
     stale = []
     for name in (one for one in arguments if one != "--check"):
@@ -154,7 +174,9 @@ def main(arguments: list[str]) -> int:
             if not check:
                 path.write_text(after, encoding="utf-8")
     if check and stale:
-        print(f"not as a run is now: {', '.join(stale)}. Run `python -m tools.docs_listing {' '.join(stale)}`")
+        print(
+            f"a new run prints something else: {', '.join(stale)}. Run `python -m tools.docs_listing {' '.join(stale)}`"
+        )
     return int(check and bool(stale))
 
 

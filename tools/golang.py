@@ -63,7 +63,9 @@ def _build(package: str, target: Path, ldflags: str) -> None:
     part = target.with_suffix(".part")
     # A vendor's GOFLAGS or a toolchain switch would make another program than the pinned one.
     env = {"GOTOOLCHAIN": "local", "GOFLAGS": "-buildvcs=false", "GOWORK": "off", "CGO_ENABLED": "0"}
-    run([go(), "build", "-trimpath", "-ldflags", f"-s -w {ldflags}", "-o", part, package], ADVICE, cwd=MODULE, env=env)
+    # -v names each package as it is compiled: the build's signs of life.
+    argv: list[str | Path] = [go(), "build", "-v", "-trimpath", "-ldflags", f"-s -w {ldflags}", "-o", part, package]
+    run(argv, ADVICE, cwd=MODULE, env=env)
     part.replace(target)
 
 
@@ -124,8 +126,8 @@ def gensdk() -> Path:
     """The SDK generator, built into the cache when its sources have changed."""
     target = cached_bin() / f"gensdk-{_sources_digest()}"
     if target.exists():
-        done("SDK generator")
+        done("generator of the SDKs")
     else:
-        with doing("build the SDK generator"):
+        with doing("build the generator of the SDKs (once; minutes)"):
             _build("./gensdk", target, "")
     return target

@@ -54,7 +54,7 @@ def prepare() -> None:
     if (cache() / "server" / _digest()).exists():
         done("disk of the test server")
         return
-    with doing("build the disk of the test server"):
+    with doing("build the disk of the test server (once; minutes)"):
         files()
 
 

@@ -1,10 +1,14 @@
 """Set-up of a checkout: `python3 -m tools.setup [COMMAND]`, run from its top.
 
-Commands:
-    all      Debian packages, virtual environment, `pulumi`, the test machines (the default)
-    env      print the PATH that `pulumi` is to be called with
-    gensdk   build the SDK generator and print where it is
-    clean    remove the virtual environment and the cache
+Each command does what is missing and skips what is done:
+    demo     what `make demo` needs: nftables and QEMU, the virtual environment, `pulumi`, a microVM
+    dev      what a change of the code needs: the development tools, the generator of the SDKs
+    test     both, and what `make test` needs besides: DHCP clients, firewalls, a test server (the default)
+
+Others:
+    env      print the PATH with which `pulumi` is found
+    gensdk   build the generator of the SDKs and print its path
+    clean    remove the virtual environment and what is in the cache
 """
 
 import contextlib
@@ -16,27 +20,49 @@ from tools import debian, firewalls, golang, guest, server, venv
 from tools.paths import HOST_PROGRAMS, VENV, cache, missing_hosts, tool_path
 from tools.steps import SetupError, done
 
+# The groups of tools/debian.py that a command installs; `test` installs all.
+DEMO_PACKAGES = ("set-up", "provider", "guest")
+DEV_PACKAGES = ("set-up",)
 
-def everything() -> None:
-    """Do all that `make demo` and `make test` need."""
+
+def prepare_demo() -> None:
+    """Do what `make demo` needs."""
+    debian.install(DEMO_PACKAGES)
+    venv.build()
+    _prepare_pulumi()
+    guest.prepare()
+
+
+def prepare_dev() -> None:
+    """Do what lint, types, unit tests and the generated files need."""
+    debian.install(DEV_PACKAGES)
+    venv.build()
+    venv.add_tools()
+    golang.gensdk()
+
+
+def prepare_test() -> None:
+    """Do all that `make test` needs, and so everything."""
     debian.install()
     venv.build()
-    golang.build_pulumi()
-    golang.place_pulumi()
-    _say_hosts()
+    venv.add_tools()
+    golang.gensdk()
+    _prepare_pulumi()
     guest.prepare()
     firewalls.prepare()
     server.prepare()
 
 
-def _say_hosts() -> None:
-    """Say which host programs are stood in for."""
+def _prepare_pulumi() -> None:
+    """Provide `pulumi`, and say which of the programs that it starts are stand-ins."""
+    golang.build_pulumi()
+    golang.place_pulumi()
     for name in HOST_PROGRAMS:
-        done(f"{name} ({'development stand-in' if name in missing_hosts() else 'official'})")
+        done(f"{name} ({'stand-in of this checkout' if name in missing_hosts() else 'official'})")
 
 
 def print_path() -> None:
-    """Print the PATH with the cached `pulumi` and the stand-ins, as far as the machine lacks them."""
+    """Print PATH, with the folders of the built `pulumi` and the stand-ins where the machine lacks these programs."""
     print(tool_path())
 
 
@@ -48,7 +74,7 @@ def print_gensdk() -> None:
 
 
 def clean() -> None:
-    """Remove what set-up made, but for Debian's packages."""
+    """Remove what set-up made. Debian's packages stay installed."""
     # By name: HOSTNET_CACHE may be a folder that holds other things too.
     for folder in (VENV, *(cache() / name for name in ("bin", "go", "guest", "firewalls", "server"))):
         if folder.exists():
@@ -57,7 +83,9 @@ def clean() -> None:
 
 
 COMMANDS: dict[str, Callable[[], None]] = {
-    "all": everything,
+    "demo": prepare_demo,
+    "dev": prepare_dev,
+    "test": prepare_test,
     "env": print_path,
     "gensdk": print_gensdk,
     "clean": clean,
@@ -66,7 +94,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
 
 def main(args: list[str]) -> int:
     """Run one command; the exit status."""
-    command = COMMANDS.get(args[0] if args else "all")
+    command = COMMANDS.get(args[0] if args else "test")
     if command is None:
         print(__doc__, file=sys.stderr)
         return 2

@@ -1,29 +1,100 @@
-"""How set-up talks and fails: one line a step, and an error that says what to do."""
+"""How set-up reports: one line a step, signs of life while a step runs, and an error that says what to do."""
 
 import os
+import shutil
 import subprocess
+import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+TAIL_LINES = 15  # of a failed program's output, in the error
+TERMINAL_SECONDS = 1.0  # between two signs of life on a terminal, where each replaces the one before
+LOG_SECONDS = 30.0  # and in a file or a pipe, where each is a line
 
 
 class SetupError(Exception):
     """A step failed; the message says what to do about it."""
 
 
+class _Life:
+    """Shows that a step is under way: how long it has taken so far, and the last line that its program printed."""
+
+    def __init__(self, what: str) -> None:
+        """Start to show it.
+
+        Args:
+            what: The step.
+        """
+        self.last = ""
+        self._what = what
+        self._start = time.monotonic()
+        self._terminal = sys.stdout.isatty()
+        self._over = threading.Event()
+        self._speaking = threading.Lock()
+        print(f"setup: {what} ...", end="" if self._terminal else "\n", flush=True)
+        self._thread = threading.Thread(target=self._show, daemon=True)
+        self._thread.start()
+
+    @property
+    def seconds(self) -> float:
+        """How long the step has taken so far."""
+        return time.monotonic() - self._start
+
+    def _show(self) -> None:
+        while not self._over.wait(TERMINAL_SECONDS if self._terminal else LOG_SECONDS):
+            with self._speaking:
+                self._print_line(f"setup: {self._what} ... {self.seconds:.0f} s  {self.last}", end="")
+
+    def _print_line(self, text: str, end: str) -> None:
+        if self._terminal:
+            columns = shutil.get_terminal_size().columns
+            print(f"\r\x1b[K{text[: columns - 1]}", end=end, flush=True)
+        else:
+            print(text.rstrip(), flush=True)
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Leave the terminal to another program, which may ask for a password."""
+        with self._speaking:
+            if self._terminal:
+                print(flush=True)
+            yield
+
+    def end(self, how: str) -> None:
+        """Stop, and say how the step ended."""
+        self._over.set()
+        self._thread.join()
+        self._print_line(f"setup: {self._what}: {how} {self.seconds:.0f} s", end="\n")
+
+
+# Steps do not overlap.
+_current: _Life | None = None
+
+
 def done(what: str) -> None:
-    """Say that a step had nothing to do."""
+    """Say that a step has nothing to do."""
     print(f"setup: {what}: already done", flush=True)
 
 
 @contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Say what a step does, and how long it took."""
-    print(f"setup: {what} ...", flush=True)
-    start = time.monotonic()
-    yield
-    print(f"setup: {what}: done in {time.monotonic() - start:.0f} s", flush=True)
+    """Say what a step does, that it is still at work, and how long it took."""
+    global _current  # noqa: PLW0603 - `run` reports to the step that it is called in
+    life = _current = _Life(what)
+    try:
+        yield
+    except BaseException:
+        life.end("failed after")
+        raise
+    else:
+        life.end("done in")
+    finally:
+        _current = None
 
 
 def run(
@@ -47,19 +118,60 @@ def run(
         SetupError: It failed or is not there; with the end of its output and the advice.
     """
     words = [str(word) for word in argv]
-    try:
-        result = subprocess.run(
-            words,
-            cwd=cwd,
-            env={**os.environ, **(env or {})},
-            check=False,
-            text=True,
-            input=given,
-            capture_output=True,
-        )
-    except OSError as error:
-        raise SetupError(f"{' '.join(words)}: {error.strerror}. {advice}") from error
-    if result.returncode != 0:
-        tail = "\n".join((result.stdout + result.stderr).strip().splitlines()[-15:])
-        raise SetupError(f"`{' '.join(words)}` failed with exit status {result.returncode}:\n{tail}\n{advice}")
-    return result.stdout
+    if words[0] == "sudo":
+        _ask_for_password()
+    with tempfile.TemporaryFile("w+") as stdin:
+        stdin.write(given)
+        stdin.seek(0)
+        try:
+            process = subprocess.Popen(
+                words,
+                cwd=cwd,
+                env={**os.environ, **(env or {})},
+                text=True,
+                errors="replace",
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+        except OSError as error:
+            raise SetupError(f"{' '.join(words)}: {error.strerror}. {advice}") from error
+    printed, complaints = _follow(process)
+    if process.returncode != 0:
+        tail = "\n".join((printed + complaints).strip().splitlines()[-TAIL_LINES:])
+        raise SetupError(f"`{' '.join(words)}` failed with exit status {process.returncode}:\n{tail}\n{advice}")
+    return printed
+
+
+def _ask_for_password() -> None:
+    """Let sudo ask for a password now, before a sign of life overwrites its question. It remembers for a while."""
+    if _current is None:
+        return
+    # Where no password is needed nothing is printed; what is wrong, the command itself says.
+    if subprocess.run(["sudo", "-n", "true"], check=False, capture_output=True).returncode != 0:
+        with _current.silent():
+            subprocess.run(["sudo", "-v"], check=False)
+
+
+def _follow(process: "subprocess.Popen[str]") -> tuple[str, str]:
+    """Read both outputs to their ends, and note each line as the last; then wait for the program."""
+    lines: tuple[list[str], list[str]] = ([], [])
+
+    def read(stream: IO[str], kept: list[str]) -> None:
+        for line in stream:
+            kept.append(line)
+            if _current is not None and line.strip():
+                _current.last = line.strip()
+
+    assert process.stdout is not None  # noqa: S101 - both were asked for
+    assert process.stderr is not None  # noqa: S101
+    with process:
+        other = threading.Thread(target=read, args=(process.stderr, lines[1]), daemon=True)
+        other.start()
+        try:
+            read(process.stdout, lines[0])
+            other.join()
+        except BaseException:
+            process.kill()
+            raise
+    return "".join(lines[0]), "".join(lines[1])

@@ -3,13 +3,16 @@
 import hashlib
 import importlib.util
 import sys
+from pathlib import Path
 
 from tools.paths import CHECKOUT, VENV, VENV_PYTHON
 from tools.steps import SetupError, doing, done, run
 
 CONSTRAINTS = CHECKOUT / "constraints.txt"
 SDK = CHECKOUT / "sdk" / "python"
+# Each says what the environment was made from, as one word.
 STAMP = VENV / "hostnet-setup"
+TOOLS_STAMP = VENV / "hostnet-setup-dev"
 OLDEST_PYTHON = (3, 11)
 
 
@@ -21,30 +24,49 @@ def _digest() -> str:
     return digest.hexdigest()
 
 
+def _is_done(stamp: Path) -> bool:
+    """Whether a part of the environment was made from what is here now."""
+    return VENV_PYTHON.exists() and stamp.exists() and stamp.read_text() == _digest()
+
+
 def build() -> None:
-    """Make the virtual environment and install hostnet, its SDK and the development tools into it."""
-    if STAMP.exists() and STAMP.read_text() == _digest() and VENV_PYTHON.exists():
+    """Make the virtual environment and install hostnet and its SDK into it.
+
+    Raises:
+        SetupError: This Python is too old or lacks `ensurepip`, or a package can't be installed.
+    """
+    if _is_done(STAMP):
         done("virtual environment .venv")
         return
     if sys.version_info < OLDEST_PYTHON:
-        raise SetupError("hostnet needs Python 3.11 or newer: call `make setup PYTHON=python3.x` with one that is.")
+        raise SetupError("hostnet needs Python 3.11 or newer: run `make PYTHON=python3.x …` with one that is.")
     if importlib.util.find_spec("ensurepip") is None:
         raise SetupError("This Python has no ensurepip: install python3-venv and try again.")
     with doing("make the virtual environment .venv"):
-        STAMP.unlink(missing_ok=True)
         if not VENV_PYTHON.exists():
             run([sys.executable, "-m", "venv", "--clear", VENV], "Install python3-venv and try again.")
-        _install()
-        STAMP.write_text(_digest())
+        _install(STAMP, CHECKOUT, *([SDK] if (SDK / "pyproject.toml").exists() else []))
 
 
-def _install() -> None:
-    """Install what the stamp covers; the constraints hold for build requirements too."""
-    editables = [f"--editable={CHECKOUT}[dev]"]
-    if (SDK / "pyproject.toml").exists():
-        editables.append(f"--editable={SDK}")
+def add_tools() -> None:
+    """Install the development tools into the environment that `build` made.
+
+    Raises:
+        SetupError: A package can't be installed.
+    """
+    if _is_done(TOOLS_STAMP):
+        done("development tools in .venv")
+        return
+    with doing("install the development tools into .venv"):
+        _install(TOOLS_STAMP, f"{CHECKOUT}[dev]")
+
+
+def _install(stamp: Path, *editables: Path | str) -> None:
+    """Install packages in place, and stamp the environment. The constraints hold for build requirements, too."""
+    stamp.unlink(missing_ok=True)
     run(
-        [VENV_PYTHON, "-m", "pip", "install", "--quiet", *editables],
+        [VENV_PYTHON, "-m", "pip", "install", *(f"--editable={editable}" for editable in editables)],
         "Check that PyPI is reached and try again.",
-        env={"PIP_CONSTRAINT": str(CONSTRAINTS), "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        env={"PIP_CONSTRAINT": str(CONSTRAINTS), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_PROGRESS_BAR": "off"},
     )
+    stamp.write_text(_digest())

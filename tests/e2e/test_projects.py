@@ -43,9 +43,9 @@ class TopLevel(Stack):
         if name != "Pulumi.yaml":
             super()._write(name, content)
             return
-        for file in ("Pulumi.yaml", "__main__.py", "throwaway_host.py"):
+        for file in ("Pulumi.yaml", "__main__.py"):
             shutil.copy(CHECKOUT / file, self.folder)
-        for folder in ("provider", ".venv"):
+        for folder in ("provider", ".venv", "tools"):
             (self.folder / folder).symlink_to(CHECKOUT / folder)
 
 

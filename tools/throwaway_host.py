@@ -1,7 +1,7 @@
-"""Where the project at the top builds its network: a throw-away host in a network namespace, or the real machine.
+"""The host of the project at the top of the checkout: a throw-away one in a network namespace, or a real machine.
 
-The throw-away host is a resource of the stack like any other (a `pulumi.dynamic` one): a preview makes nothing,
-`pulumi up` makes it before the network and `pulumi destroy` takes it away after the network.
+The throw-away host is a resource of the stack, too (a `pulumi.dynamic` one): a preview creates nothing, `pulumi up`
+creates it before the network, and `pulumi destroy` deletes it after the network.
 
     NAME (the host)                        NAME-outside (its neighbour)
     eth0  192.0.2.2/24, 2001:db8::2/64 --- eth0  192.0.2.1/24, 2001:db8::1/64
@@ -25,11 +25,11 @@ def connection_to(target: str) -> hostnet.ConnectionArgs | None:
     """The connection for every resource of the program.
 
     Args:
-        target: `namespace` (the stack makes a network namespace), `machine` (this machine's own network), or
-            `netns:NAME` (a network namespace that is there).
+        target: `namespace` (the stack creates a network namespace), `machine` (this machine's own network), or
+            `netns:NAME` (an existing network namespace).
 
     Raises:
-        pulumi.RunError: It is none of these.
+        pulumi.RunError: The target is none of these.
     """
     if target == "namespace":
         return hostnet.ConnectionArgs(netns=ThrowawayHost("host").namespace)
@@ -37,7 +37,7 @@ def connection_to(target: str) -> hostnet.ConnectionArgs | None:
         return None
     if target.startswith(NETNS):
         return hostnet.ConnectionArgs(netns=target.removeprefix(NETNS))
-    raise pulumi.RunError(f"target is {target!r}: say namespace, machine or netns:NAME")
+    raise pulumi.RunError(f"target is {target!r}: set it to namespace, machine or netns:NAME")
 
 
 class ThrowawayHost(Resource):
@@ -46,15 +46,15 @@ class ThrowawayHost(Resource):
     namespace: pulumi.Output[str]
 
     def __init__(self, name: str) -> None:
-        """Declare it; the namespace's own name is made up when it is created."""
+        """Declare it. The namespace gets a random name when it is created."""
         super().__init__(_Provider(), name, {"namespace": None})
 
 
 class _Provider(ResourceProvider):
-    """Makes and removes the two namespaces."""
+    """Creates and deletes the two namespaces."""
 
     def create(self, props: dict[str, Any]) -> CreateResult:  # noqa: ARG002 - Pulumi's signature
-        """Make them, or nothing."""
+        """Create both, or none."""
         name = f"hostnet-demo-{secrets.token_hex(3)}"
         try:
             _ip("\n".join(_commands(name)))
@@ -64,20 +64,20 @@ class _Provider(ResourceProvider):
         return CreateResult(name, {"namespace": name})
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Nothing of it can be changed."""
+        """It has no inputs that could change."""
         return DiffResult(changes=False)
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:  # noqa: ARG002 - Pulumi's signature
-        """An empty id is Pulumi's word for "gone": namespaces do not outlive a reboot."""
+        """Look whether it exists. An empty id means "gone" to Pulumi; a reboot deletes every namespace."""
         return ReadResult(id_ if Path("/run/netns", id_).exists() else "", {"namespace": id_})
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
-        """Take them away. What is gone already is no error."""
+        """Delete them. One that is gone already is no error."""
         _remove(_id)
 
 
 def _commands(name: str) -> list[str]:
-    """The `ip` commands that make the host and its neighbour. No link is ever made in the machine's own network."""
+    """The `ip` commands that create the host and its neighbour. They create no link in the machine's own network."""
     outside = f"{name}-outside"
     wire = f"link add eth0 netns {name} type veth peer name eth0 netns {outside}"
     commands = [f"netns add {name}", f"netns add {outside}", wire]
@@ -96,7 +96,7 @@ def _commands(name: str) -> list[str]:
 
 
 def _remove(name: str) -> None:
-    """Remove both namespaces, as far as they are there."""
+    """Delete those of the two namespaces that exist."""
     for namespace in (f"{name}-outside", name):
         if Path("/run/netns", namespace).exists():
             _ip(f"netns delete {namespace}")
@@ -106,7 +106,7 @@ def _ip(commands: str) -> None:
     """Run `ip` commands, one a line, as root.
 
     Raises:
-        RuntimeError: One of them failed; with what `ip` said.
+        RuntimeError: A command failed; the message has the output of `ip`.
     """
     sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
     for command in commands.splitlines():
