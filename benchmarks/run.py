@@ -145,7 +145,7 @@ def main() -> None:
                     times[name][step].append(timed(lambda: pulumi(arguments, folder, environment)))  # noqa: B023
         bare = bare_tool(netns)
     print(f"{FORWARDS} forwards, median of {ROUNDS} rounds, seconds")
-    print(f"{'':<16}{'hostnet':>10}{'no-op':>10}{'our_links':>10}")
+    print(f"{'':<16}{'hostnet':>10}{'no-op':>10}{'ours':>10}")
     for step in STEPS:
         ours, nothing = (statistics.median(times[name][step]) for name in PROVIDERS)
         print(f"{step:<16}{ours:>10.2f}{nothing:>10.2f}{ours - nothing:>10.2f}")

@@ -286,7 +286,7 @@ def test_a_gateway_that_was_changed(stack: Stack, host: Host) -> None:
     assert repaired.changes == dict.fromkeys(expected, "update")
     assert host.snapshot() == whole
 
-    host.nft("delete element inet hostnet internal { br-a }")
+    host.nft("delete element inet hostnet internal_links { br-a }")
     host.nft("flush chain inet hostnet postrouting")
     lost = stack.refresh()
     assert tops(lost.diffs)["first"] >= {"internalInterfaces"}

@@ -6,7 +6,7 @@ name, with explicit names of interfaces and references to them. What the kernel 
     ("link", "br0", "kind")                       "bridge"
     ("link", "vm0", "master")                     "br0"
     ("forward", "eth0", "tcp", "", "", 80)        "10.0.0.2:8080"    device, protocol, listen address, source, port
-    ("pairs4", "br0", "eth0")                     ""                 any other element of the table, as nft lists it
+    ("forward_pairs4", "br0", "eth0")             ""                 any other element of the table, as nft lists it
 
 Each expected fact knows where its loss or change has to show: (resource, property).
 """
@@ -30,7 +30,7 @@ UNSEEN: Place = ("", "")  # a fact that no one resource has; see `Model.expected
 _REFERENCE = re.compile(r"\$\{([\w-]+)\.\w+\}")
 _ANY = {"4": ("0.0.0.0/0", "0.0.0.0"), "6": ("::/0", "::")}  # noqa: S104 - compared with, never bound
 _UPLINK_ADDRESSES = ("192.0.2.2/24", "2001:db8::2/64")
-_FORWARD_MAPS = ("any", "span", "keep", "listen", "listen_keep")
+FORWARD_MAPS = ("dnat_port", "dnat_source", "dnat_range", "dnat_addr", "dnat_addr_range")
 
 
 @dataclass
@@ -232,29 +232,29 @@ def _gateways(view: _View) -> Iterator[tuple[Fact, Any, Place]]:
 
 def _gateway(name: str, inputs: Inputs, view: _View) -> Iterator[tuple[Fact, Any, Place]]:
     out, internals = view.uplink, view.internals(inputs)
-    yield ("external", out), "", (name, "")
+    yield ("external_links", out), "", (name, "")
     if inputs.get("mssClamp"):
-        yield ("clamped", out), "", (name, "mssClamp")
+        yield ("mss_clamp_links", out), "", (name, "mssClamp")
     nat66, routed = inputs.get("enableIpv6", False), inputs.get("routeIpv6", False)
     for link in internals:
         at = (name, "internalInterfaces")
-        yield ("internal", link), "", at
-        yield ("pairs4", link, out), "", at
-        yield from _way_out("4", (link, out), inputs.get("externalIp"), at, (name, "externalIp"))
+        yield ("internal_links", link), "", at
+        yield ("forward_pairs4", link, out), "", at
+        yield from _way_out("pairs4", (link, out), inputs.get("externalIp"), at, (name, "externalIp"))
         for cidr in view.devices.get(link, ()):
             yield ("gateway_addrs6" if ":" in cidr else "gateway_addrs4", cidr.split("/")[0]), "", at
         if nat66 or routed:
-            yield ("pairs6", link, out), "", (name, "enableIpv6" if nat66 else "routeIpv6")
+            yield ("forward_pairs6", link, out), "", (name, "enableIpv6" if nat66 else "routeIpv6")
         if nat66:
             yield from _way_out(
-                "6", (link, out), inputs.get("externalIpv6"), (name, "enableIpv6"), (name, "externalIpv6")
+                "pairs6", (link, out), inputs.get("externalIpv6"), (name, "enableIpv6"), (name, "externalIpv6")
             )
         if routed:
-            yield ("pairs6", out, link), "", (name, "routeIpv6")
+            yield ("forward_pairs6", out, link), "", (name, "routeIpv6")
         for other in internals:
             if inputs.get("internalForwarding") and other != link:
-                yield ("pairs4", link, other), "", (name, "internalForwarding")
-                yield ("pairs6", link, other), "", (name, "internalForwarding")
+                yield ("forward_pairs4", link, other), "", (name, "internalForwarding")
+                yield ("forward_pairs6", link, other), "", (name, "internalForwarding")
     yield from _gateway_networks(name, inputs, out)
     if inputs.get("internalForwarding"):
         yield from _inner_networks(name, inputs, internals)
@@ -265,37 +265,37 @@ def _inner_networks(name: str, inputs: Inputs, internals: tuple[str, ...]) -> It
     at = (name, "internalForwarding")
     for digit, nets in (("4", "internalIps"), ("6", "internalIpv6s")):
         own = _collapsed(list(inputs.get(nets, ())))
-        yield from (((f"internal_nets{digit}", one, other), "", at) for one in own for other in own)
+        yield from (((f"net_to_net{digit}", one, other), "", at) for one in own for other in own)
         for link in internals:
             for net in own:
-                yield (f"internal_from{digit}", net, link), "", at
-                yield (f"internal_to{digit}", link, net), "", at
+                yield (f"net_to_link{digit}", net, link), "", at
+                yield (f"link_to_net{digit}", link, net), "", at
 
 
 def _gateway_networks(name: str, inputs: Inputs, out: str) -> Iterator[tuple[Fact, Any, Place]]:
     nat66, routed = inputs.get("enableIpv6", False), inputs.get("routeIpv6", False)
     for cidr in map(_bare, inputs.get("internalIps", ())):
         at = (name, "internalIps")
-        yield ("net_pairs4", out, cidr), "", at
-        yield from _way_out("4", (out, cidr), inputs.get("externalIp"), at, (name, "externalIp"), "net_")
+        yield ("forward_nets4", out, cidr), "", at
+        yield from _way_out("nets4", (out, cidr), inputs.get("externalIp"), at, (name, "externalIp"))
     for cidr in map(_bare, inputs.get("internalIpv6s", ())):
         at = (name, "internalIpv6s")
         if nat66 or routed:
-            yield ("net_pairs6", out, cidr), "", at
+            yield ("forward_nets6", out, cidr), "", at
         if routed:
-            yield ("open_nets6", out, cidr), "", at
+            yield ("routed_nets6", out, cidr), "", at
         if nat66:
-            yield from _way_out("6", (out, cidr), inputs.get("externalIpv6"), at, (name, "externalIpv6"), "net_")
+            yield from _way_out("nets6", (out, cidr), inputs.get("externalIpv6"), at, (name, "externalIpv6"))
 
 
 def _way_out(
-    digit: str, key: tuple[str, ...], fixed: str | None, at: Place, changed: Place, prefix: str = ""
+    what: str, key: tuple[str, ...], fixed: str | None, at: Place, changed: Place
 ) -> Iterator[tuple[Fact, Any, Place]]:
     """Masquerade; or a fixed address, which is the place where another address shows."""
     if fixed is None:
-        yield (f"{prefix}nat{digit}", *key), "", at
+        yield (f"masquerade_{what}", *key), "", at
     else:
-        yield (f"{prefix}snat{digit}", *key), fixed, (at[0], f"{at[1]}|{changed[1]}")
+        yield (f"snat_{what}", *key), fixed, (at[0], f"{at[1]}|{changed[1]}")
 
 
 # --- forwards ------------------------------------------------------------------------------------------------------
@@ -394,19 +394,19 @@ def _common(view: _View) -> Iterator[tuple[Fact, Any, Place]]:
         for link in view.internals(inputs):
             for cidr in view.devices.get(link, ()):
                 nets["6" if ":" in cidr else "4"].append(cidr)
-    for prefix, of in (("nets", nets), ("closed_nets", closed)):
+    for prefix, of in (("internal_nets", nets), ("closed_nets", closed)):
         for digit, cidrs in of.items():
             yield from (((prefix + digit, net), "", UNSEEN) for net in _collapsed(cidrs))
     for link in view.inner():
         yield ("our_links", link), "", UNSEEN
-        yield ("hairpin", link, link), "", UNSEEN
+        yield ("hairpin_pairs", link, link), "", UNSEEN
         for cidr in view.devices.get(link, ()):
             yield ("bridge_addrs6" if ":" in cidr else "bridge_addrs4", cidr.split("/")[0]), "", UNSEEN
         for digit, mark in (("4", "."), ("6", ":")):
             subnets = [
                 cidr for cidr in view.devices.get(link, ()) if mark in cidr and not cidr.endswith(("/32", "/128"))
             ]
-            yield from ((("near" + digit, link, net), "", UNSEEN) for net in _collapsed(subnets))
+            yield from ((("hairpin_sources" + digit, link, net), "", UNSEEN) for net in _collapsed(subnets))
 
 
 def _collapsed(cidrs: list[str]) -> list[str]:
@@ -423,7 +423,8 @@ def _bare(cidr: str) -> str:
 # --- what the kernel has -------------------------------------------------------------------------------------------
 
 _PROTOCOLS = {"6": "tcp", "17": "udp", "132": "sctp"}  # the bed lists numbers
-_IGNORED = frozenset({"counted4", "counted6", "hairpin_ports"})  # counters; a copy of what ports' hairpin mode says
+# Counters count, and `hairpin_ports` is a copy of the ports' hairpin mode.
+_IGNORED = frozenset({"forward_counters4", "forward_counters6", "hairpin_ports"})
 
 
 def link_facts(links: Mapping[str, Mapping[str, Any]], routes: Mapping[str, set[str]]) -> dict[Fact, Any]:
@@ -470,12 +471,12 @@ def table_facts(listed: Iterable[Mapping[str, Any]]) -> dict[Fact, Any]:
 
 
 def _element(name: str, key: list[str], value: list[str]) -> dict[Fact, Any]:
-    if name.rstrip("46") not in (*_FORWARD_MAPS, "every"):
+    if name.rstrip("46") not in (*FORWARD_MAPS, "dnat_wildcard"):
         return {(name, *map(_bare, key)): ":".join(value)}
     device, number, *middle, span = key
     protocol = _PROTOCOLS.get(number, number)
     ports = _ports(span.replace("-", ":"))
-    if name.startswith("every"):
+    if name.startswith("dnat_wildcard"):
         return {(name, device, protocol, port): "" for port in ports}
     *listen, source = middle or [""]
     source = "" if source in _ANY["4"] or source in _ANY["6"] else _bare(source)

@@ -522,7 +522,10 @@ def test_a_forward_of_port_53_leaves_guests_their_dns(lab: Lab, stack: Stack, cl
         assert ask(guest.namespace, "10.0.0.1", "web.vm.internal", tcp=tcp) == [expected]
     assert guest.udhcpc("-r", mine)["ip"] == mine
     assert lab.reaches(guest.namespace.role, "udp 192.0.2.2:53")[0] == "guest1"
-    for gone in ("flush set inet hostnet served", 'delete element inet hostnet served { "br-a" . udp . 53 }'):
+    for gone in (
+        "flush set inet hostnet dnsmasq_ports",
+        'delete element inet hostnet dnsmasq_ports { "br-a" . udp . 53 }',
+    ):
         lab.host.nft(gone)
         assert lab.reaches(guest.namespace.role, "udp 10.0.0.1:53")[0] == "guest1"
         assert set(stack.refresh()) == {"net"}

@@ -327,7 +327,7 @@ def test_a_batch_that_nft_refuses_fails_its_owner_alone(bed: Bed, agent: Agent) 
 
     def picky(batch: str) -> None:
         # As a kernel that can't have this one: the whole batch is refused, without a word on which element.
-        run(batch + 'add element inet hostnet internal { "x" . "y" }\n' if "10.66.6.6" in batch else batch)
+        run(batch + 'add element inet hostnet internal_links { "x" . "y" }\n' if "10.66.6.6" in batch else batch)
 
     nft.run = picky  # type: ignore[method-assign]
     good, bad, bridge_too = agent.apply(

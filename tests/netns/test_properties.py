@@ -22,12 +22,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from tests.lab.bed import FREE, UPLINK, Bed, difference
 from tests.lab.driver import Inputs, Stack
 from tests.lab.inside import InsideProvider
-from tests.lab.model import Expected, Fact, Model, drift, link_facts, rules, table_facts
+from tests.lab.model import FORWARD_MAPS, Expected, Fact, Model, drift, link_facts, rules, table_facts
 
 SEQUENCES = int(os.environ.get("HOSTNET_SEQUENCES", "500"))
 SEED = int(os.environ.get("HOSTNET_SEED", "0"))
 AT_ONCE = 25  # sequences of one test: enough to spread them over workers
 STEPS = 8
+_GATEWAY_SETS = ("internal_links", "forward_pairs", "forward_nets", "masquerade_", "snat_", "mss_clamp_links")
 SHRINK = os.environ.get("HOSTNET_SHRINK", "1") == "1"  # 0: show the first sequence that fails, at once
 BRIDGES, TAPS = ("br0", "br1"), ("vm0", "vm1")
 V4, V6 = "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"
@@ -272,7 +273,9 @@ class Vandals:
         return self._nft(self._one(["flush ruleset", *(f"delete table {name}" for name in self._tables)]))
 
     def _flush_chain(self) -> str:
-        return self._nft(f"flush chain inet hostnet {self._one(['prerouting', 'forward', 'postrouting', 'iifname4'])}")
+        return self._nft(
+            f"flush chain inet hostnet {self._one(['prerouting', 'forward', 'postrouting', 'dnat_prerouting4'])}"
+        )
 
     def _elements(self, *prefixes: str) -> list[tuple[str, str, str]]:
         """Elements that one resource has: (set, key, value) as nft takes them."""
@@ -280,14 +283,14 @@ class Vandals:
         return _elements_of(text, prefixes)
 
     def _delete_element(self) -> str:
-        found = self._elements("any", "span", "keep", "listen", "internal", "pairs", "nat", "snat", "net_", "clamped")
+        found = self._elements(*FORWARD_MAPS, *_GATEWAY_SETS)
         if not found:
             return "nothing"
         name, key, _ = self._draw(st.sampled_from(found))
         return self._nft(f"delete element inet hostnet {name} {{ {key} }}")
 
     def _change_element(self) -> str:
-        found = [one for one in self._elements("any", "span", "listen") if "keep" not in one[0]]
+        found = self._elements("dnat_port", "dnat_source", "dnat_addr4", "dnat_addr6")
         if not found:
             return "nothing"
         name, key, _ = self._draw(st.sampled_from(found))
@@ -631,21 +634,21 @@ def test_a_bridges_isolation_is_seen_on_its_taps(ground: Ground, stack: Stack) -
 
 
 SHARED = (
-    'inet hostnet ours { "br0" }',
-    'inet hostnet hairpin { "br0" . "br0" }',
+    'inet hostnet our_links { "br0" }',
+    'inet hostnet hairpin_pairs { "br0" . "br0" }',
     "inet hostnet bridge_addrs4 { 10.0.0.1 }",
     'inet hostnet hairpin_sources4 { "br0" . 10.0.0.0/24 }',
-    "inet hostnet nets4 { 10.0.0.0/24 }",
+    "inet hostnet internal_nets4 { 10.0.0.0/24 }",
     "inet hostnet closed_nets4 { 10.9.0.0/24 }",
     "inet hostnet gateway_addrs4 { 10.0.0.1 }",
-    "inet hostnet counted4 { tcp . 80 . 10.0.0.2 }",
-    'bridge hostnet reflected { "vm0" . "vm0" }',
+    "inet hostnet forward_counters4 { tcp . 80 . 10.0.0.2 }",
+    'bridge hostnet hairpin_ports { "vm0" . "vm0" }',
 )
 FOREIGN = (
     'inet hostnet dnat_port4 { "eth0" . tcp . 81 : 10.0.0.66 . 81 }',
-    'inet hostnet internal { "eth0" }',
-    'inet hostnet pairs4 { "eth0" . "br0" }',
-    "inet hostnet nets4 { 10.77.0.0/24 }",
+    'inet hostnet internal_links { "eth0" }',
+    'inet hostnet forward_pairs4 { "eth0" . "br0" }',
+    "inet hostnet internal_nets4 { 10.77.0.0/24 }",
 )
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from hostnet.agent.nft.context import context_of
 from hostnet.agent.nft.elements import Context, compile_common, compile_object
-from hostnet.agent.nft.ruleset import SETS, Element, parse_listing, render, table_text
+from hostnet.agent.nft.ruleset import SETS, Element, table_text
+from hostnet.agent.nft.syntax import parse_listing, render
 from hostnet.agent.nft.table import ClashError, Compiler
 from hostnet.agent.observe.view import Observation, see
 from hostnet.agent.plan.resolve import World
@@ -86,12 +87,12 @@ def test_networks_that_may_talk_are_told_once(lists: list[list[str]]) -> None:
     found = [each for each, _ in compile_common(Context(gateways={each.name: each for each in gateways}))]
     hosts = [str(host) for host in _FEW]
     own = [{host for host in hosts for net in nets if _within(host, net)} for nets in lists]
-    pairs = [each.key for each in found if each.set == "internal_nets4"]
+    pairs = [each.key for each in found if each.set == "net_to_net4"]
     for source, target in itertools.product(hosts, hosts):
         matching = [pair for pair in pairs if _within(source, pair[0]) and _within(target, pair[1])]
         assert len(matching) == any(source in each and target in each for each in own)
     for host in hosts:
-        for name, field in (("internal_from4", 0), ("internal_to4", 1)):
+        for name, field in (("net_to_link4", 0), ("link_to_net4", 1)):
             matching = [each.key for each in found if each.set == name and _within(host, each.key[field])]
             assert len(matching) == any(host in each for each in own)
 
@@ -120,7 +121,7 @@ def test_no_text_of_a_users_reaches_nft_as_a_name(field: str) -> None:
         ("dnat_port4", ("eth0", "tcp", "80; flush ruleset"), ("10.0.0.2", "80")),
         ("dnat_port4", ("eth0", "tcp", "80"), ("fd12::2", "80")),
         ("dnat_port6", ("eth0", "tcp", "80"), ("10.0.0.2", "80")),
-        ("nets4", ("10.0.0.1/24",), ()),
+        ("internal_nets4", ("10.0.0.1/24",), ()),
         ("bridge_addrs4", ("localhost",), ()),
     ],
 )
@@ -156,7 +157,7 @@ def test_a_listing_is_read_back_as_elements() -> None:
         {"chain": {"family": "inet", "table": "hostnet", "name": "raw", "handle": 1}},
         {
             "map": {
-                "name": "dnat_range4",
+                "name": "dnat_source4",
                 "elem": [
                     [
                         {"elem": {"val": {"concat": ["eth0", "tcp", {"prefix": {"addr": "0.0.0.0", "len": 0}},  # noqa: S104
@@ -169,19 +170,19 @@ def test_a_listing_is_read_back_as_elements() -> None:
         {"set": {"name": "our_links", "elem": ["br0", {"elem": {"val": "br1", "comment": "y"}}]}},
         {
             "set": {
-                "name": "counted4",
+                "name": "forward_counters4",
                 "elem": [{"elem": {"val": {"concat": ["tcp", 80, "10.0.0.2"]}, "counter": COUNTER}}],
             }
         },
     ]  # fmt: skip
     found = parse_listing(listed)
     assert found.elements == {
-        ("dnat_range4", ("eth0", "tcp", "0.0.0.0/0", "80-82")): ("10.0.0.2", "80"),
+        ("dnat_source4", ("eth0", "tcp", "0.0.0.0/0", "80-82")): ("10.0.0.2", "80"),
         ("our_links", ("br0",)): (),
         ("our_links", ("br1",)): (),
-        ("counted4", ("tcp", "80", "10.0.0.2")): (),
+        ("forward_counters4", ("tcp", "80", "10.0.0.2")): (),
     }
-    assert found.counters == {("counted4", ("tcp", "80", "10.0.0.2")): (3, 180)}
+    assert found.counters == {("forward_counters4", ("tcp", "80", "10.0.0.2")): (3, 180)}
 
 
 def test_a_print_of_the_rules_is_of_the_rules_alone() -> None:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 
 from hostnet.agent.dhcp.config import inputs_to_open
 from hostnet.agent.nft.elements import LOOPBACK_DEVICE, Context, forward_devices
-from hostnet.agent.nft.ruleset import PROTOCOLS, clean_comment, render_key
+from hostnet.agent.nft.ruleset import PROTOCOLS
+from hostnet.agent.nft.syntax import clean_comment, render_key
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.objects import Forward, Gateway, Link
 

@@ -21,7 +21,8 @@ from hostnet.agent.firewalls.accepts import FORWARD, INPUT, TAG
 from hostnet.agent.linux import netlink
 from hostnet.agent.linux.install_hints import advice_here
 from hostnet.agent.linux.libnftables import NftError
-from hostnet.agent.nft.table import TABLES, Table
+from hostnet.agent.nft.ruleset import TABLES
+from hostnet.agent.nft.table import Table
 
 NFT, IPTABLES_NFT, LEGACY = "nft", "iptables-nft", "iptables-legacy"
 USER_CHAIN = "DOCKER-USER"  # Docker leaves it to the administrator, and jumps there before all else

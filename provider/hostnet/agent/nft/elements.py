@@ -85,7 +85,7 @@ def compile_common(context: Context) -> Iterator[Tagged]:
         yield Element("our_links", (name,)), ("common", "")
         # For the way back to where it came from; frames between a bridge's own ports pass the forward hook as such,
         # too, where br_netfilter hands them to it.
-        yield Element("hairpin", (name, name)), ("common", "")
+        yield Element("hairpin_pairs", (name, name)), ("common", "")
         yield from (
             (Element("bridge_addrs" + digit, (address,)), ("common", "")) for digit, address in _own(context, name)
         )
@@ -105,15 +105,15 @@ def _inner(context: Context, digit: str) -> Iterator[Element]:
     for source in _apart({net for nets in own.values() for net in nets}):
         inside = [nets for nets in own.values() if any(source.subnet_of(net) for net in nets)]
         for target in _collapsed(net for nets in inside for net in nets):
-            yield Element(f"internal_nets{digit}", (_bare(source), _bare(target)))
+            yield Element(f"net_to_net{digit}", (_bare(source), _bare(target)))
     beside: dict[str, list[Any]] = {}  # networks by the interfaces that they may talk to
     for gateway in gateways:
         for name in gateway.internal:
             beside.setdefault(name, []).extend(own[gateway.name])
     for name in sorted(beside):
         for network in _collapsed(beside[name]):
-            yield Element(f"internal_from{digit}", (_bare(network), name))
-            yield Element(f"internal_to{digit}", (name, _bare(network)))
+            yield Element(f"net_to_link{digit}", (_bare(network), name))
+            yield Element(f"link_to_net{digit}", (name, _bare(network)))
 
 
 def _apart(networks: Iterable[Any]) -> Iterator[Any]:
@@ -143,15 +143,15 @@ def _collapsed(cidrs: Iterable[Any]) -> list[Any]:
 
 def _networks(context: Context) -> dict[str, list[ipaddress.IPv4Network | ipaddress.IPv6Network]]:
     """The networks behind gateways: exempt from NAT among themselves; those given as networks are closed as well."""
-    own: dict[str, list[str]] = {"nets4": [], "nets6": [], "closed_nets4": [], "closed_nets6": []}
+    own: dict[str, list[str]] = {name + n: [] for name in ("internal_nets", "closed_nets") for n in "46"}
     for gateway in context.gateways.values():
-        own["nets4"] += gateway.internal4
+        own["internal_nets4"] += gateway.internal4
         own["closed_nets4"] += gateway.internal4
-        own["nets6"] += gateway.internal6
+        own["internal_nets6"] += gateway.internal6
         own["closed_nets6"] += gateway.internal6
         for name in gateway.internal:
             for cidr in context.addresses.get(name, ()):
-                own["nets6" if ":" in cidr else "nets4"].append(cidr)
+                own["internal_nets6" if ":" in cidr else "internal_nets4"].append(cidr)
     return {name: _collapsed(cidrs) for name, cidrs in own.items()}
 
 
@@ -188,40 +188,40 @@ def _gateway(gateway: Gateway, context: Context) -> Iterator[Tagged]:
     if external is None:
         msg = f"gateway {gateway.name} has no external interface yet"
         raise ValueError(msg)
-    yield Element("external", (external,)), ("external", "")
+    yield Element("external_links", (external,)), ("external", "")
     for name in gateway.internal:
         yield from _internal_interface(gateway, external, name, context)
     yield from _internal_networks(gateway, external)
     yield from _guarded_in_networks(gateway, context)
     yield from _bridges_in_networks(gateway, context)
     if gateway.mss_clamp:
-        yield Element("clamped", (external,)), ("mss_clamp", "")
+        yield Element("mss_clamp_links", (external,)), ("mss_clamp", "")
     for digit, host in (("4", gateway.dmz4), ("6", gateway.dmz6)):
         if host is not None:
-            yield Element("dmz" + digit, (external,), (host,)), ("dmz" + digit, "")
+            yield Element("dmz_hosts" + digit, (external,), (host,)), ("dmz" + digit, "")
     if gateway.dmz4 or gateway.dmz6:
         for port in gateway.dmz_except:
-            yield Element("dmz_except", (external, str(port))), ("dmz_except", str(port))
+            yield Element("dmz_except_ports", (external, str(port))), ("dmz_except", str(port))
 
 
 def _internal_interface(gateway: Gateway, external: str, name: str, context: Context) -> Iterator[Tagged]:
     tag = ("internal", name)
-    yield Element("internal", (name,)), tag
-    yield Element("pairs4", (name, external)), tag
-    yield _translate("4", (name, external), gateway.snat4, tag)
+    yield Element("internal_links", (name,)), tag
+    yield Element("forward_pairs4", (name, external)), tag
+    yield _translate("pairs4", (name, external), gateway.snat4, tag)
     for digit, address in _own(context, name):
         yield Element("gateway_addrs" + digit, (address,)), tag
     if gateway.nat6:
-        yield Element("pairs6", (name, external)), ("nat6", "")
-        yield _translate("6", (name, external), gateway.snat6, ("nat6", ""))
+        yield Element("forward_pairs6", (name, external)), ("nat6", "")
+        yield _translate("pairs6", (name, external), gateway.snat6, ("nat6", ""))
     if gateway.route6:
-        yield Element("pairs6", (name, external)), ("route6", "")
-        yield Element("pairs6", (external, name)), ("route6", "")
+        yield Element("forward_pairs6", (name, external)), ("route6", "")
+        yield Element("forward_pairs6", (external, name)), ("route6", "")
     if gateway.internal_forwarding:
         for other in gateway.internal:
             if other != name:
-                yield Element("pairs4", (name, other)), ("internal_forwarding", "")
-                yield Element("pairs6", (name, other)), ("internal_forwarding", "")
+                yield Element("forward_pairs4", (name, other)), ("internal_forwarding", "")
+                yield Element("forward_pairs6", (name, other)), ("internal_forwarding", "")
 
 
 def _internal_networks(gateway: Gateway, external: str) -> Iterator[Tagged]:
@@ -234,11 +234,11 @@ def _internal_networks(gateway: Gateway, external: str) -> Iterator[Tagged]:
             tag = (field_name, cidr)
             key = (external, _widest(cidr, networks))
             if digit == "6" and gateway.route6:
-                yield Element("open_nets6", key), tag
+                yield Element("routed_nets6", key), tag
             if digit == "4" or gateway.nat6 or gateway.route6:
-                yield Element("net_pairs" + digit, key), tag
+                yield Element("forward_nets" + digit, key), tag
             if digit == "4" or gateway.nat6:
-                yield _translate(digit, key, fixed, tag, prefix="net_")
+                yield _translate("nets" + digit, key, fixed, tag)
 
 
 def _guarded_in_networks(gateway: Gateway, context: Context) -> Iterator[Tagged]:
@@ -258,7 +258,7 @@ def _bridges_in_networks(gateway: Gateway, context: Context) -> Iterator[Tagged]
         for cidr in networks:
             for name, cidrs in context.bridges.items():
                 if overlap([cidr], cidrs):
-                    yield Element("hairpin", (name, name)), (field_name, cidr)
+                    yield Element("hairpin_pairs", (name, name)), (field_name, cidr)
 
 
 def overlap(networks: Iterable[str], cidrs: Iterable[str]) -> bool:
@@ -268,11 +268,11 @@ def overlap(networks: Iterable[str], cidrs: Iterable[str]) -> bool:
     return any(net.version == other.version and net.overlaps(other) for net in nets for other in others)
 
 
-def _translate(digit: str, key: tuple[str, ...], fixed: str | None, tag: Tag, prefix: str = "") -> Tagged:
-    """Source NAT for this key: to a fixed address, or masquerade."""
+def _translate(what: str, key: tuple[str, ...], fixed: str | None, tag: Tag) -> Tagged:
+    """Source NAT for this key of the sets `…_<what>` (`pairs4`, `nets6`): to a fixed address, or masquerade."""
     if fixed is None:
-        return Element(f"{prefix}nat{digit}", key), tag
-    return Element(f"{prefix}snat{digit}", key, (fixed,)), tag
+        return Element(f"masquerade_{what}", key), tag
+    return Element(f"snat_{what}", key, (fixed,)), tag
 
 
 @dataclass(frozen=True)
@@ -360,7 +360,7 @@ def _forward_elements(
     saddr = _widest(source, forward.sources) if source else _ANY[forward.family]
     if not single and same:
         # The kernel keeps the port where only the address is given: one element for the whole range.
-        name, at = ("dnat_addr_range", [listen]) if specific and listen is not None else ("dnat_source", [])
+        name, at = ("dnat_addr_range", [listen]) if specific and listen is not None else ("dnat_range", [])
         yield Element(name + digit, (device, protocol, *at, saddr, _range(forward.ports)), (forward.address,))
         return
     if to_low == to_high:
@@ -372,7 +372,7 @@ def _forward_elements(
         if specific and listen is not None:
             yield Element("dnat_addr" + digit, (device, protocol, listen, saddr, ports), value)
         elif source or "-" in ports:
-            yield Element("dnat_range" + digit, (device, protocol, saddr, ports), value)
+            yield Element("dnat_source" + digit, (device, protocol, saddr, ports), value)
         else:
             yield Element("dnat_port" + digit, (device, protocol, ports), value)
 
@@ -380,7 +380,7 @@ def _forward_elements(
 def counted(forward: Forward) -> Iterator[Element]:
     """The elements that count a forward's packets."""
     for protocol in forward.protocols:
-        yield Element("counted" + _DIGIT[forward.family], (protocol, _range(forward.ports), forward.address))
+        yield Element("forward_counters" + _DIGIT[forward.family], (protocol, _range(forward.ports), forward.address))
 
 
 def _range(ports: tuple[int, int]) -> str:

@@ -1,8 +1,7 @@
-"""Our nftables table: bring it from what it holds to what it should hold, touching only what differs."""
+"""Our nftables tables: bring them from what they hold to what they should hold, and touch only what differs."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -10,37 +9,30 @@ from dataclasses import dataclass, field, replace
 from hostnet.agent.linux.conntrack import Flows
 from hostnet.agent.linux.libnftables import Generation, MissingLibraryError, Nft, NftError
 from hostnet.agent.nft.elements import Context, compile_common, compile_object
-from hostnet.agent.nft.ruleset import (
-    BRIDGE_TABLE,
-    SETS,
-    TABLE,
-    Element,
-    Listing,
-    parse_listing,
-    render,
-    render_key,
-    table_text,
-)
+from hostnet.agent.nft.ruleset import SETS, TABLES, TEMPLATE, Element, Place, table_text
+from hostnet.agent.nft.syntax import Listing, parse_listing, render, render_key
 from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.record import Mark
 from hostnet.wire.errors import Code, HostnetError
 
-Place = tuple[str, tuple[str, ...]]
-TABLES = (TABLE, BRIDGE_TABLE)
-_TEMPLATE = hashlib.sha256(table_text().encode()).hexdigest()[:16]
-_LINE = 500  # elements a line of a batch: long enough to be quick, short enough for nft's parser
+_ELEMENTS_PER_LINE = 500  # of a batch: few commands, and none too long for nft's parser
 
 
 @dataclass(frozen=True)
 class Desired:
-    """What the table should hold: value and comment by place."""
+    """What the tables should hold.
+
+    Args:
+        elements: Values by place.
+        owners: The owner's key by place; "" for what all share.
+    """
 
     elements: Mapping[Place, tuple[str, ...]] = field(default_factory=dict)
-    owners: Mapping[Place, str] = field(default_factory=dict)  # owner's key; "" for what all share
+    owners: Mapping[Place, str] = field(default_factory=dict)
 
 
 class ClashError(Exception):
-    """Two owners want one place with different values."""
+    """Two owners ask for different values in one place."""
 
     def __init__(self, owner: str, holder: str, element: Element) -> None:
         super().__init__(owner, holder, element)
@@ -55,9 +47,10 @@ class Compiler:
         self._compiled: dict[str, tuple[Owner, tuple[Element, ...]]] = {}
 
     def desired(self, owners: Mapping[str, Owner], context: Context) -> Desired:
-        """What the table should hold for all these owners.
+        """What the tables should hold for all these owners.
 
-        :raises ClashError: where two can't both have what they want.
+        Raises:
+            ClashError: Two of them exclude each other.
         """
         alike = replace(context, ports=())  # no owner's own elements depend on what is attached
         if alike != self._context:
@@ -92,16 +85,17 @@ class Table:
         self._listed: tuple[int, Listing | None] | None = None
 
     def generation(self) -> int:
-        """The number of the last change to nftables in this namespace, by whomever."""
+        """The number of the last change to nftables in this namespace, by any program."""
         if self._generation is None:
             self._generation = Generation()
         return self._generation.now()
 
     @property
     def nft(self) -> Nft:
-        """The library, loaded when the first thing needs it.
+        """The library, loaded on first use.
 
-        :raises MissingLibraryError: where it is not installed.
+        Raises:
+            MissingLibraryError: It is not installed.
         """
         if self._nft is None:
             self._nft = Nft()
@@ -109,7 +103,7 @@ class Table:
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
-        """Within it, `sync` has the kernel judge its batch and change nothing."""
+        """Within it, the kernel judges the batch of `sync` and changes nothing."""
         self.nft.dry_run(on=True)
         try:
             yield
@@ -117,7 +111,11 @@ class Table:
             self.nft.dry_run(on=False)
 
     def listing(self, *, fresh: bool = False) -> Listing | None:
-        """The whole table; None where there is none. Looked at only after a change, or `fresh`, for its counters."""
+        """Both tables; None where one is missing.
+
+        Args:
+            fresh: List them again even if nothing has changed: counters count without a change.
+        """
         now = self.generation()
         if fresh or self._listed is None or self._listed[0] != now:
             self._listed = (now, self._list(terse=False))
@@ -133,38 +131,53 @@ class Table:
     def sync(
         self, before: Desired, after: Desired, comments: Mapping[str, str], mark: Mark, ensure: Iterable[str] = ()
     ) -> Mark:
-        """Bring the table from `before` to `after`, in one batch.
+        """Bring the tables from `before` to `after`, in one batch.
 
-        While nobody else changed anything, what is recorded is what is there, and only what differs is sent. Else the
-        table is looked at: rules that are not as we made them are made anew, elements that are nobody's are taken out,
-        and those of `ensure` are put back.
+        As long as no other program has changed nftables, the kernel holds what is recorded, and only the difference is
+        sent. Otherwise the tables are listed: they are replaced if their chains or rules are not as recorded,
+        elements of no owner are deleted, and those of `ensure` are put back.
 
-        :param comments: by owner's key, what an element's comment says.
-        :param ensure: the owners whose elements this transaction answers for; others mend theirs when they are asked.
-        :raises NftError: where nft or the kernel refused; nothing has changed then.
+        Args:
+            before: What the recorded owners asked for.
+            after: What they ask for now.
+            comments: The elements' comment by owner's key.
+            mark: How the tables were after the last change.
+            ensure: The keys of the owners whose elements are put back where they are missing. What others lack stays
+                visible as their drift.
+
+        Returns:
+            How the tables are now.
+
+        Raises:
+            NftError: nft or the kernel refused the batch. Nothing has changed.
         """
         if not after.elements:
             return self._clear(before, comments, mark)
         now = self.generation()
-        if mark.rules and mark.template == _TEMPLATE and mark.generation == now:
+        if mark.rules and mark.template == TEMPLATE and mark.generation == now:
             try:
                 return self._send(*_delta(before.elements, after), after, comments, replace(mark, generation=now))
             except NftError:
-                pass  # something is not as recorded after all: look
+                pass  # the kernel holds something else after all
         listing = self.listing(fresh=True)
-        if listing is None or mark.template not in ("", _TEMPLATE) or (mark.rules and listing.rules != mark.rules):
-            self._rebuild(after, comments)
-            fresh = self._list(terse=True)
-            return Mark(fresh.rules if fresh else "", _TEMPLATE, self.generation())
-        # Without a record of ours, what nobody here asked for may be another stack's, whose record is lost as well.
+        if listing is None or _other_rules(listing, mark):
+            return self._replace(after, comments)
+        # Where the record was lost, an element that no recorded owner asked for may be of a stack that is not back yet.
         known = listing.elements if mark.rules else before.elements
         removed, added, left = _exact(listing, before.elements, after, {*ensure, ""}, known)
-        mark = self._send(removed, added, after, comments, Mark(listing.rules, _TEMPLATE, now))
-        # What others have to mend yet must be looked at again when they do.
+        mark = self._send(removed, added, after, comments, Mark(listing.rules, TEMPLATE, now))
+        # With drift of others left, the recorded elements are not those of the kernel: the next sync has to list.
         return replace(mark, generation=0) if left else mark
 
+    def outdated(self, mark: Mark) -> bool:
+        """Whether the tables are as another version of hostnet made them: unharmed, and of another text."""
+        if not mark.rules or mark.template == TEMPLATE:
+            return False
+        listing = self.listing()
+        return listing is not None and listing.rules == mark.rules
+
     def _clear(self, before: Desired, comments: Mapping[str, str], mark: Mark) -> Mark:
-        """Nothing is needed any more: the tables go, unless, the record being lost, others' elements are in them."""
+        """Delete the tables; after the loss of the record, unless elements of others are in them."""
         listing = None if mark.rules else self.listing(fresh=True)
         if listing is not None and listing.elements.keys() - before.elements.keys():
             there = [place for place in before.elements if place in listing.elements]
@@ -177,7 +190,7 @@ class Table:
     def there(self) -> bool:
         """Whether any of our tables is there; False where nft is not installed."""
         try:
-            return bool(self._there())
+            return bool(self._existing())
         except MissingLibraryError:
             return False
 
@@ -188,25 +201,42 @@ class Table:
         if not text:
             return mark
         self.nft.run(text)
-        # Where the number rose by more than one, somebody else changed something at the same moment: look next time.
+        # Another program changed nftables at the same moment if the number rose by more than one.
         now = self.generation()
         return replace(mark, generation=now if now == mark.generation + 1 else 0)
 
-    def _there(self) -> list[str]:
-        """Those of our tables that are there: somebody may have deleted one."""
-        # Not as JSON: libnftables 1.0.6 writes garbage there for the flags of a table that a program owns.
+    def _existing(self) -> list[str]:
+        """Those of our tables that exist."""
+        # Not in JSON: libnftables 1.0.6 writes garbage for the flags of a table that a program owns.
         names = {line.removeprefix("table ") for line in self.nft.lines("list tables")}
         return [name for name in TABLES if name in names]
 
     def _drop(self) -> None:
-        text = "".join(f"delete table {name}\n" for name in self._there())
+        text = "".join(f"delete table {name}\n" for name in self._existing())
         if text:
             self.nft.run(text)
 
-    def _rebuild(self, after: Desired, comments: Mapping[str, str]) -> None:
-        drop = "".join(f"delete table {name}\n" for name in self._there())
+    def _replace(self, after: Desired, comments: Mapping[str, str]) -> Mark:
+        """Replace the tables by new ones with all elements.
+
+        In one batch: the kernel makes the new rules valid and the old ones invalid at once (nf_tables' generations),
+        so each packet meets one of the two tables. Connections in progress are conntrack's, and stay.
+        """
+        drop = "".join(f"delete table {name}\n" for name in self._existing())
         everything = [Element(*place, value) for place, value in after.elements.items()]
         self.nft.run(drop + table_text() + "".join(_batch([], everything, after, comments)))
+        listing = self._list(terse=True)
+        return Mark(listing.rules if listing else "", TEMPLATE, self.generation())
+
+
+def _other_rules(listing: Listing, mark: Mark) -> bool:
+    """Whether the tables are not those that this version makes.
+
+    Where the record was lost nothing says how they were made, but the names of their sets.
+    """
+    if not mark.rules:
+        return listing.sets != SETS.keys()
+    return mark.template != TEMPLATE or listing.rules != mark.rules
 
 
 def _delta(before: Mapping[Place, tuple[str, ...]], after: Desired) -> tuple[list[Place], list[Element]]:
@@ -224,9 +254,17 @@ def _exact(
     ensure: set[str],
     known: Mapping[Place, tuple[str, ...]],
 ) -> tuple[list[Place], list[Element], bool]:
-    """What has to change in what the kernel has: nobody's elements go, those of `ensure` are made right.
+    """What has to change in what the kernel holds.
 
-    The last of the three: whether others' elements are not as they should be.
+    Args:
+        listing: What the kernel holds.
+        before: What the recorded owners asked for.
+        after: What they ask for now.
+        ensure: The keys of the owners whose elements are put back.
+        known: The places that may be deleted.
+
+    Returns:
+        What to delete, what to add, and whether other owners' elements are still not as they should be.
     """
     removed = [place for place in listing.elements if place not in after.elements and place in known]
     added = []
@@ -245,18 +283,19 @@ def _exact(
 
 
 def _batch(removed: list[Place], added: list[Element], after: Desired, comments: Mapping[str, str]) -> Iterator[str]:
-    """The batch's text: deletions first, so that a changed value is delete + add in one transaction."""
-    doomed: dict[str, list[str]] = {}
+    """The batch's text. Deletions come first: to add a key that has another value is EEXIST."""
+    deletions: dict[str, list[str]] = {}
     for name, key in removed:
-        doomed.setdefault(name, []).append(render_key(name, key))
-    fresh: dict[str, list[str]] = {}
+        deletions.setdefault(name, []).append(render_key(name, key))
+    additions: dict[str, list[str]] = {}
     for element in added:
         owner = after.owners[element.set, element.key]
-        fresh.setdefault(element.set, []).append(render(element, comments.get(owner, "hostnet")))
-    for verb, groups in (("delete", doomed), ("add", fresh)):
+        additions.setdefault(element.set, []).append(render(element, comments.get(owner, "hostnet")))
+    for verb, groups in (("delete", deletions), ("add", additions)):
         for name, texts in groups.items():
-            for at in range(0, len(texts), _LINE):
-                yield f"{verb} element {SETS[name].table} {name} {{ {', '.join(texts[at : at + _LINE])} }}\n"
+            for at in range(0, len(texts), _ELEMENTS_PER_LINE):
+                elements = ", ".join(texts[at : at + _ELEMENTS_PER_LINE])
+                yield f"{verb} element {SETS[name].table} {name} {{ {elements} }}\n"
 
 
 def changed_udp(before: Desired, after: Desired) -> list[Flows]:
@@ -265,7 +304,7 @@ def changed_udp(before: Desired, after: Desired) -> list[Flows]:
     places = [p for p, value in before.elements.items() if after.elements.get(p) != value]
     places += [p for p in after.elements if p not in before.elements]
     for name, key in places:
-        if name in ("dmz4", "dmz6"):
+        if name in ("dmz_hosts4", "dmz_hosts6"):
             flows.append(Flows("ipv6" if name.endswith("6") else "ipv4", (1, 65535)))
         elif SETS[name].value and len(key) > 2 and key[1] == "udp":
             low, _, high = key[-1].partition("-")
@@ -274,6 +313,11 @@ def changed_udp(before: Desired, after: Desired) -> list[Flows]:
 
 
 def refused(what: str, error: NftError) -> HostnetError:
-    """What nft said, as an error of ours."""
+    """The error for what nft or the kernel refused.
+
+    Args:
+        what: What failed.
+        error: The answer.
+    """
     said = next((line for line in str(error).splitlines() if "Error" in line), str(error)).strip()
-    return HostnetError(Code.KERNEL, what, said, "`hostnet doctor` tells what this host's nftables lacks")
+    return HostnetError(Code.KERNEL, what, said, "`hostnet doctor` shows what this host's nftables lacks")

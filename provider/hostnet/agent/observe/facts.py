@@ -10,8 +10,9 @@ from typing import Any
 from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
 from hostnet.agent.nft.elements import counted
+from hostnet.agent.nft.ruleset import TABLES
 from hostnet.agent.nft.sysctls import FORWARDING
-from hostnet.agent.nft.table import TABLES, Table
+from hostnet.agent.nft.table import Table
 from hostnet.agent.plan.resolve import World, external_of
 from hostnet.agent.record.owners import Owners
 from hostnet.wire.errors import Code, HostnetError

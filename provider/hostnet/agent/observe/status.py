@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hostnet.agent.lasting.persistence import Watching
-from hostnet.agent.nft.table import Desired, Place
+from hostnet.agent.nft.ruleset import Place
+from hostnet.agent.nft.table import Desired
 from hostnet.agent.observe.view import Observation
 from hostnet.agent.plan.links import Plan, plan
 from hostnet.agent.record.owners import Owner

@@ -190,6 +190,14 @@ def _see_guest(item: Guest, owner: Owner, observation: Observation) -> GuestStat
     )
 
 
+# The property of a gateway that a map's value is.
+_PROPERTIES = {
+    f"{name}{n}": f"{of}{n}"
+    for n in "46"
+    for name, of in (("snat_pairs", "snat"), ("snat_nets", "snat"), ("dmz_hosts", "dmz"))
+}
+
+
 def _see_gateway(item: Gateway, observation: Observation) -> GatewayState:
     missing: set[Tag] = set()
     changed: dict[str, str] = {}
@@ -198,7 +206,7 @@ def _see_gateway(item: Gateway, observation: Observation) -> GatewayState:
         if there is None:
             missing.add((name, value))
         elif there != element.value:
-            changed[element.set[:-1].removeprefix("net_") + element.set[-1]] = there[0]
+            changed[_PROPERTIES.get(element.set, element.set)] = there[0]
 
     # Something strange among what opens or translates concerns every network behind a gateway.
     strange = any(name not in _SHOWN for name, _ in observation.strange)
@@ -242,7 +250,7 @@ def _shaken(name: str, observation: Observation) -> bool:
     own = {cidr.split("/")[0] for cidr in cidrs}
     about = [
         x
-        for x in observation.shared("our_links", "hairpin", "hairpin_sources4", "hairpin_sources6")
+        for x in observation.shared("our_links", "hairpin_pairs", "hairpin_sources4", "hairpin_sources6")
         if x.key[0] == name
     ]
     about += [x for x in observation.shared("bridge_addrs4", "bridge_addrs6") if x.key[0] in own]
@@ -260,20 +268,23 @@ def _between(item: Gateway, digit: str, observation: Observation) -> Iterator[El
         other = ipaddress.ip_network(part)
         return any(network.overlaps(other) for network in networks)
 
-    for element in observation.shared(*(name + digit for name in ("internal_nets", "internal_from", "internal_to"))):
+    for element in observation.shared(*(name + digit for name in ("net_to_net", "net_to_link", "link_to_net"))):
         if all(map(mine, SETS[element.set].key, element.key)):
             yield element
 
 
 # Strange elements that show as an internal interface or as a port forward; and counters, which open nothing.
-_FORWARDS = ("nat", "snat", "dnat_port", "dnat_range", "dnat_source", "dnat_addr", "dnat_addr_range", "counted")
-_SHOWN = frozenset({"internal", *(f"{name}{n}" for name in _FORWARDS for n in "46")})
+_FORWARDS = (
+    *("masquerade_pairs", "snat_pairs", "forward_counters"),
+    *("dnat_port", "dnat_range", "dnat_source", "dnat_addr", "dnat_addr_range"),
+)
+_SHOWN = frozenset({"internal_links", *(f"{name}{n}" for name in _FORWARDS for n in "46")})
 
 
 def _lost(digit: str, cidr: str, observation: Observation) -> bool:
     """Whether the kernel does not hold a network among ours."""
     network: Any = ipaddress.ip_interface(cidr).network
-    ours = observation.shared(f"nets{digit}", f"closed_nets{digit}")
+    ours = observation.shared(f"internal_nets{digit}", f"closed_nets{digit}")
     return observation.lacks(x for x in ours if network.subnet_of(ipaddress.ip_network(x.key[0])))
 
 
@@ -282,7 +293,7 @@ def _strange_internal(item: Gateway, observation: Observation) -> tuple[str, ...
     return tuple(
         key[0]
         for name, key in observation.strange
-        if (name == "internal" or (name in ("nat4", "snat4") and key[1] == item.external))
+        if (name == "internal_links" or (name in ("masquerade_pairs4", "snat_pairs4") and key[1] == item.external))
         and key[0] not in item.internal
     )
 

@@ -1,0 +1,137 @@
+"""Elements in nft's syntax, and nft's listings as elements. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from hostnet.agent.nft.ruleset import PROTOCOLS, SETS, Element, Place
+
+_NAMES = {number: name for name, number in PROTOCOLS.items()}
+_IFNAME = re.compile(r"[A-Za-z0-9_.@+=~%,#-]{1,15}")
+
+
+def render(element: Element, comment: str = "") -> str:
+    """The element in nft syntax. Each field is checked against its type: no other text of a user's reaches nft.
+
+    Args:
+        element: What to write.
+        comment: Its comment; harmless characters of it stay.
+
+    Raises:
+        ValueError: A field is not of its type.
+    """
+    spec = SETS[element.set]
+    text = render_key(element.set, element.key)
+    if comment:
+        text += f' comment "{clean_comment(comment)}"'
+    if spec.value:
+        text += " : " + " . ".join(_field(kind, part) for kind, part in zip(spec.value, element.value))
+    return text
+
+
+def render_key(set_name: str, key: tuple[str, ...]) -> str:
+    """An element's key, which is enough to delete it.
+
+    Raises:
+        ValueError: A field is not of its type.
+    """
+    return " . ".join(_field(kind, part) for kind, part in zip(SETS[set_name].key, key))
+
+
+def clean_comment(comment: str) -> str:
+    """The comment in harmless characters, 100 bytes at most: the kernel keeps 128, with nft's own header."""
+    return re.sub(r"[^A-Za-z0-9 _.:/@+-]", "_", comment)[:100]
+
+
+def _field(kind: str, value: str) -> str:
+    if kind == "ifname":
+        if not _IFNAME.fullmatch(value):
+            msg = f"{value!r} is no interface name"
+            raise ValueError(msg)
+        return f'"{value}"'
+    if kind == "inet_proto":
+        if value not in PROTOCOLS:
+            msg = f"{value!r} is no protocol"
+            raise ValueError(msg)
+        return PROTOCOLS[value]
+    if kind == "inet_service":
+        low, _, high = value.partition("-")
+        return f"{int(low)}-{int(high)}" if high else str(int(low))
+    version = 4 if kind == "ipv4_addr" else 6
+    network = ipaddress.ip_network(value)
+    if network.version != version:
+        msg = f"{value!r} is no {kind}"
+        raise ValueError(msg)
+    return value
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Our tables as the kernel has them.
+
+    Args:
+        elements: Values by place.
+        rules: A print of chains and rules, to compare.
+        counters: Packets and bytes by place.
+        sets: The names of sets and maps.
+    """
+
+    elements: dict[Place, tuple[str, ...]]
+    rules: str
+    counters: dict[Place, tuple[int, int]]
+    sets: frozenset[str] = frozenset()
+
+
+def parse_listing(listed: list[dict[str, Any]]) -> Listing:
+    """Read what `nft -j list table inet hostnet` answered."""
+    elements: dict[Place, tuple[str, ...]] = {}
+    counters: dict[Place, tuple[int, int]] = {}
+    rules: list[str] = []
+    sets: set[str] = set()
+    for item in listed:
+        (kind, body), *_ = item.items()
+        if kind in ("set", "map"):
+            sets.add(body["name"])
+            for raw in body.get("elem", []):
+                key, value = raw if kind == "map" else (raw, None)
+                place = body["name"], _named(body["name"], _fields(key))
+                elements[place] = () if value is None else _fields(value)
+                if kind == "set" and isinstance(raw, dict) and "counter" in raw.get("elem", ()):
+                    counters[place] = (raw["elem"]["counter"]["packets"], raw["elem"]["counter"]["bytes"])
+        elif kind in ("rule", "chain"):
+            body = {name: part for name, part in body.items() if name != "handle"}
+            rules.append(json.dumps({kind: body}, sort_keys=True))
+    return Listing(elements, hashlib.sha256("\n".join(rules).encode()).hexdigest(), counters, frozenset(sets))
+
+
+def _named(name: str, key: tuple[str, ...]) -> tuple[str, ...]:
+    """The key with the protocol's name in place of its number."""
+    kinds = SETS[name].key if name in SETS else ()
+    if "inet_proto" not in kinds:
+        return key
+    return tuple(_NAMES.get(part, part) if kind == "inet_proto" else part for kind, part in zip(kinds, key))
+
+
+def _fields(value: Any) -> tuple[str, ...]:
+    """A key or value in nft's JSON as our fields."""
+    if isinstance(value, dict):
+        if "elem" in value:
+            return _fields(value["elem"]["val"])
+        if "concat" in value:
+            return tuple(_one(part) for part in value["concat"])
+    return (_one(value),)
+
+
+def _one(part: Any) -> str:
+    if isinstance(part, dict):
+        if "prefix" in part:
+            return f"{part['prefix']['addr']}/{part['prefix']['len']}"
+        if "range" in part:
+            return "-".join(str(end) for end in part["range"])
+        return json.dumps(part)
+    return str(part)
