@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.family import Family
 from hostnet.wire.objects import (
     EXTERNAL_PLACEHOLDER,
     Address,
     DhcpServer,
     DhcpState,
-    Family,
     Forward,
     Forwarding,
     ForwardingState,

@@ -43,7 +43,8 @@ from hostnet.resources.schema.model import (
     without_none,
 )
 from hostnet.resources.schema.types import IPV4, IPV6, OUT_TEXT, Bool, Choice, InterfaceName, Ip, NetCidr, Port
-from hostnet.wire.objects import Family, Forward, Forwarding, ForwardState, Gateway, GatewayState, Object
+from hostnet.wire.family import FAMILIES, Family
+from hostnet.wire.objects import Forward, Forwarding, ForwardState, Gateway, GatewayState, Object
 from hostnet.wire.urn import Urn
 
 if TYPE_CHECKING:
@@ -272,7 +273,7 @@ pulumi.export("externalAddresses", nat.external_addresses)
             not isinstance(x, dict) or x.get("destination") is UNKNOWN for x in _items(inputs, "forwardPorts")
         )
         rest = UNKNOWN if open_question else False
-        forwarding = {family: True if family in needed else rest for family in ("ipv4", "ipv6")}
+        forwarding = {family: True if family in needed else rest for family in FAMILIES}
         return {"externalInterface": external, "externalAddresses": addresses, "forwarding": forwarding}
 
     def recorded(self, view: View) -> dict[str, Value]:

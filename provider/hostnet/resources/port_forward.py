@@ -47,7 +47,8 @@ from hostnet.resources.schema.types import (
     parse_ip,
     split_ports,
 )
-from hostnet.wire.objects import EXTERNAL_PLACEHOLDER, Family, Forward, Forwarding, ForwardState, Object, ports_text
+from hostnet.wire.family import Family
+from hostnet.wire.objects import EXTERNAL_PLACEHOLDER, Forward, Forwarding, ForwardState, Object, ports_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

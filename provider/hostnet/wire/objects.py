@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, Union
 
-Family = Literal["ipv4", "ipv6"]
+from hostnet.wire.family import Family
+
 LinkKind = Literal["bridge", "tap"]
 Ports = tuple[int, int]
 Json = dict[str, Any]

@@ -18,12 +18,12 @@ from hostnet.agent.nft.elements import LOOPBACK_DEVICE, Context, forward_devices
 from hostnet.agent.nft.ruleset import PROTOCOLS
 from hostnet.agent.nft.syntax import clean_comment, render_key
 from hostnet.agent.record.owners import Owner
+from hostnet.wire.family import FAMILIES, NFT_HEADER, Family
 from hostnet.wire.objects import Forward, Gateway, Link
 
 TAG = "hostnet: "  # begins the comment of every rule of ours in somebody else's chain
 FORWARD, INPUT = "forward", "input"
-_WIDTH = {"ipv4": "ip", "ipv6": "ip6"}
-_ONE_FAMILY = {67: "ipv4", 547: "ipv6"}  # DHCP's ports
+_ONE_FAMILY: dict[int, Family] = {67: "ipv4", 547: "ipv6"}  # DHCP's ports
 _IPTABLES_NAME = re.compile(r"[A-Za-z0-9_.@-]{1,15}")
 
 
@@ -40,7 +40,7 @@ class Traffic:
     hook: str = FORWARD
     iif: str | None = None
     oif: str | None = None
-    family: str | None = None
+    family: Family | None = None
     source: str | None = None
     target: str | None = None
     protocol: str | None = None
@@ -136,7 +136,7 @@ def _gateway(gateway: Gateway) -> Iterator[Traffic]:
     for name in gateway.internal:
         yield Traffic(key, iif=name, oif=external)
         yield Traffic(key, oif=name)
-    for family, networks in (("ipv4", gateway.internal4), ("ipv6", _forwarded6(gateway))):
+    for family, networks in zip(FAMILIES, (gateway.internal4, _forwarded6(gateway))):
         for network in networks:
             yield Traffic(key, oif=external, family=family, source=network)
             yield Traffic(key, family=family, target=network)
@@ -149,7 +149,7 @@ def _forwarded6(gateway: Gateway) -> tuple[str, ...]:
 
 def _dmz(gateway: Gateway, inside: _Inside) -> Iterator[Traffic]:
     """To and from a dmz host that is behind no interface of the gateway."""
-    for family, address in (("ipv4", gateway.dmz4), ("ipv6", gateway.dmz6)):
+    for family, address in zip(FAMILIES, (gateway.dmz4, gateway.dmz6)):
         if address and inside.external(address) != gateway.external:
             yield Traffic(gateway.key, iif=gateway.external, family=family, target=address)
             yield Traffic(gateway.key, oif=gateway.external, family=family, source=address)
@@ -254,7 +254,7 @@ def for_iptables(wanted: Iterable[Traffic], family: str) -> list[AcceptRule]:
 
 
 def _of(wanted: Iterable[Traffic], family: str) -> Iterator[Traffic]:
-    return (each for each in wanted if family == "inet" or each.family is None or _WIDTH[each.family] == family)
+    return (each for each in wanted if family == "inet" or each.family is None or NFT_HEADER[each.family] == family)
 
 
 def _merged(accepts: Iterable[AcceptRule]) -> list[AcceptRule]:
@@ -276,9 +276,9 @@ def _nft_text(each: Traffic, family: str) -> str:
         parts.append(f"iifname {_name(each.iif)}")
     if each.oif:
         parts.append(f"oifname {_name(each.oif)}")
-    width = _WIDTH.get(each.family or "", "")
-    parts += [f"{width} saddr {_bare(each.source)}"] if each.source else []
-    parts += [f"{width} daddr {_bare(each.target)}"] if each.target else []
+    header = NFT_HEADER[each.family] if each.family else ""
+    parts += [f"{header} saddr {_bare(each.source)}"] if each.source else []
+    parts += [f"{header} daddr {_bare(each.target)}"] if each.target else []
     if family == "inet" and each.family and not (each.source or each.target):
         parts.append(f"meta nfproto {each.family}")
     if each.icmp:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from hostnet.agent.linux import netlink
 from hostnet.agent.linux.netlink import attributes
+from hostnet.wire.family import AF, Family
 
 # linux/netfilter/nfnetlink_conntrack.h
 _GET, _DELETE = (1 << 8) | 1, (1 << 8) | 2
@@ -22,14 +23,13 @@ _CTA_IP_V4_DST, _CTA_IP_V6_DST = 2, 4
 _CTA_PROTO_NUM, _CTA_PROTO_DST_PORT = 1, 3
 _IPS_DST_NAT = 1 << 5
 _IPPROTO_UDP = 17
-_FAMILIES = {"ipv4": 2, "ipv6": 10}
 
 
 @dataclass(frozen=True)
 class Flows:
     """UDP flows to these ports of the host's own addresses, of a family."""
 
-    family: str
+    family: Family
     ports: tuple[int, int]
 
 
@@ -39,14 +39,14 @@ def forget(flows: Iterable[Flows], is_local: Callable[[str], bool]) -> int:
     A flow counts where it was translated, or is to an address of the host: a wildcard forward has no one address to
     compare with, and a guest's own query to somebody else's port of this number must live.
     """
-    by_family: dict[str, list[tuple[int, int]]] = {}
+    by_family: dict[Family, list[tuple[int, int]]] = {}
     for each in flows:
         by_family.setdefault(each.family, []).append(each.ports)
     count = 0
     for family, ports in by_family.items():
         connection = netlink.Netlink(netlink.NETLINK_NETFILTER)
         try:
-            head = struct.pack("=BBH", _FAMILIES[family], 0, 0)
+            head = struct.pack("=BBH", AF[family], 0, 0)
             for message in connection.dump(_GET, head):
                 if _concerned(message.body[4:], ports, is_local):
                     count += _delete(connection, head, message.body[4:])

@@ -19,6 +19,7 @@ from hostnet.agent.linux import netlink
 from hostnet.agent.linux import operations as ops
 from hostnet.agent.linux.netlink import Attributes, attribute, attributes, nested
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
+from hostnet.wire.family import AF, ANY_ADDRESS, FAMILIES, family_of
 
 # linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/if_tun.h
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
@@ -53,7 +54,7 @@ _ROUTE = struct.Struct("=BBBBBBBBI")
 _FAMILY = struct.Struct("=H")  # of a gateway that is not of its route's
 _NEXT_HOP = struct.Struct("=HBBi")
 _USER_HZ = 100  # in which the kernel tells how long a route lives
-_ANY: dict[int, str] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - a route's destination
+_ANY = {AF[family]: ANY_ADDRESS[family] for family in FAMILIES}  # a default route's destination
 _IPV6_MIN_MTU = 1280  # below it the kernel takes IPv6 off an interface
 _SYSCTLS = Path("/proc/sys")
 
@@ -117,7 +118,7 @@ class Kernel:
         routes: dict[str, list[str]] = {}
         defaults: dict[str, tuple[int, str]] = {}
         ways: set[str] = set()
-        for family, label in ((2, "ipv4"), (10, "ipv6")):
+        for label, family in AF.items():
             for message in self._netlink.dump(RTM_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
                 _, length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(message.body)
                 found = attributes(message.body[_ROUTE.size :])
@@ -184,7 +185,7 @@ class Kernel:
         network = ipaddress.ip_network(route.cidr)
         flags = RTNH_F_ONLINK if route.onlink else 0
         numbers = (route.table if route.table < 256 else 0, route.protocol, route.scope, RTN_UNICAST, flags)
-        body = _ROUTE.pack(2 if network.version == 4 else 10, network.prefixlen, 0, route.tos, *numbers)
+        body = _ROUTE.pack(AF[family_of(route.cidr)], network.prefixlen, 0, route.tos, *numbers)
         body += attribute(RTA_TABLE, route.table) + attribute(RTA_OIF, self._index(route.link))
         if network.prefixlen:
             body += attribute(RTA_DST, network.network_address.packed)
@@ -301,9 +302,8 @@ class Kernel:
 
     def _address_body(self, link: str, cidr: str) -> bytes:
         interface = ipaddress.ip_interface(cidr)
-        family = 2 if interface.version == 4 else 10
         packed = interface.ip.packed
-        head = _ADDR.pack(family, interface.network.prefixlen, 0, 0, self._index(link))
+        head = _ADDR.pack(AF[family_of(cidr)], interface.network.prefixlen, 0, 0, self._index(link))
         return head + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
 
     def _route_body(self, link: str, cidr: str, protocol: int = RTPROT_STATIC, scope: int | None = None) -> bytes:
@@ -311,8 +311,7 @@ class Kernel:
         v4 = network.version == 4
         if scope is None:
             scope = RT_SCOPE_LINK if v4 else 0
-        family = 2 if v4 else 10
-        head = _ROUTE.pack(family, network.prefixlen, 0, 0, RT_TABLE_MAIN, protocol, scope, RTN_UNICAST, 0)
+        head = _ROUTE.pack(AF[family_of(cidr)], network.prefixlen, 0, 0, RT_TABLE_MAIN, protocol, scope, RTN_UNICAST, 0)
         if network.prefixlen:
             head += attribute(RTA_DST, network.network_address.packed)
         return head + attribute(RTA_OIF, self._index(link))

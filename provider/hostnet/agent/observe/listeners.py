@@ -7,9 +7,10 @@ from pathlib import Path
 
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.record.owners import Owner
+from hostnet.wire.family import ANY_ADDRESS
 from hostnet.wire.objects import Forward, Gateway
 
-_ALWAYS_THERE = frozenset({"0.0.0.0", "::", "127.0.0.1"})  # noqa: S104 - compared with, never bound
+_ALWAYS_THERE = frozenset({*ANY_ADDRESS.values(), "127.0.0.1"})
 _LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp
 _UNCONNECTED = "07"  # a UDP socket that is bound and not connected
 

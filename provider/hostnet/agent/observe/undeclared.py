@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from hostnet.agent.observe.view import Observation
 from hostnet.agent.record.owners import Owner
-from hostnet.wire.objects import Family, Forward, ForwardState, Gateway, Ports
-
-_ANY = ("0.0.0.0/0", "::/0")
+from hostnet.wire.family import ANY_NETWORK, family_of_set
+from hostnet.wire.objects import Forward, ForwardState, Gateway, Ports
 
 
 def strange_forwards(owner: Owner, observation: Observation) -> list[tuple[Forward, ForwardState]]:
@@ -27,12 +26,12 @@ def strange_forwards(owner: Owner, observation: Observation) -> list[tuple[Forwa
 
 def _forward(gateway: Gateway, name: str, key: tuple[str, ...], value: tuple[str, ...]) -> Forward:
     """The forward that such an element makes. Its key is (device, protocol, …, ports), see `ruleset.SETS`."""
-    family: Family = "ipv6" if name.endswith("6") else "ipv4"
     ports = _ports(key[-1])
     between = key[2:-1]
     listen = between[:1] if name.startswith("dnat_addr") else ()
-    sources = tuple(source for source in between[len(listen) :] if source not in _ANY)
+    sources = tuple(source for source in between[len(listen) :] if source not in ANY_NETWORK.values())
     to_ports = _ports(value[1]) if len(value) > 1 else ports
+    family = family_of_set(name)
     return Forward(
         family, (key[1],), ports, value[0], to_ports, gateway=gateway.name, listen=tuple(listen), sources=sources
     )

@@ -11,11 +11,11 @@ from typing import Union
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.family import FAMILIES, Family
 from hostnet.wire.objects import (
     EXTERNAL_PLACEHOLDER,
     Address,
     DhcpServer,
-    Family,
     Forward,
     Gateway,
     Glob,
@@ -261,8 +261,7 @@ def _uplink(what: str, name: str, snapshot: Snapshot) -> HostnetError:
 
 def _default_link(what: str, family: Family | None, snapshot: Snapshot) -> str:
     """The interface of the default route: IPv4's first, where the family is not given."""
-    families: tuple[Family, ...] = (family,) if family else ("ipv4", "ipv6")
-    for each in (*families, *({"ipv4", "ipv6"} - set(families))):
+    for each in sorted(FAMILIES, key=lambda each: each != family):
         if each in snapshot.default_links:
             return snapshot.default_links[each]
     raise HostnetError(

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.family import ANY_ADDRESS
 from hostnet.wire.objects import Forward, Forwarding, Gateway, Json, Object, from_json, to_json
 from hostnet.wire.urn import Urn
 
-_EVERY = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, never bound
 _FORWARDS = frozenset({Forward, Forwarding})
 _WAYS = ("via", "replaced")
 
@@ -210,7 +210,7 @@ def _places(owner: Owner, owners: Owners) -> Iterator[tuple[ForwardPlace, tuple[
     for item in forwards:
         gateway = gateways.get(item.gateway) if item.gateway else None
         external = (gateway.external if gateway else item.external) or ""
-        listens = {"*" if listen in _EVERY else listen for listen in item.listen} or {"*"}
+        listens = {"*" if listen in ANY_ADDRESS.values() else listen for listen in item.listen} or {"*"}
         for protocol in item.protocols:
             for listen in listens:
                 yield (external, item.family, protocol, listen), item.ports

@@ -22,11 +22,11 @@ from hostnet.resources.schema.model import (
     has_unknown,
 )
 from hostnet.resources.schema.types import NAME_MAX, InterfaceName
-from hostnet.wire.objects import Family, Forwarding, ForwardingState, Object
+from hostnet.wire.family import FAMILIES, Family
+from hostnet.wire.objects import Forwarding, ForwardingState, Object
 from hostnet.wire.requests import Change, Query, View
 
 SUFFIX = 7  # hexadecimal digits of an autoname, as many as Pulumi's own
-FAMILIES: tuple[Family, Family] = ("ipv4", "ipv6")
 
 In = TypeVar("In", bound=Declared)
 

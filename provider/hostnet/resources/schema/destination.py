@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from hostnet.resources.schema.model import BadValueError, Scalar
 from hostnet.resources.schema.types import IPV4, IPV6, PORT_MAX, IpAddress, check_range, parse_ip, text, usable_ip
+from hostnet.wire.family import Family, family_of
 
 if TYPE_CHECKING:
     from hostnet.resources.schema.kind import Value
-    from hostnet.wire.objects import Family, Ports
+    from hostnet.wire.objects import Ports
 
 _SHOULD = 'an address with or without ports such as "10.0.0.2", "10.0.0.2:80", "10.0.0.2:8000-8100", "[fd12::2]:443"'
 _TARGET = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<v4>[^:\[\]]*))(?::(?P<ports>[^:]*))?", re.ASCII)
@@ -51,7 +52,7 @@ class Destination:
     @property
     def family(self) -> Family:
         """The address's family."""
-        return "ipv6" if ":" in self.address else "ipv4"
+        return family_of(self.address)
 
     def on(self, source: Ports) -> Destination:
         """The same destination with its ports spelled out, for a forward of these source ports."""

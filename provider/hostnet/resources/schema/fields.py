@@ -11,7 +11,8 @@ from hostnet.resources.schema.model import Changes, Declared, Field, ListOf, Pro
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hostnet.wire.objects import Family, Object, ObjectState
+    from hostnet.wire.family import Family
+    from hostnet.wire.objects import Object, ObjectState
 
 
 def fields_of(inputs: Declared) -> dict[str, Value]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 from hostnet.resources.schema.kind import UNKNOWN, Failure, Value
 
 if TYPE_CHECKING:
-    from hostnet.wire.objects import Family
+    from hostnet.wire.family import Family
 
 SHOWN = 60  # characters of a value that a message quotes
 PART = 3  # characters of a known name that are enough to mean it
