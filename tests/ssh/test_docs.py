@@ -1,4 +1,4 @@
-"""The messages in docs/servers.md are what is said; `…` there stands for what differs from run to run."""
+"""The messages in docs/servers.md are the real ones; `…` there stands for what differs from run to run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from tests.ssh.world import FAR_SERVER, JUMP, World, keygen
 from tools.paths import CHECKOUT
 
 _BLOCK = re.compile(r"^<!-- said: (\w+) -->\n```\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
-SAID: dict[str, str] = dict(_BLOCK.findall((CHECKOUT / "docs" / "servers.md").read_text()))
+# A message is one line; the document wraps it.
+SAID: dict[str, str] = {
+    name: " ".join(message.split()) for name, message in _BLOCK.findall((CHECKOUT / "docs" / "servers.md").read_text())
+}
 
 
 def refused(world: World) -> Connection:
