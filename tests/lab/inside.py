@@ -16,6 +16,7 @@ from hostnet.agent.lasting.persistence import Persistence
 from hostnet.agent.record import netns as instance
 from hostnet.agent.record.record import Store
 from hostnet.agent.transaction.host import Host
+from hostnet.agent.transaction.subsystems import Subsystems
 from hostnet.hosts.session import Session
 
 from tests.lab.driver import Provider
@@ -41,10 +42,10 @@ def open_host(namespace: Namespace, state: Path) -> Host:
         here = Path("/proc/thread-self/ns/net").stat().st_ino
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         store = Store(state, f"netns-{here}", f"{boot} {here} {instance._netns_cookie()}")
-        host = Host(store, Unwatched(store, persist="never"))
+        host = Host(Subsystems.of(store, Unwatched(store, persist="never")))
         # Their sockets belong to the namespace of the thread that opens them: now, and never a test's own thread,
         # which is in the machine's namespace.
-        assert host.table.nft
+        host.table.nft.lines("list tables")
         host.table.generation()
         return host
 

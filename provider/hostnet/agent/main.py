@@ -27,7 +27,7 @@ from hostnet.agent.linux.process import started_at
 from hostnet.agent.record.netns import enter, namespace_of, store_here
 from hostnet.agent.transaction.commit_confirm import CommitConfirm
 from hostnet.agent.transaction.host import Host
-from hostnet.agent.transaction.subsystems import Outcome
+from hostnet.agent.transaction.subsystems import Outcome, Subsystems
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import from_json, state_to_json, to_json
 from hostnet.wire.requests import Change, Query, View
@@ -221,7 +221,7 @@ def open_host(state_dir: Path, netns: str | None, persist: str = "keep", via: st
     if netns is not None:
         enter(netns)
     store = store_here(state_dir, netns)
-    return Host(store, Persistence(store, netns, persist), via)
+    return Host(Subsystems.of(store, Persistence(store, netns, persist)), via)
 
 
 def _hello() -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-import struct
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from hostnet.agent.firewalls.accepts import FORWARD, INPUT, TAG
-from hostnet.agent.linux import netlink
 from hostnet.agent.linux.install_hints import advice_here
 from hostnet.agent.linux.libnftables import NftError
 from hostnet.agent.nft.ruleset import TABLES
@@ -27,9 +25,6 @@ from hostnet.agent.nft.table import Table
 NFT, IPTABLES_NFT, LEGACY = "nft", "iptables-nft", "iptables-legacy"
 USER_CHAIN = "DOCKER-USER"  # Docker leaves it to the administrator, and jumps there before all else
 LOCK_SECONDS = 30  # for the lock that all iptables commands share; somebody may hold it and hang
-_FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}
-_GET_TABLE = (10 << 8) | 1  # linux/netfilter/nf_tables.h: NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE
-_TABLE_NAME, _TABLE_FLAGS, _TABLE_OWNED = 1, 2, 0x2
 _NAME = re.compile(r"[A-Za-z0-9_./-]+")  # what needs no quotes in nft
 _LEGACY_COMMANDS = {"ip": "iptables-legacy", "ip6": "ip6tables-legacy"}
 _LEGACY_TABLES = {"ip": "ip_tables_names", "ip6": "ip6_tables_names"}
@@ -40,9 +35,6 @@ _FIREWALLD = (
     "echo NftablesTableOwner=no >>/etc/firewalld/firewalld.conf && systemctl restart firewalld`"
 )
 _DEEPEST = 16  # jumps in a row; the kernel allows as many
-_GET_RULE = (10 << 8) | 7
-_RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS = 1, 2, 3, 4
-_EXPRESSION_DATA, _MATCH_NAME, _MATCH_INFO = 2, 1, 3
 _XT_COMMENT = "\0"  # stands for one that nft does not show
 
 
@@ -161,45 +153,28 @@ def _concerns(rule: Rule, inner: frozenset[str], outer: frozenset[str]) -> bool:
 
 
 class Reader:
-    """Reads the chains of this network namespace."""
+    """Reads the chains of this network namespace.
 
-    def __init__(self, table: Table) -> None:
-        self._table = table
-        self._netlink: netlink.Netlink | None = None
+    Args:
+        table: Of hostnet; its nftables is asked.
+        legacy: Whether to look for iptables-legacy's chains too, which a command lists.
+    """
+
+    def __init__(self, table: Table, *, legacy: bool = True) -> None:
+        self._nftables, self._sees_legacy = table.nft, legacy
 
     def chains(self) -> list[Chain]:
         """All base chains at forward and input that are not ours.
 
         :raises MissingLibraryError: where there are nftables tables and no libnftables to read them.
         """
-        return [*self._nft(), *_legacy()]
-
-    def _connection(self) -> netlink.Netlink:
-        if self._netlink is None:
-            self._netlink = netlink.Netlink(netlink.NETLINK_NETFILTER)
-        return self._netlink
-
-    def _tables(self) -> dict[tuple[str, str], bool]:
-        """Others' tables of IP, and whether a program owns them. Without a library: most hosts have none."""
-        found = {}
-        try:
-            messages = self._connection().dump(_GET_TABLE, b"\0\0\0\0")
-        except OSError:
-            return {}  # a kernel without nftables
-        for message in messages:
-            family = _FAMILIES.get(message.body[0], "")
-            seen = netlink.attributes(message.body[4:])
-            name = netlink.text(seen[_TABLE_NAME])
-            if family and f"{family} {name}" not in TABLES:
-                flags = int.from_bytes(seen.get(_TABLE_FLAGS, b"\0"), "big")
-                found[family, name] = bool(flags & _TABLE_OWNED)
-        return found
+        return [*self._nft(), *(_legacy() if self._sees_legacy else ())]
 
     def _nft(self) -> Iterator[Chain]:
-        tables = self._tables()
+        tables = {place: owned for place, owned in self._nftables.tables().items() if " ".join(place) not in TABLES}
         if not tables:
             return
-        listed = [item["chain"] for item in self._table.nft.list("list chains") if "chain" in item]
+        listed = [item["chain"] for item in self._nftables.list("list chains") if "chain" in item]
         for chain in listed:
             key = (chain["family"], chain["table"])
             if key in tables and chain.get("hook") in (FORWARD, INPUT) and chain.get("type") == "filter":
@@ -225,33 +200,14 @@ class Reader:
 
     def _rules(self, family: str, table: str, name: str) -> tuple[Rule, ...]:
         try:
-            listed = self._table.nft.list(f"list chain {family} {table} {name}", terse=True)
+            listed = self._nftables.list(f"list chain {family} {table} {name}", terse=True)
         except NftError:
             return ()  # it went in between
         rules = [_rule(item["rule"]) for item in listed if "rule" in item]
         if any(rule.comment == _XT_COMMENT for rule in rules):
-            comments = self._xt_comments(family, table, name)
+            comments = self._nftables.xt_comments(family, table, name)
             rules = [replace(rule, comment=comments.get(rule.place, rule.comment)) for rule in rules]
         return tuple(rules)
-
-    def _xt_comments(self, family: str, table: str, name: str) -> dict[int, str]:
-        """By handle, the comments that iptables-nft itself wrote (it may have loaded ours from a saved file).
-
-        They are an extension's own data, which nft does not show.
-        """
-        number = next(key for key, value in _FAMILIES.items() if value == family)
-        request = struct.pack("=BBH", number, 0, 0)
-        request += netlink.attribute(_RULE_TABLE, table) + netlink.attribute(_RULE_CHAIN, name)
-        found = {}
-        for message in self._connection().dump(_GET_RULE, request):
-            seen = netlink.attributes(message.body[4:])
-            if netlink.text(seen[_RULE_TABLE]) != table or netlink.text(seen[_RULE_CHAIN]) != name:
-                continue  # kernels before 3.18 don't filter
-            for _, expression in netlink.each_attribute(seen.get(_RULE_EXPRESSIONS, b"")):
-                data = netlink.attributes(netlink.attributes(expression).get(_EXPRESSION_DATA, b""))
-                if netlink.text(data.get(_MATCH_NAME, b"")) == "comment":
-                    found[int.from_bytes(seen[_RULE_HANDLE], "big")] = netlink.text(data[_MATCH_INFO])
-        return found
 
 
 def _targets(rules: Iterable[Rule]) -> list[str]:

@@ -127,9 +127,9 @@ def _accepts(chain: Chain, wishes: Wishes) -> list[AcceptRule]:
 class Firewalls:
     """Other people's firewalls in this network namespace."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, *, legacy: bool = True) -> None:
         self._table = table
-        self._reader = Reader(table)
+        self._reader = Reader(table, legacy=legacy)
 
     def sync(self, before: Owners, after: Owners, context: Context, *, exact: bool = False) -> None:
         """Accept what these owners need in the chains that drop, and take out what nobody needs any more.

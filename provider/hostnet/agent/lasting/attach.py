@@ -12,15 +12,15 @@ import errno
 import fnmatch
 import itertools
 import os
-import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from hostnet.agent.linux import operations as ops
+from hostnet.agent.linux.kernel import Kernel
 from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
 from hostnet.agent.linux.link_events import Changes
 from hostnet.agent.linux.operations import Step
-from hostnet.agent.linux.rtnetlink import Kernel
+from hostnet.agent.linux.rtnetlink import LinuxKernel
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import context_of, ports_of
 from hostnet.agent.nft.table import Compiler, Table
@@ -62,10 +62,10 @@ def globs_of(owners: Owners) -> Globs:
 class Follower:
     """Attaches, in the network namespace that the process is in when this is made."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, kernel: Kernel | None = None, table: Table | None = None) -> None:
         self._store = store
-        self.kernel = Kernel()
-        self._table = Table()
+        self.kernel = kernel or LinuxKernel()
+        self._table = table or Table()
         self._compiler = Compiler()
 
     def follow(self, changes: Changes, more: More = lambda: None) -> Report:
@@ -100,7 +100,7 @@ class Follower:
         snapshot = self.kernel.snapshot() if changes.missed else self._glimpse(globs, changes.appeared)
         look = set(snapshot.links) if changes.missed else changes.appeared & set(snapshot.links)
         for name in list(after) if changes.missed else changes.gone:
-            if name in after and name not in snapshot.links and not _exists(name):
+            if name in after and name not in snapshot.links and not self._exists(name):
                 del after[name]
         plan = plan_links(globs, World(record.owners, snapshot), after, look, report)
         record.attached = after
@@ -109,6 +109,9 @@ class Follower:
         for name in self._perform(plan.build, report):
             del record.attached[name]
         return set(plan.attached)
+
+    def _exists(self, name: str) -> bool:
+        return bool(self.kernel.glimpse([name]).links)
 
     def _glimpse(self, globs: Globs, names: Iterable[str]) -> Snapshot:
         """As much of the host as a decision about these links takes: its hundred other TAPs cost time."""
@@ -238,13 +241,6 @@ def _left(item: Glob, snapshot: Snapshot, look: set[str]) -> Iterator[str]:
             yield f"left {name}, which fits {item.pattern}: it has the default route"
         elif snapshot.links[name].physical:
             yield f"left {name}, which fits {item.pattern}: it is a physical interface"
-
-
-def _exists(name: str) -> bool:
-    try:
-        return socket.if_nametoindex(name) > 0
-    except OSError:
-        return False
 
 
 def _link_of(step: Step) -> str:

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hostnet.agent.linux import netlink
+from hostnet.agent.linux import conntrack, netlink, sockets
 from hostnet.agent.linux import operations as ops
+from hostnet.agent.linux.conntrack import Flows
 from hostnet.agent.linux.netlink import Attributes, attribute, attributes, nested
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
 from hostnet.wire.family import AF, ANY_ADDRESS, FAMILIES, family_of
@@ -59,8 +60,8 @@ _IPV6_MIN_MTU = 1280  # below it the kernel takes IPv6 off an interface
 _SYSCTLS = Path("/proc/sys")
 
 
-class Kernel:
-    """The network namespace that the process is in when this is made."""
+class LinuxKernel:
+    """The network namespace that the thread is in when this is made. Implements `kernel.Kernel`."""
 
     def __init__(self) -> None:
         self._netlink = netlink.Netlink()
@@ -155,6 +156,10 @@ class Kernel:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def listening(self, protocol: str, family: str) -> set[int]:
+        """The ports on which a program of the host listens."""
+        return sockets.listening(protocol, family)
+
     # --- changing --------------------------------------------------------------------------------------------------
 
     def perform(self, operation: ops.Operation) -> None:
@@ -163,6 +168,10 @@ class Kernel:
         :raises OSError: with the kernel's errno.
         """
         self._performers[type(operation)](operation)
+
+    def forget(self, flows: Iterable[Flows], is_local: Callable[[str], bool]) -> int:
+        """Delete tracked UDP flows; returns how many there were."""
+        return conntrack.forget(flows, is_local)
 
     def _create_tap(self, operation: ops.CreateTap) -> None:
         _open_tap(operation, _IFF_TUN_EXCL)

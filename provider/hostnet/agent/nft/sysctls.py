@@ -8,8 +8,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator, Mapping
 
+from hostnet.agent.linux.kernel import Kernel
 from hostnet.agent.linux.operations import WriteSysctl
-from hostnet.agent.linux.rtnetlink import Kernel
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.elements import Context, localnet_devices
 from hostnet.agent.record.owners import Owner

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from hostnet.agent.linux.conntrack import Flows
-from hostnet.agent.linux.libnftables import Generation, MissingLibraryError, Nft, NftError
+from hostnet.agent.linux.kernel import Nftables
+from hostnet.agent.linux.libnftables import MissingLibraryError, Nft, NftError
 from hostnet.agent.nft.elements import Context, compile_common, compile_object
 from hostnet.agent.nft.ruleset import SETS, TABLES, TEMPLATE, Element, Place, table_text
 from hostnet.agent.nft.syntax import Listing, parse_listing, render, render_key
@@ -79,27 +80,13 @@ class Compiler:
 class Table:
     """The tables in the kernel."""
 
-    def __init__(self) -> None:
-        self._nft: Nft | None = None
-        self._generation: Generation | None = None
+    def __init__(self, nft: Nftables | None = None) -> None:
+        self.nft = nft or Nft()
         self._listed: tuple[int, Listing | None] | None = None
 
     def generation(self) -> int:
         """The number of the last change to nftables in this namespace, by any program."""
-        if self._generation is None:
-            self._generation = Generation()
-        return self._generation.now()
-
-    @property
-    def nft(self) -> Nft:
-        """The library, loaded on first use.
-
-        Raises:
-            MissingLibraryError: It is not installed.
-        """
-        if self._nft is None:
-            self._nft = Nft()
-        return self._nft
+        return self.nft.generation()
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:

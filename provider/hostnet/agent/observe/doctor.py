@@ -22,8 +22,9 @@ from hostnet.agent.lasting.persistence import Places, Watching
 from hostnet.agent.linux import operations as ops
 from hostnet.agent.linux import systemd, units
 from hostnet.agent.linux.install_hints import advice_here
+from hostnet.agent.linux.kernel import Kernel
 from hostnet.agent.linux.libnftables import Nft
-from hostnet.agent.linux.rtnetlink import Kernel, write_sysctl
+from hostnet.agent.linux.rtnetlink import LinuxKernel, write_sysctl
 from hostnet.agent.nft.ruleset import table_text
 from hostnet.agent.nft.sysctls import FORWARDING
 from hostnet.agent.nft.table import Table
@@ -94,7 +95,7 @@ def _try_libnftables() -> None:
 
 
 def _try_bridge(*, vlan: bool = False) -> None:
-    Kernel().perform(ops.CreateBridge("hostnet-vlan" if vlan else "hostnet-br", vlan_filtering=vlan))
+    LinuxKernel().perform(ops.CreateBridge("hostnet-vlan" if vlan else "hostnet-br", vlan_filtering=vlan))
 
 
 def _try_vlan() -> None:
@@ -114,7 +115,7 @@ _TRIES: dict[str, Callable[[], None]] = {
     "rules": lambda: Nft().run(table_text()),
     "bridge": _try_bridge,
     "vlan filtering": _try_vlan,
-    "tap": lambda: Kernel().perform(ops.CreateTap("hostnet-tap")),
+    "tap": lambda: LinuxKernel().perform(ops.CreateTap("hostnet-tap")),
     "conntrack": _try_conntrack,
     "sysctl": lambda: write_sysctl("net.ipv4.conf.lo.route_localnet", "1"),
 }

@@ -95,7 +95,11 @@ class Admission:
         self._previewed[new.key] = (old, new)
         planned[new.key] = new
         dropped = self._subsystems.firewalls.warnings(new, planned, lambda: context_of(planned, snapshot, {}))
-        return View(new.id, new.objects, warnings=(*listeners.warnings(new, snapshot), *dropped))
+        return View(
+            new.id,
+            new.objects,
+            warnings=(*listeners.warnings(new, snapshot, self._subsystems.kernel.listening), *dropped),
+        )
 
     def _admit_one(
         self, change: Change, after: Owners, snapshot: Snapshot, claims: Mapping[str, str]

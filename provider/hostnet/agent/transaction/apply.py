@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from hostnet.agent.dhcp import config as dhcp
 from hostnet.agent.dhcp.dnsmasq import ServerError
 from hostnet.agent.firewalls.sync import FirewallError, firewall_error
-from hostnet.agent.linux import conntrack
 from hostnet.agent.linux.install_hints import advice_here
 from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
 from hostnet.agent.linux.operations import Step
@@ -190,7 +189,7 @@ class Applier:
                     self._undo(key, failure.error, progress)
                 exact = True
                 continue
-            conntrack.forget(changed_udp(*desired), snapshot.local)
+            self._subsystems.kernel.forget(changed_udp(*desired), snapshot.local)
             return
 
     def _mend(self, record: Record, pairs: Pairs, before: Owners, snapshot: Snapshot, progress: _Progress) -> None:
@@ -202,7 +201,7 @@ class Applier:
             for key in pairs.keys() - rest.keys():
                 there.remove(key)
             desired = self._sync_table(record, rest, before, there, snapshot, progress.had, exact=True)
-            conntrack.forget(changed_udp(*desired), snapshot.local)
+            self._subsystems.kernel.forget(changed_udp(*desired), snapshot.local)
 
         for sync in (
             table,

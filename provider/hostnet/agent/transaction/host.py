@@ -15,11 +15,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
-from hostnet.agent.lasting.persistence import Persistence
 from hostnet.agent.linux.process import Process
 from hostnet.agent.observe.view import see
 from hostnet.agent.record.owners import Owner
-from hostnet.agent.record.record import ALL, Record, Store
+from hostnet.agent.record.record import ALL, Record
 from hostnet.agent.transaction import lockout
 from hostnet.agent.transaction.admission import Admission, left_alone
 from hostnet.agent.transaction.apply import Applier
@@ -72,10 +71,9 @@ class Unasked:
 class Host:
     """This host (or namespace) as the agent holds it."""
 
-    def __init__(self, store: Store, persistence: Persistence | None = None, via: str | None = None) -> None:
-        self.persistence = persistence or Persistence(store)
-        parts = Subsystems.of(store, self.persistence)
-        self._store, self._subsystems, self.kernel, self.table = store, parts, parts.kernel, parts.table
+    def __init__(self, parts: Subsystems, via: str | None = None) -> None:
+        self._store, self._subsystems, self.persistence = parts.store, parts, parts.persistence
+        self.kernel, self.table = parts.kernel, parts.table
         self._admission = Admission(parts, via)
         self._applier = Applier(parts)
         self._queries = Queries(parts, self._applier)

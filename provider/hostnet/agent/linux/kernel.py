@@ -1,0 +1,103 @@
+"""What the agent asks of the kernel and of nftables: the seams at which tests put the fakes of `hostnet.fakes`.
+
+`rtnetlink.LinuxKernel` and `libnftables.Nft` answer on a host. Whoever implements one of these holds no decisions:
+those are in the rooms above, and run on the fakes as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from hostnet.agent.linux.conntrack import Flows
+from hostnet.agent.linux.operations import Operation
+from hostnet.agent.linux.snapshot import Snapshot
+
+
+class Kernel(Protocol):
+    """One network namespace."""
+
+    def snapshot(self) -> Snapshot:
+        """All that plans and views need, at this moment."""
+
+    def glimpse(self, names: Iterable[str]) -> Snapshot:
+        """These links and what they are ports of, without addresses.
+
+        Default routes are in it only where they go through these links.
+        """
+
+    def sysctl(self, name: str) -> str | None:
+        """The value of a sysctl; None where there is none of this name.
+
+        Args:
+            name: As `net.ipv4.ip_forward`; in an interface's part `/` stands for its dots, as in sysctl(8).
+        """
+
+    def perform(self, operation: Operation) -> None:
+        """Perform one operation.
+
+        Raises:
+            OSError: The kernel refuses, with its errno.
+            LookupError: The host has no such user or group.
+        """
+
+    def forget(self, flows: Iterable[Flows], is_local: Callable[[str], bool]) -> int:
+        """Delete tracked UDP flows, so that their next packet is looked up again; returns how many there were.
+
+        Args:
+            flows: The ports of the flows.
+            is_local: Whether an address is the host's own.
+        """
+
+    def listening(self, protocol: str, family: str) -> set[int]:
+        """The ports on which a program of the host listens.
+
+        Args:
+            protocol: "tcp" or "udp"; none is known of others.
+            family: "ipv4" or "ipv6"; a socket of IPv6 may take connections of IPv4 as well.
+        """
+
+
+class Nftables(Protocol):
+    """nftables in one network namespace."""
+
+    def run(self, batch: str) -> None:
+        """Apply a batch of nft commands, all or none.
+
+        Raises:
+            NftError: nft or the kernel refuses the batch; nothing has changed.
+            MissingLibraryError: libnftables is not installed.
+        """
+
+    def dry_run(self, *, on: bool) -> None:
+        """Whether batches are only checked, as by `nft -c`."""
+
+    def list(self, command: str, *, terse: bool = False) -> list[dict[str, Any]]:
+        """What `nft -j <command>` lists.
+
+        Args:
+            command: A command that lists.
+            terse: Leave out the elements of sets, whose number then costs no time.
+
+        Raises:
+            NftError: Also where the object does not exist.
+            MissingLibraryError: libnftables is not installed.
+        """
+
+    def lines(self, command: str) -> Sequence[str]:
+        """What `nft <command>` prints; raises as `list` does."""
+
+    def generation(self) -> int:
+        """The number that the kernel raises with each change of nftables in this namespace, whoever makes it.
+
+        One small message instead of a listing, which reads every element: while the number is the same, so is all.
+        """
+
+    def tables(self) -> dict[tuple[str, str], bool]:
+        """By family (of `inet`, `ip`, `ip6`) and name, the tables, and whether a program owns each.
+
+        Asked without libnftables: most hosts have no other table than ours. None where the kernel has no nftables.
+        """
+
+    def xt_comments(self, family: str, table: str, chain: str) -> dict[int, str]:
+        """By handle, the comments that iptables-nft wrote: an extension's own data, which nft does not show."""
