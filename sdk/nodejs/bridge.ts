@@ -7,7 +7,7 @@ import * as outputs from "./types/output";
 import * as utilities from "./utilities";
 
 /**
- * A Linux bridge: a network of guests on the host. It can serve DHCP and DNS and send IPv6 router advertisements. Everything but `name` is changed in place, without dropping ports or leases.
+ * A Linux bridge: a network of guests on the host. It can serve DHCP and DNS, and send IPv6 router advertisements. Every property except `name` changes in place: ports stay attached, and leases stay valid.
  *
  * ## Example
  */
@@ -39,23 +39,23 @@ export class Bridge extends pulumi.CustomResource {
     }
 
     /**
-     * Its addresses with prefix lengths, declared ones first.
+     * The bridge's addresses with prefix lengths, declared ones first.
      */
     declare public readonly addresses: pulumi.Output<string[]>;
     /**
-     * Its first IPv4 address: the guests' gateway.
+     * The first IPv4 address: the guests' gateway.
      */
     declare public /*out*/ readonly gateway: pulumi.Output<string | undefined>;
     /**
-     * Its first IPv6 address.
+     * The first IPv6 address: the guests' IPv6 gateway.
      */
     declare public /*out*/ readonly gateway6: pulumi.Output<string | undefined>;
     /**
-     * The kernel's number of the interface.
+     * The kernel's index of the interface.
      */
     declare public /*out*/ readonly ifindex: pulumi.Output<number>;
     /**
-     * DHCP leases in use at the last read; never a difference.
+     * The DHCP leases in use at the last read. A change of them is not drift.
      */
     declare public /*out*/ readonly leases: pulumi.Output<outputs.Lease[]>;
     /**
@@ -71,7 +71,7 @@ export class Bridge extends pulumi.CustomResource {
      */
     declare public readonly name: pulumi.Output<string>;
     /**
-     * The networks of its addresses.
+     * The networks of these addresses.
      */
     declare public /*out*/ readonly subnets: pulumi.Output<string[]>;
 
@@ -125,55 +125,55 @@ export class Bridge extends pulumi.CustomResource {
  */
 export interface BridgeArgs {
     /**
-     * The host's addresses on the bridge with their prefix lengths, IPv4 and IPv6. The order has meaning: the first of a family is the guests' gateway.
+     * The host's addresses on the bridge, IPv4 and IPv6, with prefix lengths. The first address of each family is the guests' gateway. On the host: The addresses are added. Any other address on the bridge is drift, and the next update removes it. The bridge ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
      */
     addresses?: pulumi.Input<pulumi.Input<string>[] | undefined>;
     /**
-     * Take over a bridge of this name that exists already, whole: addresses that are not declared are drift, and destroy deletes it. Default: false.
+     * Takes over an existing bridge of this name. From then on, addresses that are not declared are drift, and `pulumi destroy` deletes the bridge. Default: false.
      */
     adopt?: pulumi.Input<boolean | undefined>;
     /**
-     * How to reach the host. Default: the provider's `connection`, else this machine.
+     * How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
      */
     connection?: pulumi.Input<inputs.ConnectionArgs | undefined>;
     /**
-     * Serve DHCP and DNS on the bridge. Default: none is served.
+     * Serves DHCP and DNS on the bridge. Default: neither is served. On the host: One dnsmasq process runs for this bridge and listens only on it.
      */
     dhcpServer?: pulumi.Input<inputs.DhcpServerArgs | undefined>;
     /**
-     * The /64 prefixes to advertise. Default: the /64s of `addresses`.
+     * The IPv6 prefixes to advertise, each a /64. Default: the /64s of `addresses`.
      */
     ipv6Prefixes?: pulumi.Input<pulumi.Input<string>[] | undefined>;
     /**
-     * Send IPv6 router advertisements, so that guests give themselves addresses (SLAAC). Default: false.
+     * Sends IPv6 router advertisements, so that guests configure their own addresses (SLAAC). Default: false. On the host: The bridge's dnsmasq process sends them.
      */
     ipv6SendRa?: pulumi.Input<boolean | undefined>;
     /**
-     * The bridge's own MAC address. Default: derived, stable.
+     * The bridge's own MAC address. Default: derived from the resource, always the same. On the host: It is set when the bridge is created. Otherwise it would change when a port is attached.
      */
     macAddress?: pulumi.Input<string | undefined>;
     /**
-     * The bridge's MTU; at least 1280 with IPv6 addresses. Unit: bytes. Default: the kernel's choice.
+     * The bridge's MTU. With IPv6 addresses it is at least 1280. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the bridge is set.
      */
     mtu?: pulumi.Input<number | undefined>;
     /**
-     * The interface's name: 1 to 15 bytes. Default: made from the resource's name. A change replaces the resource.
+     * The interface's name: 1 to 15 bytes. Default: the resource's name, shortened, with a suffix. On the host: A link of kind bridge is created. A change replaces the resource.
      */
     name?: pulumi.Input<string | undefined>;
     /**
-     * Let DHCP, DNS and router solicitations from the bridge reach the host, and frames pass between the bridge's own ports, where another firewall would drop them. Nothing else. Default: true.
+     * Lets DHCP, DNS and router solicitations from the bridge reach the host although another firewall would drop them, and lets frames pass between the bridge's own ports. It opens nothing else. Default: true. On the host: An accept rule with hostnet's comment is in each chain of another firewall that would drop them.
      */
     openFirewall?: pulumi.Input<boolean | undefined>;
     /**
-     * Guests on the bridge can't reach each other, only the host and what lies behind it. Default: false.
+     * Isolates the guests of the bridge from each other. They still reach the host, and other networks through it. Default: false. On the host: `isolated` is set on each port that hostnet attaches.
      */
     portIsolation?: pulumi.Input<boolean | undefined>;
     /**
-     * Spanning tree protocol. Default: false.
+     * Runs the spanning tree protocol (STP) on the bridge. Default: false. On the host: `stp_state` of the bridge is set.
      */
     stp?: pulumi.Input<boolean | undefined>;
     /**
-     * Filter by VLAN. Needs a kernel with CONFIG_BRIDGE_VLAN_FILTERING. Default: false.
+     * Makes the bridge aware of VLANs. The kernel needs CONFIG_BRIDGE_VLAN_FILTERING. Default: false. On the host: `vlan_filtering` of the bridge is set.
      */
     vlanFiltering?: pulumi.Input<boolean | undefined>;
 }

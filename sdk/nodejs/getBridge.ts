@@ -7,7 +7,7 @@ import * as outputs from "./types/output";
 import * as utilities from "./utilities";
 
 /**
- * A bridge of a host, ours or not.
+ * Returns a bridge of a host, created by hostnet or not.
  */
 export function getBridge(args: GetBridgeArgs, opts?: pulumi.InvokeOptions): Promise<GetBridgeResult> {
     opts = pulumi.mergeOptions(utilities.resourceOptsDefaults(), opts || {});
@@ -19,7 +19,7 @@ export function getBridge(args: GetBridgeArgs, opts?: pulumi.InvokeOptions): Pro
 
 export interface GetBridgeArgs {
     /**
-     * How to reach the host. Default: the provider's `connection`, else this machine.
+     * How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
      */
     connection?: inputs.Connection;
     /**
@@ -29,35 +29,35 @@ export interface GetBridgeArgs {
 }
 
 /**
- * A bridge, ours or not.
+ * A bridge, created by hostnet or not.
  */
 export interface GetBridgeResult {
     /**
-     * Its addresses with prefix lengths.
+     * The bridge's addresses with prefix lengths.
      */
     readonly addresses: string[];
     /**
-     * Its first IPv4 address.
+     * The first IPv4 address.
      */
     readonly gateway?: string;
     /**
-     * Its first IPv6 address.
+     * The first IPv6 address.
      */
     readonly gateway6?: string;
     /**
-     * The kernel's number of the interface.
+     * The kernel's index of the interface.
      */
     readonly ifindex: number;
     /**
-     * DHCP leases in use.
+     * The DHCP leases in use.
      */
     readonly leases: outputs.Lease[];
     /**
-     * Its MAC address.
+     * The bridge's MAC address.
      */
     readonly macAddress: string;
     /**
-     * Its MTU. Unit: bytes.
+     * The bridge's MTU. Unit: bytes.
      */
     readonly mtu: number;
     /**
@@ -65,16 +65,16 @@ export interface GetBridgeResult {
      */
     readonly name: string;
     /**
-     * The interfaces attached to it.
+     * The interfaces that are attached to the bridge.
      */
     readonly ports: string[];
     /**
-     * The networks of its addresses.
+     * The networks of these addresses.
      */
     readonly subnets: string[];
 }
 /**
- * A bridge of a host, ours or not.
+ * Returns a bridge of a host, created by hostnet or not.
  */
 export function getBridgeOutput(args: GetBridgeOutputArgs, opts?: pulumi.InvokeOutputOptions): pulumi.Output<GetBridgeResult> {
     opts = pulumi.mergeOptions(utilities.resourceOptsDefaults(), opts || {});
@@ -86,7 +86,7 @@ export function getBridgeOutput(args: GetBridgeOutputArgs, opts?: pulumi.InvokeO
 
 export interface GetBridgeOutputArgs {
     /**
-     * How to reach the host. Default: the provider's `connection`, else this machine.
+     * How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
      */
     connection?: pulumi.Input<inputs.ConnectionArgs | undefined>;
     /**

@@ -7,7 +7,7 @@ import * as outputs from "./types/output";
 import * as utilities from "./utilities";
 
 /**
- * What a host is and has: kernel, nftables, interfaces, default routes, forwarding, other firewalls, and what hostnet holds there.
+ * Returns facts about a host: kernel, nftables, interfaces, default routes, forwarding, other firewalls, and the resources that hostnet has recorded there.
  */
 export function getHost(args?: GetHostArgs, opts?: pulumi.InvokeOptions): Promise<GetHostResult> {
     args = args || {};
@@ -19,29 +19,29 @@ export function getHost(args?: GetHostArgs, opts?: pulumi.InvokeOptions): Promis
 
 export interface GetHostArgs {
     /**
-     * How to reach the host. Default: the provider's `connection`, else this machine.
+     * How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
      */
     connection?: inputs.Connection;
 }
 
 /**
- * What a host is and has.
+ * A host: its kernel, its network, and what hostnet has recorded there.
  */
 export interface GetHostResult {
     /**
-     * The interfaces of its default routes.
+     * The interfaces of the default routes.
      */
     readonly defaultRoute: outputs.DefaultRoute;
     /**
-     * Other firewalls seen: "docker", "ufw", "firewalld", or the nftables table and chain.
+     * Other firewalls: "docker", "ufw", "firewalld", or the table and chain of an nftables ruleset.
      */
     readonly firewalls: string[];
     /**
-     * Its forwarding sysctls.
+     * The kernel's forwarding switches.
      */
     readonly forwarding: outputs.HostForwarding;
     /**
-     * Its network interfaces.
+     * The network interfaces.
      */
     readonly interfaces: outputs.HostInterface[];
     /**
@@ -49,16 +49,16 @@ export interface GetHostResult {
      */
     readonly kernel: string;
     /**
-     * The version of nftables.
+     * The version of nftables. There is none on a host without it.
      */
     readonly nftVersion?: string;
     /**
-     * What hostnet holds here.
+     * The resources that hostnet has recorded here.
      */
     readonly resources: outputs.HeldResource[];
 }
 /**
- * What a host is and has: kernel, nftables, interfaces, default routes, forwarding, other firewalls, and what hostnet holds there.
+ * Returns facts about a host: kernel, nftables, interfaces, default routes, forwarding, other firewalls, and the resources that hostnet has recorded there.
  */
 export function getHostOutput(args?: GetHostOutputArgs, opts?: pulumi.InvokeOutputOptions): pulumi.Output<GetHostResult> {
     args = args || {};
@@ -70,7 +70,7 @@ export function getHostOutput(args?: GetHostOutputArgs, opts?: pulumi.InvokeOutp
 
 export interface GetHostOutputArgs {
     /**
-     * How to reach the host. Default: the provider's `connection`, else this machine.
+     * How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
      */
     connection?: pulumi.Input<inputs.ConnectionArgs | undefined>;
 }

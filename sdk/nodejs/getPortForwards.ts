@@ -7,7 +7,7 @@ import * as outputs from "./types/output";
 import * as utilities from "./utilities";
 
 /**
- * The port forwards of a host, whichever stack's they are, with their counters.
+ * Returns all port forwards that hostnet has recorded on a host, of every stack, with their counters.
  */
 export function getPortForwards(args?: GetPortForwardsArgs, opts?: pulumi.InvokeOptions): Promise<GetPortForwardsResult> {
     args = args || {};
@@ -19,7 +19,7 @@ export function getPortForwards(args?: GetPortForwardsArgs, opts?: pulumi.Invoke
 
 export interface GetPortForwardsArgs {
     /**
-     * How to reach the host. Default: the provider's `connection`, else this machine.
+     * How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
      */
     connection?: inputs.Connection;
 }
@@ -29,12 +29,12 @@ export interface GetPortForwardsArgs {
  */
 export interface GetPortForwardsResult {
     /**
-     * Every forward that hostnet holds here.
+     * All port forwards that hostnet has recorded here.
      */
     readonly portForwards: outputs.PortForwardInfo[];
 }
 /**
- * The port forwards of a host, whichever stack's they are, with their counters.
+ * Returns all port forwards that hostnet has recorded on a host, of every stack, with their counters.
  */
 export function getPortForwardsOutput(args?: GetPortForwardsOutputArgs, opts?: pulumi.InvokeOutputOptions): pulumi.Output<GetPortForwardsResult> {
     args = args || {};
@@ -46,7 +46,7 @@ export function getPortForwardsOutput(args?: GetPortForwardsOutputArgs, opts?: p
 
 export interface GetPortForwardsOutputArgs {
     /**
-     * How to reach the host. Default: the provider's `connection`, else this machine.
+     * How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
      */
     connection?: pulumi.Input<inputs.ConnectionArgs | undefined>;
 }

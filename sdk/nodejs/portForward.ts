@@ -7,7 +7,7 @@ import * as outputs from "./types/output";
 import * as utilities from "./utilities";
 
 /**
- * A port of the host's external side that leads to a guest. It switches forwarding of its family on by itself. A port in both families is two forwards. The id is `<externalInterface>/<ipv4|ipv6>/<protocol>/<sourcePort>`, then `@` and the listen addresses where given.
+ * Forwards a port of the external interface to a guest. It switches on IP forwarding of its family. A port in both families needs two forwards. The id is `<externalInterface>/<ipv4|ipv6>/<protocol>/<sourcePort>`, followed by `@` and the listen addresses if there are any.
  *
  * ## Example
  */
@@ -47,11 +47,11 @@ export class PortForward extends pulumi.CustomResource {
      */
     declare public /*out*/ readonly destinationPorts: pulumi.Output<string>;
     /**
-     * The interface listened on.
+     * The interface on which the port is forwarded.
      */
     declare public readonly externalInterface: pulumi.Output<string>;
     /**
-     * The forwarding switches; one that is off is a difference.
+     * The kernel's forwarding switch of the forward's family. One that is off is drift.
      */
     declare public /*out*/ readonly forwarding: pulumi.Output<outputs.Forwarding>;
     /**
@@ -106,39 +106,39 @@ export class PortForward extends pulumi.CustomResource {
  */
 export interface PortForwardArgs {
     /**
-     * How to reach the host. Default: the provider's `connection`, else this machine.
+     * How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
      */
     connection?: pulumi.Input<inputs.ConnectionArgs | undefined>;
     /**
-     * Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
+     * The guest's address and, if it differs from the source port, the port: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. A range of source ports goes to a range of the same length or to one port. The address decides the family of the forward. Only the host itself reaches a forward to `127.0.0.1`. Default: for the port: the source port. On the host: It is the element's value. A change is one atomic update of the map: established TCP connections keep the old destination, UDP goes to the new one at once. A change of the family replaces a PortForward.
      */
     destination: pulumi.Input<string>;
     /**
-     * The interface to listen on. Not with `natGateway`. Default: the NatGateway's, else the interface of the default route. A change replaces the resource.
+     * The interface on which the port is forwarded. Not together with `natGateway`. Default: the NatGateway's, or the interface of the default route. A change replaces the resource.
      */
     externalInterface?: pulumi.Input<string | undefined>;
     /**
-     * The addresses of the host to listen on; `0.0.0.0` and `::` are every address of their family. A specific address wins over a wildcard of the same port. Default: every address of the external side. A change replaces the resource.
+     * The addresses of the host that are forwarded. `0.0.0.0` and `::` stand for every address of their family. A specific address wins over a wildcard with the same port. Default: every address of the external interface. On the host: They are a part of the element's key. hostnet does not add them to the host. A change replaces the resource.
      */
     listenAddresses?: pulumi.Input<pulumi.Input<string>[] | undefined>;
     /**
-     * Also reached from the host itself and from the internal networks, the guest itself included. Default: true.
+     * Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
      */
     loopback?: pulumi.Input<boolean | undefined>;
     /**
-     * The id of a NatGateway, whose external interface is listened on. Not with `externalInterface`. A change replaces the resource.
+     * The id of a NatGateway: its external interface is used. Not together with `externalInterface`. A change replaces the resource.
      */
     natGateway?: pulumi.Input<string | undefined>;
     /**
-     * The protocol, in lower case. Default: tcp. A change replaces the resource.
+     * The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`. A change replaces the resource.
      */
     protocol?: pulumi.Input<string | undefined>;
     /**
-     * The networks that may come in from outside; no host bits. An empty list is refused: leave it out to let anyone in. Default: anyone.
+     * The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
      */
     sourceCidrs?: pulumi.Input<pulumi.Input<string>[] | undefined>;
     /**
-     * The port on the external side: a number, or a range as `"from:to"`. A change replaces the resource.
+     * The port on the external side: a number, or a range such as `"8000:8010"`. On the host: It is a part of the element's key. A range is one interval element. A change replaces the resource.
      */
     sourcePort: pulumi.Input<number | string>;
 }

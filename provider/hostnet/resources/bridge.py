@@ -63,18 +63,20 @@ _DERIVED_FIRST = 0x06  # locally administered, unicast, and apart from guests' 0
 
 
 class StaticLeaseInputs(Declared):
-    """A DHCP lease that is always the same."""
+    """A DHCP lease with a fixed address."""
 
     mac_address: str = prop(Mac(), "The guest's MAC address.", required=True)
-    address: str = prop(Ip(IPV4), "The IPv4 address it gets; in a subnet of the bridge.", required=True)
-    hostname: str | None = prop(HostName(), "The name that the gateway's DNS answers for it.")
+    address: str = prop(
+        Ip(IPV4), "The IPv4 address that the guest gets. It must be in a subnet of the bridge.", required=True
+    )
+    hostname: str | None = prop(HostName(), "The guest's name in the bridge's DNS.")
 
 
 def _dhcp_rules(judged: dict[str, Value], path: str, report: Report) -> None:
     start, end = judged["rangeStart"], judged["rangeEnd"]
     if (start is None) != (end is None):
         missing = "rangeStart" if start is None else "rangeEnd"
-        report.fail(join(path, missing), "is required beside its counterpart: give both or neither")
+        report.fail(join(path, missing), "is required: give both rangeStart and rangeEnd, or neither")
     elif known(start) and known(end) and ipaddress.IPv4Address(start) > ipaddress.IPv4Address(end):
         report.fail(join(path, "rangeEnd"), f"must not be below rangeStart {start}, but is {end}")
     for name in ("macAddress", "address", "hostname"):
@@ -85,34 +87,36 @@ def _dhcp_rules(judged: dict[str, Value], path: str, report: Report) -> None:
                 continue
             first = taken.setdefault(value.lower(), index)
             if first != index:
-                place = f"{join(path, 'staticLeases')}[{index}].{name}"
-                report.fail(place, f"{value} is taken by staticLeases[{first}]")
+                leases = join(path, "staticLeases")
+                report.fail(f"{leases}[{index}].{name}", f"must be unique: {leases}[{first}] has {value} too")
 
 
 class DhcpServerInputs(Declared):
-    """DHCP and DNS for the guests of a bridge (dnsmasq). `{}` serves every free address of the subnet."""
+    """DHCP and DNS for the guests of a bridge, by dnsmasq. `{}` leases every free address of the subnet."""
 
     range_start: str | None = prop(
-        Ip(IPV4), "The first address to lease.", default_doc="with `rangeEnd`, the subnet less what is used"
+        Ip(IPV4),
+        "The first address to lease.",
+        default_doc="together with `rangeEnd`: all unused addresses of the subnet",
     )
-    range_end: str | None = prop(Ip(IPV4), "The last address to lease.", default_doc="as `rangeStart`")
+    range_end: str | None = prop(Ip(IPV4), "The last address to lease.", default_doc="see `rangeStart`")
     lease_time: str = prop(
-        LeaseTime(), "How long a lease lasts: `<n>s|m|h|d`, `120s` at least, or `infinite`.", default="1h"
+        LeaseTime(), "How long a lease lasts: `<n>s|m|h|d`, at least `120s`, or `infinite`.", default="1h"
     )
     dns_servers: tuple[str, ...] | None = prop(
         ListOf(Ip(), ordered=True),
-        "Name servers to hand out, in this order; an empty list hands out none.",
-        default_doc="the gateway answers DNS itself",
+        "The DNS servers that guests are given, in this order. With an empty list they are given none.",
+        default_doc="the bridge's own DNS server",
     )
     domain: str | None = prop(
-        DomainName(), "The guests' domain: their names are answered with and without it.", default_doc="none"
+        DomainName(), "The guests' domain. DNS answers their names with and without it.", default_doc="none"
     )
     static_leases: tuple[StaticLeaseInputs, ...] = prop(
         ListOf(
             Record(StaticLeaseInputs, "hostnet:index:StaticLease"),
             key=lambda lease: lease["macAddress"],
         ),
-        "Leases that are always the same. Guests of a `TapBinding` have theirs without being listed here.",
+        "DHCP leases with a fixed address. The guest of a `TapBinding` has one without being listed here.",
         default=(),
     )
 
@@ -124,9 +128,9 @@ class LeaseOutput(Declared):
     """A DHCP lease in use."""
 
     mac_address: str = output(OUT_TEXT, "The guest's MAC address.")
-    address: str = output(OUT_TEXT, "Its address.")
-    hostname: str = output(OUT_TEXT, 'The name it told, or `""`.')
-    expires: int = output(OUT_INT, "When the lease ends; 0: never.", unit="unix s")
+    address: str = output(OUT_TEXT, "The guest's address.")
+    hostname: str = output(OUT_TEXT, 'The host name that the guest sent, or `""`.')
+    expires: int = output(OUT_INT, "When the lease ends. 0: never.", unit="unix s")
 
 
 LEASES = ListOf(Record(LeaseOutput, "hostnet:index:Lease"))
@@ -138,79 +142,85 @@ class BridgeInputs(Declared):
     name: str = prop(
         InterfaceName(ours=True),
         "The interface's name: 1 to 15 bytes.",
-        default_doc="made from the resource's name",
-        effect="Creates a link of kind bridge.",
+        default_doc="the resource's name, shortened, with a suffix",
+        effect="A link of kind bridge is created.",
         replaces=True,
     )
     addresses: tuple[str, ...] = prop(
         ListOf(HostCidr(), ordered=True),
-        "The host's addresses on the bridge with their prefix lengths, IPv4 and IPv6. The order has meaning: the "
-        "first of a family is the guests' gateway.",
+        "The host's addresses on the bridge, IPv4 and IPv6, with prefix lengths. The first address of each family is "
+        "the guests' gateway.",
         default=(),
-        effect="Adds the addresses; any other address on the bridge is drift and is taken away. Router advertisements "
-        "of guests give the host none, and no route (accept_ra=0; a bridge that takes them shows as address `::/0`).",
+        effect="The addresses are added. Any other address on the bridge is drift, and the next update removes it. The "
+        "bridge ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.",
     )
     mac_address: str | None = prop(
         Mac(),
         "The bridge's own MAC address.",
-        default_doc="derived, stable",
-        effect="Pinned when the bridge is created, so that it does not change as ports join.",
+        default_doc="derived from the resource, always the same",
+        effect="It is set when the bridge is created. Otherwise it would change when a port is attached.",
         field="mac",
         host_decides=True,
     )
     mtu: int | None = prop(
         Int(MTU_MIN, MTU_MAX),
-        "The bridge's MTU; at least 1280 with IPv6 addresses.",
+        "The bridge's MTU. With IPv6 addresses it is at least 1280.",
         unit="bytes",
         default_doc="the kernel's choice",
-        effect="Sets the MTU of the bridge.",
+        effect="`mtu` of the bridge is set.",
         field="mtu",
         host_decides=True,
     )
-    stp: bool = prop(Bool(), "Spanning tree protocol.", default=False, effect="`stp_state` of the bridge.", field="stp")
+    stp: bool = prop(
+        Bool(),
+        "Runs the spanning tree protocol (STP) on the bridge.",
+        default=False,
+        effect="`stp_state` of the bridge is set.",
+        field="stp",
+    )
     vlan_filtering: bool = prop(
         Bool(),
-        "Filter by VLAN. Needs a kernel with CONFIG_BRIDGE_VLAN_FILTERING.",
+        "Makes the bridge aware of VLANs. The kernel needs CONFIG_BRIDGE_VLAN_FILTERING.",
         default=False,
-        effect="`vlan_filtering` of the bridge.",
+        effect="`vlan_filtering` of the bridge is set.",
         field="vlan_filtering",
     )
     port_isolation: bool = prop(
         Bool(),
-        "Guests on the bridge can't reach each other, only the host and what lies behind it.",
+        "Isolates the guests of the bridge from each other. They still reach the host, and other networks through it.",
         default=False,
-        effect="Sets `isolated` on every port that hostnet attaches.",
+        effect="`isolated` is set on each port that hostnet attaches.",
         field="port_isolation",
     )
     dhcp_server: DhcpServerInputs | None = prop(
         DHCP_SERVER,
-        "Serve DHCP and DNS on the bridge.",
-        default_doc="none is served",
-        effect="One dnsmasq process for this bridge, listening on it alone.",
+        "Serves DHCP and DNS on the bridge.",
+        default_doc="neither is served",
+        effect="One dnsmasq process runs for this bridge and listens only on it.",
     )
     ipv6_send_ra: bool = prop(
         Bool(),
-        "Send IPv6 router advertisements, so that guests give themselves addresses (SLAAC).",
+        "Sends IPv6 router advertisements, so that guests configure their own addresses (SLAAC).",
         default=False,
-        effect="Router advertisements from the same dnsmasq process.",
+        effect="The bridge's dnsmasq process sends them.",
     )
     ipv6_prefixes: tuple[str, ...] | None = prop(
         ListOf(NetCidr(IPV6, SLAAC_LENGTH)),
-        "The /64 prefixes to advertise.",
+        "The IPv6 prefixes to advertise, each a /64.",
         default_doc="the /64s of `addresses`",
     )
     open_firewall: bool = prop(
         Bool(),
-        "Let DHCP, DNS and router solicitations from the bridge reach the host, and frames pass between the bridge's "
-        "own ports, where another firewall would drop them. Nothing else.",
+        "Lets DHCP, DNS and router solicitations from the bridge reach the host although another firewall would drop "
+        "them, and lets frames pass between the bridge's own ports. It opens nothing else.",
         default=True,
-        effect="A tagged accept in other people's dropping chains.",
+        effect="An accept rule with hostnet's comment is in each chain of another firewall that would drop them.",
         field="open_firewall",
     )
     adopt: bool = prop(
         Bool(),
-        "Take over a bridge of this name that exists already, whole: addresses that are not declared are drift, and "
-        "destroy deletes it.",
+        "Takes over an existing bridge of this name. From then on, addresses that are not declared are drift, and "
+        "`pulumi destroy` deletes the bridge.",
         default=False,
         field="adopt",
     )
@@ -221,14 +231,18 @@ class BridgeOutputs(Declared):
     """What a bridge is on its host."""
 
     name: str = output(OUT_TEXT, "The interface's name.")
-    ifindex: int = output(OUT_INT, "The kernel's number of the interface.")
+    ifindex: int = output(OUT_INT, "The kernel's index of the interface.")
     mac_address: str = output(OUT_TEXT, "The bridge's own MAC address.")
     mtu: int = output(OUT_INT, "The bridge's MTU.", unit="bytes")
-    addresses: tuple[str, ...] = output(ListOf(OUT_TEXT), "Its addresses with prefix lengths, declared ones first.")
-    subnets: tuple[str, ...] = output(ListOf(OUT_TEXT), "The networks of its addresses.")
-    gateway: str | None = output(OUT_TEXT, "Its first IPv4 address: the guests' gateway.", always=False)
-    gateway6: str | None = output(OUT_TEXT, "Its first IPv6 address.", always=False)
-    leases: tuple[Value, ...] = output(LEASES, "DHCP leases in use at the last read; never a difference.")
+    addresses: tuple[str, ...] = output(
+        ListOf(OUT_TEXT), "The bridge's addresses with prefix lengths, declared ones first."
+    )
+    subnets: tuple[str, ...] = output(ListOf(OUT_TEXT), "The networks of these addresses.")
+    gateway: str | None = output(OUT_TEXT, "The first IPv4 address: the guests' gateway.", always=False)
+    gateway6: str | None = output(OUT_TEXT, "The first IPv6 address: the guests' IPv6 gateway.", always=False)
+    leases: tuple[Value, ...] = output(
+        LEASES, "The DHCP leases in use at the last read. A change of them is not drift."
+    )
 
 
 def _bridge_rules(judged: dict[str, Value], path: str, report: Report) -> None:
@@ -240,12 +254,14 @@ def _bridge_rules(judged: dict[str, Value], path: str, report: Report) -> None:
     v4 = [a for _, a in here if a.version == IPV4]
     if known(judged["dhcpServer"]):
         if complete and not v4:
-            report.fail(join(path, "dhcpServer"), "needs an IPv4 address in `addresses`, whose subnet it serves")
+            report.fail(
+                join(path, "dhcpServer"), "requires an IPv4 address in `addresses`: its subnet is what DHCP serves"
+            )
         elif complete:
             _dhcp_in_subnets(judged["dhcpServer"], v4, join(path, "dhcpServer"), report)
     derived = known(judged["ipv6SendRa"]) and judged["ipv6Prefixes"] is None and complete
     if derived and not advertised(a for _, a in here):
-        report.fail(join(path, "ipv6SendRa"), "needs an IPv6 address with a /64 in `addresses`, or `ipv6Prefixes`")
+        report.fail(join(path, "ipv6SendRa"), "requires an IPv6 address with a /64 in `addresses`, or `ipv6Prefixes`")
 
 
 def no_address_twice(here: list[tuple[int, IpInterface]], path: str, report: Report) -> None:
@@ -254,7 +270,7 @@ def no_address_twice(here: list[tuple[int, IpInterface]], path: str, report: Rep
     for index, address in here:
         first = taken.setdefault(address.ip, index)
         if first != index:
-            report.fail(f"{path}[{index}]", f"{address.ip} is given twice: [{first}] has it already")
+            report.fail(f"{path}[{index}]", f"must be unique: {path}[{first}] has {address.ip} too")
 
 
 def enough_for_v6(mtu: int | None, here: Iterable[IpInterface], path: str, report: Report) -> None:
@@ -272,7 +288,7 @@ def _dhcp_in_subnets(dhcp: dict[str, Value], here: list[IpInterface], path: str,
         if value
     ]
     if len(homes) == 2 and None not in homes and homes[0] != homes[1]:
-        report.fail(join(path, "rangeEnd"), f"must be in one subnet with rangeStart {start}, not {end}")
+        report.fail(join(path, "rangeEnd"), f"must be in the subnet of rangeStart {start}, not {end}")
     for index, lease in enumerate(dhcp["staticLeases"] if known(dhcp["staticLeases"]) else ()):
         value = known(lease["address"]) if isinstance(lease, dict) else None
         if value:
@@ -287,9 +303,9 @@ def _home(value: str, here: list[IpInterface], subnets: str, path: str, report: 
     if home is None:
         report.fail(path, f"must be in a subnet of the bridge ({subnets}), not {value}")
     elif ip in (home.network_address, home.broadcast_address):
-        report.fail(path, f"must be an address of a host in {home}, not {value}")
+        report.fail(path, f"must be a host address in {home}, not its network or broadcast address {value}")
     elif not gateway_fine and any(ip == a.ip for a in here):
-        report.fail(path, f"{value} is the bridge's own address")
+        report.fail(path, f"must not be the bridge's own address {value}")
     return home
 
 
@@ -322,8 +338,8 @@ class Bridge(Resource[BridgeInputs]):
     name = "Bridge"
     token = "hostnet:index:Bridge"
     doc = (
-        "A Linux bridge: a network of guests on the host. It can serve DHCP and DNS and send IPv6 router "
-        "advertisements. Everything but `name` is changed in place, without dropping ports or leases."
+        "A Linux bridge: a network of guests on the host. It can serve DHCP and DNS, and send IPv6 router "
+        "advertisements. Every property except `name` changes in place: ports stay attached, and leases stay valid."
     )
     example = """import pulumi
 import pulumi_hostnet as hostnet
@@ -357,13 +373,13 @@ pulumi.export("gateway", bridge.gateway)
 
     @staticmethod
     def _mac(urn: str, inputs: BridgeInputs, past: Past) -> str | None:
-        """The address as declared; else the one it has; else, for a bridge that we make, a derived one."""
+        """The declared MAC address, or the bridge's present one, or a derived one for a bridge that is created."""
         if inputs.mac_address:
             return inputs.mac_address
         had = past.outputs.get("macAddress")
         if isinstance(had, str) and past.inputs.get("macAddress") is None:
             return had
-        # A bridge that is taken over keeps its address: its guests have it in their neighbour tables.
+        # A bridge that is taken over keeps its MAC address: its guests have it in their neighbour tables.
         return None if inputs.adopt else derived_mac(_DERIVED_FIRST, "bridge", urn, inputs.name)
 
     def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:
@@ -421,7 +437,7 @@ pulumi.export("gateway", bridge.gateway)
         return derived_mac(_DERIVED_FIRST, "bridge", urn, now["name"])
 
     def recorded(self, view: View) -> dict[str, Value]:
-        """See `Resource`. The MAC address is left out: a derived one is no declaration. Nor is who made it."""
+        """See `Resource`. A derived MAC address is not declared, and neither is that the bridge was taken over."""
         link = view.object(Link)
         out: dict[str, Value] = {"name": view.id}
         if link is not None:
@@ -432,7 +448,7 @@ pulumi.export("gateway", bridge.gateway)
         return out | _recorded_server(server, view) if server else out
 
     def settle(self, declared: dict[str, Value], view: View) -> None:
-        """See `Resource`. What was not declared is the kernel's choice, but for the addresses."""
+        """See `Resource`. Addresses that are not declared are drift, too."""
         link = view.state(LinkState)
         if link is None:
             return

@@ -1,6 +1,6 @@
 """How a host is reached: the `connection` of every resource, and the provider's own configuration.
 
-No reason given here ever quotes a value: a mistyped password in the wrong property would be printed.
+No failure here quotes a value: a password in the wrong property would be printed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NEED_HOST = (
     "port", "user", "password", "privateKey", "privateKeyPassword", "agentSocketPath", "hostKey",
     "insecureIgnoreHostKey", "proxy", "dialErrorLimit", "perDialTimeout",
 )  # fmt: skip
-# With any of these another host or another namespace is meant: old and new can't clash.
+# A change of any of these means another host or namespace: the old and the new resource can't clash.
 ELSEWHERE = frozenset({"connection", "connection.host", "connection.netns"})
 
 
@@ -44,7 +44,7 @@ class _ConnectionType(Record[Any]):
 
 
 class _Proxy(Type):
-    """A connection inside a connection: resolved late, because the class that holds it is not there yet."""
+    """A connection inside a connection; `CONNECTION` is looked up late, because its own declaration refers to it."""
 
     label = "Connection"
 
@@ -54,7 +54,9 @@ class _Proxy(Type):
         if isinstance(judged, Mapping):
             for name in ("proxy", "netns", "sudo"):
                 if judged.get(name) is not None:
-                    report.fail(join(path, name), "is not for a proxy: it is one jump, and nothing is done on it")
+                    report.fail(
+                        join(path, name), "must not be given for a proxy: hostnet only jumps through it, and once"
+                    )
             if judged.get("host") is None:
                 report.fail(join(path, "host"), "is required for a proxy")
         return judged
@@ -73,50 +75,54 @@ class _Proxy(Type):
 
 
 class ConnectionInputs(Declared):
-    """How a host is reached. Empty: this machine."""
+    """How a host is reached. Without `host` it is this machine."""
 
     host: str | None = prop(
         HostAddress(), "The host's name or address.", default_doc="this machine, without SSH", replaces=True
     )
     port: int = prop(Int(1, PORT_MAX), "The SSH server's port.", default=22)
-    user: str = prop(Text(), "The user to log in as.", default="root")
+    user: str = prop(Text(), "The user that logs in.", default="root")
     password: str | None = prop(Text(), "The user's password.", secret=True)
     private_key: str | None = prop(PrivateKey(), "The private key's text, not its path.", secret=True)
-    private_key_password: str | None = prop(Text(), "What the private key is encrypted with.", secret=True)
-    agent_socket_path: str | None = prop(AbsolutePath(), "The SSH agent's socket.", default_doc="`SSH_AUTH_SOCK`")
+    private_key_password: str | None = prop(Text(), "The passphrase of the private key.", secret=True)
+    agent_socket_path: str | None = prop(
+        AbsolutePath(), "The socket of an SSH agent.", default_doc="`SSH_AUTH_SOCK` of the environment"
+    )
     host_key: str | None = prop(
         HostKey(),
-        "The host's public key, in authorized_keys format. Any other key is an error.",
-        default_doc="known_hosts decides",
+        "The host's public key, in the format of authorized_keys. Any other key is an error.",
+        default_doc="the key in `known_hosts`",
     )
     insecure_ignore_host_key: bool = prop(
-        Bool(), "Accept whatever key the host shows. Whoever is in between reads and changes all.", default=False
+        Bool(),
+        "Accepts any host key. An attacker between this machine and the host can then read and change everything.",
+        default=False,
     )
-    proxy: ConnectionInputs | None = prop(_Proxy(), "A host to jump through; one jump.")
+    proxy: ConnectionInputs | None = prop(_Proxy(), "A jump host through which the connection goes.")
     dial_error_limit: int = prop(
         Int(-1, note="-1: unlimited"),
-        "How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, "
-        "which are of a server that was there, three times at most.",
+        "How often hostnet tries to connect while a new server boots. -1: without limit. A preview tries once. A "
+        "refresh and a delete try at most three times, because their server has existed before.",
         default=10,
     )
-    per_dial_timeout: float = prop(Number(), "How long one try may take.", unit="s", default=15)
-    sudo: bool | None = prop(Bool(), "Become root with sudo.", default_doc="true where the user is not root")
+    per_dial_timeout: float = prop(Number(), "How long one attempt to connect may take.", unit="s", default=15)
+    sudo: bool | None = prop(Bool(), "Uses sudo to become root.", default_doc="true if the user is not root")
     netns: str | None = prop(
         NetnsName(),
-        "A named network namespace of the host (`ip netns`) to work in.",
+        "The named network namespace of the host (`ip netns`) to work in.",
         default_doc="the host's own network",
         replaces=True,
     )
 
 
 def _connection_rules(judged: dict[str, Value], path: str, report: Report) -> None:
-    """Never fall back to this machine: whoever says how to log in has another one in mind."""
+    """Never fall back to this machine: a program that says how to log in means another one."""
     if judged["host"] is not None:
         return
     given = [name for name in _NEED_HOST if judged[name] is not None]
     if given:
         names = ", ".join(given)
-        report.fail(join(path, "host"), f"is required beside {names}: without it, this machine would be changed")
+        report.fail(join(path, "host"), f"is required with {names}: without a host, hostnet would change this machine")
 
 
 CONNECTION: Record[ConnectionInputs] = _ConnectionType(
@@ -128,10 +134,10 @@ def connection_prop() -> Any:
     """The `connection` of a resource or function."""
     return prop(
         CONNECTION,
-        "How to reach the host.",
-        default_doc="the provider's `connection`, else this machine",
-        effect="None. A change of `host` or `netns` replaces the resource, created on the new host first; any other "
-        "change is an update that touches nothing on the host.",
+        "How the host is reached.",
+        default_doc="the provider's `connection`, or this machine",
+        effect="Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host "
+        "first.",
     )
 
 
@@ -148,34 +154,36 @@ class ProviderInputs(Declared):
     """The provider's configuration."""
 
     connection: ConnectionInputs | None = prop(
-        CONNECTION, "The host of every resource that names none itself.", default_doc="this machine"
+        CONNECTION, "The host of every resource that has no `connection` of its own.", default_doc="this machine"
     )
     delete_unreachable: bool = prop(
         Bool(),
-        "Deleting on a host that is gone succeeds with a warning; otherwise it is an error. Also: environment "
-        f"variable `{DELETE_UNREACHABLE_ENV}`.",
+        "Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The "
+        f"environment variable `{DELETE_UNREACHABLE_ENV}` does the same.",
         default=False,
     )
     persist: str = prop(
         Choice("auto", "always", "never"),
-        "Whether the network comes back after a reboot of the host. `auto`: where systemd runs.",
+        "Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there.",
         default="auto",
     )
     confirm_timeout: float = prop(
         Number(),
-        "How long the host waits to be told that a change did not cut us off before it undoes the change.",
+        "How long the host waits after a change for the provider to confirm that it still reaches the host. Without a "
+        "confirmation the host rolls the change back.",
         unit="s",
         default=30,
     )
     state_dir: str = prop(
         AbsolutePath(),
-        "Where the host keeps the record of what it should have. Different directories are different owners.",
+        "The directory on the host with the record of all resources. Two providers with different directories own "
+        "different resources.",
         default="/var/lib/hostnet",
     )
 
 
 class _ProviderType(Record[ProviderInputs]):
-    """The provider's configuration: its values are never quoted either."""
+    """The provider's configuration: its values are never quoted."""
 
     def check(self, value: Value, path: str, report: Report) -> Value:
         """See `Type`."""
@@ -188,7 +196,7 @@ _ENGINE_KEYS = frozenset({"version", "pluginDownloadURL", "__internal"})  # the 
 
 
 def decode_config(inputs: Inputs) -> dict[str, Value]:
-    """The configuration as values: Pulumi hands over what is no string as JSON text."""
+    """The configuration as values: Pulumi passes all but strings as JSON text."""
     out: dict[str, Value] = {}
     for name, value in inputs.items():
         about = PROVIDER.properties.get(name)
@@ -206,7 +214,7 @@ def check_config(inputs: Inputs) -> Checked:
 
 
 def diff_config(old: Inputs, new: Inputs) -> Difference:
-    """A change of the default connection's host or namespace replaces the provider, and so what it made."""
+    """A change of the default connection's host or namespace replaces the provider, and with it its resources."""
     left, right = decode_config(old), decode_config(new)
     changes = compare_connections(left.get("connection"), right.get("connection"))
     for name in PROVIDER.properties:

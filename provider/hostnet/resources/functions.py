@@ -1,4 +1,4 @@
-"""The functions getHost, getBridge and getPortForwards: what they take, what they answer."""
+"""The functions getHost, getBridge and getPortForwards: their arguments and results."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 class HostInterface(Declared):
     """A network interface of a host."""
 
-    name: str = output(OUT_TEXT, "Its name.")
-    kind: str = output(OUT_TEXT, 'Its kind as the kernel names it ("bridge", "tun", "veth"); `""`: physical.')
-    ifindex: int = output(OUT_INT, "The kernel's number of it.")
-    mac_address: str | None = output(OUT_TEXT, "Its MAC address.", always=False)
-    mtu: int = output(OUT_INT, "Its MTU.", unit="bytes")
-    up: bool = output(OUT_BOOL, "Whether it is up.")
-    addresses: tuple[str, ...] = output(ListOf(OUT_TEXT), "Its addresses with prefix lengths.")
-    bridge: str | None = output(OUT_TEXT, "The bridge it is a port of.", always=False)
+    name: str = output(OUT_TEXT, "The interface's name.")
+    kind: str = output(
+        OUT_TEXT, 'The kernel\'s name for its kind ("bridge", "tun", "veth"). `""`: a physical interface.'
+    )
+    ifindex: int = output(OUT_INT, "The kernel's index of the interface.")
+    mac_address: str | None = output(OUT_TEXT, "The interface's MAC address.", always=False)
+    mtu: int = output(OUT_INT, "The interface's MTU.", unit="bytes")
+    up: bool = output(OUT_BOOL, "Whether the interface is up.")
+    addresses: tuple[str, ...] = output(ListOf(OUT_TEXT), "The interface's addresses with prefix lengths.")
+    bridge: str | None = output(OUT_TEXT, "The bridge that the interface is a port of.", always=False)
 
 
 class DefaultRoute(Declared):
@@ -36,70 +38,75 @@ class DefaultRoute(Declared):
 
 
 class HostForwarding(Declared):
-    """The forwarding switches of a host."""
+    """The kernel's forwarding switches of a host."""
 
-    ipv4: bool = output(OUT_BOOL, "Whether IPv4 is forwarded.")
-    ipv6: bool = output(OUT_BOOL, "Whether IPv6 is forwarded.")
+    ipv4: bool = output(OUT_BOOL, "Whether the kernel forwards IPv4.")
+    ipv6: bool = output(OUT_BOOL, "Whether the kernel forwards IPv6.")
 
 
 class HeldResource(Declared):
-    """A resource that hostnet holds on a host, whichever stack's it is."""
+    """A resource that hostnet has recorded on a host, of whichever stack."""
 
-    urn: str = output(OUT_TEXT, "Whose it is.")
-    id: str = output(OUT_TEXT, "Its id.")
-    kind: str = output(OUT_TEXT, 'Its kind: "Bridge", "TapBinding", "NatGateway" or "PortForward".')
+    urn: str = output(OUT_TEXT, "The resource's URN.")
+    id: str = output(OUT_TEXT, "The resource's id.")
+    kind: str = output(OUT_TEXT, 'The resource\'s kind: "Bridge", "TapBinding", "NatGateway" or "PortForward".')
 
 
 class GetHostResult(Declared):
-    """What a host is and has."""
+    """A host: its kernel, its network, and what hostnet has recorded there."""
 
     kernel: str = output(OUT_TEXT, "The kernel's release.")
-    nft_version: str | None = output(OUT_TEXT, "The version of nftables.", always=False)
+    nft_version: str | None = output(
+        OUT_TEXT, "The version of nftables. There is none on a host without it.", always=False
+    )
     interfaces: tuple[Value, ...] = output(
-        ListOf(Record(HostInterface, "hostnet:index:HostInterface")), "Its network interfaces."
+        ListOf(Record(HostInterface, "hostnet:index:HostInterface")), "The network interfaces."
     )
     default_route: Value = output(
-        Record(DefaultRoute, "hostnet:index:DefaultRoute"), "The interfaces of its default routes."
+        Record(DefaultRoute, "hostnet:index:DefaultRoute"), "The interfaces of the default routes."
     )
-    forwarding: Value = output(Record(HostForwarding, "hostnet:index:HostForwarding"), "Its forwarding sysctls.")
+    forwarding: Value = output(
+        Record(HostForwarding, "hostnet:index:HostForwarding"), "The kernel's forwarding switches."
+    )
     firewalls: tuple[str, ...] = output(
-        ListOf(OUT_TEXT), 'Other firewalls seen: "docker", "ufw", "firewalld", or the nftables table and chain.'
+        ListOf(OUT_TEXT),
+        'Other firewalls: "docker", "ufw", "firewalld", or the table and chain of an nftables ruleset.',
     )
     resources: tuple[Value, ...] = output(
-        ListOf(Record(HeldResource, "hostnet:index:HeldResource")), "What hostnet holds here."
+        ListOf(Record(HeldResource, "hostnet:index:HeldResource")), "The resources that hostnet has recorded here."
     )
 
 
 class GetHostInputs(Declared):
-    """What getHost takes."""
+    """The arguments of getHost."""
 
     connection: ConnectionInputs | None = connection_prop()
 
 
 class GetBridgeInputs(Declared):
-    """What getBridge takes."""
+    """The arguments of getBridge."""
 
     name: str = prop(InterfaceName(), "The bridge's name.", required=True)
     connection: ConnectionInputs | None = connection_prop()
 
 
 class GetBridgeResult(Declared):
-    """A bridge, ours or not."""
+    """A bridge, created by hostnet or not."""
 
     name: str = output(OUT_TEXT, "The interface's name.")
-    ifindex: int = output(OUT_INT, "The kernel's number of the interface.")
-    mac_address: str = output(OUT_TEXT, "Its MAC address.")
-    mtu: int = output(OUT_INT, "Its MTU.", unit="bytes")
-    addresses: tuple[str, ...] = output(ListOf(OUT_TEXT), "Its addresses with prefix lengths.")
-    subnets: tuple[str, ...] = output(ListOf(OUT_TEXT), "The networks of its addresses.")
-    gateway: str | None = output(OUT_TEXT, "Its first IPv4 address.", always=False)
-    gateway6: str | None = output(OUT_TEXT, "Its first IPv6 address.", always=False)
-    ports: tuple[str, ...] = output(ListOf(OUT_TEXT), "The interfaces attached to it.")
-    leases: tuple[Value, ...] = output(LEASES, "DHCP leases in use.")
+    ifindex: int = output(OUT_INT, "The kernel's index of the interface.")
+    mac_address: str = output(OUT_TEXT, "The bridge's MAC address.")
+    mtu: int = output(OUT_INT, "The bridge's MTU.", unit="bytes")
+    addresses: tuple[str, ...] = output(ListOf(OUT_TEXT), "The bridge's addresses with prefix lengths.")
+    subnets: tuple[str, ...] = output(ListOf(OUT_TEXT), "The networks of these addresses.")
+    gateway: str | None = output(OUT_TEXT, "The first IPv4 address.", always=False)
+    gateway6: str | None = output(OUT_TEXT, "The first IPv6 address.", always=False)
+    ports: tuple[str, ...] = output(ListOf(OUT_TEXT), "The interfaces that are attached to the bridge.")
+    leases: tuple[Value, ...] = output(LEASES, "The DHCP leases in use.")
 
 
 class GetPortForwardsInputs(Declared):
-    """What getPortForwards takes."""
+    """The arguments of getPortForwards."""
 
     connection: ConnectionInputs | None = connection_prop()
 
@@ -107,27 +114,28 @@ class GetPortForwardsInputs(Declared):
 class PortForwardInfo(Declared):
     """A port forward on a host, with its counters."""
 
-    id: str = output(OUT_TEXT, "Its id; of an inline forward the id it would have as a resource.")
-    protocol: str = output(OUT_TEXT, 'Its protocol: "tcp", "udp", "sctp" or "tcp+udp".')
+    id: str = output(OUT_TEXT, "The id. For an entry of `forwardPorts` it is the id that a PortForward would have.")
+    protocol: str = output(OUT_TEXT, 'The protocol: "tcp", "udp", "sctp" or "tcp+udp".')
     source_ports: str = output(OUT_TEXT, "The port or range on the external side.")
     destination_address: str = output(OUT_TEXT, "The guest's address.")
     destination_ports: str = output(OUT_TEXT, "The guest's port or range.")
-    owner: str = output(OUT_TEXT, "The URN of the resource it belongs to.")
-    packets: int = output(OUT_INT, "Packets that it carried, both ways.")
-    bytes: int = output(OUT_INT, "Bytes that it carried, both ways.", unit="bytes")
+    owner: str = output(OUT_TEXT, "The URN of the resource that the forward belongs to.")
+    packets: int = output(OUT_INT, "The packets of the forward, in both directions.")
+    bytes: int = output(OUT_INT, "The bytes of the forward, in both directions.", unit="bytes")
 
 
 class GetPortForwardsResult(Declared):
     """The port forwards of a host."""
 
     port_forwards: tuple[Value, ...] = output(
-        ListOf(Record(PortForwardInfo, "hostnet:index:PortForwardInfo")), "Every forward that hostnet holds here."
+        ListOf(Record(PortForwardInfo, "hostnet:index:PortForwardInfo")),
+        "All port forwards that hostnet has recorded here.",
     )
 
 
 @dataclass(frozen=True)
 class Function:
-    """A function: `facts` is what `Host.facts` calls it."""
+    """A function. `facts` is its name for `Host.facts`."""
 
     token: str
     facts: str
@@ -136,19 +144,19 @@ class Function:
     results: Record[Any]
 
     def check(self, inputs: Inputs) -> tuple[Failure, ...]:
-        """All that is wrong with the arguments."""
+        """Every failure of the arguments."""
         report = Report()
         self.inputs.check(inputs, "", report)
         return tuple(report.failures)
 
     def arguments(self, inputs: Inputs) -> dict[str, Value] | None:
-        """What to ask the host with; None while something is unknown (a preview)."""
+        """The arguments for the host; None while one is unknown (a preview)."""
         if has_unknown(inputs):
             return None
         return without_none({name: value for name, value in inputs.items() if name != "connection"})
 
     def result(self, facts: dict[str, Value]) -> Outputs:
-        """The answer to the program, of a host's `Facts.data`, which has the names of `results`."""
+        """The program's result, from a host's `Facts.data`, which has the names of `results`."""
         return without_none({name: facts.get(name) for name in self.results.properties})
 
 
@@ -158,22 +166,22 @@ FUNCTIONS: dict[str, Function] = {
         Function(
             "hostnet:index:getHost",
             "host",
-            "What a host is and has: kernel, nftables, interfaces, default routes, forwarding, other firewalls, and "
-            "what hostnet holds there.",
+            "Returns facts about a host: kernel, nftables, interfaces, default routes, forwarding, other firewalls, "
+            "and the resources that hostnet has recorded there.",
             Record(GetHostInputs),
             Record(GetHostResult),
         ),
         Function(
             "hostnet:index:getBridge",
             "bridge",
-            "A bridge of a host, ours or not.",
+            "Returns a bridge of a host, created by hostnet or not.",
             Record(GetBridgeInputs),
             Record(GetBridgeResult),
         ),
         Function(
             "hostnet:index:getPortForwards",
             "forwards",
-            "The port forwards of a host, whichever stack's they are, with their counters.",
+            "Returns all port forwards that hostnet has recorded on a host, of every stack, with their counters.",
             Record(GetPortForwardsInputs),
             Record(GetPortForwardsResult),
         ),

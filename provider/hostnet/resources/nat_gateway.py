@@ -1,4 +1,4 @@
-"""NatGateway: a way out for internal networks, and the forwards into them, through one external interface."""
+"""NatGateway: source NAT for internal networks, and port forwards into them, through one external interface."""
 
 # ruff: noqa: A002 (an id is what Pulumi calls it)
 # ruff: noqa: ARG002 (hooks get what some kind needs)
@@ -60,114 +60,119 @@ class NatGatewayInputs(Declared):
 
     external_interface: str | None = prop(
         InterfaceName(),
-        "The interface that leads out.",
-        default_doc="the interface of the default route, resolved when applied",
-        effect="The key of the gateway's elements in table `inet hostnet`.",
+        "The interface that leads to the outside.",
+        default_doc="the interface of the default route, looked up at each update",
+        effect="It is a part of the key of the gateway's elements in table `inet hostnet`.",
         field="external",
         host_decides=True,
     )
     internal_interfaces: tuple[str, ...] = prop(
         ListOf(InterfaceName()),
-        "Interfaces (bridges, routed TAPs) whose guests reach out, and are reached through forwards and by replies "
-        "alone. IPv6 is closed likewise even without `enableIpv6`, unless `routeIpv6`.",
+        "Interfaces (bridges, routed TAPs) whose guests reach the outside. From outside, only port forwards and "
+        "replies reach these guests. The same holds for IPv6 without `enableIpv6`, unless `routeIpv6` is true.",
         default=(),
-        effect="Elements of a set; switches IPv4 forwarding on.",
+        effect="Each interface is an element of a set. IPv4 forwarding is switched on.",
         field="internal",
         forwarding="ipv4",
     )
     internal_ips: tuple[str, ...] = prop(
         ListOf(NetCidr(IPV4)),
-        "IPv4 networks that reach out, by source address; no host bits.",
+        "IPv4 networks, without host bits, whose guests reach the outside, on whichever interface they are.",
         default=(),
-        effect="Elements of an interval set; switches IPv4 forwarding on.",
+        effect="Each network is an element of an interval set. IPv4 forwarding is switched on.",
         field="internal4",
         forwarding="ipv4",
     )
     internal_ipv6s: tuple[str, ...] = prop(
         ListOf(NetCidr(IPV6)),
-        "IPv6 networks that reach out, by source address; no host bits.",
+        "IPv6 networks, without host bits, whose guests reach the outside, on whichever interface they are. They need "
+        "`enableIpv6` or `routeIpv6`.",
         default=(),
-        effect="Elements of an interval set; with `enableIpv6`, switches IPv6 forwarding on.",
+        effect="Each network is an element of an interval set.",
         field="internal6",
     )
     enable_ipv6: bool = prop(
         Bool(),
-        "Translate IPv6 too (NAT66). Not with `routeIpv6`.",
+        "Translates IPv6 as well (NAT66). Not together with `routeIpv6`.",
         default=False,
-        effect="Switches IPv6 forwarding on; an uplink keeps accepting router advertisements (accept_ra=2).",
+        effect="IPv6 forwarding is switched on. An uplink still accepts router advertisements (accept_ra=2).",
         field="nat6",
         forwarding="ipv6",
     )
     external_ip: str | None = prop(
         Ip(IPV4),
-        "The IPv4 address that guests are seen with outside. It is not added to the host.",
-        default_doc="masquerade: the external interface's address",
-        effect="SNAT in place of masquerade.",
+        "The source address of the guests' IPv4 traffic outside. hostnet does not add it to the host.",
+        default_doc="the external interface's address (masquerade)",
+        effect="SNAT replaces masquerade.",
         field="snat4",
     )
     external_ipv6: str | None = prop(
         Ip(IPV6),
-        "The IPv6 address that guests are seen with outside. It is not added to the host.",
-        default_doc="masquerade: the external interface's address",
-        effect="SNAT in place of masquerade.",
+        "The source address of the guests' IPv6 traffic outside. hostnet does not add it to the host.",
+        default_doc="the external interface's address (masquerade)",
+        effect="SNAT replaces masquerade.",
         field="snat6",
     )
     dmz_host: str | None = prop(
         Ip(IPV4),
-        "A guest that gets, of any protocol, what no forward takes and `dmzExceptPorts` does not keep.",
+        "The guest that receives all incoming IPv4 traffic, of any protocol, that no port forward takes. TCP to "
+        "`dmzExceptPorts` stays with the host.",
         default_doc="none",
-        effect="An element of the DNAT map that comes last.",
+        effect="It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.",
         field="dmz4",
         forwarding="ipv4",
     )
     dmz_host_ipv6: str | None = prop(
         Ip(IPV6),
-        "As `dmzHost`, for IPv6.",
+        "The same as `dmzHost`, for IPv6.",
         default_doc="none",
-        effect="An element of the DNAT map that comes last.",
+        effect="It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.",
         field="dmz6",
         forwarding="ipv6",
     )
     dmz_except_ports: tuple[int, ...] | None = prop(
         ListOf(Port()),
-        "TCP ports that stay with the host in spite of a `dmzHost`. An empty list keeps none.",
+        "TCP ports that stay with the host although there is a `dmzHost`. With an empty list, none does.",
         default=_SSH,
+        effect="Each port is an element of a set that is looked up before the DMZ host.",
         field=Field("dmz_except", to_wire=lambda ports: tuple(sorted(ports))),
     )
     forward_ports: tuple[ForwardInputs, ...] = prop(
         FORWARD_PORTS,
-        "Port forwards of this gateway, many in one resource. Each is told from the others by protocol, source port, "
-        "listen addresses and family.",
+        "Port forwards through this gateway. One resource may hold thousands. Each needs its own combination of "
+        "protocol, source port, listen addresses and family.",
         default=(),
-        effect="One element each of the forward maps; a change touches its own elements only.",
+        effect="Each forward is an element of the forward maps. A change of one forward changes only its own elements.",
     )
     mss_clamp: bool = prop(
         Bool(),
-        "Clamp the MSS of TCP connections to the path's MTU.",
+        "Lowers the maximum segment size (MSS) of forwarded TCP connections to the MTU of the path.",
         default=False,
-        effect="`tcp option maxseg size set rt mtu` for this gateway's interface.",
+        effect="`tcp option maxseg size set rt mtu` applies to the external interface.",
         field="mss_clamp",
     )
     internal_forwarding: bool = prop(
         Bool(),
-        "Let the gateway's internal interfaces and networks reach each other.",
+        "Lets the gateway's internal interfaces and networks reach each other.",
         default=False,
-        effect="Elements of the accept sets in the forward hook, one for each pair.",
+        effect="Each pair is an element of the sets that the forward hook accepts.",
         field="internal_forwarding",
     )
     route_ipv6: bool = prop(
         Bool(),
-        "Guests have public IPv6 addresses: forward both ways, untranslated. Not with `enableIpv6`.",
+        "Forwards IPv6 in both directions without translation, for guests with public IPv6 addresses. Not together "
+        "with `enableIpv6`.",
         default=False,
-        effect="Switches IPv6 forwarding on.",
+        effect="IPv6 forwarding is switched on.",
         field="route6",
         forwarding="ipv6",
     )
     firewall: str = prop(
         Choice("auto", "none"),
-        "`auto`: traffic is accepted in other people's chains that would drop it. `none`: nothing foreign is touched.",
+        "What hostnet does about other firewalls of the host. `auto`: it accepts the gateway's traffic in their chains "
+        "that would drop it. `none`: it does not touch them.",
         default="auto",
-        effect="A tagged accept in other people's dropping chains, taken out with the last owner.",
+        effect="With `auto`, an accept rule with hostnet's comment is in each such chain, until no resource needs it.",
         field=Field("firewall", lambda word: word == "auto", lambda on: "auto" if on else "none"),
     )
     connection: ConnectionInputs | None = connection_prop()
@@ -176,24 +181,28 @@ class NatGatewayInputs(Declared):
 class NatGatewayOutputs(Declared):
     """What a NAT gateway is on its host."""
 
-    external_interface: str = output(OUT_TEXT, "The interface that leads out.")
+    external_interface: str = output(OUT_TEXT, "The interface that leads to the outside.")
     external_addresses: tuple[str, ...] = output(
         ListOf(OUT_TEXT),
-        "The addresses that guests are seen with outside: `externalIp` and `externalIpv6` where set, else the "
-        "interface's global ones. Never a difference.",
+        "The source addresses of the guests' traffic outside: `externalIp` and `externalIpv6`, or the global addresses "
+        "of the external interface. A change of them is not drift.",
     )
-    forwarding: Value = output(FORWARDING, "The forwarding switches; one that is off is a difference.")
+    forwarding: Value = output(
+        FORWARDING, "The kernel's forwarding switches that the gateway needs. One that is off is drift."
+    )
 
 
 def _gateway_rules(judged: dict[str, Value], path: str, report: Report) -> None:
     if not any(judged[name] is UNKNOWN or judged[name] for name in _ONE_OF):
-        report.fail(path, f"at least one of {', '.join(_ONE_OF[:5])} must be given: there is nothing to translate")
+        report.fail(path, f"at least one of {', '.join(_ONE_OF[:5])} is required")
     if judged["enableIpv6"] is True and judged["routeIpv6"] is True:
-        report.fail(join(path, "routeIpv6"), "must not be true beside enableIpv6: IPv6 is either routed or translated")
+        report.fail(
+            join(path, "routeIpv6"), "must not be true together with enableIpv6: IPv6 is either routed or translated"
+        )
     external = known(judged["externalInterface"])
     for index, name in known_items(judged["internalInterfaces"]):
         if external and name == external:
-            report.fail(f"{join(path, 'internalInterfaces')}[{index}]", f"{name!r} is the externalInterface")
+            report.fail(f"{join(path, 'internalInterfaces')}[{index}]", f"must not be the externalInterface {name!r}")
     overlapping(judged["forwardPorts"], join(path, "forwardPorts"), report)
 
 
@@ -203,9 +212,9 @@ class NatGateway(Resource[NatGatewayInputs]):
     name = "NatGateway"
     token = "hostnet:index:NatGateway"
     doc = (
-        "NAT for the guests of internal interfaces or networks through one external interface, as NixOS's "
-        "`networking.nat`. What is not listed is not touched. Updates change set elements only: connections in "
-        "progress survive. The id is made from the resource's name."
+        "Source NAT for the guests of internal interfaces and networks, through one external interface, like NixOS's "
+        "`networking.nat`. Networks that no gateway lists are not touched. An update changes only set elements, so "
+        "that established connections survive. The id is derived from the resource's name."
     )
     example = """import pulumi
 import pulumi_hostnet as hostnet
@@ -223,12 +232,12 @@ pulumi.export("externalAddresses", nat.external_addresses)
     results = Record(NatGatewayOutputs)
 
     def needs(self, inputs: Inputs) -> set[Family]:
-        """What its properties and its forwards need; IPv6 only where it was asked for."""
+        """The families that its properties and its forwards need; IPv6 only if the program asks for it."""
         forwards = (x.get("destination") for x in _items(inputs, "forwardPorts") if isinstance(x, dict))
         return super().needs(inputs) | {family for each in forwards if (family := family_of(each))}
 
     def make_id(self, urn: str, inputs: NatGatewayInputs) -> str:
-        """The resource's name with a suffix that two stacks don't share."""
+        """The resource's name with a suffix that differs between stacks."""
         name = sanitised(Urn.parse(urn).name, "nat")[:_NAME_MAX].rstrip("-")
         return f"{name}-{digest(urn).hex()[:SUFFIX]}"
 
@@ -267,7 +276,7 @@ pulumi.export("externalAddresses", nat.external_addresses)
             addresses = [now["externalIp"], now["externalIpv6"]]
         elif same_side and self.unchanged(old_inputs, inputs, "externalIp", "externalIpv6"):
             addresses = had.get("externalAddresses", UNKNOWN)
-        # A family that is not needed yet may turn out to be, while a part is unknown.
+        # While an input is unknown, a family that is not needed so far may still be needed.
         open_question = any(inputs.get(name) is UNKNOWN for name in self.inputs.properties)
         open_question = open_question or any(
             not isinstance(x, dict) or x.get("destination") is UNKNOWN for x in _items(inputs, "forwardPorts")
@@ -286,15 +295,15 @@ pulumi.export("externalAddresses", nat.external_addresses)
         return found | ({"forwardPorts": forwards} if forwards else {})
 
     def settle(self, declared: dict[str, Value], view: View) -> None:
-        """See `Resource`. A gateway that is wholly gone shows as one without internal networks."""
+        """See `Resource`. A gateway that is gone shows as one without internal networks."""
         seen = view.state(GatewayState) or GatewayState(name=view.id)
-        # The exceptions of a dmz host that is gone go with it, and come back with it.
+        # Without the DMZ host its exceptions have no meaning: that it is gone is drift enough.
         settle(declared, self.inputs, seen, but=() if seen.dmz4 or seen.dmz6 else {"dmzExceptPorts"})
         _settle_forwards(declared, view)
 
 
 def _settle_forwards(declared: dict[str, Value], view: View) -> None:
-    """The entries that are there, as they are there; then those that somebody else added."""
+    """Show the declared forwards as the kernel has them, then those that another program added."""
     by_key = view.states()
     gateway = view.object(Gateway)
     found, declared_keys = [], set()

@@ -61,7 +61,7 @@ def function_schema(function: Function, types: Schema) -> Schema:
 
 
 def package_schema() -> Schema:
-    """The whole package. No property has a default: those in the descriptions are the provider's to apply."""
+    """The whole package. No property has a default: the provider applies those that the descriptions name."""
     types: Schema = {}
     resources = {kind.token: resource_schema(kind, types) for kind in RESOURCES}
     functions = {token: function_schema(function, types) for token, function in FUNCTIONS.items()}
@@ -70,13 +70,13 @@ def package_schema() -> Schema:
         "name": "hostnet",
         "displayName": "hostnet",
         "version": __version__,
-        "description": "A Linux host's network in a Pulumi stack: bridges, TAPs of microVMs, NAT and port forwards.",
+        "description": "A Linux host's network in a Pulumi stack: bridges, TAPs of microVMs, NAT, port forwards.",
         "keywords": ["pulumi", "hostnet", "category/network", "kind/native"],
         "license": "Apache-2.0",
         "repository": _REPOSITORY,
         "config": {"variables": config},
         "provider": {
-            "description": f"Where and how hostnet works. Also read from the environment: `{DELETE_UNREACHABLE_ENV}`.",
+            "description": f"Configures hostnet. It also reads `{DELETE_UNREACHABLE_ENV}` from the environment.",
             "inputProperties": config,
         },
         "types": dict(sorted(types.items())),

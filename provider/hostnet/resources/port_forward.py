@@ -1,4 +1,4 @@
-"""PortForward: a port of the host's external side that leads to a guest. NatGateway's inline list uses it too."""
+"""PortForward: forwards a port of the external interface to a guest. NatGateway's `forwardPorts` are such forwards."""
 
 # ruff: noqa: A002 (an id is what Pulumi calls it)
 # ruff: noqa: ARG002 (hooks get what some kind needs)
@@ -71,48 +71,49 @@ class ForwardInputs(Declared):
         Choice("tcp", "udp", "sctp", "tcp+udp"),
         "The protocol, in lower case.",
         default="tcp",
-        effect="The first part of the element's key in the forward maps of table `inet hostnet`.",
+        effect="It is a part of the element's key in the forward maps of table `inet hostnet`.",
         field=Field("protocols", to_wire=lambda word: tuple(word.split("+")), from_wire="+".join),
     )
     source_port: str = prop(
         PortSpec(),
-        'The port on the external side: a number, or a range as `"from:to"`.',
+        'The port on the external side: a number, or a range such as `"8000:8010"`.',
         required=True,
-        effect="The second part of the key; a range is one interval element.",
+        effect="It is a part of the element's key. A range is one interval element.",
     )
     destination: Destination = prop(
         DestinationType(),
-        "Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the "
-        "forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the "
-        "host itself alone.",
+        "The guest's address and, if it differs from the source port, the port: `10.0.0.2`, `10.0.0.2:80`, "
+        "`10.0.0.2:8000-8100` or `[fd12::2]:443`. A range of source ports goes to a range of the same length or to one "
+        "port. The address decides the family of the forward. Only the host itself reaches a forward to `127.0.0.1`.",
         default_doc="for the port: the source port",
         required=True,
-        effect="The element's value. A change is one atomic update of the map: TCP connections stay with the old "
-        "destination, UDP goes to the new one at once. A change of its family replaces a PortForward.",
+        effect="It is the element's value. A change is one atomic update of the map: established TCP connections keep "
+        "the old destination, UDP goes to the new one at once. A change of the family replaces a PortForward.",
     )
     listen_addresses: tuple[str, ...] = prop(
         ListOf(Ip(wildcard=True, loopback=True)),
-        "The addresses of the host to listen on; `0.0.0.0` and `::` are every address of their family. A specific "
-        "address wins over a wildcard of the same port.",
+        "The addresses of the host that are forwarded. `0.0.0.0` and `::` stand for every address of their family. A "
+        "specific address wins over a wildcard with the same port.",
         default=(),
-        default_doc="every address of the external side",
-        effect="A part of the key. Addresses are not added to the host.",
+        default_doc="every address of the external interface",
+        effect="They are a part of the element's key. hostnet does not add them to the host.",
         field=Field("listen", to_wire=sorted_addresses),
     )
     source_cidrs: tuple[str, ...] = prop(
         ListOf(NetCidr()),
-        "The networks that may come in from outside; no host bits. An empty list is refused: leave it out to let "
-        "anyone in.",
+        "The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to "
+        "allow every source.",
         default=(),
-        default_doc="anyone",
-        effect="Elements of the forward's source set.",
+        default_doc="every source",
+        effect="They are a part of the element's key.",
         field="sources",
     )
     loopback: bool = prop(
         Bool(),
-        "Also reached from the host itself and from the internal networks, the guest itself included.",
+        "Lets the host itself and the guests of internal networks use the forward as well, also the guest that it "
+        "leads to.",
         default=True,
-        effect="An element of the map that the output hook and the internal interfaces use.",
+        effect="The forward has elements for the internal interfaces and for the output hook.",
         field="loopback",
     )
 
@@ -136,7 +137,7 @@ def _forward_rules(judged: dict[str, Value], path: str, report: Report) -> None:
             _fitting(split_ports(source), destination.ports, join(path, "destination"), report)
         _one_family(destination, judged, path, report)
     if judged["sourceCidrs"] == []:
-        report.fail(join(path, "sourceCidrs"), "must not be empty: leave it out to let anyone in")
+        report.fail(join(path, "sourceCidrs"), "must not be empty: omit it to allow every source")
 
 
 def _one_family(destination: Destination, judged: dict[str, Value], path: str, report: Report) -> None:
@@ -158,7 +159,7 @@ def _fitting(source: tuple[int, int], ports: tuple[int, int], path: str, report:
 
 
 def _forward_normal(canonical: dict[str, Value]) -> dict[str, Value]:
-    """A destination without ports means the source ports: spell them out, where that is the same length."""
+    """Spell out the ports of a destination without ports: they are the source ports."""
     destination, source = canonical["destination"], canonical["sourcePort"]
     if isinstance(destination, Destination) and isinstance(source, str):
         with suppress(ValueError):  # ports of an old state that no version of ours would accept: compared as they are
@@ -167,7 +168,7 @@ def _forward_normal(canonical: dict[str, Value]) -> dict[str, Value]:
 
 
 def forward_key(canonical: dict[str, Value]) -> Value:
-    """What tells one inline forward from another: family, protocol, ports and listen addresses."""
+    """The identity of an inline forward: family, protocol, ports and listen addresses."""
     destination = canonical["destination"]
     family = UNKNOWN if destination is UNKNOWN else family_of(destination)
     return [family, canonical["protocol"], canonical["sourcePort"], canonical["listenAddresses"]]
@@ -180,7 +181,7 @@ FORWARD_PORTS = ListOf(FORWARD_PORT, key=forward_key)
 
 
 def overlapping(forwards: Value, path: str, report: Report) -> None:
-    """Report each forward that takes what one before it takes, whole or in part."""
+    """Report each forward whose ports overlap those of one before it."""
     by_place: dict[tuple[Any, ...], list[tuple[int, int, int]]] = {}
     for index, item in enumerate(forwards if isinstance(forwards, list) else ()):
         if not isinstance(item, dict) or has_unknown(item) or item["destination"] is None or item["sourcePort"] is None:
@@ -200,7 +201,7 @@ def overlapping(forwards: Value, path: str, report: Report) -> None:
             if high > reach:
                 reach, holder = high, index
     for index in sorted(found):
-        report.fail(f"{path}[{index}].sourcePort", f"takes ports that {path}[{found[index]}] takes already")
+        report.fail(f"{path}[{index}].sourcePort", f"must not overlap the ports of {path}[{found[index]}]")
 
 
 def _places(listen: Value) -> list[str]:
@@ -246,21 +247,22 @@ class PortForwardInputs(ForwardInputs):
     """What a program declares of a port forward."""
 
     nat_gateway: str | None = prop(
-        GatewayId(), "The id of a NatGateway, whose external interface is listened on. Not with `externalInterface`."
+        GatewayId(),
+        "The id of a NatGateway: its external interface is used. Not together with `externalInterface`.",
     )
     external_interface: str | None = prop(
         InterfaceName(),
-        "The interface to listen on. Not with `natGateway`.",
-        default_doc="the NatGateway's, else the interface of the default route",
+        "The interface on which the port is forwarded. Not together with `natGateway`.",
+        default_doc="the NatGateway's, or the interface of the default route",
     )
     connection: ConnectionInputs | None = connection_prop()
 
 
 class ForwardingOutput(Declared):
-    """The host's forwarding sysctls, as far as the resource needs them."""
+    """The kernel's forwarding switches, as far as the resource needs them."""
 
-    ipv4: bool = output(OUT_BOOL, "Whether the resource needs IPv4 forwarding and it is on.")
-    ipv6: bool = output(OUT_BOOL, "Whether the resource needs IPv6 forwarding and it is on.")
+    ipv4: bool = output(OUT_BOOL, "Whether the resource needs IPv4 forwarding and the kernel has it on.")
+    ipv6: bool = output(OUT_BOOL, "Whether the resource needs IPv6 forwarding and the kernel has it on.")
 
 
 FORWARDING = Record(ForwardingOutput, "hostnet:index:Forwarding")
@@ -272,15 +274,20 @@ class PortForwardOutputs(Declared):
     source_ports: str = output(OUT_TEXT, 'The port or range on the external side: `"8080"` or `"8000:8002"`.')
     destination_address: str = output(OUT_TEXT, "The guest's address.")
     destination_ports: str = output(OUT_TEXT, 'The guest\'s port or range: `"80"` or `"8000:8002"`.')
-    external_interface: str = output(OUT_TEXT, "The interface listened on.")
-    forwarding: Value = output(FORWARDING, "The forwarding switches; one that is off is a difference.")
+    external_interface: str = output(OUT_TEXT, "The interface on which the port is forwarded.")
+    forwarding: Value = output(
+        FORWARDING, "The kernel's forwarding switch of the forward's family. One that is off is drift."
+    )
 
 
 def _port_forward_rules(judged: dict[str, Value], path: str, report: Report) -> None:
     _forward_rules(judged, path, report)
-    # Of two unknowns one may still turn out to be absent.
+    # An unknown value may still turn out to be absent.
     if known(judged["natGateway"]) and known(judged["externalInterface"]):
-        report.fail(join(path, "externalInterface"), "must not be given beside natGateway, which has its own")
+        report.fail(
+            join(path, "externalInterface"),
+            "must not be given together with natGateway: the gateway's external interface is used",
+        )
 
 
 class PortForward(Resource[PortForwardInputs]):
@@ -289,9 +296,9 @@ class PortForward(Resource[PortForwardInputs]):
     name = "PortForward"
     token = "hostnet:index:PortForward"
     doc = (
-        "A port of the host's external side that leads to a guest. It switches forwarding of its family on by itself. "
-        "A port in both families is two forwards. The id is "
-        "`<externalInterface>/<ipv4|ipv6>/<protocol>/<sourcePort>`, then `@` and the listen addresses where given."
+        "Forwards a port of the external interface to a guest. It switches on IP forwarding of its family. A port in "
+        "both families needs two forwards. The id is `<externalInterface>/<ipv4|ipv6>/<protocol>/<sourcePort>`, "
+        "followed by `@` and the listen addresses if there are any."
     )
     example = """import pulumi
 import pulumi_hostnet as hostnet
@@ -310,7 +317,7 @@ pulumi.export("web", web.source_ports)
         return {family} if family else set()
 
     def refine(self, old_inputs: Inputs, old_outputs: Inputs, inputs: Inputs, changes: Changes) -> None:
-        """The destination's family is a part of the key; naming the interface that it has already is not a change."""
+        """Replace for another family, which is a part of the key; naming the interface in use is no replacement."""
         old, new = family_of(old_inputs.get("destination")), family_of(inputs.get("destination"))
         if "destination" in changes and old and new and old != new:
             changes["destination"] += "-replace"
@@ -320,7 +327,7 @@ pulumi.export("web", web.source_ports)
             changes["externalInterface"] = "add"
 
     def make_id(self, urn: str, inputs: PortForwardInputs) -> str:
-        """The key; the agent fills in the interface where none is named."""
+        """The key; the agent fills in the interface if the program names none."""
         return to_forward(inputs, None, None).id_on(inputs.external_interface or EXTERNAL_PLACEHOLDER)
 
     def desired(self, urn: str, id: str, inputs: PortForwardInputs, past: Past) -> tuple[Object, ...]:

@@ -1,4 +1,4 @@
-"""TapBinding: a VM's TAP interface that we create, or a glob of interfaces that others create, on a bridge."""
+"""TapBinding: a TAP interface that hostnet creates for a VM, or a glob that attaches other interfaces to a bridge."""
 
 # ruff: noqa: A002 (an id is what Pulumi calls it)
 # ruff: noqa: ARG002 (hooks get what some kind needs)
@@ -62,33 +62,35 @@ _NOT_WITH_MATCH = ("owner", "group", "multiQueue", "vnetHdr", "mtu", "addresses"
 
 
 class GuestInputs(Declared):
-    """The guest behind a TAP. `{}`: everything is derived."""
+    """The guest behind a TAP. `{}`: its MAC address and its addresses are derived."""
 
-    mac_address: str | None = prop(Mac(), "The guest's MAC address.", default_doc="derived from the resource, stable")
+    mac_address: str | None = prop(
+        Mac(), "The guest's MAC address.", default_doc="derived from the resource, always the same"
+    )
     addresses: tuple[str, ...] | None = prop(
         ListOf(GuestAddress(), ordered=True),
-        "The guest's addresses, bare or with a prefix length; the first IPv4 one goes into `kernelIpArg`. An empty "
-        "list is a guest without addresses.",
-        default_doc="the lowest free address of each subnet of the bridge, kept for the resource's life; on a routed "
-        "TAP its host routes",
+        "The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. "
+        "With an empty list the guest has no address.",
+        default_doc="the lowest free address of each subnet of the bridge, kept as long as the resource exists; on a "
+        "routed TAP the addresses that `routes` lead to",
     )
-    hostname: str | None = prop(HostName(), "The guest's name, which the bridge's DNS answers.", default_doc="none")
+    hostname: str | None = prop(HostName(), "The guest's name in the bridge's DNS.", default_doc="none")
 
 
 GUEST: Record[GuestInputs] = Record(GuestInputs, "hostnet:index:Guest")
 
 
 class GuestOutput(Declared):
-    """What a VM resource needs to know of its network."""
+    """The network settings for a VM."""
 
     mac_address: str = output(OUT_TEXT, "The guest's MAC address.")
-    addresses: tuple[str, ...] = output(ListOf(OUT_TEXT), "Its addresses with prefix lengths.")
-    gateway: str | None = output(OUT_TEXT, "Its IPv4 gateway.", always=False)
-    gateway6: str | None = output(OUT_TEXT, "Its IPv6 gateway.", always=False)
+    addresses: tuple[str, ...] = output(ListOf(OUT_TEXT), "The guest's addresses with prefix lengths.")
+    gateway: str | None = output(OUT_TEXT, "The guest's IPv4 gateway.", always=False)
+    gateway6: str | None = output(OUT_TEXT, "The guest's IPv6 gateway.", always=False)
     kernel_ip_arg: str = output(
         OUT_TEXT,
-        "The argument for a guest kernel's command line, "
-        '`ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`; `""` for a guest without IPv4.',
+        "The argument for the command line of the guest's kernel, "
+        '`ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`. It is `""` for a guest without an IPv4 address.',
     )
 
 
@@ -97,51 +99,53 @@ class TapBindingInputs(Declared):
 
     name: str | None = prop(
         InterfaceName(ours=True),
-        "The name of one persistent TAP that is created: 1 to 15 bytes. Not with `match`.",
-        default_doc="made from the resource's name, without `match`",
-        effect="Creates a persistent TAP (TUNSETIFF, TUNSETPERSIST).",
+        "The name of the TAP that is created: 1 to 15 bytes. Not together with `match`.",
+        default_doc="the resource's name, shortened, with a suffix; none with `match`",
+        effect="A persistent TAP is created (TUNSETIFF, TUNSETPERSIST).",
         replaces=True,
     )
     match: str | None = prop(
         Glob(),
-        "A glob such as `vm-*`: interfaces that exist and that appear later are attached to `bridge`, and only those. "
-        "Needs `bridge`; of the others only `isolated` and `connection` go with it.",
-        effect="Attaches what matches; detaches exactly that on delete. An uplink or a physical interface is an error.",
+        "A glob such as `vm-*`. Interfaces whose names match are attached to `bridge`, those that exist and those that "
+        "appear later. It requires `bridge`; beside it only `isolated` and `connection` are allowed.",
+        effect="Matching interfaces become ports of the bridge. A delete detaches exactly these. An uplink or a "
+        "physical interface that matches is an error.",
         replaces=True,
     )
     bridge: str | None = prop(
         InterfaceName(),
-        "The name of the bridge it is a port of.",
+        "The name of the bridge to attach to.",
         default_doc="none: a routed TAP",
-        effect="Sets the TAP's master.",
+        effect="The bridge becomes the interface's master.",
     )
     owner: str | None = prop(
         Account(),
         "The user, by name or number, who may open the TAP.",
         default_doc="root",
-        effect="TUNSETOWNER.",
+        effect="The TAP's owner is set (TUNSETOWNER).",
         field="user",
     )
     group: str | None = prop(
         Account(),
         "The group, by name or number, that may open the TAP.",
         default_doc="none",
-        effect="TUNSETGROUP.",
+        effect="The TAP's group is set (TUNSETGROUP).",
         field="group",
     )
     multi_queue: bool = prop(
         Bool(),
-        "Several queues.",
+        "Gives the TAP several queues, so that several virtual CPUs can use it at the same time.",
         default=False,
-        effect="IFF_MULTI_QUEUE of the TAP.",
+        effect="The TAP has the flag IFF_MULTI_QUEUE.",
         replaces=True,
         field="multi_queue",
     )
     vnet_hdr: bool = prop(
         Bool(),
-        "Packets carry a virtio-net header, so that checksums and segmentation are left to the host.",
+        "Puts a virtio-net header before each packet, so that the guest can leave checksums and segmentation to the "
+        "host.",
         default=True,
-        effect="IFF_VNET_HDR of the TAP.",
+        effect="The TAP has the flag IFF_VNET_HDR.",
         replaces=True,
         field="vnet_hdr",
     )
@@ -150,33 +154,34 @@ class TapBindingInputs(Declared):
         "The TAP's MTU.",
         unit="bytes",
         default_doc="the kernel's choice",
-        effect="Sets the MTU of the TAP.",
+        effect="`mtu` of the TAP is set.",
         field="mtu",
         host_decides=True,
     )
     isolated: bool = prop(
         Bool(),
-        "The port can't reach other isolated ports of the bridge.",
+        "Isolates the port from other isolated ports of the bridge.",
         default=False,
-        effect="`isolated` of the bridge port.",
+        effect="`isolated` of the bridge port is set.",
     )
     addresses: tuple[str, ...] = prop(
         ListOf(HostCidr(), ordered=True),
-        "The host's addresses on a routed TAP, such as `10.0.0.0/32`. The first of a family is the guest's gateway.",
+        "The host's addresses on a routed TAP, such as `10.0.0.0/32`. The first address of each family is the guest's "
+        "gateway.",
         default=(),
-        effect="Adds the addresses; any other address on the TAP is drift and is taken away. Router advertisements of "
-        "the guest give the host none, and no route (accept_ra=0; a TAP that takes them shows as address `::/0`).",
+        effect="The addresses are added. Any other address on the TAP is drift, and the next update removes it. The "
+        "TAP ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.",
     )
     routes: tuple[str, ...] = prop(
         ListOf(NetCidr()),
-        "Networks that are reached through a routed TAP, such as `10.0.0.5/32`; no host bits.",
+        "The networks, without host bits, behind a routed TAP, such as `10.0.0.5/32`.",
         default=(),
-        effect="Adds the routes to the main table.",
+        effect="A route to each is added to the main table.",
     )
     guest: GuestInputs | None = prop(
         GUEST,
-        "The guest behind the TAP. On a bridge with a `dhcpServer` it gets a static lease.",
-        default_doc="no guest, and no address is taken; `{}`: all derived",
+        "The guest behind the TAP. On a bridge with a `dhcpServer` it has a static lease.",
+        default_doc="no guest, and no address is reserved; `{}`: all is derived",
     )
     connection: ConnectionInputs | None = connection_prop()
 
@@ -184,11 +189,15 @@ class TapBindingInputs(Declared):
 class TapBindingOutputs(Declared):
     """What a TAP binding is on its host."""
 
-    name: str | None = output(OUT_TEXT, "The TAP's name; none with `match`.", always=False)
-    ifindex: int | None = output(OUT_INT, "The kernel's number of the TAP; none with `match`.", always=False)
-    members: tuple[str, ...] = output(ListOf(OUT_TEXT), "The interfaces attached at the last read; never a difference.")
+    name: str | None = output(OUT_TEXT, "The TAP's name. There is none with `match`.", always=False)
+    ifindex: int | None = output(OUT_INT, "The kernel's index of the TAP. There is none with `match`.", always=False)
+    members: tuple[str, ...] = output(
+        ListOf(OUT_TEXT), "The interfaces that were attached at the last read. A change of them is not drift."
+    )
     guest: Value = output(
-        Record(GuestOutput, "hostnet:index:GuestNetwork"), "The guest's network; none without `guest`.", always=False
+        Record(GuestOutput, "hostnet:index:GuestNetwork"),
+        "The guest's network settings. There are none without `guest`.",
+        always=False,
     )
 
 
@@ -202,11 +211,11 @@ def _tap_rules(judged: dict[str, Value], path: str, report: Report) -> None:
     enough_for_v6(known(judged["mtu"]), [*(a for _, a in here), *routes], join(path, "mtu"), report)
     if judged["bridge"] is None:
         if judged["isolated"] is True:
-            report.fail(join(path, "isolated"), "is between ports of a bridge, and this is a routed TAP: give bridge")
+            report.fail(join(path, "isolated"), "requires bridge: only ports of a bridge can be isolated")
     elif judged["bridge"] is not UNKNOWN:
         for name in ("addresses", "routes"):
             if judged[name] is not UNKNOWN and judged[name]:
-                report.fail(join(path, name), "is for a routed TAP only, not beside bridge")
+                report.fail(join(path, name), "must not be given together with bridge: it is for a routed TAP")
     if known(judged["guest"]):
         guests = [(i, _interface(item)) for i, item in known_items(judged["guest"]["addresses"])]
         place = join(join(path, "guest"), "addresses")
@@ -214,7 +223,7 @@ def _tap_rules(judged: dict[str, Value], path: str, report: Report) -> None:
         own = {a.ip for _, a in here}
         for index, guest in guests:
             if guest.ip in own:
-                report.fail(f"{place}[{index}]", f"{guest.ip} is the TAP's own address")
+                report.fail(f"{place}[{index}]", f"must not be the TAP's own address {guest.ip}")
 
 
 def _interface(address: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:
@@ -225,12 +234,17 @@ def _match_rules(judged: dict[str, Value], path: str, report: Report) -> None:
     if judged["match"] is UNKNOWN:
         return
     if judged["name"] is not None and judged["name"] is not UNKNOWN:
-        report.fail(join(path, "match"), "must not be given beside name: one TAP of ours, or others' by a glob")
+        report.fail(
+            join(path, "match"),
+            "must not be given together with name: a TapBinding is either one TAP (name) or a glob (match)",
+        )
     if judged["bridge"] is None:
-        report.fail(join(path, "bridge"), "is required beside match: it is what the interfaces are attached to")
+        report.fail(join(path, "bridge"), "is required with match: the interfaces are attached to it")
     for name in _NOT_WITH_MATCH:
         if judged[name] is not None and judged[name] is not UNKNOWN:
-            report.fail(join(path, name), "must not be given beside match: the interfaces are not made here")
+            report.fail(
+                join(path, name), "must not be given together with match: hostnet does not create these interfaces"
+            )
 
 
 class TapBinding(Resource[TapBindingInputs]):
@@ -239,9 +253,9 @@ class TapBinding(Resource[TapBindingInputs]):
     name = "TapBinding"
     token = "hostnet:index:TapBinding"
     doc = (
-        "A VM's TAP interface: either one persistent TAP that is created (`name`), or a glob of interfaces that "
-        "others create, now and later (`match`). With `guest` it also settles the guest's MAC and IP addresses. The "
-        "id is the name, or `<bridge>/<match>`."
+        "A VM's TAP interface: either one persistent TAP that hostnet creates (`name`), or all interfaces that match a "
+        "glob and that other programs create, now or later (`match`). With `guest` it also assigns the guest's MAC and "
+        "IP addresses. The id is the name, or `<bridge>/<match>`."
     )
     example = """import pulumi
 import pulumi_hostnet as hostnet
@@ -335,7 +349,7 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
         }
 
     def recorded(self, view: View) -> dict[str, Value]:
-        """See `Resource`. A guest's MAC and addresses are left out: derived ones are no declaration."""
+        """See `Resource`. A guest's derived MAC and addresses are not declared."""
         glob = view.object(GlobObject)
         if glob is not None:
             return without_none({"match": glob.pattern, "bridge": glob.bridge, "isolated": glob.isolated or None})
@@ -397,7 +411,7 @@ def guest_mac(urn: str) -> str:
 
 
 def _kept_mac(old_inputs: Inputs, old_outputs: Inputs) -> str | None:
-    """The derived address that a guest has already: an alias or an import gives the resource another URN."""
+    """The derived MAC that a guest has already: after an alias or an import the resource has another URN."""
     had, declared = old_outputs.get("guest"), old_inputs.get("guest")
     if not isinstance(had, Mapping) or not isinstance(declared, Mapping) or declared.get("macAddress") is not None:
         return None
@@ -428,7 +442,7 @@ def _guest_output(guest: GuestState) -> dict[str, Value]:
 
 
 def _guest_preview(urn: str, now: dict[str, Value], old_inputs: Inputs, had: Inputs) -> dict[str, Value]:
-    """What can be said of a guest before the host was asked."""
+    """What is known of a guest without asking the host."""
     guest = now["guest"]
     mac = guest["macAddress"]
     if mac is None:
@@ -443,7 +457,7 @@ def _guest_preview(urn: str, now: dict[str, Value], old_inputs: Inputs, had: Inp
 
 
 def _routed_preview(now: dict[str, Value], guest: dict[str, Value]) -> dict[str, Value]:
-    """A routed TAP's guest needs nothing of the host."""
+    """The rest for a routed TAP's guest, where all follows from the inputs."""
     given, routes, own = guest["addresses"], now["routes"], now["addresses"]
     addresses: Value = UNKNOWN
     if isinstance(given, list) and UNKNOWN not in given:

@@ -11,21 +11,21 @@ import (
 	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
 )
 
-// A Linux bridge: a network of guests on the host. It can serve DHCP and DNS and send IPv6 router advertisements. Everything but `name` is changed in place, without dropping ports or leases.
+// A Linux bridge: a network of guests on the host. It can serve DHCP and DNS, and send IPv6 router advertisements. Every property except `name` changes in place: ports stay attached, and leases stay valid.
 //
 // ## Example
 type Bridge struct {
 	pulumi.CustomResourceState
 
-	// Its addresses with prefix lengths, declared ones first.
+	// The bridge's addresses with prefix lengths, declared ones first.
 	Addresses pulumi.StringArrayOutput `pulumi:"addresses"`
-	// Its first IPv4 address: the guests' gateway.
+	// The first IPv4 address: the guests' gateway.
 	Gateway pulumi.StringPtrOutput `pulumi:"gateway"`
-	// Its first IPv6 address.
+	// The first IPv6 address: the guests' IPv6 gateway.
 	Gateway6 pulumi.StringPtrOutput `pulumi:"gateway6"`
-	// The kernel's number of the interface.
+	// The kernel's index of the interface.
 	Ifindex pulumi.IntOutput `pulumi:"ifindex"`
-	// DHCP leases in use at the last read; never a difference.
+	// The DHCP leases in use at the last read. A change of them is not drift.
 	Leases LeaseArrayOutput `pulumi:"leases"`
 	// The bridge's own MAC address.
 	MacAddress pulumi.StringOutput `pulumi:"macAddress"`
@@ -33,7 +33,7 @@ type Bridge struct {
 	Mtu pulumi.IntOutput `pulumi:"mtu"`
 	// The interface's name.
 	Name pulumi.StringOutput `pulumi:"name"`
-	// The networks of its addresses.
+	// The networks of these addresses.
 	Subnets pulumi.StringArrayOutput `pulumi:"subnets"`
 }
 
@@ -77,61 +77,61 @@ func (BridgeState) ElementType() reflect.Type {
 }
 
 type bridgeArgs struct {
-	// The host's addresses on the bridge with their prefix lengths, IPv4 and IPv6. The order has meaning: the first of a family is the guests' gateway.
+	// The host's addresses on the bridge, IPv4 and IPv6, with prefix lengths. The first address of each family is the guests' gateway. On the host: The addresses are added. Any other address on the bridge is drift, and the next update removes it. The bridge ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
 	Addresses []string `pulumi:"addresses"`
-	// Take over a bridge of this name that exists already, whole: addresses that are not declared are drift, and destroy deletes it. Default: false.
+	// Takes over an existing bridge of this name. From then on, addresses that are not declared are drift, and `pulumi destroy` deletes the bridge. Default: false.
 	Adopt *bool `pulumi:"adopt"`
-	// How to reach the host. Default: the provider's `connection`, else this machine.
+	// How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
 	Connection *Connection `pulumi:"connection"`
-	// Serve DHCP and DNS on the bridge. Default: none is served.
+	// Serves DHCP and DNS on the bridge. Default: neither is served. On the host: One dnsmasq process runs for this bridge and listens only on it.
 	DhcpServer *DhcpServer `pulumi:"dhcpServer"`
-	// The /64 prefixes to advertise. Default: the /64s of `addresses`.
+	// The IPv6 prefixes to advertise, each a /64. Default: the /64s of `addresses`.
 	Ipv6Prefixes []string `pulumi:"ipv6Prefixes"`
-	// Send IPv6 router advertisements, so that guests give themselves addresses (SLAAC). Default: false.
+	// Sends IPv6 router advertisements, so that guests configure their own addresses (SLAAC). Default: false. On the host: The bridge's dnsmasq process sends them.
 	Ipv6SendRa *bool `pulumi:"ipv6SendRa"`
-	// The bridge's own MAC address. Default: derived, stable.
+	// The bridge's own MAC address. Default: derived from the resource, always the same. On the host: It is set when the bridge is created. Otherwise it would change when a port is attached.
 	MacAddress *string `pulumi:"macAddress"`
-	// The bridge's MTU; at least 1280 with IPv6 addresses. Unit: bytes. Default: the kernel's choice.
+	// The bridge's MTU. With IPv6 addresses it is at least 1280. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the bridge is set.
 	Mtu *int `pulumi:"mtu"`
-	// The interface's name: 1 to 15 bytes. Default: made from the resource's name. A change replaces the resource.
+	// The interface's name: 1 to 15 bytes. Default: the resource's name, shortened, with a suffix. On the host: A link of kind bridge is created. A change replaces the resource.
 	Name *string `pulumi:"name"`
-	// Let DHCP, DNS and router solicitations from the bridge reach the host, and frames pass between the bridge's own ports, where another firewall would drop them. Nothing else. Default: true.
+	// Lets DHCP, DNS and router solicitations from the bridge reach the host although another firewall would drop them, and lets frames pass between the bridge's own ports. It opens nothing else. Default: true. On the host: An accept rule with hostnet's comment is in each chain of another firewall that would drop them.
 	OpenFirewall *bool `pulumi:"openFirewall"`
-	// Guests on the bridge can't reach each other, only the host and what lies behind it. Default: false.
+	// Isolates the guests of the bridge from each other. They still reach the host, and other networks through it. Default: false. On the host: `isolated` is set on each port that hostnet attaches.
 	PortIsolation *bool `pulumi:"portIsolation"`
-	// Spanning tree protocol. Default: false.
+	// Runs the spanning tree protocol (STP) on the bridge. Default: false. On the host: `stp_state` of the bridge is set.
 	Stp *bool `pulumi:"stp"`
-	// Filter by VLAN. Needs a kernel with CONFIG_BRIDGE_VLAN_FILTERING. Default: false.
+	// Makes the bridge aware of VLANs. The kernel needs CONFIG_BRIDGE_VLAN_FILTERING. Default: false. On the host: `vlan_filtering` of the bridge is set.
 	VlanFiltering *bool `pulumi:"vlanFiltering"`
 }
 
 // The set of arguments for constructing a Bridge resource.
 type BridgeArgs struct {
-	// The host's addresses on the bridge with their prefix lengths, IPv4 and IPv6. The order has meaning: the first of a family is the guests' gateway.
+	// The host's addresses on the bridge, IPv4 and IPv6, with prefix lengths. The first address of each family is the guests' gateway. On the host: The addresses are added. Any other address on the bridge is drift, and the next update removes it. The bridge ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
 	Addresses pulumi.StringArrayInput
-	// Take over a bridge of this name that exists already, whole: addresses that are not declared are drift, and destroy deletes it. Default: false.
+	// Takes over an existing bridge of this name. From then on, addresses that are not declared are drift, and `pulumi destroy` deletes the bridge. Default: false.
 	Adopt pulumi.BoolPtrInput
-	// How to reach the host. Default: the provider's `connection`, else this machine.
+	// How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
 	Connection ConnectionPtrInput
-	// Serve DHCP and DNS on the bridge. Default: none is served.
+	// Serves DHCP and DNS on the bridge. Default: neither is served. On the host: One dnsmasq process runs for this bridge and listens only on it.
 	DhcpServer DhcpServerPtrInput
-	// The /64 prefixes to advertise. Default: the /64s of `addresses`.
+	// The IPv6 prefixes to advertise, each a /64. Default: the /64s of `addresses`.
 	Ipv6Prefixes pulumi.StringArrayInput
-	// Send IPv6 router advertisements, so that guests give themselves addresses (SLAAC). Default: false.
+	// Sends IPv6 router advertisements, so that guests configure their own addresses (SLAAC). Default: false. On the host: The bridge's dnsmasq process sends them.
 	Ipv6SendRa pulumi.BoolPtrInput
-	// The bridge's own MAC address. Default: derived, stable.
+	// The bridge's own MAC address. Default: derived from the resource, always the same. On the host: It is set when the bridge is created. Otherwise it would change when a port is attached.
 	MacAddress pulumi.StringPtrInput
-	// The bridge's MTU; at least 1280 with IPv6 addresses. Unit: bytes. Default: the kernel's choice.
+	// The bridge's MTU. With IPv6 addresses it is at least 1280. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the bridge is set.
 	Mtu pulumi.IntPtrInput
-	// The interface's name: 1 to 15 bytes. Default: made from the resource's name. A change replaces the resource.
+	// The interface's name: 1 to 15 bytes. Default: the resource's name, shortened, with a suffix. On the host: A link of kind bridge is created. A change replaces the resource.
 	Name pulumi.StringPtrInput
-	// Let DHCP, DNS and router solicitations from the bridge reach the host, and frames pass between the bridge's own ports, where another firewall would drop them. Nothing else. Default: true.
+	// Lets DHCP, DNS and router solicitations from the bridge reach the host although another firewall would drop them, and lets frames pass between the bridge's own ports. It opens nothing else. Default: true. On the host: An accept rule with hostnet's comment is in each chain of another firewall that would drop them.
 	OpenFirewall pulumi.BoolPtrInput
-	// Guests on the bridge can't reach each other, only the host and what lies behind it. Default: false.
+	// Isolates the guests of the bridge from each other. They still reach the host, and other networks through it. Default: false. On the host: `isolated` is set on each port that hostnet attaches.
 	PortIsolation pulumi.BoolPtrInput
-	// Spanning tree protocol. Default: false.
+	// Runs the spanning tree protocol (STP) on the bridge. Default: false. On the host: `stp_state` of the bridge is set.
 	Stp pulumi.BoolPtrInput
-	// Filter by VLAN. Needs a kernel with CONFIG_BRIDGE_VLAN_FILTERING. Default: false.
+	// Makes the bridge aware of VLANs. The kernel needs CONFIG_BRIDGE_VLAN_FILTERING. Default: false. On the host: `vlan_filtering` of the bridge is set.
 	VlanFiltering pulumi.BoolPtrInput
 }
 
@@ -222,27 +222,27 @@ func (o BridgeOutput) ToBridgeOutputWithContext(ctx context.Context) BridgeOutpu
 	return o
 }
 
-// Its addresses with prefix lengths, declared ones first.
+// The bridge's addresses with prefix lengths, declared ones first.
 func (o BridgeOutput) Addresses() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v *Bridge) pulumi.StringArrayOutput { return v.Addresses }).(pulumi.StringArrayOutput)
 }
 
-// Its first IPv4 address: the guests' gateway.
+// The first IPv4 address: the guests' gateway.
 func (o BridgeOutput) Gateway() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v *Bridge) pulumi.StringPtrOutput { return v.Gateway }).(pulumi.StringPtrOutput)
 }
 
-// Its first IPv6 address.
+// The first IPv6 address: the guests' IPv6 gateway.
 func (o BridgeOutput) Gateway6() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v *Bridge) pulumi.StringPtrOutput { return v.Gateway6 }).(pulumi.StringPtrOutput)
 }
 
-// The kernel's number of the interface.
+// The kernel's index of the interface.
 func (o BridgeOutput) Ifindex() pulumi.IntOutput {
 	return o.ApplyT(func(v *Bridge) pulumi.IntOutput { return v.Ifindex }).(pulumi.IntOutput)
 }
 
-// DHCP leases in use at the last read; never a difference.
+// The DHCP leases in use at the last read. A change of them is not drift.
 func (o BridgeOutput) Leases() LeaseArrayOutput {
 	return o.ApplyT(func(v *Bridge) LeaseArrayOutput { return v.Leases }).(LeaseArrayOutput)
 }
@@ -262,7 +262,7 @@ func (o BridgeOutput) Name() pulumi.StringOutput {
 	return o.ApplyT(func(v *Bridge) pulumi.StringOutput { return v.Name }).(pulumi.StringOutput)
 }
 
-// The networks of its addresses.
+// The networks of these addresses.
 func (o BridgeOutput) Subnets() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v *Bridge) pulumi.StringArrayOutput { return v.Subnets }).(pulumi.StringArrayOutput)
 }

@@ -1,2 +1,2 @@
-// A Linux host's network in a Pulumi stack: bridges, TAPs of microVMs, NAT and port forwards.
+// A Linux host's network in a Pulumi stack: bridges, TAPs of microVMs, NAT, port forwards.
 package hostnet

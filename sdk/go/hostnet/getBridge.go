@@ -11,7 +11,7 @@ import (
 	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
 )
 
-// A bridge of a host, ours or not.
+// Returns a bridge of a host, created by hostnet or not.
 func LookupBridge(ctx *pulumi.Context, args *LookupBridgeArgs, opts ...pulumi.InvokeOption) (*LookupBridgeResult, error) {
 	opts = internal.PkgInvokeDefaultOpts(opts)
 	var rv LookupBridgeResult
@@ -23,33 +23,33 @@ func LookupBridge(ctx *pulumi.Context, args *LookupBridgeArgs, opts ...pulumi.In
 }
 
 type LookupBridgeArgs struct {
-	// How to reach the host. Default: the provider's `connection`, else this machine.
+	// How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
 	Connection *Connection `pulumi:"connection"`
 	// The bridge's name.
 	Name string `pulumi:"name"`
 }
 
-// A bridge, ours or not.
+// A bridge, created by hostnet or not.
 type LookupBridgeResult struct {
-	// Its addresses with prefix lengths.
+	// The bridge's addresses with prefix lengths.
 	Addresses []string `pulumi:"addresses"`
-	// Its first IPv4 address.
+	// The first IPv4 address.
 	Gateway *string `pulumi:"gateway"`
-	// Its first IPv6 address.
+	// The first IPv6 address.
 	Gateway6 *string `pulumi:"gateway6"`
-	// The kernel's number of the interface.
+	// The kernel's index of the interface.
 	Ifindex int `pulumi:"ifindex"`
-	// DHCP leases in use.
+	// The DHCP leases in use.
 	Leases []Lease `pulumi:"leases"`
-	// Its MAC address.
+	// The bridge's MAC address.
 	MacAddress string `pulumi:"macAddress"`
-	// Its MTU. Unit: bytes.
+	// The bridge's MTU. Unit: bytes.
 	Mtu int `pulumi:"mtu"`
 	// The interface's name.
 	Name string `pulumi:"name"`
-	// The interfaces attached to it.
+	// The interfaces that are attached to the bridge.
 	Ports []string `pulumi:"ports"`
-	// The networks of its addresses.
+	// The networks of these addresses.
 	Subnets []string `pulumi:"subnets"`
 }
 
@@ -59,7 +59,7 @@ func LookupBridgeOutput(ctx *pulumi.Context, args LookupBridgeOutputArgs, opts .
 }
 
 type LookupBridgeOutputArgs struct {
-	// How to reach the host. Default: the provider's `connection`, else this machine.
+	// How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
 	Connection ConnectionPtrInput `pulumi:"connection"`
 	// The bridge's name.
 	Name pulumi.StringInput `pulumi:"name"`
@@ -69,7 +69,7 @@ func (LookupBridgeOutputArgs) ElementType() reflect.Type {
 	return reflect.TypeOf((*LookupBridgeArgs)(nil)).Elem()
 }
 
-// A bridge, ours or not.
+// A bridge, created by hostnet or not.
 type LookupBridgeResultOutput struct{ *pulumi.OutputState }
 
 func (LookupBridgeResultOutput) ElementType() reflect.Type {
@@ -84,37 +84,37 @@ func (o LookupBridgeResultOutput) ToLookupBridgeResultOutputWithContext(ctx cont
 	return o
 }
 
-// Its addresses with prefix lengths.
+// The bridge's addresses with prefix lengths.
 func (o LookupBridgeResultOutput) Addresses() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v LookupBridgeResult) []string { return v.Addresses }).(pulumi.StringArrayOutput)
 }
 
-// Its first IPv4 address.
+// The first IPv4 address.
 func (o LookupBridgeResultOutput) Gateway() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v LookupBridgeResult) *string { return v.Gateway }).(pulumi.StringPtrOutput)
 }
 
-// Its first IPv6 address.
+// The first IPv6 address.
 func (o LookupBridgeResultOutput) Gateway6() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v LookupBridgeResult) *string { return v.Gateway6 }).(pulumi.StringPtrOutput)
 }
 
-// The kernel's number of the interface.
+// The kernel's index of the interface.
 func (o LookupBridgeResultOutput) Ifindex() pulumi.IntOutput {
 	return o.ApplyT(func(v LookupBridgeResult) int { return v.Ifindex }).(pulumi.IntOutput)
 }
 
-// DHCP leases in use.
+// The DHCP leases in use.
 func (o LookupBridgeResultOutput) Leases() LeaseArrayOutput {
 	return o.ApplyT(func(v LookupBridgeResult) []Lease { return v.Leases }).(LeaseArrayOutput)
 }
 
-// Its MAC address.
+// The bridge's MAC address.
 func (o LookupBridgeResultOutput) MacAddress() pulumi.StringOutput {
 	return o.ApplyT(func(v LookupBridgeResult) string { return v.MacAddress }).(pulumi.StringOutput)
 }
 
-// Its MTU. Unit: bytes.
+// The bridge's MTU. Unit: bytes.
 func (o LookupBridgeResultOutput) Mtu() pulumi.IntOutput {
 	return o.ApplyT(func(v LookupBridgeResult) int { return v.Mtu }).(pulumi.IntOutput)
 }
@@ -124,12 +124,12 @@ func (o LookupBridgeResultOutput) Name() pulumi.StringOutput {
 	return o.ApplyT(func(v LookupBridgeResult) string { return v.Name }).(pulumi.StringOutput)
 }
 
-// The interfaces attached to it.
+// The interfaces that are attached to the bridge.
 func (o LookupBridgeResultOutput) Ports() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v LookupBridgeResult) []string { return v.Ports }).(pulumi.StringArrayOutput)
 }
 
-// The networks of its addresses.
+// The networks of these addresses.
 func (o LookupBridgeResultOutput) Subnets() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v LookupBridgeResult) []string { return v.Subnets }).(pulumi.StringArrayOutput)
 }

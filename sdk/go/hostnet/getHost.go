@@ -11,7 +11,7 @@ import (
 	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
 )
 
-// What a host is and has: kernel, nftables, interfaces, default routes, forwarding, other firewalls, and what hostnet holds there.
+// Returns facts about a host: kernel, nftables, interfaces, default routes, forwarding, other firewalls, and the resources that hostnet has recorded there.
 func GetHost(ctx *pulumi.Context, args *GetHostArgs, opts ...pulumi.InvokeOption) (*GetHostResult, error) {
 	opts = internal.PkgInvokeDefaultOpts(opts)
 	var rv GetHostResult
@@ -23,25 +23,25 @@ func GetHost(ctx *pulumi.Context, args *GetHostArgs, opts ...pulumi.InvokeOption
 }
 
 type GetHostArgs struct {
-	// How to reach the host. Default: the provider's `connection`, else this machine.
+	// How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
 	Connection *Connection `pulumi:"connection"`
 }
 
-// What a host is and has.
+// A host: its kernel, its network, and what hostnet has recorded there.
 type GetHostResult struct {
-	// The interfaces of its default routes.
+	// The interfaces of the default routes.
 	DefaultRoute DefaultRoute `pulumi:"defaultRoute"`
-	// Other firewalls seen: "docker", "ufw", "firewalld", or the nftables table and chain.
+	// Other firewalls: "docker", "ufw", "firewalld", or the table and chain of an nftables ruleset.
 	Firewalls []string `pulumi:"firewalls"`
-	// Its forwarding sysctls.
+	// The kernel's forwarding switches.
 	Forwarding HostForwarding `pulumi:"forwarding"`
-	// Its network interfaces.
+	// The network interfaces.
 	Interfaces []HostInterface `pulumi:"interfaces"`
 	// The kernel's release.
 	Kernel string `pulumi:"kernel"`
-	// The version of nftables.
+	// The version of nftables. There is none on a host without it.
 	NftVersion *string `pulumi:"nftVersion"`
-	// What hostnet holds here.
+	// The resources that hostnet has recorded here.
 	Resources []HeldResource `pulumi:"resources"`
 }
 
@@ -51,7 +51,7 @@ func GetHostOutput(ctx *pulumi.Context, args GetHostOutputArgs, opts ...pulumi.I
 }
 
 type GetHostOutputArgs struct {
-	// How to reach the host. Default: the provider's `connection`, else this machine.
+	// How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
 	Connection ConnectionPtrInput `pulumi:"connection"`
 }
 
@@ -59,7 +59,7 @@ func (GetHostOutputArgs) ElementType() reflect.Type {
 	return reflect.TypeOf((*GetHostArgs)(nil)).Elem()
 }
 
-// What a host is and has.
+// A host: its kernel, its network, and what hostnet has recorded there.
 type GetHostResultOutput struct{ *pulumi.OutputState }
 
 func (GetHostResultOutput) ElementType() reflect.Type {
@@ -74,22 +74,22 @@ func (o GetHostResultOutput) ToGetHostResultOutputWithContext(ctx context.Contex
 	return o
 }
 
-// The interfaces of its default routes.
+// The interfaces of the default routes.
 func (o GetHostResultOutput) DefaultRoute() DefaultRouteOutput {
 	return o.ApplyT(func(v GetHostResult) DefaultRoute { return v.DefaultRoute }).(DefaultRouteOutput)
 }
 
-// Other firewalls seen: "docker", "ufw", "firewalld", or the nftables table and chain.
+// Other firewalls: "docker", "ufw", "firewalld", or the table and chain of an nftables ruleset.
 func (o GetHostResultOutput) Firewalls() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v GetHostResult) []string { return v.Firewalls }).(pulumi.StringArrayOutput)
 }
 
-// Its forwarding sysctls.
+// The kernel's forwarding switches.
 func (o GetHostResultOutput) Forwarding() HostForwardingOutput {
 	return o.ApplyT(func(v GetHostResult) HostForwarding { return v.Forwarding }).(HostForwardingOutput)
 }
 
-// Its network interfaces.
+// The network interfaces.
 func (o GetHostResultOutput) Interfaces() HostInterfaceArrayOutput {
 	return o.ApplyT(func(v GetHostResult) []HostInterface { return v.Interfaces }).(HostInterfaceArrayOutput)
 }
@@ -99,12 +99,12 @@ func (o GetHostResultOutput) Kernel() pulumi.StringOutput {
 	return o.ApplyT(func(v GetHostResult) string { return v.Kernel }).(pulumi.StringOutput)
 }
 
-// The version of nftables.
+// The version of nftables. There is none on a host without it.
 func (o GetHostResultOutput) NftVersion() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v GetHostResult) *string { return v.NftVersion }).(pulumi.StringPtrOutput)
 }
 
-// What hostnet holds here.
+// The resources that hostnet has recorded here.
 func (o GetHostResultOutput) Resources() HeldResourceArrayOutput {
 	return o.ApplyT(func(v GetHostResult) []HeldResource { return v.Resources }).(HeldResourceArrayOutput)
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
 )
 
-// The port forwards of a host, whichever stack's they are, with their counters.
+// Returns all port forwards that hostnet has recorded on a host, of every stack, with their counters.
 func GetPortForwards(ctx *pulumi.Context, args *GetPortForwardsArgs, opts ...pulumi.InvokeOption) (*GetPortForwardsResult, error) {
 	opts = internal.PkgInvokeDefaultOpts(opts)
 	var rv GetPortForwardsResult
@@ -23,13 +23,13 @@ func GetPortForwards(ctx *pulumi.Context, args *GetPortForwardsArgs, opts ...pul
 }
 
 type GetPortForwardsArgs struct {
-	// How to reach the host. Default: the provider's `connection`, else this machine.
+	// How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
 	Connection *Connection `pulumi:"connection"`
 }
 
 // The port forwards of a host.
 type GetPortForwardsResult struct {
-	// Every forward that hostnet holds here.
+	// All port forwards that hostnet has recorded here.
 	PortForwards []PortForwardInfo `pulumi:"portForwards"`
 }
 
@@ -39,7 +39,7 @@ func GetPortForwardsOutput(ctx *pulumi.Context, args GetPortForwardsOutputArgs, 
 }
 
 type GetPortForwardsOutputArgs struct {
-	// How to reach the host. Default: the provider's `connection`, else this machine.
+	// How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
 	Connection ConnectionPtrInput `pulumi:"connection"`
 }
 
@@ -62,7 +62,7 @@ func (o GetPortForwardsResultOutput) ToGetPortForwardsResultOutputWithContext(ct
 	return o
 }
 
-// Every forward that hostnet holds here.
+// All port forwards that hostnet has recorded here.
 func (o GetPortForwardsResultOutput) PortForwards() PortForwardInfoArrayOutput {
 	return o.ApplyT(func(v GetPortForwardsResult) []PortForwardInfo { return v.PortForwards }).(PortForwardInfoArrayOutput)
 }

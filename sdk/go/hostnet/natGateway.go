@@ -11,17 +11,17 @@ import (
 	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
 )
 
-// NAT for the guests of internal interfaces or networks through one external interface, as NixOS's `networking.nat`. What is not listed is not touched. Updates change set elements only: connections in progress survive. The id is made from the resource's name.
+// Source NAT for the guests of internal interfaces and networks, through one external interface, like NixOS's `networking.nat`. Networks that no gateway lists are not touched. An update changes only set elements, so that established connections survive. The id is derived from the resource's name.
 //
 // ## Example
 type NatGateway struct {
 	pulumi.CustomResourceState
 
-	// The addresses that guests are seen with outside: `externalIp` and `externalIpv6` where set, else the interface's global ones. Never a difference.
+	// The source addresses of the guests' traffic outside: `externalIp` and `externalIpv6`, or the global addresses of the external interface. A change of them is not drift.
 	ExternalAddresses pulumi.StringArrayOutput `pulumi:"externalAddresses"`
-	// The interface that leads out.
+	// The interface that leads to the outside.
 	ExternalInterface pulumi.StringOutput `pulumi:"externalInterface"`
-	// The forwarding switches; one that is off is a difference.
+	// The kernel's forwarding switches that the gateway needs. One that is off is drift.
 	Forwarding ForwardingOutput `pulumi:"forwarding"`
 }
 
@@ -65,73 +65,73 @@ func (NatGatewayState) ElementType() reflect.Type {
 }
 
 type natGatewayArgs struct {
-	// How to reach the host. Default: the provider's `connection`, else this machine.
+	// How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
 	Connection *Connection `pulumi:"connection"`
-	// TCP ports that stay with the host in spite of a `dmzHost`. An empty list keeps none. Default: [22].
+	// TCP ports that stay with the host although there is a `dmzHost`. With an empty list, none does. Default: [22]. On the host: Each port is an element of a set that is looked up before the DMZ host.
 	DmzExceptPorts []int `pulumi:"dmzExceptPorts"`
-	// A guest that gets, of any protocol, what no forward takes and `dmzExceptPorts` does not keep. Default: none.
+	// The guest that receives all incoming IPv4 traffic, of any protocol, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
 	DmzHost *string `pulumi:"dmzHost"`
-	// As `dmzHost`, for IPv6. Default: none.
+	// The same as `dmzHost`, for IPv6. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
 	DmzHostIpv6 *string `pulumi:"dmzHostIpv6"`
-	// Translate IPv6 too (NAT66). Not with `routeIpv6`. Default: false.
+	// Translates IPv6 as well (NAT66). Not together with `routeIpv6`. Default: false. On the host: IPv6 forwarding is switched on. An uplink still accepts router advertisements (accept_ra=2).
 	EnableIpv6 *bool `pulumi:"enableIpv6"`
-	// The interface that leads out. Default: the interface of the default route, resolved when applied.
+	// The interface that leads to the outside. Default: the interface of the default route, looked up at each update. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
 	ExternalInterface *string `pulumi:"externalInterface"`
-	// The IPv4 address that guests are seen with outside. It is not added to the host. Default: masquerade: the external interface's address.
+	// The source address of the guests' IPv4 traffic outside. hostnet does not add it to the host. Default: the external interface's address (masquerade). On the host: SNAT replaces masquerade.
 	ExternalIp *string `pulumi:"externalIp"`
-	// The IPv6 address that guests are seen with outside. It is not added to the host. Default: masquerade: the external interface's address.
+	// The source address of the guests' IPv6 traffic outside. hostnet does not add it to the host. Default: the external interface's address (masquerade). On the host: SNAT replaces masquerade.
 	ExternalIpv6 *string `pulumi:"externalIpv6"`
-	// `auto`: traffic is accepted in other people's chains that would drop it. `none`: nothing foreign is touched. Default: auto.
+	// What hostnet does about other firewalls of the host. `auto`: it accepts the gateway's traffic in their chains that would drop it. `none`: it does not touch them. Default: auto. On the host: With `auto`, an accept rule with hostnet's comment is in each such chain, until no resource needs it.
 	Firewall *string `pulumi:"firewall"`
-	// Port forwards of this gateway, many in one resource. Each is told from the others by protocol, source port, listen addresses and family.
+	// Port forwards through this gateway. One resource may hold thousands. Each needs its own combination of protocol, source port, listen addresses and family. On the host: Each forward is an element of the forward maps. A change of one forward changes only its own elements.
 	ForwardPorts []ForwardPort `pulumi:"forwardPorts"`
-	// Let the gateway's internal interfaces and networks reach each other. Default: false.
+	// Lets the gateway's internal interfaces and networks reach each other. Default: false. On the host: Each pair is an element of the sets that the forward hook accepts.
 	InternalForwarding *bool `pulumi:"internalForwarding"`
-	// Interfaces (bridges, routed TAPs) whose guests reach out, and are reached through forwards and by replies alone. IPv6 is closed likewise even without `enableIpv6`, unless `routeIpv6`.
+	// Interfaces (bridges, routed TAPs) whose guests reach the outside. From outside, only port forwards and replies reach these guests. The same holds for IPv6 without `enableIpv6`, unless `routeIpv6` is true. On the host: Each interface is an element of a set. IPv4 forwarding is switched on.
 	InternalInterfaces []string `pulumi:"internalInterfaces"`
-	// IPv4 networks that reach out, by source address; no host bits.
+	// IPv4 networks, without host bits, whose guests reach the outside, on whichever interface they are. On the host: Each network is an element of an interval set. IPv4 forwarding is switched on.
 	InternalIps []string `pulumi:"internalIps"`
-	// IPv6 networks that reach out, by source address; no host bits.
+	// IPv6 networks, without host bits, whose guests reach the outside, on whichever interface they are. They need `enableIpv6` or `routeIpv6`. On the host: Each network is an element of an interval set.
 	InternalIpv6s []string `pulumi:"internalIpv6s"`
-	// Clamp the MSS of TCP connections to the path's MTU. Default: false.
+	// Lowers the maximum segment size (MSS) of forwarded TCP connections to the MTU of the path. Default: false. On the host: `tcp option maxseg size set rt mtu` applies to the external interface.
 	MssClamp *bool `pulumi:"mssClamp"`
-	// Guests have public IPv6 addresses: forward both ways, untranslated. Not with `enableIpv6`. Default: false.
+	// Forwards IPv6 in both directions without translation, for guests with public IPv6 addresses. Not together with `enableIpv6`. Default: false. On the host: IPv6 forwarding is switched on.
 	RouteIpv6 *bool `pulumi:"routeIpv6"`
 }
 
 // The set of arguments for constructing a NatGateway resource.
 type NatGatewayArgs struct {
-	// How to reach the host. Default: the provider's `connection`, else this machine.
+	// How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
 	Connection ConnectionPtrInput
-	// TCP ports that stay with the host in spite of a `dmzHost`. An empty list keeps none. Default: [22].
+	// TCP ports that stay with the host although there is a `dmzHost`. With an empty list, none does. Default: [22]. On the host: Each port is an element of a set that is looked up before the DMZ host.
 	DmzExceptPorts pulumi.IntArrayInput
-	// A guest that gets, of any protocol, what no forward takes and `dmzExceptPorts` does not keep. Default: none.
+	// The guest that receives all incoming IPv4 traffic, of any protocol, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
 	DmzHost pulumi.StringPtrInput
-	// As `dmzHost`, for IPv6. Default: none.
+	// The same as `dmzHost`, for IPv6. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
 	DmzHostIpv6 pulumi.StringPtrInput
-	// Translate IPv6 too (NAT66). Not with `routeIpv6`. Default: false.
+	// Translates IPv6 as well (NAT66). Not together with `routeIpv6`. Default: false. On the host: IPv6 forwarding is switched on. An uplink still accepts router advertisements (accept_ra=2).
 	EnableIpv6 pulumi.BoolPtrInput
-	// The interface that leads out. Default: the interface of the default route, resolved when applied.
+	// The interface that leads to the outside. Default: the interface of the default route, looked up at each update. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
 	ExternalInterface pulumi.StringPtrInput
-	// The IPv4 address that guests are seen with outside. It is not added to the host. Default: masquerade: the external interface's address.
+	// The source address of the guests' IPv4 traffic outside. hostnet does not add it to the host. Default: the external interface's address (masquerade). On the host: SNAT replaces masquerade.
 	ExternalIp pulumi.StringPtrInput
-	// The IPv6 address that guests are seen with outside. It is not added to the host. Default: masquerade: the external interface's address.
+	// The source address of the guests' IPv6 traffic outside. hostnet does not add it to the host. Default: the external interface's address (masquerade). On the host: SNAT replaces masquerade.
 	ExternalIpv6 pulumi.StringPtrInput
-	// `auto`: traffic is accepted in other people's chains that would drop it. `none`: nothing foreign is touched. Default: auto.
+	// What hostnet does about other firewalls of the host. `auto`: it accepts the gateway's traffic in their chains that would drop it. `none`: it does not touch them. Default: auto. On the host: With `auto`, an accept rule with hostnet's comment is in each such chain, until no resource needs it.
 	Firewall pulumi.StringPtrInput
-	// Port forwards of this gateway, many in one resource. Each is told from the others by protocol, source port, listen addresses and family.
+	// Port forwards through this gateway. One resource may hold thousands. Each needs its own combination of protocol, source port, listen addresses and family. On the host: Each forward is an element of the forward maps. A change of one forward changes only its own elements.
 	ForwardPorts ForwardPortArrayInput
-	// Let the gateway's internal interfaces and networks reach each other. Default: false.
+	// Lets the gateway's internal interfaces and networks reach each other. Default: false. On the host: Each pair is an element of the sets that the forward hook accepts.
 	InternalForwarding pulumi.BoolPtrInput
-	// Interfaces (bridges, routed TAPs) whose guests reach out, and are reached through forwards and by replies alone. IPv6 is closed likewise even without `enableIpv6`, unless `routeIpv6`.
+	// Interfaces (bridges, routed TAPs) whose guests reach the outside. From outside, only port forwards and replies reach these guests. The same holds for IPv6 without `enableIpv6`, unless `routeIpv6` is true. On the host: Each interface is an element of a set. IPv4 forwarding is switched on.
 	InternalInterfaces pulumi.StringArrayInput
-	// IPv4 networks that reach out, by source address; no host bits.
+	// IPv4 networks, without host bits, whose guests reach the outside, on whichever interface they are. On the host: Each network is an element of an interval set. IPv4 forwarding is switched on.
 	InternalIps pulumi.StringArrayInput
-	// IPv6 networks that reach out, by source address; no host bits.
+	// IPv6 networks, without host bits, whose guests reach the outside, on whichever interface they are. They need `enableIpv6` or `routeIpv6`. On the host: Each network is an element of an interval set.
 	InternalIpv6s pulumi.StringArrayInput
-	// Clamp the MSS of TCP connections to the path's MTU. Default: false.
+	// Lowers the maximum segment size (MSS) of forwarded TCP connections to the MTU of the path. Default: false. On the host: `tcp option maxseg size set rt mtu` applies to the external interface.
 	MssClamp pulumi.BoolPtrInput
-	// Guests have public IPv6 addresses: forward both ways, untranslated. Not with `enableIpv6`. Default: false.
+	// Forwards IPv6 in both directions without translation, for guests with public IPv6 addresses. Not together with `enableIpv6`. Default: false. On the host: IPv6 forwarding is switched on.
 	RouteIpv6 pulumi.BoolPtrInput
 }
 
@@ -222,17 +222,17 @@ func (o NatGatewayOutput) ToNatGatewayOutputWithContext(ctx context.Context) Nat
 	return o
 }
 
-// The addresses that guests are seen with outside: `externalIp` and `externalIpv6` where set, else the interface's global ones. Never a difference.
+// The source addresses of the guests' traffic outside: `externalIp` and `externalIpv6`, or the global addresses of the external interface. A change of them is not drift.
 func (o NatGatewayOutput) ExternalAddresses() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v *NatGateway) pulumi.StringArrayOutput { return v.ExternalAddresses }).(pulumi.StringArrayOutput)
 }
 
-// The interface that leads out.
+// The interface that leads to the outside.
 func (o NatGatewayOutput) ExternalInterface() pulumi.StringOutput {
 	return o.ApplyT(func(v *NatGateway) pulumi.StringOutput { return v.ExternalInterface }).(pulumi.StringOutput)
 }
 
-// The forwarding switches; one that is off is a difference.
+// The kernel's forwarding switches that the gateway needs. One that is off is drift.
 func (o NatGatewayOutput) Forwarding() ForwardingOutput {
 	return o.ApplyT(func(v *NatGateway) ForwardingOutput { return v.Forwarding }).(ForwardingOutput)
 }

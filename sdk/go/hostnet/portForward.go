@@ -12,7 +12,7 @@ import (
 	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
 )
 
-// A port of the host's external side that leads to a guest. It switches forwarding of its family on by itself. A port in both families is two forwards. The id is `<externalInterface>/<ipv4|ipv6>/<protocol>/<sourcePort>`, then `@` and the listen addresses where given.
+// Forwards a port of the external interface to a guest. It switches on IP forwarding of its family. A port in both families needs two forwards. The id is `<externalInterface>/<ipv4|ipv6>/<protocol>/<sourcePort>`, followed by `@` and the listen addresses if there are any.
 //
 // ## Example
 type PortForward struct {
@@ -22,9 +22,9 @@ type PortForward struct {
 	DestinationAddress pulumi.StringOutput `pulumi:"destinationAddress"`
 	// The guest's port or range: `"80"` or `"8000:8002"`.
 	DestinationPorts pulumi.StringOutput `pulumi:"destinationPorts"`
-	// The interface listened on.
+	// The interface on which the port is forwarded.
 	ExternalInterface pulumi.StringOutput `pulumi:"externalInterface"`
-	// The forwarding switches; one that is off is a difference.
+	// The kernel's forwarding switch of the forward's family. One that is off is drift.
 	Forwarding ForwardingOutput `pulumi:"forwarding"`
 	// The port or range on the external side: `"8080"` or `"8000:8002"`.
 	SourcePorts pulumi.StringOutput `pulumi:"sourcePorts"`
@@ -76,45 +76,45 @@ func (PortForwardState) ElementType() reflect.Type {
 }
 
 type portForwardArgs struct {
-	// How to reach the host. Default: the provider's `connection`, else this machine.
+	// How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
 	Connection *Connection `pulumi:"connection"`
-	// Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
+	// The guest's address and, if it differs from the source port, the port: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. A range of source ports goes to a range of the same length or to one port. The address decides the family of the forward. Only the host itself reaches a forward to `127.0.0.1`. Default: for the port: the source port. On the host: It is the element's value. A change is one atomic update of the map: established TCP connections keep the old destination, UDP goes to the new one at once. A change of the family replaces a PortForward.
 	Destination string `pulumi:"destination"`
-	// The interface to listen on. Not with `natGateway`. Default: the NatGateway's, else the interface of the default route. A change replaces the resource.
+	// The interface on which the port is forwarded. Not together with `natGateway`. Default: the NatGateway's, or the interface of the default route. A change replaces the resource.
 	ExternalInterface *string `pulumi:"externalInterface"`
-	// The addresses of the host to listen on; `0.0.0.0` and `::` are every address of their family. A specific address wins over a wildcard of the same port. Default: every address of the external side. A change replaces the resource.
+	// The addresses of the host that are forwarded. `0.0.0.0` and `::` stand for every address of their family. A specific address wins over a wildcard with the same port. Default: every address of the external interface. On the host: They are a part of the element's key. hostnet does not add them to the host. A change replaces the resource.
 	ListenAddresses []string `pulumi:"listenAddresses"`
-	// Also reached from the host itself and from the internal networks, the guest itself included. Default: true.
+	// Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
 	Loopback *bool `pulumi:"loopback"`
-	// The id of a NatGateway, whose external interface is listened on. Not with `externalInterface`. A change replaces the resource.
+	// The id of a NatGateway: its external interface is used. Not together with `externalInterface`. A change replaces the resource.
 	NatGateway *string `pulumi:"natGateway"`
-	// The protocol, in lower case. Default: tcp. A change replaces the resource.
+	// The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`. A change replaces the resource.
 	Protocol *string `pulumi:"protocol"`
-	// The networks that may come in from outside; no host bits. An empty list is refused: leave it out to let anyone in. Default: anyone.
+	// The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
 	SourceCidrs []string `pulumi:"sourceCidrs"`
-	// The port on the external side: a number, or a range as `"from:to"`. A change replaces the resource.
+	// The port on the external side: a number, or a range such as `"8000:8010"`. On the host: It is a part of the element's key. A range is one interval element. A change replaces the resource.
 	SourcePort interface{} `pulumi:"sourcePort"`
 }
 
 // The set of arguments for constructing a PortForward resource.
 type PortForwardArgs struct {
-	// How to reach the host. Default: the provider's `connection`, else this machine.
+	// How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
 	Connection ConnectionPtrInput
-	// Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
+	// The guest's address and, if it differs from the source port, the port: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. A range of source ports goes to a range of the same length or to one port. The address decides the family of the forward. Only the host itself reaches a forward to `127.0.0.1`. Default: for the port: the source port. On the host: It is the element's value. A change is one atomic update of the map: established TCP connections keep the old destination, UDP goes to the new one at once. A change of the family replaces a PortForward.
 	Destination pulumi.StringInput
-	// The interface to listen on. Not with `natGateway`. Default: the NatGateway's, else the interface of the default route. A change replaces the resource.
+	// The interface on which the port is forwarded. Not together with `natGateway`. Default: the NatGateway's, or the interface of the default route. A change replaces the resource.
 	ExternalInterface pulumi.StringPtrInput
-	// The addresses of the host to listen on; `0.0.0.0` and `::` are every address of their family. A specific address wins over a wildcard of the same port. Default: every address of the external side. A change replaces the resource.
+	// The addresses of the host that are forwarded. `0.0.0.0` and `::` stand for every address of their family. A specific address wins over a wildcard with the same port. Default: every address of the external interface. On the host: They are a part of the element's key. hostnet does not add them to the host. A change replaces the resource.
 	ListenAddresses pulumi.StringArrayInput
-	// Also reached from the host itself and from the internal networks, the guest itself included. Default: true.
+	// Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
 	Loopback pulumi.BoolPtrInput
-	// The id of a NatGateway, whose external interface is listened on. Not with `externalInterface`. A change replaces the resource.
+	// The id of a NatGateway: its external interface is used. Not together with `externalInterface`. A change replaces the resource.
 	NatGateway pulumi.StringPtrInput
-	// The protocol, in lower case. Default: tcp. A change replaces the resource.
+	// The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`. A change replaces the resource.
 	Protocol pulumi.StringPtrInput
-	// The networks that may come in from outside; no host bits. An empty list is refused: leave it out to let anyone in. Default: anyone.
+	// The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
 	SourceCidrs pulumi.StringArrayInput
-	// The port on the external side: a number, or a range as `"from:to"`. A change replaces the resource.
+	// The port on the external side: a number, or a range such as `"8000:8010"`. On the host: It is a part of the element's key. A range is one interval element. A change replaces the resource.
 	SourcePort pulumi.Input
 }
 
@@ -215,12 +215,12 @@ func (o PortForwardOutput) DestinationPorts() pulumi.StringOutput {
 	return o.ApplyT(func(v *PortForward) pulumi.StringOutput { return v.DestinationPorts }).(pulumi.StringOutput)
 }
 
-// The interface listened on.
+// The interface on which the port is forwarded.
 func (o PortForwardOutput) ExternalInterface() pulumi.StringOutput {
 	return o.ApplyT(func(v *PortForward) pulumi.StringOutput { return v.ExternalInterface }).(pulumi.StringOutput)
 }
 
-// The forwarding switches; one that is off is a difference.
+// The kernel's forwarding switch of the forward's family. One that is off is drift.
 func (o PortForwardOutput) Forwarding() ForwardingOutput {
 	return o.ApplyT(func(v *PortForward) ForwardingOutput { return v.Forwarding }).(ForwardingOutput)
 }

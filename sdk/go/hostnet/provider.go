@@ -11,7 +11,7 @@ import (
 	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
 )
 
-// Where and how hostnet works. Also read from the environment: `HOSTNET_DELETE_UNREACHABLE`.
+// Configures hostnet. It also reads `HOSTNET_DELETE_UNREACHABLE` from the environment.
 type Provider struct {
 	pulumi.ProviderResourceState
 }
@@ -33,29 +33,29 @@ func NewProvider(ctx *pulumi.Context,
 }
 
 type providerArgs struct {
-	// How long the host waits to be told that a change did not cut us off before it undoes the change. Unit: s. Default: 30.
+	// How long the host waits after a change for the provider to confirm that it still reaches the host. Without a confirmation the host rolls the change back. Unit: s. Default: 30.
 	ConfirmTimeout *float64 `pulumi:"confirmTimeout"`
-	// The host of every resource that names none itself. Default: this machine.
+	// The host of every resource that has no `connection` of its own. Default: this machine.
 	Connection *Connection `pulumi:"connection"`
-	// Deleting on a host that is gone succeeds with a warning; otherwise it is an error. Also: environment variable `HOSTNET_DELETE_UNREACHABLE`. Default: false.
+	// Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
 	DeleteUnreachable *bool `pulumi:"deleteUnreachable"`
-	// Whether the network comes back after a reboot of the host. `auto`: where systemd runs. Default: auto.
+	// Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
 	Persist *string `pulumi:"persist"`
-	// Where the host keeps the record of what it should have. Different directories are different owners. Default: /var/lib/hostnet.
+	// The directory on the host with the record of all resources. Two providers with different directories own different resources. Default: /var/lib/hostnet.
 	StateDir *string `pulumi:"stateDir"`
 }
 
 // The set of arguments for constructing a Provider resource.
 type ProviderArgs struct {
-	// How long the host waits to be told that a change did not cut us off before it undoes the change. Unit: s. Default: 30.
+	// How long the host waits after a change for the provider to confirm that it still reaches the host. Without a confirmation the host rolls the change back. Unit: s. Default: 30.
 	ConfirmTimeout pulumi.Float64PtrInput
-	// The host of every resource that names none itself. Default: this machine.
+	// The host of every resource that has no `connection` of its own. Default: this machine.
 	Connection ConnectionPtrInput
-	// Deleting on a host that is gone succeeds with a warning; otherwise it is an error. Also: environment variable `HOSTNET_DELETE_UNREACHABLE`. Default: false.
+	// Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
 	DeleteUnreachable pulumi.BoolPtrInput
-	// Whether the network comes back after a reboot of the host. `auto`: where systemd runs. Default: auto.
+	// Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
 	Persist pulumi.StringPtrInput
-	// Where the host keeps the record of what it should have. Different directories are different owners. Default: /var/lib/hostnet.
+	// The directory on the host with the record of all resources. Two providers with different directories own different resources. Default: /var/lib/hostnet.
 	StateDir pulumi.StringPtrInput
 }
 

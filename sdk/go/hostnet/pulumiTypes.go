@@ -13,35 +13,35 @@ import (
 
 var _ = internal.GetEnvOrDefault
 
-// How a host is reached. Empty: this machine.
+// How a host is reached. Without `host` it is this machine.
 type Connection struct {
-	// The SSH agent's socket. Default: `SSH_AUTH_SOCK`.
+	// The socket of an SSH agent. Default: `SSH_AUTH_SOCK` of the environment.
 	AgentSocketPath *string `pulumi:"agentSocketPath"`
-	// How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
+	// How often hostnet tries to connect while a new server boots. -1: without limit. A preview tries once. A refresh and a delete try at most three times, because their server has existed before. Default: 10.
 	DialErrorLimit *int `pulumi:"dialErrorLimit"`
 	// The host's name or address. Default: this machine, without SSH. A change replaces the resource.
 	Host *string `pulumi:"host"`
-	// The host's public key, in authorized_keys format. Any other key is an error. Default: known_hosts decides.
+	// The host's public key, in the format of authorized_keys. Any other key is an error. Default: the key in `known_hosts`.
 	HostKey *string `pulumi:"hostKey"`
-	// Accept whatever key the host shows. Whoever is in between reads and changes all. Default: false.
+	// Accepts any host key. An attacker between this machine and the host can then read and change everything. Default: false.
 	InsecureIgnoreHostKey *bool `pulumi:"insecureIgnoreHostKey"`
-	// A named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
+	// The named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
 	Netns *string `pulumi:"netns"`
 	// The user's password.
 	Password *string `pulumi:"password"`
-	// How long one try may take. Unit: s. Default: 15.
+	// How long one attempt to connect may take. Unit: s. Default: 15.
 	PerDialTimeout *float64 `pulumi:"perDialTimeout"`
 	// The SSH server's port. Default: 22.
 	Port *int `pulumi:"port"`
 	// The private key's text, not its path.
 	PrivateKey *string `pulumi:"privateKey"`
-	// What the private key is encrypted with.
+	// The passphrase of the private key.
 	PrivateKeyPassword *string `pulumi:"privateKeyPassword"`
-	// A host to jump through; one jump.
+	// A jump host through which the connection goes.
 	Proxy *Connection `pulumi:"proxy"`
-	// Become root with sudo. Default: true where the user is not root.
+	// Uses sudo to become root. Default: true if the user is not root.
 	Sudo *bool `pulumi:"sudo"`
-	// The user to log in as. Default: root.
+	// The user that logs in. Default: root.
 	User *string `pulumi:"user"`
 }
 
@@ -56,35 +56,35 @@ type ConnectionInput interface {
 	ToConnectionOutputWithContext(context.Context) ConnectionOutput
 }
 
-// How a host is reached. Empty: this machine.
+// How a host is reached. Without `host` it is this machine.
 type ConnectionArgs struct {
-	// The SSH agent's socket. Default: `SSH_AUTH_SOCK`.
+	// The socket of an SSH agent. Default: `SSH_AUTH_SOCK` of the environment.
 	AgentSocketPath pulumi.StringPtrInput `pulumi:"agentSocketPath"`
-	// How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
+	// How often hostnet tries to connect while a new server boots. -1: without limit. A preview tries once. A refresh and a delete try at most three times, because their server has existed before. Default: 10.
 	DialErrorLimit pulumi.IntPtrInput `pulumi:"dialErrorLimit"`
 	// The host's name or address. Default: this machine, without SSH. A change replaces the resource.
 	Host pulumi.StringPtrInput `pulumi:"host"`
-	// The host's public key, in authorized_keys format. Any other key is an error. Default: known_hosts decides.
+	// The host's public key, in the format of authorized_keys. Any other key is an error. Default: the key in `known_hosts`.
 	HostKey pulumi.StringPtrInput `pulumi:"hostKey"`
-	// Accept whatever key the host shows. Whoever is in between reads and changes all. Default: false.
+	// Accepts any host key. An attacker between this machine and the host can then read and change everything. Default: false.
 	InsecureIgnoreHostKey pulumi.BoolPtrInput `pulumi:"insecureIgnoreHostKey"`
-	// A named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
+	// The named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
 	Netns pulumi.StringPtrInput `pulumi:"netns"`
 	// The user's password.
 	Password pulumi.StringPtrInput `pulumi:"password"`
-	// How long one try may take. Unit: s. Default: 15.
+	// How long one attempt to connect may take. Unit: s. Default: 15.
 	PerDialTimeout pulumi.Float64PtrInput `pulumi:"perDialTimeout"`
 	// The SSH server's port. Default: 22.
 	Port pulumi.IntPtrInput `pulumi:"port"`
 	// The private key's text, not its path.
 	PrivateKey pulumi.StringPtrInput `pulumi:"privateKey"`
-	// What the private key is encrypted with.
+	// The passphrase of the private key.
 	PrivateKeyPassword pulumi.StringPtrInput `pulumi:"privateKeyPassword"`
-	// A host to jump through; one jump.
+	// A jump host through which the connection goes.
 	Proxy ConnectionPtrInput `pulumi:"proxy"`
-	// Become root with sudo. Default: true where the user is not root.
+	// Uses sudo to become root. Default: true if the user is not root.
 	Sudo pulumi.BoolPtrInput `pulumi:"sudo"`
-	// The user to log in as. Default: root.
+	// The user that logs in. Default: root.
 	User pulumi.StringPtrInput `pulumi:"user"`
 }
 
@@ -141,7 +141,7 @@ func (i *connectionPtrType) ToConnectionPtrOutputWithContext(ctx context.Context
 	return pulumi.ToOutputWithContext(ctx, i).(ConnectionPtrOutput)
 }
 
-// How a host is reached. Empty: this machine.
+// How a host is reached. Without `host` it is this machine.
 type ConnectionOutput struct{ *pulumi.OutputState }
 
 func (ConnectionOutput) ElementType() reflect.Type {
@@ -166,12 +166,12 @@ func (o ConnectionOutput) ToConnectionPtrOutputWithContext(ctx context.Context) 
 	}).(ConnectionPtrOutput)
 }
 
-// The SSH agent's socket. Default: `SSH_AUTH_SOCK`.
+// The socket of an SSH agent. Default: `SSH_AUTH_SOCK` of the environment.
 func (o ConnectionOutput) AgentSocketPath() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v Connection) *string { return v.AgentSocketPath }).(pulumi.StringPtrOutput)
 }
 
-// How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
+// How often hostnet tries to connect while a new server boots. -1: without limit. A preview tries once. A refresh and a delete try at most three times, because their server has existed before. Default: 10.
 func (o ConnectionOutput) DialErrorLimit() pulumi.IntPtrOutput {
 	return o.ApplyT(func(v Connection) *int { return v.DialErrorLimit }).(pulumi.IntPtrOutput)
 }
@@ -181,17 +181,17 @@ func (o ConnectionOutput) Host() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v Connection) *string { return v.Host }).(pulumi.StringPtrOutput)
 }
 
-// The host's public key, in authorized_keys format. Any other key is an error. Default: known_hosts decides.
+// The host's public key, in the format of authorized_keys. Any other key is an error. Default: the key in `known_hosts`.
 func (o ConnectionOutput) HostKey() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v Connection) *string { return v.HostKey }).(pulumi.StringPtrOutput)
 }
 
-// Accept whatever key the host shows. Whoever is in between reads and changes all. Default: false.
+// Accepts any host key. An attacker between this machine and the host can then read and change everything. Default: false.
 func (o ConnectionOutput) InsecureIgnoreHostKey() pulumi.BoolPtrOutput {
 	return o.ApplyT(func(v Connection) *bool { return v.InsecureIgnoreHostKey }).(pulumi.BoolPtrOutput)
 }
 
-// A named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
+// The named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
 func (o ConnectionOutput) Netns() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v Connection) *string { return v.Netns }).(pulumi.StringPtrOutput)
 }
@@ -201,7 +201,7 @@ func (o ConnectionOutput) Password() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v Connection) *string { return v.Password }).(pulumi.StringPtrOutput)
 }
 
-// How long one try may take. Unit: s. Default: 15.
+// How long one attempt to connect may take. Unit: s. Default: 15.
 func (o ConnectionOutput) PerDialTimeout() pulumi.Float64PtrOutput {
 	return o.ApplyT(func(v Connection) *float64 { return v.PerDialTimeout }).(pulumi.Float64PtrOutput)
 }
@@ -216,22 +216,22 @@ func (o ConnectionOutput) PrivateKey() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v Connection) *string { return v.PrivateKey }).(pulumi.StringPtrOutput)
 }
 
-// What the private key is encrypted with.
+// The passphrase of the private key.
 func (o ConnectionOutput) PrivateKeyPassword() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v Connection) *string { return v.PrivateKeyPassword }).(pulumi.StringPtrOutput)
 }
 
-// A host to jump through; one jump.
+// A jump host through which the connection goes.
 func (o ConnectionOutput) Proxy() ConnectionPtrOutput {
 	return o.ApplyT(func(v Connection) *Connection { return v.Proxy }).(ConnectionPtrOutput)
 }
 
-// Become root with sudo. Default: true where the user is not root.
+// Uses sudo to become root. Default: true if the user is not root.
 func (o ConnectionOutput) Sudo() pulumi.BoolPtrOutput {
 	return o.ApplyT(func(v Connection) *bool { return v.Sudo }).(pulumi.BoolPtrOutput)
 }
 
-// The user to log in as. Default: root.
+// The user that logs in. Default: root.
 func (o ConnectionOutput) User() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v Connection) *string { return v.User }).(pulumi.StringPtrOutput)
 }
@@ -260,7 +260,7 @@ func (o ConnectionPtrOutput) Elem() ConnectionOutput {
 	}).(ConnectionOutput)
 }
 
-// The SSH agent's socket. Default: `SSH_AUTH_SOCK`.
+// The socket of an SSH agent. Default: `SSH_AUTH_SOCK` of the environment.
 func (o ConnectionPtrOutput) AgentSocketPath() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v *Connection) *string {
 		if v == nil {
@@ -270,7 +270,7 @@ func (o ConnectionPtrOutput) AgentSocketPath() pulumi.StringPtrOutput {
 	}).(pulumi.StringPtrOutput)
 }
 
-// How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
+// How often hostnet tries to connect while a new server boots. -1: without limit. A preview tries once. A refresh and a delete try at most three times, because their server has existed before. Default: 10.
 func (o ConnectionPtrOutput) DialErrorLimit() pulumi.IntPtrOutput {
 	return o.ApplyT(func(v *Connection) *int {
 		if v == nil {
@@ -290,7 +290,7 @@ func (o ConnectionPtrOutput) Host() pulumi.StringPtrOutput {
 	}).(pulumi.StringPtrOutput)
 }
 
-// The host's public key, in authorized_keys format. Any other key is an error. Default: known_hosts decides.
+// The host's public key, in the format of authorized_keys. Any other key is an error. Default: the key in `known_hosts`.
 func (o ConnectionPtrOutput) HostKey() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v *Connection) *string {
 		if v == nil {
@@ -300,7 +300,7 @@ func (o ConnectionPtrOutput) HostKey() pulumi.StringPtrOutput {
 	}).(pulumi.StringPtrOutput)
 }
 
-// Accept whatever key the host shows. Whoever is in between reads and changes all. Default: false.
+// Accepts any host key. An attacker between this machine and the host can then read and change everything. Default: false.
 func (o ConnectionPtrOutput) InsecureIgnoreHostKey() pulumi.BoolPtrOutput {
 	return o.ApplyT(func(v *Connection) *bool {
 		if v == nil {
@@ -310,7 +310,7 @@ func (o ConnectionPtrOutput) InsecureIgnoreHostKey() pulumi.BoolPtrOutput {
 	}).(pulumi.BoolPtrOutput)
 }
 
-// A named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
+// The named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
 func (o ConnectionPtrOutput) Netns() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v *Connection) *string {
 		if v == nil {
@@ -330,7 +330,7 @@ func (o ConnectionPtrOutput) Password() pulumi.StringPtrOutput {
 	}).(pulumi.StringPtrOutput)
 }
 
-// How long one try may take. Unit: s. Default: 15.
+// How long one attempt to connect may take. Unit: s. Default: 15.
 func (o ConnectionPtrOutput) PerDialTimeout() pulumi.Float64PtrOutput {
 	return o.ApplyT(func(v *Connection) *float64 {
 		if v == nil {
@@ -360,7 +360,7 @@ func (o ConnectionPtrOutput) PrivateKey() pulumi.StringPtrOutput {
 	}).(pulumi.StringPtrOutput)
 }
 
-// What the private key is encrypted with.
+// The passphrase of the private key.
 func (o ConnectionPtrOutput) PrivateKeyPassword() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v *Connection) *string {
 		if v == nil {
@@ -370,7 +370,7 @@ func (o ConnectionPtrOutput) PrivateKeyPassword() pulumi.StringPtrOutput {
 	}).(pulumi.StringPtrOutput)
 }
 
-// A host to jump through; one jump.
+// A jump host through which the connection goes.
 func (o ConnectionPtrOutput) Proxy() ConnectionPtrOutput {
 	return o.ApplyT(func(v *Connection) *Connection {
 		if v == nil {
@@ -380,7 +380,7 @@ func (o ConnectionPtrOutput) Proxy() ConnectionPtrOutput {
 	}).(ConnectionPtrOutput)
 }
 
-// Become root with sudo. Default: true where the user is not root.
+// Uses sudo to become root. Default: true if the user is not root.
 func (o ConnectionPtrOutput) Sudo() pulumi.BoolPtrOutput {
 	return o.ApplyT(func(v *Connection) *bool {
 		if v == nil {
@@ -390,7 +390,7 @@ func (o ConnectionPtrOutput) Sudo() pulumi.BoolPtrOutput {
 	}).(pulumi.BoolPtrOutput)
 }
 
-// The user to log in as. Default: root.
+// The user that logs in. Default: root.
 func (o ConnectionPtrOutput) User() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v *Connection) *string {
 		if v == nil {
@@ -433,19 +433,19 @@ func (o DefaultRouteOutput) Ipv6() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v DefaultRoute) *string { return v.Ipv6 }).(pulumi.StringPtrOutput)
 }
 
-// DHCP and DNS for the guests of a bridge (dnsmasq). `{}` serves every free address of the subnet.
+// DHCP and DNS for the guests of a bridge, by dnsmasq. `{}` leases every free address of the subnet.
 type DhcpServer struct {
-	// Name servers to hand out, in this order; an empty list hands out none. Default: the gateway answers DNS itself.
+	// The DNS servers that guests are given, in this order. With an empty list they are given none. Default: the bridge's own DNS server.
 	DnsServers []string `pulumi:"dnsServers"`
-	// The guests' domain: their names are answered with and without it. Default: none.
+	// The guests' domain. DNS answers their names with and without it. Default: none.
 	Domain *string `pulumi:"domain"`
-	// How long a lease lasts: `<n>s|m|h|d`, `120s` at least, or `infinite`. Default: 1h.
+	// How long a lease lasts: `<n>s|m|h|d`, at least `120s`, or `infinite`. Default: 1h.
 	LeaseTime *string `pulumi:"leaseTime"`
-	// The last address to lease. Default: as `rangeStart`.
+	// The last address to lease. Default: see `rangeStart`.
 	RangeEnd *string `pulumi:"rangeEnd"`
-	// The first address to lease. Default: with `rangeEnd`, the subnet less what is used.
+	// The first address to lease. Default: together with `rangeEnd`: all unused addresses of the subnet.
 	RangeStart *string `pulumi:"rangeStart"`
-	// Leases that are always the same. Guests of a `TapBinding` have theirs without being listed here.
+	// DHCP leases with a fixed address. The guest of a `TapBinding` has one without being listed here.
 	StaticLeases []StaticLease `pulumi:"staticLeases"`
 }
 
@@ -460,19 +460,19 @@ type DhcpServerInput interface {
 	ToDhcpServerOutputWithContext(context.Context) DhcpServerOutput
 }
 
-// DHCP and DNS for the guests of a bridge (dnsmasq). `{}` serves every free address of the subnet.
+// DHCP and DNS for the guests of a bridge, by dnsmasq. `{}` leases every free address of the subnet.
 type DhcpServerArgs struct {
-	// Name servers to hand out, in this order; an empty list hands out none. Default: the gateway answers DNS itself.
+	// The DNS servers that guests are given, in this order. With an empty list they are given none. Default: the bridge's own DNS server.
 	DnsServers pulumi.StringArrayInput `pulumi:"dnsServers"`
-	// The guests' domain: their names are answered with and without it. Default: none.
+	// The guests' domain. DNS answers their names with and without it. Default: none.
 	Domain pulumi.StringPtrInput `pulumi:"domain"`
-	// How long a lease lasts: `<n>s|m|h|d`, `120s` at least, or `infinite`. Default: 1h.
+	// How long a lease lasts: `<n>s|m|h|d`, at least `120s`, or `infinite`. Default: 1h.
 	LeaseTime pulumi.StringPtrInput `pulumi:"leaseTime"`
-	// The last address to lease. Default: as `rangeStart`.
+	// The last address to lease. Default: see `rangeStart`.
 	RangeEnd pulumi.StringPtrInput `pulumi:"rangeEnd"`
-	// The first address to lease. Default: with `rangeEnd`, the subnet less what is used.
+	// The first address to lease. Default: together with `rangeEnd`: all unused addresses of the subnet.
 	RangeStart pulumi.StringPtrInput `pulumi:"rangeStart"`
-	// Leases that are always the same. Guests of a `TapBinding` have theirs without being listed here.
+	// DHCP leases with a fixed address. The guest of a `TapBinding` has one without being listed here.
 	StaticLeases StaticLeaseArrayInput `pulumi:"staticLeases"`
 }
 
@@ -529,7 +529,7 @@ func (i *dhcpServerPtrType) ToDhcpServerPtrOutputWithContext(ctx context.Context
 	return pulumi.ToOutputWithContext(ctx, i).(DhcpServerPtrOutput)
 }
 
-// DHCP and DNS for the guests of a bridge (dnsmasq). `{}` serves every free address of the subnet.
+// DHCP and DNS for the guests of a bridge, by dnsmasq. `{}` leases every free address of the subnet.
 type DhcpServerOutput struct{ *pulumi.OutputState }
 
 func (DhcpServerOutput) ElementType() reflect.Type {
@@ -554,32 +554,32 @@ func (o DhcpServerOutput) ToDhcpServerPtrOutputWithContext(ctx context.Context) 
 	}).(DhcpServerPtrOutput)
 }
 
-// Name servers to hand out, in this order; an empty list hands out none. Default: the gateway answers DNS itself.
+// The DNS servers that guests are given, in this order. With an empty list they are given none. Default: the bridge's own DNS server.
 func (o DhcpServerOutput) DnsServers() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v DhcpServer) []string { return v.DnsServers }).(pulumi.StringArrayOutput)
 }
 
-// The guests' domain: their names are answered with and without it. Default: none.
+// The guests' domain. DNS answers their names with and without it. Default: none.
 func (o DhcpServerOutput) Domain() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v DhcpServer) *string { return v.Domain }).(pulumi.StringPtrOutput)
 }
 
-// How long a lease lasts: `<n>s|m|h|d`, `120s` at least, or `infinite`. Default: 1h.
+// How long a lease lasts: `<n>s|m|h|d`, at least `120s`, or `infinite`. Default: 1h.
 func (o DhcpServerOutput) LeaseTime() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v DhcpServer) *string { return v.LeaseTime }).(pulumi.StringPtrOutput)
 }
 
-// The last address to lease. Default: as `rangeStart`.
+// The last address to lease. Default: see `rangeStart`.
 func (o DhcpServerOutput) RangeEnd() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v DhcpServer) *string { return v.RangeEnd }).(pulumi.StringPtrOutput)
 }
 
-// The first address to lease. Default: with `rangeEnd`, the subnet less what is used.
+// The first address to lease. Default: together with `rangeEnd`: all unused addresses of the subnet.
 func (o DhcpServerOutput) RangeStart() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v DhcpServer) *string { return v.RangeStart }).(pulumi.StringPtrOutput)
 }
 
-// Leases that are always the same. Guests of a `TapBinding` have theirs without being listed here.
+// DHCP leases with a fixed address. The guest of a `TapBinding` has one without being listed here.
 func (o DhcpServerOutput) StaticLeases() StaticLeaseArrayOutput {
 	return o.ApplyT(func(v DhcpServer) []StaticLease { return v.StaticLeases }).(StaticLeaseArrayOutput)
 }
@@ -608,7 +608,7 @@ func (o DhcpServerPtrOutput) Elem() DhcpServerOutput {
 	}).(DhcpServerOutput)
 }
 
-// Name servers to hand out, in this order; an empty list hands out none. Default: the gateway answers DNS itself.
+// The DNS servers that guests are given, in this order. With an empty list they are given none. Default: the bridge's own DNS server.
 func (o DhcpServerPtrOutput) DnsServers() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v *DhcpServer) []string {
 		if v == nil {
@@ -618,7 +618,7 @@ func (o DhcpServerPtrOutput) DnsServers() pulumi.StringArrayOutput {
 	}).(pulumi.StringArrayOutput)
 }
 
-// The guests' domain: their names are answered with and without it. Default: none.
+// The guests' domain. DNS answers their names with and without it. Default: none.
 func (o DhcpServerPtrOutput) Domain() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v *DhcpServer) *string {
 		if v == nil {
@@ -628,7 +628,7 @@ func (o DhcpServerPtrOutput) Domain() pulumi.StringPtrOutput {
 	}).(pulumi.StringPtrOutput)
 }
 
-// How long a lease lasts: `<n>s|m|h|d`, `120s` at least, or `infinite`. Default: 1h.
+// How long a lease lasts: `<n>s|m|h|d`, at least `120s`, or `infinite`. Default: 1h.
 func (o DhcpServerPtrOutput) LeaseTime() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v *DhcpServer) *string {
 		if v == nil {
@@ -638,7 +638,7 @@ func (o DhcpServerPtrOutput) LeaseTime() pulumi.StringPtrOutput {
 	}).(pulumi.StringPtrOutput)
 }
 
-// The last address to lease. Default: as `rangeStart`.
+// The last address to lease. Default: see `rangeStart`.
 func (o DhcpServerPtrOutput) RangeEnd() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v *DhcpServer) *string {
 		if v == nil {
@@ -648,7 +648,7 @@ func (o DhcpServerPtrOutput) RangeEnd() pulumi.StringPtrOutput {
 	}).(pulumi.StringPtrOutput)
 }
 
-// The first address to lease. Default: with `rangeEnd`, the subnet less what is used.
+// The first address to lease. Default: together with `rangeEnd`: all unused addresses of the subnet.
 func (o DhcpServerPtrOutput) RangeStart() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v *DhcpServer) *string {
 		if v == nil {
@@ -658,7 +658,7 @@ func (o DhcpServerPtrOutput) RangeStart() pulumi.StringPtrOutput {
 	}).(pulumi.StringPtrOutput)
 }
 
-// Leases that are always the same. Guests of a `TapBinding` have theirs without being listed here.
+// DHCP leases with a fixed address. The guest of a `TapBinding` has one without being listed here.
 func (o DhcpServerPtrOutput) StaticLeases() StaticLeaseArrayOutput {
 	return o.ApplyT(func(v *DhcpServer) []StaticLease {
 		if v == nil {
@@ -670,17 +670,17 @@ func (o DhcpServerPtrOutput) StaticLeases() StaticLeaseArrayOutput {
 
 // A port forward.
 type ForwardPort struct {
-	// Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
+	// The guest's address and, if it differs from the source port, the port: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. A range of source ports goes to a range of the same length or to one port. The address decides the family of the forward. Only the host itself reaches a forward to `127.0.0.1`. Default: for the port: the source port. On the host: It is the element's value. A change is one atomic update of the map: established TCP connections keep the old destination, UDP goes to the new one at once. A change of the family replaces a PortForward.
 	Destination string `pulumi:"destination"`
-	// The addresses of the host to listen on; `0.0.0.0` and `::` are every address of their family. A specific address wins over a wildcard of the same port. Default: every address of the external side.
+	// The addresses of the host that are forwarded. `0.0.0.0` and `::` stand for every address of their family. A specific address wins over a wildcard with the same port. Default: every address of the external interface. On the host: They are a part of the element's key. hostnet does not add them to the host.
 	ListenAddresses []string `pulumi:"listenAddresses"`
-	// Also reached from the host itself and from the internal networks, the guest itself included. Default: true.
+	// Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
 	Loopback *bool `pulumi:"loopback"`
-	// The protocol, in lower case. Default: tcp.
+	// The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`.
 	Protocol *string `pulumi:"protocol"`
-	// The networks that may come in from outside; no host bits. An empty list is refused: leave it out to let anyone in. Default: anyone.
+	// The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
 	SourceCidrs []string `pulumi:"sourceCidrs"`
-	// The port on the external side: a number, or a range as `"from:to"`.
+	// The port on the external side: a number, or a range such as `"8000:8010"`. On the host: It is a part of the element's key. A range is one interval element.
 	SourcePort interface{} `pulumi:"sourcePort"`
 }
 
@@ -697,17 +697,17 @@ type ForwardPortInput interface {
 
 // A port forward.
 type ForwardPortArgs struct {
-	// Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
+	// The guest's address and, if it differs from the source port, the port: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. A range of source ports goes to a range of the same length or to one port. The address decides the family of the forward. Only the host itself reaches a forward to `127.0.0.1`. Default: for the port: the source port. On the host: It is the element's value. A change is one atomic update of the map: established TCP connections keep the old destination, UDP goes to the new one at once. A change of the family replaces a PortForward.
 	Destination pulumi.StringInput `pulumi:"destination"`
-	// The addresses of the host to listen on; `0.0.0.0` and `::` are every address of their family. A specific address wins over a wildcard of the same port. Default: every address of the external side.
+	// The addresses of the host that are forwarded. `0.0.0.0` and `::` stand for every address of their family. A specific address wins over a wildcard with the same port. Default: every address of the external interface. On the host: They are a part of the element's key. hostnet does not add them to the host.
 	ListenAddresses pulumi.StringArrayInput `pulumi:"listenAddresses"`
-	// Also reached from the host itself and from the internal networks, the guest itself included. Default: true.
+	// Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
 	Loopback pulumi.BoolPtrInput `pulumi:"loopback"`
-	// The protocol, in lower case. Default: tcp.
+	// The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`.
 	Protocol pulumi.StringPtrInput `pulumi:"protocol"`
-	// The networks that may come in from outside; no host bits. An empty list is refused: leave it out to let anyone in. Default: anyone.
+	// The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
 	SourceCidrs pulumi.StringArrayInput `pulumi:"sourceCidrs"`
-	// The port on the external side: a number, or a range as `"from:to"`.
+	// The port on the external side: a number, or a range such as `"8000:8010"`. On the host: It is a part of the element's key. A range is one interval element.
 	SourcePort pulumi.Input `pulumi:"sourcePort"`
 }
 
@@ -763,32 +763,32 @@ func (o ForwardPortOutput) ToForwardPortOutputWithContext(ctx context.Context) F
 	return o
 }
 
-// Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
+// The guest's address and, if it differs from the source port, the port: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. A range of source ports goes to a range of the same length or to one port. The address decides the family of the forward. Only the host itself reaches a forward to `127.0.0.1`. Default: for the port: the source port. On the host: It is the element's value. A change is one atomic update of the map: established TCP connections keep the old destination, UDP goes to the new one at once. A change of the family replaces a PortForward.
 func (o ForwardPortOutput) Destination() pulumi.StringOutput {
 	return o.ApplyT(func(v ForwardPort) string { return v.Destination }).(pulumi.StringOutput)
 }
 
-// The addresses of the host to listen on; `0.0.0.0` and `::` are every address of their family. A specific address wins over a wildcard of the same port. Default: every address of the external side.
+// The addresses of the host that are forwarded. `0.0.0.0` and `::` stand for every address of their family. A specific address wins over a wildcard with the same port. Default: every address of the external interface. On the host: They are a part of the element's key. hostnet does not add them to the host.
 func (o ForwardPortOutput) ListenAddresses() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v ForwardPort) []string { return v.ListenAddresses }).(pulumi.StringArrayOutput)
 }
 
-// Also reached from the host itself and from the internal networks, the guest itself included. Default: true.
+// Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
 func (o ForwardPortOutput) Loopback() pulumi.BoolPtrOutput {
 	return o.ApplyT(func(v ForwardPort) *bool { return v.Loopback }).(pulumi.BoolPtrOutput)
 }
 
-// The protocol, in lower case. Default: tcp.
+// The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`.
 func (o ForwardPortOutput) Protocol() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v ForwardPort) *string { return v.Protocol }).(pulumi.StringPtrOutput)
 }
 
-// The networks that may come in from outside; no host bits. An empty list is refused: leave it out to let anyone in. Default: anyone.
+// The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
 func (o ForwardPortOutput) SourceCidrs() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v ForwardPort) []string { return v.SourceCidrs }).(pulumi.StringArrayOutput)
 }
 
-// The port on the external side: a number, or a range as `"from:to"`.
+// The port on the external side: a number, or a range such as `"8000:8010"`. On the host: It is a part of the element's key. A range is one interval element.
 func (o ForwardPortOutput) SourcePort() pulumi.AnyOutput {
 	return o.ApplyT(func(v ForwardPort) interface{} { return v.SourcePort }).(pulumi.AnyOutput)
 }
@@ -813,15 +813,15 @@ func (o ForwardPortArrayOutput) Index(i pulumi.IntInput) ForwardPortOutput {
 	}).(ForwardPortOutput)
 }
 
-// The host's forwarding sysctls, as far as the resource needs them.
+// The kernel's forwarding switches, as far as the resource needs them.
 type Forwarding struct {
-	// Whether the resource needs IPv4 forwarding and it is on.
+	// Whether the resource needs IPv4 forwarding and the kernel has it on.
 	Ipv4 bool `pulumi:"ipv4"`
-	// Whether the resource needs IPv6 forwarding and it is on.
+	// Whether the resource needs IPv6 forwarding and the kernel has it on.
 	Ipv6 bool `pulumi:"ipv6"`
 }
 
-// The host's forwarding sysctls, as far as the resource needs them.
+// The kernel's forwarding switches, as far as the resource needs them.
 type ForwardingOutput struct{ *pulumi.OutputState }
 
 func (ForwardingOutput) ElementType() reflect.Type {
@@ -836,23 +836,23 @@ func (o ForwardingOutput) ToForwardingOutputWithContext(ctx context.Context) For
 	return o
 }
 
-// Whether the resource needs IPv4 forwarding and it is on.
+// Whether the resource needs IPv4 forwarding and the kernel has it on.
 func (o ForwardingOutput) Ipv4() pulumi.BoolOutput {
 	return o.ApplyT(func(v Forwarding) bool { return v.Ipv4 }).(pulumi.BoolOutput)
 }
 
-// Whether the resource needs IPv6 forwarding and it is on.
+// Whether the resource needs IPv6 forwarding and the kernel has it on.
 func (o ForwardingOutput) Ipv6() pulumi.BoolOutput {
 	return o.ApplyT(func(v Forwarding) bool { return v.Ipv6 }).(pulumi.BoolOutput)
 }
 
-// The guest behind a TAP. `{}`: everything is derived.
+// The guest behind a TAP. `{}`: its MAC address and its addresses are derived.
 type Guest struct {
-	// The guest's addresses, bare or with a prefix length; the first IPv4 one goes into `kernelIpArg`. An empty list is a guest without addresses. Default: the lowest free address of each subnet of the bridge, kept for the resource's life; on a routed TAP its host routes.
+	// The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists; on a routed TAP the addresses that `routes` lead to.
 	Addresses []string `pulumi:"addresses"`
-	// The guest's name, which the bridge's DNS answers. Default: none.
+	// The guest's name in the bridge's DNS. Default: none.
 	Hostname *string `pulumi:"hostname"`
-	// The guest's MAC address. Default: derived from the resource, stable.
+	// The guest's MAC address. Default: derived from the resource, always the same.
 	MacAddress *string `pulumi:"macAddress"`
 }
 
@@ -867,13 +867,13 @@ type GuestInput interface {
 	ToGuestOutputWithContext(context.Context) GuestOutput
 }
 
-// The guest behind a TAP. `{}`: everything is derived.
+// The guest behind a TAP. `{}`: its MAC address and its addresses are derived.
 type GuestArgs struct {
-	// The guest's addresses, bare or with a prefix length; the first IPv4 one goes into `kernelIpArg`. An empty list is a guest without addresses. Default: the lowest free address of each subnet of the bridge, kept for the resource's life; on a routed TAP its host routes.
+	// The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists; on a routed TAP the addresses that `routes` lead to.
 	Addresses pulumi.StringArrayInput `pulumi:"addresses"`
-	// The guest's name, which the bridge's DNS answers. Default: none.
+	// The guest's name in the bridge's DNS. Default: none.
 	Hostname pulumi.StringPtrInput `pulumi:"hostname"`
-	// The guest's MAC address. Default: derived from the resource, stable.
+	// The guest's MAC address. Default: derived from the resource, always the same.
 	MacAddress pulumi.StringPtrInput `pulumi:"macAddress"`
 }
 
@@ -930,7 +930,7 @@ func (i *guestPtrType) ToGuestPtrOutputWithContext(ctx context.Context) GuestPtr
 	return pulumi.ToOutputWithContext(ctx, i).(GuestPtrOutput)
 }
 
-// The guest behind a TAP. `{}`: everything is derived.
+// The guest behind a TAP. `{}`: its MAC address and its addresses are derived.
 type GuestOutput struct{ *pulumi.OutputState }
 
 func (GuestOutput) ElementType() reflect.Type {
@@ -955,17 +955,17 @@ func (o GuestOutput) ToGuestPtrOutputWithContext(ctx context.Context) GuestPtrOu
 	}).(GuestPtrOutput)
 }
 
-// The guest's addresses, bare or with a prefix length; the first IPv4 one goes into `kernelIpArg`. An empty list is a guest without addresses. Default: the lowest free address of each subnet of the bridge, kept for the resource's life; on a routed TAP its host routes.
+// The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists; on a routed TAP the addresses that `routes` lead to.
 func (o GuestOutput) Addresses() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v Guest) []string { return v.Addresses }).(pulumi.StringArrayOutput)
 }
 
-// The guest's name, which the bridge's DNS answers. Default: none.
+// The guest's name in the bridge's DNS. Default: none.
 func (o GuestOutput) Hostname() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v Guest) *string { return v.Hostname }).(pulumi.StringPtrOutput)
 }
 
-// The guest's MAC address. Default: derived from the resource, stable.
+// The guest's MAC address. Default: derived from the resource, always the same.
 func (o GuestOutput) MacAddress() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v Guest) *string { return v.MacAddress }).(pulumi.StringPtrOutput)
 }
@@ -994,7 +994,7 @@ func (o GuestPtrOutput) Elem() GuestOutput {
 	}).(GuestOutput)
 }
 
-// The guest's addresses, bare or with a prefix length; the first IPv4 one goes into `kernelIpArg`. An empty list is a guest without addresses. Default: the lowest free address of each subnet of the bridge, kept for the resource's life; on a routed TAP its host routes.
+// The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists; on a routed TAP the addresses that `routes` lead to.
 func (o GuestPtrOutput) Addresses() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v *Guest) []string {
 		if v == nil {
@@ -1004,7 +1004,7 @@ func (o GuestPtrOutput) Addresses() pulumi.StringArrayOutput {
 	}).(pulumi.StringArrayOutput)
 }
 
-// The guest's name, which the bridge's DNS answers. Default: none.
+// The guest's name in the bridge's DNS. Default: none.
 func (o GuestPtrOutput) Hostname() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v *Guest) *string {
 		if v == nil {
@@ -1014,7 +1014,7 @@ func (o GuestPtrOutput) Hostname() pulumi.StringPtrOutput {
 	}).(pulumi.StringPtrOutput)
 }
 
-// The guest's MAC address. Default: derived from the resource, stable.
+// The guest's MAC address. Default: derived from the resource, always the same.
 func (o GuestPtrOutput) MacAddress() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v *Guest) *string {
 		if v == nil {
@@ -1024,21 +1024,21 @@ func (o GuestPtrOutput) MacAddress() pulumi.StringPtrOutput {
 	}).(pulumi.StringPtrOutput)
 }
 
-// What a VM resource needs to know of its network.
+// The network settings for a VM.
 type GuestNetwork struct {
-	// Its addresses with prefix lengths.
+	// The guest's addresses with prefix lengths.
 	Addresses []string `pulumi:"addresses"`
-	// Its IPv4 gateway.
+	// The guest's IPv4 gateway.
 	Gateway *string `pulumi:"gateway"`
-	// Its IPv6 gateway.
+	// The guest's IPv6 gateway.
 	Gateway6 *string `pulumi:"gateway6"`
-	// The argument for a guest kernel's command line, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`; `""` for a guest without IPv4.
+	// The argument for the command line of the guest's kernel, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`. It is `""` for a guest without an IPv4 address.
 	KernelIpArg string `pulumi:"kernelIpArg"`
 	// The guest's MAC address.
 	MacAddress string `pulumi:"macAddress"`
 }
 
-// What a VM resource needs to know of its network.
+// The network settings for a VM.
 type GuestNetworkOutput struct{ *pulumi.OutputState }
 
 func (GuestNetworkOutput) ElementType() reflect.Type {
@@ -1053,22 +1053,22 @@ func (o GuestNetworkOutput) ToGuestNetworkOutputWithContext(ctx context.Context)
 	return o
 }
 
-// Its addresses with prefix lengths.
+// The guest's addresses with prefix lengths.
 func (o GuestNetworkOutput) Addresses() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v GuestNetwork) []string { return v.Addresses }).(pulumi.StringArrayOutput)
 }
 
-// Its IPv4 gateway.
+// The guest's IPv4 gateway.
 func (o GuestNetworkOutput) Gateway() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v GuestNetwork) *string { return v.Gateway }).(pulumi.StringPtrOutput)
 }
 
-// Its IPv6 gateway.
+// The guest's IPv6 gateway.
 func (o GuestNetworkOutput) Gateway6() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v GuestNetwork) *string { return v.Gateway6 }).(pulumi.StringPtrOutput)
 }
 
-// The argument for a guest kernel's command line, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`; `""` for a guest without IPv4.
+// The argument for the command line of the guest's kernel, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`. It is `""` for a guest without an IPv4 address.
 func (o GuestNetworkOutput) KernelIpArg() pulumi.StringOutput {
 	return o.ApplyT(func(v GuestNetwork) string { return v.KernelIpArg }).(pulumi.StringOutput)
 }
@@ -1102,7 +1102,7 @@ func (o GuestNetworkPtrOutput) Elem() GuestNetworkOutput {
 	}).(GuestNetworkOutput)
 }
 
-// Its addresses with prefix lengths.
+// The guest's addresses with prefix lengths.
 func (o GuestNetworkPtrOutput) Addresses() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v *GuestNetwork) []string {
 		if v == nil {
@@ -1112,7 +1112,7 @@ func (o GuestNetworkPtrOutput) Addresses() pulumi.StringArrayOutput {
 	}).(pulumi.StringArrayOutput)
 }
 
-// Its IPv4 gateway.
+// The guest's IPv4 gateway.
 func (o GuestNetworkPtrOutput) Gateway() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v *GuestNetwork) *string {
 		if v == nil {
@@ -1122,7 +1122,7 @@ func (o GuestNetworkPtrOutput) Gateway() pulumi.StringPtrOutput {
 	}).(pulumi.StringPtrOutput)
 }
 
-// Its IPv6 gateway.
+// The guest's IPv6 gateway.
 func (o GuestNetworkPtrOutput) Gateway6() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v *GuestNetwork) *string {
 		if v == nil {
@@ -1132,7 +1132,7 @@ func (o GuestNetworkPtrOutput) Gateway6() pulumi.StringPtrOutput {
 	}).(pulumi.StringPtrOutput)
 }
 
-// The argument for a guest kernel's command line, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`; `""` for a guest without IPv4.
+// The argument for the command line of the guest's kernel, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`. It is `""` for a guest without an IPv4 address.
 func (o GuestNetworkPtrOutput) KernelIpArg() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v *GuestNetwork) *string {
 		if v == nil {
@@ -1152,17 +1152,17 @@ func (o GuestNetworkPtrOutput) MacAddress() pulumi.StringPtrOutput {
 	}).(pulumi.StringPtrOutput)
 }
 
-// A resource that hostnet holds on a host, whichever stack's it is.
+// A resource that hostnet has recorded on a host, of whichever stack.
 type HeldResource struct {
-	// Its id.
+	// The resource's id.
 	Id string `pulumi:"id"`
-	// Its kind: "Bridge", "TapBinding", "NatGateway" or "PortForward".
+	// The resource's kind: "Bridge", "TapBinding", "NatGateway" or "PortForward".
 	Kind string `pulumi:"kind"`
-	// Whose it is.
+	// The resource's URN.
 	Urn string `pulumi:"urn"`
 }
 
-// A resource that hostnet holds on a host, whichever stack's it is.
+// A resource that hostnet has recorded on a host, of whichever stack.
 type HeldResourceOutput struct{ *pulumi.OutputState }
 
 func (HeldResourceOutput) ElementType() reflect.Type {
@@ -1177,17 +1177,17 @@ func (o HeldResourceOutput) ToHeldResourceOutputWithContext(ctx context.Context)
 	return o
 }
 
-// Its id.
+// The resource's id.
 func (o HeldResourceOutput) Id() pulumi.StringOutput {
 	return o.ApplyT(func(v HeldResource) string { return v.Id }).(pulumi.StringOutput)
 }
 
-// Its kind: "Bridge", "TapBinding", "NatGateway" or "PortForward".
+// The resource's kind: "Bridge", "TapBinding", "NatGateway" or "PortForward".
 func (o HeldResourceOutput) Kind() pulumi.StringOutput {
 	return o.ApplyT(func(v HeldResource) string { return v.Kind }).(pulumi.StringOutput)
 }
 
-// Whose it is.
+// The resource's URN.
 func (o HeldResourceOutput) Urn() pulumi.StringOutput {
 	return o.ApplyT(func(v HeldResource) string { return v.Urn }).(pulumi.StringOutput)
 }
@@ -1212,15 +1212,15 @@ func (o HeldResourceArrayOutput) Index(i pulumi.IntInput) HeldResourceOutput {
 	}).(HeldResourceOutput)
 }
 
-// The forwarding switches of a host.
+// The kernel's forwarding switches of a host.
 type HostForwarding struct {
-	// Whether IPv4 is forwarded.
+	// Whether the kernel forwards IPv4.
 	Ipv4 bool `pulumi:"ipv4"`
-	// Whether IPv6 is forwarded.
+	// Whether the kernel forwards IPv6.
 	Ipv6 bool `pulumi:"ipv6"`
 }
 
-// The forwarding switches of a host.
+// The kernel's forwarding switches of a host.
 type HostForwardingOutput struct{ *pulumi.OutputState }
 
 func (HostForwardingOutput) ElementType() reflect.Type {
@@ -1235,33 +1235,33 @@ func (o HostForwardingOutput) ToHostForwardingOutputWithContext(ctx context.Cont
 	return o
 }
 
-// Whether IPv4 is forwarded.
+// Whether the kernel forwards IPv4.
 func (o HostForwardingOutput) Ipv4() pulumi.BoolOutput {
 	return o.ApplyT(func(v HostForwarding) bool { return v.Ipv4 }).(pulumi.BoolOutput)
 }
 
-// Whether IPv6 is forwarded.
+// Whether the kernel forwards IPv6.
 func (o HostForwardingOutput) Ipv6() pulumi.BoolOutput {
 	return o.ApplyT(func(v HostForwarding) bool { return v.Ipv6 }).(pulumi.BoolOutput)
 }
 
 // A network interface of a host.
 type HostInterface struct {
-	// Its addresses with prefix lengths.
+	// The interface's addresses with prefix lengths.
 	Addresses []string `pulumi:"addresses"`
-	// The bridge it is a port of.
+	// The bridge that the interface is a port of.
 	Bridge *string `pulumi:"bridge"`
-	// The kernel's number of it.
+	// The kernel's index of the interface.
 	Ifindex int `pulumi:"ifindex"`
-	// Its kind as the kernel names it ("bridge", "tun", "veth"); `""`: physical.
+	// The kernel's name for its kind ("bridge", "tun", "veth"). `""`: a physical interface.
 	Kind string `pulumi:"kind"`
-	// Its MAC address.
+	// The interface's MAC address.
 	MacAddress *string `pulumi:"macAddress"`
-	// Its MTU. Unit: bytes.
+	// The interface's MTU. Unit: bytes.
 	Mtu int `pulumi:"mtu"`
-	// Its name.
+	// The interface's name.
 	Name string `pulumi:"name"`
-	// Whether it is up.
+	// Whether the interface is up.
 	Up bool `pulumi:"up"`
 }
 
@@ -1280,42 +1280,42 @@ func (o HostInterfaceOutput) ToHostInterfaceOutputWithContext(ctx context.Contex
 	return o
 }
 
-// Its addresses with prefix lengths.
+// The interface's addresses with prefix lengths.
 func (o HostInterfaceOutput) Addresses() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v HostInterface) []string { return v.Addresses }).(pulumi.StringArrayOutput)
 }
 
-// The bridge it is a port of.
+// The bridge that the interface is a port of.
 func (o HostInterfaceOutput) Bridge() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v HostInterface) *string { return v.Bridge }).(pulumi.StringPtrOutput)
 }
 
-// The kernel's number of it.
+// The kernel's index of the interface.
 func (o HostInterfaceOutput) Ifindex() pulumi.IntOutput {
 	return o.ApplyT(func(v HostInterface) int { return v.Ifindex }).(pulumi.IntOutput)
 }
 
-// Its kind as the kernel names it ("bridge", "tun", "veth"); `""`: physical.
+// The kernel's name for its kind ("bridge", "tun", "veth"). `""`: a physical interface.
 func (o HostInterfaceOutput) Kind() pulumi.StringOutput {
 	return o.ApplyT(func(v HostInterface) string { return v.Kind }).(pulumi.StringOutput)
 }
 
-// Its MAC address.
+// The interface's MAC address.
 func (o HostInterfaceOutput) MacAddress() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v HostInterface) *string { return v.MacAddress }).(pulumi.StringPtrOutput)
 }
 
-// Its MTU. Unit: bytes.
+// The interface's MTU. Unit: bytes.
 func (o HostInterfaceOutput) Mtu() pulumi.IntOutput {
 	return o.ApplyT(func(v HostInterface) int { return v.Mtu }).(pulumi.IntOutput)
 }
 
-// Its name.
+// The interface's name.
 func (o HostInterfaceOutput) Name() pulumi.StringOutput {
 	return o.ApplyT(func(v HostInterface) string { return v.Name }).(pulumi.StringOutput)
 }
 
-// Whether it is up.
+// Whether the interface is up.
 func (o HostInterfaceOutput) Up() pulumi.BoolOutput {
 	return o.ApplyT(func(v HostInterface) bool { return v.Up }).(pulumi.BoolOutput)
 }
@@ -1342,11 +1342,11 @@ func (o HostInterfaceArrayOutput) Index(i pulumi.IntInput) HostInterfaceOutput {
 
 // A DHCP lease in use.
 type Lease struct {
-	// Its address.
+	// The guest's address.
 	Address string `pulumi:"address"`
-	// When the lease ends; 0: never. Unit: unix s.
+	// When the lease ends. 0: never. Unit: unix s.
 	Expires int `pulumi:"expires"`
-	// The name it told, or `""`.
+	// The host name that the guest sent, or `""`.
 	Hostname string `pulumi:"hostname"`
 	// The guest's MAC address.
 	MacAddress string `pulumi:"macAddress"`
@@ -1367,17 +1367,17 @@ func (o LeaseOutput) ToLeaseOutputWithContext(ctx context.Context) LeaseOutput {
 	return o
 }
 
-// Its address.
+// The guest's address.
 func (o LeaseOutput) Address() pulumi.StringOutput {
 	return o.ApplyT(func(v Lease) string { return v.Address }).(pulumi.StringOutput)
 }
 
-// When the lease ends; 0: never. Unit: unix s.
+// When the lease ends. 0: never. Unit: unix s.
 func (o LeaseOutput) Expires() pulumi.IntOutput {
 	return o.ApplyT(func(v Lease) int { return v.Expires }).(pulumi.IntOutput)
 }
 
-// The name it told, or `""`.
+// The host name that the guest sent, or `""`.
 func (o LeaseOutput) Hostname() pulumi.StringOutput {
 	return o.ApplyT(func(v Lease) string { return v.Hostname }).(pulumi.StringOutput)
 }
@@ -1409,19 +1409,19 @@ func (o LeaseArrayOutput) Index(i pulumi.IntInput) LeaseOutput {
 
 // A port forward on a host, with its counters.
 type PortForwardInfo struct {
-	// Bytes that it carried, both ways. Unit: bytes.
+	// The bytes of the forward, in both directions. Unit: bytes.
 	Bytes int `pulumi:"bytes"`
 	// The guest's address.
 	DestinationAddress string `pulumi:"destinationAddress"`
 	// The guest's port or range.
 	DestinationPorts string `pulumi:"destinationPorts"`
-	// Its id; of an inline forward the id it would have as a resource.
+	// The id. For an entry of `forwardPorts` it is the id that a PortForward would have.
 	Id string `pulumi:"id"`
-	// The URN of the resource it belongs to.
+	// The URN of the resource that the forward belongs to.
 	Owner string `pulumi:"owner"`
-	// Packets that it carried, both ways.
+	// The packets of the forward, in both directions.
 	Packets int `pulumi:"packets"`
-	// Its protocol: "tcp", "udp", "sctp" or "tcp+udp".
+	// The protocol: "tcp", "udp", "sctp" or "tcp+udp".
 	Protocol string `pulumi:"protocol"`
 	// The port or range on the external side.
 	SourcePorts string `pulumi:"sourcePorts"`
@@ -1442,7 +1442,7 @@ func (o PortForwardInfoOutput) ToPortForwardInfoOutputWithContext(ctx context.Co
 	return o
 }
 
-// Bytes that it carried, both ways. Unit: bytes.
+// The bytes of the forward, in both directions. Unit: bytes.
 func (o PortForwardInfoOutput) Bytes() pulumi.IntOutput {
 	return o.ApplyT(func(v PortForwardInfo) int { return v.Bytes }).(pulumi.IntOutput)
 }
@@ -1457,22 +1457,22 @@ func (o PortForwardInfoOutput) DestinationPorts() pulumi.StringOutput {
 	return o.ApplyT(func(v PortForwardInfo) string { return v.DestinationPorts }).(pulumi.StringOutput)
 }
 
-// Its id; of an inline forward the id it would have as a resource.
+// The id. For an entry of `forwardPorts` it is the id that a PortForward would have.
 func (o PortForwardInfoOutput) Id() pulumi.StringOutput {
 	return o.ApplyT(func(v PortForwardInfo) string { return v.Id }).(pulumi.StringOutput)
 }
 
-// The URN of the resource it belongs to.
+// The URN of the resource that the forward belongs to.
 func (o PortForwardInfoOutput) Owner() pulumi.StringOutput {
 	return o.ApplyT(func(v PortForwardInfo) string { return v.Owner }).(pulumi.StringOutput)
 }
 
-// Packets that it carried, both ways.
+// The packets of the forward, in both directions.
 func (o PortForwardInfoOutput) Packets() pulumi.IntOutput {
 	return o.ApplyT(func(v PortForwardInfo) int { return v.Packets }).(pulumi.IntOutput)
 }
 
-// Its protocol: "tcp", "udp", "sctp" or "tcp+udp".
+// The protocol: "tcp", "udp", "sctp" or "tcp+udp".
 func (o PortForwardInfoOutput) Protocol() pulumi.StringOutput {
 	return o.ApplyT(func(v PortForwardInfo) string { return v.Protocol }).(pulumi.StringOutput)
 }
@@ -1502,11 +1502,11 @@ func (o PortForwardInfoArrayOutput) Index(i pulumi.IntInput) PortForwardInfoOutp
 	}).(PortForwardInfoOutput)
 }
 
-// A DHCP lease that is always the same.
+// A DHCP lease with a fixed address.
 type StaticLease struct {
-	// The IPv4 address it gets; in a subnet of the bridge.
+	// The IPv4 address that the guest gets. It must be in a subnet of the bridge.
 	Address string `pulumi:"address"`
-	// The name that the gateway's DNS answers for it.
+	// The guest's name in the bridge's DNS.
 	Hostname *string `pulumi:"hostname"`
 	// The guest's MAC address.
 	MacAddress string `pulumi:"macAddress"`
@@ -1523,11 +1523,11 @@ type StaticLeaseInput interface {
 	ToStaticLeaseOutputWithContext(context.Context) StaticLeaseOutput
 }
 
-// A DHCP lease that is always the same.
+// A DHCP lease with a fixed address.
 type StaticLeaseArgs struct {
-	// The IPv4 address it gets; in a subnet of the bridge.
+	// The IPv4 address that the guest gets. It must be in a subnet of the bridge.
 	Address pulumi.StringInput `pulumi:"address"`
-	// The name that the gateway's DNS answers for it.
+	// The guest's name in the bridge's DNS.
 	Hostname pulumi.StringPtrInput `pulumi:"hostname"`
 	// The guest's MAC address.
 	MacAddress pulumi.StringInput `pulumi:"macAddress"`
@@ -1570,7 +1570,7 @@ func (i StaticLeaseArray) ToStaticLeaseArrayOutputWithContext(ctx context.Contex
 	return pulumi.ToOutputWithContext(ctx, i).(StaticLeaseArrayOutput)
 }
 
-// A DHCP lease that is always the same.
+// A DHCP lease with a fixed address.
 type StaticLeaseOutput struct{ *pulumi.OutputState }
 
 func (StaticLeaseOutput) ElementType() reflect.Type {
@@ -1585,12 +1585,12 @@ func (o StaticLeaseOutput) ToStaticLeaseOutputWithContext(ctx context.Context) S
 	return o
 }
 
-// The IPv4 address it gets; in a subnet of the bridge.
+// The IPv4 address that the guest gets. It must be in a subnet of the bridge.
 func (o StaticLeaseOutput) Address() pulumi.StringOutput {
 	return o.ApplyT(func(v StaticLease) string { return v.Address }).(pulumi.StringOutput)
 }
 
-// The name that the gateway's DNS answers for it.
+// The guest's name in the bridge's DNS.
 func (o StaticLeaseOutput) Hostname() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v StaticLease) *string { return v.Hostname }).(pulumi.StringPtrOutput)
 }

@@ -11,19 +11,19 @@ import (
 	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
 )
 
-// A VM's TAP interface: either one persistent TAP that is created (`name`), or a glob of interfaces that others create, now and later (`match`). With `guest` it also settles the guest's MAC and IP addresses. The id is the name, or `<bridge>/<match>`.
+// A VM's TAP interface: either one persistent TAP that hostnet creates (`name`), or all interfaces that match a glob and that other programs create, now or later (`match`). With `guest` it also assigns the guest's MAC and IP addresses. The id is the name, or `<bridge>/<match>`.
 //
 // ## Example
 type TapBinding struct {
 	pulumi.CustomResourceState
 
-	// The guest's network; none without `guest`.
+	// The guest's network settings. There are none without `guest`.
 	Guest GuestNetworkPtrOutput `pulumi:"guest"`
-	// The kernel's number of the TAP; none with `match`.
+	// The kernel's index of the TAP. There is none with `match`.
 	Ifindex pulumi.IntPtrOutput `pulumi:"ifindex"`
-	// The interfaces attached at the last read; never a difference.
+	// The interfaces that were attached at the last read. A change of them is not drift.
 	Members pulumi.StringArrayOutput `pulumi:"members"`
-	// The TAP's name; none with `match`.
+	// The TAP's name. There is none with `match`.
 	Name pulumi.StringPtrOutput `pulumi:"name"`
 }
 
@@ -67,61 +67,61 @@ func (TapBindingState) ElementType() reflect.Type {
 }
 
 type tapBindingArgs struct {
-	// The host's addresses on a routed TAP, such as `10.0.0.0/32`. The first of a family is the guest's gateway.
+	// The host's addresses on a routed TAP, such as `10.0.0.0/32`. The first address of each family is the guest's gateway. On the host: The addresses are added. Any other address on the TAP is drift, and the next update removes it. The TAP ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
 	Addresses []string `pulumi:"addresses"`
-	// The name of the bridge it is a port of. Default: none: a routed TAP.
+	// The name of the bridge to attach to. Default: none: a routed TAP. On the host: The bridge becomes the interface's master.
 	Bridge *string `pulumi:"bridge"`
-	// How to reach the host. Default: the provider's `connection`, else this machine.
+	// How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
 	Connection *Connection `pulumi:"connection"`
-	// The group, by name or number, that may open the TAP. Default: none.
+	// The group, by name or number, that may open the TAP. Default: none. On the host: The TAP's group is set (TUNSETGROUP).
 	Group interface{} `pulumi:"group"`
-	// The guest behind the TAP. On a bridge with a `dhcpServer` it gets a static lease. Default: no guest, and no address is taken; `{}`: all derived.
+	// The guest behind the TAP. On a bridge with a `dhcpServer` it has a static lease. Default: no guest, and no address is reserved; `{}`: all is derived.
 	Guest *Guest `pulumi:"guest"`
-	// The port can't reach other isolated ports of the bridge. Default: false.
+	// Isolates the port from other isolated ports of the bridge. Default: false. On the host: `isolated` of the bridge port is set.
 	Isolated *bool `pulumi:"isolated"`
-	// A glob such as `vm-*`: interfaces that exist and that appear later are attached to `bridge`, and only those. Needs `bridge`; of the others only `isolated` and `connection` go with it. A change replaces the resource.
+	// A glob such as `vm-*`. Interfaces whose names match are attached to `bridge`, those that exist and those that appear later. It requires `bridge`; beside it only `isolated` and `connection` are allowed. On the host: Matching interfaces become ports of the bridge. A delete detaches exactly these. An uplink or a physical interface that matches is an error. A change replaces the resource.
 	Match *string `pulumi:"match"`
-	// The TAP's MTU. Unit: bytes. Default: the kernel's choice.
+	// The TAP's MTU. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the TAP is set.
 	Mtu *int `pulumi:"mtu"`
-	// Several queues. Default: false. A change replaces the resource.
+	// Gives the TAP several queues, so that several virtual CPUs can use it at the same time. Default: false. On the host: The TAP has the flag IFF_MULTI_QUEUE. A change replaces the resource.
 	MultiQueue *bool `pulumi:"multiQueue"`
-	// The name of one persistent TAP that is created: 1 to 15 bytes. Not with `match`. Default: made from the resource's name, without `match`. A change replaces the resource.
+	// The name of the TAP that is created: 1 to 15 bytes. Not together with `match`. Default: the resource's name, shortened, with a suffix; none with `match`. On the host: A persistent TAP is created (TUNSETIFF, TUNSETPERSIST). A change replaces the resource.
 	Name *string `pulumi:"name"`
-	// The user, by name or number, who may open the TAP. Default: root.
+	// The user, by name or number, who may open the TAP. Default: root. On the host: The TAP's owner is set (TUNSETOWNER).
 	Owner interface{} `pulumi:"owner"`
-	// Networks that are reached through a routed TAP, such as `10.0.0.5/32`; no host bits.
+	// The networks, without host bits, behind a routed TAP, such as `10.0.0.5/32`. On the host: A route to each is added to the main table.
 	Routes []string `pulumi:"routes"`
-	// Packets carry a virtio-net header, so that checksums and segmentation are left to the host. Default: true. A change replaces the resource.
+	// Puts a virtio-net header before each packet, so that the guest can leave checksums and segmentation to the host. Default: true. On the host: The TAP has the flag IFF_VNET_HDR. A change replaces the resource.
 	VnetHdr *bool `pulumi:"vnetHdr"`
 }
 
 // The set of arguments for constructing a TapBinding resource.
 type TapBindingArgs struct {
-	// The host's addresses on a routed TAP, such as `10.0.0.0/32`. The first of a family is the guest's gateway.
+	// The host's addresses on a routed TAP, such as `10.0.0.0/32`. The first address of each family is the guest's gateway. On the host: The addresses are added. Any other address on the TAP is drift, and the next update removes it. The TAP ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
 	Addresses pulumi.StringArrayInput
-	// The name of the bridge it is a port of. Default: none: a routed TAP.
+	// The name of the bridge to attach to. Default: none: a routed TAP. On the host: The bridge becomes the interface's master.
 	Bridge pulumi.StringPtrInput
-	// How to reach the host. Default: the provider's `connection`, else this machine.
+	// How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
 	Connection ConnectionPtrInput
-	// The group, by name or number, that may open the TAP. Default: none.
+	// The group, by name or number, that may open the TAP. Default: none. On the host: The TAP's group is set (TUNSETGROUP).
 	Group pulumi.Input
-	// The guest behind the TAP. On a bridge with a `dhcpServer` it gets a static lease. Default: no guest, and no address is taken; `{}`: all derived.
+	// The guest behind the TAP. On a bridge with a `dhcpServer` it has a static lease. Default: no guest, and no address is reserved; `{}`: all is derived.
 	Guest GuestPtrInput
-	// The port can't reach other isolated ports of the bridge. Default: false.
+	// Isolates the port from other isolated ports of the bridge. Default: false. On the host: `isolated` of the bridge port is set.
 	Isolated pulumi.BoolPtrInput
-	// A glob such as `vm-*`: interfaces that exist and that appear later are attached to `bridge`, and only those. Needs `bridge`; of the others only `isolated` and `connection` go with it. A change replaces the resource.
+	// A glob such as `vm-*`. Interfaces whose names match are attached to `bridge`, those that exist and those that appear later. It requires `bridge`; beside it only `isolated` and `connection` are allowed. On the host: Matching interfaces become ports of the bridge. A delete detaches exactly these. An uplink or a physical interface that matches is an error. A change replaces the resource.
 	Match pulumi.StringPtrInput
-	// The TAP's MTU. Unit: bytes. Default: the kernel's choice.
+	// The TAP's MTU. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the TAP is set.
 	Mtu pulumi.IntPtrInput
-	// Several queues. Default: false. A change replaces the resource.
+	// Gives the TAP several queues, so that several virtual CPUs can use it at the same time. Default: false. On the host: The TAP has the flag IFF_MULTI_QUEUE. A change replaces the resource.
 	MultiQueue pulumi.BoolPtrInput
-	// The name of one persistent TAP that is created: 1 to 15 bytes. Not with `match`. Default: made from the resource's name, without `match`. A change replaces the resource.
+	// The name of the TAP that is created: 1 to 15 bytes. Not together with `match`. Default: the resource's name, shortened, with a suffix; none with `match`. On the host: A persistent TAP is created (TUNSETIFF, TUNSETPERSIST). A change replaces the resource.
 	Name pulumi.StringPtrInput
-	// The user, by name or number, who may open the TAP. Default: root.
+	// The user, by name or number, who may open the TAP. Default: root. On the host: The TAP's owner is set (TUNSETOWNER).
 	Owner pulumi.Input
-	// Networks that are reached through a routed TAP, such as `10.0.0.5/32`; no host bits.
+	// The networks, without host bits, behind a routed TAP, such as `10.0.0.5/32`. On the host: A route to each is added to the main table.
 	Routes pulumi.StringArrayInput
-	// Packets carry a virtio-net header, so that checksums and segmentation are left to the host. Default: true. A change replaces the resource.
+	// Puts a virtio-net header before each packet, so that the guest can leave checksums and segmentation to the host. Default: true. On the host: The TAP has the flag IFF_VNET_HDR. A change replaces the resource.
 	VnetHdr pulumi.BoolPtrInput
 }
 
@@ -212,22 +212,22 @@ func (o TapBindingOutput) ToTapBindingOutputWithContext(ctx context.Context) Tap
 	return o
 }
 
-// The guest's network; none without `guest`.
+// The guest's network settings. There are none without `guest`.
 func (o TapBindingOutput) Guest() GuestNetworkPtrOutput {
 	return o.ApplyT(func(v *TapBinding) GuestNetworkPtrOutput { return v.Guest }).(GuestNetworkPtrOutput)
 }
 
-// The kernel's number of the TAP; none with `match`.
+// The kernel's index of the TAP. There is none with `match`.
 func (o TapBindingOutput) Ifindex() pulumi.IntPtrOutput {
 	return o.ApplyT(func(v *TapBinding) pulumi.IntPtrOutput { return v.Ifindex }).(pulumi.IntPtrOutput)
 }
 
-// The interfaces attached at the last read; never a difference.
+// The interfaces that were attached at the last read. A change of them is not drift.
 func (o TapBindingOutput) Members() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v *TapBinding) pulumi.StringArrayOutput { return v.Members }).(pulumi.StringArrayOutput)
 }
 
-// The TAP's name; none with `match`.
+// The TAP's name. There is none with `match`.
 func (o TapBindingOutput) Name() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v *TapBinding) pulumi.StringPtrOutput { return v.Name }).(pulumi.StringPtrOutput)
 }

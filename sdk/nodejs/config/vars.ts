@@ -10,7 +10,7 @@ declare var exports: any;
 const __config = new pulumi.Config("hostnet");
 
 /**
- * How long the host waits to be told that a change did not cut us off before it undoes the change. Unit: s. Default: 30.
+ * How long the host waits after a change for the provider to confirm that it still reaches the host. Without a confirmation the host rolls the change back. Unit: s. Default: 30.
  */
 export declare const confirmTimeout: number | undefined;
 Object.defineProperty(exports, "confirmTimeout", {
@@ -21,7 +21,7 @@ Object.defineProperty(exports, "confirmTimeout", {
 });
 
 /**
- * The host of every resource that names none itself. Default: this machine.
+ * The host of every resource that has no `connection` of its own. Default: this machine.
  */
 export declare const connection: outputs.Connection | undefined;
 Object.defineProperty(exports, "connection", {
@@ -32,7 +32,7 @@ Object.defineProperty(exports, "connection", {
 });
 
 /**
- * Deleting on a host that is gone succeeds with a warning; otherwise it is an error. Also: environment variable `HOSTNET_DELETE_UNREACHABLE`. Default: false.
+ * Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
  */
 export declare const deleteUnreachable: boolean | undefined;
 Object.defineProperty(exports, "deleteUnreachable", {
@@ -43,7 +43,7 @@ Object.defineProperty(exports, "deleteUnreachable", {
 });
 
 /**
- * Whether the network comes back after a reboot of the host. `auto`: where systemd runs. Default: auto.
+ * Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
  */
 export declare const persist: string | undefined;
 Object.defineProperty(exports, "persist", {
@@ -54,7 +54,7 @@ Object.defineProperty(exports, "persist", {
 });
 
 /**
- * Where the host keeps the record of what it should have. Different directories are different owners. Default: /var/lib/hostnet.
+ * The directory on the host with the record of all resources. Two providers with different directories own different resources. Default: /var/lib/hostnet.
  */
 export declare const stateDir: string | undefined;
 Object.defineProperty(exports, "stateDir", {

@@ -6,15 +6,15 @@ import * as inputs from "../types/input";
 import * as outputs from "../types/output";
 
 /**
- * How a host is reached. Empty: this machine.
+ * How a host is reached. Without `host` it is this machine.
  */
 export interface Connection {
     /**
-     * The SSH agent's socket. Default: `SSH_AUTH_SOCK`.
+     * The socket of an SSH agent. Default: `SSH_AUTH_SOCK` of the environment.
      */
     agentSocketPath?: string;
     /**
-     * How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
+     * How often hostnet tries to connect while a new server boots. -1: without limit. A preview tries once. A refresh and a delete try at most three times, because their server has existed before. Default: 10.
      */
     dialErrorLimit?: number;
     /**
@@ -22,15 +22,15 @@ export interface Connection {
      */
     host?: string;
     /**
-     * The host's public key, in authorized_keys format. Any other key is an error. Default: known_hosts decides.
+     * The host's public key, in the format of authorized_keys. Any other key is an error. Default: the key in `known_hosts`.
      */
     hostKey?: string;
     /**
-     * Accept whatever key the host shows. Whoever is in between reads and changes all. Default: false.
+     * Accepts any host key. An attacker between this machine and the host can then read and change everything. Default: false.
      */
     insecureIgnoreHostKey?: boolean;
     /**
-     * A named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
+     * The named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
      */
     netns?: string;
     /**
@@ -38,7 +38,7 @@ export interface Connection {
      */
     password?: string;
     /**
-     * How long one try may take. Unit: s. Default: 15.
+     * How long one attempt to connect may take. Unit: s. Default: 15.
      */
     perDialTimeout?: number;
     /**
@@ -50,33 +50,33 @@ export interface Connection {
      */
     privateKey?: string;
     /**
-     * What the private key is encrypted with.
+     * The passphrase of the private key.
      */
     privateKeyPassword?: string;
     /**
-     * A host to jump through; one jump.
+     * A jump host through which the connection goes.
      */
     proxy?: inputs.Connection;
     /**
-     * Become root with sudo. Default: true where the user is not root.
+     * Uses sudo to become root. Default: true if the user is not root.
      */
     sudo?: boolean;
     /**
-     * The user to log in as. Default: root.
+     * The user that logs in. Default: root.
      */
     user?: string;
 }
 
 /**
- * How a host is reached. Empty: this machine.
+ * How a host is reached. Without `host` it is this machine.
  */
 export interface ConnectionArgs {
     /**
-     * The SSH agent's socket. Default: `SSH_AUTH_SOCK`.
+     * The socket of an SSH agent. Default: `SSH_AUTH_SOCK` of the environment.
      */
     agentSocketPath?: pulumi.Input<string | undefined>;
     /**
-     * How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
+     * How often hostnet tries to connect while a new server boots. -1: without limit. A preview tries once. A refresh and a delete try at most three times, because their server has existed before. Default: 10.
      */
     dialErrorLimit?: pulumi.Input<number | undefined>;
     /**
@@ -84,15 +84,15 @@ export interface ConnectionArgs {
      */
     host?: pulumi.Input<string | undefined>;
     /**
-     * The host's public key, in authorized_keys format. Any other key is an error. Default: known_hosts decides.
+     * The host's public key, in the format of authorized_keys. Any other key is an error. Default: the key in `known_hosts`.
      */
     hostKey?: pulumi.Input<string | undefined>;
     /**
-     * Accept whatever key the host shows. Whoever is in between reads and changes all. Default: false.
+     * Accepts any host key. An attacker between this machine and the host can then read and change everything. Default: false.
      */
     insecureIgnoreHostKey?: pulumi.Input<boolean | undefined>;
     /**
-     * A named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
+     * The named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
      */
     netns?: pulumi.Input<string | undefined>;
     /**
@@ -100,7 +100,7 @@ export interface ConnectionArgs {
      */
     password?: pulumi.Input<string | undefined>;
     /**
-     * How long one try may take. Unit: s. Default: 15.
+     * How long one attempt to connect may take. Unit: s. Default: 15.
      */
     perDialTimeout?: pulumi.Input<number | undefined>;
     /**
@@ -112,49 +112,49 @@ export interface ConnectionArgs {
      */
     privateKey?: pulumi.Input<string | undefined>;
     /**
-     * What the private key is encrypted with.
+     * The passphrase of the private key.
      */
     privateKeyPassword?: pulumi.Input<string | undefined>;
     /**
-     * A host to jump through; one jump.
+     * A jump host through which the connection goes.
      */
     proxy?: pulumi.Input<inputs.ConnectionArgs | undefined>;
     /**
-     * Become root with sudo. Default: true where the user is not root.
+     * Uses sudo to become root. Default: true if the user is not root.
      */
     sudo?: pulumi.Input<boolean | undefined>;
     /**
-     * The user to log in as. Default: root.
+     * The user that logs in. Default: root.
      */
     user?: pulumi.Input<string | undefined>;
 }
 
 /**
- * DHCP and DNS for the guests of a bridge (dnsmasq). `{}` serves every free address of the subnet.
+ * DHCP and DNS for the guests of a bridge, by dnsmasq. `{}` leases every free address of the subnet.
  */
 export interface DhcpServerArgs {
     /**
-     * Name servers to hand out, in this order; an empty list hands out none. Default: the gateway answers DNS itself.
+     * The DNS servers that guests are given, in this order. With an empty list they are given none. Default: the bridge's own DNS server.
      */
     dnsServers?: pulumi.Input<pulumi.Input<string>[] | undefined>;
     /**
-     * The guests' domain: their names are answered with and without it. Default: none.
+     * The guests' domain. DNS answers their names with and without it. Default: none.
      */
     domain?: pulumi.Input<string | undefined>;
     /**
-     * How long a lease lasts: `<n>s|m|h|d`, `120s` at least, or `infinite`. Default: 1h.
+     * How long a lease lasts: `<n>s|m|h|d`, at least `120s`, or `infinite`. Default: 1h.
      */
     leaseTime?: pulumi.Input<string | undefined>;
     /**
-     * The last address to lease. Default: as `rangeStart`.
+     * The last address to lease. Default: see `rangeStart`.
      */
     rangeEnd?: pulumi.Input<string | undefined>;
     /**
-     * The first address to lease. Default: with `rangeEnd`, the subnet less what is used.
+     * The first address to lease. Default: together with `rangeEnd`: all unused addresses of the subnet.
      */
     rangeStart?: pulumi.Input<string | undefined>;
     /**
-     * Leases that are always the same. Guests of a `TapBinding` have theirs without being listed here.
+     * DHCP leases with a fixed address. The guest of a `TapBinding` has one without being listed here.
      */
     staticLeases?: pulumi.Input<pulumi.Input<inputs.StaticLeaseArgs>[] | undefined>;
 }
@@ -164,59 +164,59 @@ export interface DhcpServerArgs {
  */
 export interface ForwardPortArgs {
     /**
-     * Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
+     * The guest's address and, if it differs from the source port, the port: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. A range of source ports goes to a range of the same length or to one port. The address decides the family of the forward. Only the host itself reaches a forward to `127.0.0.1`. Default: for the port: the source port. On the host: It is the element's value. A change is one atomic update of the map: established TCP connections keep the old destination, UDP goes to the new one at once. A change of the family replaces a PortForward.
      */
     destination: pulumi.Input<string>;
     /**
-     * The addresses of the host to listen on; `0.0.0.0` and `::` are every address of their family. A specific address wins over a wildcard of the same port. Default: every address of the external side.
+     * The addresses of the host that are forwarded. `0.0.0.0` and `::` stand for every address of their family. A specific address wins over a wildcard with the same port. Default: every address of the external interface. On the host: They are a part of the element's key. hostnet does not add them to the host.
      */
     listenAddresses?: pulumi.Input<pulumi.Input<string>[] | undefined>;
     /**
-     * Also reached from the host itself and from the internal networks, the guest itself included. Default: true.
+     * Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
      */
     loopback?: pulumi.Input<boolean | undefined>;
     /**
-     * The protocol, in lower case. Default: tcp.
+     * The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`.
      */
     protocol?: pulumi.Input<string | undefined>;
     /**
-     * The networks that may come in from outside; no host bits. An empty list is refused: leave it out to let anyone in. Default: anyone.
+     * The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
      */
     sourceCidrs?: pulumi.Input<pulumi.Input<string>[] | undefined>;
     /**
-     * The port on the external side: a number, or a range as `"from:to"`.
+     * The port on the external side: a number, or a range such as `"8000:8010"`. On the host: It is a part of the element's key. A range is one interval element.
      */
     sourcePort: pulumi.Input<number | string>;
 }
 
 /**
- * The guest behind a TAP. `{}`: everything is derived.
+ * The guest behind a TAP. `{}`: its MAC address and its addresses are derived.
  */
 export interface GuestArgs {
     /**
-     * The guest's addresses, bare or with a prefix length; the first IPv4 one goes into `kernelIpArg`. An empty list is a guest without addresses. Default: the lowest free address of each subnet of the bridge, kept for the resource's life; on a routed TAP its host routes.
+     * The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists; on a routed TAP the addresses that `routes` lead to.
      */
     addresses?: pulumi.Input<pulumi.Input<string>[] | undefined>;
     /**
-     * The guest's name, which the bridge's DNS answers. Default: none.
+     * The guest's name in the bridge's DNS. Default: none.
      */
     hostname?: pulumi.Input<string | undefined>;
     /**
-     * The guest's MAC address. Default: derived from the resource, stable.
+     * The guest's MAC address. Default: derived from the resource, always the same.
      */
     macAddress?: pulumi.Input<string | undefined>;
 }
 
 /**
- * A DHCP lease that is always the same.
+ * A DHCP lease with a fixed address.
  */
 export interface StaticLeaseArgs {
     /**
-     * The IPv4 address it gets; in a subnet of the bridge.
+     * The IPv4 address that the guest gets. It must be in a subnet of the bridge.
      */
     address: pulumi.Input<string>;
     /**
-     * The name that the gateway's DNS answers for it.
+     * The guest's name in the bridge's DNS.
      */
     hostname?: pulumi.Input<string | undefined>;
     /**

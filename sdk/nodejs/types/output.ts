@@ -6,15 +6,15 @@ import * as inputs from "../types/input";
 import * as outputs from "../types/output";
 
 /**
- * How a host is reached. Empty: this machine.
+ * How a host is reached. Without `host` it is this machine.
  */
 export interface Connection {
     /**
-     * The SSH agent's socket. Default: `SSH_AUTH_SOCK`.
+     * The socket of an SSH agent. Default: `SSH_AUTH_SOCK` of the environment.
      */
     agentSocketPath?: string;
     /**
-     * How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
+     * How often hostnet tries to connect while a new server boots. -1: without limit. A preview tries once. A refresh and a delete try at most three times, because their server has existed before. Default: 10.
      */
     dialErrorLimit?: number;
     /**
@@ -22,15 +22,15 @@ export interface Connection {
      */
     host?: string;
     /**
-     * The host's public key, in authorized_keys format. Any other key is an error. Default: known_hosts decides.
+     * The host's public key, in the format of authorized_keys. Any other key is an error. Default: the key in `known_hosts`.
      */
     hostKey?: string;
     /**
-     * Accept whatever key the host shows. Whoever is in between reads and changes all. Default: false.
+     * Accepts any host key. An attacker between this machine and the host can then read and change everything. Default: false.
      */
     insecureIgnoreHostKey?: boolean;
     /**
-     * A named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
+     * The named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
      */
     netns?: string;
     /**
@@ -38,7 +38,7 @@ export interface Connection {
      */
     password?: string;
     /**
-     * How long one try may take. Unit: s. Default: 15.
+     * How long one attempt to connect may take. Unit: s. Default: 15.
      */
     perDialTimeout?: number;
     /**
@@ -50,19 +50,19 @@ export interface Connection {
      */
     privateKey?: string;
     /**
-     * What the private key is encrypted with.
+     * The passphrase of the private key.
      */
     privateKeyPassword?: string;
     /**
-     * A host to jump through; one jump.
+     * A jump host through which the connection goes.
      */
     proxy?: outputs.Connection;
     /**
-     * Become root with sudo. Default: true where the user is not root.
+     * Uses sudo to become root. Default: true if the user is not root.
      */
     sudo?: boolean;
     /**
-     * The user to log in as. Default: root.
+     * The user that logs in. Default: root.
      */
     user?: string;
 }
@@ -82,37 +82,37 @@ export interface DefaultRoute {
 }
 
 /**
- * The host's forwarding sysctls, as far as the resource needs them.
+ * The kernel's forwarding switches, as far as the resource needs them.
  */
 export interface Forwarding {
     /**
-     * Whether the resource needs IPv4 forwarding and it is on.
+     * Whether the resource needs IPv4 forwarding and the kernel has it on.
      */
     ipv4: boolean;
     /**
-     * Whether the resource needs IPv6 forwarding and it is on.
+     * Whether the resource needs IPv6 forwarding and the kernel has it on.
      */
     ipv6: boolean;
 }
 
 /**
- * What a VM resource needs to know of its network.
+ * The network settings for a VM.
  */
 export interface GuestNetwork {
     /**
-     * Its addresses with prefix lengths.
+     * The guest's addresses with prefix lengths.
      */
     addresses: string[];
     /**
-     * Its IPv4 gateway.
+     * The guest's IPv4 gateway.
      */
     gateway?: string;
     /**
-     * Its IPv6 gateway.
+     * The guest's IPv6 gateway.
      */
     gateway6?: string;
     /**
-     * The argument for a guest kernel's command line, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`; `""` for a guest without IPv4.
+     * The argument for the command line of the guest's kernel, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`. It is `""` for a guest without an IPv4 address.
      */
     kernelIpArg: string;
     /**
@@ -122,33 +122,33 @@ export interface GuestNetwork {
 }
 
 /**
- * A resource that hostnet holds on a host, whichever stack's it is.
+ * A resource that hostnet has recorded on a host, of whichever stack.
  */
 export interface HeldResource {
     /**
-     * Its id.
+     * The resource's id.
      */
     id: string;
     /**
-     * Its kind: "Bridge", "TapBinding", "NatGateway" or "PortForward".
+     * The resource's kind: "Bridge", "TapBinding", "NatGateway" or "PortForward".
      */
     kind: string;
     /**
-     * Whose it is.
+     * The resource's URN.
      */
     urn: string;
 }
 
 /**
- * The forwarding switches of a host.
+ * The kernel's forwarding switches of a host.
  */
 export interface HostForwarding {
     /**
-     * Whether IPv4 is forwarded.
+     * Whether the kernel forwards IPv4.
      */
     ipv4: boolean;
     /**
-     * Whether IPv6 is forwarded.
+     * Whether the kernel forwards IPv6.
      */
     ipv6: boolean;
 }
@@ -158,35 +158,35 @@ export interface HostForwarding {
  */
 export interface HostInterface {
     /**
-     * Its addresses with prefix lengths.
+     * The interface's addresses with prefix lengths.
      */
     addresses: string[];
     /**
-     * The bridge it is a port of.
+     * The bridge that the interface is a port of.
      */
     bridge?: string;
     /**
-     * The kernel's number of it.
+     * The kernel's index of the interface.
      */
     ifindex: number;
     /**
-     * Its kind as the kernel names it ("bridge", "tun", "veth"); `""`: physical.
+     * The kernel's name for its kind ("bridge", "tun", "veth"). `""`: a physical interface.
      */
     kind: string;
     /**
-     * Its MAC address.
+     * The interface's MAC address.
      */
     macAddress?: string;
     /**
-     * Its MTU. Unit: bytes.
+     * The interface's MTU. Unit: bytes.
      */
     mtu: number;
     /**
-     * Its name.
+     * The interface's name.
      */
     name: string;
     /**
-     * Whether it is up.
+     * Whether the interface is up.
      */
     up: boolean;
 }
@@ -196,15 +196,15 @@ export interface HostInterface {
  */
 export interface Lease {
     /**
-     * Its address.
+     * The guest's address.
      */
     address: string;
     /**
-     * When the lease ends; 0: never. Unit: unix s.
+     * When the lease ends. 0: never. Unit: unix s.
      */
     expires: number;
     /**
-     * The name it told, or `""`.
+     * The host name that the guest sent, or `""`.
      */
     hostname: string;
     /**
@@ -218,7 +218,7 @@ export interface Lease {
  */
 export interface PortForwardInfo {
     /**
-     * Bytes that it carried, both ways. Unit: bytes.
+     * The bytes of the forward, in both directions. Unit: bytes.
      */
     bytes: number;
     /**
@@ -230,19 +230,19 @@ export interface PortForwardInfo {
      */
     destinationPorts: string;
     /**
-     * Its id; of an inline forward the id it would have as a resource.
+     * The id. For an entry of `forwardPorts` it is the id that a PortForward would have.
      */
     id: string;
     /**
-     * The URN of the resource it belongs to.
+     * The URN of the resource that the forward belongs to.
      */
     owner: string;
     /**
-     * Packets that it carried, both ways.
+     * The packets of the forward, in both directions.
      */
     packets: number;
     /**
-     * Its protocol: "tcp", "udp", "sctp" or "tcp+udp".
+     * The protocol: "tcp", "udp", "sctp" or "tcp+udp".
      */
     protocol: string;
     /**

@@ -31,15 +31,15 @@ __all__ = [
 
 class ConnectionDict(TypedDict):
     """
-    How a host is reached. Empty: this machine.
+    How a host is reached. Without `host` it is this machine.
     """
     agent_socket_path: NotRequired[_builtins.str]
     """
-    The SSH agent's socket. Default: `SSH_AUTH_SOCK`.
+    The socket of an SSH agent. Default: `SSH_AUTH_SOCK` of the environment.
     """
     dial_error_limit: NotRequired[_builtins.int]
     """
-    How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
+    How often hostnet tries to connect while a new server boots. -1: without limit. A preview tries once. A refresh and a delete try at most three times, because their server has existed before. Default: 10.
     """
     host: NotRequired[_builtins.str]
     """
@@ -47,15 +47,15 @@ class ConnectionDict(TypedDict):
     """
     host_key: NotRequired[_builtins.str]
     """
-    The host's public key, in authorized_keys format. Any other key is an error. Default: known_hosts decides.
+    The host's public key, in the format of authorized_keys. Any other key is an error. Default: the key in `known_hosts`.
     """
     insecure_ignore_host_key: NotRequired[_builtins.bool]
     """
-    Accept whatever key the host shows. Whoever is in between reads and changes all. Default: false.
+    Accepts any host key. An attacker between this machine and the host can then read and change everything. Default: false.
     """
     netns: NotRequired[_builtins.str]
     """
-    A named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
+    The named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
     """
     password: NotRequired[_builtins.str]
     """
@@ -63,7 +63,7 @@ class ConnectionDict(TypedDict):
     """
     per_dial_timeout: NotRequired[_builtins.float]
     """
-    How long one try may take. Unit: s. Default: 15.
+    How long one attempt to connect may take. Unit: s. Default: 15.
     """
     port: NotRequired[_builtins.int]
     """
@@ -75,19 +75,19 @@ class ConnectionDict(TypedDict):
     """
     private_key_password: NotRequired[_builtins.str]
     """
-    What the private key is encrypted with.
+    The passphrase of the private key.
     """
     proxy: NotRequired['ConnectionDict']
     """
-    A host to jump through; one jump.
+    A jump host through which the connection goes.
     """
     sudo: NotRequired[_builtins.bool]
     """
-    Become root with sudo. Default: true where the user is not root.
+    Uses sudo to become root. Default: true if the user is not root.
     """
     user: NotRequired[_builtins.str]
     """
-    The user to log in as. Default: root.
+    The user that logs in. Default: root.
     """
 
 @pulumi.input_type
@@ -108,22 +108,22 @@ class Connection:
                  sudo: Optional[_builtins.bool] = None,
                  user: Optional[_builtins.str] = None):
         """
-        How a host is reached. Empty: this machine.
+        How a host is reached. Without `host` it is this machine.
 
-        :param _builtins.str agent_socket_path: The SSH agent's socket. Default: `SSH_AUTH_SOCK`.
-        :param _builtins.int dial_error_limit: How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
+        :param _builtins.str agent_socket_path: The socket of an SSH agent. Default: `SSH_AUTH_SOCK` of the environment.
+        :param _builtins.int dial_error_limit: How often hostnet tries to connect while a new server boots. -1: without limit. A preview tries once. A refresh and a delete try at most three times, because their server has existed before. Default: 10.
         :param _builtins.str host: The host's name or address. Default: this machine, without SSH. A change replaces the resource.
-        :param _builtins.str host_key: The host's public key, in authorized_keys format. Any other key is an error. Default: known_hosts decides.
-        :param _builtins.bool insecure_ignore_host_key: Accept whatever key the host shows. Whoever is in between reads and changes all. Default: false.
-        :param _builtins.str netns: A named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
+        :param _builtins.str host_key: The host's public key, in the format of authorized_keys. Any other key is an error. Default: the key in `known_hosts`.
+        :param _builtins.bool insecure_ignore_host_key: Accepts any host key. An attacker between this machine and the host can then read and change everything. Default: false.
+        :param _builtins.str netns: The named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
         :param _builtins.str password: The user's password.
-        :param _builtins.float per_dial_timeout: How long one try may take. Unit: s. Default: 15.
+        :param _builtins.float per_dial_timeout: How long one attempt to connect may take. Unit: s. Default: 15.
         :param _builtins.int port: The SSH server's port. Default: 22.
         :param _builtins.str private_key: The private key's text, not its path.
-        :param _builtins.str private_key_password: What the private key is encrypted with.
-        :param 'Connection' proxy: A host to jump through; one jump.
-        :param _builtins.bool sudo: Become root with sudo. Default: true where the user is not root.
-        :param _builtins.str user: The user to log in as. Default: root.
+        :param _builtins.str private_key_password: The passphrase of the private key.
+        :param 'Connection' proxy: A jump host through which the connection goes.
+        :param _builtins.bool sudo: Uses sudo to become root. Default: true if the user is not root.
+        :param _builtins.str user: The user that logs in. Default: root.
         """
         if agent_socket_path is not None:
             pulumi.set(__self__, "agent_socket_path", agent_socket_path)
@@ -158,7 +158,7 @@ class Connection:
     @pulumi.getter(name="agentSocketPath")
     def agent_socket_path(self) -> Optional[_builtins.str]:
         """
-        The SSH agent's socket. Default: `SSH_AUTH_SOCK`.
+        The socket of an SSH agent. Default: `SSH_AUTH_SOCK` of the environment.
         """
         return pulumi.get(self, "agent_socket_path")
 
@@ -170,7 +170,7 @@ class Connection:
     @pulumi.getter(name="dialErrorLimit")
     def dial_error_limit(self) -> Optional[_builtins.int]:
         """
-        How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
+        How often hostnet tries to connect while a new server boots. -1: without limit. A preview tries once. A refresh and a delete try at most three times, because their server has existed before. Default: 10.
         """
         return pulumi.get(self, "dial_error_limit")
 
@@ -194,7 +194,7 @@ class Connection:
     @pulumi.getter(name="hostKey")
     def host_key(self) -> Optional[_builtins.str]:
         """
-        The host's public key, in authorized_keys format. Any other key is an error. Default: known_hosts decides.
+        The host's public key, in the format of authorized_keys. Any other key is an error. Default: the key in `known_hosts`.
         """
         return pulumi.get(self, "host_key")
 
@@ -206,7 +206,7 @@ class Connection:
     @pulumi.getter(name="insecureIgnoreHostKey")
     def insecure_ignore_host_key(self) -> Optional[_builtins.bool]:
         """
-        Accept whatever key the host shows. Whoever is in between reads and changes all. Default: false.
+        Accepts any host key. An attacker between this machine and the host can then read and change everything. Default: false.
         """
         return pulumi.get(self, "insecure_ignore_host_key")
 
@@ -218,7 +218,7 @@ class Connection:
     @pulumi.getter
     def netns(self) -> Optional[_builtins.str]:
         """
-        A named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
+        The named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
         """
         return pulumi.get(self, "netns")
 
@@ -242,7 +242,7 @@ class Connection:
     @pulumi.getter(name="perDialTimeout")
     def per_dial_timeout(self) -> Optional[_builtins.float]:
         """
-        How long one try may take. Unit: s. Default: 15.
+        How long one attempt to connect may take. Unit: s. Default: 15.
         """
         return pulumi.get(self, "per_dial_timeout")
 
@@ -278,7 +278,7 @@ class Connection:
     @pulumi.getter(name="privateKeyPassword")
     def private_key_password(self) -> Optional[_builtins.str]:
         """
-        What the private key is encrypted with.
+        The passphrase of the private key.
         """
         return pulumi.get(self, "private_key_password")
 
@@ -290,7 +290,7 @@ class Connection:
     @pulumi.getter
     def proxy(self) -> Optional['Connection']:
         """
-        A host to jump through; one jump.
+        A jump host through which the connection goes.
         """
         return pulumi.get(self, "proxy")
 
@@ -302,7 +302,7 @@ class Connection:
     @pulumi.getter
     def sudo(self) -> Optional[_builtins.bool]:
         """
-        Become root with sudo. Default: true where the user is not root.
+        Uses sudo to become root. Default: true if the user is not root.
         """
         return pulumi.get(self, "sudo")
 
@@ -314,7 +314,7 @@ class Connection:
     @pulumi.getter
     def user(self) -> Optional[_builtins.str]:
         """
-        The user to log in as. Default: root.
+        The user that logs in. Default: root.
         """
         return pulumi.get(self, "user")
 
@@ -325,15 +325,15 @@ class Connection:
 
 class ConnectionArgsDict(TypedDict):
     """
-    How a host is reached. Empty: this machine.
+    How a host is reached. Without `host` it is this machine.
     """
     agent_socket_path: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
-    The SSH agent's socket. Default: `SSH_AUTH_SOCK`.
+    The socket of an SSH agent. Default: `SSH_AUTH_SOCK` of the environment.
     """
     dial_error_limit: NotRequired[pulumi.Input[Optional[_builtins.int]]]
     """
-    How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
+    How often hostnet tries to connect while a new server boots. -1: without limit. A preview tries once. A refresh and a delete try at most three times, because their server has existed before. Default: 10.
     """
     host: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
@@ -341,15 +341,15 @@ class ConnectionArgsDict(TypedDict):
     """
     host_key: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
-    The host's public key, in authorized_keys format. Any other key is an error. Default: known_hosts decides.
+    The host's public key, in the format of authorized_keys. Any other key is an error. Default: the key in `known_hosts`.
     """
     insecure_ignore_host_key: NotRequired[pulumi.Input[Optional[_builtins.bool]]]
     """
-    Accept whatever key the host shows. Whoever is in between reads and changes all. Default: false.
+    Accepts any host key. An attacker between this machine and the host can then read and change everything. Default: false.
     """
     netns: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
-    A named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
+    The named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
     """
     password: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
@@ -357,7 +357,7 @@ class ConnectionArgsDict(TypedDict):
     """
     per_dial_timeout: NotRequired[pulumi.Input[Optional[_builtins.float]]]
     """
-    How long one try may take. Unit: s. Default: 15.
+    How long one attempt to connect may take. Unit: s. Default: 15.
     """
     port: NotRequired[pulumi.Input[Optional[_builtins.int]]]
     """
@@ -369,19 +369,19 @@ class ConnectionArgsDict(TypedDict):
     """
     private_key_password: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
-    What the private key is encrypted with.
+    The passphrase of the private key.
     """
     proxy: NotRequired[pulumi.Input[Optional['ConnectionArgsDict']]]
     """
-    A host to jump through; one jump.
+    A jump host through which the connection goes.
     """
     sudo: NotRequired[pulumi.Input[Optional[_builtins.bool]]]
     """
-    Become root with sudo. Default: true where the user is not root.
+    Uses sudo to become root. Default: true if the user is not root.
     """
     user: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
-    The user to log in as. Default: root.
+    The user that logs in. Default: root.
     """
 
 @pulumi.input_type
@@ -402,22 +402,22 @@ class ConnectionArgs:
                  sudo: pulumi.Input[Optional[_builtins.bool]] = None,
                  user: pulumi.Input[Optional[_builtins.str]] = None):
         """
-        How a host is reached. Empty: this machine.
+        How a host is reached. Without `host` it is this machine.
 
-        :param pulumi.Input[_builtins.str] agent_socket_path: The SSH agent's socket. Default: `SSH_AUTH_SOCK`.
-        :param pulumi.Input[_builtins.int] dial_error_limit: How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
+        :param pulumi.Input[_builtins.str] agent_socket_path: The socket of an SSH agent. Default: `SSH_AUTH_SOCK` of the environment.
+        :param pulumi.Input[_builtins.int] dial_error_limit: How often hostnet tries to connect while a new server boots. -1: without limit. A preview tries once. A refresh and a delete try at most three times, because their server has existed before. Default: 10.
         :param pulumi.Input[_builtins.str] host: The host's name or address. Default: this machine, without SSH. A change replaces the resource.
-        :param pulumi.Input[_builtins.str] host_key: The host's public key, in authorized_keys format. Any other key is an error. Default: known_hosts decides.
-        :param pulumi.Input[_builtins.bool] insecure_ignore_host_key: Accept whatever key the host shows. Whoever is in between reads and changes all. Default: false.
-        :param pulumi.Input[_builtins.str] netns: A named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
+        :param pulumi.Input[_builtins.str] host_key: The host's public key, in the format of authorized_keys. Any other key is an error. Default: the key in `known_hosts`.
+        :param pulumi.Input[_builtins.bool] insecure_ignore_host_key: Accepts any host key. An attacker between this machine and the host can then read and change everything. Default: false.
+        :param pulumi.Input[_builtins.str] netns: The named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
         :param pulumi.Input[_builtins.str] password: The user's password.
-        :param pulumi.Input[_builtins.float] per_dial_timeout: How long one try may take. Unit: s. Default: 15.
+        :param pulumi.Input[_builtins.float] per_dial_timeout: How long one attempt to connect may take. Unit: s. Default: 15.
         :param pulumi.Input[_builtins.int] port: The SSH server's port. Default: 22.
         :param pulumi.Input[_builtins.str] private_key: The private key's text, not its path.
-        :param pulumi.Input[_builtins.str] private_key_password: What the private key is encrypted with.
-        :param pulumi.Input['ConnectionArgs'] proxy: A host to jump through; one jump.
-        :param pulumi.Input[_builtins.bool] sudo: Become root with sudo. Default: true where the user is not root.
-        :param pulumi.Input[_builtins.str] user: The user to log in as. Default: root.
+        :param pulumi.Input[_builtins.str] private_key_password: The passphrase of the private key.
+        :param pulumi.Input['ConnectionArgs'] proxy: A jump host through which the connection goes.
+        :param pulumi.Input[_builtins.bool] sudo: Uses sudo to become root. Default: true if the user is not root.
+        :param pulumi.Input[_builtins.str] user: The user that logs in. Default: root.
         """
         if agent_socket_path is not None:
             pulumi.set(__self__, "agent_socket_path", agent_socket_path)
@@ -452,7 +452,7 @@ class ConnectionArgs:
     @pulumi.getter(name="agentSocketPath")
     def agent_socket_path(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The SSH agent's socket. Default: `SSH_AUTH_SOCK`.
+        The socket of an SSH agent. Default: `SSH_AUTH_SOCK` of the environment.
         """
         return pulumi.get(self, "agent_socket_path")
 
@@ -464,7 +464,7 @@ class ConnectionArgs:
     @pulumi.getter(name="dialErrorLimit")
     def dial_error_limit(self) -> pulumi.Input[Optional[_builtins.int]]:
         """
-        How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
+        How often hostnet tries to connect while a new server boots. -1: without limit. A preview tries once. A refresh and a delete try at most three times, because their server has existed before. Default: 10.
         """
         return pulumi.get(self, "dial_error_limit")
 
@@ -488,7 +488,7 @@ class ConnectionArgs:
     @pulumi.getter(name="hostKey")
     def host_key(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The host's public key, in authorized_keys format. Any other key is an error. Default: known_hosts decides.
+        The host's public key, in the format of authorized_keys. Any other key is an error. Default: the key in `known_hosts`.
         """
         return pulumi.get(self, "host_key")
 
@@ -500,7 +500,7 @@ class ConnectionArgs:
     @pulumi.getter(name="insecureIgnoreHostKey")
     def insecure_ignore_host_key(self) -> pulumi.Input[Optional[_builtins.bool]]:
         """
-        Accept whatever key the host shows. Whoever is in between reads and changes all. Default: false.
+        Accepts any host key. An attacker between this machine and the host can then read and change everything. Default: false.
         """
         return pulumi.get(self, "insecure_ignore_host_key")
 
@@ -512,7 +512,7 @@ class ConnectionArgs:
     @pulumi.getter
     def netns(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        A named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
+        The named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
         """
         return pulumi.get(self, "netns")
 
@@ -536,7 +536,7 @@ class ConnectionArgs:
     @pulumi.getter(name="perDialTimeout")
     def per_dial_timeout(self) -> pulumi.Input[Optional[_builtins.float]]:
         """
-        How long one try may take. Unit: s. Default: 15.
+        How long one attempt to connect may take. Unit: s. Default: 15.
         """
         return pulumi.get(self, "per_dial_timeout")
 
@@ -572,7 +572,7 @@ class ConnectionArgs:
     @pulumi.getter(name="privateKeyPassword")
     def private_key_password(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        What the private key is encrypted with.
+        The passphrase of the private key.
         """
         return pulumi.get(self, "private_key_password")
 
@@ -584,7 +584,7 @@ class ConnectionArgs:
     @pulumi.getter
     def proxy(self) -> pulumi.Input[Optional['ConnectionArgs']]:
         """
-        A host to jump through; one jump.
+        A jump host through which the connection goes.
         """
         return pulumi.get(self, "proxy")
 
@@ -596,7 +596,7 @@ class ConnectionArgs:
     @pulumi.getter
     def sudo(self) -> pulumi.Input[Optional[_builtins.bool]]:
         """
-        Become root with sudo. Default: true where the user is not root.
+        Uses sudo to become root. Default: true if the user is not root.
         """
         return pulumi.get(self, "sudo")
 
@@ -608,7 +608,7 @@ class ConnectionArgs:
     @pulumi.getter
     def user(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The user to log in as. Default: root.
+        The user that logs in. Default: root.
         """
         return pulumi.get(self, "user")
 
@@ -619,31 +619,31 @@ class ConnectionArgs:
 
 class DhcpServerArgsDict(TypedDict):
     """
-    DHCP and DNS for the guests of a bridge (dnsmasq). `{}` serves every free address of the subnet.
+    DHCP and DNS for the guests of a bridge, by dnsmasq. `{}` leases every free address of the subnet.
     """
     dns_servers: NotRequired[pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]]
     """
-    Name servers to hand out, in this order; an empty list hands out none. Default: the gateway answers DNS itself.
+    The DNS servers that guests are given, in this order. With an empty list they are given none. Default: the bridge's own DNS server.
     """
     domain: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
-    The guests' domain: their names are answered with and without it. Default: none.
+    The guests' domain. DNS answers their names with and without it. Default: none.
     """
     lease_time: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
-    How long a lease lasts: `<n>s|m|h|d`, `120s` at least, or `infinite`. Default: 1h.
+    How long a lease lasts: `<n>s|m|h|d`, at least `120s`, or `infinite`. Default: 1h.
     """
     range_end: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
-    The last address to lease. Default: as `rangeStart`.
+    The last address to lease. Default: see `rangeStart`.
     """
     range_start: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
-    The first address to lease. Default: with `rangeEnd`, the subnet less what is used.
+    The first address to lease. Default: together with `rangeEnd`: all unused addresses of the subnet.
     """
     static_leases: NotRequired[pulumi.Input[Optional[Sequence[pulumi.Input['StaticLeaseArgsDict']]]]]
     """
-    Leases that are always the same. Guests of a `TapBinding` have theirs without being listed here.
+    DHCP leases with a fixed address. The guest of a `TapBinding` has one without being listed here.
     """
 
 @pulumi.input_type
@@ -656,14 +656,14 @@ class DhcpServerArgs:
                  range_start: pulumi.Input[Optional[_builtins.str]] = None,
                  static_leases: pulumi.Input[Optional[Sequence[pulumi.Input['StaticLeaseArgs']]]] = None):
         """
-        DHCP and DNS for the guests of a bridge (dnsmasq). `{}` serves every free address of the subnet.
+        DHCP and DNS for the guests of a bridge, by dnsmasq. `{}` leases every free address of the subnet.
 
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] dns_servers: Name servers to hand out, in this order; an empty list hands out none. Default: the gateway answers DNS itself.
-        :param pulumi.Input[_builtins.str] domain: The guests' domain: their names are answered with and without it. Default: none.
-        :param pulumi.Input[_builtins.str] lease_time: How long a lease lasts: `<n>s|m|h|d`, `120s` at least, or `infinite`. Default: 1h.
-        :param pulumi.Input[_builtins.str] range_end: The last address to lease. Default: as `rangeStart`.
-        :param pulumi.Input[_builtins.str] range_start: The first address to lease. Default: with `rangeEnd`, the subnet less what is used.
-        :param pulumi.Input[Sequence[pulumi.Input['StaticLeaseArgs']]] static_leases: Leases that are always the same. Guests of a `TapBinding` have theirs without being listed here.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] dns_servers: The DNS servers that guests are given, in this order. With an empty list they are given none. Default: the bridge's own DNS server.
+        :param pulumi.Input[_builtins.str] domain: The guests' domain. DNS answers their names with and without it. Default: none.
+        :param pulumi.Input[_builtins.str] lease_time: How long a lease lasts: `<n>s|m|h|d`, at least `120s`, or `infinite`. Default: 1h.
+        :param pulumi.Input[_builtins.str] range_end: The last address to lease. Default: see `rangeStart`.
+        :param pulumi.Input[_builtins.str] range_start: The first address to lease. Default: together with `rangeEnd`: all unused addresses of the subnet.
+        :param pulumi.Input[Sequence[pulumi.Input['StaticLeaseArgs']]] static_leases: DHCP leases with a fixed address. The guest of a `TapBinding` has one without being listed here.
         """
         if dns_servers is not None:
             pulumi.set(__self__, "dns_servers", dns_servers)
@@ -682,7 +682,7 @@ class DhcpServerArgs:
     @pulumi.getter(name="dnsServers")
     def dns_servers(self) -> pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]:
         """
-        Name servers to hand out, in this order; an empty list hands out none. Default: the gateway answers DNS itself.
+        The DNS servers that guests are given, in this order. With an empty list they are given none. Default: the bridge's own DNS server.
         """
         return pulumi.get(self, "dns_servers")
 
@@ -694,7 +694,7 @@ class DhcpServerArgs:
     @pulumi.getter
     def domain(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The guests' domain: their names are answered with and without it. Default: none.
+        The guests' domain. DNS answers their names with and without it. Default: none.
         """
         return pulumi.get(self, "domain")
 
@@ -706,7 +706,7 @@ class DhcpServerArgs:
     @pulumi.getter(name="leaseTime")
     def lease_time(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        How long a lease lasts: `<n>s|m|h|d`, `120s` at least, or `infinite`. Default: 1h.
+        How long a lease lasts: `<n>s|m|h|d`, at least `120s`, or `infinite`. Default: 1h.
         """
         return pulumi.get(self, "lease_time")
 
@@ -718,7 +718,7 @@ class DhcpServerArgs:
     @pulumi.getter(name="rangeEnd")
     def range_end(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The last address to lease. Default: as `rangeStart`.
+        The last address to lease. Default: see `rangeStart`.
         """
         return pulumi.get(self, "range_end")
 
@@ -730,7 +730,7 @@ class DhcpServerArgs:
     @pulumi.getter(name="rangeStart")
     def range_start(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The first address to lease. Default: with `rangeEnd`, the subnet less what is used.
+        The first address to lease. Default: together with `rangeEnd`: all unused addresses of the subnet.
         """
         return pulumi.get(self, "range_start")
 
@@ -742,7 +742,7 @@ class DhcpServerArgs:
     @pulumi.getter(name="staticLeases")
     def static_leases(self) -> pulumi.Input[Optional[Sequence[pulumi.Input['StaticLeaseArgs']]]]:
         """
-        Leases that are always the same. Guests of a `TapBinding` have theirs without being listed here.
+        DHCP leases with a fixed address. The guest of a `TapBinding` has one without being listed here.
         """
         return pulumi.get(self, "static_leases")
 
@@ -757,27 +757,27 @@ class ForwardPortArgsDict(TypedDict):
     """
     destination: pulumi.Input[_builtins.str]
     """
-    Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
+    The guest's address and, if it differs from the source port, the port: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. A range of source ports goes to a range of the same length or to one port. The address decides the family of the forward. Only the host itself reaches a forward to `127.0.0.1`. Default: for the port: the source port. On the host: It is the element's value. A change is one atomic update of the map: established TCP connections keep the old destination, UDP goes to the new one at once. A change of the family replaces a PortForward.
     """
     source_port: pulumi.Input[Union[_builtins.int, _builtins.str]]
     """
-    The port on the external side: a number, or a range as `"from:to"`.
+    The port on the external side: a number, or a range such as `"8000:8010"`. On the host: It is a part of the element's key. A range is one interval element.
     """
     listen_addresses: NotRequired[pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]]
     """
-    The addresses of the host to listen on; `0.0.0.0` and `::` are every address of their family. A specific address wins over a wildcard of the same port. Default: every address of the external side.
+    The addresses of the host that are forwarded. `0.0.0.0` and `::` stand for every address of their family. A specific address wins over a wildcard with the same port. Default: every address of the external interface. On the host: They are a part of the element's key. hostnet does not add them to the host.
     """
     loopback: NotRequired[pulumi.Input[Optional[_builtins.bool]]]
     """
-    Also reached from the host itself and from the internal networks, the guest itself included. Default: true.
+    Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
     """
     protocol: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
-    The protocol, in lower case. Default: tcp.
+    The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`.
     """
     source_cidrs: NotRequired[pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]]
     """
-    The networks that may come in from outside; no host bits. An empty list is refused: leave it out to let anyone in. Default: anyone.
+    The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
     """
 
 @pulumi.input_type
@@ -792,12 +792,12 @@ class ForwardPortArgs:
         """
         A port forward.
 
-        :param pulumi.Input[_builtins.str] destination: Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
-        :param pulumi.Input[Union[_builtins.int, _builtins.str]] source_port: The port on the external side: a number, or a range as `"from:to"`.
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] listen_addresses: The addresses of the host to listen on; `0.0.0.0` and `::` are every address of their family. A specific address wins over a wildcard of the same port. Default: every address of the external side.
-        :param pulumi.Input[_builtins.bool] loopback: Also reached from the host itself and from the internal networks, the guest itself included. Default: true.
-        :param pulumi.Input[_builtins.str] protocol: The protocol, in lower case. Default: tcp.
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] source_cidrs: The networks that may come in from outside; no host bits. An empty list is refused: leave it out to let anyone in. Default: anyone.
+        :param pulumi.Input[_builtins.str] destination: The guest's address and, if it differs from the source port, the port: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. A range of source ports goes to a range of the same length or to one port. The address decides the family of the forward. Only the host itself reaches a forward to `127.0.0.1`. Default: for the port: the source port. On the host: It is the element's value. A change is one atomic update of the map: established TCP connections keep the old destination, UDP goes to the new one at once. A change of the family replaces a PortForward.
+        :param pulumi.Input[Union[_builtins.int, _builtins.str]] source_port: The port on the external side: a number, or a range such as `"8000:8010"`. On the host: It is a part of the element's key. A range is one interval element.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] listen_addresses: The addresses of the host that are forwarded. `0.0.0.0` and `::` stand for every address of their family. A specific address wins over a wildcard with the same port. Default: every address of the external interface. On the host: They are a part of the element's key. hostnet does not add them to the host.
+        :param pulumi.Input[_builtins.bool] loopback: Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
+        :param pulumi.Input[_builtins.str] protocol: The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] source_cidrs: The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
         """
         pulumi.set(__self__, "destination", destination)
         pulumi.set(__self__, "source_port", source_port)
@@ -814,7 +814,7 @@ class ForwardPortArgs:
     @pulumi.getter
     def destination(self) -> pulumi.Input[_builtins.str]:
         """
-        Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
+        The guest's address and, if it differs from the source port, the port: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. A range of source ports goes to a range of the same length or to one port. The address decides the family of the forward. Only the host itself reaches a forward to `127.0.0.1`. Default: for the port: the source port. On the host: It is the element's value. A change is one atomic update of the map: established TCP connections keep the old destination, UDP goes to the new one at once. A change of the family replaces a PortForward.
         """
         return pulumi.get(self, "destination")
 
@@ -826,7 +826,7 @@ class ForwardPortArgs:
     @pulumi.getter(name="sourcePort")
     def source_port(self) -> pulumi.Input[Union[_builtins.int, _builtins.str]]:
         """
-        The port on the external side: a number, or a range as `"from:to"`.
+        The port on the external side: a number, or a range such as `"8000:8010"`. On the host: It is a part of the element's key. A range is one interval element.
         """
         return pulumi.get(self, "source_port")
 
@@ -838,7 +838,7 @@ class ForwardPortArgs:
     @pulumi.getter(name="listenAddresses")
     def listen_addresses(self) -> pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]:
         """
-        The addresses of the host to listen on; `0.0.0.0` and `::` are every address of their family. A specific address wins over a wildcard of the same port. Default: every address of the external side.
+        The addresses of the host that are forwarded. `0.0.0.0` and `::` stand for every address of their family. A specific address wins over a wildcard with the same port. Default: every address of the external interface. On the host: They are a part of the element's key. hostnet does not add them to the host.
         """
         return pulumi.get(self, "listen_addresses")
 
@@ -850,7 +850,7 @@ class ForwardPortArgs:
     @pulumi.getter
     def loopback(self) -> pulumi.Input[Optional[_builtins.bool]]:
         """
-        Also reached from the host itself and from the internal networks, the guest itself included. Default: true.
+        Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
         """
         return pulumi.get(self, "loopback")
 
@@ -862,7 +862,7 @@ class ForwardPortArgs:
     @pulumi.getter
     def protocol(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The protocol, in lower case. Default: tcp.
+        The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`.
         """
         return pulumi.get(self, "protocol")
 
@@ -874,7 +874,7 @@ class ForwardPortArgs:
     @pulumi.getter(name="sourceCidrs")
     def source_cidrs(self) -> pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]:
         """
-        The networks that may come in from outside; no host bits. An empty list is refused: leave it out to let anyone in. Default: anyone.
+        The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
         """
         return pulumi.get(self, "source_cidrs")
 
@@ -885,19 +885,19 @@ class ForwardPortArgs:
 
 class GuestArgsDict(TypedDict):
     """
-    The guest behind a TAP. `{}`: everything is derived.
+    The guest behind a TAP. `{}`: its MAC address and its addresses are derived.
     """
     addresses: NotRequired[pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]]
     """
-    The guest's addresses, bare or with a prefix length; the first IPv4 one goes into `kernelIpArg`. An empty list is a guest without addresses. Default: the lowest free address of each subnet of the bridge, kept for the resource's life; on a routed TAP its host routes.
+    The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists; on a routed TAP the addresses that `routes` lead to.
     """
     hostname: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
-    The guest's name, which the bridge's DNS answers. Default: none.
+    The guest's name in the bridge's DNS. Default: none.
     """
     mac_address: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
-    The guest's MAC address. Default: derived from the resource, stable.
+    The guest's MAC address. Default: derived from the resource, always the same.
     """
 
 @pulumi.input_type
@@ -907,11 +907,11 @@ class GuestArgs:
                  hostname: pulumi.Input[Optional[_builtins.str]] = None,
                  mac_address: pulumi.Input[Optional[_builtins.str]] = None):
         """
-        The guest behind a TAP. `{}`: everything is derived.
+        The guest behind a TAP. `{}`: its MAC address and its addresses are derived.
 
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] addresses: The guest's addresses, bare or with a prefix length; the first IPv4 one goes into `kernelIpArg`. An empty list is a guest without addresses. Default: the lowest free address of each subnet of the bridge, kept for the resource's life; on a routed TAP its host routes.
-        :param pulumi.Input[_builtins.str] hostname: The guest's name, which the bridge's DNS answers. Default: none.
-        :param pulumi.Input[_builtins.str] mac_address: The guest's MAC address. Default: derived from the resource, stable.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] addresses: The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists; on a routed TAP the addresses that `routes` lead to.
+        :param pulumi.Input[_builtins.str] hostname: The guest's name in the bridge's DNS. Default: none.
+        :param pulumi.Input[_builtins.str] mac_address: The guest's MAC address. Default: derived from the resource, always the same.
         """
         if addresses is not None:
             pulumi.set(__self__, "addresses", addresses)
@@ -924,7 +924,7 @@ class GuestArgs:
     @pulumi.getter
     def addresses(self) -> pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]:
         """
-        The guest's addresses, bare or with a prefix length; the first IPv4 one goes into `kernelIpArg`. An empty list is a guest without addresses. Default: the lowest free address of each subnet of the bridge, kept for the resource's life; on a routed TAP its host routes.
+        The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists; on a routed TAP the addresses that `routes` lead to.
         """
         return pulumi.get(self, "addresses")
 
@@ -936,7 +936,7 @@ class GuestArgs:
     @pulumi.getter
     def hostname(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The guest's name, which the bridge's DNS answers. Default: none.
+        The guest's name in the bridge's DNS. Default: none.
         """
         return pulumi.get(self, "hostname")
 
@@ -948,7 +948,7 @@ class GuestArgs:
     @pulumi.getter(name="macAddress")
     def mac_address(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The guest's MAC address. Default: derived from the resource, stable.
+        The guest's MAC address. Default: derived from the resource, always the same.
         """
         return pulumi.get(self, "mac_address")
 
@@ -959,11 +959,11 @@ class GuestArgs:
 
 class StaticLeaseArgsDict(TypedDict):
     """
-    A DHCP lease that is always the same.
+    A DHCP lease with a fixed address.
     """
     address: pulumi.Input[_builtins.str]
     """
-    The IPv4 address it gets; in a subnet of the bridge.
+    The IPv4 address that the guest gets. It must be in a subnet of the bridge.
     """
     mac_address: pulumi.Input[_builtins.str]
     """
@@ -971,7 +971,7 @@ class StaticLeaseArgsDict(TypedDict):
     """
     hostname: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
-    The name that the gateway's DNS answers for it.
+    The guest's name in the bridge's DNS.
     """
 
 @pulumi.input_type
@@ -981,11 +981,11 @@ class StaticLeaseArgs:
                  mac_address: pulumi.Input[_builtins.str],
                  hostname: pulumi.Input[Optional[_builtins.str]] = None):
         """
-        A DHCP lease that is always the same.
+        A DHCP lease with a fixed address.
 
-        :param pulumi.Input[_builtins.str] address: The IPv4 address it gets; in a subnet of the bridge.
+        :param pulumi.Input[_builtins.str] address: The IPv4 address that the guest gets. It must be in a subnet of the bridge.
         :param pulumi.Input[_builtins.str] mac_address: The guest's MAC address.
-        :param pulumi.Input[_builtins.str] hostname: The name that the gateway's DNS answers for it.
+        :param pulumi.Input[_builtins.str] hostname: The guest's name in the bridge's DNS.
         """
         pulumi.set(__self__, "address", address)
         pulumi.set(__self__, "mac_address", mac_address)
@@ -996,7 +996,7 @@ class StaticLeaseArgs:
     @pulumi.getter
     def address(self) -> pulumi.Input[_builtins.str]:
         """
-        The IPv4 address it gets; in a subnet of the bridge.
+        The IPv4 address that the guest gets. It must be in a subnet of the bridge.
         """
         return pulumi.get(self, "address")
 
@@ -1020,7 +1020,7 @@ class StaticLeaseArgs:
     @pulumi.getter
     def hostname(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The name that the gateway's DNS answers for it.
+        The guest's name in the bridge's DNS.
         """
         return pulumi.get(self, "hostname")
 

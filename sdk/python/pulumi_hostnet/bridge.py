@@ -37,19 +37,19 @@ class BridgeArgs:
         """
         The set of arguments for constructing a Bridge resource.
 
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] addresses: The host's addresses on the bridge with their prefix lengths, IPv4 and IPv6. The order has meaning: the first of a family is the guests' gateway.
-        :param pulumi.Input[_builtins.bool] adopt: Take over a bridge of this name that exists already, whole: addresses that are not declared are drift, and destroy deletes it. Default: false.
-        :param pulumi.Input['ConnectionArgs'] connection: How to reach the host. Default: the provider's `connection`, else this machine.
-        :param pulumi.Input['DhcpServerArgs'] dhcp_server: Serve DHCP and DNS on the bridge. Default: none is served.
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] ipv6_prefixes: The /64 prefixes to advertise. Default: the /64s of `addresses`.
-        :param pulumi.Input[_builtins.bool] ipv6_send_ra: Send IPv6 router advertisements, so that guests give themselves addresses (SLAAC). Default: false.
-        :param pulumi.Input[_builtins.str] mac_address: The bridge's own MAC address. Default: derived, stable.
-        :param pulumi.Input[_builtins.int] mtu: The bridge's MTU; at least 1280 with IPv6 addresses. Unit: bytes. Default: the kernel's choice.
-        :param pulumi.Input[_builtins.str] name: The interface's name: 1 to 15 bytes. Default: made from the resource's name. A change replaces the resource.
-        :param pulumi.Input[_builtins.bool] open_firewall: Let DHCP, DNS and router solicitations from the bridge reach the host, and frames pass between the bridge's own ports, where another firewall would drop them. Nothing else. Default: true.
-        :param pulumi.Input[_builtins.bool] port_isolation: Guests on the bridge can't reach each other, only the host and what lies behind it. Default: false.
-        :param pulumi.Input[_builtins.bool] stp: Spanning tree protocol. Default: false.
-        :param pulumi.Input[_builtins.bool] vlan_filtering: Filter by VLAN. Needs a kernel with CONFIG_BRIDGE_VLAN_FILTERING. Default: false.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] addresses: The host's addresses on the bridge, IPv4 and IPv6, with prefix lengths. The first address of each family is the guests' gateway. On the host: The addresses are added. Any other address on the bridge is drift, and the next update removes it. The bridge ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
+        :param pulumi.Input[_builtins.bool] adopt: Takes over an existing bridge of this name. From then on, addresses that are not declared are drift, and `pulumi destroy` deletes the bridge. Default: false.
+        :param pulumi.Input['ConnectionArgs'] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
+        :param pulumi.Input['DhcpServerArgs'] dhcp_server: Serves DHCP and DNS on the bridge. Default: neither is served. On the host: One dnsmasq process runs for this bridge and listens only on it.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] ipv6_prefixes: The IPv6 prefixes to advertise, each a /64. Default: the /64s of `addresses`.
+        :param pulumi.Input[_builtins.bool] ipv6_send_ra: Sends IPv6 router advertisements, so that guests configure their own addresses (SLAAC). Default: false. On the host: The bridge's dnsmasq process sends them.
+        :param pulumi.Input[_builtins.str] mac_address: The bridge's own MAC address. Default: derived from the resource, always the same. On the host: It is set when the bridge is created. Otherwise it would change when a port is attached.
+        :param pulumi.Input[_builtins.int] mtu: The bridge's MTU. With IPv6 addresses it is at least 1280. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the bridge is set.
+        :param pulumi.Input[_builtins.str] name: The interface's name: 1 to 15 bytes. Default: the resource's name, shortened, with a suffix. On the host: A link of kind bridge is created. A change replaces the resource.
+        :param pulumi.Input[_builtins.bool] open_firewall: Lets DHCP, DNS and router solicitations from the bridge reach the host although another firewall would drop them, and lets frames pass between the bridge's own ports. It opens nothing else. Default: true. On the host: An accept rule with hostnet's comment is in each chain of another firewall that would drop them.
+        :param pulumi.Input[_builtins.bool] port_isolation: Isolates the guests of the bridge from each other. They still reach the host, and other networks through it. Default: false. On the host: `isolated` is set on each port that hostnet attaches.
+        :param pulumi.Input[_builtins.bool] stp: Runs the spanning tree protocol (STP) on the bridge. Default: false. On the host: `stp_state` of the bridge is set.
+        :param pulumi.Input[_builtins.bool] vlan_filtering: Makes the bridge aware of VLANs. The kernel needs CONFIG_BRIDGE_VLAN_FILTERING. Default: false. On the host: `vlan_filtering` of the bridge is set.
         """
         if addresses is not None:
             pulumi.set(__self__, "addresses", addresses)
@@ -82,7 +82,7 @@ class BridgeArgs:
     @pulumi.getter
     def addresses(self) -> pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]:
         """
-        The host's addresses on the bridge with their prefix lengths, IPv4 and IPv6. The order has meaning: the first of a family is the guests' gateway.
+        The host's addresses on the bridge, IPv4 and IPv6, with prefix lengths. The first address of each family is the guests' gateway. On the host: The addresses are added. Any other address on the bridge is drift, and the next update removes it. The bridge ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
         """
         return pulumi.get(self, "addresses")
 
@@ -94,7 +94,7 @@ class BridgeArgs:
     @pulumi.getter
     def adopt(self) -> pulumi.Input[Optional[_builtins.bool]]:
         """
-        Take over a bridge of this name that exists already, whole: addresses that are not declared are drift, and destroy deletes it. Default: false.
+        Takes over an existing bridge of this name. From then on, addresses that are not declared are drift, and `pulumi destroy` deletes the bridge. Default: false.
         """
         return pulumi.get(self, "adopt")
 
@@ -106,7 +106,7 @@ class BridgeArgs:
     @pulumi.getter
     def connection(self) -> pulumi.Input[Optional['ConnectionArgs']]:
         """
-        How to reach the host. Default: the provider's `connection`, else this machine.
+        How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
         """
         return pulumi.get(self, "connection")
 
@@ -118,7 +118,7 @@ class BridgeArgs:
     @pulumi.getter(name="dhcpServer")
     def dhcp_server(self) -> pulumi.Input[Optional['DhcpServerArgs']]:
         """
-        Serve DHCP and DNS on the bridge. Default: none is served.
+        Serves DHCP and DNS on the bridge. Default: neither is served. On the host: One dnsmasq process runs for this bridge and listens only on it.
         """
         return pulumi.get(self, "dhcp_server")
 
@@ -130,7 +130,7 @@ class BridgeArgs:
     @pulumi.getter(name="ipv6Prefixes")
     def ipv6_prefixes(self) -> pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]:
         """
-        The /64 prefixes to advertise. Default: the /64s of `addresses`.
+        The IPv6 prefixes to advertise, each a /64. Default: the /64s of `addresses`.
         """
         return pulumi.get(self, "ipv6_prefixes")
 
@@ -142,7 +142,7 @@ class BridgeArgs:
     @pulumi.getter(name="ipv6SendRa")
     def ipv6_send_ra(self) -> pulumi.Input[Optional[_builtins.bool]]:
         """
-        Send IPv6 router advertisements, so that guests give themselves addresses (SLAAC). Default: false.
+        Sends IPv6 router advertisements, so that guests configure their own addresses (SLAAC). Default: false. On the host: The bridge's dnsmasq process sends them.
         """
         return pulumi.get(self, "ipv6_send_ra")
 
@@ -154,7 +154,7 @@ class BridgeArgs:
     @pulumi.getter(name="macAddress")
     def mac_address(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The bridge's own MAC address. Default: derived, stable.
+        The bridge's own MAC address. Default: derived from the resource, always the same. On the host: It is set when the bridge is created. Otherwise it would change when a port is attached.
         """
         return pulumi.get(self, "mac_address")
 
@@ -166,7 +166,7 @@ class BridgeArgs:
     @pulumi.getter
     def mtu(self) -> pulumi.Input[Optional[_builtins.int]]:
         """
-        The bridge's MTU; at least 1280 with IPv6 addresses. Unit: bytes. Default: the kernel's choice.
+        The bridge's MTU. With IPv6 addresses it is at least 1280. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the bridge is set.
         """
         return pulumi.get(self, "mtu")
 
@@ -178,7 +178,7 @@ class BridgeArgs:
     @pulumi.getter
     def name(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The interface's name: 1 to 15 bytes. Default: made from the resource's name. A change replaces the resource.
+        The interface's name: 1 to 15 bytes. Default: the resource's name, shortened, with a suffix. On the host: A link of kind bridge is created. A change replaces the resource.
         """
         return pulumi.get(self, "name")
 
@@ -190,7 +190,7 @@ class BridgeArgs:
     @pulumi.getter(name="openFirewall")
     def open_firewall(self) -> pulumi.Input[Optional[_builtins.bool]]:
         """
-        Let DHCP, DNS and router solicitations from the bridge reach the host, and frames pass between the bridge's own ports, where another firewall would drop them. Nothing else. Default: true.
+        Lets DHCP, DNS and router solicitations from the bridge reach the host although another firewall would drop them, and lets frames pass between the bridge's own ports. It opens nothing else. Default: true. On the host: An accept rule with hostnet's comment is in each chain of another firewall that would drop them.
         """
         return pulumi.get(self, "open_firewall")
 
@@ -202,7 +202,7 @@ class BridgeArgs:
     @pulumi.getter(name="portIsolation")
     def port_isolation(self) -> pulumi.Input[Optional[_builtins.bool]]:
         """
-        Guests on the bridge can't reach each other, only the host and what lies behind it. Default: false.
+        Isolates the guests of the bridge from each other. They still reach the host, and other networks through it. Default: false. On the host: `isolated` is set on each port that hostnet attaches.
         """
         return pulumi.get(self, "port_isolation")
 
@@ -214,7 +214,7 @@ class BridgeArgs:
     @pulumi.getter
     def stp(self) -> pulumi.Input[Optional[_builtins.bool]]:
         """
-        Spanning tree protocol. Default: false.
+        Runs the spanning tree protocol (STP) on the bridge. Default: false. On the host: `stp_state` of the bridge is set.
         """
         return pulumi.get(self, "stp")
 
@@ -226,7 +226,7 @@ class BridgeArgs:
     @pulumi.getter(name="vlanFiltering")
     def vlan_filtering(self) -> pulumi.Input[Optional[_builtins.bool]]:
         """
-        Filter by VLAN. Needs a kernel with CONFIG_BRIDGE_VLAN_FILTERING. Default: false.
+        Makes the bridge aware of VLANs. The kernel needs CONFIG_BRIDGE_VLAN_FILTERING. Default: false. On the host: `vlan_filtering` of the bridge is set.
         """
         return pulumi.get(self, "vlan_filtering")
 
@@ -256,7 +256,7 @@ class Bridge(pulumi.CustomResource):
                  vlan_filtering: pulumi.Input[Optional[_builtins.bool]] = None,
                  __props__=None):
         """
-        A Linux bridge: a network of guests on the host. It can serve DHCP and DNS and send IPv6 router advertisements. Everything but `name` is changed in place, without dropping ports or leases.
+        A Linux bridge: a network of guests on the host. It can serve DHCP and DNS, and send IPv6 router advertisements. Every property except `name` changes in place: ports stay attached, and leases stay valid.
 
         ## Example
 
@@ -276,19 +276,19 @@ class Bridge(pulumi.CustomResource):
 
         :param str resource_name: The name of the resource.
         :param pulumi.ResourceOptions opts: Options for the resource.
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] addresses: The host's addresses on the bridge with their prefix lengths, IPv4 and IPv6. The order has meaning: the first of a family is the guests' gateway.
-        :param pulumi.Input[_builtins.bool] adopt: Take over a bridge of this name that exists already, whole: addresses that are not declared are drift, and destroy deletes it. Default: false.
-        :param pulumi.Input[Union['ConnectionArgs', 'ConnectionArgsDict']] connection: How to reach the host. Default: the provider's `connection`, else this machine.
-        :param pulumi.Input[Union['DhcpServerArgs', 'DhcpServerArgsDict']] dhcp_server: Serve DHCP and DNS on the bridge. Default: none is served.
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] ipv6_prefixes: The /64 prefixes to advertise. Default: the /64s of `addresses`.
-        :param pulumi.Input[_builtins.bool] ipv6_send_ra: Send IPv6 router advertisements, so that guests give themselves addresses (SLAAC). Default: false.
-        :param pulumi.Input[_builtins.str] mac_address: The bridge's own MAC address. Default: derived, stable.
-        :param pulumi.Input[_builtins.int] mtu: The bridge's MTU; at least 1280 with IPv6 addresses. Unit: bytes. Default: the kernel's choice.
-        :param pulumi.Input[_builtins.str] name: The interface's name: 1 to 15 bytes. Default: made from the resource's name. A change replaces the resource.
-        :param pulumi.Input[_builtins.bool] open_firewall: Let DHCP, DNS and router solicitations from the bridge reach the host, and frames pass between the bridge's own ports, where another firewall would drop them. Nothing else. Default: true.
-        :param pulumi.Input[_builtins.bool] port_isolation: Guests on the bridge can't reach each other, only the host and what lies behind it. Default: false.
-        :param pulumi.Input[_builtins.bool] stp: Spanning tree protocol. Default: false.
-        :param pulumi.Input[_builtins.bool] vlan_filtering: Filter by VLAN. Needs a kernel with CONFIG_BRIDGE_VLAN_FILTERING. Default: false.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] addresses: The host's addresses on the bridge, IPv4 and IPv6, with prefix lengths. The first address of each family is the guests' gateway. On the host: The addresses are added. Any other address on the bridge is drift, and the next update removes it. The bridge ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
+        :param pulumi.Input[_builtins.bool] adopt: Takes over an existing bridge of this name. From then on, addresses that are not declared are drift, and `pulumi destroy` deletes the bridge. Default: false.
+        :param pulumi.Input[Union['ConnectionArgs', 'ConnectionArgsDict']] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
+        :param pulumi.Input[Union['DhcpServerArgs', 'DhcpServerArgsDict']] dhcp_server: Serves DHCP and DNS on the bridge. Default: neither is served. On the host: One dnsmasq process runs for this bridge and listens only on it.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] ipv6_prefixes: The IPv6 prefixes to advertise, each a /64. Default: the /64s of `addresses`.
+        :param pulumi.Input[_builtins.bool] ipv6_send_ra: Sends IPv6 router advertisements, so that guests configure their own addresses (SLAAC). Default: false. On the host: The bridge's dnsmasq process sends them.
+        :param pulumi.Input[_builtins.str] mac_address: The bridge's own MAC address. Default: derived from the resource, always the same. On the host: It is set when the bridge is created. Otherwise it would change when a port is attached.
+        :param pulumi.Input[_builtins.int] mtu: The bridge's MTU. With IPv6 addresses it is at least 1280. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the bridge is set.
+        :param pulumi.Input[_builtins.str] name: The interface's name: 1 to 15 bytes. Default: the resource's name, shortened, with a suffix. On the host: A link of kind bridge is created. A change replaces the resource.
+        :param pulumi.Input[_builtins.bool] open_firewall: Lets DHCP, DNS and router solicitations from the bridge reach the host although another firewall would drop them, and lets frames pass between the bridge's own ports. It opens nothing else. Default: true. On the host: An accept rule with hostnet's comment is in each chain of another firewall that would drop them.
+        :param pulumi.Input[_builtins.bool] port_isolation: Isolates the guests of the bridge from each other. They still reach the host, and other networks through it. Default: false. On the host: `isolated` is set on each port that hostnet attaches.
+        :param pulumi.Input[_builtins.bool] stp: Runs the spanning tree protocol (STP) on the bridge. Default: false. On the host: `stp_state` of the bridge is set.
+        :param pulumi.Input[_builtins.bool] vlan_filtering: Makes the bridge aware of VLANs. The kernel needs CONFIG_BRIDGE_VLAN_FILTERING. Default: false. On the host: `vlan_filtering` of the bridge is set.
         """
         ...
     @overload
@@ -297,7 +297,7 @@ class Bridge(pulumi.CustomResource):
                  args: Optional[BridgeArgs] = None,
                  opts: Optional[pulumi.ResourceOptions] = None):
         """
-        A Linux bridge: a network of guests on the host. It can serve DHCP and DNS and send IPv6 router advertisements. Everything but `name` is changed in place, without dropping ports or leases.
+        A Linux bridge: a network of guests on the host. It can serve DHCP and DNS, and send IPv6 router advertisements. Every property except `name` changes in place: ports stay attached, and leases stay valid.
 
         ## Example
 
@@ -407,7 +407,7 @@ class Bridge(pulumi.CustomResource):
     @pulumi.getter
     def addresses(self) -> pulumi.Output[Sequence[_builtins.str]]:
         """
-        Its addresses with prefix lengths, declared ones first.
+        The bridge's addresses with prefix lengths, declared ones first.
         """
         return pulumi.get(self, "addresses")
 
@@ -415,7 +415,7 @@ class Bridge(pulumi.CustomResource):
     @pulumi.getter
     def gateway(self) -> pulumi.Output[Optional[_builtins.str]]:
         """
-        Its first IPv4 address: the guests' gateway.
+        The first IPv4 address: the guests' gateway.
         """
         return pulumi.get(self, "gateway")
 
@@ -423,7 +423,7 @@ class Bridge(pulumi.CustomResource):
     @pulumi.getter
     def gateway6(self) -> pulumi.Output[Optional[_builtins.str]]:
         """
-        Its first IPv6 address.
+        The first IPv6 address: the guests' IPv6 gateway.
         """
         return pulumi.get(self, "gateway6")
 
@@ -431,7 +431,7 @@ class Bridge(pulumi.CustomResource):
     @pulumi.getter
     def ifindex(self) -> pulumi.Output[_builtins.int]:
         """
-        The kernel's number of the interface.
+        The kernel's index of the interface.
         """
         return pulumi.get(self, "ifindex")
 
@@ -439,7 +439,7 @@ class Bridge(pulumi.CustomResource):
     @pulumi.getter
     def leases(self) -> pulumi.Output[Sequence['outputs.Lease']]:
         """
-        DHCP leases in use at the last read; never a difference.
+        The DHCP leases in use at the last read. A change of them is not drift.
         """
         return pulumi.get(self, "leases")
 
@@ -471,7 +471,7 @@ class Bridge(pulumi.CustomResource):
     @pulumi.getter
     def subnets(self) -> pulumi.Output[Sequence[_builtins.str]]:
         """
-        The networks of its addresses.
+        The networks of these addresses.
         """
         return pulumi.get(self, "subnets")
 

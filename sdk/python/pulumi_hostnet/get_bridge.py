@@ -26,7 +26,7 @@ __all__ = [
 @pulumi.output_type
 class GetBridgeResult:
     """
-    A bridge, ours or not.
+    A bridge, created by hostnet or not.
     """
     def __init__(__self__, addresses=None, gateway=None, gateway6=None, ifindex=None, leases=None, mac_address=None, mtu=None, name=None, ports=None, subnets=None):
         if addresses and not isinstance(addresses, list):
@@ -64,7 +64,7 @@ class GetBridgeResult:
     @pulumi.getter
     def addresses(self) -> Sequence[_builtins.str]:
         """
-        Its addresses with prefix lengths.
+        The bridge's addresses with prefix lengths.
         """
         return pulumi.get(self, "addresses")
 
@@ -72,7 +72,7 @@ class GetBridgeResult:
     @pulumi.getter
     def gateway(self) -> Optional[_builtins.str]:
         """
-        Its first IPv4 address.
+        The first IPv4 address.
         """
         return pulumi.get(self, "gateway")
 
@@ -80,7 +80,7 @@ class GetBridgeResult:
     @pulumi.getter
     def gateway6(self) -> Optional[_builtins.str]:
         """
-        Its first IPv6 address.
+        The first IPv6 address.
         """
         return pulumi.get(self, "gateway6")
 
@@ -88,7 +88,7 @@ class GetBridgeResult:
     @pulumi.getter
     def ifindex(self) -> _builtins.int:
         """
-        The kernel's number of the interface.
+        The kernel's index of the interface.
         """
         return pulumi.get(self, "ifindex")
 
@@ -96,7 +96,7 @@ class GetBridgeResult:
     @pulumi.getter
     def leases(self) -> Sequence['outputs.Lease']:
         """
-        DHCP leases in use.
+        The DHCP leases in use.
         """
         return pulumi.get(self, "leases")
 
@@ -104,7 +104,7 @@ class GetBridgeResult:
     @pulumi.getter(name="macAddress")
     def mac_address(self) -> _builtins.str:
         """
-        Its MAC address.
+        The bridge's MAC address.
         """
         return pulumi.get(self, "mac_address")
 
@@ -112,7 +112,7 @@ class GetBridgeResult:
     @pulumi.getter
     def mtu(self) -> _builtins.int:
         """
-        Its MTU. Unit: bytes.
+        The bridge's MTU. Unit: bytes.
         """
         return pulumi.get(self, "mtu")
 
@@ -128,7 +128,7 @@ class GetBridgeResult:
     @pulumi.getter
     def ports(self) -> Sequence[_builtins.str]:
         """
-        The interfaces attached to it.
+        The interfaces that are attached to the bridge.
         """
         return pulumi.get(self, "ports")
 
@@ -136,7 +136,7 @@ class GetBridgeResult:
     @pulumi.getter
     def subnets(self) -> Sequence[_builtins.str]:
         """
-        The networks of its addresses.
+        The networks of these addresses.
         """
         return pulumi.get(self, "subnets")
 
@@ -163,9 +163,9 @@ def get_bridge(connection: Optional[Union['Connection', 'ConnectionDict']] = Non
                name: Optional[_builtins.str] = None,
                opts: Optional[pulumi.InvokeOptions] = None) -> AwaitableGetBridgeResult:
     """
-    A bridge of a host, ours or not.
+    Returns a bridge of a host, created by hostnet or not.
 
-    :param Union['Connection', 'ConnectionDict'] connection: How to reach the host. Default: the provider's `connection`, else this machine.
+    :param Union['Connection', 'ConnectionDict'] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
     :param _builtins.str name: The bridge's name.
     """
     __args__ = dict()
@@ -189,9 +189,9 @@ def get_bridge_output(connection: pulumi.Input[Optional[Optional[Union['Connecti
                       name: pulumi.Input[Optional[_builtins.str]] = None,
                       opts: Optional[Union[pulumi.InvokeOptions, pulumi.InvokeOutputOptions]] = None) -> pulumi.Output[GetBridgeResult]:
     """
-    A bridge of a host, ours or not.
+    Returns a bridge of a host, created by hostnet or not.
 
-    :param Union['Connection', 'ConnectionDict'] connection: How to reach the host. Default: the provider's `connection`, else this machine.
+    :param Union['Connection', 'ConnectionDict'] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
     :param _builtins.str name: The bridge's name.
     """
     __args__ = dict()

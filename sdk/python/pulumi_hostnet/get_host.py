@@ -26,7 +26,7 @@ __all__ = [
 @pulumi.output_type
 class GetHostResult:
     """
-    What a host is and has.
+    A host: its kernel, its network, and what hostnet has recorded there.
     """
     def __init__(__self__, default_route=None, firewalls=None, forwarding=None, interfaces=None, kernel=None, nft_version=None, resources=None):
         if default_route and not isinstance(default_route, dict):
@@ -55,7 +55,7 @@ class GetHostResult:
     @pulumi.getter(name="defaultRoute")
     def default_route(self) -> 'outputs.DefaultRoute':
         """
-        The interfaces of its default routes.
+        The interfaces of the default routes.
         """
         return pulumi.get(self, "default_route")
 
@@ -63,7 +63,7 @@ class GetHostResult:
     @pulumi.getter
     def firewalls(self) -> Sequence[_builtins.str]:
         """
-        Other firewalls seen: "docker", "ufw", "firewalld", or the nftables table and chain.
+        Other firewalls: "docker", "ufw", "firewalld", or the table and chain of an nftables ruleset.
         """
         return pulumi.get(self, "firewalls")
 
@@ -71,7 +71,7 @@ class GetHostResult:
     @pulumi.getter
     def forwarding(self) -> 'outputs.HostForwarding':
         """
-        Its forwarding sysctls.
+        The kernel's forwarding switches.
         """
         return pulumi.get(self, "forwarding")
 
@@ -79,7 +79,7 @@ class GetHostResult:
     @pulumi.getter
     def interfaces(self) -> Sequence['outputs.HostInterface']:
         """
-        Its network interfaces.
+        The network interfaces.
         """
         return pulumi.get(self, "interfaces")
 
@@ -95,7 +95,7 @@ class GetHostResult:
     @pulumi.getter(name="nftVersion")
     def nft_version(self) -> Optional[_builtins.str]:
         """
-        The version of nftables.
+        The version of nftables. There is none on a host without it.
         """
         return pulumi.get(self, "nft_version")
 
@@ -103,7 +103,7 @@ class GetHostResult:
     @pulumi.getter
     def resources(self) -> Sequence['outputs.HeldResource']:
         """
-        What hostnet holds here.
+        The resources that hostnet has recorded here.
         """
         return pulumi.get(self, "resources")
 
@@ -126,9 +126,9 @@ class AwaitableGetHostResult(GetHostResult):
 def get_host(connection: Optional[Union['Connection', 'ConnectionDict']] = None,
              opts: Optional[pulumi.InvokeOptions] = None) -> AwaitableGetHostResult:
     """
-    What a host is and has: kernel, nftables, interfaces, default routes, forwarding, other firewalls, and what hostnet holds there.
+    Returns facts about a host: kernel, nftables, interfaces, default routes, forwarding, other firewalls, and the resources that hostnet has recorded there.
 
-    :param Union['Connection', 'ConnectionDict'] connection: How to reach the host. Default: the provider's `connection`, else this machine.
+    :param Union['Connection', 'ConnectionDict'] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
     """
     __args__ = dict()
     __args__['connection'] = connection
@@ -146,9 +146,9 @@ def get_host(connection: Optional[Union['Connection', 'ConnectionDict']] = None,
 def get_host_output(connection: pulumi.Input[Optional[Optional[Union['Connection', 'ConnectionDict']]]] = None,
                     opts: Optional[Union[pulumi.InvokeOptions, pulumi.InvokeOutputOptions]] = None) -> pulumi.Output[GetHostResult]:
     """
-    What a host is and has: kernel, nftables, interfaces, default routes, forwarding, other firewalls, and what hostnet holds there.
+    Returns facts about a host: kernel, nftables, interfaces, default routes, forwarding, other firewalls, and the resources that hostnet has recorded there.
 
-    :param Union['Connection', 'ConnectionDict'] connection: How to reach the host. Default: the provider's `connection`, else this machine.
+    :param Union['Connection', 'ConnectionDict'] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
     """
     __args__ = dict()
     __args__['connection'] = connection

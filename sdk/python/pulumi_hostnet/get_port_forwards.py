@@ -37,7 +37,7 @@ class GetPortForwardsResult:
     @pulumi.getter(name="portForwards")
     def port_forwards(self) -> Sequence['outputs.PortForwardInfo']:
         """
-        Every forward that hostnet holds here.
+        All port forwards that hostnet has recorded here.
         """
         return pulumi.get(self, "port_forwards")
 
@@ -54,9 +54,9 @@ class AwaitableGetPortForwardsResult(GetPortForwardsResult):
 def get_port_forwards(connection: Optional[Union['Connection', 'ConnectionDict']] = None,
                       opts: Optional[pulumi.InvokeOptions] = None) -> AwaitableGetPortForwardsResult:
     """
-    The port forwards of a host, whichever stack's they are, with their counters.
+    Returns all port forwards that hostnet has recorded on a host, of every stack, with their counters.
 
-    :param Union['Connection', 'ConnectionDict'] connection: How to reach the host. Default: the provider's `connection`, else this machine.
+    :param Union['Connection', 'ConnectionDict'] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
     """
     __args__ = dict()
     __args__['connection'] = connection
@@ -68,9 +68,9 @@ def get_port_forwards(connection: Optional[Union['Connection', 'ConnectionDict']
 def get_port_forwards_output(connection: pulumi.Input[Optional[Optional[Union['Connection', 'ConnectionDict']]]] = None,
                              opts: Optional[Union[pulumi.InvokeOptions, pulumi.InvokeOutputOptions]] = None) -> pulumi.Output[GetPortForwardsResult]:
     """
-    The port forwards of a host, whichever stack's they are, with their counters.
+    Returns all port forwards that hostnet has recorded on a host, of every stack, with their counters.
 
-    :param Union['Connection', 'ConnectionDict'] connection: How to reach the host. Default: the provider's `connection`, else this machine.
+    :param Union['Connection', 'ConnectionDict'] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
     """
     __args__ = dict()
     __args__['connection'] = connection

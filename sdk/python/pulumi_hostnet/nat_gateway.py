@@ -40,22 +40,22 @@ class NatGatewayArgs:
         """
         The set of arguments for constructing a NatGateway resource.
 
-        :param pulumi.Input['ConnectionArgs'] connection: How to reach the host. Default: the provider's `connection`, else this machine.
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.int]]] dmz_except_ports: TCP ports that stay with the host in spite of a `dmzHost`. An empty list keeps none. Default: [22].
-        :param pulumi.Input[_builtins.str] dmz_host: A guest that gets, of any protocol, what no forward takes and `dmzExceptPorts` does not keep. Default: none.
-        :param pulumi.Input[_builtins.str] dmz_host_ipv6: As `dmzHost`, for IPv6. Default: none.
-        :param pulumi.Input[_builtins.bool] enable_ipv6: Translate IPv6 too (NAT66). Not with `routeIpv6`. Default: false.
-        :param pulumi.Input[_builtins.str] external_interface: The interface that leads out. Default: the interface of the default route, resolved when applied.
-        :param pulumi.Input[_builtins.str] external_ip: The IPv4 address that guests are seen with outside. It is not added to the host. Default: masquerade: the external interface's address.
-        :param pulumi.Input[_builtins.str] external_ipv6: The IPv6 address that guests are seen with outside. It is not added to the host. Default: masquerade: the external interface's address.
-        :param pulumi.Input[_builtins.str] firewall: `auto`: traffic is accepted in other people's chains that would drop it. `none`: nothing foreign is touched. Default: auto.
-        :param pulumi.Input[Sequence[pulumi.Input['ForwardPortArgs']]] forward_ports: Port forwards of this gateway, many in one resource. Each is told from the others by protocol, source port, listen addresses and family.
-        :param pulumi.Input[_builtins.bool] internal_forwarding: Let the gateway's internal interfaces and networks reach each other. Default: false.
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_interfaces: Interfaces (bridges, routed TAPs) whose guests reach out, and are reached through forwards and by replies alone. IPv6 is closed likewise even without `enableIpv6`, unless `routeIpv6`.
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_ips: IPv4 networks that reach out, by source address; no host bits.
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_ipv6s: IPv6 networks that reach out, by source address; no host bits.
-        :param pulumi.Input[_builtins.bool] mss_clamp: Clamp the MSS of TCP connections to the path's MTU. Default: false.
-        :param pulumi.Input[_builtins.bool] route_ipv6: Guests have public IPv6 addresses: forward both ways, untranslated. Not with `enableIpv6`. Default: false.
+        :param pulumi.Input['ConnectionArgs'] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.int]]] dmz_except_ports: TCP ports that stay with the host although there is a `dmzHost`. With an empty list, none does. Default: [22]. On the host: Each port is an element of a set that is looked up before the DMZ host.
+        :param pulumi.Input[_builtins.str] dmz_host: The guest that receives all incoming IPv4 traffic, of any protocol, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
+        :param pulumi.Input[_builtins.str] dmz_host_ipv6: The same as `dmzHost`, for IPv6. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
+        :param pulumi.Input[_builtins.bool] enable_ipv6: Translates IPv6 as well (NAT66). Not together with `routeIpv6`. Default: false. On the host: IPv6 forwarding is switched on. An uplink still accepts router advertisements (accept_ra=2).
+        :param pulumi.Input[_builtins.str] external_interface: The interface that leads to the outside. Default: the interface of the default route, looked up at each update. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
+        :param pulumi.Input[_builtins.str] external_ip: The source address of the guests' IPv4 traffic outside. hostnet does not add it to the host. Default: the external interface's address (masquerade). On the host: SNAT replaces masquerade.
+        :param pulumi.Input[_builtins.str] external_ipv6: The source address of the guests' IPv6 traffic outside. hostnet does not add it to the host. Default: the external interface's address (masquerade). On the host: SNAT replaces masquerade.
+        :param pulumi.Input[_builtins.str] firewall: What hostnet does about other firewalls of the host. `auto`: it accepts the gateway's traffic in their chains that would drop it. `none`: it does not touch them. Default: auto. On the host: With `auto`, an accept rule with hostnet's comment is in each such chain, until no resource needs it.
+        :param pulumi.Input[Sequence[pulumi.Input['ForwardPortArgs']]] forward_ports: Port forwards through this gateway. One resource may hold thousands. Each needs its own combination of protocol, source port, listen addresses and family. On the host: Each forward is an element of the forward maps. A change of one forward changes only its own elements.
+        :param pulumi.Input[_builtins.bool] internal_forwarding: Lets the gateway's internal interfaces and networks reach each other. Default: false. On the host: Each pair is an element of the sets that the forward hook accepts.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_interfaces: Interfaces (bridges, routed TAPs) whose guests reach the outside. From outside, only port forwards and replies reach these guests. The same holds for IPv6 without `enableIpv6`, unless `routeIpv6` is true. On the host: Each interface is an element of a set. IPv4 forwarding is switched on.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_ips: IPv4 networks, without host bits, whose guests reach the outside, on whichever interface they are. On the host: Each network is an element of an interval set. IPv4 forwarding is switched on.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_ipv6s: IPv6 networks, without host bits, whose guests reach the outside, on whichever interface they are. They need `enableIpv6` or `routeIpv6`. On the host: Each network is an element of an interval set.
+        :param pulumi.Input[_builtins.bool] mss_clamp: Lowers the maximum segment size (MSS) of forwarded TCP connections to the MTU of the path. Default: false. On the host: `tcp option maxseg size set rt mtu` applies to the external interface.
+        :param pulumi.Input[_builtins.bool] route_ipv6: Forwards IPv6 in both directions without translation, for guests with public IPv6 addresses. Not together with `enableIpv6`. Default: false. On the host: IPv6 forwarding is switched on.
         """
         if connection is not None:
             pulumi.set(__self__, "connection", connection)
@@ -94,7 +94,7 @@ class NatGatewayArgs:
     @pulumi.getter
     def connection(self) -> pulumi.Input[Optional['ConnectionArgs']]:
         """
-        How to reach the host. Default: the provider's `connection`, else this machine.
+        How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
         """
         return pulumi.get(self, "connection")
 
@@ -106,7 +106,7 @@ class NatGatewayArgs:
     @pulumi.getter(name="dmzExceptPorts")
     def dmz_except_ports(self) -> pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.int]]]]:
         """
-        TCP ports that stay with the host in spite of a `dmzHost`. An empty list keeps none. Default: [22].
+        TCP ports that stay with the host although there is a `dmzHost`. With an empty list, none does. Default: [22]. On the host: Each port is an element of a set that is looked up before the DMZ host.
         """
         return pulumi.get(self, "dmz_except_ports")
 
@@ -118,7 +118,7 @@ class NatGatewayArgs:
     @pulumi.getter(name="dmzHost")
     def dmz_host(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        A guest that gets, of any protocol, what no forward takes and `dmzExceptPorts` does not keep. Default: none.
+        The guest that receives all incoming IPv4 traffic, of any protocol, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
         """
         return pulumi.get(self, "dmz_host")
 
@@ -130,7 +130,7 @@ class NatGatewayArgs:
     @pulumi.getter(name="dmzHostIpv6")
     def dmz_host_ipv6(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        As `dmzHost`, for IPv6. Default: none.
+        The same as `dmzHost`, for IPv6. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
         """
         return pulumi.get(self, "dmz_host_ipv6")
 
@@ -142,7 +142,7 @@ class NatGatewayArgs:
     @pulumi.getter(name="enableIpv6")
     def enable_ipv6(self) -> pulumi.Input[Optional[_builtins.bool]]:
         """
-        Translate IPv6 too (NAT66). Not with `routeIpv6`. Default: false.
+        Translates IPv6 as well (NAT66). Not together with `routeIpv6`. Default: false. On the host: IPv6 forwarding is switched on. An uplink still accepts router advertisements (accept_ra=2).
         """
         return pulumi.get(self, "enable_ipv6")
 
@@ -154,7 +154,7 @@ class NatGatewayArgs:
     @pulumi.getter(name="externalInterface")
     def external_interface(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The interface that leads out. Default: the interface of the default route, resolved when applied.
+        The interface that leads to the outside. Default: the interface of the default route, looked up at each update. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
         """
         return pulumi.get(self, "external_interface")
 
@@ -166,7 +166,7 @@ class NatGatewayArgs:
     @pulumi.getter(name="externalIp")
     def external_ip(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The IPv4 address that guests are seen with outside. It is not added to the host. Default: masquerade: the external interface's address.
+        The source address of the guests' IPv4 traffic outside. hostnet does not add it to the host. Default: the external interface's address (masquerade). On the host: SNAT replaces masquerade.
         """
         return pulumi.get(self, "external_ip")
 
@@ -178,7 +178,7 @@ class NatGatewayArgs:
     @pulumi.getter(name="externalIpv6")
     def external_ipv6(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The IPv6 address that guests are seen with outside. It is not added to the host. Default: masquerade: the external interface's address.
+        The source address of the guests' IPv6 traffic outside. hostnet does not add it to the host. Default: the external interface's address (masquerade). On the host: SNAT replaces masquerade.
         """
         return pulumi.get(self, "external_ipv6")
 
@@ -190,7 +190,7 @@ class NatGatewayArgs:
     @pulumi.getter
     def firewall(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        `auto`: traffic is accepted in other people's chains that would drop it. `none`: nothing foreign is touched. Default: auto.
+        What hostnet does about other firewalls of the host. `auto`: it accepts the gateway's traffic in their chains that would drop it. `none`: it does not touch them. Default: auto. On the host: With `auto`, an accept rule with hostnet's comment is in each such chain, until no resource needs it.
         """
         return pulumi.get(self, "firewall")
 
@@ -202,7 +202,7 @@ class NatGatewayArgs:
     @pulumi.getter(name="forwardPorts")
     def forward_ports(self) -> pulumi.Input[Optional[Sequence[pulumi.Input['ForwardPortArgs']]]]:
         """
-        Port forwards of this gateway, many in one resource. Each is told from the others by protocol, source port, listen addresses and family.
+        Port forwards through this gateway. One resource may hold thousands. Each needs its own combination of protocol, source port, listen addresses and family. On the host: Each forward is an element of the forward maps. A change of one forward changes only its own elements.
         """
         return pulumi.get(self, "forward_ports")
 
@@ -214,7 +214,7 @@ class NatGatewayArgs:
     @pulumi.getter(name="internalForwarding")
     def internal_forwarding(self) -> pulumi.Input[Optional[_builtins.bool]]:
         """
-        Let the gateway's internal interfaces and networks reach each other. Default: false.
+        Lets the gateway's internal interfaces and networks reach each other. Default: false. On the host: Each pair is an element of the sets that the forward hook accepts.
         """
         return pulumi.get(self, "internal_forwarding")
 
@@ -226,7 +226,7 @@ class NatGatewayArgs:
     @pulumi.getter(name="internalInterfaces")
     def internal_interfaces(self) -> pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]:
         """
-        Interfaces (bridges, routed TAPs) whose guests reach out, and are reached through forwards and by replies alone. IPv6 is closed likewise even without `enableIpv6`, unless `routeIpv6`.
+        Interfaces (bridges, routed TAPs) whose guests reach the outside. From outside, only port forwards and replies reach these guests. The same holds for IPv6 without `enableIpv6`, unless `routeIpv6` is true. On the host: Each interface is an element of a set. IPv4 forwarding is switched on.
         """
         return pulumi.get(self, "internal_interfaces")
 
@@ -238,7 +238,7 @@ class NatGatewayArgs:
     @pulumi.getter(name="internalIps")
     def internal_ips(self) -> pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]:
         """
-        IPv4 networks that reach out, by source address; no host bits.
+        IPv4 networks, without host bits, whose guests reach the outside, on whichever interface they are. On the host: Each network is an element of an interval set. IPv4 forwarding is switched on.
         """
         return pulumi.get(self, "internal_ips")
 
@@ -250,7 +250,7 @@ class NatGatewayArgs:
     @pulumi.getter(name="internalIpv6s")
     def internal_ipv6s(self) -> pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]:
         """
-        IPv6 networks that reach out, by source address; no host bits.
+        IPv6 networks, without host bits, whose guests reach the outside, on whichever interface they are. They need `enableIpv6` or `routeIpv6`. On the host: Each network is an element of an interval set.
         """
         return pulumi.get(self, "internal_ipv6s")
 
@@ -262,7 +262,7 @@ class NatGatewayArgs:
     @pulumi.getter(name="mssClamp")
     def mss_clamp(self) -> pulumi.Input[Optional[_builtins.bool]]:
         """
-        Clamp the MSS of TCP connections to the path's MTU. Default: false.
+        Lowers the maximum segment size (MSS) of forwarded TCP connections to the MTU of the path. Default: false. On the host: `tcp option maxseg size set rt mtu` applies to the external interface.
         """
         return pulumi.get(self, "mss_clamp")
 
@@ -274,7 +274,7 @@ class NatGatewayArgs:
     @pulumi.getter(name="routeIpv6")
     def route_ipv6(self) -> pulumi.Input[Optional[_builtins.bool]]:
         """
-        Guests have public IPv6 addresses: forward both ways, untranslated. Not with `enableIpv6`. Default: false.
+        Forwards IPv6 in both directions without translation, for guests with public IPv6 addresses. Not together with `enableIpv6`. Default: false. On the host: IPv6 forwarding is switched on.
         """
         return pulumi.get(self, "route_ipv6")
 
@@ -307,7 +307,7 @@ class NatGateway(pulumi.CustomResource):
                  route_ipv6: pulumi.Input[Optional[_builtins.bool]] = None,
                  __props__=None):
         """
-        NAT for the guests of internal interfaces or networks through one external interface, as NixOS's `networking.nat`. What is not listed is not touched. Updates change set elements only: connections in progress survive. The id is made from the resource's name.
+        Source NAT for the guests of internal interfaces and networks, through one external interface, like NixOS's `networking.nat`. Networks that no gateway lists are not touched. An update changes only set elements, so that established connections survive. The id is derived from the resource's name.
 
         ## Example
 
@@ -328,22 +328,22 @@ class NatGateway(pulumi.CustomResource):
 
         :param str resource_name: The name of the resource.
         :param pulumi.ResourceOptions opts: Options for the resource.
-        :param pulumi.Input[Union['ConnectionArgs', 'ConnectionArgsDict']] connection: How to reach the host. Default: the provider's `connection`, else this machine.
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.int]]] dmz_except_ports: TCP ports that stay with the host in spite of a `dmzHost`. An empty list keeps none. Default: [22].
-        :param pulumi.Input[_builtins.str] dmz_host: A guest that gets, of any protocol, what no forward takes and `dmzExceptPorts` does not keep. Default: none.
-        :param pulumi.Input[_builtins.str] dmz_host_ipv6: As `dmzHost`, for IPv6. Default: none.
-        :param pulumi.Input[_builtins.bool] enable_ipv6: Translate IPv6 too (NAT66). Not with `routeIpv6`. Default: false.
-        :param pulumi.Input[_builtins.str] external_interface: The interface that leads out. Default: the interface of the default route, resolved when applied.
-        :param pulumi.Input[_builtins.str] external_ip: The IPv4 address that guests are seen with outside. It is not added to the host. Default: masquerade: the external interface's address.
-        :param pulumi.Input[_builtins.str] external_ipv6: The IPv6 address that guests are seen with outside. It is not added to the host. Default: masquerade: the external interface's address.
-        :param pulumi.Input[_builtins.str] firewall: `auto`: traffic is accepted in other people's chains that would drop it. `none`: nothing foreign is touched. Default: auto.
-        :param pulumi.Input[Sequence[pulumi.Input[Union['ForwardPortArgs', 'ForwardPortArgsDict']]]] forward_ports: Port forwards of this gateway, many in one resource. Each is told from the others by protocol, source port, listen addresses and family.
-        :param pulumi.Input[_builtins.bool] internal_forwarding: Let the gateway's internal interfaces and networks reach each other. Default: false.
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_interfaces: Interfaces (bridges, routed TAPs) whose guests reach out, and are reached through forwards and by replies alone. IPv6 is closed likewise even without `enableIpv6`, unless `routeIpv6`.
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_ips: IPv4 networks that reach out, by source address; no host bits.
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_ipv6s: IPv6 networks that reach out, by source address; no host bits.
-        :param pulumi.Input[_builtins.bool] mss_clamp: Clamp the MSS of TCP connections to the path's MTU. Default: false.
-        :param pulumi.Input[_builtins.bool] route_ipv6: Guests have public IPv6 addresses: forward both ways, untranslated. Not with `enableIpv6`. Default: false.
+        :param pulumi.Input[Union['ConnectionArgs', 'ConnectionArgsDict']] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.int]]] dmz_except_ports: TCP ports that stay with the host although there is a `dmzHost`. With an empty list, none does. Default: [22]. On the host: Each port is an element of a set that is looked up before the DMZ host.
+        :param pulumi.Input[_builtins.str] dmz_host: The guest that receives all incoming IPv4 traffic, of any protocol, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
+        :param pulumi.Input[_builtins.str] dmz_host_ipv6: The same as `dmzHost`, for IPv6. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
+        :param pulumi.Input[_builtins.bool] enable_ipv6: Translates IPv6 as well (NAT66). Not together with `routeIpv6`. Default: false. On the host: IPv6 forwarding is switched on. An uplink still accepts router advertisements (accept_ra=2).
+        :param pulumi.Input[_builtins.str] external_interface: The interface that leads to the outside. Default: the interface of the default route, looked up at each update. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
+        :param pulumi.Input[_builtins.str] external_ip: The source address of the guests' IPv4 traffic outside. hostnet does not add it to the host. Default: the external interface's address (masquerade). On the host: SNAT replaces masquerade.
+        :param pulumi.Input[_builtins.str] external_ipv6: The source address of the guests' IPv6 traffic outside. hostnet does not add it to the host. Default: the external interface's address (masquerade). On the host: SNAT replaces masquerade.
+        :param pulumi.Input[_builtins.str] firewall: What hostnet does about other firewalls of the host. `auto`: it accepts the gateway's traffic in their chains that would drop it. `none`: it does not touch them. Default: auto. On the host: With `auto`, an accept rule with hostnet's comment is in each such chain, until no resource needs it.
+        :param pulumi.Input[Sequence[pulumi.Input[Union['ForwardPortArgs', 'ForwardPortArgsDict']]]] forward_ports: Port forwards through this gateway. One resource may hold thousands. Each needs its own combination of protocol, source port, listen addresses and family. On the host: Each forward is an element of the forward maps. A change of one forward changes only its own elements.
+        :param pulumi.Input[_builtins.bool] internal_forwarding: Lets the gateway's internal interfaces and networks reach each other. Default: false. On the host: Each pair is an element of the sets that the forward hook accepts.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_interfaces: Interfaces (bridges, routed TAPs) whose guests reach the outside. From outside, only port forwards and replies reach these guests. The same holds for IPv6 without `enableIpv6`, unless `routeIpv6` is true. On the host: Each interface is an element of a set. IPv4 forwarding is switched on.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_ips: IPv4 networks, without host bits, whose guests reach the outside, on whichever interface they are. On the host: Each network is an element of an interval set. IPv4 forwarding is switched on.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_ipv6s: IPv6 networks, without host bits, whose guests reach the outside, on whichever interface they are. They need `enableIpv6` or `routeIpv6`. On the host: Each network is an element of an interval set.
+        :param pulumi.Input[_builtins.bool] mss_clamp: Lowers the maximum segment size (MSS) of forwarded TCP connections to the MTU of the path. Default: false. On the host: `tcp option maxseg size set rt mtu` applies to the external interface.
+        :param pulumi.Input[_builtins.bool] route_ipv6: Forwards IPv6 in both directions without translation, for guests with public IPv6 addresses. Not together with `enableIpv6`. Default: false. On the host: IPv6 forwarding is switched on.
         """
         ...
     @overload
@@ -352,7 +352,7 @@ class NatGateway(pulumi.CustomResource):
                  args: Optional[NatGatewayArgs] = None,
                  opts: Optional[pulumi.ResourceOptions] = None):
         """
-        NAT for the guests of internal interfaces or networks through one external interface, as NixOS's `networking.nat`. What is not listed is not touched. Updates change set elements only: connections in progress survive. The id is made from the resource's name.
+        Source NAT for the guests of internal interfaces and networks, through one external interface, like NixOS's `networking.nat`. Networks that no gateway lists are not touched. An update changes only set elements, so that established connections survive. The id is derived from the resource's name.
 
         ## Example
 
@@ -460,7 +460,7 @@ class NatGateway(pulumi.CustomResource):
     @pulumi.getter(name="externalAddresses")
     def external_addresses(self) -> pulumi.Output[Sequence[_builtins.str]]:
         """
-        The addresses that guests are seen with outside: `externalIp` and `externalIpv6` where set, else the interface's global ones. Never a difference.
+        The source addresses of the guests' traffic outside: `externalIp` and `externalIpv6`, or the global addresses of the external interface. A change of them is not drift.
         """
         return pulumi.get(self, "external_addresses")
 
@@ -468,7 +468,7 @@ class NatGateway(pulumi.CustomResource):
     @pulumi.getter(name="externalInterface")
     def external_interface(self) -> pulumi.Output[_builtins.str]:
         """
-        The interface that leads out.
+        The interface that leads to the outside.
         """
         return pulumi.get(self, "external_interface")
 
@@ -476,7 +476,7 @@ class NatGateway(pulumi.CustomResource):
     @pulumi.getter
     def forwarding(self) -> pulumi.Output['outputs.Forwarding']:
         """
-        The forwarding switches; one that is off is a difference.
+        The kernel's forwarding switches that the gateway needs. One that is off is drift.
         """
         return pulumi.get(self, "forwarding")
 

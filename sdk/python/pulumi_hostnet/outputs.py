@@ -30,7 +30,7 @@ __all__ = [
 @pulumi.output_type
 class Connection(dict):
     """
-    How a host is reached. Empty: this machine.
+    How a host is reached. Without `host` it is this machine.
     """
     def __init__(__self__, *,
                  agent_socket_path: Optional[_builtins.str] = None,
@@ -48,22 +48,22 @@ class Connection(dict):
                  sudo: Optional[_builtins.bool] = None,
                  user: Optional[_builtins.str] = None):
         """
-        How a host is reached. Empty: this machine.
+        How a host is reached. Without `host` it is this machine.
 
-        :param _builtins.str agent_socket_path: The SSH agent's socket. Default: `SSH_AUTH_SOCK`.
-        :param _builtins.int dial_error_limit: How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
+        :param _builtins.str agent_socket_path: The socket of an SSH agent. Default: `SSH_AUTH_SOCK` of the environment.
+        :param _builtins.int dial_error_limit: How often hostnet tries to connect while a new server boots. -1: without limit. A preview tries once. A refresh and a delete try at most three times, because their server has existed before. Default: 10.
         :param _builtins.str host: The host's name or address. Default: this machine, without SSH. A change replaces the resource.
-        :param _builtins.str host_key: The host's public key, in authorized_keys format. Any other key is an error. Default: known_hosts decides.
-        :param _builtins.bool insecure_ignore_host_key: Accept whatever key the host shows. Whoever is in between reads and changes all. Default: false.
-        :param _builtins.str netns: A named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
+        :param _builtins.str host_key: The host's public key, in the format of authorized_keys. Any other key is an error. Default: the key in `known_hosts`.
+        :param _builtins.bool insecure_ignore_host_key: Accepts any host key. An attacker between this machine and the host can then read and change everything. Default: false.
+        :param _builtins.str netns: The named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
         :param _builtins.str password: The user's password.
-        :param _builtins.float per_dial_timeout: How long one try may take. Unit: s. Default: 15.
+        :param _builtins.float per_dial_timeout: How long one attempt to connect may take. Unit: s. Default: 15.
         :param _builtins.int port: The SSH server's port. Default: 22.
         :param _builtins.str private_key: The private key's text, not its path.
-        :param _builtins.str private_key_password: What the private key is encrypted with.
-        :param 'Connection' proxy: A host to jump through; one jump.
-        :param _builtins.bool sudo: Become root with sudo. Default: true where the user is not root.
-        :param _builtins.str user: The user to log in as. Default: root.
+        :param _builtins.str private_key_password: The passphrase of the private key.
+        :param 'Connection' proxy: A jump host through which the connection goes.
+        :param _builtins.bool sudo: Uses sudo to become root. Default: true if the user is not root.
+        :param _builtins.str user: The user that logs in. Default: root.
         """
         if agent_socket_path is not None:
             pulumi.set(__self__, "agent_socket_path", agent_socket_path)
@@ -98,7 +98,7 @@ class Connection(dict):
     @pulumi.getter(name="agentSocketPath")
     def agent_socket_path(self) -> Optional[_builtins.str]:
         """
-        The SSH agent's socket. Default: `SSH_AUTH_SOCK`.
+        The socket of an SSH agent. Default: `SSH_AUTH_SOCK` of the environment.
         """
         return pulumi.get(self, "agent_socket_path")
 
@@ -106,7 +106,7 @@ class Connection(dict):
     @pulumi.getter(name="dialErrorLimit")
     def dial_error_limit(self) -> Optional[_builtins.int]:
         """
-        How often to try while a new server boots. -1: without limit. A preview tries once; a refresh and a delete, which are of a server that was there, three times at most. Default: 10.
+        How often hostnet tries to connect while a new server boots. -1: without limit. A preview tries once. A refresh and a delete try at most three times, because their server has existed before. Default: 10.
         """
         return pulumi.get(self, "dial_error_limit")
 
@@ -122,7 +122,7 @@ class Connection(dict):
     @pulumi.getter(name="hostKey")
     def host_key(self) -> Optional[_builtins.str]:
         """
-        The host's public key, in authorized_keys format. Any other key is an error. Default: known_hosts decides.
+        The host's public key, in the format of authorized_keys. Any other key is an error. Default: the key in `known_hosts`.
         """
         return pulumi.get(self, "host_key")
 
@@ -130,7 +130,7 @@ class Connection(dict):
     @pulumi.getter(name="insecureIgnoreHostKey")
     def insecure_ignore_host_key(self) -> Optional[_builtins.bool]:
         """
-        Accept whatever key the host shows. Whoever is in between reads and changes all. Default: false.
+        Accepts any host key. An attacker between this machine and the host can then read and change everything. Default: false.
         """
         return pulumi.get(self, "insecure_ignore_host_key")
 
@@ -138,7 +138,7 @@ class Connection(dict):
     @pulumi.getter
     def netns(self) -> Optional[_builtins.str]:
         """
-        A named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
+        The named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
         """
         return pulumi.get(self, "netns")
 
@@ -154,7 +154,7 @@ class Connection(dict):
     @pulumi.getter(name="perDialTimeout")
     def per_dial_timeout(self) -> Optional[_builtins.float]:
         """
-        How long one try may take. Unit: s. Default: 15.
+        How long one attempt to connect may take. Unit: s. Default: 15.
         """
         return pulumi.get(self, "per_dial_timeout")
 
@@ -178,7 +178,7 @@ class Connection(dict):
     @pulumi.getter(name="privateKeyPassword")
     def private_key_password(self) -> Optional[_builtins.str]:
         """
-        What the private key is encrypted with.
+        The passphrase of the private key.
         """
         return pulumi.get(self, "private_key_password")
 
@@ -186,7 +186,7 @@ class Connection(dict):
     @pulumi.getter
     def proxy(self) -> Optional['outputs.Connection']:
         """
-        A host to jump through; one jump.
+        A jump host through which the connection goes.
         """
         return pulumi.get(self, "proxy")
 
@@ -194,7 +194,7 @@ class Connection(dict):
     @pulumi.getter
     def sudo(self) -> Optional[_builtins.bool]:
         """
-        Become root with sudo. Default: true where the user is not root.
+        Uses sudo to become root. Default: true if the user is not root.
         """
         return pulumi.get(self, "sudo")
 
@@ -202,7 +202,7 @@ class Connection(dict):
     @pulumi.getter
     def user(self) -> Optional[_builtins.str]:
         """
-        The user to log in as. Default: root.
+        The user that logs in. Default: root.
         """
         return pulumi.get(self, "user")
 
@@ -246,16 +246,16 @@ class DefaultRoute(dict):
 @pulumi.output_type
 class Forwarding(dict):
     """
-    The host's forwarding sysctls, as far as the resource needs them.
+    The kernel's forwarding switches, as far as the resource needs them.
     """
     def __init__(__self__, *,
                  ipv4: _builtins.bool,
                  ipv6: _builtins.bool):
         """
-        The host's forwarding sysctls, as far as the resource needs them.
+        The kernel's forwarding switches, as far as the resource needs them.
 
-        :param _builtins.bool ipv4: Whether the resource needs IPv4 forwarding and it is on.
-        :param _builtins.bool ipv6: Whether the resource needs IPv6 forwarding and it is on.
+        :param _builtins.bool ipv4: Whether the resource needs IPv4 forwarding and the kernel has it on.
+        :param _builtins.bool ipv6: Whether the resource needs IPv6 forwarding and the kernel has it on.
         """
         pulumi.set(__self__, "ipv4", ipv4)
         pulumi.set(__self__, "ipv6", ipv6)
@@ -264,7 +264,7 @@ class Forwarding(dict):
     @pulumi.getter
     def ipv4(self) -> _builtins.bool:
         """
-        Whether the resource needs IPv4 forwarding and it is on.
+        Whether the resource needs IPv4 forwarding and the kernel has it on.
         """
         return pulumi.get(self, "ipv4")
 
@@ -272,7 +272,7 @@ class Forwarding(dict):
     @pulumi.getter
     def ipv6(self) -> _builtins.bool:
         """
-        Whether the resource needs IPv6 forwarding and it is on.
+        Whether the resource needs IPv6 forwarding and the kernel has it on.
         """
         return pulumi.get(self, "ipv6")
 
@@ -280,7 +280,7 @@ class Forwarding(dict):
 @pulumi.output_type
 class GuestNetwork(dict):
     """
-    What a VM resource needs to know of its network.
+    The network settings for a VM.
     """
     @staticmethod
     def __key_warning(key: str):
@@ -308,13 +308,13 @@ class GuestNetwork(dict):
                  gateway: Optional[_builtins.str] = None,
                  gateway6: Optional[_builtins.str] = None):
         """
-        What a VM resource needs to know of its network.
+        The network settings for a VM.
 
-        :param Sequence[_builtins.str] addresses: Its addresses with prefix lengths.
-        :param _builtins.str kernel_ip_arg: The argument for a guest kernel's command line, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`; `""` for a guest without IPv4.
+        :param Sequence[_builtins.str] addresses: The guest's addresses with prefix lengths.
+        :param _builtins.str kernel_ip_arg: The argument for the command line of the guest's kernel, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`. It is `""` for a guest without an IPv4 address.
         :param _builtins.str mac_address: The guest's MAC address.
-        :param _builtins.str gateway: Its IPv4 gateway.
-        :param _builtins.str gateway6: Its IPv6 gateway.
+        :param _builtins.str gateway: The guest's IPv4 gateway.
+        :param _builtins.str gateway6: The guest's IPv6 gateway.
         """
         pulumi.set(__self__, "addresses", addresses)
         pulumi.set(__self__, "kernel_ip_arg", kernel_ip_arg)
@@ -328,7 +328,7 @@ class GuestNetwork(dict):
     @pulumi.getter
     def addresses(self) -> Sequence[_builtins.str]:
         """
-        Its addresses with prefix lengths.
+        The guest's addresses with prefix lengths.
         """
         return pulumi.get(self, "addresses")
 
@@ -336,7 +336,7 @@ class GuestNetwork(dict):
     @pulumi.getter(name="kernelIpArg")
     def kernel_ip_arg(self) -> _builtins.str:
         """
-        The argument for a guest kernel's command line, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`; `""` for a guest without IPv4.
+        The argument for the command line of the guest's kernel, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`. It is `""` for a guest without an IPv4 address.
         """
         return pulumi.get(self, "kernel_ip_arg")
 
@@ -352,7 +352,7 @@ class GuestNetwork(dict):
     @pulumi.getter
     def gateway(self) -> Optional[_builtins.str]:
         """
-        Its IPv4 gateway.
+        The guest's IPv4 gateway.
         """
         return pulumi.get(self, "gateway")
 
@@ -360,7 +360,7 @@ class GuestNetwork(dict):
     @pulumi.getter
     def gateway6(self) -> Optional[_builtins.str]:
         """
-        Its IPv6 gateway.
+        The guest's IPv6 gateway.
         """
         return pulumi.get(self, "gateway6")
 
@@ -368,18 +368,18 @@ class GuestNetwork(dict):
 @pulumi.output_type
 class HeldResource(dict):
     """
-    A resource that hostnet holds on a host, whichever stack's it is.
+    A resource that hostnet has recorded on a host, of whichever stack.
     """
     def __init__(__self__, *,
                  id: _builtins.str,
                  kind: _builtins.str,
                  urn: _builtins.str):
         """
-        A resource that hostnet holds on a host, whichever stack's it is.
+        A resource that hostnet has recorded on a host, of whichever stack.
 
-        :param _builtins.str id: Its id.
-        :param _builtins.str kind: Its kind: "Bridge", "TapBinding", "NatGateway" or "PortForward".
-        :param _builtins.str urn: Whose it is.
+        :param _builtins.str id: The resource's id.
+        :param _builtins.str kind: The resource's kind: "Bridge", "TapBinding", "NatGateway" or "PortForward".
+        :param _builtins.str urn: The resource's URN.
         """
         pulumi.set(__self__, "id", id)
         pulumi.set(__self__, "kind", kind)
@@ -389,7 +389,7 @@ class HeldResource(dict):
     @pulumi.getter
     def id(self) -> _builtins.str:
         """
-        Its id.
+        The resource's id.
         """
         return pulumi.get(self, "id")
 
@@ -397,7 +397,7 @@ class HeldResource(dict):
     @pulumi.getter
     def kind(self) -> _builtins.str:
         """
-        Its kind: "Bridge", "TapBinding", "NatGateway" or "PortForward".
+        The resource's kind: "Bridge", "TapBinding", "NatGateway" or "PortForward".
         """
         return pulumi.get(self, "kind")
 
@@ -405,7 +405,7 @@ class HeldResource(dict):
     @pulumi.getter
     def urn(self) -> _builtins.str:
         """
-        Whose it is.
+        The resource's URN.
         """
         return pulumi.get(self, "urn")
 
@@ -413,16 +413,16 @@ class HeldResource(dict):
 @pulumi.output_type
 class HostForwarding(dict):
     """
-    The forwarding switches of a host.
+    The kernel's forwarding switches of a host.
     """
     def __init__(__self__, *,
                  ipv4: _builtins.bool,
                  ipv6: _builtins.bool):
         """
-        The forwarding switches of a host.
+        The kernel's forwarding switches of a host.
 
-        :param _builtins.bool ipv4: Whether IPv4 is forwarded.
-        :param _builtins.bool ipv6: Whether IPv6 is forwarded.
+        :param _builtins.bool ipv4: Whether the kernel forwards IPv4.
+        :param _builtins.bool ipv6: Whether the kernel forwards IPv6.
         """
         pulumi.set(__self__, "ipv4", ipv4)
         pulumi.set(__self__, "ipv6", ipv6)
@@ -431,7 +431,7 @@ class HostForwarding(dict):
     @pulumi.getter
     def ipv4(self) -> _builtins.bool:
         """
-        Whether IPv4 is forwarded.
+        Whether the kernel forwards IPv4.
         """
         return pulumi.get(self, "ipv4")
 
@@ -439,7 +439,7 @@ class HostForwarding(dict):
     @pulumi.getter
     def ipv6(self) -> _builtins.bool:
         """
-        Whether IPv6 is forwarded.
+        Whether the kernel forwards IPv6.
         """
         return pulumi.get(self, "ipv6")
 
@@ -461,14 +461,14 @@ class HostInterface(dict):
         """
         A network interface of a host.
 
-        :param Sequence[_builtins.str] addresses: Its addresses with prefix lengths.
-        :param _builtins.int ifindex: The kernel's number of it.
-        :param _builtins.str kind: Its kind as the kernel names it ("bridge", "tun", "veth"); `""`: physical.
-        :param _builtins.int mtu: Its MTU. Unit: bytes.
-        :param _builtins.str name: Its name.
-        :param _builtins.bool up: Whether it is up.
-        :param _builtins.str bridge: The bridge it is a port of.
-        :param _builtins.str mac_address: Its MAC address.
+        :param Sequence[_builtins.str] addresses: The interface's addresses with prefix lengths.
+        :param _builtins.int ifindex: The kernel's index of the interface.
+        :param _builtins.str kind: The kernel's name for its kind ("bridge", "tun", "veth"). `""`: a physical interface.
+        :param _builtins.int mtu: The interface's MTU. Unit: bytes.
+        :param _builtins.str name: The interface's name.
+        :param _builtins.bool up: Whether the interface is up.
+        :param _builtins.str bridge: The bridge that the interface is a port of.
+        :param _builtins.str mac_address: The interface's MAC address.
         """
         pulumi.set(__self__, "addresses", addresses)
         pulumi.set(__self__, "ifindex", ifindex)
@@ -485,7 +485,7 @@ class HostInterface(dict):
     @pulumi.getter
     def addresses(self) -> Sequence[_builtins.str]:
         """
-        Its addresses with prefix lengths.
+        The interface's addresses with prefix lengths.
         """
         return pulumi.get(self, "addresses")
 
@@ -493,7 +493,7 @@ class HostInterface(dict):
     @pulumi.getter
     def ifindex(self) -> _builtins.int:
         """
-        The kernel's number of it.
+        The kernel's index of the interface.
         """
         return pulumi.get(self, "ifindex")
 
@@ -501,7 +501,7 @@ class HostInterface(dict):
     @pulumi.getter
     def kind(self) -> _builtins.str:
         """
-        Its kind as the kernel names it ("bridge", "tun", "veth"); `""`: physical.
+        The kernel's name for its kind ("bridge", "tun", "veth"). `""`: a physical interface.
         """
         return pulumi.get(self, "kind")
 
@@ -509,7 +509,7 @@ class HostInterface(dict):
     @pulumi.getter
     def mtu(self) -> _builtins.int:
         """
-        Its MTU. Unit: bytes.
+        The interface's MTU. Unit: bytes.
         """
         return pulumi.get(self, "mtu")
 
@@ -517,7 +517,7 @@ class HostInterface(dict):
     @pulumi.getter
     def name(self) -> _builtins.str:
         """
-        Its name.
+        The interface's name.
         """
         return pulumi.get(self, "name")
 
@@ -525,7 +525,7 @@ class HostInterface(dict):
     @pulumi.getter
     def up(self) -> _builtins.bool:
         """
-        Whether it is up.
+        Whether the interface is up.
         """
         return pulumi.get(self, "up")
 
@@ -533,7 +533,7 @@ class HostInterface(dict):
     @pulumi.getter
     def bridge(self) -> Optional[_builtins.str]:
         """
-        The bridge it is a port of.
+        The bridge that the interface is a port of.
         """
         return pulumi.get(self, "bridge")
 
@@ -541,7 +541,7 @@ class HostInterface(dict):
     @pulumi.getter(name="macAddress")
     def mac_address(self) -> Optional[_builtins.str]:
         """
-        Its MAC address.
+        The interface's MAC address.
         """
         return pulumi.get(self, "mac_address")
 
@@ -576,9 +576,9 @@ class Lease(dict):
         """
         A DHCP lease in use.
 
-        :param _builtins.str address: Its address.
-        :param _builtins.int expires: When the lease ends; 0: never. Unit: unix s.
-        :param _builtins.str hostname: The name it told, or `""`.
+        :param _builtins.str address: The guest's address.
+        :param _builtins.int expires: When the lease ends. 0: never. Unit: unix s.
+        :param _builtins.str hostname: The host name that the guest sent, or `""`.
         :param _builtins.str mac_address: The guest's MAC address.
         """
         pulumi.set(__self__, "address", address)
@@ -590,7 +590,7 @@ class Lease(dict):
     @pulumi.getter
     def address(self) -> _builtins.str:
         """
-        Its address.
+        The guest's address.
         """
         return pulumi.get(self, "address")
 
@@ -598,7 +598,7 @@ class Lease(dict):
     @pulumi.getter
     def expires(self) -> _builtins.int:
         """
-        When the lease ends; 0: never. Unit: unix s.
+        When the lease ends. 0: never. Unit: unix s.
         """
         return pulumi.get(self, "expires")
 
@@ -606,7 +606,7 @@ class Lease(dict):
     @pulumi.getter
     def hostname(self) -> _builtins.str:
         """
-        The name it told, or `""`.
+        The host name that the guest sent, or `""`.
         """
         return pulumi.get(self, "hostname")
 
@@ -636,13 +636,13 @@ class PortForwardInfo(dict):
         """
         A port forward on a host, with its counters.
 
-        :param _builtins.int bytes: Bytes that it carried, both ways. Unit: bytes.
+        :param _builtins.int bytes: The bytes of the forward, in both directions. Unit: bytes.
         :param _builtins.str destination_address: The guest's address.
         :param _builtins.str destination_ports: The guest's port or range.
-        :param _builtins.str id: Its id; of an inline forward the id it would have as a resource.
-        :param _builtins.str owner: The URN of the resource it belongs to.
-        :param _builtins.int packets: Packets that it carried, both ways.
-        :param _builtins.str protocol: Its protocol: "tcp", "udp", "sctp" or "tcp+udp".
+        :param _builtins.str id: The id. For an entry of `forwardPorts` it is the id that a PortForward would have.
+        :param _builtins.str owner: The URN of the resource that the forward belongs to.
+        :param _builtins.int packets: The packets of the forward, in both directions.
+        :param _builtins.str protocol: The protocol: "tcp", "udp", "sctp" or "tcp+udp".
         :param _builtins.str source_ports: The port or range on the external side.
         """
         pulumi.set(__self__, "bytes", bytes)
@@ -658,7 +658,7 @@ class PortForwardInfo(dict):
     @pulumi.getter
     def bytes(self) -> _builtins.int:
         """
-        Bytes that it carried, both ways. Unit: bytes.
+        The bytes of the forward, in both directions. Unit: bytes.
         """
         return pulumi.get(self, "bytes")
 
@@ -682,7 +682,7 @@ class PortForwardInfo(dict):
     @pulumi.getter
     def id(self) -> _builtins.str:
         """
-        Its id; of an inline forward the id it would have as a resource.
+        The id. For an entry of `forwardPorts` it is the id that a PortForward would have.
         """
         return pulumi.get(self, "id")
 
@@ -690,7 +690,7 @@ class PortForwardInfo(dict):
     @pulumi.getter
     def owner(self) -> _builtins.str:
         """
-        The URN of the resource it belongs to.
+        The URN of the resource that the forward belongs to.
         """
         return pulumi.get(self, "owner")
 
@@ -698,7 +698,7 @@ class PortForwardInfo(dict):
     @pulumi.getter
     def packets(self) -> _builtins.int:
         """
-        Packets that it carried, both ways.
+        The packets of the forward, in both directions.
         """
         return pulumi.get(self, "packets")
 
@@ -706,7 +706,7 @@ class PortForwardInfo(dict):
     @pulumi.getter
     def protocol(self) -> _builtins.str:
         """
-        Its protocol: "tcp", "udp", "sctp" or "tcp+udp".
+        The protocol: "tcp", "udp", "sctp" or "tcp+udp".
         """
         return pulumi.get(self, "protocol")
 

@@ -33,15 +33,15 @@ class PortForwardArgs:
         """
         The set of arguments for constructing a PortForward resource.
 
-        :param pulumi.Input[_builtins.str] destination: Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
-        :param pulumi.Input[Union[_builtins.int, _builtins.str]] source_port: The port on the external side: a number, or a range as `"from:to"`. A change replaces the resource.
-        :param pulumi.Input['ConnectionArgs'] connection: How to reach the host. Default: the provider's `connection`, else this machine.
-        :param pulumi.Input[_builtins.str] external_interface: The interface to listen on. Not with `natGateway`. Default: the NatGateway's, else the interface of the default route. A change replaces the resource.
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] listen_addresses: The addresses of the host to listen on; `0.0.0.0` and `::` are every address of their family. A specific address wins over a wildcard of the same port. Default: every address of the external side. A change replaces the resource.
-        :param pulumi.Input[_builtins.bool] loopback: Also reached from the host itself and from the internal networks, the guest itself included. Default: true.
-        :param pulumi.Input[_builtins.str] nat_gateway: The id of a NatGateway, whose external interface is listened on. Not with `externalInterface`. A change replaces the resource.
-        :param pulumi.Input[_builtins.str] protocol: The protocol, in lower case. Default: tcp. A change replaces the resource.
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] source_cidrs: The networks that may come in from outside; no host bits. An empty list is refused: leave it out to let anyone in. Default: anyone.
+        :param pulumi.Input[_builtins.str] destination: The guest's address and, if it differs from the source port, the port: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. A range of source ports goes to a range of the same length or to one port. The address decides the family of the forward. Only the host itself reaches a forward to `127.0.0.1`. Default: for the port: the source port. On the host: It is the element's value. A change is one atomic update of the map: established TCP connections keep the old destination, UDP goes to the new one at once. A change of the family replaces a PortForward.
+        :param pulumi.Input[Union[_builtins.int, _builtins.str]] source_port: The port on the external side: a number, or a range such as `"8000:8010"`. On the host: It is a part of the element's key. A range is one interval element. A change replaces the resource.
+        :param pulumi.Input['ConnectionArgs'] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
+        :param pulumi.Input[_builtins.str] external_interface: The interface on which the port is forwarded. Not together with `natGateway`. Default: the NatGateway's, or the interface of the default route. A change replaces the resource.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] listen_addresses: The addresses of the host that are forwarded. `0.0.0.0` and `::` stand for every address of their family. A specific address wins over a wildcard with the same port. Default: every address of the external interface. On the host: They are a part of the element's key. hostnet does not add them to the host. A change replaces the resource.
+        :param pulumi.Input[_builtins.bool] loopback: Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
+        :param pulumi.Input[_builtins.str] nat_gateway: The id of a NatGateway: its external interface is used. Not together with `externalInterface`. A change replaces the resource.
+        :param pulumi.Input[_builtins.str] protocol: The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`. A change replaces the resource.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] source_cidrs: The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
         """
         pulumi.set(__self__, "destination", destination)
         pulumi.set(__self__, "source_port", source_port)
@@ -64,7 +64,7 @@ class PortForwardArgs:
     @pulumi.getter
     def destination(self) -> pulumi.Input[_builtins.str]:
         """
-        Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
+        The guest's address and, if it differs from the source port, the port: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. A range of source ports goes to a range of the same length or to one port. The address decides the family of the forward. Only the host itself reaches a forward to `127.0.0.1`. Default: for the port: the source port. On the host: It is the element's value. A change is one atomic update of the map: established TCP connections keep the old destination, UDP goes to the new one at once. A change of the family replaces a PortForward.
         """
         return pulumi.get(self, "destination")
 
@@ -76,7 +76,7 @@ class PortForwardArgs:
     @pulumi.getter(name="sourcePort")
     def source_port(self) -> pulumi.Input[Union[_builtins.int, _builtins.str]]:
         """
-        The port on the external side: a number, or a range as `"from:to"`. A change replaces the resource.
+        The port on the external side: a number, or a range such as `"8000:8010"`. On the host: It is a part of the element's key. A range is one interval element. A change replaces the resource.
         """
         return pulumi.get(self, "source_port")
 
@@ -88,7 +88,7 @@ class PortForwardArgs:
     @pulumi.getter
     def connection(self) -> pulumi.Input[Optional['ConnectionArgs']]:
         """
-        How to reach the host. Default: the provider's `connection`, else this machine.
+        How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
         """
         return pulumi.get(self, "connection")
 
@@ -100,7 +100,7 @@ class PortForwardArgs:
     @pulumi.getter(name="externalInterface")
     def external_interface(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The interface to listen on. Not with `natGateway`. Default: the NatGateway's, else the interface of the default route. A change replaces the resource.
+        The interface on which the port is forwarded. Not together with `natGateway`. Default: the NatGateway's, or the interface of the default route. A change replaces the resource.
         """
         return pulumi.get(self, "external_interface")
 
@@ -112,7 +112,7 @@ class PortForwardArgs:
     @pulumi.getter(name="listenAddresses")
     def listen_addresses(self) -> pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]:
         """
-        The addresses of the host to listen on; `0.0.0.0` and `::` are every address of their family. A specific address wins over a wildcard of the same port. Default: every address of the external side. A change replaces the resource.
+        The addresses of the host that are forwarded. `0.0.0.0` and `::` stand for every address of their family. A specific address wins over a wildcard with the same port. Default: every address of the external interface. On the host: They are a part of the element's key. hostnet does not add them to the host. A change replaces the resource.
         """
         return pulumi.get(self, "listen_addresses")
 
@@ -124,7 +124,7 @@ class PortForwardArgs:
     @pulumi.getter
     def loopback(self) -> pulumi.Input[Optional[_builtins.bool]]:
         """
-        Also reached from the host itself and from the internal networks, the guest itself included. Default: true.
+        Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
         """
         return pulumi.get(self, "loopback")
 
@@ -136,7 +136,7 @@ class PortForwardArgs:
     @pulumi.getter(name="natGateway")
     def nat_gateway(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The id of a NatGateway, whose external interface is listened on. Not with `externalInterface`. A change replaces the resource.
+        The id of a NatGateway: its external interface is used. Not together with `externalInterface`. A change replaces the resource.
         """
         return pulumi.get(self, "nat_gateway")
 
@@ -148,7 +148,7 @@ class PortForwardArgs:
     @pulumi.getter
     def protocol(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The protocol, in lower case. Default: tcp. A change replaces the resource.
+        The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`. A change replaces the resource.
         """
         return pulumi.get(self, "protocol")
 
@@ -160,7 +160,7 @@ class PortForwardArgs:
     @pulumi.getter(name="sourceCidrs")
     def source_cidrs(self) -> pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]:
         """
-        The networks that may come in from outside; no host bits. An empty list is refused: leave it out to let anyone in. Default: anyone.
+        The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
         """
         return pulumi.get(self, "source_cidrs")
 
@@ -186,7 +186,7 @@ class PortForward(pulumi.CustomResource):
                  source_port: pulumi.Input[Optional[Union[_builtins.int, _builtins.str]]] = None,
                  __props__=None):
         """
-        A port of the host's external side that leads to a guest. It switches forwarding of its family on by itself. A port in both families is two forwards. The id is `<externalInterface>/<ipv4|ipv6>/<protocol>/<sourcePort>`, then `@` and the listen addresses where given.
+        Forwards a port of the external interface to a guest. It switches on IP forwarding of its family. A port in both families needs two forwards. The id is `<externalInterface>/<ipv4|ipv6>/<protocol>/<sourcePort>`, followed by `@` and the listen addresses if there are any.
 
         ## Example
 
@@ -203,15 +203,15 @@ class PortForward(pulumi.CustomResource):
 
         :param str resource_name: The name of the resource.
         :param pulumi.ResourceOptions opts: Options for the resource.
-        :param pulumi.Input[Union['ConnectionArgs', 'ConnectionArgsDict']] connection: How to reach the host. Default: the provider's `connection`, else this machine.
-        :param pulumi.Input[_builtins.str] destination: Where it goes: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. Its family is the forward's. A range may go to a range of the same length, or to one port. `127.0.0.1` is reached from the host itself alone. Default: for the port: the source port.
-        :param pulumi.Input[_builtins.str] external_interface: The interface to listen on. Not with `natGateway`. Default: the NatGateway's, else the interface of the default route. A change replaces the resource.
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] listen_addresses: The addresses of the host to listen on; `0.0.0.0` and `::` are every address of their family. A specific address wins over a wildcard of the same port. Default: every address of the external side. A change replaces the resource.
-        :param pulumi.Input[_builtins.bool] loopback: Also reached from the host itself and from the internal networks, the guest itself included. Default: true.
-        :param pulumi.Input[_builtins.str] nat_gateway: The id of a NatGateway, whose external interface is listened on. Not with `externalInterface`. A change replaces the resource.
-        :param pulumi.Input[_builtins.str] protocol: The protocol, in lower case. Default: tcp. A change replaces the resource.
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] source_cidrs: The networks that may come in from outside; no host bits. An empty list is refused: leave it out to let anyone in. Default: anyone.
-        :param pulumi.Input[Union[_builtins.int, _builtins.str]] source_port: The port on the external side: a number, or a range as `"from:to"`. A change replaces the resource.
+        :param pulumi.Input[Union['ConnectionArgs', 'ConnectionArgsDict']] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
+        :param pulumi.Input[_builtins.str] destination: The guest's address and, if it differs from the source port, the port: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. A range of source ports goes to a range of the same length or to one port. The address decides the family of the forward. Only the host itself reaches a forward to `127.0.0.1`. Default: for the port: the source port. On the host: It is the element's value. A change is one atomic update of the map: established TCP connections keep the old destination, UDP goes to the new one at once. A change of the family replaces a PortForward.
+        :param pulumi.Input[_builtins.str] external_interface: The interface on which the port is forwarded. Not together with `natGateway`. Default: the NatGateway's, or the interface of the default route. A change replaces the resource.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] listen_addresses: The addresses of the host that are forwarded. `0.0.0.0` and `::` stand for every address of their family. A specific address wins over a wildcard with the same port. Default: every address of the external interface. On the host: They are a part of the element's key. hostnet does not add them to the host. A change replaces the resource.
+        :param pulumi.Input[_builtins.bool] loopback: Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
+        :param pulumi.Input[_builtins.str] nat_gateway: The id of a NatGateway: its external interface is used. Not together with `externalInterface`. A change replaces the resource.
+        :param pulumi.Input[_builtins.str] protocol: The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`. A change replaces the resource.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] source_cidrs: The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
+        :param pulumi.Input[Union[_builtins.int, _builtins.str]] source_port: The port on the external side: a number, or a range such as `"8000:8010"`. On the host: It is a part of the element's key. A range is one interval element. A change replaces the resource.
         """
         ...
     @overload
@@ -220,7 +220,7 @@ class PortForward(pulumi.CustomResource):
                  args: PortForwardArgs,
                  opts: Optional[pulumi.ResourceOptions] = None):
         """
-        A port of the host's external side that leads to a guest. It switches forwarding of its family on by itself. A port in both families is two forwards. The id is `<externalInterface>/<ipv4|ipv6>/<protocol>/<sourcePort>`, then `@` and the listen addresses where given.
+        Forwards a port of the external interface to a guest. It switches on IP forwarding of its family. A port in both families needs two forwards. The id is `<externalInterface>/<ipv4|ipv6>/<protocol>/<sourcePort>`, followed by `@` and the listen addresses if there are any.
 
         ## Example
 
@@ -334,7 +334,7 @@ class PortForward(pulumi.CustomResource):
     @pulumi.getter(name="externalInterface")
     def external_interface(self) -> pulumi.Output[_builtins.str]:
         """
-        The interface listened on.
+        The interface on which the port is forwarded.
         """
         return pulumi.get(self, "external_interface")
 
@@ -342,7 +342,7 @@ class PortForward(pulumi.CustomResource):
     @pulumi.getter
     def forwarding(self) -> pulumi.Output['outputs.Forwarding']:
         """
-        The forwarding switches; one that is off is a difference.
+        The kernel's forwarding switch of the forward's family. One that is off is drift.
         """
         return pulumi.get(self, "forwarding")
 

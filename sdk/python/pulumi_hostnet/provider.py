@@ -28,11 +28,11 @@ class ProviderArgs:
         """
         The set of arguments for constructing a Provider resource.
 
-        :param pulumi.Input[_builtins.float] confirm_timeout: How long the host waits to be told that a change did not cut us off before it undoes the change. Unit: s. Default: 30.
-        :param pulumi.Input['ConnectionArgs'] connection: The host of every resource that names none itself. Default: this machine.
-        :param pulumi.Input[_builtins.bool] delete_unreachable: Deleting on a host that is gone succeeds with a warning; otherwise it is an error. Also: environment variable `HOSTNET_DELETE_UNREACHABLE`. Default: false.
-        :param pulumi.Input[_builtins.str] persist: Whether the network comes back after a reboot of the host. `auto`: where systemd runs. Default: auto.
-        :param pulumi.Input[_builtins.str] state_dir: Where the host keeps the record of what it should have. Different directories are different owners. Default: /var/lib/hostnet.
+        :param pulumi.Input[_builtins.float] confirm_timeout: How long the host waits after a change for the provider to confirm that it still reaches the host. Without a confirmation the host rolls the change back. Unit: s. Default: 30.
+        :param pulumi.Input['ConnectionArgs'] connection: The host of every resource that has no `connection` of its own. Default: this machine.
+        :param pulumi.Input[_builtins.bool] delete_unreachable: Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
+        :param pulumi.Input[_builtins.str] persist: Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
+        :param pulumi.Input[_builtins.str] state_dir: The directory on the host with the record of all resources. Two providers with different directories own different resources. Default: /var/lib/hostnet.
         """
         if confirm_timeout is not None:
             pulumi.set(__self__, "confirm_timeout", confirm_timeout)
@@ -49,7 +49,7 @@ class ProviderArgs:
     @pulumi.getter(name="confirmTimeout")
     def confirm_timeout(self) -> pulumi.Input[Optional[_builtins.float]]:
         """
-        How long the host waits to be told that a change did not cut us off before it undoes the change. Unit: s. Default: 30.
+        How long the host waits after a change for the provider to confirm that it still reaches the host. Without a confirmation the host rolls the change back. Unit: s. Default: 30.
         """
         return pulumi.get(self, "confirm_timeout")
 
@@ -61,7 +61,7 @@ class ProviderArgs:
     @pulumi.getter
     def connection(self) -> pulumi.Input[Optional['ConnectionArgs']]:
         """
-        The host of every resource that names none itself. Default: this machine.
+        The host of every resource that has no `connection` of its own. Default: this machine.
         """
         return pulumi.get(self, "connection")
 
@@ -73,7 +73,7 @@ class ProviderArgs:
     @pulumi.getter(name="deleteUnreachable")
     def delete_unreachable(self) -> pulumi.Input[Optional[_builtins.bool]]:
         """
-        Deleting on a host that is gone succeeds with a warning; otherwise it is an error. Also: environment variable `HOSTNET_DELETE_UNREACHABLE`. Default: false.
+        Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
         """
         return pulumi.get(self, "delete_unreachable")
 
@@ -85,7 +85,7 @@ class ProviderArgs:
     @pulumi.getter
     def persist(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        Whether the network comes back after a reboot of the host. `auto`: where systemd runs. Default: auto.
+        Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
         """
         return pulumi.get(self, "persist")
 
@@ -97,7 +97,7 @@ class ProviderArgs:
     @pulumi.getter(name="stateDir")
     def state_dir(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        Where the host keeps the record of what it should have. Different directories are different owners. Default: /var/lib/hostnet.
+        The directory on the host with the record of all resources. Two providers with different directories own different resources. Default: /var/lib/hostnet.
         """
         return pulumi.get(self, "state_dir")
 
@@ -119,15 +119,15 @@ class Provider(pulumi.ProviderResource):
                  state_dir: pulumi.Input[Optional[_builtins.str]] = None,
                  __props__=None):
         """
-        Where and how hostnet works. Also read from the environment: `HOSTNET_DELETE_UNREACHABLE`.
+        Configures hostnet. It also reads `HOSTNET_DELETE_UNREACHABLE` from the environment.
 
         :param str resource_name: The name of the resource.
         :param pulumi.ResourceOptions opts: Options for the resource.
-        :param pulumi.Input[_builtins.float] confirm_timeout: How long the host waits to be told that a change did not cut us off before it undoes the change. Unit: s. Default: 30.
-        :param pulumi.Input[Union['ConnectionArgs', 'ConnectionArgsDict']] connection: The host of every resource that names none itself. Default: this machine.
-        :param pulumi.Input[_builtins.bool] delete_unreachable: Deleting on a host that is gone succeeds with a warning; otherwise it is an error. Also: environment variable `HOSTNET_DELETE_UNREACHABLE`. Default: false.
-        :param pulumi.Input[_builtins.str] persist: Whether the network comes back after a reboot of the host. `auto`: where systemd runs. Default: auto.
-        :param pulumi.Input[_builtins.str] state_dir: Where the host keeps the record of what it should have. Different directories are different owners. Default: /var/lib/hostnet.
+        :param pulumi.Input[_builtins.float] confirm_timeout: How long the host waits after a change for the provider to confirm that it still reaches the host. Without a confirmation the host rolls the change back. Unit: s. Default: 30.
+        :param pulumi.Input[Union['ConnectionArgs', 'ConnectionArgsDict']] connection: The host of every resource that has no `connection` of its own. Default: this machine.
+        :param pulumi.Input[_builtins.bool] delete_unreachable: Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
+        :param pulumi.Input[_builtins.str] persist: Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
+        :param pulumi.Input[_builtins.str] state_dir: The directory on the host with the record of all resources. Two providers with different directories own different resources. Default: /var/lib/hostnet.
         """
         ...
     @overload
@@ -136,7 +136,7 @@ class Provider(pulumi.ProviderResource):
                  args: Optional[ProviderArgs] = None,
                  opts: Optional[pulumi.ResourceOptions] = None):
         """
-        Where and how hostnet works. Also read from the environment: `HOSTNET_DELETE_UNREACHABLE`.
+        Configures hostnet. It also reads `HOSTNET_DELETE_UNREACHABLE` from the environment.
 
         :param str resource_name: The name of the resource.
         :param ProviderArgs args: The arguments to use to populate this resource's properties.

@@ -37,19 +37,19 @@ class TapBindingArgs:
         """
         The set of arguments for constructing a TapBinding resource.
 
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] addresses: The host's addresses on a routed TAP, such as `10.0.0.0/32`. The first of a family is the guest's gateway.
-        :param pulumi.Input[_builtins.str] bridge: The name of the bridge it is a port of. Default: none: a routed TAP.
-        :param pulumi.Input['ConnectionArgs'] connection: How to reach the host. Default: the provider's `connection`, else this machine.
-        :param pulumi.Input[Union[_builtins.int, _builtins.str]] group: The group, by name or number, that may open the TAP. Default: none.
-        :param pulumi.Input['GuestArgs'] guest: The guest behind the TAP. On a bridge with a `dhcpServer` it gets a static lease. Default: no guest, and no address is taken; `{}`: all derived.
-        :param pulumi.Input[_builtins.bool] isolated: The port can't reach other isolated ports of the bridge. Default: false.
-        :param pulumi.Input[_builtins.str] match: A glob such as `vm-*`: interfaces that exist and that appear later are attached to `bridge`, and only those. Needs `bridge`; of the others only `isolated` and `connection` go with it. A change replaces the resource.
-        :param pulumi.Input[_builtins.int] mtu: The TAP's MTU. Unit: bytes. Default: the kernel's choice.
-        :param pulumi.Input[_builtins.bool] multi_queue: Several queues. Default: false. A change replaces the resource.
-        :param pulumi.Input[_builtins.str] name: The name of one persistent TAP that is created: 1 to 15 bytes. Not with `match`. Default: made from the resource's name, without `match`. A change replaces the resource.
-        :param pulumi.Input[Union[_builtins.int, _builtins.str]] owner: The user, by name or number, who may open the TAP. Default: root.
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] routes: Networks that are reached through a routed TAP, such as `10.0.0.5/32`; no host bits.
-        :param pulumi.Input[_builtins.bool] vnet_hdr: Packets carry a virtio-net header, so that checksums and segmentation are left to the host. Default: true. A change replaces the resource.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] addresses: The host's addresses on a routed TAP, such as `10.0.0.0/32`. The first address of each family is the guest's gateway. On the host: The addresses are added. Any other address on the TAP is drift, and the next update removes it. The TAP ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
+        :param pulumi.Input[_builtins.str] bridge: The name of the bridge to attach to. Default: none: a routed TAP. On the host: The bridge becomes the interface's master.
+        :param pulumi.Input['ConnectionArgs'] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
+        :param pulumi.Input[Union[_builtins.int, _builtins.str]] group: The group, by name or number, that may open the TAP. Default: none. On the host: The TAP's group is set (TUNSETGROUP).
+        :param pulumi.Input['GuestArgs'] guest: The guest behind the TAP. On a bridge with a `dhcpServer` it has a static lease. Default: no guest, and no address is reserved; `{}`: all is derived.
+        :param pulumi.Input[_builtins.bool] isolated: Isolates the port from other isolated ports of the bridge. Default: false. On the host: `isolated` of the bridge port is set.
+        :param pulumi.Input[_builtins.str] match: A glob such as `vm-*`. Interfaces whose names match are attached to `bridge`, those that exist and those that appear later. It requires `bridge`; beside it only `isolated` and `connection` are allowed. On the host: Matching interfaces become ports of the bridge. A delete detaches exactly these. An uplink or a physical interface that matches is an error. A change replaces the resource.
+        :param pulumi.Input[_builtins.int] mtu: The TAP's MTU. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the TAP is set.
+        :param pulumi.Input[_builtins.bool] multi_queue: Gives the TAP several queues, so that several virtual CPUs can use it at the same time. Default: false. On the host: The TAP has the flag IFF_MULTI_QUEUE. A change replaces the resource.
+        :param pulumi.Input[_builtins.str] name: The name of the TAP that is created: 1 to 15 bytes. Not together with `match`. Default: the resource's name, shortened, with a suffix; none with `match`. On the host: A persistent TAP is created (TUNSETIFF, TUNSETPERSIST). A change replaces the resource.
+        :param pulumi.Input[Union[_builtins.int, _builtins.str]] owner: The user, by name or number, who may open the TAP. Default: root. On the host: The TAP's owner is set (TUNSETOWNER).
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] routes: The networks, without host bits, behind a routed TAP, such as `10.0.0.5/32`. On the host: A route to each is added to the main table.
+        :param pulumi.Input[_builtins.bool] vnet_hdr: Puts a virtio-net header before each packet, so that the guest can leave checksums and segmentation to the host. Default: true. On the host: The TAP has the flag IFF_VNET_HDR. A change replaces the resource.
         """
         if addresses is not None:
             pulumi.set(__self__, "addresses", addresses)
@@ -82,7 +82,7 @@ class TapBindingArgs:
     @pulumi.getter
     def addresses(self) -> pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]:
         """
-        The host's addresses on a routed TAP, such as `10.0.0.0/32`. The first of a family is the guest's gateway.
+        The host's addresses on a routed TAP, such as `10.0.0.0/32`. The first address of each family is the guest's gateway. On the host: The addresses are added. Any other address on the TAP is drift, and the next update removes it. The TAP ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
         """
         return pulumi.get(self, "addresses")
 
@@ -94,7 +94,7 @@ class TapBindingArgs:
     @pulumi.getter
     def bridge(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The name of the bridge it is a port of. Default: none: a routed TAP.
+        The name of the bridge to attach to. Default: none: a routed TAP. On the host: The bridge becomes the interface's master.
         """
         return pulumi.get(self, "bridge")
 
@@ -106,7 +106,7 @@ class TapBindingArgs:
     @pulumi.getter
     def connection(self) -> pulumi.Input[Optional['ConnectionArgs']]:
         """
-        How to reach the host. Default: the provider's `connection`, else this machine.
+        How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
         """
         return pulumi.get(self, "connection")
 
@@ -118,7 +118,7 @@ class TapBindingArgs:
     @pulumi.getter
     def group(self) -> pulumi.Input[Optional[Union[_builtins.int, _builtins.str]]]:
         """
-        The group, by name or number, that may open the TAP. Default: none.
+        The group, by name or number, that may open the TAP. Default: none. On the host: The TAP's group is set (TUNSETGROUP).
         """
         return pulumi.get(self, "group")
 
@@ -130,7 +130,7 @@ class TapBindingArgs:
     @pulumi.getter
     def guest(self) -> pulumi.Input[Optional['GuestArgs']]:
         """
-        The guest behind the TAP. On a bridge with a `dhcpServer` it gets a static lease. Default: no guest, and no address is taken; `{}`: all derived.
+        The guest behind the TAP. On a bridge with a `dhcpServer` it has a static lease. Default: no guest, and no address is reserved; `{}`: all is derived.
         """
         return pulumi.get(self, "guest")
 
@@ -142,7 +142,7 @@ class TapBindingArgs:
     @pulumi.getter
     def isolated(self) -> pulumi.Input[Optional[_builtins.bool]]:
         """
-        The port can't reach other isolated ports of the bridge. Default: false.
+        Isolates the port from other isolated ports of the bridge. Default: false. On the host: `isolated` of the bridge port is set.
         """
         return pulumi.get(self, "isolated")
 
@@ -154,7 +154,7 @@ class TapBindingArgs:
     @pulumi.getter
     def match(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        A glob such as `vm-*`: interfaces that exist and that appear later are attached to `bridge`, and only those. Needs `bridge`; of the others only `isolated` and `connection` go with it. A change replaces the resource.
+        A glob such as `vm-*`. Interfaces whose names match are attached to `bridge`, those that exist and those that appear later. It requires `bridge`; beside it only `isolated` and `connection` are allowed. On the host: Matching interfaces become ports of the bridge. A delete detaches exactly these. An uplink or a physical interface that matches is an error. A change replaces the resource.
         """
         return pulumi.get(self, "match")
 
@@ -166,7 +166,7 @@ class TapBindingArgs:
     @pulumi.getter
     def mtu(self) -> pulumi.Input[Optional[_builtins.int]]:
         """
-        The TAP's MTU. Unit: bytes. Default: the kernel's choice.
+        The TAP's MTU. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the TAP is set.
         """
         return pulumi.get(self, "mtu")
 
@@ -178,7 +178,7 @@ class TapBindingArgs:
     @pulumi.getter(name="multiQueue")
     def multi_queue(self) -> pulumi.Input[Optional[_builtins.bool]]:
         """
-        Several queues. Default: false. A change replaces the resource.
+        Gives the TAP several queues, so that several virtual CPUs can use it at the same time. Default: false. On the host: The TAP has the flag IFF_MULTI_QUEUE. A change replaces the resource.
         """
         return pulumi.get(self, "multi_queue")
 
@@ -190,7 +190,7 @@ class TapBindingArgs:
     @pulumi.getter
     def name(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The name of one persistent TAP that is created: 1 to 15 bytes. Not with `match`. Default: made from the resource's name, without `match`. A change replaces the resource.
+        The name of the TAP that is created: 1 to 15 bytes. Not together with `match`. Default: the resource's name, shortened, with a suffix; none with `match`. On the host: A persistent TAP is created (TUNSETIFF, TUNSETPERSIST). A change replaces the resource.
         """
         return pulumi.get(self, "name")
 
@@ -202,7 +202,7 @@ class TapBindingArgs:
     @pulumi.getter
     def owner(self) -> pulumi.Input[Optional[Union[_builtins.int, _builtins.str]]]:
         """
-        The user, by name or number, who may open the TAP. Default: root.
+        The user, by name or number, who may open the TAP. Default: root. On the host: The TAP's owner is set (TUNSETOWNER).
         """
         return pulumi.get(self, "owner")
 
@@ -214,7 +214,7 @@ class TapBindingArgs:
     @pulumi.getter
     def routes(self) -> pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]:
         """
-        Networks that are reached through a routed TAP, such as `10.0.0.5/32`; no host bits.
+        The networks, without host bits, behind a routed TAP, such as `10.0.0.5/32`. On the host: A route to each is added to the main table.
         """
         return pulumi.get(self, "routes")
 
@@ -226,7 +226,7 @@ class TapBindingArgs:
     @pulumi.getter(name="vnetHdr")
     def vnet_hdr(self) -> pulumi.Input[Optional[_builtins.bool]]:
         """
-        Packets carry a virtio-net header, so that checksums and segmentation are left to the host. Default: true. A change replaces the resource.
+        Puts a virtio-net header before each packet, so that the guest can leave checksums and segmentation to the host. Default: true. On the host: The TAP has the flag IFF_VNET_HDR. A change replaces the resource.
         """
         return pulumi.get(self, "vnet_hdr")
 
@@ -256,7 +256,7 @@ class TapBinding(pulumi.CustomResource):
                  vnet_hdr: pulumi.Input[Optional[_builtins.bool]] = None,
                  __props__=None):
         """
-        A VM's TAP interface: either one persistent TAP that is created (`name`), or a glob of interfaces that others create, now and later (`match`). With `guest` it also settles the guest's MAC and IP addresses. The id is the name, or `<bridge>/<match>`.
+        A VM's TAP interface: either one persistent TAP that hostnet creates (`name`), or all interfaces that match a glob and that other programs create, now or later (`match`). With `guest` it also assigns the guest's MAC and IP addresses. The id is the name, or `<bridge>/<match>`.
 
         ## Example
 
@@ -273,19 +273,19 @@ class TapBinding(pulumi.CustomResource):
 
         :param str resource_name: The name of the resource.
         :param pulumi.ResourceOptions opts: Options for the resource.
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] addresses: The host's addresses on a routed TAP, such as `10.0.0.0/32`. The first of a family is the guest's gateway.
-        :param pulumi.Input[_builtins.str] bridge: The name of the bridge it is a port of. Default: none: a routed TAP.
-        :param pulumi.Input[Union['ConnectionArgs', 'ConnectionArgsDict']] connection: How to reach the host. Default: the provider's `connection`, else this machine.
-        :param pulumi.Input[Union[_builtins.int, _builtins.str]] group: The group, by name or number, that may open the TAP. Default: none.
-        :param pulumi.Input[Union['GuestArgs', 'GuestArgsDict']] guest: The guest behind the TAP. On a bridge with a `dhcpServer` it gets a static lease. Default: no guest, and no address is taken; `{}`: all derived.
-        :param pulumi.Input[_builtins.bool] isolated: The port can't reach other isolated ports of the bridge. Default: false.
-        :param pulumi.Input[_builtins.str] match: A glob such as `vm-*`: interfaces that exist and that appear later are attached to `bridge`, and only those. Needs `bridge`; of the others only `isolated` and `connection` go with it. A change replaces the resource.
-        :param pulumi.Input[_builtins.int] mtu: The TAP's MTU. Unit: bytes. Default: the kernel's choice.
-        :param pulumi.Input[_builtins.bool] multi_queue: Several queues. Default: false. A change replaces the resource.
-        :param pulumi.Input[_builtins.str] name: The name of one persistent TAP that is created: 1 to 15 bytes. Not with `match`. Default: made from the resource's name, without `match`. A change replaces the resource.
-        :param pulumi.Input[Union[_builtins.int, _builtins.str]] owner: The user, by name or number, who may open the TAP. Default: root.
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] routes: Networks that are reached through a routed TAP, such as `10.0.0.5/32`; no host bits.
-        :param pulumi.Input[_builtins.bool] vnet_hdr: Packets carry a virtio-net header, so that checksums and segmentation are left to the host. Default: true. A change replaces the resource.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] addresses: The host's addresses on a routed TAP, such as `10.0.0.0/32`. The first address of each family is the guest's gateway. On the host: The addresses are added. Any other address on the TAP is drift, and the next update removes it. The TAP ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
+        :param pulumi.Input[_builtins.str] bridge: The name of the bridge to attach to. Default: none: a routed TAP. On the host: The bridge becomes the interface's master.
+        :param pulumi.Input[Union['ConnectionArgs', 'ConnectionArgsDict']] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
+        :param pulumi.Input[Union[_builtins.int, _builtins.str]] group: The group, by name or number, that may open the TAP. Default: none. On the host: The TAP's group is set (TUNSETGROUP).
+        :param pulumi.Input[Union['GuestArgs', 'GuestArgsDict']] guest: The guest behind the TAP. On a bridge with a `dhcpServer` it has a static lease. Default: no guest, and no address is reserved; `{}`: all is derived.
+        :param pulumi.Input[_builtins.bool] isolated: Isolates the port from other isolated ports of the bridge. Default: false. On the host: `isolated` of the bridge port is set.
+        :param pulumi.Input[_builtins.str] match: A glob such as `vm-*`. Interfaces whose names match are attached to `bridge`, those that exist and those that appear later. It requires `bridge`; beside it only `isolated` and `connection` are allowed. On the host: Matching interfaces become ports of the bridge. A delete detaches exactly these. An uplink or a physical interface that matches is an error. A change replaces the resource.
+        :param pulumi.Input[_builtins.int] mtu: The TAP's MTU. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the TAP is set.
+        :param pulumi.Input[_builtins.bool] multi_queue: Gives the TAP several queues, so that several virtual CPUs can use it at the same time. Default: false. On the host: The TAP has the flag IFF_MULTI_QUEUE. A change replaces the resource.
+        :param pulumi.Input[_builtins.str] name: The name of the TAP that is created: 1 to 15 bytes. Not together with `match`. Default: the resource's name, shortened, with a suffix; none with `match`. On the host: A persistent TAP is created (TUNSETIFF, TUNSETPERSIST). A change replaces the resource.
+        :param pulumi.Input[Union[_builtins.int, _builtins.str]] owner: The user, by name or number, who may open the TAP. Default: root. On the host: The TAP's owner is set (TUNSETOWNER).
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] routes: The networks, without host bits, behind a routed TAP, such as `10.0.0.5/32`. On the host: A route to each is added to the main table.
+        :param pulumi.Input[_builtins.bool] vnet_hdr: Puts a virtio-net header before each packet, so that the guest can leave checksums and segmentation to the host. Default: true. On the host: The TAP has the flag IFF_VNET_HDR. A change replaces the resource.
         """
         ...
     @overload
@@ -294,7 +294,7 @@ class TapBinding(pulumi.CustomResource):
                  args: Optional[TapBindingArgs] = None,
                  opts: Optional[pulumi.ResourceOptions] = None):
         """
-        A VM's TAP interface: either one persistent TAP that is created (`name`), or a glob of interfaces that others create, now and later (`match`). With `guest` it also settles the guest's MAC and IP addresses. The id is the name, or `<bridge>/<match>`.
+        A VM's TAP interface: either one persistent TAP that hostnet creates (`name`), or all interfaces that match a glob and that other programs create, now or later (`match`). With `guest` it also assigns the guest's MAC and IP addresses. The id is the name, or `<bridge>/<match>`.
 
         ## Example
 
@@ -393,7 +393,7 @@ class TapBinding(pulumi.CustomResource):
     @pulumi.getter
     def guest(self) -> pulumi.Output[Optional['outputs.GuestNetwork']]:
         """
-        The guest's network; none without `guest`.
+        The guest's network settings. There are none without `guest`.
         """
         return pulumi.get(self, "guest")
 
@@ -401,7 +401,7 @@ class TapBinding(pulumi.CustomResource):
     @pulumi.getter
     def ifindex(self) -> pulumi.Output[Optional[_builtins.int]]:
         """
-        The kernel's number of the TAP; none with `match`.
+        The kernel's index of the TAP. There is none with `match`.
         """
         return pulumi.get(self, "ifindex")
 
@@ -409,7 +409,7 @@ class TapBinding(pulumi.CustomResource):
     @pulumi.getter
     def members(self) -> pulumi.Output[Sequence[_builtins.str]]:
         """
-        The interfaces attached at the last read; never a difference.
+        The interfaces that were attached at the last read. A change of them is not drift.
         """
         return pulumi.get(self, "members")
 
@@ -417,7 +417,7 @@ class TapBinding(pulumi.CustomResource):
     @pulumi.getter
     def name(self) -> pulumi.Output[Optional[_builtins.str]]:
         """
-        The TAP's name; none with `match`.
+        The TAP's name. There is none with `match`.
         """
         return pulumi.get(self, "name")
 

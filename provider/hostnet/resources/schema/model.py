@@ -30,7 +30,7 @@ Changes = dict[str, str]
 
 
 class BadValueError(ValueError):
-    """A value that a type refuses; the message says what would be right and reads on after "must be"."""
+    """A value that a type refuses. The message says what would be right, as a continuation of "must be"."""
 
 
 class Report:
@@ -201,7 +201,7 @@ class ListOf(Type):
             if item is UNKNOWN:
                 judged.append(UNKNOWN)
             elif item is None:
-                report.fail(f"{path}[{index}]", "must not be null: leave the element out")
+                report.fail(f"{path}[{index}]", "must not be null: omit the element")
                 judged.append(UNKNOWN)
             else:
                 judged.append(self.item.check(item, f"{path}[{index}]", report))
@@ -553,7 +553,7 @@ class Record(Type, Generic[T]):
                 continue
             near = nearest(key, self.properties)
             known_ones = ", ".join(self.properties)
-            hint = f"did you mean `{near}`?" if near else f"known ones are {known_ones}"
+            hint = f"did you mean `{near}`?" if near else f"the known properties are {known_ones}"
             report.fail(join(path, key), f"unknown property: {hint}")
 
 
@@ -568,12 +568,14 @@ def nearest(key: str, names: Iterable[str]) -> str | None:
 
 
 def property_schema(about: Property, types: dict[str, Value]) -> dict[str, Value]:
-    """A property in Pulumi's schema language; unit and default are in its description alone."""
+    """A property in Pulumi's schema language, with unit, default and effect in its description."""
     text = about.doc
     if about.unit:
         text += f" Unit: {about.unit}."
     if about.default_text:
         text += f" Default: {about.default_text}."
+    if about.effect:
+        text += f" On the host: {about.effect}"
     if about.replaces:
         text += " A change replaces the resource."
     out = {**about.type.schema(types), "description": text}

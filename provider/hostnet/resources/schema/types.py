@@ -1,4 +1,4 @@
-"""The scalar types of the properties: names, addresses, ports, times. Each knows the one spelling of a value."""
+"""The scalar types of the properties: names, addresses, ports, times. Each has one canonical spelling for a value."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class Choice(Scalar):
         """See `Scalar`."""
         if not isinstance(value, str) or value not in self.words:
             lower = isinstance(value, str) and value.lower() in self.words
-            raise BadValueError(self.should + (" in lower case" if lower else ""))
+            raise BadValueError(self.should + (" (in lower case)" if lower else ""))
         return value
 
 
@@ -293,27 +293,27 @@ class Ip(Scalar):
 
 
 def usable_ip(found: IpAddress, *, wildcard: bool = False, loopback: bool = False) -> None:
-    """Refuse what no host can have or be reached by.
+    """Refuse an address that no guest and no host can have, or that others can't reach.
 
     Raises:
-        BadValueError: saying which kind of address it is.
+        BadValueError: It says which address would be right.
     """
     if found.is_multicast or str(found) == "255.255.255.255":
         raise BadValueError("a unicast address")
     if found.is_unspecified and not wildcard:
         raise BadValueError("the address of one host")
     if found.is_loopback and found.version == IPV6:
-        raise BadValueError("an address other than ::1, for which the kernel drops translated replies")
+        raise BadValueError("an address other than ::1 (the kernel drops translated replies to it)")
     if found.is_loopback and not loopback:
-        raise BadValueError("an address that is reached from outside the host itself")
+        raise BadValueError("an address that can be reached from outside the host, so not in 127.0.0.0/8")
     if found.version == IPV6 and found.is_link_local:
-        raise BadValueError("an address that is good without a zone, so not of fe80::/10")
+        raise BadValueError("an address that needs no zone, so not in fe80::/10")
     if found.version == IPV4 and not found.is_unspecified and int(found) >> 24 == 0:
         raise BadValueError("an address outside 0.0.0.0/8")
 
 
 def host_address(found: IpInterface) -> None:
-    """Refuse what can't be an interface's address: no host part, broadcast, loopback, link-local v6.
+    """Refuse what can't be an interface's address: network, broadcast, loopback and link-local IPv6 addresses.
 
     Raises:
         BadValueError: saying what would be right.
@@ -326,9 +326,9 @@ def host_address(found: IpInterface) -> None:
     if network.prefixlen >= (V6_POINT_TO_POINT if v6 else V4_POINT_TO_POINT):
         return
     if found.ip == network.network_address:
-        raise BadValueError(f"an address of a host such as {network[1]}/{network.prefixlen}; this is the network's own")
+        raise BadValueError(f"a host address such as {network[1]}/{network.prefixlen} (this is the network address)")
     if not v6 and found.ip == network.broadcast_address:
-        raise BadValueError(f"an address of a host such as {network[1]}/{network.prefixlen}; this is the broadcast one")
+        raise BadValueError(f"a host address such as {network[1]}/{network.prefixlen} (this is the broadcast address)")
 
 
 class HostCidr(Scalar):
@@ -344,9 +344,9 @@ class HostCidr(Scalar):
 
 
 class GuestAddress(Scalar):
-    """A guest's address, bare or with a prefix length: which one it has is settled by its bridge's subnet."""
+    """A guest's address, with or without prefix length; the bridge's subnet decides the prefix length."""
 
-    label = "string: an address, bare or with prefix length"
+    label = "string: an address, with or without prefix length"
 
     def parse(self, value: Value) -> str:
         """See `Scalar`."""
@@ -374,7 +374,7 @@ class NetCidr(Scalar):
                 found = parse_ip(given)
             except BadValueError:
                 raise BadValueError(self.should) from None
-            raise BadValueError(f"{self.should} (one host is {found}/{found.max_prefixlen})")
+            raise BadValueError(f"{self.should} (a single host is {found}/{found.max_prefixlen})")
         try:
             interface = parse_interface(given)
         except BadValueError:
@@ -455,7 +455,7 @@ class LeaseTime(Scalar):
 
     def parse(self, value: Value) -> str:
         """See `Scalar`."""
-        should = f'a time such as "1h" (s, m, h or d; {_LEASE_MIN}s at least), or "infinite"'
+        should = f'a time such as "1h" (in s, m, h or d, at least {_LEASE_MIN}s), or "infinite"'
         given = text(value, should)
         if given == "infinite":
             return given
@@ -523,13 +523,13 @@ class AbsolutePath(Scalar):
 
 
 class HostAddress(Scalar):
-    """Where an SSH server is: a name or an address."""
+    """The name or the address of an SSH server."""
 
     label = "string: a host name or an IP address"
 
     def parse(self, value: Value) -> str:
         """See `Scalar`."""
-        should = "a host name or an IP address alone: the user goes into `user`, the port into `port`"
+        should = "a host name or an IP address alone (give `user` and `port` as properties of their own)"
         host = text(value, should)
         if re.fullmatch(r"[A-Za-z0-9_.-]{1,253}", host, re.ASCII) and not host.startswith(("-", ".")):
             return host.lower()
@@ -565,14 +565,14 @@ class PrivateKey(Scalar):
 
     def parse(self, value: Value) -> str:
         """See `Scalar`."""
-        should = "a private key itself, from its -----BEGIN line on; not the path of one"
+        should = "the text of a private key from its -----BEGIN line on, and not a path"
         if "-----BEGIN " not in text(value, should):
             raise BadValueError(should)
         return str(value)
 
 
 class Anything(Scalar):
-    """A value of an output, which nobody gives us."""
+    """A value of an output, which no program writes."""
 
     def __init__(self, json: str, label: str) -> None:
         self.json, self.label = json, label
@@ -584,7 +584,7 @@ class Anything(Scalar):
         return value
 
 
-# Outputs have no form to check: what the agent reports is canonical.
+# Outputs are not checked: what the agent reports is canonical.
 OUT_TEXT: Final = Anything("string", "string")
 OUT_INT: Final = Anything("integer", "integer")
 OUT_BOOL: Final = Anything("boolean", "boolean")

@@ -11,27 +11,27 @@ import (
 
 var _ = internal.GetEnvOrDefault
 
-// How long the host waits to be told that a change did not cut us off before it undoes the change. Unit: s. Default: 30.
+// How long the host waits after a change for the provider to confirm that it still reaches the host. Without a confirmation the host rolls the change back. Unit: s. Default: 30.
 func GetConfirmTimeout(ctx *pulumi.Context) float64 {
 	return config.GetFloat64(ctx, "hostnet:confirmTimeout")
 }
 
-// The host of every resource that names none itself. Default: this machine.
+// The host of every resource that has no `connection` of its own. Default: this machine.
 func GetConnection(ctx *pulumi.Context) string {
 	return config.Get(ctx, "hostnet:connection")
 }
 
-// Deleting on a host that is gone succeeds with a warning; otherwise it is an error. Also: environment variable `HOSTNET_DELETE_UNREACHABLE`. Default: false.
+// Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
 func GetDeleteUnreachable(ctx *pulumi.Context) bool {
 	return config.GetBool(ctx, "hostnet:deleteUnreachable")
 }
 
-// Whether the network comes back after a reboot of the host. `auto`: where systemd runs. Default: auto.
+// Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
 func GetPersist(ctx *pulumi.Context) string {
 	return config.Get(ctx, "hostnet:persist")
 }
 
-// Where the host keeps the record of what it should have. Different directories are different owners. Default: /var/lib/hostnet.
+// The directory on the host with the record of all resources. Two providers with different directories own different resources. Default: /var/lib/hostnet.
 func GetStateDir(ctx *pulumi.Context) string {
 	return config.Get(ctx, "hostnet:stateDir")
 }
