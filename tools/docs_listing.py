@@ -5,6 +5,7 @@ Markers in a document say which commands run, in order:
     <!-- program -->              from here on `pulumi` runs the program in the next ```python block
     <!-- run: COMMAND -->         the next ``` block shows COMMAND and its output
     <!-- quiet: COMMAND -->       COMMAND runs, and the document does not show it
+    <!-- sets: WHICH -->          the next list names the sets of hostnet's nftables tables that follow from WHICH
 
 The commands of a document run in one network namespace, which stands for the host (eth0: 192.0.2.2/24 and
 2001:db8::2/64, default routes); `pulumi` has a home and a backend of its own. What varies from run to run does not
@@ -19,12 +20,16 @@ import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+
+from hostnet.agent.nft.ruleset import SETS
 
 from tools.paths import CHECKOUT, VENV, tool_env
 
 _MARK = re.compile(r"^<!-- (program|run|quiet)(?:: (.*))? -->$")
+_SETS = re.compile(r"^(<!-- sets: (.*) -->)\n(?:[- ] .*\n)*", re.MULTILINE)
 _FENCE = "```"
 _LEFT_OUT = re.compile(r"^(Duration: .*|@ .*|View Live: .*|\s+pulumi:pulumi:Stack .*|Read hostnet .*)$")
 # A resource in the output of `--diff`, and what belongs to it.
@@ -122,10 +127,26 @@ def in_order(lines: list[str]) -> list[str]:
     return kept[:-1]
 
 
+def with_sets(text: str) -> str:
+    """The document with new lists of sets, which need no run."""
+    return _SETS.sub(lambda mark: "\n".join((mark[1], *_sets(mark[2]), "")), text)
+
+
+def _sets(of: str) -> Iterator[str]:
+    """An item for each set, those of the two families together."""
+    for name, spec in SETS.items():
+        other = f"{name[:-1]}6"
+        if spec.of != of or (name == other and f"{name[:-1]}4" in SETS):
+            continue
+        names = f"`{name}`, `{other}`" if name != other and other in SETS else f"`{name}`"
+        types = " : ".join(" . ".join(part) for part in (spec.key, spec.value) if part).replace("ipv4_addr", "address")
+        yield textwrap.fill(f"- {names} ({types}): {spec.holds}", 120, subsequent_indent="  ", break_long_words=False)
+
+
 def rewritten(text: str, stage: Stage) -> str:
     """The document with the outputs of a new run of its commands."""
     out: list[str] = []
-    lines = iter(text.split("\n"))
+    lines = iter(with_sets(text).split("\n"))
     for line in lines:
         out.append(line)
         mark = _MARK.match(line)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hostnet.agent.nft.ruleset import SETS
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.resources import KINDS, RESOURCES
 from hostnet.resources.connection import CONNECTION, diff_config, parse_config
@@ -19,6 +20,7 @@ from hostnet.resources.reference_pages import pages
 from hostnet.resources.schema.kind import UNKNOWN
 
 from tests.unit.golden import TOKENS, load
+from tools.docs_listing import with_sets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +42,15 @@ def test_the_docs_are_up_to_date() -> None:
     """`python -m hostnet.resources.reference_pages docs/resources` writes them."""
     there = {path.name: path.read_text(encoding="utf-8") for path in (TOP / "docs" / "resources").glob("*.md")}
     assert there == pages()
+
+
+def test_the_sets_in_the_docs_are_up_to_date() -> None:
+    """`make docs` writes them; every set says what it holds."""
+    text = (TOP / "docs" / "nft.md").read_text(encoding="utf-8")
+    assert text == with_sets(text)
+    for name, spec in SETS.items():
+        assert spec.holds
+        assert f"`{name}`" in text
 
 
 @pytest.mark.parametrize("kind", TOKENS)

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 TABLE = "inet hostnet"
 BRIDGE_TABLE = "bridge hostnet"
@@ -42,6 +43,8 @@ class SetSpec:
         interval: Whether fields may be ranges or networks.
         table: The table that it belongs to.
         counter: Whether each element counts what it matched.
+        of: What its elements follow from: port forwards, gateways, or the interfaces themselves.
+        holds: What is in it, for docs/nft.md.
     """
 
     key: tuple[str, ...]
@@ -49,6 +52,8 @@ class SetSpec:
     interval: bool = False
     table: str = TABLE
     counter: bool = False
+    of: Literal["forward", "gateway", "link"] = "gateway"
+    holds: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,65 +80,123 @@ def _specs() -> dict[str, SetSpec]:
     the interface out and the source). No name is a word of nft's grammar: its parser refuses those in any place
     (nft 1.0.6 with `masquerade`, `counter`, `fwd`: "unexpected masquerade, expecting string").
     """
-    link, pair = SetSpec(("ifname",)), SetSpec(("ifname", "ifname"))
+    link, pair = ("ifname",), ("ifname", "ifname")
+    port = ("ifname", "inet_proto", "inet_service")
     specs = {
-        "our_links": link,  # interfaces that hostnet made, and those behind a gateway
-        "internal_links": link,  # interfaces behind a gateway
-        "external_links": link,
-        "mss_clamp_links": link,
-        "hairpin_pairs": pair,  # from an interface back to itself
-        "hairpin_ports": SetSpec(("ifname", "ifname"), table=BRIDGE_TABLE),
-        "routed_nets6": SetSpec(("ifname", "ipv6_addr"), interval=True),  # interface in, destination
-        "dnsmasq_ports": SetSpec(("ifname", "inet_proto", "inet_service")),  # what a bridge's own server answers
-        "dmz_except_ports": SetSpec(("ifname", "inet_service")),
+        "internal_links": SetSpec(link, holds="interfaces behind a gateway"),
+        "external_links": SetSpec(link, holds="external interfaces"),
+        "mss_clamp_links": SetSpec(link, holds="external interfaces with `mssClamp`"),
+        "dmz_except_ports": SetSpec(("ifname", "inet_service"), holds="`dmzExceptPorts` of an external interface"),
+        "routed_nets6": SetSpec(
+            ("ifname", "ipv6_addr"),
+            interval=True,
+            holds="`internalIpv6s` with `routeIpv6`: what comes in on the external interface for them is forwarded",
+        ),
+        "our_links": SetSpec(
+            link, of="link", holds="the bridges and routed TAPs that hostnet made, and interfaces behind a gateway"
+        ),
+        "hairpin_pairs": SetSpec(
+            pair,
+            of="link",
+            holds="each of `our_links` twice: in by it and out by it; also other programs' bridges with an address in "
+            "`internalIps` or `internalIpv6s`, so that frames between their own ports pass",
+        ),
+        "hairpin_ports": SetSpec(
+            pair,
+            table=BRIDGE_TABLE,
+            of="link",
+            holds="bridge ports in hairpin mode: what would go back to where it came from is dropped",
+        ),
+        "dnsmasq_ports": SetSpec(
+            port,
+            of="link",
+            holds="ports that a bridge's `dhcpServer` answers on: guests' DNS and DHCP go there, even if port 53 is "
+            "forwarded",
+        ),
     }
     for n in "46":
-        specs |= _specs_of(n, f"ipv{n}_addr")
+        address = f"ipv{n}_addr"
+        specs |= _forward_specs(n, address) | _gateway_specs(n, address)
+        specs[f"bridge_addrs{n}"] = SetSpec((address,), of="link", holds="the host's addresses on `our_links`")
+        specs[f"hairpin_sources{n}"] = SetSpec(
+            ("ifname", address),
+            interval=True,
+            of="link",
+            holds="their subnets: a guest that reaches its sibling through a forward is masqueraded",
+        )
     return specs
 
 
-def _specs_of(n: str, address: str) -> dict[str, SetSpec]:
-    """Those of one family.
+def _forward_specs(n: str, address: str) -> dict[str, SetSpec]:
+    """Those of port forwards of one family. Where the value is an address alone the kernel keeps the port.
 
     Args:
         n: The family's digit, the end of each name.
         address: nft's type of an address.
     """
-    pair = ("ifname", "ifname")
     port = ("ifname", "inet_proto", "inet_service")
     source_port = ("ifname", "inet_proto", address, "inet_service")
     listen_port = ("ifname", "inet_proto", address, address, "inet_service")  # listen address, source
     to_port = (address, "inet_service")
-    return {
-        # Port forwards. Where the value is an address alone the kernel keeps the port: a whole range is one element.
-        f"dnat_addr{n}": SetSpec(listen_port, to_port, interval=True),
-        f"dnat_addr_range{n}": SetSpec(listen_port, (address,), interval=True),
-        f"dnat_port{n}": SetSpec(port, to_port),
-        f"dnat_source{n}": SetSpec(source_port, to_port, interval=True),
-        f"dnat_range{n}": SetSpec(source_port, (address,), interval=True),
-        f"dnat_wildcard{n}": SetSpec(port, interval=True),  # those that listen on 0.0.0.0 or ::
-        f"forward_counters{n}": SetSpec(("inet_proto", "inet_service", address), interval=True, counter=True),
-        f"dmz_hosts{n}": SetSpec(("ifname",), (address,)),
-        # The host's own addresses on our links and on those behind a gateway.
-        f"bridge_addrs{n}": SetSpec((address,)),
-        f"gateway_addrs{n}": SetSpec((address,)),
-        f"hairpin_sources{n}": SetSpec(("ifname", address), interval=True),
-        # Networks behind gateways: all of them, and those that are given by address (`internalIps`).
-        f"internal_nets{n}": SetSpec((address,), interval=True),
-        f"closed_nets{n}": SetSpec((address,), interval=True),
-        # Who may begin connections.
-        f"forward_pairs{n}": SetSpec(pair),
-        f"forward_nets{n}": SetSpec(("ifname", address), interval=True),
-        # `internalForwarding` of networks that are given by address: source, destination.
-        f"net_to_net{n}": SetSpec((address, address), interval=True),
-        f"net_to_link{n}": SetSpec((address, "ifname"), interval=True),
-        f"link_to_net{n}": SetSpec(("ifname", address), interval=True),
-        # Source NAT: to the external interface's own address, or to a fixed one.
-        f"masquerade_pairs{n}": SetSpec(pair),
-        f"masquerade_nets{n}": SetSpec(("ifname", address), interval=True),
-        f"snat_pairs{n}": SetSpec(pair, (address,)),
-        f"snat_nets{n}": SetSpec(("ifname", address), (address,), interval=True),
+    specs = {
+        "dnat_port": SetSpec(port, to_port, holds="one port, from every source, at every address of the host"),
+        "dnat_source": SetSpec(
+            source_port, to_port, interval=True, holds="with `sourceCidrs`, or a range that leads to one port"
+        ),
+        "dnat_range": SetSpec(source_port, (address,), interval=True, holds="a range that leads to the same ports"),
+        "dnat_addr": SetSpec(listen_port, to_port, interval=True, holds="with `listenAddresses`"),
+        "dnat_addr_range": SetSpec(
+            listen_port,
+            (address,),
+            interval=True,
+            holds="with `listenAddresses`, a range that leads to the same ports",
+        ),
+        "dnat_wildcard": SetSpec(port, interval=True, holds="ports that listen on `0.0.0.0` or `::`"),
+        "forward_counters": SetSpec(
+            ("inet_proto", "inet_service", address),
+            interval=True,
+            counter=True,
+            holds="packets and bytes of each forward, in both directions",
+        ),
     }
+    return {name + n: replace(spec, of="forward") for name, spec in specs.items()}
+
+
+def _gateway_specs(n: str, address: str) -> dict[str, SetSpec]:
+    """Those of gateways of one family; see `_forward_specs`."""
+    pair, net, nets = ("ifname", "ifname"), (address,), ("ifname", address)
+    specs = {
+        # Who may begin connections.
+        "forward_pairs": SetSpec(
+            pair,
+            holds="who may begin connections: internal to external (v6: with `enableIpv6` or `routeIpv6`), internal to "
+            "internal with `internalForwarding`",
+        ),
+        "forward_nets": SetSpec(nets, interval=True, holds="the same for `internalIps` and `internalIpv6s`"),
+        "net_to_net": SetSpec(
+            (address, address),
+            interval=True,
+            holds="`internalForwarding` between networks given by address, except for what comes in externally",
+        ),
+        "net_to_link": SetSpec((address, "ifname"), interval=True, holds="the same from a network to an interface"),
+        "link_to_net": SetSpec(nets, interval=True, holds="the same from an interface to a network"),
+        # Source NAT: to the external interface's own address, or to a fixed one.
+        "masquerade_pairs": SetSpec(pair, holds="what is masqueraded: interface in and out"),
+        "masquerade_nets": SetSpec(nets, interval=True, holds="the same: interface out and source"),
+        "snat_pairs": SetSpec(pair, net, holds="what gets `externalIp` or `externalIpv6`: interface in and out"),
+        "snat_nets": SetSpec(nets, net, interval=True, holds="the same: interface out and source"),
+        "internal_nets": SetSpec(
+            net, interval=True, holds="all networks behind gateways: traffic among them keeps its source"
+        ),
+        "closed_nets": SetSpec(
+            net, interval=True, holds="`internalIps` and `internalIpv6s`: new connections to them are dropped"
+        ),
+        "gateway_addrs": SetSpec(
+            net, holds="the host's addresses on internal interfaces: they do not answer to the outside"
+        ),
+        "dmz_hosts": SetSpec(("ifname",), net, holds="`dmzHost` or `dmzHostIpv6` of an external interface"),
+    }
+    return {name + n: spec for name, spec in specs.items()}
 
 
 SETS = _specs()
