@@ -449,7 +449,7 @@ def owners(record: Path) -> list[str]:
     if not record.exists():
         return []
     header, *lines = record.read_text().splitlines()
-    assert json.loads(header)["pending"] is None
+    assert json.loads(header)["phase"] == {"name": "idle"}
     return sorted(lines)
 
 
@@ -488,26 +488,26 @@ def test_a_delete_that_dies_at_any_moment_is_undone(bed: Bed, agent: Agent) -> N
 # --- changes that wait for a confirmation ----------------------------------------------------------------------------
 
 
-class Word:
-    """A provider's word, as it is to be; and whether it was told, and in what order, how far its change is."""
+class Answer:
+    """A provider's answer, as it is to be; and what it was told of its change, in order."""
 
-    asks = True
+    required = True
 
     def __init__(self, refusal: str | None) -> None:
         """It confirms (""), refuses, or has hung up (None)."""
         self._refusal = refusal
         self.heard: list[str] = []
-        self.anew: bool | None = None
+        self.reconnect: bool | None = None
 
     def begun(self, transaction: str) -> None:
         """See `Confirmation`."""
         self.heard.append(f"begun {transaction}")
 
-    def ask(self, told: list[Any], transaction: str, *, anew: bool) -> str:
+    def request(self, outcomes: list[Any], transaction: str, *, reconnect: bool) -> str:
         """See `Confirmation`."""
-        assert all(isinstance(each, View) for each in told)
+        assert all(isinstance(each, View) for each in outcomes)
         self.heard.append(f"applied {transaction}")
-        self.anew = anew
+        self.reconnect = reconnect
         if self._refusal is None:
             raise EOFError
         return self._refusal
@@ -524,22 +524,22 @@ SETS: dict[str, tuple[bool, list[Change]]] = {
 }
 
 
-def unconfirmed(agent: Agent, name: str, word: Word) -> list[Any]:
+def unconfirmed(agent: Agent, name: str, answer: Answer) -> list[Any]:
     """Apply one of the sets, on a host that has what it changes; gives what was told."""
     there, changes = SETS[name]
     if there:
         agent.make(*(wish(name, *objects) for name, objects in NETWORK.items()))
     agent.before = agent.bed.snapshot()
-    return agent.bed.host.call(agent.host.apply, changes, "t1", confirmation=word)
+    return agent.bed.host.call(agent.host.apply, changes, "t1", confirmation=answer)
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_a_confirmed_change_counts(bed: Bed, agent: Agent, name: str) -> None:
-    """For the next agent, too; the guard heard how far it was, in order."""
-    word = Word("")
-    told = unconfirmed(agent, name, word)
+    """For the next agent, too; hostnet-confirm heard how far it was, in order."""
+    answer = Answer("")
+    told = unconfirmed(agent, name, answer)
     assert all(isinstance(each, View) for each in told)
-    assert word.heard == ["begun t1", "applied t1", "ended"]
+    assert answer.heard == ["begun t1", "applied t1", "ended"]
     after = bed.snapshot()
     assert difference(after, agent.before) != []
     heir = agent.another()
@@ -551,50 +551,50 @@ def test_a_confirmed_change_counts(bed: Bed, agent: Agent, name: str) -> None:
 @pytest.mark.parametrize("name", SETS)
 def test_a_refused_change_is_undone(bed: Bed, agent: Agent, name: str) -> None:
     """At once, all of it; each resource is told why, and so is who asks again."""
-    word = Word("it can't be reached")
-    told = unconfirmed(agent, name, word)
+    answer = Answer("it can't be reached")
+    told = unconfirmed(agent, name, answer)
     assert {(each.code, each.why) for each in told} == {(Code.ROLLED_BACK, "it can't be reached")}
-    assert word.heard == ["begun t1", "applied t1", "ended"]
+    assert answer.heard == ["begun t1", "applied t1", "ended"]
     assert difference(bed.snapshot(), agent.before) == []
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_a_change_whose_provider_hung_up_is_undone(bed: Bed, agent: Agent, name: str) -> None:
-    """By the guard, which keeps its fate for a provider that comes back, and then leaves nothing."""
+    """By hostnet-confirm, which keeps its result for a provider that comes back, and then leaves nothing."""
     with pytest.raises(EOFError):
-        unconfirmed(agent, name, Word(None))
+        unconfirmed(agent, name, Answer(None))
     recorded = NETWORK if name != "create" else {}
-    guard = agent.another()
-    assert not bed.host.call(guard.host.undo, "another", 1)
-    assert bed.host.call(guard.host.undo, "t1", 1)
-    assert not bed.host.call(guard.host.undo, "t1", 1)
+    confirm = agent.another()
+    assert not bed.host.call(confirm.host.roll_back, "another", 1)
+    assert bed.host.call(confirm.host.roll_back, "t1", 1)
+    assert not bed.host.call(confirm.host.roll_back, "t1", 1)
     assert difference(bed.snapshot(), agent.before) == []
-    again: list[Any] = bed.host.call(agent.another().host.apply, SETS[name][1], "t1", confirmation=Word(""))
+    again: list[Any] = bed.host.call(agent.another().host.apply, SETS[name][1], "t1", confirmation=Answer(""))
     assert {each.code for each in again} == {Code.ROLLED_BACK}
-    bed.host.call(guard.host.forget, "t1")
-    assert len(owners(guard.record)) == len(recorded)
-    assert guard.record.exists() == bool(recorded)
+    bed.host.call(confirm.host.forget, "t1")
+    assert len(owners(confirm.record)) == len(recorded)
+    assert confirm.record.exists() == bool(recorded)
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_a_change_whose_provider_comes_back_is_confirmed(bed: Bed, agent: Agent, name: str) -> None:
     """Through another agent: it does nothing, tells the same, and takes the confirmation."""
     with pytest.raises(EOFError):
-        unconfirmed(agent, name, Word(None))
+        unconfirmed(agent, name, Answer(None))
     after = bed.snapshot()
-    word = Word("")
-    told = bed.host.call(agent.another().host.apply, SETS[name][1], "t1", ask=True, confirmation=word)
+    answer = Answer("")
+    told = bed.host.call(agent.another().host.outcome, SETS[name][1], "t1", confirmation=answer)
     assert all(isinstance(each, View) for each in told)
-    assert word.heard == ["applied t1", "ended"]
+    assert answer.heard == ["applied t1", "ended"]
     assert difference(bed.snapshot(), after) == []
-    guard = agent.another()
-    assert not bed.host.call(guard.host.undo, "t1", 1)
+    confirm = agent.another()
+    assert not bed.host.call(confirm.host.roll_back, "t1", 1)
     assert difference(bed.snapshot(), after) == []
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_an_agent_that_dies_before_the_word_at_any_moment(bed: Bed, agent: Agent, name: str) -> None:
-    """Whatever it had done and written: the guard goes back to what was."""
+def test_an_agent_that_dies_before_the_answer_at_any_moment(bed: Bed, agent: Agent, name: str) -> None:
+    """Whatever it had done and written: hostnet-confirm goes back to what was."""
     for moment in range(1, 500):
         mortal = agent.another()
         if moment == 1 and SETS[name][0]:
@@ -602,13 +602,13 @@ def test_an_agent_that_dies_before_the_word_at_any_moment(bed: Bed, agent: Agent
         before, recorded = bed.snapshot(), owners(mortal.record)
         Mortal(mortal, moment)
         try:
-            bed.host.call(mortal.host.apply, SETS[name][1], f"t{moment}", confirmation=Word(None))
+            bed.host.call(mortal.host.apply, SETS[name][1], f"t{moment}", confirmation=Answer(None))
         except EOFError:
             assert moment > 10
             return
         except Killed:
             heir = agent.another()
-            bed.host.call(heir.host.undo, f"t{moment}", 1)
+            bed.host.call(heir.host.roll_back, f"t{moment}", 1)
             bed.host.call(heir.host.forget, f"t{moment}")
             assert owners(heir.record) == recorded
             assert difference(bed.snapshot(), before) == [], f"died at moment {moment}"
@@ -624,9 +624,10 @@ def test_a_link_that_took_a_name_stays_where_the_others_are_undone(bed: Bed, age
             bed.host.ip("link add br1 type bridge")
         perform(operation)
 
-    class Refusing(Word):
-        def ask(self, told: list[Any], transaction: str, *, anew: bool) -> str:
-            return super().ask([each for each in told if isinstance(each, View)], transaction, anew=anew)
+    class Refusing(Answer):
+        def request(self, outcomes: list[Any], transaction: str, *, reconnect: bool) -> str:
+            applied = [each for each in outcomes if isinstance(each, View)]
+            return super().request(applied, transaction, reconnect=reconnect)
 
     agent.host.kernel.perform = race  # type: ignore[method-assign]
     changes = [wish("br0", *NETWORK["br0"]), wish("br1", Link("br1", "bridge"))]
@@ -646,7 +647,7 @@ def test_a_new_urn_is_taken_back(bed: Bed, agent: Agent) -> None:
         Change(urn("new"), "br0", bridge("br0", "10.1.0.1/24"), bridge("br0", "10.0.0.1/24"), known=True),
         Change(urn("newer"), "g", glob, glob, known=True),
     ]
-    bed.host.call(agent.host.apply, renamed, "t1", confirmation=Word("no"))
+    bed.host.call(agent.host.apply, renamed, "t1", confirmation=Answer("no"))
     assert (owners(agent.record), header(agent)["attached"]) == (recorded, attached)
     assert difference(bed.snapshot(), before) == []
     agent.make(wish("br0", *bridge("br0", "10.0.0.1/24"), known=True))
@@ -676,7 +677,7 @@ def test_what_cannot_be_restored_stays_recorded(bed: Bed, agent: Agent) -> None:
         perform(operation)
 
     failing.host.kernel.perform = fail  # type: ignore[method-assign]
-    with pytest.raises(HostnetError, match="1 of 2 could not be restored"):
+    with pytest.raises(HostnetError, match="could not restore 1 of 2 resources"):
         bed.host.call(failing.host.restore)
     assert owners(agent.record) == recorded
     assert "10.1.0.1/24" in bed.host.run("ip address show br0")
@@ -688,10 +689,10 @@ def test_what_may_take_the_ssh_port_is_asked_for_a_new_connection(bed: Bed, agen
     """What was there before it may stay; what comes, and could take it, may not without."""
     ssh = (Forward("ipv4", ("tcp",), (20, 30), "10.0.0.2", (20, 30), external="eth0"),)
     web = (Forward("ipv4", ("tcp",), (80, 80), "10.0.0.2", (80, 80), external="eth0"),)
-    for objects, known, anew in ((ssh, False, True), (ssh + web, True, False), (ssh, True, False)):
-        word = Word("")
-        bed.host.call(agent.host.apply, [wish("f", *objects, known=known)], confirmation=word)
-        assert word.anew is anew
+    for objects, known, reconnect in ((ssh, False, True), (ssh + web, True, False), (ssh, True, False)):
+        answer = Answer("")
+        bed.host.call(agent.host.apply, [wish("f", *objects, known=known)], confirmation=answer)
+        assert answer.reconnect is reconnect
 
 
 def test_a_confirmation_that_cannot_be_written(bed: Bed, agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -700,7 +701,7 @@ def test_a_confirmation_that_cannot_be_written(bed: Bed, agent: Agent, monkeypat
     save, saved = agent.host._store.save, []
 
     def full(record: Record) -> None:
-        saved.append(record.unconfirmed)
+        saved.append(record.phase)
         if len(saved) > 2:
             agent.host._store._stat = None
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -708,7 +709,7 @@ def test_a_confirmation_that_cannot_be_written(bed: Bed, agent: Agent, monkeypat
 
     monkeypatch.setattr(agent.host._store, "save", full)
     with pytest.raises(HostnetError, match="ENOSPC"):
-        unconfirmed(agent, "create", Word(""))
+        unconfirmed(agent, "create", Answer(""))
     assert difference(bed.snapshot(), before) == []
     heir = agent.another()
     heir.read("br0", NETWORK["br0"])
@@ -875,7 +876,7 @@ def test_a_namespaces_record_goes_with_it(state: Path) -> None:
         pytest.param(lambda text: text[: len(text) // 2], id="truncated"),
         pytest.param(lambda text: text.replace('"owners"', "").replace("{", "(", 1), id="no JSON"),
         pytest.param(lambda text: text.splitlines()[0] + '\n{"urn": 1}\n', id="no owner"),
-        pytest.param(lambda text: text.replace('"format": 1', '"format": 99'), id="of a later version"),
+        pytest.param(lambda text: text.replace('"format": 2', '"format": 99'), id="of a later version"),
     ],
 )
 def test_a_damaged_record_is_a_clear_error(bed: Bed, agent: Agent, damage: Callable[[str], str]) -> None:

@@ -93,7 +93,7 @@ def test_it_stays_while_another_agent_uses_it(up: World) -> None:
         await one.connect()
         await other.connect()
         await one.close()
-        await watch(lambda: len(up.server.agents()) == 1 and len(up.server.guards()) == 1)
+        await watch(lambda: len(up.server.agents()) == 1 and len(up.server.confirm_processes()) == 1)
         assert up.agent_file()
         await other.apply(bridge("br0"))
         glob = (Glob("br0", "vm-*"),)

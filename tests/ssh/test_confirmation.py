@@ -1,4 +1,4 @@
-"""Commit-confirmed: a change that cuts the way to the host is undone by the host, whoever dies in the meantime.
+"""Commit-confirmed: a change that makes the host unreachable is rolled back by the host, whoever dies meanwhile.
 
 The server is reached at 192.0.2.2 from 192.0.2.1. What cuts the way: a bridge with a subnet that takes in the client, a
 route of a TAP to it, the address taken off the bridge that has the uplink, that bridge deleted. What leaves the
@@ -42,6 +42,12 @@ def record(world: World) -> dict[str, Any]:
     """The header of the server's record; {}: there is none."""
     path = next((world.directory / "state").glob("netns-*.json"), None)
     return json.loads(path.read_text().splitlines()[0]) if path else {}
+
+
+def phase(world: World) -> str:
+    """How far the transaction on the server is; "" where nothing is recorded."""
+    found: str = record(world).get("phase", {}).get("name", "")
+    return found
 
 
 def owners(world: World) -> list[str]:
@@ -90,12 +96,12 @@ def in_session(world: World, work: Callable[[Pausing], Awaitable[None]], **value
     world.run(working)
 
 
-async def undone(work: Awaitable[Any]) -> HostnetError:
-    """What says that it was undone."""
+async def rolled_back(work: Awaitable[Any]) -> HostnetError:
+    """What says that it was rolled back."""
     with pytest.raises(HostnetError) as error:
         await work
     assert error.value.code is Code.ROLLED_BACK
-    assert "undone" in error.value.what
+    assert "rolled the change back" in error.value.what
     assert error.value.host.endswith(f"@{SERVER}")
     return error.value
 
@@ -128,17 +134,16 @@ def test_a_change_that_leaves_the_way_counts(up: World) -> None:
 
     async def work(session: Pausing) -> None:
         async def look() -> None:
-            assert record(up)["unconfirmed"], "it waits for the confirmation"
+            assert phase(up) == "unconfirmed", "it waits for the confirmation"
             assert owners(up) == ["br0", "br1"]
 
         session.before = look
         await session.apply(bridge("br1"))
-        assert record(up)["pending"] is None
-        assert record(up)["unconfirmed"] == ""
-        assert len(up.server.guards()) == 1
+        assert phase(up) == "idle"
+        assert len(up.server.confirm_processes()) == 1
 
     in_session(up, work)
-    until(lambda: not up.server.agents() and not up.server.guards())
+    until(lambda: not up.server.agents() and not up.server.confirm_processes())
     assert owners(up) == ["br0", "br1"]
 
 
@@ -156,11 +161,11 @@ def test_what_cuts_the_way_is_undone(up: World, as_before: Look, change: Change)
 
     async def work(session: Pausing) -> None:
         before = as_before()
-        error = await undone(session.apply(change))
-        assert f"nothing was heard of the provider for {SECONDS:g} s" in error.why
+        error = await rolled_back(session.apply(change))
+        assert f"the provider did not confirm it within {SECONDS:g} s" in error.why
         assert as_before() == before
         assert owners(up) == ["br0"]
-        assert record(up)["pending"] is None
+        assert phase(up) == "rolled back", "what became of it is kept for a while"
         assert (await session.apply(bridge("br1"))).id == "br1"
 
     in_session(up, work)
@@ -174,7 +179,7 @@ def test_the_first_change_of_all(up: World, as_before: Look) -> None:
     async def work() -> None:
         way = up.connection(per_dial_timeout=1, dial_error_limit=-1)
         session = up.session(way)
-        await undone(session.apply(cutting()))
+        await rolled_back(session.apply(cutting()))
         await session.close()
 
     up.run(work)
@@ -227,7 +232,7 @@ def test_the_address_taken_off_the_uplinks_bridge(up: World, as_before: Look, to
             change = Change(held.urn, "wan", (), held.objects, known=True)
         else:
             change = wish("Bridge", "wan", UPLINK, **{**UPLINK, **to})
-        await undone(session.apply(change))
+        await rolled_back(session.apply(change))
         assert as_before() == before
         view = await session.apply(replace(held, known=True))
         assert view.seen[0] is not None
@@ -261,7 +266,7 @@ def test_routes_whose_gateway_is_on_no_subnet(up: World, as_before: Look) -> Non
         assert any("via inet6" in route for route in before["routes"])
         for to in (wish("Bridge", "wan", inputs, **{**inputs, "addresses": []}), None):
             held = wish("Bridge", "wan", **inputs)
-            await undone(session.apply(to or Change(held.urn, "wan", (), held.objects, known=True)))
+            await rolled_back(session.apply(to or Change(held.urn, "wan", (), held.objects, known=True)))
             assert as_before() == before
 
     in_session(up, work)
@@ -281,12 +286,12 @@ def test_what_cannot_come_back_as_it_was(up: World, as_before: Look) -> None:
         before = as_before()
         bad = wish("Bridge", "vmbr", {**inputs, **server}, name="vmbr", addresses=["192.0.2.5/29"])
         asked = asyncio.ensure_future(session.apply(bad))
-        await watch(lambda: record(up)["unconfirmed"])
+        await watch(lambda: phase(up) == "unconfirmed")
         assert up.server._sshd is not None
         there = f"/proc/{up.server._sshd.pid}/root/run/dnsmasq"
         up.server.namespace.run(["sh", "-c", f"cat /bin/false >{there}"])
-        error = await undone(asked)
-        assert "undoing it failed in part: DHCP" in error.why
+        error = await rolled_back(asked)
+        assert "the rollback failed in part: DHCP" in error.why
         assert as_before()["routes"] == before["routes"]
         path = next((up.directory / "state").glob("netns-*.json"))
         assert "10.5.0.1/24" in path.read_text()
@@ -312,7 +317,7 @@ def test_what_takes_the_next_log_in_is_undone_at_once(up: World, as_before: Look
 
     async def work(session: Pausing) -> None:
         before = as_before()
-        error = await undone(session.apply(change))
+        error = await rolled_back(session.apply(change))
         assert "a new connection to the host failed after it" in error.why
         assert as_before() == before
 
@@ -331,7 +336,7 @@ def test_a_gateway_that_takes_a_forward_along(up: World) -> None:
         gateway = await session.apply(made)
         await session.apply(wish("PortForward", "ssh", natGateway=gateway.id, sourcePort=22, destination="10.0.0.2"))
         moved = wish("NatGateway", gateway.id, inputs, **{**inputs, **ETH0})
-        error = await undone(session.apply(replace(moved, urn=made.urn)))
+        error = await rolled_back(session.apply(replace(moved, urn=made.urn)))
         assert "a new connection to the host failed after it" in error.why
         await session._transport.anew()
 
@@ -424,34 +429,34 @@ def test_the_provider_dies(up: World, as_before: Look, change: Change) -> None:
 
 @pytest.mark.parametrize("user", ["root", "admin"])
 def test_the_agent_dies_with_the_way_cut(up: World, as_before: Look, user: str) -> None:
-    """Its guard lives on, under sudo as well: it undoes, and the provider learns of it when the way is back."""
+    """hostnet-confirm lives on, under sudo as well; the provider learns of the rollback when it can connect again."""
 
     async def work(session: Pausing) -> None:
         before = as_before()
         asked = asyncio.ensure_future(session.apply(cutting()))
         await watch(lambda: "bad" in owners(up))
         kill_agents(up)
-        await undone(asked)
+        await rolled_back(asked)
         assert as_before() == before
 
     in_session(up, work, user=user)
 
 
 def test_the_log_in_ends_with_the_way_cut(up: World, as_before: Look) -> None:
-    """All processes of the session are asked to end, as logind may do: the guard stays till it has done its work."""
+    """All processes of the session are asked to end, as logind may do; hostnet-confirm first does its work."""
 
     async def work(session: Pausing) -> None:
         before = as_before()
         asked = asyncio.ensure_future(session.apply(cutting()))
         await watch(lambda: "bad" in owners(up))
-        (guard,) = up.server.guards()
-        for pid in (*up.server.agents(), guard):
+        (process,) = up.server.confirm_processes()
+        for pid in (*up.server.agents(), process):
             os.kill(pid, signal.SIGTERM)
-        await undone(asked)
+        await rolled_back(asked)
         assert as_before() == before
-        assert guard in up.server.guards(), "it keeps what became of the change"
-        os.kill(guard, signal.SIGTERM)
-        await watch(lambda: guard not in up.server.guards())
+        assert process in up.server.confirm_processes(), "it keeps what became of the change"
+        os.kill(process, signal.SIGTERM)
+        await watch(lambda: process not in up.server.confirm_processes())
 
     in_session(up, work)
 
@@ -466,7 +471,7 @@ def test_the_agent_dies_with_the_way_open(up: World) -> None:
 
         session.before = kill
         assert (await session.apply(bridge("br1"))).id == "br1"
-        assert record(up)["pending"] is None
+        assert phase(up) == "idle"
 
     in_session(up, work)
     assert owners(up) == ["br0", "br1"]
@@ -474,19 +479,19 @@ def test_the_agent_dies_with_the_way_open(up: World) -> None:
 
 
 def test_the_agent_dies_half_way(up: World) -> None:
-    """What it died of is told, though its guard undoes at once what it had done; nothing is kept of it."""
+    """What it died of is told, though hostnet-confirm rolls back at once what it had done; nothing is kept of it."""
     changes = [bridge(f"x{number}") for number in range(60)]
 
     async def work(session: Pausing) -> None:
         first = session.hello["pid"]
         asked = [asyncio.ensure_future(session.apply(change)) for change in changes]
-        await watch(lambda: record(up).get("pending") is not None)
+        await watch(lambda: phase(up) in ("pending", "unconfirmed"))
         os.kill(first, signal.SIGKILL)
         told = await asyncio.gather(*asked, return_exceptions=True)
         assert {each.code for each in told if isinstance(each, HostnetError)} == {Code.AGENT_DIED}
         assert "SIGKILL" in str(told[0])
         assert owners(up) == ["br0"]
-        assert record(up)["undone"] == ""
+        assert phase(up) == "idle"
 
     in_session(up, work)
 
@@ -534,7 +539,7 @@ def test_the_connection_dies_with_the_way_open(up: World) -> None:
         assert (await session.apply(bridge("br1"))).id == "br1"
         assert up.server.bridges().items() >= bridges.items()
         assert first not in up.server.agents()
-        assert record(up)["pending"] is None
+        assert phase(up) == "idle"
 
     in_session(up, work)
     assert owners(up) == ["br0", "br1"]
@@ -543,7 +548,7 @@ def test_the_connection_dies_with_the_way_open(up: World) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def test_another_request_instead_of_the_word(up: World) -> None:
+def test_another_request_instead_of_the_confirmation(up: World) -> None:
     """Nobody waits for the first one any more: it is undone, and the other done and answered."""
     up.settings = replace(up.settings, confirm_timeout=LONG)
 
@@ -560,14 +565,14 @@ def test_another_request_instead_of_the_word(up: World) -> None:
     in_session(up, work)
 
 
-def test_the_guard_is_killed_before(up: World, as_before: Look) -> None:
+def test_hostnet_confirm_is_killed_before(up: World, as_before: Look) -> None:
     """The agent starts another one: no change goes unwatched."""
 
     async def work(session: Pausing) -> None:
         before = as_before()
-        for pid in up.server.guards():
+        for pid in up.server.confirm_processes():
             os.kill(pid, signal.SIGKILL)
-        await undone(session.apply(cutting()))
+        await rolled_back(session.apply(cutting()))
         assert as_before() == before
 
     in_session(up, work)
@@ -627,12 +632,12 @@ def test_the_last_resource_goes(up: World) -> None:
 
     async def work(session: Pausing) -> None:
         async def look() -> None:
-            assert record(up)["pending"] is not None
+            assert phase(up) == "unconfirmed"
 
         session.before = look
         await session.apply(removal("br0"))
         assert record(up) == {}
 
     in_session(up, work)
-    until(lambda: not up.server.guards())
+    until(lambda: not up.server.confirm_processes())
     until(lambda: not (up.directory / "state").exists())

@@ -102,14 +102,14 @@ def test_done_but_the_answer_is_lost(up: World) -> None:
         await watch(lambda: owners(up) == ["br0", "br1", "br2"])
         bridges = up.server.bridges()
         held, first = record(up).read_text().splitlines()[1:], header(up)
-        assert first["unconfirmed"], "nobody has heard of it yet"
+        assert first["phase"]["name"] == "unconfirmed", "its provider has not heard of it yet"
         up.server.kill_sessions()
         views = await asyncio.gather(*asked)
         assert [view.id for view in views] == ["br1", "br2"]
         assert all(view.seen[0] is not None for view in views)
         assert up.server.bridges() == bridges
         assert record(up).read_text().splitlines()[1:] == held
-        over: dict[str, Any] = {"pending": None, "undo": [], "unconfirmed": ""}
+        over = {"phase": {"name": "idle"}}
         assert header(up) == {**first, **over}, "the second agent did nothing but take our confirmation"
 
     in_session(up, work)
@@ -310,7 +310,7 @@ def test_a_bad_line(up: World, delay: float, lost: float, doubled: float) -> Non
     assert up.server.log_ins() == 1
 
 
-def test_the_record_keeps_few_outcomes(up: World) -> None:
+def test_the_record_keeps_few_results(up: World) -> None:
     """They are for the moment after a break, not a history."""
 
     async def work(session: Session) -> None:
@@ -319,7 +319,7 @@ def test_the_record_keeps_few_outcomes(up: World) -> None:
             await session.apply(removal("br1"))
 
     in_session(up, work)
-    assert len(header(up)["outcomes"]) == 16
+    assert len(header(up)["results"]) == 16
 
 
 def in_mounts(world: World, *argv: str) -> None:

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hostnet.agent.transaction import commit_confirm as guard
+from hostnet.agent.transaction import commit_confirm
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.hosts.pool import Pool
 from hostnet.hosts.session import Session
@@ -197,11 +197,11 @@ class Server:
 
     def agents(self) -> list[int]:
         """The agents on it."""
-        return [pid for pid in self.processes("--state-dir") if not _is_guard(pid)]
+        return [pid for pid in self.processes("--state-dir") if not _is_confirm(pid)]
 
-    def guards(self) -> list[int]:
-        """What watches over unconfirmed changes on it."""
-        return [pid for pid in self.processes("--state-dir") if _is_guard(pid)]
+    def confirm_processes(self) -> list[int]:
+        """The processes on it that roll back what is not confirmed."""
+        return [pid for pid in self.processes("--state-dir") if _is_confirm(pid)]
 
     def bridges(self) -> dict[str, int]:
         """The bridges there, and their ifindex."""
@@ -338,9 +338,9 @@ class World:
                 stack.callback(server.close)
 
 
-def _is_guard(pid: int) -> bool:
+def _is_confirm(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/comm").read_text().strip() == guard.NAME
+        return Path(f"/proc/{pid}/comm").read_text().strip() == commit_confirm.NAME
     except OSError:
         return False
 

@@ -25,7 +25,7 @@ from hostnet.agent.lasting import watch
 from hostnet.agent.lasting.persistence import Persistence, forget_agents
 from hostnet.agent.linux.process import started_at
 from hostnet.agent.record.netns import enter, namespace_of, store_here
-from hostnet.agent.transaction.commit_confirm import CommitConfirm
+from hostnet.agent.transaction.commit_confirm import CommitConfirm, Confirmation
 from hostnet.agent.transaction.host import Host
 from hostnet.agent.transaction.subsystems import Outcome, Subsystems
 from hostnet.wire.errors import Code, HostnetError
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.dup2(2, 1)  # whatever else prints must not look like an answer
     used = _use_file()
     # Before anything is open here: it is to share nothing with this process.
-    guard = CommitConfirm(options.confirm, lambda transaction: _undo(options, transaction)) if options.confirm else None
+    confirm = CommitConfirm(options.confirm, lambda number: _roll_back(options, number)) if options.confirm else None
     try:
         host = open_host(options.state_dir, options.netns, options.persist, options.via)
     except HostnetError as error:
@@ -76,35 +76,40 @@ def main(arguments: list[str] | None = None) -> int:
         if request["op"] == "watch":
             _watch(options, answer)
             break
-        talk = _Talk(answer, request["id"], guard, early) if guard else None
+        confirmation = ProviderConfirmation(answer, request["id"], confirm, early) if confirm else None
         try:
-            result = serve(host, request, talk)
+            result = serve(host, request, confirmation)
         except EOFError:
-            return 0  # nobody is there to confirm: the guard waits for another agent that is told to
+            return 0  # no provider is there to confirm: hostnet-confirm waits for another agent that one talks to
         answer.write(json.dumps(result, separators=(",", ":")) + "\n")
     _leave(options.state_dir, used)
     return 0
 
 
-class _Talk:
-    """With the provider and the guard, about one request that may have to be confirmed: a `Confirmation`.
+class ProviderConfirmation:
+    """Asks the provider to confirm what one of its requests changed: a `Confirmation`.
 
-    :param early: gets the next request, where that comes instead of a word.
+    Args:
+        answer: The stream to the provider.
+        number: The request's.
+        process: What rolls the change back where no answer comes.
+        early: Gets the next request, where that comes instead of an answer.
     """
 
-    def __init__(self, answer: TextIO, number: int, guard: CommitConfirm, early: list[str]) -> None:
-        self._answer, self._number, self._guard, self._early = answer, number, guard, early
+    required = True
 
-    asks = True
+    def __init__(self, answer: TextIO, number: int, process: CommitConfirm, early: list[str]) -> None:
+        self._answer, self._number, self._process, self._early = answer, number, process, early
 
     def begun(self, transaction: str) -> None:
         """See `Confirmation`."""
-        self._guard.begun(transaction)
+        self._process.begun(transaction)
 
-    def ask(self, told: list[Outcome], transaction: str, *, anew: bool) -> str:
+    def request(self, outcomes: list[Outcome], transaction: str, *, reconnect: bool) -> str:
         """See `Confirmation`."""
-        self._guard.applied(transaction)
-        answer = {"id": self._number, "result": list(map(_outcome, told)), "unconfirmed": True, "anew": anew}
+        self._process.applied(transaction)
+        result = list(map(_outcome, outcomes))
+        answer = {"id": self._number, "result": result, "unconfirmed": True, "anew": reconnect}
         line = ""
         with contextlib.suppress(OSError):
             self._answer.write(json.dumps(answer, separators=(",", ":")) + "\n")
@@ -114,31 +119,31 @@ class _Talk:
         request = json.loads(line)
         if request["op"] not in ("confirm", "undo"):
             self._early.append(line)
-            return "its provider waits for it no longer"
+            return "its provider sent another request instead of a confirmation"
         return "" if request["op"] == "confirm" else str(request["why"])
 
     def ended(self) -> None:
         """See `Confirmation`."""
-        self._guard.ended()
+        self._process.ended()
 
 
-def _undo(options: argparse.Namespace, transaction: str) -> None:
-    """Undo what nobody confirmed, and keep its fate for a provider that comes back to ask. The guard calls this.
+def _roll_back(options: argparse.Namespace, transaction: str) -> None:
+    """Roll back a change that is not confirmed, and keep its result for a provider that comes back to ask.
 
-    What stands in the way is tried again, whatever it is: nobody else may be able to come and do it.
+    hostnet-confirm calls this. Whatever keeps it from it, it tries again: there may be no other process that could.
     """
     for pause in (*_PAUSES, None):
         try:
             host = open_host(options.state_dir, options.netns, options.persist)
-            if host.undo(transaction, options.confirm):
-                syslog.syslog(syslog.LOG_WARNING, "hostnet: a change that its provider did not confirm is undone")
+            if host.roll_back(transaction, options.confirm):
+                syslog.syslog(syslog.LOG_WARNING, "hostnet: rolled back a change that its provider did not confirm")
                 # Whoever wants it to end, a shutdown above all, need not wait.
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
                 signal.sigtimedwait({signal.SIGTERM}, _REMEMBERED_SECONDS)
                 host.forget(transaction)
             break
         except Exception as error:  # noqa: BLE001
-            what = "hostnet: a change that its provider did not confirm can't be undone"
+            what = "hostnet: can't roll back a change that its provider did not confirm"
             syslog.syslog(syslog.LOG_ERR, f"{what}: {type(error).__name__}: {error}")
         if pause is None:
             return
@@ -234,14 +239,19 @@ def _hello() -> dict[str, Any]:
     }
 
 
-def serve(host: Host, request: dict[str, Any], talk: _Talk | None = None) -> dict[str, Any]:
+def serve(host: Host, request: dict[str, Any], confirmation: Confirmation | None = None) -> dict[str, Any]:
     """Answer a request.
 
-    :param talk: where changes are to be confirmed.
-    :raises EOFError: the provider left before it confirmed one.
+    Args:
+        host: What it is about.
+        request: As it came.
+        confirmation: Where changes must be confirmed.
+
+    Raises:
+        EOFError: The provider left before it confirmed one.
     """
     try:
-        answer = {"result": _OPERATIONS[request["op"]](host, request, talk)}
+        answer = {"result": _OPERATIONS[request["op"]](host, request, confirmation)}
     except HostnetError as error:
         answer = {"error": error.to_json()}
     except EOFError:
@@ -259,27 +269,27 @@ def serve(host: Host, request: dict[str, Any], talk: _Talk | None = None) -> dic
     return {"id": request["id"], **answer}
 
 
-def _apply(host: Host, request: dict[str, Any], talk: _Talk | None) -> list[Any]:
+def _apply(host: Host, request: dict[str, Any], confirmation: Confirmation | None) -> list[Any]:
     changes = [change_from_json(change) for change in request["changes"]]
     transaction = request.get("transaction", "")
     if "instead_of" in request:
-        host.replace_agent(**request["instead_of"], transaction=transaction)
-    done = host.apply(changes, transaction, ask=bool(request.get("ask")), confirmation=talk)
-    return list(map(_outcome, done))
+        host.take_over(**request["instead_of"], transaction=transaction)
+    perform = host.outcome if request.get("ask") else host.apply
+    return list(map(_outcome, perform(changes, transaction, confirmation=confirmation)))
 
 
-def _read(host: Host, request: dict[str, Any], _: _Talk | None) -> list[Any]:
+def _read(host: Host, request: dict[str, Any], _: Confirmation | None) -> list[Any]:
     if "instead_of" in request:
-        host.replace_agent(**request["instead_of"])
+        host.take_over(**request["instead_of"])
     return [_outcome(each) for each in host.read([query_from_json(query) for query in request["queries"]])]
 
 
-def _restore(host: Host, request: dict[str, Any], _: _Talk | None) -> int:
+def _restore(host: Host, request: dict[str, Any], _: Confirmation | None) -> int:
     del request
     return host.restore()
 
 
-def _facts(host: Host, request: dict[str, Any], _: _Talk | None) -> dict[str, Any]:
+def _facts(host: Host, request: dict[str, Any], _: Confirmation | None) -> dict[str, Any]:
     return host.facts(request["name"], request["arguments"])
 
 

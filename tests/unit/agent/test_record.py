@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import pytest
+from hostnet.agent.linux.operations import DeleteLink, SetLink, to_json
 from hostnet.agent.record.owners import Owner
+from hostnet.agent.record.phase import Idle, Pending, Phase, Result, RolledBack, Unconfirmed
 from hostnet.agent.record.record import Store
+from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Glob
 
 OWNER = Owner("urn", "br0/vm-*", (Glob("br0", "vm-*"),))
@@ -79,3 +85,113 @@ def test_the_last_delete_takes_notes_along(tmp_path: Path) -> None:
         record.attached.clear()
         last.save(record)
     assert not directory.exists()
+
+
+# --- the phase of a transaction --------------------------------------------------------------------------------------
+
+OTHER = Owner("urn", "br1/vm-*", (Glob("br1", "vm-*"),))
+PAIRS = {OWNER.key: (OWNER, OTHER), "new": (None, OTHER), "old": (OWNER, None), "renamed": (None, None)}
+UNDO = (DeleteLink("br1"), SetLink("vm-0", bridge="br0", isolated=False))
+PHASES: list[Phase] = [Idle(), Pending(PAIRS, UNDO), Unconfirmed("t1", PAIRS, UNDO), RolledBack("t1")]
+
+
+@pytest.mark.parametrize("phase", PHASES, ids=lambda phase: type(phase).__name__)
+def test_a_phase_survives_the_record(tmp_path: Path, phase: Phase) -> None:
+    """The next agent knows how far the transaction is, and a look without the lock what waits for a confirmation."""
+    begin(tmp_path)
+    first = store(tmp_path)
+    with first.locked() as record:
+        record.phase = phase
+        first.save(record)
+    with store(tmp_path).locked() as record:
+        assert record.phase == phase
+    assert store(tmp_path).unconfirmed() == ("t1" if isinstance(phase, Unconfirmed) else "")
+
+
+@pytest.mark.parametrize("phase", PHASES[1:], ids=lambda phase: type(phase).__name__)
+def test_a_phase_keeps_an_empty_record(tmp_path: Path, phase: Phase) -> None:
+    """A rollback, and a provider that comes back to ask, need it; with the phase it goes."""
+    directory = tmp_path / "state"
+    first = store(directory)
+    with first.locked() as record:
+        record.phase = phase
+        first.save(record)
+    with store(directory).locked() as record:
+        assert record.phase == phase
+        record.phase = Idle()
+        store(directory).save(record)
+    assert not directory.exists()
+
+
+REFUSED = HostnetError(Code.CONFLICT, "what", "why", "fix")
+UNDONE = HostnetError(Code.ROLLED_BACK, "what", "why", "fix")
+
+
+def test_results_survive_the_record(tmp_path: Path) -> None:
+    """Of the latest transactions; old ones are forgotten."""
+    begin(tmp_path)
+    first = store(tmp_path)
+    with first.locked() as record:
+        for number in range(20):
+            record.add_result(f"t{number}", Result({2: REFUSED}))
+        record.add_result("last", Result(rolled_back=UNDONE))
+        first.save(record)
+    with store(tmp_path).locked() as record:
+        assert list(record.results) == [*(f"t{number}" for number in range(5, 20)), "last"]
+        assert str(record.results["t19"].errors[2]) == str(REFUSED)
+        assert record.results["t19"].rolled_back is None
+        rolled_back = record.results["last"].rolled_back
+        assert rolled_back is not None
+        assert (rolled_back.code, str(rolled_back)) == (Code.ROLLED_BACK, str(UNDONE))
+
+
+def format_1(**phase: Any) -> str:
+    """A record as hostnet wrote it before a phase had a type."""
+    header = {
+        "format": 1,
+        "instance": None,
+        "sysctls": {"net.ipv4.ip_forward": {"old": "0", "ours": "1"}},
+        "claims": {},
+        "table": {"rules": "r", "template": "t", "generation": 7, "observed": ""},
+        "attached": {"vm-0": OWNER.key},
+        "outcomes": {"t0": {"1": REFUSED.to_json()}, "t9": {"*": UNDONE.to_json()}},
+        "pending": None,
+        "undo": [],
+        "unconfirmed": "",
+        "undone": "",
+        **phase,
+    }
+    return f"{json.dumps(header)}\n{OWNER.line}\n"
+
+
+OPEN = {
+    "pending": {key: [owner and owner.line for owner in pair] for key, pair in PAIRS.items()},
+    "undo": [to_json(each) for each in UNDO],
+}
+
+
+@pytest.mark.parametrize(
+    ("header", "phase"),
+    [
+        pytest.param({}, PHASES[0], id="Idle"),
+        pytest.param(OPEN, PHASES[1], id="Pending"),
+        pytest.param({**OPEN, "unconfirmed": "t1"}, PHASES[2], id="Unconfirmed"),
+        pytest.param({"undone": "t1"}, PHASES[3], id="RolledBack"),
+    ],
+)
+def test_a_record_of_format_1_is_converted(tmp_path: Path, header: dict[str, Any], phase: Phase) -> None:
+    """Of an earlier hostnet: all that it says is known, in whatever phase its agent left it; the next save is ours."""
+    path = tmp_path / "host.json"
+    path.write_text(format_1(**header))
+    assert store(tmp_path).unconfirmed() == ("t1" if isinstance(phase, Unconfirmed) else "")
+    for number in (1, 2):
+        last = store(tmp_path)
+        with last.locked() as record:
+            assert json.loads(path.read_text().splitlines()[0])["format"] == number
+            assert record.phase == phase
+            assert record.owners == {OWNER.key: OWNER}
+            assert vars(record.sysctls["net.ipv4.ip_forward"]) == {"old": "0", "ours": "1"}
+            assert (record.attached, record.table.generation) == ({"vm-0": OWNER.key}, 7)
+            assert {number: str(error) for number, error in record.results["t0"].errors.items()} == {1: str(REFUSED)}
+            assert str(record.results["t9"].rolled_back) == str(UNDONE)
+            last.save(record)

@@ -28,6 +28,7 @@ from hostnet.agent.linux.rtnetlink import LinuxKernel, write_sysctl
 from hostnet.agent.nft.ruleset import table_text
 from hostnet.agent.nft.sysctls import FORWARDING
 from hostnet.agent.nft.table import Table
+from hostnet.agent.record.phase import Open
 from hostnet.agent.record.record import Record
 
 Check = dict[str, Any]
@@ -262,8 +263,8 @@ def _state(record: Record, state_dir: Path) -> Iterator[Check]:
         yield check("state", _FAIL, f"{there} is full", f"Make room: `df {there}`")
     else:
         yield check("state", _OK, f"{state_dir}: {len(record.owners)} resources")
-    if record.pending is not None:
-        yield check("transaction", _WARN, "one was not seen to end, or waits for its confirmation", "`hostnet restore`")
+    if isinstance(record.phase, Open):
+        yield check("transaction", _WARN, "one is unfinished, or waits for its confirmation", "`hostnet restore`")
 
 
 def _watcher(watching: Watching) -> Iterator[Check]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, KeysView, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
 
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.family import ANY_ADDRESS
@@ -12,16 +14,21 @@ from hostnet.wire.objects import Forward, Forwarding, Gateway, Json, Object, fro
 from hostnet.wire.urn import Urn
 
 _FORWARDS = frozenset({Forward, Forwarding})
-_WAYS = ("via", "replaced")
+_HOST_NAMES = ("via", "replaced")
+Kind = TypeVar("Kind", bound=Object)
 
 
 @dataclass(frozen=True)
 class Owner:
     """A resource's objects on this host. Its URN and id together are its identity: a replacement has two at a time.
 
-    :param via: the name by which its provider called this host (`connection.host`); None where that is not known.
-    :param replaced: the name by which it was made before it was made again by another: to Pulumi that is another host,
-        whose resource it deletes afterwards.
+    Attributes:
+        urn: The resource's URN.
+        id: The resource's id.
+        objects: What the host should have for it.
+        via: The name by which its provider called this host (`connection.host`); None where that is not known.
+        replaced: The name by which it was made before it was made again by another. To Pulumi that is another host,
+            whose resource it deletes afterwards.
     """
 
     urn: str
@@ -35,14 +42,21 @@ class Owner:
         """Identity."""
         return f"{self.urn}|{self.id}"
 
+    @cached_property
+    def _by_type(self) -> dict[type[Any], list[Any]]:
+        found: dict[type[Any], list[Any]] = {}
+        for item in self.objects:
+            found.setdefault(type(item), []).append(item)
+        return found
+
     @property
-    def kinds(self) -> frozenset[type[Object]]:
-        """The kinds of its objects; made once. Most of many owners are forwards alone, and most look-ups pass them."""
-        kinds: frozenset[type[Object]] | None = vars(self).get("_kinds")
-        if kinds is None:
-            kinds = frozenset(map(type, self.objects))
-            object.__setattr__(self, "_kinds", kinds)
-        return kinds
+    def kinds(self) -> KeysView[type[Any]]:
+        """The types of its objects. Most of many owners are forwards alone, and most look-ups pass them."""
+        return self._by_type.keys()
+
+    def of(self, kind: type[Kind]) -> Sequence[Kind]:
+        """Its objects of a type."""
+        return self._by_type.get(kind, ())
 
     @property
     def kind(self) -> str:
@@ -65,24 +79,20 @@ class Owner:
             return self.urn or self.id
         return f"{urn.stack}/{urn.project} {urn.kind} {urn.name}"
 
-    @property
+    @cached_property
     def line(self) -> str:
-        """As recorded; made once, since an owner never changes."""
-        line: str | None = vars(self).get("_line")
-        if line is None:
-            data: Json = {"urn": self.urn, "id": self.id, "objects": [to_json(item) for item in self.objects]}
-            data.update({name: value for name in _WAYS if (value := getattr(self, name)) is not None})
-            line = json.dumps(data, separators=(",", ":"), default=vars)
-            object.__setattr__(self, "_line", line)
-        return line
+        """As recorded."""
+        data: Json = {"urn": self.urn, "id": self.id, "objects": [to_json(item) for item in self.objects]}
+        data.update({name: value for name in _HOST_NAMES if (value := getattr(self, name)) is not None})
+        return json.dumps(data, separators=(",", ":"), default=vars)
 
     @classmethod
     def parse(cls, line: str) -> Owner:
         """From a line of the record."""
         data = json.loads(line)
-        ways = {name: data[name] for name in _WAYS if name in data}
-        owner = cls(data["urn"], data["id"], tuple(map(from_json, data["objects"])), **ways)
-        object.__setattr__(owner, "_line", line.rstrip("\n"))
+        names = {name: data[name] for name in _HOST_NAMES if name in data}
+        owner = cls(data["urn"], data["id"], tuple(map(from_json, data["objects"])), **names)
+        vars(owner)["line"] = line.rstrip("\n")  # it is written back as it was read
         return owner
 
 
@@ -104,6 +114,11 @@ class Owners(dict[str, Owner]):
         if self._forwards is None:
             self._forwards = ForwardIndex(self)
         return self._forwards
+
+    def every(self, kind: type[Kind]) -> Iterator[Kind]:
+        """All objects of a type."""
+        for owner in (self if kind in _FORWARDS else self.structural).values():
+            yield from owner.of(kind)
 
     def copy(self) -> Owners:
         """One that changes apart from this."""

@@ -1,8 +1,8 @@
 """What hostnet holds on a host, written down: it outlives the agent, and for the machine itself a reboot.
 
 One JSON document a line: a header, then one owner a line, so that a write costs what it writes and a person can read
-it. Written to a file beside it, synced, and renamed over the old one. `pending` holds, by owner, what was before and
-what shall be after a transaction that has not been seen to end: the next agent goes back to what was.
+it. It is written to a file beside the old one, synced, and renamed over it. The header's `phase` says how far a
+transaction is (`record/phase.py`): where one is open, the next agent goes back to what was before it.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hostnet.agent.linux import files, operations
-from hostnet.agent.linux.operations import Operation
+from hostnet.agent.linux import files
+from hostnet.agent.record import phase as phases
 from hostnet.agent.record.owners import Owner, Owners
+from hostnet.agent.record.phase import Idle, Phase, Result, Unconfirmed
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Object
 
-_FORMAT = 1
+# 2: the phase of a transaction has a type. A record of format 1 is read as well, and written as 2 with the next save.
+_FORMAT = 2
 # A provider asks right after it lost the connection; others on the same host may have had their transactions since.
-_OUTCOMES = 16
-ALL = "*"
+_RESULTS = 16
 
 
 @dataclass
@@ -41,10 +42,11 @@ class Sysctl:
 class Mark:
     """How our tables were when we last changed them.
 
-    :param rules: a print of their chains and rules as the kernel lists them ("": there are none).
-    :param template: which version of ours they were made from.
-    :param generation: nftables' generation then; while it is the same nobody changed anything since. 0: not known.
-    :param observed: a print of what its elements were compiled from beside the owners (`Context.observed`).
+    Attributes:
+        rules: A hash of their chains and rules as the kernel lists them ("": there are none).
+        template: The version of our template that they were made from.
+        generation: nftables' generation then; while it is the same nobody changed anything since. 0: not known.
+        observed: A hash of what its elements were compiled from beside the owners (`Context.observed`).
     """
 
     rules: str = ""
@@ -55,32 +57,32 @@ class Mark:
 
 @dataclass
 class Record:
-    """All owners on one host (or namespace), and what must be put back when they go."""
+    """All owners on one host (or namespace), and what must be put back when they go.
+
+    Attributes:
+        attached: By the name of a link that a glob attached, the key of the glob's owner.
+        claims: By an owner's key, the URN of the resource that imported it and may take it over.
+        phase: How far the transaction under way is.
+        results: By transaction, what became of the latest ones; the latest is last.
+    """
 
     owners: Owners = field(default_factory=Owners)
     sysctls: dict[str, Sysctl] = field(default_factory=dict)
     table: Mark = field(default_factory=Mark)
-    attached: dict[str, str] = field(default_factory=dict)  # link -> key of the glob that attached it
-    claims: dict[str, str] = field(default_factory=dict)  # owner's key -> URN of who imported it and may take it over
-    pending: dict[str, tuple[Owner | None, Owner | None]] | None = None  # of the transaction under way
-    undo: tuple[Operation, ...] = ()  # what takes the transaction under way back, in order
-    unconfirmed: str = ""  # the transaction under way, where it is applied and waits for its provider's confirmation
-    undone: str = ""  # one that its guard undid, and whose provider may come back to ask
-    outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)  # transaction -> errors, see `note_outcome`
+    attached: dict[str, str] = field(default_factory=dict)
+    claims: dict[str, str] = field(default_factory=dict)
+    phase: Phase = field(default_factory=Idle)
+    results: dict[str, Result] = field(default_factory=dict)
 
-    def finish(self) -> None:
-        """The transaction under way has ended."""
-        self.pending, self.undo, self.unconfirmed = None, (), ""
+    def add_result(self, transaction: str, result: Result) -> None:
+        """Keep what became of a transaction, and forget what became of an old one."""
+        self.results[transaction] = result
+        for old in list(self.results)[:-_RESULTS]:
+            del self.results[old]
 
-    def note_outcome(self, transaction: str, errors: dict[str, Any]) -> None:
-        """Keep what became of a transaction, for a provider that lost the connection before it was told.
-
-        :param transaction: the provider's number for it.
-        :param errors: as JSON, by the number of the change (`ALL`: of each); what is not among them was done.
-        """
-        self.outcomes[transaction] = errors
-        for old in list(self.outcomes)[:-_OUTCOMES]:
-            del self.outcomes[old]
+    def hand_over(self, old: str, new: str) -> None:
+        """What globs attached for an owner is another's, since its URN changed."""
+        self.attached = {link: new if key == old else key for link, key in self.attached.items()}
 
     def by_id(self, identity: str, kind: type[Object] | None = None) -> Owner | None:
         """The owner of this id (and with an object of this kind)."""
@@ -93,10 +95,11 @@ class Record:
 class Store:
     """The record's file, and the lock that makes two agents take turns.
 
-    :param directory: `stateDir`.
-    :param instance: None for the machine itself; else what tells this namespace from a later one of the same name:
-        the record is dropped when it differs.
-    :param name: the file's name without its ending.
+    Args:
+        directory: The provider's `stateDir`.
+        name: The file's name without its ending.
+        instance: None for the machine itself; else what tells this namespace from a later one of the same name: a
+            record with another instance is dropped.
     """
 
     def __init__(self, directory: Path, name: str, instance: str | None) -> None:
@@ -128,7 +131,7 @@ class Store:
             except OSError as error:
                 raise HostnetError(
                     Code.KERNEL,
-                    f"the record can't be kept in {self._directory}",
+                    f"can't keep the record in {self._directory}",
                     f"{errno.errorcode.get(error.errno or 0, 'error')}: {os.strerror(error.errno or 0)}",
                     "Set the provider's stateDir to a directory that root can write",
                 ) from None
@@ -150,17 +153,18 @@ class Store:
         except FileNotFoundError:
             return False
 
-    def again(self) -> Record:
-        """The record as it is on disk, for who holds the lock and could not write it."""
+    def reload(self) -> Record:
+        """The record as it is on disk, for an agent that holds the lock and could not write it."""
         return self._load()
 
     def unconfirmed(self) -> str:
-        """The transaction that waits for its confirmation, as told without the lock, which its agent holds."""
+        """The transaction that waits for its confirmation; "" where none does. Reads without the lock."""
         try:
             with self._path.open() as file:
-                return str(json.loads(file.readline()).get("unconfirmed", ""))
-        except (OSError, ValueError):
+                phase = _phase(json.loads(file.readline()))
+        except (OSError, ValueError, KeyError, TypeError):
             return ""
+        return phase.transaction if isinstance(phase, Unconfirmed) else ""
 
     def _load(self) -> Record:
         """The record; read again only if another agent wrote it."""
@@ -208,7 +212,7 @@ class Store:
         except (ValueError, KeyError, TypeError) as error:
             raise HostnetError(
                 Code.INVALID,
-                f"the record {self._path} can't be read",
+                f"can't read the record {self._path}",
                 f"{type(error).__name__}: {error}",
                 "Move it away: what the stacks' states know is taken as theirs again at their next `pulumi up`",
             ) from None
@@ -225,25 +229,19 @@ class Store:
             table=Mark(**header.get("table", {})),
             attached=header["attached"],
             claims=header.get("claims", {}),
-            outcomes=header.get("outcomes", {}),
-            undone=header.get("undone", ""),
+            phase=_phase(header),
+            results=_results(header),
         )
-        if header["pending"] is not None:
-            record.pending = {
-                key: (old and Owner.parse(old), new and Owner.parse(new))
-                for key, (old, new) in header["pending"].items()
-            }
-            record.undo = tuple(map(operations.from_json, header.get("undo", ())))
-            record.unconfirmed = header.get("unconfirmed", "")
         for line in lines:
             owner = Owner.parse(line)
             record.owners[owner.key] = owner
         return record
 
     def save(self, record: Record) -> None:
-        """Write, sync, rename; with nothing to keep, leave nothing.
+        """Write, sync, rename; where there is nothing to keep, remove the file.
 
-        :raises OSError: where that fails: then the record is as it was on disk, for whoever looks next.
+        Raises:
+            OSError: This failed. The next look at the record reads it from the disk again.
         """
         try:
             self._save(record)
@@ -252,25 +250,18 @@ class Store:
             raise
 
     def _save(self, record: Record) -> None:
-        kept = record.owners or record.sysctls or record.attached or record.undone
-        if not kept and record.pending is None:
+        if not (record.owners or record.sysctls or record.attached or not isinstance(record.phase, Idle)):
             self._remove()
             return
-        pending: dict[str, list[str | None]] | None = None
-        if record.pending is not None:
-            pending = {key: [x.line if x else None for x in pair] for key, pair in record.pending.items()}
         header: dict[str, Any] = {
             "format": _FORMAT,
             "instance": self._instance,
+            "phase": phases.to_json(record.phase),
             "sysctls": {name: vars(value) for name, value in record.sysctls.items()},
             "claims": {key: urn for key, urn in record.claims.items() if key in record.owners},
             "table": vars(record.table),
             "attached": record.attached,
-            "outcomes": record.outcomes,
-            "pending": pending,
-            "undo": [operations.to_json(each) for each in record.undo] if pending is not None else [],
-            "unconfirmed": record.unconfirmed,
-            "undone": record.undone,
+            "results": {transaction: result.to_json() for transaction, result in record.results.items()},
         }
         lines = [json.dumps(header), *(owner.line for owner in record.owners.values())]
         # A namespace's record has nothing to outlive: it ends with the boot.
@@ -288,3 +279,13 @@ class Store:
             self._directory.rmdir()
         except OSError:
             return  # another namespace's record is there, or it was somebody else's directory to begin with
+
+
+def _phase(header: dict[str, Any]) -> Phase:
+    return phases.from_json(header["phase"]) if "phase" in header else phases.from_format_1(header)
+
+
+def _results(header: dict[str, Any]) -> dict[str, Result]:
+    if "results" in header:
+        return {transaction: Result.from_json(data) for transaction, data in header["results"].items()}
+    return {transaction: Result.from_format_1(data) for transaction, data in header.get("outcomes", {}).items()}

@@ -1,9 +1,9 @@
-"""Which wishes are granted: each is resolved against what the others have, or refused with its reason."""
+"""Which changes are accepted: each is resolved against what other resources have, or refused with its reason."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from hostnet.agent.linux.rtnetlink import group_id, user_id
 from hostnet.agent.linux.snapshot import Snapshot
@@ -12,77 +12,96 @@ from hostnet.agent.observe import listeners
 from hostnet.agent.plan.links import takes_user_off
 from hostnet.agent.plan.resolve import World, resolve
 from hostnet.agent.record.owners import Owner, Owners
+from hostnet.agent.record.phase import Pairs, Result
 from hostnet.agent.record.record import Record
-from hostnet.agent.transaction.apply import names_of
-from hostnet.agent.transaction.subsystems import Outcome, Pairs, Subsystems
+from hostnet.agent.transaction.subsystems import Outcome, Subsystems
+from hostnet.agent.transaction.transition import names_of
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Link
 from hostnet.wire.requests import Change, View
 from hostnet.wire.urn import Urn
 
 
-class Admission:
-    """Of one host. A preview's later wishes build on its earlier ones, as the real ones will.
+@dataclass
+class Admitted:
+    """The changes of a transaction, judged.
 
-    :param via: the name by which the provider calls this host; None where nobody said.
+    Attributes:
+        snapshot: What the kernel had.
+        owners: By the number of the change, the owner that it is about, where it is accepted.
+        pairs: What each owner has, and what it should have.
+        outcomes: By the number of the change, what became of those that are refused or were only asked about.
+        renamed: By an owner's former key, its new one: its resource has another URN (an alias).
+        recreated: The owners that were created though they were there.
+    """
+
+    snapshot: Snapshot
+    owners: dict[int, Owner] = field(default_factory=dict)
+    pairs: Pairs = field(default_factory=dict)
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
+    recreated: set[str] = field(default_factory=set)
+
+    def result(self, failed: Mapping[str, HostnetError]) -> Result:
+        """The errors by the number of the change, for the record.
+
+        Args:
+            failed: By owner, why its change failed.
+        """
+        errors = {number: each for number, each in self.outcomes.items() if isinstance(each, HostnetError)}
+        errors.update({number: failed[owner.key] for number, owner in self.owners.items() if owner.key in failed})
+        return Result(errors)
+
+
+class Admission:
+    """Of one host. A preview's later changes build on its earlier ones, as the real ones will.
+
+    Args:
+        subsystems: What the agent works with.
+        via: The name by which the provider calls this host; None where that is not known.
     """
 
     def __init__(self, subsystems: Subsystems, via: str | None = None) -> None:
         self._subsystems, self._via = subsystems, via
         self._previewed: Pairs = {}
-        # What was created again though it was there: `pulumi up --replace` of a thing that keeps its name. The delete
-        # of what it replaces, which follows, is about the same thing, and must not take it away.
-        self._again: set[str] = set()
+        # `pulumi up --replace` of a thing that keeps its name creates what is there, and deletes it afterwards. That
+        # delete is about the same thing, and must not take it away.
+        self._recreated: set[str] = set()
 
-    def admit(
-        self,
-        changes: list[Change],
-        record: Record,
-        snapshot: Snapshot,
-        outcomes: dict[int, Outcome],
-        *,
-        repeated: bool,
-    ) -> tuple[dict[int, Owner], Pairs]:
-        """Judge each in turn, those before it taken for granted.
-
-        :param outcomes: gets what became of those that are refused or only asked about (a preview).
-        :param repeated: they were applied before, by an agent whose answer was lost.
-        :returns: by the number of the change its owner; and what is to happen.
-        """
+    def admit(self, changes: list[Change], record: Record, snapshot: Snapshot) -> Admitted:
+        """Judge each in turn, as if those before it were applied already. Changes nothing: see `accept`."""
         after = record.owners.copy()
-        admitted: dict[int, Owner] = {}
-        pairs: Pairs = {}
+        admitted = Admitted(snapshot, recreated=set(self._recreated))
         for number, change in enumerate(changes):
             try:
                 if change.dry:
-                    outcomes[number] = self._preview(change, after, snapshot, record.claims)
+                    admitted.outcomes[number] = self._preview(change, after, snapshot, record.claims)
                     continue
                 old, new = self._admit_one(change, after, snapshot, record.claims)
             except HostnetError as error:
-                outcomes[number] = error
+                admitted.outcomes[number] = error
                 continue
             if new is not None:
-                new = self._by_this_way(new, record.owners.get(new.key), again=not change.known and not repeated)
-            elif old is not None and self._was_replaced(old):
-                admitted[number] = Owner(change.urn, change.id)
+                new = self._named(new, record.owners.get(new.key), change, admitted)
+            elif old is not None and self._is_replaced(old, admitted):
+                admitted.owners[number] = Owner(change.urn, change.id)
                 continue
-            owner = new or old or Owner(change.urn, change.id)
-            admitted[number] = new or Owner(change.urn, change.id)
-            if old is not None and old.key != owner.key:
-                # The resource's URN changed (an alias): its objects change hands, nothing else.
-                after.remove(old.key)
-                pairs[old.key] = (None, None)
-                _rename(record.attached, old.key, owner.key)
-            if new is not None:
-                after[new.key] = new
-            else:
-                after.remove(owner.key)
-            if owner.objects:
-                pairs[owner.key] = (pairs.get(owner.key, (old, None))[0], new)
-        return admitted, pairs
+            admitted.owners[number] = new or Owner(change.urn, change.id)
+            _take(old, new, admitted, after, change)
+        return admitted
+
+    def accept(self, record: Record, admitted: Admitted) -> None:
+        """Have admitted changes count: they are about to be applied."""
+        self._recreated = admitted.recreated
+        for old, new in admitted.renamed.items():
+            record.hand_over(old, new)
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """What was admitted for these owners is rolled back."""
+        self._recreated -= set(keys)
 
     def _preview(self, change: Change, owners: Owners, snapshot: Snapshot, claims: Mapping[str, str]) -> View:
-        """Whether a wish would be granted, after those that this preview asked for before."""
+        """Whether a change would be accepted, after those that this preview asked for before."""
         planned = owners.copy()
         for key, (_, wanted) in self._previewed.items():
             if wanted is not None:
@@ -104,7 +123,7 @@ class Admission:
     def _admit_one(
         self, change: Change, after: Owners, snapshot: Snapshot, claims: Mapping[str, str]
     ) -> tuple[Owner | None, Owner | None]:
-        """What the owner had, and what it shall have (None: nothing)."""
+        """What the owner has, and what it should have (None: nothing)."""
         old = after.get(Owner(change.urn, change.id).key)
         if old is None and change.known:
             old = _taken_up(change, after, World(after, snapshot), claims)
@@ -120,30 +139,41 @@ class Admission:
         after.forwards.check(new, after)
         return old or after.get(new.key), new
 
-    def _by_this_way(self, new: Owner, before: Owner | None, *, again: bool) -> Owner:
-        """A granted wish, with the way by which it came.
+    def _named(self, new: Owner, before: Owner | None, change: Change, admitted: Admitted) -> Owner:
+        """An accepted owner, with the name of the host by which the change came.
 
-        :param before: what its owner has.
-        :param again: it is to be created, so that what is there would be deleted afterwards.
+        To Pulumi another name is another host: what is created again by it is deleted by the former name afterwards.
         """
         replaced = before.replaced if before else None
-        if before is not None and again:
+        if before is not None and not change.known:
             if before.via in (None, self._via):
-                self._again.add(new.key)
+                admitted.recreated.add(new.key)
             else:
                 replaced = before.via
         return replace(new, via=self._via, replaced=replaced)
 
-    def _was_replaced(self, owner: Owner) -> bool:
-        """Whether a delete is about what an owner was, and not about what it has since."""
-        if owner.key in self._again:
-            self._again.discard(owner.key)
+    def _is_replaced(self, owner: Owner, admitted: Admitted) -> bool:
+        """Whether a delete is about what an owner had before it was created again, and not about what it has now."""
+        if owner.key in admitted.recreated:
+            admitted.recreated.discard(owner.key)
             return True
         return owner.replaced is not None and owner.replaced == self._via != owner.via
 
-    def undone(self, keys: Iterable[str]) -> None:
-        """What was admitted for these owners is not there any more."""
-        self._again -= set(keys)
+
+def _take(old: Owner | None, new: Owner | None, admitted: Admitted, after: Owners, change: Change) -> None:
+    """Note what an accepted change does."""
+    owner = new or old or Owner(change.urn, change.id)
+    if old is not None and old.key != owner.key:
+        # The resource's URN changed: its objects change hands, nothing else.
+        after.remove(old.key)
+        admitted.pairs[old.key] = (None, None)
+        admitted.renamed[old.key] = owner.key
+    if new is not None:
+        after[new.key] = new
+    else:
+        after.remove(owner.key)
+    if owner.objects:
+        admitted.pairs[owner.key] = (admitted.pairs.get(owner.key, (old, None))[0], new)
 
 
 def _check_users(owner: Owner) -> None:
@@ -175,12 +205,6 @@ def _check_open(owner: Owner, snapshot: Snapshot) -> None:
                 "EBUSY: a program has it open, and the kernel can only make it anew without one",
                 "Stop the VM first, or name another owner or group",
             )
-
-
-def _rename(attached: dict[str, str], old: str, new: str) -> None:
-    for link, key in attached.items():
-        if key == old:
-            attached[link] = new
 
 
 def _taken_up(change: Change, owners: Owners, world: World, claims: Mapping[str, str]) -> Owner | None:

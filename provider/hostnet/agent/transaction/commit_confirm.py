@@ -1,13 +1,14 @@
-"""A process beside the agent that undoes what nobody confirms, whoever dies: the agent, the way to it, the provider.
+"""A change counts once its provider confirms it; else a process beside the agent rolls it back.
 
-The agent tells it through a pipe how far a transaction is; the end of the pipe tells that the agent died. Then
+That process (`hostnet-confirm` in ps) outlives the agent, the connection and the provider. The agent tells it through a
+pipe how far a transaction is; the end of the pipe tells that the agent died. Then
 
 - before a transaction, and after one: it ends;
-- of one that has begun: it undoes it at once, since nobody was told of it;
-- of one that is applied: it undoes it when the time is up. Until then another agent may have it confirmed.
+- of one that has begun: it rolls it back at once, since no provider has heard of it;
+- of one that is applied: it rolls it back when the time is up. Until then another agent may have it confirmed.
 
-While the agent lives, it kills it before it undoes something: that one can't be heard, its provider has hung up, or it
-hangs itself in the middle of a change.
+Where the time is up and the agent lives, it kills the agent before it rolls back: the agent can't be heard, its
+provider has hung up, or it hangs in the middle of a change.
 """
 
 from __future__ import annotations
@@ -19,28 +20,75 @@ import select
 import signal
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from hostnet.agent.linux.process import let_go
+from hostnet.agent.transaction.subsystems import Outcome
 
-NAME = "hostnet-guard"  # as ps and top show it; 15 bytes at most
+NAME = "hostnet-confirm"  # as ps and top show it; the kernel keeps 15 bytes (TASK_COMM_LEN)
 _PR_SET_NAME = 15
 _BEGUN, _APPLIED, _ENDED = b"b", b"a", b"e"
-# How long a change may take: 10,000 forwards take seconds. One that hangs may have cut the way before it did.
+# How long a change may take: 10,000 forwards take seconds. One that hangs may have cut the connection before it did.
 _CHANGE_SECONDS = 300.0
 
-# Undo a transaction, if it is not confirmed.
-Undo = Callable[[str], None]
+# Rolls a transaction back, if it is not confirmed.
+RollBack = Callable[[str], None]
+
+
+class Confirmation(Protocol):
+    """What makes a change count: a provider that is still heard after it (DESIGN.md 2.5)."""
+
+    required: bool
+
+    def begun(self, transaction: str) -> None:
+        """The host is about to be changed."""
+
+    def request(self, outcomes: list[Outcome], transaction: str, *, reconnect: bool) -> str:
+        """Tell the provider what is applied, and wait for its answer.
+
+        Args:
+            outcomes: What is applied.
+            transaction: The provider's number for it.
+            reconnect: A connection in progress proves nothing: the provider must make a new one before it confirms.
+
+        Returns:
+            "" where it is confirmed, else why it is to be rolled back.
+
+        Raises:
+            EOFError: No provider is there any more.
+        """
+
+    def ended(self) -> None:
+        """The transaction is confirmed, or rolled back, or nothing was changed."""
+
+
+class AlwaysConfirmed:
+    """What is changed on the provider's own machine counts at once, and what another agent left unconfirmed there."""
+
+    required = False
+
+    def begun(self, transaction: str) -> None:
+        """No process need know."""
+
+    def request(self, outcomes: list[Outcome], transaction: str, *, reconnect: bool) -> str:
+        """Confirmed."""
+        del outcomes, transaction, reconnect
+        return ""
+
+    def ended(self) -> None:
+        """No process need know."""
 
 
 class CommitConfirm:
-    """The agent's end.
+    """The agent's end of the pipe to the process that rolls back.
 
-    :param seconds: how long an applied transaction may wait for its confirmation.
-    :param undo: called in the other process, which shares no open file with this one.
+    Args:
+        seconds: How long an applied transaction may wait for its confirmation.
+        roll_back: Called in the other process, which shares no open file with this one.
     """
 
-    def __init__(self, seconds: float, undo: Undo) -> None:
-        self.seconds, self._undo = seconds, undo
+    def __init__(self, seconds: float, roll_back: RollBack) -> None:
+        self.seconds, self._roll_back = seconds, roll_back
         self._pipe = self._start()
 
     def begun(self, transaction: str) -> None:
@@ -52,7 +100,7 @@ class CommitConfirm:
         self._tell(_APPLIED + transaction.encode())
 
     def ended(self) -> None:
-        """It is confirmed, or undone."""
+        """It is confirmed, or rolled back."""
         self._tell(_ENDED)
 
     def _tell(self, what: bytes) -> None:
@@ -68,15 +116,15 @@ class CommitConfirm:
         agent = os.getpid()
         if os.fork() == 0:
             try:
-                _become_guard(read)
-                _guard(agent, self.seconds, self._undo)
+                _detach(read)
+                _await_confirmation(agent, self.seconds, self._roll_back)
             finally:
                 os._exit(0)
         os.close(read)
         return write
 
 
-def _become_guard(pipe: int) -> None:
+def _detach(pipe: int) -> None:
     """Be a process of one's own, with the pipe as the only open file: as standard input."""
     os.setsid()
     # SIGTERM is what the processes of a log-in session get at its end (logind.conf(5), KillUserProcesses=), 90 seconds
@@ -89,15 +137,16 @@ def _become_guard(pipe: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_NAME, NAME.encode())
 
 
-def _guard(agent: int, seconds: float, undo: Undo) -> None:
+def _await_confirmation(agent: int, seconds: float, roll_back: RollBack) -> None:
+    """Follow the transactions of an agent till it ends, and roll back the one that is not confirmed."""
     state, transaction, deadline = _ENDED, "", None
-    buffer, hears = b"", True
+    buffer, agent_lives = b"", True
     while True:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not select.select([0] if hears else [], [], [], left)[0]:
-            if hears and os.getppid() == agent:
+        if not select.select([0] if agent_lives else [], [], [], left)[0]:
+            if agent_lives and os.getppid() == agent:
                 os.kill(agent, signal.SIGKILL)
-            undo(transaction)
+            roll_back(transaction)
             return
         data = os.read(0, 4096)
         buffer += data
@@ -108,8 +157,8 @@ def _guard(agent: int, seconds: float, undo: Undo) -> None:
             deadline = None if patience is None else time.monotonic() + patience
         if data:
             continue
-        hears = False
+        agent_lives = False
         if state == _BEGUN:
-            undo(transaction)
+            roll_back(transaction)
         if state != _APPLIED:
             return

@@ -1,8 +1,8 @@
-"""What there is: views for reads, facts for functions, drift. Changes nothing, but lets go what a read found gone."""
+"""Answers what is on the host: views for reads, facts for functions, status. Drops owners that a read found deleted."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,24 +19,27 @@ from hostnet.agent.observe.undeclared import strange_forwards
 from hostnet.agent.observe.view import Observation, see
 from hostnet.agent.plan.resolve import World
 from hostnet.agent.record.owners import Owner
+from hostnet.agent.record.phase import Idle
 from hostnet.agent.record.record import Record
-from hostnet.agent.transaction.apply import Applier, names_of
+from hostnet.agent.transaction.apply import Applier
+from hostnet.agent.transaction.restore import Restorer
 from hostnet.agent.transaction.subsystems import Subsystems
+from hostnet.agent.transaction.transition import names_of
 from hostnet.wire.errors import HostnetError
-from hostnet.wire.objects import Forward, Gateway
+from hostnet.wire.objects import Forward, Gateway, ObjectState
 from hostnet.wire.requests import Query, View
 
 
 class Queries:
     """Of one host."""
 
-    def __init__(self, subsystems: Subsystems, transition: Applier) -> None:
-        self._subsystems, self._applier = subsystems, transition
+    def __init__(self, subsystems: Subsystems, applier: Applier, restorer: Restorer) -> None:
+        self._subsystems, self._applier, self._restorer = subsystems, applier, restorer
 
     def read(self, queries: list[Query]) -> list[View | HostnetError | None]:
         """What there is for each query, from one look at the host."""
         with self._subsystems.store.locked() as record:
-            self._applier.recover(record)
+            self._restorer.roll_back(record)
             snapshot = self._subsystems.kernel.snapshot()
             found = [_attempt(query, record, snapshot) for query in queries]
             owners = record.owners.copy()
@@ -51,26 +54,28 @@ class Queries:
             claims = {x.key: q.urn for q, x in zip(queries, found) if isinstance(x, Owner) and _imports(q, x, record)}
             if claims.items() - record.claims.items():
                 record.claims.update(claims)
-                self._applier.save(record)
+                self._subsystems.save(record)
             gone = [x.key for x, view in zip(found, views) if isinstance(x, Owner) and view is None]
-            self._forget(record, [key for key in gone if key in record.owners], snapshot)
+            self._drop(record, [key for key in gone if key in record.owners], snapshot)
             return views
 
-    def _forget(self, record: Record, keys: list[str], snapshot: Snapshot) -> None:
-        """What a read found gone is let go: a state that drops it now will never ask to delete it.
+    def _drop(self, record: Record, keys: list[str], snapshot: Snapshot) -> None:
+        """Drop owners that a read found deleted: a state that drops them as well will never ask to delete them.
 
-        Others' things are left as they are: a read mends nothing.
+        Other owners are left as they are: a read repairs nothing.
         """
         if not keys:
             return
         if len(keys) == len(record.owners):
             self._applier.run(record, {key: (record.owners[key], None) for key in keys}, snapshot)
+            record.phase = Idle()
+            self._subsystems.commit(record)
             return
         for key in keys:
             record.owners.remove(key)
         context = context_of(record.owners, snapshot, record.attached)
         self._subsystems.sysctls.release(record, record.owners, context, snapshot)
-        self._applier.save(record)
+        self._subsystems.save(record)
 
     def facts(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Answer a function's question.
@@ -129,6 +134,11 @@ class Queries:
         strange = strange_forwards(owner, observation)
         objects, seen = (*owner.objects, *(x for x, _ in strange)), (*seen, *(x for _, x in strange))
         return View(owner.id, objects, seen, self._subsystems.persistence.warnings(owner))
+
+    def states(self, record: Record, owners: Iterable[Owner]) -> Iterator[tuple[ObjectState | None, ...]]:
+        """The state of each object of owners that were just applied: our elements are taken for there."""
+        observation = self.observation(record, self._subsystems.kernel.snapshot(), None)
+        return (see(owner, observation) for owner in owners)
 
     def _within(self, record: Record, context: Context, snapshot: Snapshot, elements: Mapping[Any, Any]) -> bool:
         """Whether what all forwards share for `loopback` is there: elements, hairpin mode, and `route_localnet`."""

@@ -1,10 +1,9 @@
-"""What an agent works with on its host, and how the steps of a transaction speak of owners."""
+"""What an agent works with on its host."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Optional, Protocol, Union
+from typing import Protocol, Union
 
 from hostnet.agent.dhcp.dnsmasq import DhcpServers
 from hostnet.agent.firewalls.sync import Firewalls
@@ -14,15 +13,15 @@ from hostnet.agent.linux.rtnetlink import LinuxKernel
 from hostnet.agent.nft.sysctls import Sysctls
 from hostnet.agent.nft.table import Compiler, Table
 from hostnet.agent.plan.resolve import World
-from hostnet.agent.record.owners import Owner, Owners
-from hostnet.agent.record.record import Store
+from hostnet.agent.record.owners import Owner
+from hostnet.agent.record.phase import Unconfirmed
+from hostnet.agent.record.record import Record, Store
+from hostnet.agent.transaction.kernel_errors import reason_of
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import DhcpServer, DhcpState, Lease
 from hostnet.wire.requests import View
 
 Outcome = Union[View, HostnetError]
-Pairs = dict[str, tuple[Optional[Owner], Optional[Owner]]]  # by owner: what it had, what it shall have
-NOTHING = Owner("", "")
 
 
 class Servers(Protocol):
@@ -46,7 +45,7 @@ class Servers(Protocol):
 
 @dataclass(frozen=True)
 class Subsystems:
-    """The record, the kernel and the others that are told things; each has one reason to exist."""
+    """The record, the kernel, and the others that a transaction brings up to date. Each has one reason to exist."""
 
     store: Store
     persistence: Persistence
@@ -59,18 +58,36 @@ class Subsystems:
 
     @classmethod
     def of(cls, store: Store, persistence: Persistence) -> Subsystems:
-        """In the network namespace that this process is in."""
+        """Those of the network namespace that this process is in."""
         kernel, table = LinuxKernel(), Table()
         return cls(store, persistence, kernel, table, Compiler(), Sysctls(kernel), Firewalls(table), DhcpServers(store))
 
+    def save(self, record: Record) -> None:
+        """Write the record.
 
-def effective(before: Owners, pairs: Pairs, failed: Mapping[str, HostnetError]) -> Owners:
-    """The owners after a transaction in which some failed: those are as before, or, half done, as they should be."""
-    owners = before.copy()
-    for key, (old, new) in pairs.items():
-        kept = old if key in failed and failed[key].code != Code.PARTIAL else new
-        if kept is None:
-            owners.remove(key)
-        else:
-            owners[key] = kept
-    return owners
+        Raises:
+            HostnetError: It can't be written.
+        """
+        try:
+            self.store.save(record)
+        except OSError as error:
+            raise HostnetError(
+                Code.KERNEL,
+                f"can't write the record {self.store.path}",
+                reason_of(error),
+                "Make room, or set stateDir to a directory that can be written",
+            ) from None
+
+    def commit(self, record: Record) -> tuple[str, ...]:
+        """Write the record after a transition, and have the watcher and systemd's units follow it.
+
+        Returns:
+            Warnings for a person.
+
+        Raises:
+            HostnetError: The record can't be written.
+        """
+        self.save(record)
+        if not record.owners and isinstance(record.phase, Unconfirmed):
+            return ()  # a rollback brings owners back, and a boot in the meantime needs the units for it
+        return self.persistence.sync(record)

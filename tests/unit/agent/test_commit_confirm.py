@@ -1,4 +1,4 @@
-"""What a guard does where it can't undo at once."""
+"""The process that rolls back what no provider confirms."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Any
 
 import pytest
 from hostnet.agent import main
-from hostnet.agent.transaction import commit_confirm as guard
+from hostnet.agent.transaction import commit_confirm
 from hostnet.wire.errors import Code, HostnetError
 
 
-def test_what_stands_in_the_way_is_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Whatever it is; once it is undone, no more."""
-    failures = [OSError(105, "No buffer space available"), HostnetError(Code.KERNEL, "the record can't be written")]
-    undone: list[str] = []
+def test_a_rollback_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever it failed of; once it is done, no more."""
+    failures = [OSError(105, "No buffer space available"), HostnetError(Code.KERNEL, "can't write the record")]
+    rolled_back: list[str] = []
 
     class Host:
-        def undo(self, transaction: str, seconds: float) -> bool:
+        def roll_back(self, transaction: str, seconds: float) -> bool:
             assert seconds == 30
-            undone.append(transaction)
+            rolled_back.append(transaction)
             return False
 
     def opened(*_: Any) -> Host:
@@ -35,8 +35,8 @@ def test_what_stands_in_the_way_is_tried_again(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(main, "open_host", opened)
     monkeypatch.setattr(main, "_PAUSES", (0, 0, 0))
     monkeypatch.setattr("syslog.syslog", lambda *_: None)
-    main._undo(argparse.Namespace(state_dir=tmp_path, netns=None, persist="keep", confirm=30), "t1")
-    assert undone == ["t1"]
+    main._roll_back(argparse.Namespace(state_dir=tmp_path, netns=None, persist="keep", confirm=30), "t1")
+    assert rolled_back == ["t1"]
 
 
 def noted(note: Path, transaction: str) -> None:
@@ -47,29 +47,29 @@ def noted(note: Path, transaction: str) -> None:
 
 
 def agent(told: list[str], note: Path) -> int:
-    """Be an agent in a process of its own, with a guard: tell it these, and hang; gives how the process ended."""
+    """Be an agent in a process of its own: tell hostnet-confirm these, and hang; gives how that process ended."""
     child = os.fork()
     if child == 0:
-        made = guard.CommitConfirm(0.05, lambda transaction: noted(note, transaction))
+        made = commit_confirm.CommitConfirm(0.05, lambda transaction: noted(note, transaction))
         for what in told:
             getattr(made, what)(*(["t1"] if what != "ended" else []))
-        signal.alarm(60)  # its end, should the guard not see to it
+        signal.alarm(60)  # its end, should hostnet-confirm not see to it
         signal.pause()
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_a_change_that_hangs_is_undone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It may have cut the way before it did, and its agent will never say that it is applied."""
-    monkeypatch.setattr(guard, "_CHANGE_SECONDS", 0.1)
-    note = tmp_path / "undone"
+def test_a_change_that_hangs_is_rolled_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It may have cut the connection before it did, and its agent will never say that it is applied."""
+    monkeypatch.setattr(commit_confirm, "_CHANGE_SECONDS", 0.1)
+    note = tmp_path / "rolled-back"
     assert agent(["begun"], note) == -signal.SIGKILL
     until(note.exists)
     assert note.read_text() == "t1"
 
 
-def test_a_change_that_nobody_confirms_is_undone(tmp_path: Path) -> None:
+def test_a_change_that_is_not_confirmed_is_rolled_back(tmp_path: Path) -> None:
     """Its agent, which can't be heard, goes first."""
-    note = tmp_path / "undone"
+    note = tmp_path / "rolled-back"
     assert agent(["begun", "applied"], note) == -signal.SIGKILL
     until(note.exists)
 

@@ -1,0 +1,147 @@
+"""Brings what is no link to what the owners need: our table, sysctls, DHCP servers, others' firewalls.
+
+Each function says, where it fails, which owners it failed for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from hostnet.agent.dhcp import config as dhcp
+from hostnet.agent.dhcp.dnsmasq import ServerError
+from hostnet.agent.firewalls.sync import FirewallError, firewall_error
+from hostnet.agent.linux.conntrack import Flows
+from hostnet.agent.linux.install_hints import advice_here
+from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
+from hostnet.agent.nft.context import context_of
+from hostnet.agent.nft.sysctls import SysctlError
+from hostnet.agent.nft.table import ClashError, Desired, changed_udp, refused
+from hostnet.agent.plan.resolve import World
+from hostnet.agent.record.owners import Owners
+from hostnet.agent.record.phase import Pairs
+from hostnet.agent.transaction.kernel_errors import OwnerError, clash_error, kernel_error
+from hostnet.agent.transaction.subsystems import Subsystems
+from hostnet.agent.transaction.transition import Transition, effective
+from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.objects import Forwarding, Gateway, Link, Object
+
+
+class Synchronizer:
+    """Of one host.
+
+    In its functions `pairs` are those of a transition that are still tried, and `owners` all that there should be
+    afterwards. `verify`: compare with what the host has instead of what the record says that it has.
+    """
+
+    def __init__(self, subsystems: Subsystems) -> None:
+        self._subsystems = subsystems
+
+    def table(self, transition: Transition, pairs: Pairs, owners: Owners, *, verify: bool) -> list[Flows]:
+        """Bring our table to what the owners need, in one batch.
+
+        Where it verifies, it puts back what is missing of any owner.
+
+        Returns:
+            The UDP flows that should go elsewhere now. The kernel keeps each on its way while packets come.
+
+        Raises:
+            OwnerError: Two owners need different values of one element, nft refused, or it is not installed.
+        """
+        record, table = transition.record, self._subsystems.table
+        known = _with_lost(transition.before, pairs)
+        old_context = context_of(known, transition.snapshot, transition.attached_before)
+        old = self._subsystems.compiler.desired(known, old_context)
+        context = transition.context(owners, known)
+        try:
+            new = self._subsystems.compiler.desired(owners, context)
+        except ClashError as clash:
+            newer, holder = (clash.owner, clash.holder) if clash.owner in pairs else (clash.holder, clash.owner)
+            raise OwnerError([newer], clash_error(clash, owners.get(holder))) from None
+        if old.elements or new.elements or record.table.rules or (verify and table.there):
+            # What is compiled from today's addresses may not be what was compiled when the record was written.
+            look = verify or old_context.observed != record.table.observed
+            mark = replace(record.table, generation=0) if look else record.table
+            comments = {key: owner.comment for key, owner in owners.items()}
+            try:
+                mark = table.sync(old, new, comments, mark, set(owners) if verify else set(pairs))
+            except (NftError, MissingLibraryError) as error:
+                raise self._table_error(transition, pairs, error) from None
+            record.table = replace(mark, observed=context.observed)
+        return changed_udp(old, new)
+
+    def _table_error(self, transition: Transition, pairs: Pairs, error: NftError | MissingLibraryError) -> OwnerError:
+        if isinstance(error, MissingLibraryError):
+            what = "can't set up NAT and port forwards"
+            missing = HostnetError(Code.UNSUPPORTED, what, str(error), advice_here("libnftables"))
+            return OwnerError(list(pairs), missing)
+        at_fault = [key for key in pairs if self._is_refused(transition, {key: pairs[key]})]
+        return OwnerError(at_fault or list(pairs), refused("the nftables batch failed", error))
+
+    def _is_refused(self, transition: Transition, pairs: Pairs) -> bool:
+        """Whether nft refuses the elements of these owners by themselves: the others of a joined batch go through."""
+        before, record, compiler = transition.before, transition.record, self._subsystems.compiler
+        owners = effective(before, pairs, {})
+        try:
+            old = compiler.desired(before, context_of(before, transition.snapshot, record.attached))
+            new: Desired = compiler.desired(owners, transition.context(owners))
+            with self._subsystems.table.rehearsal():
+                self._subsystems.table.sync(old, new, {}, record.table, set(pairs))
+        except (ClashError, NftError):
+            return True
+        return False
+
+    def sysctls(self, transition: Transition, pairs: Pairs, owners: Owners) -> None:
+        """Set the sysctls that the owners need, restore those that no owner needs any more.
+
+        Raises:
+            OwnerError: One can't be set.
+        """
+        record, snapshot = transition.record, transition.snapshot
+        try:
+            self._subsystems.sysctls.sync(record, owners, context_of(owners, snapshot, record.attached), snapshot)
+        except SysctlError as failure:
+            error = kernel_error(failure.operation, failure.error)
+            raise OwnerError(list(_with_any(pairs, {Forwarding})), error) from None
+
+    def servers(self, transition: Transition, pairs: Pairs, owners: Owners) -> None:
+        """Start, reconfigure and stop the DHCP servers of the bridges that these pairs are about.
+
+        Raises:
+            OwnerError: A server does not run.
+        """
+        bridges = {key: dhcp.bridges_of(old) | dhcp.bridges_of(new) for key, (old, new) in pairs.items()}
+        try:
+            self._subsystems.servers.sync(World(owners, transition.snapshot), set().union(*bridges.values()))
+        except ServerError as failure:
+            at_fault = [key for key, names in bridges.items() if failure.bridge in names]
+            raise OwnerError(at_fault, failure.error) from None
+
+    def firewalls(self, transition: Transition, pairs: Pairs, owners: Owners, *, verify: bool) -> None:
+        """Have others' firewalls accept the owners' traffic.
+
+        Where it verifies, it looks at them even if no owner needs anything of them.
+
+        Raises:
+            OwnerError: A chain does not take our rules.
+        """
+        try:
+            self._subsystems.firewalls.sync(transition.before, owners, transition.context(owners), exact=verify)
+        except FirewallError as failure:
+            raise OwnerError(list(_with_any(pairs, {Gateway, Link})), firewall_error(failure)) from None
+
+
+def _with_lost(before: Owners, pairs: Pairs) -> Owners:
+    """All owners before, with those that are missing from a record that was lost: their elements may be there."""
+    lost = {key: old for key, (old, _) in pairs.items() if old is not None and key not in before}
+    if not lost:
+        return before
+    known = before.copy()
+    for key, owner in lost.items():
+        known[key] = owner
+    return known
+
+
+def _with_any(pairs: Pairs, kinds: set[type[Object]]) -> Iterable[str]:
+    """The owners that have, or had, an object of one of these kinds."""
+    return (key for key, (old, new) in pairs.items() if (owner := new or old) is not None and owner.kinds & kinds)

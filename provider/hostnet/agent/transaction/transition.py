@@ -1,0 +1,145 @@
+"""The way of a host from what its owners had to what they should have, and how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from hostnet.agent.linux.operations import Step
+from hostnet.agent.linux.rtnetlink import group_id, user_id
+from hostnet.agent.linux.snapshot import Snapshot
+from hostnet.agent.nft.context import context_of
+from hostnet.agent.nft.elements import Context
+from hostnet.agent.plan.links import Names, Plan, hairpin, plan
+from hostnet.agent.plan.resolve import World
+from hostnet.agent.record.owners import Owner, Owners
+from hostnet.agent.record.phase import Idle, Pairs, Phase, Unconfirmed
+from hostnet.agent.record.record import Record
+from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.objects import Link
+
+
+@dataclass
+class Transition:
+    """Of some owners of a record.
+
+    Attributes:
+        record: The record; it changes with the host.
+        pairs: What each owner had, and what it should have.
+        snapshot: The kernel's links, addresses and routes before.
+        before: All owners before.
+        attached_before: What globs had attached before.
+        links: The steps on links.
+        done: By owner, the steps that were performed.
+        failed: By owner, why it failed. It is as before then, or, where the code is PARTIAL, changed in part.
+    """
+
+    record: Record
+    pairs: Pairs
+    snapshot: Snapshot
+    before: Owners
+    attached_before: Mapping[str, str]
+    links: Plan
+    done: dict[str, list[Step]] = field(default_factory=dict)
+    failed: dict[str, HostnetError] = field(default_factory=dict)
+
+    @classmethod
+    def plan(cls, record: Record, pairs: Pairs, snapshot: Snapshot) -> Transition:
+        """Plan it; nothing is changed yet."""
+        before = record.owners.copy()
+        links, world = Plan(), World(effective(before, pairs, {}), snapshot)
+        names = names_of(world.owners.values())
+        for old, new in pairs.values():
+            if old is not None or new is not None:  # else it changed its URN, and the new one's pair has the objects
+                plan(old, new, world, record.attached, names, links)
+        attached = attached_after(record.attached, links, ())
+        old_ports = context_of(before, snapshot, record.attached).ports
+        hairpin(next(iter(pairs)), old_ports, context_of(world.owners, snapshot, attached).ports, snapshot, links)
+        return cls(record, pairs, snapshot, before, record.attached, links)
+
+    @property
+    def owners(self) -> Owners:
+        """All owners afterwards, as far as it is known now who fails."""
+        return effective(self.before, self.pairs, self.failed)
+
+    def context(self, owners: Owners, before: Owners | None = None) -> Context:
+        """What elements depend on, once these are the owners.
+
+        Args:
+            owners: All owners afterwards.
+            before: All owners whose links may be there now; None: those of the record.
+        """
+        later = _without_links(self.snapshot, _links(self.before if before is None else before) - _links(owners))
+        return context_of(owners, later, self.record.attached)
+
+    def conclude(self, undone: Iterable[str] = ()) -> None:
+        """Have the record say who has what, and what globs have attached.
+
+        Args:
+            undone: The owners whose steps were undone.
+        """
+        self.record.owners = self.owners
+        self.record.attached = attached_after(self.attached_before, self.links, undone)
+
+    def unconfirmed(self, transaction: str) -> Phase:
+        """The phase while a provider has not confirmed it; it is over at once where nothing has changed."""
+        lasting = {key: pair for key, pair in self.pairs.items() if not _is_as_before(key, self.failed)}
+        if not lasting:
+            return Idle()
+        return Unconfirmed(transaction, lasting, self.links.undo_but(self.failed.keys() - lasting.keys()))
+
+
+def effective(before: Owners, pairs: Pairs, failed: Mapping[str, HostnetError]) -> Owners:
+    """All owners after a transition in which some failed: those are as before, or, half done, as they should be."""
+    owners = before.copy()
+    for key, (old, new) in pairs.items():
+        kept = old if _is_as_before(key, failed) else new
+        if kept is None:
+            owners.remove(key)
+        else:
+            owners[key] = kept
+    return owners
+
+
+def _is_as_before(key: str, failed: Mapping[str, HostnetError]) -> bool:
+    return key in failed and failed[key].code != Code.PARTIAL
+
+
+def attached_after(before: Mapping[str, str], links: Plan, undone: Iterable[str]) -> dict[str, str]:
+    """What globs have attached after these steps.
+
+    Args:
+        before: What they had attached before.
+        links: The steps.
+        undone: The owners whose steps were undone.
+    """
+    undone = set(undone)
+    gone = {name for name in links.detached if before.get(name) not in undone}
+    kept = {name: key for name, key in before.items() if name not in gone}
+    return {**kept, **{name: key for name, key in links.attached.items() if key not in undone}}
+
+
+def names_of(owners: Iterable[Owner]) -> Names:
+    """The numbers of the users and groups that the owners name and this host knows."""
+    users: dict[str, int] = {}
+    groups: dict[str, int] = {}
+    for owner in owners:
+        for item in owner.of(Link):
+            for name, known, find in ((item.user, users, user_id), (item.group, groups, group_id)):
+                if name is not None and name not in known:
+                    try:
+                        known[name] = find(name)
+                    except LookupError:
+                        continue
+    return Names(users, groups)
+
+
+def _without_links(snapshot: Snapshot, gone: set[str]) -> Snapshot:
+    """Without the addresses of links of ours that go: what goes is not somebody else's."""
+    if not gone:
+        return snapshot
+    return replace(snapshot, addresses={k: cidrs for k, cidrs in snapshot.addresses.items() if k not in gone})
+
+
+def _links(owners: Owners) -> set[str]:
+    return {item.name for item in owners.every(Link)}
