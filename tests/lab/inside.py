@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from hostnet.agent.record.record import Store
 from hostnet.agent.transaction.host import Host
 from hostnet.agent.transaction.subsystems import Subsystems
 from hostnet.hosts.session import Session
+from hostnet.wire.protocol import Answer, Request
 
 from tests.lab.driver import Provider
 from tests.lab.namespaces import Namespace
@@ -83,21 +83,18 @@ class InsideChannel:
         self._namespace, self._host = namespace, host
         self._loop = asyncio.get_running_loop()
         self.reader = asyncio.StreamReader(limit=256 << 20)
-        self._answer({"hello": main._hello()})
+        self.reader.feed_data(main.greeting().to_line())
 
     def write(self, data: bytes) -> None:
         """Work on a request in a thread of the namespace."""
-        future = self._namespace.submit(main.serve, self._host, json.loads(data))
+        future = self._namespace.submit(main.serve, self._host, Request.parse(data))
         future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._done, done))
 
-    def _done(self, future: Future[dict[str, Any]]) -> None:
+    def _done(self, future: Future[Answer]) -> None:
         if future.exception() is None:
-            self._answer(future.result())
+            self.reader.feed_data(future.result().to_line())
         else:
             self.reader.feed_eof()
-
-    def _answer(self, answer: dict[str, Any]) -> None:
-        self.reader.feed_data(json.dumps(answer).encode() + b"\n")
 
     async def ended(self) -> str:
         """It has no life of its own."""

@@ -23,8 +23,9 @@ from typing import Any
 import pytest
 from hostnet.agent.linux import operations as ops
 from hostnet.agent.record.record import Record
+from hostnet.wire import protocol
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import Address, Forward, Forwarding, Gateway, Glob, Link, Object, Port, to_json
+from hostnet.wire.objects import Address, Forward, Forwarding, Gateway, Glob, Link, Object, Port
 from hostnet.wire.requests import Change, Query, View
 
 from tests.lab.bed import Bed, difference
@@ -147,28 +148,16 @@ class Agent:
 # --- sysctls and files that can't be written -----------------------------------------------------------------------
 
 
-def with_read_only_proc(bed: Bed, state: Path, changes: list[Change]) -> list[dict[str, Any]]:
+def with_read_only_proc(bed: Bed, state: Path, changes: list[Change]) -> list[protocol.Outcome | None]:
     """Apply through an agent that sees /proc/sys read-only, as in an unprivileged container."""
     root = Path(__file__).parents[2] / "provider"
     mount = 'mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys && exec "$@"'
     code = f"import sys; sys.path.insert(0, {str(root)!r}); from hostnet.agent.main import main; sys.exit(main())"
     argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount, "sh"]
     argv += [sys.executable, "-I", "-S", "-c", code, "--state-dir", str(state)]
-    lines = [
-        {
-            "urn": each.urn,
-            "id": each.id,
-            "objects": [to_json(item) for item in each.objects],
-            "prior": [to_json(item) for item in each.prior],
-            "known": each.known,
-            "dry": each.dry,
-        }
-        for each in changes
-    ]
-    request = json.dumps({"id": 1, "op": "apply", "changes": lines}) + "\n"
-    answers = bed.host.run(argv, text=request).splitlines()
-    result: list[dict[str, Any]] = json.loads(answers[-1])["result"]
-    return result
+    request = protocol.Request(1, "apply", tuple(changes)).to_line().decode()
+    answer = protocol.Answer.parse(bed.host.run(argv, text=request).splitlines()[-1].encode(), "")
+    return protocol.outcomes_from_json(answer.result, "")
 
 
 def test_a_read_only_proc_with_the_right_value_is_fine(bed: Bed, state: Path) -> None:
@@ -177,7 +166,7 @@ def test_a_read_only_proc_with_the_right_value_is_fine(bed: Bed, state: Path) ->
     bed.switch("net.ipv4.conf.default.route_localnet", "1")
     changes = [wish("nat", Gateway("nat", "eth0", internal4=("10.9.0.0/24",)), Forwarding("ipv4"))]
     (outcome,) = with_read_only_proc(bed, state, changes)
-    assert "error" not in outcome, outcome
+    assert isinstance(outcome, View), outcome
 
 
 def test_a_read_only_proc_with_the_wrong_value_is_an_error(bed: Bed, state: Path) -> None:
@@ -185,9 +174,10 @@ def test_a_read_only_proc_with_the_wrong_value_is_an_error(bed: Bed, state: Path
     before = bed.snapshot()
     changes = [wish("nat", Gateway("nat", "eth0", internal4=("10.9.0.0/24",)), Forwarding("ipv4"))]
     (outcome,) = with_read_only_proc(bed, state, changes)
-    assert outcome["error"]["code"] == "kernel", outcome
+    assert isinstance(outcome, HostnetError), outcome
+    assert outcome.code is Code.KERNEL
     assert V4 in str(outcome)
-    assert "EROFS" in outcome["error"]["why"]
+    assert "EROFS" in outcome.why
     assert difference(bed.snapshot(), before) == []
     assert not list(state.glob("*.json"))
 

@@ -244,7 +244,7 @@ def test_every_python_from_the_oldest_on(world: World, version: str) -> None:
         await session.apply(replace(wish, id=made.id, objects=(), prior=wish.objects, known=True))
         await session.apply(removal("br0"))
         await session.close()
-        return str(session.hello["python"])
+        return str(session.greeting.python)
 
     assert world.run(working).startswith(version)
 

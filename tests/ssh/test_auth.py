@@ -25,8 +25,8 @@ def test_a_private_key(up: World, kind: str, form: str, passphrase: str) -> None
         return  # ssh-keygen has no such thing
     key = keygen(up.directory / "other", kind, passphrase, "-m", form)
     up.authorize(key)
-    hello = up.connect(up.connection(private_key=key.read_text(), private_key_password=passphrase or None))
-    assert hello["pid"]
+    greeting = up.connect(up.connection(private_key=key.read_text(), private_key_password=passphrase or None))
+    assert greeting.process.pid
 
 
 def test_a_pkcs8_key_with_windows_line_ends(up: World) -> None:

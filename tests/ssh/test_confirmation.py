@@ -22,6 +22,7 @@ from hostnet.hosts import login as dial
 from hostnet.hosts.session import Channel, Session
 from hostnet.resources import KINDS
 from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.protocol import Answer, Request
 from hostnet.wire.requests import Change
 
 from tests.ssh.world import SERVER, World, bridge, removal, until, watch
@@ -76,8 +77,8 @@ class Pausing(Session):
 
     before: Callable[[], Awaitable[None]] | None = None
 
-    async def _exchange(self, channel: Channel, request: dict[str, Any], doing: str) -> dict[str, Any]:
-        if request["op"] == "confirm" and self.before is not None:
+    async def _exchange(self, channel: Channel, request: Request, doing: str) -> Answer:
+        if request.op == "confirm" and self.before is not None:
             before, self.before = self.before, None
             await before()
         return await super()._exchange(channel, request, doing)
@@ -483,7 +484,7 @@ def test_the_agent_dies_half_way(up: World) -> None:
     changes = [bridge(f"x{number}") for number in range(60)]
 
     async def work(session: Pausing) -> None:
-        first = session.hello["pid"]
+        first = session.greeting.process.pid
         asked = [asyncio.ensure_future(session.apply(change)) for change in changes]
         await watch(lambda: phase(up) in ("pending", "unconfirmed"))
         os.kill(first, signal.SIGKILL)
@@ -527,7 +528,7 @@ def test_the_connection_dies_with_the_way_open(up: World) -> None:
     up.settings = replace(up.settings, confirm_timeout=LONG)
 
     async def work(session: Pausing) -> None:
-        first = session.hello["pid"]
+        first = session.greeting.process.pid
 
         async def cut() -> None:
             for pid in up.server.session_processes():
@@ -612,7 +613,7 @@ def test_a_live_agents_change_is_waited_for(up: World) -> None:
 
         async def begin() -> None:
             waiting.append(asyncio.ensure_future(other.apply(bridge("br2"))))
-            await watch(lambda: _waits_for_lock(other.hello["pid"]))
+            await watch(lambda: _waits_for_lock(other.greeting.process.pid))
 
         session.before = begin
         await session.apply(bridge("br1"))

@@ -62,7 +62,7 @@ def held(world: World) -> Iterator[None]:
 async def lose_the_answer(world: World, session: Session) -> None:
     """Stop sshd's processes between the request that was just sent and its answer."""
     with held(world):
-        await watch(lambda: _waits_for_lock(session.hello["pid"]))
+        await watch(lambda: _waits_for_lock(session.greeting.process.pid))
         for pid in world.server.session_processes():
             os.kill(pid, signal.SIGSTOP)
 
@@ -158,7 +158,7 @@ def test_the_first_agent_is_still_at_it(up: World) -> None:
     """The connection breaks while the first agent waits for the host's lock: it ends before the second one goes on."""
 
     async def work(session: Session) -> None:
-        first = session.hello["pid"]
+        first = session.greeting.process.pid
         with held(up):
             asked = asyncio.ensure_future(session.apply(bridge("br1")))
             await watch(lambda: _waits_for_lock(first))
@@ -181,7 +181,7 @@ def test_a_dead_link(up: World, impatient: None) -> None:
     async def work(session: Session) -> None:
         with held(up):
             asked = asyncio.ensure_future(session.apply(bridge("br1")))
-            await watch(lambda: _waits_for_lock(session.hello["pid"]))
+            await watch(lambda: _waits_for_lock(session.greeting.process.pid))
             up.client.ip("link set eth0 down")
         await watch(lambda: any("attempt 2" in text for text in up.said))
         assert not asked.done()
@@ -233,8 +233,8 @@ def test_a_killed_agent(up: World) -> None:
     async def work(session: Session) -> None:
         with held(up):
             asked = asyncio.ensure_future(session.apply(bridge("br1")))
-            await watch(lambda: _waits_for_lock(session.hello["pid"]))
-            os.kill(session.hello["pid"], signal.SIGKILL)
+            await watch(lambda: _waits_for_lock(session.greeting.process.pid))
+            os.kill(session.greeting.process.pid, signal.SIGKILL)
             with pytest.raises(HostnetError, match="SIGKILL") as error:
                 await asked
         assert error.value.code is Code.AGENT_DIED
@@ -249,7 +249,7 @@ def test_an_agent_that_was_killed_while_idle(up: World) -> None:
 
     async def work(session: Session) -> None:
         assert session._channel is not None
-        os.kill(session.hello["pid"], signal.SIGKILL)
+        os.kill(session.greeting.process.pid, signal.SIGKILL)
         await session._channel.ended()
         assert (await session.apply(bridge("br1"))).id == "br1"
 

@@ -30,6 +30,7 @@ from hostnet.hosts.session import Session
 from hostnet.hosts.ssh import SSHTransport
 from hostnet.resources import KINDS
 from hostnet.wire.objects import Link
+from hostnet.wire.protocol import Greeting
 from hostnet.wire.requests import Change
 
 from tests.lab.namespaces import Namespace, Namespaces
@@ -284,14 +285,14 @@ class World:
 
         return self.client.call(lambda: asyncio.run(working()))
 
-    def connect(self, connection: Connection | None = None) -> dict[str, Any]:
+    def connect(self, connection: Connection | None = None) -> Greeting:
         """Start an agent on the server and end it; what it greeted with."""
 
-        async def connecting() -> dict[str, Any]:
+        async def connecting() -> Greeting:
             session = self.session(connection)
             try:
                 await session.connect()
-                return session.hello
+                return session.greeting
             finally:
                 await session.close()
 

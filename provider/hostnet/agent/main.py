@@ -1,15 +1,10 @@
-"""The agent's process: JSON lines in, JSON lines out, until its input ends.
-
-Request: `{"id": 1, "op": "apply", …}`. Answer: `{"id": 1, "result": …}` or `{"id": 1, "error": {…}}`. The first line
-it writes, unasked, greets: what it is and where, or why it can't work.
-"""
+"""The agent's process: requests in, answers out (`wire/protocol.py`), until its input ends."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import fcntl
-import json
 import os
 import platform
 import signal
@@ -18,7 +13,7 @@ import syslog
 import time
 import traceback
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from hostnet import __version__
 from hostnet.agent.lasting import watch
@@ -29,8 +24,7 @@ from hostnet.agent.transaction.commit_confirm import CommitConfirm, Confirmation
 from hostnet.agent.transaction.host import Host
 from hostnet.agent.transaction.subsystems import Outcome, Subsystems
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import from_json, state_to_json, to_json
-from hostnet.wire.requests import Change, Query, View
+from hostnet.wire.protocol import AgentProcess, Answer, Greeting, Request, event, outcomes_to_json, refusal
 
 # A provider that lost the connection tries again for minutes before it gives up.
 _REMEMBERED_SECONDS = 300
@@ -50,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.task != "serve":
         return _alone(options)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole process group; the provider decides
-    answer = os.fdopen(os.dup(1), "w", buffering=1)
+    out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else prints must not look like an answer
     used = _use_file()
     # Before anything is open here: it is to share nothing with this process.
@@ -58,39 +52,49 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         host = open_host(options.state_dir, options.netns, options.persist, options.via)
     except HostnetError as error:
-        answer.write(json.dumps({"error": error.to_json()}) + "\n")
+        _send(out, refusal(error))
         return 1
-    answer.write(json.dumps({"hello": _hello()}) + "\n")
+    _send(out, greeting().to_line())
     here = namespace_of(options.netns)
-    early: list[str] = []
-    while line := early.pop() if early else sys.stdin.readline():
-        request = json.loads(line)
+    early: list[Request] = []
+    while request := early.pop() if early else _next_request():
         if namespace_of(options.netns) != here:
             # The namespace was deleted, and perhaps another made by its name: what we are in is nobody's any more.
             try:
                 host = open_host(options.state_dir, options.netns, options.persist, options.via)
             except HostnetError as error:
-                answer.write(json.dumps({"id": request["id"], "error": error.to_json()}) + "\n")
+                _send(out, Answer(request.id, error=error).to_line())
                 continue
             here = namespace_of(options.netns)
-        if request["op"] == "watch":
-            _watch(options, answer)
+        if request.op == "watch":
+            _watch(options, out)
             break
-        confirmation = ProviderConfirmation(answer, request["id"], confirm, early) if confirm else None
+        confirmation = ProviderConfirmation(out, request.id, confirm, early) if confirm else None
         try:
-            result = serve(host, request, confirmation)
+            answer = serve(host, request, confirmation)
         except EOFError:
             return 0  # no provider is there to confirm: hostnet-confirm waits for another agent that one talks to
-        answer.write(json.dumps(result, separators=(",", ":")) + "\n")
+        _send(out, answer.to_line())
     _leave(options.state_dir, used)
     return 0
+
+
+def _send(out: BinaryIO, line: bytes) -> None:
+    out.write(line)
+    out.flush()
+
+
+def _next_request() -> Request | None:
+    """The next request of the provider; None at the end of the input."""
+    line = sys.stdin.buffer.readline()
+    return Request.parse(line) if line else None
 
 
 class ProviderConfirmation:
     """Asks the provider to confirm what one of its requests changed: a `Confirmation`.
 
     Args:
-        answer: The stream to the provider.
+        out: The stream to the provider.
         number: The request's.
         process: What rolls the change back where no answer comes.
         early: Gets the next request, where that comes instead of an answer.
@@ -98,8 +102,8 @@ class ProviderConfirmation:
 
     required = True
 
-    def __init__(self, answer: TextIO, number: int, process: CommitConfirm, early: list[str]) -> None:
-        self._answer, self._number, self._process, self._early = answer, number, process, early
+    def __init__(self, out: BinaryIO, number: int, process: CommitConfirm, early: list[Request]) -> None:
+        self._out, self._number, self._process, self._early = out, number, process, early
 
     def begun(self, transaction: str) -> None:
         """See `Confirmation`."""
@@ -108,19 +112,17 @@ class ProviderConfirmation:
     def request(self, outcomes: list[Outcome], transaction: str, *, reconnect: bool) -> str:
         """See `Confirmation`."""
         self._process.applied(transaction)
-        result = list(map(_outcome, outcomes))
-        answer = {"id": self._number, "result": result, "unconfirmed": True, "anew": reconnect}
-        line = ""
+        answer = Answer(self._number, outcomes_to_json(outcomes), confirm="login" if reconnect else "answer")
+        request = None
         with contextlib.suppress(OSError):
-            self._answer.write(json.dumps(answer, separators=(",", ":")) + "\n")
-            line = sys.stdin.readline()
-        if not line:
+            _send(self._out, answer.to_line())
+            request = _next_request()
+        if request is None:
             raise EOFError
-        request = json.loads(line)
-        if request["op"] not in ("confirm", "undo"):
-            self._early.append(line)
+        if request.op not in ("confirm", "undo"):
+            self._early.append(request)
             return "its provider sent another request instead of a confirmation"
-        return "" if request["op"] == "confirm" else str(request["why"])
+        return "" if request.op == "confirm" else request.why
 
     def ended(self) -> None:
         """See `Confirmation`."""
@@ -152,12 +154,12 @@ def _roll_back(options: argparse.Namespace, transaction: str) -> None:
         _leave(options.state_dir, _opened())
 
 
-def _watch(options: argparse.Namespace, answer: TextIO) -> None:
+def _watch(options: argparse.Namespace, out: BinaryIO) -> None:
     """Be the watcher in the foreground, until the caller hangs up."""
 
     def say(line: str) -> None:
         with contextlib.suppress(OSError):
-            answer.write(json.dumps({"said": line}) + "\n")
+            _send(out, event(line))
 
     store = store_here(options.state_dir, options.netns)
     watch.foreground(store, Persistence(store, options.netns, options.persist), say)
@@ -229,31 +231,27 @@ def open_host(state_dir: Path, netns: str | None, persist: str = "keep", via: st
     return Host(Subsystems.of(store, Persistence(store, netns, persist)), via)
 
 
-def _hello() -> dict[str, Any]:
-    return {
-        "version": __version__,
-        "pid": os.getpid(),
-        "started": started_at(os.getpid()),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-    }
+def greeting() -> Greeting:
+    """The greeting of this process."""
+    process = AgentProcess(os.getpid(), started_at(os.getpid()) or 0)
+    return Greeting(__version__, process, platform.release(), platform.python_version())
 
 
-def serve(host: Host, request: dict[str, Any], confirmation: Confirmation | None = None) -> dict[str, Any]:
+def serve(host: Host, request: Request, confirmation: Confirmation | None = None) -> Answer:
     """Answer a request.
 
     Args:
         host: What it is about.
-        request: As it came.
+        request: What the provider asks.
         confirmation: Where changes must be confirmed.
 
     Raises:
         EOFError: The provider left before it confirmed one.
     """
     try:
-        answer = {"result": _OPERATIONS[request["op"]](host, request, confirmation)}
+        return Answer(request.id, _OPERATIONS[request.op](host, request, confirmation))
     except HostnetError as error:
-        answer = {"error": error.to_json()}
+        return Answer(request.id, error=error)
     except EOFError:
         raise
     except Exception as error:  # noqa: BLE001 - a bug of ours must be an answer, not the end of the agent
@@ -261,69 +259,35 @@ def serve(host: Host, request: dict[str, Any], confirmation: Confirmation | None
         where = traceback.extract_tb(error.__traceback__)[-1]
         bug = HostnetError(
             Code.KERNEL,
-            f"the agent failed in {request['op']}",
+            f"the agent failed in {request.op}",
             f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})",
             "This is a defect of hostnet; please report it",
         )
-        answer = {"error": bug.to_json()}
-    return {"id": request["id"], **answer}
+        return Answer(request.id, error=bug)
 
 
-def _apply(host: Host, request: dict[str, Any], confirmation: Confirmation | None) -> list[Any]:
-    changes = [change_from_json(change) for change in request["changes"]]
-    transaction = request.get("transaction", "")
-    if "instead_of" in request:
-        host.take_over(**request["instead_of"], transaction=transaction)
-    perform = host.outcome if request.get("ask") else host.apply
-    return list(map(_outcome, perform(changes, transaction, confirmation=confirmation)))
+def _apply(host: Host, request: Request, confirmation: Confirmation | None) -> list[Any]:
+    if request.replaces:
+        host.take_over(request.replaces.pid, request.replaces.started, request.transaction)
+    perform = host.outcome if request.outcome_only else host.apply
+    return outcomes_to_json(perform(list(request.changes), request.transaction, confirmation=confirmation))
 
 
-def _read(host: Host, request: dict[str, Any], _: Confirmation | None) -> list[Any]:
-    if "instead_of" in request:
-        host.take_over(**request["instead_of"])
-    return [_outcome(each) for each in host.read([query_from_json(query) for query in request["queries"]])]
+def _read(host: Host, request: Request, _: Confirmation | None) -> list[Any]:
+    if request.replaces:
+        host.take_over(request.replaces.pid, request.replaces.started)
+    return outcomes_to_json(host.read(list(request.queries)))
 
 
-def _restore(host: Host, request: dict[str, Any], _: Confirmation | None) -> int:
-    del request
+def _restore(host: Host, _request: Request, _: Confirmation | None) -> int:
     return host.restore()
 
 
-def _facts(host: Host, request: dict[str, Any], _: Confirmation | None) -> dict[str, Any]:
-    return host.facts(request["name"], request["arguments"])
+def _facts(host: Host, request: Request, _: Confirmation | None) -> dict[str, Any]:
+    return host.facts(request.facts, request.arguments)
 
 
 _OPERATIONS = {"apply": _apply, "read": _read, "restore": _restore, "facts": _facts}
-
-
-def _outcome(each: View | HostnetError | None) -> dict[str, Any] | None:
-    if each is None:
-        return None
-    if isinstance(each, HostnetError):
-        return {"error": each.to_json()}
-    return {
-        "id": each.id,
-        "objects": [to_json(item) for item in each.objects],
-        "seen": [state_to_json(item) for item in each.seen],
-        "warnings": list(each.warnings),
-    }
-
-
-def change_from_json(data: dict[str, Any]) -> Change:
-    """A change as it travels."""
-    return Change(
-        data["urn"],
-        data["id"],
-        tuple(map(from_json, data["objects"])),
-        tuple(map(from_json, data["prior"])),
-        data["known"],
-        data["dry"],
-    )
-
-
-def query_from_json(data: dict[str, Any]) -> Query:
-    """A query as it travels."""
-    return Query(data["urn"], data["id"], data["kind"], tuple(map(from_json, data["objects"])))
 
 
 if __name__ == "__main__":

@@ -11,14 +11,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import secrets
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import from_json, state_from_json, to_json
+from hostnet.wire.protocol import (
+    AgentProcess,
+    Answer,
+    Greeting,
+    Operation,
+    Outcome,
+    Request,
+    outcomes_from_json,
+    parse_event,
+)
 from hostnet.wire.requests import Change, Facts, Query, View
 from hostnet.wire.urn import Urn
 
@@ -75,15 +83,12 @@ class _LostError(Exception):
 
 @dataclass
 class _Waiting:
-    """A request in the queue."""
+    """A change or a query in the queue."""
 
-    payload: dict[str, Any]
-    label: str
-    future: asyncio.Future[Any]
+    item: Change | Query
+    outcome: asyncio.Future[Outcome | None]
 
 
-# How an operation's requests are joined into one message: the name of the list they travel in.
-_JOINED = {"apply": "changes", "read": "queries"}
 # Attempts to reach a host on which something is to be looked at or deleted: it was there before, so it is not a new one
 # that boots.
 _FEW = 3
@@ -106,11 +111,11 @@ class Session:
         self._opening: asyncio.Task[Channel] | None = None
         self._cancelled = False
         self._channel: Channel | None = None
-        self._queues: dict[str, list[_Waiting]] = {}
+        self._queues: dict[Operation, list[_Waiting]] = {}
         self._unsure: set[tuple[str, str]] = set()  # applied, and the answer never came
         self._busy = asyncio.Lock()
         self._number = 0
-        self.hello: dict[str, Any] = {}
+        self.greeting = Greeting("", AgentProcess(0, 0), "", "")  # of the last agent
 
     @property
     def heard(self) -> float:
@@ -120,51 +125,40 @@ class Session:
     async def apply(self, change: Change) -> View:
         """See `Host.apply`."""
         identity = (change.urn, change.id)
-        payload = {
-            "urn": change.urn,
-            "id": change.id,
-            "objects": [to_json(item) for item in change.objects],
-            "prior": [to_json(item) for item in change.prior],
-            # What may have been done before the host was lost is not created beside itself the second time.
-            "known": change.known or identity in self._unsure,
-            "dry": change.dry,
-        }
+        # What may have been done before the host was lost is not created beside itself the second time.
+        change = replace(change, known=change.known or identity in self._unsure)
         try:
-            view = await self._joined("apply", payload, change.urn)
+            view = await self._joined("apply", change)
         except HostnetError as error:
             if error.code in (Code.UNREACHABLE, Code.AGENT_DIED):
                 self._unsure.add(identity)
             raise
-        return self._view(view)
+        if view is None:
+            raise TypeError(f"no outcome for {change.urn}")
+        return view
 
     async def read(self, query: Query) -> View | None:
         """See `Host.read`."""
-        payload = {
-            "urn": query.urn,
-            "id": query.id,
-            "kind": query.kind,
-            "objects": [to_json(item) for item in query.objects],
-        }
-        view = await self._joined("read", payload, query.urn)
-        return None if view is None else self._view(view)
+        return await self._joined("read", query)
 
     async def facts(self, name: str, arguments: dict[str, Any]) -> Facts:
         """See `Host.facts`."""
         async with self._busy:
-            return Facts(await self._ask("facts", {"name": name, "arguments": arguments}, name))
+            request = self._request("facts", facts=name, arguments=arguments)
+            return Facts((await self._ask(request, name)).result)
 
     async def restore(self) -> int:
         """Put back what is recorded; gives the number of owners."""
         async with self._busy:
-            return int(await self._ask("restore", {}, "restore"))
+            return int((await self._ask(self._request("restore"), "restore")).result)
 
     async def watch(self) -> AsyncIterator[str]:
         """Have the agent follow new interfaces; gives what it says, till there is nothing to follow any more."""
         async with self._busy:
             channel = await self._open()
-            channel.write(json.dumps({"id": 0, "op": "watch"}).encode() + b"\n")
+            channel.write(self._request("watch").to_line())
             while line := await channel.reader.readline():
-                yield json.loads(line)["said"]
+                yield parse_event(line)
 
     async def connect(self) -> None:
         """Start the agent now, to learn whether the host is there."""
@@ -185,41 +179,43 @@ class Session:
         if self._opening is not None:
             self._opening.cancel()
 
-    def _view(self, data: dict[str, Any]) -> View:
-        if "error" in data:
-            raise HostnetError.from_json(data["error"], self.label)
-        objects = tuple(map(from_json, data["objects"]))
-        seen = tuple(state_from_json(item.type, what) for item, what in zip(objects, data["seen"], strict=False))
-        return View(data["id"], objects, seen, tuple(data["warnings"]))
-
     # --- the queue -------------------------------------------------------------------------------------------------
 
-    async def _joined(self, operation: str, payload: dict[str, Any], label: str) -> Any:
+    async def _joined(self, operation: Operation, item: Change | Query) -> View | None:
         """Wait in the queue; whoever finds the host free sends all that wait."""
-        waiting = _Waiting(payload, label, asyncio.get_running_loop().create_future())
-        queue = self._queues.setdefault(operation, [])
-        queue.append(waiting)
+        waiting = _Waiting(item, asyncio.get_running_loop().create_future())
+        self._queues.setdefault(operation, []).append(waiting)
         async with self._busy:
-            if not waiting.future.done():
+            if not waiting.outcome.done():
                 await self._flush(operation)
-        return await waiting.future
+        outcome = await waiting.outcome
+        if isinstance(outcome, HostnetError):
+            raise outcome
+        return outcome
 
-    async def _flush(self, operation: str) -> None:
+    async def _flush(self, operation: Operation) -> None:
         # Let everything that the event loop has at hand join first.
         await asyncio.sleep(0)
         batch = self._queues.pop(operation, [])
-        labels = ", ".join(Urn.parse(item.label).name for item in batch[:5])
+        items = [waiting.item for waiting in batch]
+        names = ", ".join(Urn.parse(item.urn).name for item in items[:5])
+        request = self._request(
+            operation,
+            changes=tuple(item for item in items if isinstance(item, Change)),
+            queries=tuple(item for item in items if isinstance(item, Query)),
+            transaction=secrets.token_hex(8) if operation == "apply" else "",
+        )
         try:
-            payload = {_JOINED[operation]: [item.payload for item in batch]}
-            results = await self._ask(operation, payload, labels, attempts=_patience(operation, batch))
+            answer = await self._ask(request, names, attempts=_patience(items))
+            outcomes = outcomes_from_json(answer.result, self.label)
         except Exception as error:  # noqa: BLE001 - a bug of ours, too, has to reach all who wait
-            for item in batch:
-                if not item.future.done():
-                    item.future.set_exception(self._of_each(error))
+            for waiting in batch:
+                if not waiting.outcome.done():
+                    waiting.outcome.set_exception(self._of_each(error))
             return
-        for item, result in zip(batch, results, strict=True):
-            if not item.future.done():
-                item.future.set_result(result)
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            if not waiting.outcome.done():
+                waiting.outcome.set_result(outcome)
 
     def _of_each(self, error: Exception) -> Exception:
         """An error for one of several who wait: each gets its own, since raising changes it."""
@@ -258,38 +254,39 @@ class Session:
             raise HostnetError(
                 Code.UNREACHABLE, "the host went away as the agent was started", str(lost), "Try again", self.label
             ) from None
-        if "error" in greeting:
+        try:
+            self.greeting = Greeting.parse(greeting, self.label)
+        except HostnetError:
             await channel.close()
-            raise HostnetError.from_json(greeting["error"], self.label)
-        self.hello = greeting["hello"]
+            raise
         return channel
 
-    async def _ask(self, operation: str, payload: dict[str, Any], label: str, *, attempts: int | None = None) -> Any:
-        channel = await self._open(attempts=attempts)
+    def _request(self, operation: Operation, **rest: Any) -> Request:
         self._number += 1
-        request = {"id": self._number, "op": operation, **payload}
-        if operation == "apply":
-            request["transaction"] = secrets.token_hex(8)
-        doing = f"{operation} {label}"
+        return Request(self._number, operation, **rest)
+
+    async def _ask(self, request: Request, label: str, *, attempts: int | None = None) -> Answer:
+        channel = await self._open(attempts=attempts)
+        doing = f"{request.op} {label}"
         try:
             answer = await self._converse(channel, request, doing)
         except _LostError as lost:
             answer = await self._ask_again(request, doing, str(lost))
         except HostnetError as died:
-            if operation != "apply" or died.code is not Code.AGENT_DIED:
+            if request.op != "apply" or died.code is not Code.AGENT_DIED:
                 raise
             answer = await self._outcome(request, doing, died)
-        if "error" in answer:
-            raise HostnetError.from_json(answer["error"], self.label)
-        return answer["result"]
+        if answer.error is not None:
+            raise answer.error
+        return answer
 
-    async def _outcome(self, request: dict[str, Any], doing: str, died: HostnetError) -> dict[str, Any]:
+    async def _outcome(self, request: Request, doing: str, died: HostnetError) -> Answer:
         """After the agent died: the next one starts at once, undoes what is half done, and tells what was done.
 
         The request is not tried again: it may be what the agent died of.
         """
         self._number += 1
-        question = {**request, "id": self._number, "ask": True}
+        question = replace(request, id=self._number, outcome_only=True)
         try:
             async with asyncio.timeout(_OUTCOME_SECONDS):
                 channel = await self._open()
@@ -297,17 +294,17 @@ class Session:
             answer = await self._confirm(channel, question, answer, doing)
         except (HostnetError, _LostError, TimeoutError):
             raise died from None
-        if "error" in answer:
+        if answer.error is not None:
             raise died
         return answer
 
-    async def _ask_again(self, request: dict[str, Any], doing: str, lost: str) -> dict[str, Any]:
+    async def _ask_again(self, request: Request, doing: str, lost: str) -> Answer:
         """After the way broke: the same request through another agent, which sees to the end of the first."""
-        first = {"pid": self.hello.get("pid"), "started": self.hello.get("started")}
+        first = self.greeting.process
         self._status(f"connecting to {self.label} again: {lost}")
         try:
             channel = await self._open()
-            return await self._converse(channel, {**request, "instead_of": first}, doing)
+            return await self._converse(channel, replace(request, replaces=first), doing)
         except (HostnetError, _LostError) as error:
             code = error.code if isinstance(error, HostnetError) else Code.UNREACHABLE
             raise HostnetError(
@@ -319,19 +316,17 @@ class Session:
                 self.label,
             ) from None
 
-    async def _converse(self, channel: Channel, request: dict[str, Any], doing: str) -> dict[str, Any]:
+    async def _converse(self, channel: Channel, request: Request, doing: str) -> Answer:
         """Ask, and confirm what was done, where the host waits for that: we still hear it (DESIGN.md 2.5)."""
         return await self._confirm(channel, request, await self._exchange(channel, request, doing), doing)
 
-    async def _confirm(
-        self, channel: Channel, request: dict[str, Any], answer: dict[str, Any], doing: str
-    ) -> dict[str, Any]:
-        if not answer.get("unconfirmed"):
+    async def _confirm(self, channel: Channel, request: Request, answer: Answer, doing: str) -> Answer:
+        if answer.confirm is None:
             return answer
-        refusal = await self._refusal() if answer["anew"] else ""
-        word = {"op": "undo", "why": refusal} if refusal else {"op": "confirm"}
-        settled = await self._exchange(channel, {"id": request["id"], **word}, doing)
-        return settled if refusal or "error" in settled else answer
+        refusal = await self._refusal() if answer.confirm == "login" else ""
+        word = Request(request.id, "undo", why=refusal) if refusal else Request(request.id, "confirm")
+        settled = await self._exchange(channel, word, doing)
+        return settled if refusal or settled.error else answer
 
     async def _refusal(self) -> str:
         """Why what was done can't stay: nobody could log in any more. "": they could."""
@@ -341,15 +336,15 @@ class Session:
             return f"a new connection to the host failed after it ({error.what}: {error.why})"
         return ""
 
-    async def _exchange(self, channel: Channel, request: dict[str, Any], doing: str) -> dict[str, Any]:
+    async def _exchange(self, channel: Channel, request: Request, doing: str) -> Answer:
         with contextlib.suppress(OSError):  # the reader tells what became of the channel
-            channel.write(json.dumps(request, separators=(",", ":")).encode() + b"\n")
+            channel.write(request.to_line())
         while True:
-            answer = await self._read_line(channel, doing)
-            if answer["id"] == request["id"]:
+            answer = Answer.parse(await self._read_line(channel, doing), self.label)
+            if answer.id == request.id:
                 return answer  # another is late: who asked for it waits no longer
 
-    async def _read_line(self, channel: Channel, doing: str) -> dict[str, Any]:
+    async def _read_line(self, channel: Channel, doing: str) -> bytes:
         try:
             line = await channel.reader.readline()
         except (ConnectionError, ValueError) as error:
@@ -368,8 +363,7 @@ class Session:
                 "What it had half done is undone when the next one starts, which is at once; run the command again",
                 self.label,
             )
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        return line
 
     def _nothing_sent(self) -> HostnetError:
         return HostnetError(
@@ -377,13 +371,12 @@ class Session:
         )
 
 
-def _patience(operation: str, batch: list[_Waiting]) -> int | None:
+def _patience(items: Sequence[Change | Query]) -> int | None:
     """How often to try to reach the host for these requests; None: as often as the connection allows.
 
     A new server is waited for by what is to be made on it. A preview waits for none.
     """
-    if operation == "apply" and all(item.payload["dry"] for item in batch):
+    changes = [item for item in items if isinstance(item, Change)]
+    if changes and all(change.dry for change in changes):
         return 1
-    if operation == "read" or not any(item.payload["objects"] for item in batch):
-        return _FEW
-    return None
+    return None if any(change.objects for change in changes) else _FEW

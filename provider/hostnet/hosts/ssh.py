@@ -22,6 +22,7 @@ from hostnet.hosts.connection import Connection, Settings
 from hostnet.hosts.local import agent_arguments
 from hostnet.hosts.login import BACKOFF, Backoff, Dialler, Jumps, SshLogin, Status, attempt, times
 from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.protocol import is_greeting
 
 _LIMIT = 256 << 20  # bytes a line, as in `session`
 _LAST_WORDS = 2000
@@ -324,7 +325,7 @@ class _Stream(asyncssh.SSHClientSession[bytes]):
 
     def _early_line(self, line: bytes) -> None:
         """A line before the greeting: the bootstrap's, the greeting, or what a log-in script prints (skipped)."""
-        if line.startswith((b'{"hello"', b'{"error"')):
+        if is_greeting(line):
             self._greeted = True
             self.reader.feed_data(line + self._early)
             self.answers.put_nowait({"greeting": True})

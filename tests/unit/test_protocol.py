@@ -1,0 +1,136 @@
+"""What a provider and an agent write for each other, read back; and the form that it has on the wire."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.objects import (
+    DhcpServer,
+    DhcpState,
+    Forward,
+    ForwardState,
+    Guest,
+    GuestState,
+    Lease,
+    Link,
+    LinkState,
+    StaticLease,
+)
+from hostnet.wire.protocol import (
+    AgentProcess,
+    Answer,
+    Greeting,
+    Request,
+    event,
+    is_greeting,
+    outcomes_from_json,
+    outcomes_to_json,
+    parse_event,
+    refusal,
+)
+from hostnet.wire.requests import Change, Query, View
+
+_URN = "urn:pulumi:dev::shop::hostnet:index:Bridge::a::b"
+_GREETING = Greeting("1.2.3", AgentProcess(4711, 8_000_000_000), "6.1.0", "3.9.2")
+_SERVER = DhcpServer("br0", dhcp=True, static_leases=(StaticLease("02:00:00:00:00:01", "10.0.0.2"),))
+_FORWARD = Forward("ipv6", ("tcp", "udp"), (80, 82), "fd12::2", (8080, 8082), listen=("::",), sources=("fd12::/64",))
+_CHANGE = Change(_URN, "br0", (Link("br0", "bridge", mtu=1400), _SERVER), (_FORWARD,), known=True, dry=True)
+_QUERY = Query(_URN, "br0", "Bridge", (Guest("t0", None, "02:00:00:00:00:01", hint=("10.0.0.2/24",)),))
+_ERROR = HostnetError(Code.CONFLICT, "br0 can't be made", "it exists", "Choose another name", "root@192.0.2.2")
+
+REQUESTS = [
+    Request(1, "apply", (_CHANGE, replace(_CHANGE, objects=())), transaction="f00"),
+    Request(2, "apply", (_CHANGE,), transaction="f00", outcome_only=True, replaces=AgentProcess(1, 2)),
+    Request(3, "read", queries=(_QUERY,)),
+    Request(4, "facts", facts="bridge", arguments={"name": "br0"}),
+    Request(5, "restore"),
+    Request(6, "watch"),
+    Request(7, "confirm"),
+    Request(8, "undo", why="no new log-in"),
+]
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: f"{request.id} {request.op}")
+def test_a_request_is_read_as_it_was_written(request_: Request) -> None:
+    """With its objects, on one line; what is empty is not sent."""
+    line = request_.to_line()
+    assert line.count(b"\n") == 1
+    assert Request.parse(line) == request_
+    assert all(json.loads(line).values())
+
+
+def test_a_greeting() -> None:
+    """It is told from what a log-in script prints, and has the agent's identity."""
+    line = _GREETING.to_line()
+    assert is_greeting(line)
+    assert Greeting.parse(line, "root@192.0.2.2") == _GREETING
+    assert not is_greeting(b'Welcome to {"greeting"\n')
+    assert not is_greeting(Answer(1, []).to_line())
+
+
+def test_an_agent_that_can_not_serve() -> None:
+    """It greets with the reason; the provider adds the host."""
+    line = refusal(_ERROR)
+    assert is_greeting(line)
+    with pytest.raises(HostnetError) as raised:
+        Greeting.parse(line, "root@192.0.2.2")
+    assert str(raised.value) == str(_ERROR)
+    assert raised.value.code is _ERROR.code
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(1, {"kernel": "6.1.0"}),
+        Answer(2, 0),
+        Answer(3, [], confirm="answer"),
+        Answer(4, [], confirm="login"),
+    ],
+    ids=lambda answer: answer.id,
+)
+def test_an_answer_is_read_as_it_was_written(answer: Answer) -> None:
+    """Also an empty result; and the proof that the provider needs before it confirms."""
+    assert Answer.parse(answer.to_line(), "root@192.0.2.2") == answer
+
+
+def test_an_answer_that_is_an_error() -> None:
+    """Every part of the error arrives; the provider adds the host."""
+    answer = Answer.parse(Answer(9, error=_ERROR).to_line(), "root@192.0.2.2")
+    assert answer.error is not None
+    assert (answer.id, answer.error.code, str(answer.error)) == (9, _ERROR.code, str(_ERROR))
+
+
+def test_outcomes_are_read_as_they_were_written() -> None:
+    """Views with states of every object or of none, an error among them, and what a read did not find."""
+    link = LinkState("br0", "bridge", 7, "02:00:00:00:00:01", 1500, addresses=("10.0.0.1/24",))
+    lease = Lease("02:00:00:00:00:01", "10.0.0.2", "web", 0)
+    forward = ForwardState("ipv6", ("tcp",), (80, 82), "fd12::2", (8080, 8082), external="eth0", sources=("fd12::/64",))
+    views = [
+        View("br0", (Link("br0", "bridge"), _SERVER), (link, DhcpState(running=True, leases=(lease,))), ("look out",)),
+        View("eth0/ipv6/tcp/80", (_FORWARD, *_QUERY.objects), (forward, GuestState("02:00:00:00:00:01", ()))),
+        View("gone", (Link("gone", "tap"),), (None,)),
+        View("", (), ()),
+    ]
+    sent = json.loads(json.dumps(outcomes_to_json([*views, _ERROR, None])))
+    *found, error, nothing = outcomes_from_json(sent, "root@192.0.2.2")
+    assert found == views
+    assert isinstance(error, HostnetError)
+    assert str(error) == str(_ERROR)
+    assert nothing is None
+
+
+def test_an_event_of_the_watcher() -> None:
+    """Its text, on one line."""
+    line = event("attached vm-1\nto br0 …")
+    assert line.count(b"\n") == 1
+    assert parse_event(line) == "attached vm-1\nto br0 …"
+
+
+def test_an_object_that_is_not_known_is_refused() -> None:
+    """Provider and agent are of one version: that is a bug, and says what it stumbled over."""
+    line = b'{"id":1,"op":"read","queries":[{"urn":"","id":"","kind":"","objects":[{"type":"vlan"}]}]}\n'
+    with pytest.raises(ValueError, match="vlan"):
+        Request.parse(line)
