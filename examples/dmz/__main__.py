@@ -1,7 +1,7 @@
-"""A guest in the DMZ: it gets all that reaches the host from outside and that no forward takes, of any protocol.
+"""A guest in the DMZ: it gets everything that reaches the host from outside and that no forward takes.
 
-The host keeps TCP to `dmz_except_ports`, its SSH, and ICMP. A forward wins over the DMZ: port 8443 leads to a second
-guest.
+The host keeps TCP to `dmz_except_ports` (its SSH) and ICMP. A forward takes precedence over the DMZ: port 8443 leads to
+a second guest.
 """
 
 import pulumi
@@ -12,12 +12,12 @@ PREFIX4, PREFIX6 = "10.0.0.", "fd12:3456:789a::"
 bridge = hostnet.Bridge(
     "dmz",
     addresses=[f"{PREFIX4}1/24", f"{PREFIX6}1/64"],
-    port_isolation=True,  # who takes over the one guest does not reach the other
+    port_isolation=True,  # an intruder in one guest does not reach the other
 )
 
 
 def guest(name: str, number: int) -> hostnet.TapBinding:
-    """A guest's TAP, with addresses that end in a number."""
+    """The TAP of a guest whose addresses end in a number."""
     return hostnet.TapBinding(
         name,
         name=f"vm-{name}",

@@ -1,7 +1,7 @@
-"""Many port forwards in one resource: the inline form, for a table that is long or comes from elsewhere.
+"""Many port forwards in one resource: the inline form, for a table that is long or comes from another program.
 
-One PortForward resource a forward costs Pulumi about 10 ms a run each; the entries of `forward_ports` cost it nothing.
-A changed entry is an update of its own element on the host, and of no other.
+Each PortForward resource costs Pulumi about 10 ms in every run; the entries of `forward_ports` cost it nothing. A
+changed entry updates only its own element on the host.
 """
 
 import pulumi
@@ -16,7 +16,7 @@ bridge = hostnet.Bridge("tenants", addresses=["10.1.0.1/24"], port_isolation=Tru
 
 
 def forwards(tenant: int) -> list[hostnet.ForwardPortArgs]:
-    """SSH on a port of the tenant's own, and a range of ports that is the tenant's on both sides."""
+    """A tenant's forwards: SSH on a port of its own, and a range of ports with the same numbers on both sides."""
     guest = f"10.1.0.{FIRST_GUEST + tenant}"
     first = FIRST_PORT + tenant * PORTS_A_TENANT
     own = f"{first}:{first + PORTS_A_TENANT - 1}"

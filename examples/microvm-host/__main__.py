@@ -1,14 +1,15 @@
 """A microVM host's network in one component: the page of microvm.nix on `systemd.network` and `networking.nat`.
 
-The VMM makes a guest's TAP (its name begins with `vm-`) and gives it the MAC address that stands here. The guest then
-has its address by DHCP, its name in the host's DNS, an IPv6 address by router advertisements, and the way out.
+The VMM creates a guest's TAP (its name begins with `vm-`) with the guest's MAC address from this file. The guest then
+gets its address by DHCP, its name in the host's DNS, an IPv6 address by router advertisements, and access to the
+internet.
 """
 
 import pulumi
 import pulumi_hostnet as hostnet
 
 PREFIX = "fd12:3456:789a::"
-# Name: MAC address, last part of its addresses, and which ports of the host lead to which of its own.
+# Name: MAC address, last part of the addresses, port of the host: port of the guest.
 GUESTS = {
     "web": ("02:00:00:00:00:02", 2, {80: 80, 443: 443}),
     "git": ("02:00:00:00:00:03", 3, {2222: 22}),
@@ -16,7 +17,7 @@ GUESTS = {
 
 
 def forwards(number: int, ports: dict[int, int]) -> list[hostnet.ForwardPortArgs]:
-    """A guest's ports in both IP families. Its IPv6 address, which DHCP does not give, is set in the guest."""
+    """Forwards to a guest, over IPv4 and IPv6. DHCP does not give it this IPv6 address: set it in the guest."""
     return [
         hostnet.ForwardPortArgs(source_port=source, destination=f"{address}:{port}")
         for source, port in ports.items()

@@ -1,7 +1,7 @@
-"""A server, its network over SSH and a VM on it in one program: nothing of it is there before `pulumi up`.
+"""A server, its network over SSH and a VM on it, all created by one program.
 
-Server, key and VM are pretended (pretend_cloud.py): namespaces of this machine, with a real sshd. What hostnet does is
-what it would do on a rented server; examples/rented-server has the same with a real cloud.
+Server, key and VM are pretended (pretend_cloud.py): namespaces of this machine, with a real sshd. hostnet does the same
+as on a rented server; examples/rented-server is the same program for a real cloud.
 """
 
 import pulumi
@@ -16,7 +16,7 @@ server = Server(
     authorized_key=key.public_key,
     boot_seconds=config.require_int("bootSeconds"),
 )
-# Known only after the server was made; a preview checks what does not depend on it.
+# Known only after the server is created; a preview checks everything that does not depend on it.
 connection = hostnet.ConnectionArgs(
     host=server.ipv4_address,
     host_key=server.host_key,
@@ -46,7 +46,7 @@ hostnet.PortForward(
     source_port=80,
     destination=tap.guest.addresses[0].apply(lambda cidr: cidr.split("/")[0]),
     connection=connection,
-    opts=pulumi.ResourceOptions(depends_on=[web]),  # the port opens when somebody is behind it
+    opts=pulumi.ResourceOptions(depends_on=[web]),  # open the port when the VM listens
 )
 
 pulumi.export("server", server.id)

@@ -1,15 +1,15 @@
-"""A cloud that is pretended: servers are network namespaces with an sshd, VMs are namespaces behind a server's TAP.
+"""A pretended cloud: servers are network namespaces with an sshd, VMs are namespaces behind a server's TAP.
 
-`pulumi` runs in a named network namespace, the *region*; no link is ever made in the machine's own network. A server is
-wired as Hetzner's are: one public address without a subnet, and a gateway that is reached directly.
+`pulumi` runs in a named network namespace, the *region*; no link is created in the machine's own network. A server is
+connected as Hetzner's are: one public address without a subnet, and a gateway that is reached directly.
 
     REGION                                   REGION-1a2b3c (the server)            REGION-1a2b3c-web (the VM)
     s-1a2b3c  172.31.1.1/32 ---------------- eth0  203.0.113.N/32
     route to 203.0.113.N                     default via 172.31.1.1
                                              bridge, NAT: hostnet's --- vm-web --- eth0
 
-A server's address and host key are made up when it is created, and it lets nobody in before it has booted. Its sshd has
-a /run, a /var/lib and a root user of its own, and what else it sees of the disk is this machine's.
+A server gets its address and its host key when it is created, and accepts log-ins only after it has booted. Its sshd
+has its own /run, /var/lib and root user; the rest of its disk is this machine's.
 """
 
 import json
@@ -64,7 +64,7 @@ class SshKey(Resource):
 
 
 class Server(Resource):
-    """A server that boots for a while after it was created."""
+    """A server, which boots for a while after its creation."""
 
     ipv4_address: pulumi.Output[str]
     host_key: pulumi.Output[str]
@@ -74,9 +74,9 @@ class Server(Resource):
 
         Args:
             name: Its name in the program.
-            image: Another one means another server, which is made before this one goes.
+            image: Another image means another server, created before this one is deleted.
             authorized_key: The public key that root logs in with.
-            boot_seconds: How long its sshd takes to come up.
+            boot_seconds: How long it takes until its sshd runs.
         """
         given = {"image": image, "authorized_key": authorized_key, "boot_seconds": boot_seconds}
         super().__init__(_Servers(), name, {**given, "ipv4_address": None, "host_key": None})
@@ -97,7 +97,7 @@ class Vm(Resource):
         """Declare it.
 
         Args:
-            name: What its web server says it is.
+            name: The name that its web server answers with.
             server: The server's id.
             tap: The TAP's name.
             mac_address: Its interface's address.
@@ -109,38 +109,38 @@ class Vm(Resource):
 
 
 class _Keys(ResourceProvider):
-    """Makes key pairs."""
+    """Creates key pairs."""
 
     def create(self, props: dict[str, Any]) -> CreateResult:  # noqa: ARG002 - Pulumi's signature
-        """Make one."""
+        """Create a key pair."""
         with tempfile.TemporaryDirectory() as folder:
             private, public = _key_pair(Path(folder, "key"))
         return CreateResult("key", {"private_key": private, "public_key": public})
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Nothing of it can be changed."""
+        """It has no inputs that could change."""
         return DiffResult(changes=False)
 
 
 class _Machines(ResourceProvider):
-    """What servers and VMs have in common: each is a namespace by the name of its id."""
+    """What servers and VMs have in common: each is a namespace whose name is its id."""
 
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
-        """Whatever changes, it is another machine."""
+        """Any change means another machine."""
         changed = [name for name, value in news.items() if value is not None and olds.get(name) != value]
         return DiffResult(changes=bool(changed), replaces=changed)
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
-        """An empty id is Pulumi's word for "gone": namespaces do not outlive a reboot."""
+        """Look whether it exists. An empty id means "gone" to Pulumi; a reboot deletes every namespace."""
         return ReadResult(id_ if NETNS.joinpath(id_).exists() else "", props)
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
-        """Switch it off and take it away. What is gone already is no error."""
+        """Switch it off and delete it. One that is gone already is no error."""
         _remove(_id)
 
 
 class _Servers(_Machines):
-    """Makes servers."""
+    """Creates servers."""
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Make one, or nothing; it boots on its own."""
@@ -160,7 +160,7 @@ class _Servers(_Machines):
                 f"-n {name} route add default via {GATEWAY}",
                 f"-n {region} address add {GATEWAY}/32 dev s-{number}",
                 f"-n {region} link set s-{number} up",
-                # Fails where another server has the address.
+                # Fails if another server has the address.
                 f"-n {region} route add {address} dev s-{number}",
             )
             made["host_key"] = _boot(name, props["authorized_key"], props["boot_seconds"])
@@ -170,7 +170,7 @@ class _Servers(_Machines):
 
 
 class _Vms(_Machines):
-    """Makes VMs."""
+    """Creates VMs."""
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Make one, or nothing; it has booted when this returns."""
@@ -192,8 +192,8 @@ def _region() -> str:
     """The named namespace that this process is in.
 
     Raises:
-        RuntimeError: There is none: this is the machine's own network, which is left alone. Or nobody else would see
-            the namespaces that are made here: `ip netns exec` has mounts of its own.
+        RuntimeError: There is none: this is the machine's own network, which is left alone. Or other processes would
+            not see the namespaces that are created here: `ip netns exec` has mounts of its own.
     """
     name = _run("ip", "netns", "identify", str(os.getpid())).strip()
     places = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
@@ -206,14 +206,14 @@ def _region() -> str:
 
 
 def _boot(name: str, authorized_key: str, seconds: int) -> str:
-    """Make a server's disk and switch it on; its public host key."""
+    """Create a server's disk and switch the server on; return its public host key."""
     disk = _disk(name)
     disk.mkdir(mode=0o700)
     _, host_key = _key_pair(disk / "host_key")
     disk.joinpath("authorized_keys").write_text(authorized_key)
     disk.joinpath("sshd_config").write_text(SSHD_CONFIG.format(disk=disk))
     users = Path("/etc/shadow").read_text().splitlines()
-    # No password, and not locked either: sshd lets nobody in whose account is.
+    # No password, but not locked: sshd refuses log-ins to locked accounts.
     users = [line for line in users if not line.startswith("root:")] + ["root:*:20000:0:99999:7:::"]
     disk.joinpath("shadow").write_text("\n".join(users) + "\n")
     _start(subprocess.DEVNULL, "ip", "netns", "exec", name, "sh", "-c", BOOT.format(disk=disk, seconds=seconds))
@@ -231,7 +231,7 @@ def _key_pair(path: Path) -> tuple[str, str]:
 
 
 def _or_nothing(name: str, make: Callable[[], None]) -> None:
-    """Make a machine; where that fails, nothing of it stays."""
+    """Create a machine; if that fails, delete what there is of it."""
     try:
         make()
     except BaseException:
@@ -240,7 +240,7 @@ def _or_nothing(name: str, make: Callable[[], None]) -> None:
 
 
 def _remove(name: str) -> None:
-    """End what runs on a machine, and take it away with its disk, as far as it is there."""
+    """End the processes of a machine, and delete it with its disk, as far as they exist."""
     if NETNS.joinpath(name).exists():
         for pid in _run("ip", "netns", "pids", name).split():
             os.kill(int(pid), signal.SIGKILL)
@@ -249,7 +249,7 @@ def _remove(name: str) -> None:
 
 
 def _start(output: int, *argv: str) -> "subprocess.Popen[str]":
-    """Start what runs on when this process ends: Ctrl-C is for pulumi, and pulumi waits for whoever has its stderr."""
+    """Start a program that outlives this process. It gets neither the terminal nor stderr: pulumi would wait for it."""
     return subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -262,10 +262,10 @@ def _ip(*commands: str) -> None:
 
 
 def _run(*argv: str) -> str:
-    """Run a program; what it prints.
+    """Run a program and return its output.
 
     Raises:
-        RuntimeError: It fails; with what it said.
+        RuntimeError: It failed; the message has its error output.
     """
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -1,7 +1,7 @@
-"""A VMM that is pretended: it carries frames between a TAP of a server and the `eth0` of a namespace, the guest.
+"""A pretended VMM: it carries frames between a TAP of a server and the `eth0` of a namespace, the guest.
 
-What QEMU does with a TAP is done here with two: both are opened with the virtio header, which goes through unchanged.
-In the guest a web server says who it is.
+QEMU opens one TAP; this program opens two, both with the virtio header, which passes through unchanged. In the guest, a
+web server answers with the guest's name.
 
 Arguments: the server's and the guest's namespace, and as JSON `tap`, `name`, `mac_address`, `addresses`, `gateway`.
 """
@@ -25,7 +25,7 @@ FRAME = 65536 + 64
 
 
 def enter(namespace: str) -> None:
-    """Move this thread, and what it starts from now on, into a named namespace."""
+    """Move this thread, and the processes that it starts from now on, into a named namespace."""
     libc = ctypes.CDLL(None, use_errno=True)
     with Path("/run/netns", namespace).open() as file:
         if libc.setns(file.fileno(), CLONE_NEWNET) != 0:
@@ -33,7 +33,7 @@ def enter(namespace: str) -> None:
 
 
 def open_tap(name: str) -> int:
-    """A descriptor of a TAP in this namespace; one that is not there is made."""
+    """Open a TAP in this namespace, or create it, and return its descriptor."""
     descriptor = os.open("/dev/net/tun", os.O_RDWR)
     request = struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
     fcntl.ioctl(descriptor, TUNSETIFF, request)
@@ -41,7 +41,7 @@ def open_tap(name: str) -> int:
 
 
 def set_up(guest: dict[str, Any]) -> None:
-    """Give the guest's interface what the TapBinding said."""
+    """Configure the guest's interface with the TapBinding's outputs."""
     commands = [
         f"link set eth0 address {guest['mac_address']} up",
         *(f"address add {address} dev eth0" for address in guest["addresses"]),
@@ -64,14 +64,14 @@ def serve(name: str) -> None:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Print nothing."""
 
     server = http.server.ThreadingHTTPServer(("", 80), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
 
 def carry(left: int, right: int) -> None:
-    """Carry frames both ways until a TAP goes."""
+    """Carry frames in both directions until a TAP is deleted."""
     others = {left: right, right: left}
     while True:
         for descriptor in select.select(list(others), [], [])[0]:

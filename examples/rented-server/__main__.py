@@ -1,7 +1,7 @@
 """A server at Hetzner and the network of the VMs on it: one program, one `pulumi up`.
 
-The server is rented, boots, installs what hostnet needs, and gets a bridge with DHCP and DNS, NAT for its VMs, and two
-of its ports forwarded to one of them. Whoever logs in and who the server is are keys that the stack makes.
+The server boots, installs what hostnet needs, and gets a bridge with DHCP and DNS, NAT for its VMs, and two ports that
+lead to one of them. The stack creates both keys: the one to log in with, and the server's host key.
 """
 
 import pulumi
@@ -14,10 +14,11 @@ config = pulumi.Config()
 # --- the server ----------------------------------------------------------------------------------------------------
 
 login = tls.PrivateKey("login", algorithm="ED25519")
-# Made here, and not on the server: so hostnet knows whom it talks to from the first connection on.
+# Created here and not on the server, so hostnet can identify the server from the first connection on.
 identity = tls.PrivateKey("identity", algorithm="ED25519")
 
-# The cloud tells whoever asks from the server all of the user data, the host key among it. VMs on it are not to ask.
+# The metadata service gives the user data, with the host key, to every process on the server. This keeps VMs from
+# asking.
 METADATA = """\
 #!/bin/sh
 nft 'table inet metadata { chain forward { type filter hook forward priority 0; ip daddr 169.254.169.254 drop; }; }'
@@ -58,11 +59,11 @@ connection = hostnet.ConnectionArgs(
     host=server.ipv4_address,
     host_key=identity.public_key_openssh,
     private_key=login.private_key_openssh,
-    # It is created long before it has booted, and lets hostnet in before its cloud-init has installed the packages:
-    # the first is waited for some eight minutes, the second three.
+    # The server exists long before it has booted, and accepts log-ins before cloud-init has installed the packages. So
+    # hostnet waits about eight minutes for the log-in, and three for cloud-init.
     dial_error_limit=40,
 )
-# With the server goes all that is on it: there is nothing to take away first, and nobody to ask where it has died.
+# The network is deleted with the server: nothing has to be deleted on it first, also if it is dead.
 with_server = pulumi.ResourceOptions(deleted_with=server)
 
 bridge = hostnet.Bridge(
@@ -99,6 +100,6 @@ for port in (80, 443):
 
 pulumi.export("server", server.ipv4_address)
 pulumi.export("privateKey", login.private_key_openssh)
-# What starts the VM: its TAP and its MAC address; the VM then has its address by DHCP.
+# What the VM's own resource needs: its TAP and its MAC address. The VM gets its address by DHCP.
 pulumi.export("tap", web.name)
 pulumi.export("guest", web.guest)

@@ -1,4 +1,4 @@
-"""What each host gets: a bridge with two VMs, and port 80 of the host led to the one that is live."""
+"""The network of each host: a bridge with two VMs, and port 80 of the host leads to the live one."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ def networks(hosts: dict[str, dict[str, Any]], live: str) -> None:
     """Declare the networks of one group's hosts.
 
     Args:
-        hosts: The connection to each, by its name.
+        hosts: Each host's connection, by the host's name.
         live: The VM that answers for the host.
     """
-    for name, way in hosts.items():
-        connection = hostnet.ConnectionArgs(**way)
+    for name, host in hosts.items():
+        connection = hostnet.ConnectionArgs(**host)
         bridge = hostnet.Bridge(f"{name}-vms", name="vms", addresses=["10.0.0.1/24"], connection=connection)
         for vm, address in VMS.items():
             hostnet.TapBinding(

@@ -1,7 +1,7 @@
 """Roll a change out to many hosts, group by group, and stop at the first group that fails.
 
-A group is a stack of this project. Every group is previewed before any is touched. After a group's `up`, each of its
-hosts has to answer through its forward; only then the next group follows.
+A group is a stack of this project. Every group is previewed before any is changed. After a group's `up`, each of its
+hosts must answer through its forward; only then the next group follows.
 """
 
 import argparse
@@ -19,35 +19,35 @@ from network import PORT, networks
 from pulumi import automation
 
 HERE = Path(__file__).resolve().parent
-AT_ONCE = 64  # hosts wait for nothing but themselves; Pulumi's own limit is four a processor
+AT_ONCE = 64  # hosts do not wait for each other; Pulumi's own default is four for each processor
 
 
 class StopError(Exception):
-    """Why the rollout goes no further."""
+    """The rollout stops, for the reason in the message."""
 
 
 def stack_of(group: str, hosts: dict[str, dict[str, Any]], live: str) -> automation.Stack:
-    """The stack of a group; its settings lie beside this file."""
+    """The stack of a group. Its settings are beside this file."""
     options = automation.LocalWorkspaceOptions(work_dir=str(HERE), env_vars=dict(os.environ))
     return automation.create_or_select_stack(group, "rollout", partial(networks, hosts, live), opts=options)
 
 
 def preview(stack: automation.Stack, *, despite_warnings: bool) -> None:
-    """See what a group's `up` would do.
+    """Preview a group's `up`.
 
-    hostnet asks the hosts whether it would work, and warns where it would not, or where a host does not answer.
+    hostnet asks the hosts whether the change would work. It warns if not, or if a host does not answer.
 
     Raises:
-        StopError: It would fail.
+        StopError: The preview has a warning.
     """
     warnings: list[str] = []
 
-    def told(event: automation.events.EngineEvent) -> None:
+    def note(event: automation.events.EngineEvent) -> None:
         said = event.diagnostic_event
         if said and said.severity == "warning":
             warnings.append(said.message.strip())
 
-    changes = stack.preview(parallel=AT_ONCE, on_event=told).change_summary
+    changes = stack.preview(parallel=AT_ONCE, on_event=note).change_summary
     print(f"{stack.name}: {', '.join(f'{count} {op}' for op, count in changes.items())}")
     for warning in warnings:
         print(f"{stack.name}: {warning}")
@@ -56,10 +56,10 @@ def preview(stack: automation.Stack, *, despite_warnings: bool) -> None:
 
 
 def probe(host: str, path: str, seconds: float) -> None:
-    """Ask the VM behind a host, as a client would.
+    """Send a request to the VM behind a host, as a client would, until it answers.
 
     Raises:
-        StopError: There was no good answer in that time.
+        StopError: There was no good answer within that time.
     """
     url = f"http://{host}:{PORT}{path}"
     browser = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -77,13 +77,13 @@ def probe(host: str, path: str, seconds: float) -> None:
 
 
 def roll_out(fleet: dict[str, Any], outcome: dict[str, str], *, only_preview: bool, despite_warnings: bool) -> None:
-    """Roll out.
+    """Change group after group.
 
     Args:
-        fleet: What `fleet.json` says.
-        outcome: What became of each group, kept up to date.
-        only_preview: Touch nothing.
-        despite_warnings: Go on where a preview warns.
+        fleet: The content of `fleet.json`.
+        outcome: Each group's outcome, kept up to date.
+        only_preview: Change nothing.
+        despite_warnings: Continue if a preview warns.
 
     Raises:
         StopError: A group failed.
@@ -96,13 +96,13 @@ def roll_out(fleet: dict[str, Any], outcome: dict[str, str], *, only_preview: bo
     for group, stack in stacks.items():
         outcome[group] = "FAILED"
         stack.up(parallel=AT_ONCE, on_output=print)
-        for way in fleet["groups"][group].values():
-            probe(way["host"], **fleet["probe"])
+        for host in fleet["groups"][group].values():
+            probe(host["host"], **fleet["probe"])
         outcome[group] = "done, and answers"
 
 
 def main() -> int:
-    """Roll out what `fleet.json` says; 0: everywhere."""
+    """Roll out what `fleet.json` says. The exit status is 0 if every group succeeded."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("fleet", nargs="?", type=Path, default=HERE / "fleet.json")
     parser.add_argument("--only-preview", action="store_true")

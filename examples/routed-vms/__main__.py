@@ -1,9 +1,9 @@
-"""VMs without a bridge: the host routes to each TAP, as microvm.nix's page on a routed network has it.
+"""VMs without a bridge: the host routes to each TAP, as on microvm.nix's page about a routed network.
 
-Guests share no network segment: one hears nothing of another's traffic and can't answer for its address. Every TAP has
-the same host addresses (10.0.0.0/32, its guest's gateway) and a route to its own guest. A gateway by `internal_ips`
-lets guests out and forwards in; for guests that reach each other, list the TAPs as `internal_interfaces` instead, with
-`internal_forwarding`.
+Guests share no network segment: a guest sees nothing of another's traffic and can't answer for its address. Every TAP
+has the same host addresses (10.0.0.0/32, its guest's gateway) and a route to its own guest. The gateway with
+`internal_ips` lets guests out and forwards in. If guests should reach each other, list the TAPs as
+`internal_interfaces` instead, with `internal_forwarding`.
 """
 
 import pulumi
@@ -19,7 +19,7 @@ taps = {
         name=f"vm{number}",
         addresses=[f"{PREFIX4}0/32", f"{PREFIX6}/128"],
         routes=[f"{PREFIX4}{number}/32", f"{PREFIX6}{number:x}/128"],
-        guest=hostnet.GuestArgs(hostname=f"vm{number}"),  # its addresses: those of the routes
+        guest=hostnet.GuestArgs(hostname=f"vm{number}"),  # its addresses are those of the routes
     )
     for number in range(1, GUESTS + 1)
 }
@@ -32,5 +32,5 @@ nat = hostnet.NatGateway(
 for family, address in (("v4", f"{PREFIX4}{WEB}"), ("v6", f"{PREFIX6}{WEB:x}")):
     hostnet.PortForward(f"web-{family}", nat_gateway=nat.id, source_port=80, destination=address)
 
-# What a resource that starts a VM needs: its TAP, its MAC address, and `ip=` for its kernel.
+# What the VMs' own resources need: TAP, MAC address, and `ip=` for the kernel's command line.
 pulumi.export("guests", {name: tap.guest for name, tap in taps.items()})
