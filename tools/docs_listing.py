@@ -47,7 +47,8 @@ class Stage:
         Args:
             folder: An empty folder for all files.
         """
-        self.folder, self.namespace = folder, f"hostnet-docs-{os.getpid()}"
+        # Of one length, so that a command that wraps its lines wraps them at the same words in each run.
+        self.folder, self.namespace = folder, f"hostnet-docs-{os.getpid():07}"
         self._env = {name: text for name, text in tool_env().items() if not name.startswith("PULUMI_")} | {
             "PULUMI_HOME": str(folder / "home"),
             "PULUMI_BACKEND_URL": f"file://{folder}",
