@@ -1,0 +1,63 @@
+"""The checkout's own files: pre-commit's checks are those of `make lint`, and a person can read the documents."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tools.paths import CHECKOUT
+
+WIDTH = 120
+DOCUMENTS = [
+    CHECKOUT / "README.md",
+    CHECKOUT / "CONTRIBUTING.md",
+    *sorted((CHECKOUT / "docs").glob("*.md")),
+    *sorted((CHECKOUT / "examples").rglob("*.md")),
+]
+# Still wide.
+EXCEPTIONS = {"docs/cli.md", "docs/nft.md"}
+
+
+def test_pre_commit_checks_what_make_lint_checks() -> None:
+    """The same commands, in the same order."""
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (CHECKOUT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe
+    commands = [line.strip().replace("$(PY)", ".venv/bin/python") for line in recipe[1].splitlines()]
+    configuration = (CHECKOUT / ".pre-commit-config.yaml").read_text()
+    assert re.findall(r"^ +entry: (.*)$", configuration, re.MULTILINE) == commands
+    assert re.findall(r"^ +- repo: (.*)$", configuration, re.MULTILINE) == ["local"]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_no_line_of_a_document_is_too_wide(path: Path) -> None:
+    """At most 120 columns outside of listings, which show what a program printed."""
+    wide = [line for line in prose(path).splitlines() if len(line) > WIDTH]
+    assert wide == [] or str(path.relative_to(CHECKOUT)) in EXCEPTIONS
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    """A link to a file of the checkout, and to a heading in it."""
+    text = prose(path)
+    links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"^\[[^\]]+\]: (\S+)$", text, re.MULTILINE)
+    for link in links:
+        if re.match(r"https?:", link):
+            continue
+        target, _, heading = link.partition("#")
+        file = (path.parent / target).resolve() if target else path
+        assert file.exists(), link
+        if heading:
+            assert heading in headings(file.read_text(encoding="utf-8")), link
+
+
+def prose(path: Path) -> str:
+    """A document without its listings and its comments."""
+    return re.sub(r"^```.*?^```$|<!--.*?-->", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def headings(text: str) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    found = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
