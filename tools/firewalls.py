@@ -1,6 +1,7 @@
 """Firewalls for the tests: ufw and firewalld, unpacked and not installed.
 
-Installed, firewalld would start with the machine and filter it; unpacked, it runs where a test starts it.
+If it were installed, firewalld would start with the machine and filter its traffic. Unpacked, it runs only where a test
+starts it.
 """
 
 import shutil
@@ -14,12 +15,12 @@ PACKAGES = ("ufw", "firewalld", "python3-firewall")
 
 
 def folder() -> Path:
-    """Where they are unpacked."""
+    """The folder into which they are unpacked."""
     return cache() / "firewalls"
 
 
 def prepare() -> None:
-    """Unpack what is missing."""
+    """Unpack them, if they are missing."""
     if folder().exists():
         done("firewalls for the tests (unpacked)")
         return

@@ -19,7 +19,7 @@ ADVICE = "Check that the Go module proxy is reached (`go env GOPROXY`), or put `
 
 
 def pulumi_version() -> str:
-    """The version of the CLI to build, as tools/go.mod pins it."""
+    """The version of the CLI to build, which tools/go.mod pins."""
     pinned = re.search(r"^(?:require)?\s*github\.com/pulumi/pulumi/pkg/v3 (v\S+)", _go_mod(), re.MULTILINE)
     if pinned is None:
         raise SetupError("tools/go.mod does not require github.com/pulumi/pulumi/pkg/v3: restore it from git.")
@@ -31,7 +31,7 @@ def _go_mod() -> str:
 
 
 def _suitable(go: str) -> bool:
-    """Whether a Go toolchain is new enough for tools/go.mod without fetching another."""
+    """Whether a Go toolchain is new enough for tools/go.mod."""
     result = subprocess.run([go, "env", "GOVERSION"], check=False, capture_output=True, text=True)
     wanted = re.search(r"^go (\S+)$", _go_mod(), re.MULTILINE)
     return wanted is not None and _release(result.stdout) >= _release(wanted.group(1))
@@ -44,7 +44,7 @@ def _release(version: str) -> tuple[int, ...]:
 
 
 def go() -> str:
-    """A Go toolchain: the machine's own where it is new enough, else one from the Python package in the cache."""
+    """A Go toolchain: the machine's own if it is new enough, else one from the Python package in the cache."""
     own = system_program("go")
     if own and _suitable(own):
         return own
@@ -58,10 +58,10 @@ def go() -> str:
 
 
 def _build(package: str, target: Path, ldflags: str) -> None:
-    """Build a main package of tools/go.mod; the target appears only when it is whole."""
+    """Build a main package of tools/go.mod. The target appears only when it is complete."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_suffix(".part")
-    # A vendor's GOFLAGS or a toolchain switch would make another program than the pinned one.
+    # GOFLAGS of the machine, or another toolchain, would build another program than the pinned one.
     env = {"GOTOOLCHAIN": "local", "GOFLAGS": "-buildvcs=false", "GOWORK": "off", "CGO_ENABLED": "0"}
     # -v names each package as it is compiled: the build's signs of life.
     argv: list[str | Path] = [go(), "build", "-v", "-trimpath", "-ldflags", f"-s -w {ldflags}", "-o", part, package]
@@ -70,7 +70,7 @@ def _build(package: str, target: Path, ldflags: str) -> None:
 
 
 def build_pulumi() -> None:
-    """Build the pinned `pulumi` into the cache, where the machine has none of its own."""
+    """Build the pinned `pulumi` into the cache, if the machine has none."""
     own = system_program("pulumi")
     if own:
         done(f"pulumi ({own} is on PATH)")
@@ -87,10 +87,10 @@ def build_pulumi() -> None:
 
 
 def place_pulumi() -> None:
-    """Put this checkout's `pulumi` and the stand-in hosts into one folder, where the machine has no `pulumi`.
+    """Put this checkout's `pulumi` and the stand-ins into one folder, if the machine has no `pulumi`.
 
-    The engine looks for the hosts beside its own executable, and warns in every run of those it finds elsewhere. The
-    cache serves several checkouts, so the stand-ins can't lie there.
+    The engine looks for its host programs beside its own executable, and warns in every run about those that it finds
+    elsewhere. Checkouts share the cache, so the stand-ins can't be there.
     """
     if system_program("pulumi"):
         return
@@ -110,12 +110,12 @@ def place_pulumi() -> None:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether two files are one, or a copy of each other made by `place_pulumi`."""
+    """Whether two files are the same, or one is a copy that `place_pulumi` made."""
     return one.stat().st_size == other.stat().st_size and int(one.stat().st_mtime) == int(other.stat().st_mtime)
 
 
 def _sources_digest() -> str:
-    """What the SDK generator is made of, as one short word."""
+    """A digest of the SDK generator's sources."""
     digest = hashlib.sha256((MODULE / "go.sum").read_bytes())
     for source in sorted((MODULE / "gensdk").glob("*.go")):
         digest.update(source.read_bytes())
@@ -123,7 +123,7 @@ def _sources_digest() -> str:
 
 
 def gensdk() -> Path:
-    """The SDK generator, built into the cache when its sources have changed."""
+    """The SDK generator; builds it into the cache if its sources changed."""
     target = cached_bin() / f"gensdk-{_sources_digest()}"
     if target.exists():
         done("generator of the SDKs")

@@ -1,6 +1,6 @@
 """The test microVM: a kernel, an initramfs of busybox and a script, and the QEMU command that boots them.
 
-It boots in about 4 s under TCG. What it does when up is said on the kernel's command line: see tools/guest-root/init.
+It boots in about 4 s under TCG. The kernel's command line says what it does then: see tools/guest-root/init.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ MEMORY_MIB = 256
 
 
 def guest_paths() -> tuple[Path, Path]:
-    """The guest's kernel and initramfs, made where they are missing.
+    """The guest's kernel and initramfs; builds them if they are missing.
 
     Raises:
         SetupError: A tool or the network is missing; the message says what to do.
@@ -34,7 +34,7 @@ def guest_paths() -> tuple[Path, Path]:
 
 
 def prepare() -> None:
-    """Make what `guest_paths` gives, and say so."""
+    """Build both, and say so."""
     kernel.fetch()
     if _initramfs_path().exists():
         done("initramfs of the test microVM")
@@ -49,11 +49,11 @@ def qemu_argv(tap: str, mac: str, append: str, *, vnet_hdr: bool = True) -> list
     Args:
         tap: The TAP's name.
         mac: The guest's MAC address.
-        append: What /init shall do, such as "ip=10.0.0.2::10.0.0.1:255.255.255.0:web:eth0:off http=80".
-        vnet_hdr: Whether the TAP was made with IFF_VNET_HDR; QEMU refuses one that differs from what it is told.
+        append: The task of /init, such as "ip=10.0.0.2::10.0.0.1:255.255.255.0:web:eth0:off http=80".
+        vnet_hdr: Whether the TAP was created with IFF_VNET_HDR; QEMU refuses a TAP that differs from this.
 
     Returns:
-        An argv whose console is its standard output: wait there for `READY`.
+        The argv. The console is its standard output: wait there for `READY`.
     """
     image, initramfs = guest_paths()
     netdev = f"tap,id=n,ifname={tap},script=no,downscript=no,vnet_hdr={'on' if vnet_hdr else 'off'}"
@@ -62,8 +62,8 @@ def qemu_argv(tap: str, mac: str, append: str, *, vnet_hdr: bool = True) -> list
         "qemu-system-x86_64", "-M", "microvm", "-accel", "tcg", "-cpu", "max", "-m", str(MEMORY_MIB),
         "-nodefaults", "-no-user-config", "-no-reboot", "-nographic", "-serial", "stdio",
         "-kernel", str(image), "-initrd", str(initramfs),
-        # A panic ends the process at once (panic=-1 with -no-reboot), so nobody waits for a dead guest. Told its
-        # TSC's speed, the guest measures nothing: on a busy machine Linux 6.1 fails to, and then boots no further.
+        # A panic ends the process at once (panic=-1 with -no-reboot), so nobody waits for a dead guest. With the TSC's
+        # frequency given, the guest does not measure it: on a busy machine Linux 6.1 fails at that, and stops booting.
         "-append", f"console=ttyS0 quiet panic=-1 random.trust_cpu=on tsc_early_khz={tsc_khz()} {append}",
         "-netdev", netdev, "-device", f"virtio-net-device,netdev=n,mac={mac}",
     ]
@@ -71,7 +71,7 @@ def qemu_argv(tap: str, mac: str, append: str, *, vnet_hdr: bool = True) -> list
 
 
 def tsc_khz() -> int:
-    """About how fast this machine's TSC runs, which a guest under TCG sees as its own."""
+    """The approximate frequency of this machine's TSC, which a guest under TCG sees as its own."""
     found = re.search(r"^cpu MHz\s*: (\d+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return int(found.group(1)) * 1000 if found else 2_000_000
 
@@ -80,18 +80,18 @@ def busybox() -> Path:
     """The statically linked busybox of Debian's busybox-static."""
     found = shutil.which("busybox")
     if found is None:
-        raise SetupError("There is no busybox: run `make setup`, or install busybox-static.")
+        raise SetupError("There is no busybox: run `make setup-demo`, or install busybox-static.")
     return Path(found)
 
 
 def _contents() -> list[tuple[str, Path]]:
-    """What goes into the initramfs, beside modules: the path in the guest and the file here."""
+    """The content of the initramfs without modules: the path in the guest and the file here."""
     own = [(str(path.relative_to(ROOT)), path) for path in sorted(ROOT.rglob("*")) if path.is_file()]
     return [*own, ("bin/busybox", busybox())]
 
 
 def _initramfs_path() -> Path:
-    """The initramfs's place, named after its contents: a changed script makes a new one, and tests may run at once."""
+    """The path of the initramfs. Its name has a digest of its content, so a changed script means another file."""
     digest = hashlib.sha256()
     for name, path in (*_contents(), *((path.name, path) for path in kernel.modules())):
         digest.update(name.encode() + b"\0" + path.read_bytes())
@@ -102,9 +102,9 @@ def build_initramfs(target: Path, contents: Iterable[tuple[str, Path]], modules:
     """Pack an initramfs. Not compressed: unpacking under TCG costs more than reading.
 
     Args:
-        target: The file to make.
+        target: The file to write.
         contents: Paths in it, and the files to put there.
-        modules: What is to be loaded; /modules/order tells the order.
+        modules: The modules to load, in this order; it is written to /modules/order.
     """
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         root = Path(scratch) / "root"
@@ -120,9 +120,9 @@ def build_initramfs(target: Path, contents: Iterable[tuple[str, Path]], modules:
 
 
 def pack(root: Path, archive: Path) -> None:
-    """Write a folder as a cpio archive in the form that the kernel unpacks; all in it is root's."""
+    """Write a folder as a cpio archive that the kernel can unpack; root owns all files in it."""
     names = [".", *(str(path.relative_to(root)) for path in sorted(root.rglob("*")))]
     listing = archive.with_suffix(".names")
     listing.write_text("\n".join(names) + "\n")
     script = 'cpio --quiet --create --format=newc --owner=+0:+0 <"$1" >"$2"'
-    run(["sh", "-c", script, "pack", listing, archive], "Run `make setup`, or install cpio.", cwd=root)
+    run(["sh", "-c", script, "pack", listing, archive], "Run `make setup-demo`, or install cpio.", cwd=root)

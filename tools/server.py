@@ -1,8 +1,8 @@
 """The test server: a whole system of this machine's distribution, for QEMU; it answers SSH 12 s after its start.
 
-Set-up makes three files, once: a disk, which a run copies; a kernel; and an initramfs that mounts the disk and lays
-the run's own files over it, its seed: keys, and what else that run wants of the machine. It is made anew when what
-makes it changes.
+Set-up builds three files, once: a disk, which each run copies; a kernel; and an initramfs that mounts the disk and
+copies the run's own files onto it, its *seed*: keys, and other files that the run needs. They are built again when
+their recipe changes.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from tools.steps import doing, done, run
 
 ROOT = CHECKOUT / "tools" / "server-root"
 MEMORY_MIB = 1024
-DRIVERS = ("virtio_pci", "virtio_blk")  # to find the root; udev loads the rest
-# What hostnet uses on a host, what reaches it, both network daemons, and a DHCP client and a web server for guests.
+DRIVERS = ("virtio_pci", "virtio_blk")  # to mount the root; udev loads the rest
+# What hostnet needs on a host, an SSH server, both network daemons, and a DHCP client and a web server for guests.
 PACKAGES = (
     *("systemd-sysv", "udev", "dbus", "libpam-systemd", "kmod", "openssh-server", "sudo"),
     *("iproute2", "nftables", "python3", "dnsmasq-base", "network-manager", "busybox-static"),
@@ -30,7 +30,7 @@ _ADVICE = "Run `apt-get update` and try again."
 
 @dataclass(frozen=True)
 class Files:
-    """What a server boots from; the disk is every run's, and is copied before it is written to."""
+    """The files that a server boots from. All runs share the disk: a run copies it before it writes."""
 
     disk: Path
     kernel: Path
@@ -38,7 +38,7 @@ class Files:
 
 
 def files() -> Files:
-    """The files, made where they are missing.
+    """The files; builds them if they are missing.
 
     Raises:
         SetupError: A tool or the network is missing; the message says what to do.
@@ -50,7 +50,7 @@ def files() -> Files:
 
 
 def prepare() -> None:
-    """Make what `files` gives, and say so."""
+    """Build the files, and say so."""
     if (cache() / "server" / _digest()).exists():
         done("disk of the test server")
         return
@@ -59,12 +59,12 @@ def prepare() -> None:
 
 
 def _release() -> dict[str, str]:
-    """What os-release(5) tells."""
+    """The content of os-release(5)."""
     return platform.freedesktop_os_release()
 
 
 def _digest() -> str:
-    """What the files are made from, as one word."""
+    """A digest of the recipe."""
     digest = hashlib.sha256(f"{_release()['ID']} {_release()['VERSION_ID']}".encode())
     for path in (Path(__file__), *sorted(ROOT.iterdir()), Path(kernel.__file__)):
         digest.update(path.read_bytes())
@@ -72,7 +72,7 @@ def _digest() -> str:
 
 
 def _build(folder: Path) -> None:
-    """Make the files beside their place, and move them there; those of an older recipe go."""
+    """Build the files beside their place, move them there, and delete those of an older recipe."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     debian.refresh_lists()
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
@@ -90,19 +90,19 @@ def _build(folder: Path) -> None:
 
 
 def _build_disk(unpacked: Path, disk: Path) -> None:
-    """Make the disk; as root, for it has files of root's."""
+    """Build the disk, as root, because it has files that root owns."""
     argv = debian.as_root([ROOT / "build", _release()["VERSION_CODENAME"], ",".join(PACKAGES), unpacked, disk])
     run(argv, _ADVICE, given="\n".join(debian.sources()) + "\n")
     run(debian.as_root(["chown", str(os.getuid()), disk]), _ADVICE)
 
 
 def seeded(initramfs: Path, seed: Path, target: Path) -> None:
-    """Write the initramfs of a run: behind the common one come the run's own files (the kernel unpacks them all).
+    """Write the initramfs of a run: the common one, then an archive of the run's files; the kernel unpacks both.
 
     Args:
-        initramfs: As `files` gives it.
-        seed: A folder whose contents are laid over the disk at each boot. Modes are kept, root owns them.
-        target: The file to make.
+        initramfs: The one of `files`.
+        seed: A folder, copied onto the disk at each boot. Modes are kept; root is the owner.
+        target: The file to write.
     """
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         folder, archive = Path(scratch) / "root", Path(scratch) / "seed"
@@ -114,14 +114,14 @@ def seeded(initramfs: Path, seed: Path, target: Path) -> None:
 def qemu_argv(boots: Files, tap: str, mac: str, console: Path) -> list[str]:
     """The command that boots a server on a TAP that exists. It has to run in the TAP's network namespace.
 
-    It ends where the server wants to reboot, and whoever runs it starts it again, as the mains would. A reset inside of
-    QEMU comes to the same, but what TCG has translated before it makes the boot after it take twice as long.
+    QEMU exits when the server reboots; the caller starts it again. A reset inside QEMU would do, but then the boot
+    takes twice as long, because of the code that TCG translated before.
 
     Args:
-        boots: The run's own copy of the disk, the kernel, and the initramfs that `seeded` made.
+        boots: The run's copy of the disk, the kernel, and the initramfs that `seeded` wrote.
         tap: The TAP's name; with IFF_VNET_HDR.
         mac: The server's MAC address.
-        console: The file for what it says on its console.
+        console: The file for the output of its console.
     """
     # fmt: off
     return [
@@ -130,7 +130,7 @@ def qemu_argv(boots: Files, tap: str, mac: str, console: Path) -> list[str]:
         "-kernel", str(boots.kernel), "-initrd", str(boots.initramfs),
         # See `guest.qemu_argv` for the clock and the panic.
         "-append", f"console=ttyS0 quiet panic=-1 random.trust_cpu=on tsc_early_khz={guest.tsc_khz()}",
-        # What is not on the disk yet when the machine that runs this fails, nobody will miss.
+        # If the machine that runs this fails, nothing on this disk matters: it need not be synced.
         "-drive", f"id=d,file={boots.disk},format=raw,if=none,cache=unsafe", "-device", "virtio-blk-pci,drive=d",
         "-netdev", f"tap,id=n,ifname={tap},script=no,downscript=no,vnet_hdr=on",
         "-device", f"virtio-net-pci,netdev=n,mac={mac}",

@@ -10,14 +10,14 @@ from tools.steps import SetupError, doing, done, run
 
 CONSTRAINTS = CHECKOUT / "constraints.txt"
 SDK = CHECKOUT / "sdk" / "python"
-# Each says what the environment was made from, as one word.
+# Each has the digest of what this part of the environment was made from.
 STAMP = VENV / "hostnet-setup"
 TOOLS_STAMP = VENV / "hostnet-setup-dev"
 OLDEST_PYTHON = (3, 11)
 
 
 def _digest() -> str:
-    """What the environment is made from, as one word."""
+    """A digest of what the environment is made from."""
     digest = hashlib.sha256(f"{sys.version} {CHECKOUT}".encode())
     for path in (CHECKOUT / "pyproject.toml", CONSTRAINTS, SDK / "pyproject.toml"):
         digest.update(path.read_bytes() if path.exists() else b"-")

@@ -1,6 +1,6 @@
 """A Python language host for development: enough for `pulumi up` typed at a shell.
 
-The official one is a Go program that ships with the official CLI alone. Each program runs in a process of its own,
+The official one is a Go program that comes only with the official CLI. Each program runs in a process of its own,
 with the Python of its project's `runtime.options.virtualenv`, and inherits this host's output: the engine shows it.
 """
 
