@@ -1,4 +1,4 @@
-"""Kernel tests as data: tests/cases/kernel/*.json.
+"""Kernel tests as data: tests/cases/kernel/*.json, and the `packets` of tests/cases/resources/*.json.
 
 A file is `{"cases": [case, …]}`; a resource is `{"kind": "Bridge", …its inputs}`. A case:
 
@@ -101,12 +101,17 @@ class Case:
     after: list[dict[str, Any]] = field(default_factory=list)
 
 
-def load(folder: str) -> list[Case]:
+def load(folder: str, part: str = "cases") -> list[Case]:
     """All cases of tests/cases/<folder>, in files' order.
 
-    :raises ValueError: for two of one name, or a place that nothing fills.
+    Args:
+        folder: The folder.
+        part: Which list of each file; a file may lack it.
+
+    Raises:
+        ValueError: Two cases have one name, or nothing fills a place.
     """
-    cases = [case for path in sorted((CASES / folder).glob("*.json")) for case in _file(path)]
+    cases = [case for path in sorted((CASES / folder).glob("*.json")) for case in _file(path, part)]
     twice = {case.name for case in cases if sum(other.name == case.name for other in cases) > 1}
     if twice:
         msg = f"two cases of one name: {sorted(twice)}"
@@ -114,9 +119,9 @@ def load(folder: str) -> list[Case]:
     return cases
 
 
-def _file(path: Path) -> Iterator[Case]:
+def _file(path: Path, part: str) -> Iterator[Case]:
     shared = json.loads((CASES / "shared.json").read_text())
-    for raw in json.loads(path.read_text())["cases"]:
+    for raw in json.loads(path.read_text()).get(part, ()):
         try:
             yield from _expand(raw, shared)
         except (KeyError, TypeError) as error:

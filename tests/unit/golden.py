@@ -2,7 +2,7 @@
 
 `"contract"` names its properties. The other lists are cases: what is created, what is no difference, what an update
 changes, what a read and an import show, what a preview knows, what is refused. `"${unknown}"` in a case is what a
-preview does not know yet.
+preview does not know yet. `"packets"` are run in the kernel (tests/netns/test_cases.py).
 """
 
 from __future__ import annotations
