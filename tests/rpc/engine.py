@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
-from hostnet.hosts.fake import FakeHost, FakePool
+from hostnet.fakes import FakeHost, FakePool
 from hostnet.rpc import server as plugin
 from hostnet.rpc.codec import Decoded, decode, encode
 from hostnet.rpc.failures import DETAILS_KEY

@@ -89,7 +89,7 @@ def test_a_bug_says_where(engine: Engine) -> None:
     with pytest.raises(grpc.RpcError) as raised:
         bridge(engine).create()
     assert raised.value.code() is grpc.StatusCode.INTERNAL
-    assert "ZeroDivisionError at hostnet/hosts/fake.py:" in message(raised.value)
+    assert "ZeroDivisionError at hostnet/fakes/host.py:" in message(raised.value)
     assert PASSWORD not in message(raised.value)
 
 

@@ -115,15 +115,18 @@ class Persistence:
 
     def watching(self, owners: Owners) -> Watching:
         """How the watcher is."""
-        return Watching(bool(globs_of(owners)), self._pid.read())
+        return Watching(bool(globs_of(owners)), self._watcher())
 
     def warnings(self, owner: Owner) -> tuple[str, ...]:
         """What is wrong for this owner: a watcher that died."""
-        if Glob not in owner.kinds or self._pid.read() is not None:
+        if Glob not in owner.kinds or self._watcher() is not None:
             return ()
         return (_ENDED,)
 
     # --- the watcher -----------------------------------------------------------------------------------------------
+
+    def _watcher(self) -> Process | None:
+        return self._pid.read()
 
     def _sync_watcher(self, *, globs: bool, by_unit: bool) -> None:
         process = self._pid.read()
