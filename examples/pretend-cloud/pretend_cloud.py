@@ -231,7 +231,7 @@ def _key_pair(path: Path) -> tuple[str, str]:
 
 
 def _or_nothing(name: str, make: Callable[[], None]) -> None:
-    """Create a machine; if that fails, delete what there is of it."""
+    """Create a machine; if that fails, delete all parts of it."""
     try:
         make()
     except BaseException:

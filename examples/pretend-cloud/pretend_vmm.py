@@ -78,9 +78,9 @@ def carry(left: int, right: int) -> None:
             os.write(others[descriptor], os.read(descriptor, FRAME))
 
 
-def main(server: str, guest: str, told: str) -> None:
+def main(server: str, guest: str, settings: str) -> None:
     """Run the VM."""
-    about = json.loads(told)
+    about = json.loads(settings)
     enter(server)
     outside = open_tap(about["tap"])
     enter(guest)
