@@ -26,7 +26,7 @@ def test_a_host_that_holds_nothing(terminal: Terminal) -> None:
     """It says so, and leaves nothing behind."""
     done = terminal.run("status")
     assert (done.returncode, done.stderr) == (OK, "")
-    assert "hostnet holds nothing here" in done.stdout
+    assert "hostnet has no resources here" in done.stdout
     assert terminal.run("restore").returncode == OK
     assert "nothing to follow" in terminal.run("watch").stdout
     assert not terminal.provider.directory.exists() or not list(terminal.provider.directory.iterdir())
@@ -62,7 +62,7 @@ def test_restore_starts_the_watcher_again(terminal: Terminal) -> None:
     process = file.read()
     assert process is not None
     process.stop()
-    assert "No process follows new interfaces" in terminal.run("status").stdout
+    assert "No process attaches new interfaces" in terminal.run("status").stdout
     done = terminal.run("doctor")
     assert done.returncode == WRONG
     assert "`hostnet restore`" in done.stdout

@@ -1,4 +1,4 @@
-"""`hostnet graph`: what hostnet made on a host, as a tree of text, for Graphviz, or as a picture."""
+"""The output of `hostnet graph`: a host's topology as a tree of text, for Graphviz, or as a picture."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ _COLOURS = {
 class Node:
     """A box.
 
-    :param kind: a key of the colours.
-    :param lines: its name, then what else is to say.
+    Attributes:
+        kind: A key of the colours.
+        lines: Its name, then what else it shows.
     """
 
     kind: str
@@ -36,31 +37,31 @@ class Node:
 
 @dataclass
 class Topology:
-    """Boxes by id, in order, and what is behind what; of a box's edges the first one in the list places it."""
+    """Boxes by id, and which box is behind which. The first edge to a box decides where it is drawn."""
 
     nodes: dict[str, Node] = field(default_factory=dict)
     edges: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, identity: str, kind: str, *lines: str, behind: str | None = None) -> None:
-        """Add a box, unless it is there, behind another."""
+        """Add a box, unless there is one of this id, and an edge to it."""
         self.nodes.setdefault(identity, Node(kind, list(lines)))
         if behind is not None and (behind, identity) not in self.edges:
             self.edges.append((behind, identity))
 
     def children(self, identity: str) -> list[str]:
-        """What this box places."""
+        """The boxes that are drawn behind this one."""
         first: dict[str, str] = {}
         for parent, child in self.edges:
             first.setdefault(child, parent)
         return [child for child, parent in first.items() if parent == identity]
 
     def to_json(self) -> dict[str, Any]:
-        """For programs."""
+        """The boxes and edges as JSON."""
         return {"nodes": {name: vars(node) for name, node in self.nodes.items()}, "edges": self.edges}
 
 
 def topology(label: str, data: dict[str, Any]) -> Topology:
-    """From what the agent's `status` answered."""
+    """The topology, from the agent's answer to `status`."""
     made = Topology()
     made.add("host", "host", label)
     items = [(item, resource) for resource in data["resources"] for item in resource["objects"]]
@@ -115,7 +116,7 @@ def _guests(made: Topology, items: list[tuple[dict[str, Any], dict[str, Any]]]) 
 
 
 def _forwards(made: Topology, items: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
-    """A forward is said at the guest that it leads to; where that is not declared, at a box of its own."""
+    """Add each forward to the box of its guest, or to one of its own if the guest is not declared."""
     at: dict[str, str] = {}
     for item, _ in items:
         if item["type"] == "guest":

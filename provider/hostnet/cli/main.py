@@ -24,19 +24,37 @@ from hostnet.wire.errors import Code, HostnetError
 OK, WRONG, USAGE, UNREACHED, INTERRUPTED = 0, 1, 2, 3, 130
 _UNREACHED = {Code.UNREACHABLE, Code.PERMISSION, Code.AGENT_DIED}
 _HOST = re.compile(r"(?:(?P<user>[^@]+)@)?(?:\[(?P<v6>[^]]+)\]|(?P<name>[^:@\[\]]+))(?::(?P<port>\d+))?")
-_CODES = """
-exit codes: 0 all is well · 1 something is wrong on the host (doctor), or was refused · 2 the command line ·
-3 the host was not reached, or this user may not · 130 interrupted
+_CODES = """exit codes:
+  0    success
+  1    the host has a problem (doctor), or it refused the request
+  2    the command line is wrong
+  3    the host can't be reached, or the user lacks permission
+  130  interrupted
 """
+_COMMON = """The command needs root on the host: as another user it runs `sudo -n` there.
+
+"""
+_EXAMPLES = {
+    "status": "hostnet status --host root@203.0.113.5",
+    "doctor": "hostnet doctor --host admin@server --identity ~/.ssh/id_ed25519",
+    "restore": "hostnet restore --netns demo",
+    "watch": "hostnet watch",
+    "graph": "hostnet graph --format svg --output network.svg",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
-    :returns: the exit code.
+    Args:
+        arguments: The command line without the program's name; None: this process's.
+
+    Returns:
+        The exit code.
     """
     options = parser().parse_args(arguments)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a script started us in the background
+    # A shell lets the jobs that a script starts in the background ignore SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return asyncio.run(_run(options))
     except HostnetError as error:
@@ -52,46 +70,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
-        prog="hostnet", description="A Linux host's network, as hostnet holds it.", epilog=_CODES
+        prog="hostnet",
+        description="Show and repair the network that hostnet manages on a Linux host.",
+        epilog=_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--version", action="version", version=f"hostnet {__version__}")
-    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     for name, what in (
-        ("status", "what hostnet holds on a host, whose stack owns it, drift, and the forwards' counters"),
-        ("doctor", "whether the host is ready, and the command that mends what is not"),
-        ("restore", "put back what is recorded, as at boot"),
-        ("watch", "follow new interfaces for `match`, in the foreground"),
-        ("graph", "the topology as a picture"),
+        ("status", "show the resources on a host: their stacks, drift, and the counters of port forwards"),
+        ("doctor", "check whether a host is ready for hostnet, and show how to fix what is not"),
+        ("restore", "put back everything that is recorded on a host, as at boot"),
+        ("watch", "attach new interfaces that fit a TapBinding's `match`, in the foreground"),
+        ("graph", "draw a host's topology as text, for Graphviz, or as a picture"),
     ):
-        command = commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".", epilog=_CODES)
+        command = commands.add_parser(
+            name,
+            help=what,
+            description=what[0].upper() + what[1:] + ".",
+            epilog=f"{_COMMON}example:\n  {_EXAMPLES[name]}\n\n{_CODES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         _common(command)
         if name == "graph":
-            command.add_argument("--format", choices=sorted(graph.FORMATS), default="text", help="default: text")
-            command.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
+            command.add_argument(
+                "--format",
+                choices=sorted(graph.FORMATS),
+                default="text",
+                help="a tree of text, the language of Graphviz, or SVG (default: text)",
+            )
+            command.add_argument("--output", type=Path, metavar="FILE", help="the file (default: standard output)")
     return made
 
 
 def _common(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--host", type=host, metavar="[USER@]HOST[:PORT]", help="over SSH; absent: this machine")
-    command.add_argument("--jump", type=host, metavar="[USER@]HOST[:PORT]", help="one jump host before it")
+    where = "[USER@]HOST[:PORT]"
+    command.add_argument("--host", type=host, metavar=where, help="the host, over SSH (default: this machine)")
+    command.add_argument("--jump", type=host, metavar=where, help="a jump host through which the connection goes")
     command.add_argument(
-        "--identity", type=Path, metavar="FILE", help="private key; absent: the SSH agent's (SSH_AUTH_SOCK)"
+        "--identity", type=Path, metavar="FILE", help="a private key (default: the keys in the agent at SSH_AUTH_SOCK)"
     )
     command.add_argument("--netns", metavar="NAME", help="a named network namespace of the host")
     command.add_argument(
-        "--state-dir", default=Settings.state_dir, metavar="DIR", help="the provider's stateDir (%(default)s)"
+        "--state-dir", default=Settings.state_dir, metavar="DIR", help="the provider's stateDir (default: %(default)s)"
     )
-    command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def host(text: str) -> dict[str, Any]:
-    """A host of the command line as a connection's values.
+    """The values of a connection, from a host on the command line.
 
-    :raises argparse.ArgumentTypeError: where it is none.
+    Raises:
+        argparse.ArgumentTypeError: The text names no host.
     """
     match = _HOST.fullmatch(text)
     if match is None:
-        message = f"{text!r} is not [USER@]HOST[:PORT] (an IPv6 address in brackets)"
+        message = f"must be [USER@]HOST[:PORT], with an IPv6 address in brackets, not {text!r}"
         raise argparse.ArgumentTypeError(message)
     values: dict[str, Any] = {"host": match["v6"] or match["name"]}
     if match["user"]:
@@ -102,9 +136,10 @@ def host(text: str) -> dict[str, Any]:
 
 
 def connection(options: argparse.Namespace) -> Connection:
-    """The way to the host that was asked for.
+    """How the host on the command line is reached.
 
-    :raises OSError: where the private key can't be read.
+    Raises:
+        OSError: The private key can't be read.
     """
     key = options.identity.read_text() if options.identity else None
     jump = Connection(**options.jump, private_key=key) if options.jump else None
@@ -112,7 +147,7 @@ def connection(options: argparse.Namespace) -> Connection:
 
 
 async def _run(options: argparse.Namespace) -> int:
-    # `keep`: whether a reboot is to bring things back is the provider's configuration to say.
+    # `keep`: the provider's configuration decides whether the network comes back after a reboot.
     pool = Pool(Settings(state_dir=options.state_dir, persist="keep"), _tell)
     try:
         session = await pool.host(connection(options))
@@ -185,7 +220,7 @@ def _show(options: argparse.Namespace, data: dict[str, Any], draw: Callable[[Con
 
 
 def _complain(options: argparse.Namespace, error: HostnetError) -> None:
-    """One line; for programs, with its parts."""
+    """Print an error: one line for a person, and its parts as JSON."""
     if options.json:
         sys.stdout.write(json.dumps({"error": {**error.to_json(), "host": error.host}}, indent=2) + "\n")
     sys.stderr.write(f"hostnet: {' '.join(str(error).split())}\n")

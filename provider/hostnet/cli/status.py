@@ -1,4 +1,4 @@
-"""`hostnet status`, for a person."""
+"""The output of `hostnet status`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def show(console: Console, label: str, data: dict[str, Any]) -> None:
-    """Print what the agent's `status` answered."""
+    """Print the agent's answer to `status`."""
     resources = data["resources"]
     if not resources:
-        console.print(f"{escape(label)}: hostnet holds nothing here")
+        console.print(f"{escape(label)}: hostnet has no resources here")
         return
     drifted = sum(bool(resource["drift"]) for resource in resources)
     state = f"[yellow]{drifted} not as declared[/]" if drifted else "[green]all as declared[/]"
@@ -38,7 +38,7 @@ def show(console: Console, label: str, data: dict[str, Any]) -> None:
 
 def _resources(resources: list[dict[str, Any]]) -> Table:
     table = Table(title="Resources", title_justify="left")
-    for column in ("stack", "kind", "name", "holds", "state"):
+    for column in ("stack", "kind", "name", "on the host", "state"):
         table.add_column(column, overflow="fold")
     by_stack: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for each in resources:
@@ -53,7 +53,7 @@ def _resources(resources: list[dict[str, Any]]) -> Table:
 
 
 def holds(resource: dict[str, Any]) -> str:
-    """A resource's objects in a few words."""
+    """What a resource is on the host, in a few words."""
     words = list(filter(None, (_words(item) for item in resource["objects"])))
     members = resource["members"]
     if members:
@@ -83,7 +83,7 @@ def _words(item: dict[str, Any]) -> str:
 
 
 def inside(gateway: dict[str, Any]) -> list[str]:
-    """What a gateway is for."""
+    """The interfaces and networks that a gateway serves."""
     return [*gateway.get("internal", ()), *gateway.get("internal4", ()), *gateway.get("internal6", ())]
 
 
@@ -101,7 +101,7 @@ def _forwards(forwards: list[dict[str, Any]], names: dict[str, str]) -> Table:
 
 
 def in_units(size: int) -> str:
-    """Bytes as a person reads them."""
+    """A number of bytes with a unit."""
     number = float(size)
     for unit in _UNITS:
         if number < 1024 or unit == _UNITS[-1]:
@@ -113,8 +113,8 @@ def in_units(size: int) -> str:
 def _notes(data: dict[str, Any]) -> Iterator[str]:
     watcher = data["watcher"]
     if watcher["needed"] and watcher["pid"]:
-        yield f"New interfaces are followed by process {watcher['pid']}."
+        yield f"Process {watcher['pid']} attaches new interfaces."
     elif watcher["needed"]:
-        yield "[red]No process follows new interfaces[/]; `hostnet restore` starts it."
+        yield "[red]No process attaches new interfaces.[/] Run `hostnet restore` to start it."
     if data["strange"]:
         yield f"[yellow]{data['strange']} elements of our nftables tables are nobody's[/]; `pulumi refresh` says more."
