@@ -333,7 +333,7 @@ def gateway_of(addresses: Iterable[Value], family: int) -> Value:
 
 
 class Bridge(Resource[BridgeInputs]):
-    """See the module."""
+    """The kind of a bridge: a link, its addresses, its DHCP server."""
 
     name = "Bridge"
     token = "hostnet:index:Bridge"
@@ -356,7 +356,7 @@ pulumi.export("gateway", bridge.gateway)
     results = Record(BridgeOutputs)
 
     def fill_name(self, kept: dict[str, Value], olds: Inputs, autoname: Autoname, report: Report) -> None:
-        """See `Resource`."""
+        """Name the bridge after the resource."""
         fill_interface_name(kept, olds, autoname, report, "br")
 
     def make_id(self, urn: str, inputs: BridgeInputs) -> str:
@@ -383,7 +383,7 @@ pulumi.export("gateway", bridge.gateway)
         return None if inputs.adopt else derived_mac(_DERIVED_FIRST, "bridge", urn, inputs.name)
 
     def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:
-        """See `Kind`."""
+        """What the kernel has of the bridge, and the leases of its DHCP server."""
         link = view.state(LinkState)
         if link is None:
             return {"name": inputs.get("name") or view.id, "addresses": [], "subnets": [], "leases": []}
@@ -409,7 +409,7 @@ pulumi.export("gateway", bridge.gateway)
     def preview_outputs(
         self, urn: str, inputs: Inputs, old_outputs: Inputs | None, old_inputs: Inputs | None = None
     ) -> Outputs:
-        """See `Kind`."""
+        """What follows from the inputs; an update keeps what the kernel chose."""
         now, had = self.inputs.canonical(inputs), old_outputs or {}
         addresses = now["addresses"]
         whole = addresses is not UNKNOWN
@@ -437,7 +437,7 @@ pulumi.export("gateway", bridge.gateway)
         return derived_mac(_DERIVED_FIRST, "bridge", urn, now["name"])
 
     def recorded(self, view: View) -> dict[str, Value]:
-        """See `Resource`. A derived MAC address is not declared, and neither is that the bridge was taken over."""
+        """The recorded bridge as inputs, without a derived MAC address and `adopt`."""
         link = view.object(Link)
         out: dict[str, Value] = {"name": view.id}
         if link is not None:
@@ -448,7 +448,7 @@ pulumi.export("gateway", bridge.gateway)
         return out | _recorded_server(server, view) if server else out
 
     def settle(self, declared: dict[str, Value], view: View) -> None:
-        """See `Resource`. Addresses that are not declared are drift, too."""
+        """Show the bridge as the kernel has it, with addresses that are not declared."""
         link = view.state(LinkState)
         if link is None:
             return

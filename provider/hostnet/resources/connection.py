@@ -38,7 +38,7 @@ class _ConnectionType(Record[Any]):
     """A connection: its values are never quoted."""
 
     def check(self, value: Value, path: str, report: Report) -> Value:
-        """See `Type`."""
+        """Check without quoting a value in any failure."""
         with report:
             return super().check(value, path, report)
 
@@ -49,7 +49,7 @@ class _Proxy(Type):
     label = "Connection"
 
     def check(self, value: Value, path: str, report: Report) -> Value:
-        """See `Type`."""
+        """Check a connection that is a jump host."""
         judged = CONNECTION.check(value, path, report)
         if isinstance(judged, Mapping):
             for name in ("proxy", "netns", "sudo"):
@@ -62,15 +62,15 @@ class _Proxy(Type):
         return judged
 
     def canonical(self, value: Value) -> Value:
-        """See `Type`."""
+        """A connection's canonical value."""
         return CONNECTION.canonical(value)
 
     def compare(self, old: Value, new: Value, path: str, changes: Changes) -> None:
-        """See `Type`."""
+        """Compare two connections."""
         CONNECTION.compare(old, new, path, changes)
 
     def schema(self, types: dict[str, Value]) -> dict[str, Value]:
-        """See `Type`."""
+        """The connection's own type."""
         return CONNECTION.schema(types)
 
 
@@ -186,7 +186,7 @@ class _ProviderType(Record[ProviderInputs]):
     """The provider's configuration: its values are never quoted."""
 
     def check(self, value: Value, path: str, report: Report) -> Value:
-        """See `Type`."""
+        """Check without quoting a value in any failure."""
         with report:
             return super().check(value, path, report)
 

@@ -207,7 +207,7 @@ def _gateway_rules(judged: dict[str, Value], path: str, report: Report) -> None:
 
 
 class NatGateway(Resource[NatGatewayInputs]):
-    """See the module."""
+    """The kind of a NAT gateway: a gateway, the forwarding switches that it needs, its forwards."""
 
     name = "NatGateway"
     token = "hostnet:index:NatGateway"
@@ -250,7 +250,7 @@ pulumi.export("externalAddresses", nat.external_addresses)
         return (Gateway(name=id, **fields_of(inputs)), *switches, *forwards)
 
     def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:
-        """See `Kind`."""
+        """The external interface and its addresses, and the forwarding switches."""
         seen, wish = view.state(GatewayState), view.object(Gateway)
         external = seen.external if seen else (wish.external if wish else None) or inputs.get("externalInterface")
         return without_none(
@@ -264,7 +264,7 @@ pulumi.export("externalAddresses", nat.external_addresses)
     def preview_outputs(
         self, urn: str, inputs: Inputs, old_outputs: Inputs | None, old_inputs: Inputs | None = None
     ) -> Outputs:
-        """See `Kind`."""
+        """What follows from the inputs; an update keeps what it leaves alone."""
         del urn
         now, had, needed = self.inputs.canonical(inputs), old_outputs or {}, self.needs(inputs)
         same_side = self.unchanged(old_inputs, inputs, "externalInterface")
@@ -286,7 +286,7 @@ pulumi.export("externalAddresses", nat.external_addresses)
         return {"externalInterface": external, "externalAddresses": addresses, "forwarding": forwarding}
 
     def recorded(self, view: View) -> dict[str, Value]:
-        """See `Resource`."""
+        """The properties that the recorded gateway has otherwise than by default, and its forwards."""
         gateway = view.object(Gateway)
         if gateway is None:
             return {}
@@ -295,7 +295,7 @@ pulumi.export("externalAddresses", nat.external_addresses)
         return found | ({"forwardPorts": forwards} if forwards else {})
 
     def settle(self, declared: dict[str, Value], view: View) -> None:
-        """See `Resource`. A gateway that is gone shows as one without internal networks."""
+        """Show the gateway as the kernel has it; one that is gone has no internal networks."""
         seen = view.state(GatewayState) or GatewayState(name=view.id)
         # Without the DMZ host its exceptions have no meaning: that it is gone is drift enough.
         settle(declared, self.inputs, seen, but=() if seen.dmz4 or seen.dmz6 else {"dmzExceptPorts"})

@@ -291,7 +291,7 @@ def _port_forward_rules(judged: dict[str, Value], path: str, report: Report) -> 
 
 
 class PortForward(Resource[PortForwardInputs]):
-    """See the module."""
+    """The kind of a port forward: a forward and the forwarding switch of its family."""
 
     name = "PortForward"
     token = "hostnet:index:PortForward"
@@ -336,7 +336,7 @@ pulumi.export("web", web.source_ports)
         return (forward, Forwarding(forward.family))
 
     def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:
-        """See `Kind`."""
+        """The ports and the destination, as the kernel has them if it has the forward."""
         seen, wish = view.state(ForwardState), view.object(Forward)
         forward = to_forward(self.inputs.typed(inputs), None, None)
         external = seen.external if seen else (wish.external if wish else None) or inputs.get("externalInterface")
@@ -353,7 +353,7 @@ pulumi.export("web", web.source_ports)
     def preview_outputs(
         self, urn: str, inputs: Inputs, old_outputs: Inputs | None, old_inputs: Inputs | None = None
     ) -> Outputs:
-        """See `Kind`."""
+        """All but the interface of the default route follows from the inputs."""
         del urn
         now, had = self.inputs.canonical(inputs), old_outputs or {}
         needed = self.needs(inputs)
@@ -375,7 +375,7 @@ pulumi.export("web", web.source_ports)
         }
 
     def recorded(self, view: View) -> dict[str, Value]:
-        """See `Resource`."""
+        """The recorded forward as inputs."""
         forward = view.object(Forward)
         if forward is None:
             return {}
@@ -384,7 +384,7 @@ pulumi.export("web", web.source_ports)
         return recorded_forward(forward) | without_none(where)
 
     def settle(self, declared: dict[str, Value], view: View) -> None:
-        """See `Resource`."""
+        """Show the forward as the kernel has it."""
         seen = view.state(ForwardState)
         if seen is not None and declared:
             settle_forward(declared, seen, self.inputs)

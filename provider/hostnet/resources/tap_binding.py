@@ -248,7 +248,7 @@ def _match_rules(judged: dict[str, Value], path: str, report: Report) -> None:
 
 
 class TapBinding(Resource[TapBindingInputs]):
-    """See the module."""
+    """The kind of a TAP binding: a TAP with its port, addresses, routes and guest; or a glob."""
 
     name = "TapBinding"
     token = "hostnet:index:TapBinding"
@@ -310,7 +310,7 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
         return Guest(link=name, bridge=inputs.bridge, mac=mac, addresses=addresses, hostname=guest.hostname, hint=hint)
 
     def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:
-        """See `Kind`."""
+        """The TAP with its guest, or the interfaces that a glob has attached."""
         if inputs.get("match") is not None:
             attached = view.state(GlobState)
             return {"members": list(attached.members) if attached else []}
@@ -329,7 +329,7 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
     def preview_outputs(
         self, urn: str, inputs: Inputs, old_outputs: Inputs | None, old_inputs: Inputs | None = None
     ) -> Outputs:
-        """See `Kind`."""
+        """What follows from the inputs; an update keeps what the host chose for the guest."""
         now, had = self.inputs.canonical(inputs), old_outputs or {}
         if now["match"] is not None:
             return {"name": None, "ifindex": None, "members": had.get("members", UNKNOWN), "guest": None}
@@ -349,7 +349,7 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
         }
 
     def recorded(self, view: View) -> dict[str, Value]:
-        """See `Resource`. A guest's derived MAC and addresses are not declared."""
+        """The recorded TAP or glob as inputs, without a guest's derived MAC and addresses."""
         glob = view.object(GlobObject)
         if glob is not None:
             return without_none({"match": glob.pattern, "bridge": glob.bridge, "isolated": glob.isolated or None})
@@ -368,7 +368,7 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
         return out
 
     def settle(self, declared: dict[str, Value], view: View) -> None:
-        """See `Resource`."""
+        """Show the TAP, or what a glob has attached, as the kernel has it."""
         if (attached := view.state(GlobState)) is not None:
             if attached.members:
                 settle_value(declared, self.inputs, "isolated", attached.isolated)

@@ -95,5 +95,5 @@ class DestinationType(Scalar):
     label = 'string: "address", "address:port", "address:from-to", v6 with a port in brackets'
 
     def parse(self, value: Value) -> Destination:
-        """See `Scalar`."""
+        """Accept the spellings of a destination; the canonical value is a `Destination`."""
         return value if isinstance(value, Destination) else Destination.parse(text(value, _SHOULD))

@@ -142,7 +142,7 @@ class Scalar(Type):
     json: Value = "string"
 
     def from_text(self, given: str) -> Value:
-        """See `Type`."""
+        """The text itself for a string, else the value that it is as JSON."""
         return given if self.json == "string" else super().from_text(given)
 
     def parse(self, value: Value) -> Value:
@@ -154,7 +154,7 @@ class Scalar(Type):
         raise NotImplementedError
 
     def check(self, value: Value, path: str, report: Report) -> Value:
-        """See `Type`."""
+        """Report what `parse` refuses."""
         try:
             return self.parse(value)
         except BadValueError as bad:
@@ -162,7 +162,7 @@ class Scalar(Type):
             return UNKNOWN
 
     def canonical(self, value: Value) -> Value:
-        """See `Type`."""
+        """What `parse` gives, or the value itself where it refuses."""
         if value is UNKNOWN:
             return value
         try:
@@ -171,7 +171,7 @@ class Scalar(Type):
             return value
 
     def schema(self, types: dict[str, Value]) -> dict[str, Value]:
-        """See `Type`."""
+        """The type's JSON name, or one of several."""
         return {"oneOf": [{"type": x} for x in self.json]} if isinstance(self.json, tuple) else {"type": self.json}
 
 
@@ -192,7 +192,7 @@ class ListOf(Type):
         self.label, self.record = f"list of {item.label}", item.record
 
     def check(self, value: Value, path: str, report: Report) -> Value:
-        """See `Type`."""
+        """Report what is wrong with each element."""
         if not isinstance(value, list | tuple):
             report.refuse(path, value, "a list")
             return UNKNOWN
@@ -208,7 +208,7 @@ class ListOf(Type):
         return judged
 
     def canonical(self, value: Value) -> Value:
-        """See `Type`."""
+        """The canonical elements; those of a set are sorted, each of them once."""
         if not isinstance(value, list | tuple):
             return value
         items = [item if item is UNKNOWN or item is None else self.item.canonical(item) for item in value]
@@ -224,7 +224,7 @@ class ListOf(Type):
         return tuple(items if self.ordered or self.key else dict.fromkeys(items))
 
     def compare(self, old: Value, new: Value, path: str, changes: Changes) -> None:
-        """See `Type`."""
+        """Add the elements that differ: by index in an ordered list, by identity in a set."""
         if not isinstance(old, list | tuple) or not isinstance(new, list | tuple):
             changes[path] = "update"
         elif self.ordered:
@@ -233,7 +233,7 @@ class ListOf(Type):
             self._compare_set(old, new, path, changes)
 
     def schema(self, types: dict[str, Value]) -> dict[str, Value]:
-        """See `Type`."""
+        """An array of the element's type."""
         return {"type": "array", "items": self.item.schema(types)}
 
     @staticmethod
@@ -458,7 +458,7 @@ class Record(Type, Generic[T]):
         self.label, self.record = token.rpartition(":")[2], self
 
     def check(self, value: Value, path: str, report: Report) -> Value:
-        """See `Type`."""
+        """Report what is wrong with each property, then what the rules refuse."""
         if not isinstance(value, Mapping):
             report.refuse(path, value, "an object")
             return UNKNOWN
@@ -503,7 +503,7 @@ class Record(Type, Generic[T]):
         return made
 
     def compare(self, old: Value, new: Value, path: str, changes: Changes) -> None:
-        """See `Type`."""
+        """Compare property by property."""
         if not isinstance(old, Mapping) or not isinstance(new, Mapping):
             changes[path] = "update"
             return
@@ -530,7 +530,7 @@ class Record(Type, Generic[T]):
         changes.update({where: how.removesuffix("-replace") + suffix for where, how in found.items()})
 
     def schema(self, types: dict[str, Value]) -> dict[str, Value]:
-        """See `Type`."""
+        """A reference to the type, which is added to `types`."""
         if self.token not in types:
             types[self.token] = {}  # a placeholder ends the recursion of a type that holds itself
             types[self.token] = {"type": "object", "description": self.doc, **self.schema_properties(types)}

@@ -68,7 +68,7 @@ class Bool(Scalar):
     label = "boolean"
 
     def parse(self, value: Value) -> bool:
-        """See `Scalar`."""
+        """Accept true and false."""
         if not isinstance(value, bool):
             raise BadValueError("true or false")
         return value
@@ -86,7 +86,7 @@ class Int(Scalar):
         self.label = "integer"
 
     def parse(self, value: Value) -> int:
-        """See `Scalar`."""
+        """Accept whole numbers within the bounds, also as floats: Pulumi's numbers are all floats."""
         number = integer(value, self.should)
         if number < self.low or (self.high is not None and number > self.high):
             raise BadValueError(self.should)
@@ -100,7 +100,7 @@ class Number(Scalar):
     label = "number"
 
     def parse(self, value: Value) -> float:
-        """See `Scalar`."""
+        """Accept finite numbers above zero."""
         should = "a number of seconds above 0"
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise BadValueError(should)
@@ -118,7 +118,7 @@ class Text(Scalar):
         self.should, self.lines = should, lines
 
     def parse(self, value: Value) -> str:
-        """See `Scalar`."""
+        """Accept every string that is not empty and has no control characters."""
         found = text(value, self.should)
         allowed = "\n\r\t" if self.lines else ""
         if any(ord(c) < ord(" ") and c not in allowed for c in found):
@@ -135,7 +135,7 @@ class Choice(Scalar):
         self.should = "one of " + ", ".join(words)
 
     def parse(self, value: Value) -> str:
-        """See `Scalar`."""
+        """Accept the words as they are written."""
         if not isinstance(value, str) or value not in self.words:
             lower = isinstance(value, str) and value.lower() in self.words
             raise BadValueError(self.should + (" (in lower case)" if lower else ""))
@@ -151,7 +151,7 @@ class InterfaceName(Scalar):
         self.ours = ours
 
     def parse(self, value: Value) -> str:
-        """See `Scalar`."""
+        """Accept the names that the kernel, sysctls and nftables take without quoting."""
         should = f"an interface name: 1 to {NAME_MAX} of A-Z a-z 0-9 _ . - + = @ ~ #, not starting with -"
         name = text(value, should)
         if name in {".", ".."}:
@@ -171,7 +171,7 @@ class NetnsName(Scalar):
     label = "string: a network namespace's name"
 
     def parse(self, value: Value) -> str:
-        """See `Scalar`."""
+        """Accept the names that `ip netns` and a file system take."""
         should = (
             f"a network namespace's name: 1 to {NETNS_MAX} of the characters A-Z a-z 0-9 _ . - + = @ ~ #, "
             "not starting with - and not . or .."
@@ -188,7 +188,7 @@ class Glob(Scalar):
     label = "string: a glob"
 
     def parse(self, value: Value) -> str:
-        """See `Scalar`."""
+        """Accept the characters of interface names, and `*`, `?` and `[…]`."""
         should = "a glob for interface names such as vm-*: the characters of interface names, *, ? and […]"
         pattern = text(value, should)
         if not _GLOB.fullmatch(pattern) or pattern in {".", ".."} or pattern.startswith("-"):
@@ -205,7 +205,7 @@ class Account(Scalar):
     label = "string or integer: a name or a number"
 
     def parse(self, value: Value) -> str:
-        """See `Scalar`."""
+        """Accept a name or a number; the canonical value is a string."""
         should = f"a name, or a number from 0 to {ID_MAX}"
         if isinstance(value, str) and not (value.isascii() and value.isdigit()):
             if not _ACCOUNT.fullmatch(value):
@@ -226,7 +226,7 @@ class Mac(Scalar):
     label = "string: a MAC address"
 
     def parse(self, value: Value) -> str:
-        """See `Scalar`."""
+        """Accept six pairs of hexadecimal digits with colons; the canonical value is in lower case."""
         should = "a MAC address such as 02:00:5e:10:00:01, six pairs of hexadecimal digits with colons"
         mac = text(value, should).lower()
         if not _MAC.fullmatch(mac):
@@ -283,7 +283,7 @@ class Ip(Scalar):
         self.label = f"string: an IPv{family} address" if family else "string: an IP address"
 
     def parse(self, value: Value) -> str:
-        """See `Scalar`."""
+        """Accept an address without prefix length; the canonical value is as `ipaddress` prints it."""
         sample = {None: "10.0.0.2 or fd12::2", IPV4: "10.0.0.2", IPV6: "fd12::2"}[self.family]
         found = parse_ip(text(value, f"an IP address such as {sample}"))
         if self.family and found.version != self.family:
@@ -337,7 +337,7 @@ class HostCidr(Scalar):
     label = "string: an address with prefix length (CIDR)"
 
     def parse(self, value: Value) -> str:
-        """See `Scalar`."""
+        """Accept an address with prefix length that an interface can have."""
         found = parse_interface(text(value, "an address with its prefix length such as 10.0.0.1/24 or fd12::1/64"))
         host_address(found)
         return str(found)
@@ -349,7 +349,7 @@ class GuestAddress(Scalar):
     label = "string: an address, with or without prefix length"
 
     def parse(self, value: Value) -> str:
-        """See `Scalar`."""
+        """Accept an address; the canonical value has no prefix length."""
         address = text(value, "an address such as 10.0.0.2 or 10.0.0.2/24")
         if "/" in address:
             return HostCidr().parse(address).split("/")[0]
@@ -367,7 +367,7 @@ class NetCidr(Scalar):
         self.should = f"{of} such as {sample}"
 
     def parse(self, value: Value) -> str:
-        """See `Scalar`."""
+        """Accept a network without host bits."""
         given = text(value, self.should)
         if "/" not in given:
             try:
@@ -398,7 +398,7 @@ class Port(Scalar):
     label = "integer: a port"
 
     def parse(self, value: Value) -> int:
-        """See `Scalar`."""
+        """Accept a number, also as a string."""
         should = f"a port from 1 to {PORT_MAX}"
         if isinstance(value, str) and _PORTS.fullmatch(value) and ":" not in value:
             value = int(value)
@@ -415,7 +415,7 @@ class PortSpec(Scalar):
     label = 'integer or string: a port, or a range "from:to"'
 
     def parse(self, value: Value) -> str:
-        """See `Scalar`."""
+        """Accept a number or a range; the canonical value is a string such as `8080` or `8000:8002`."""
         should = f'a port from 1 to {PORT_MAX}, or a range of them as "from:to"'
         if isinstance(value, str):
             match = _PORTS.fullmatch(value)
@@ -454,7 +454,7 @@ class LeaseTime(Scalar):
     label = "string: `<n>s`, `<n>m`, `<n>h`, `<n>d` or `infinite`"
 
     def parse(self, value: Value) -> str:
-        """See `Scalar`."""
+        """Accept a number with a unit; the canonical value has the largest unit that divides it."""
         should = f'a time such as "1h" (in s, m, h or d, at least {_LEASE_MIN}s), or "infinite"'
         given = text(value, should)
         if given == "infinite":
@@ -473,7 +473,7 @@ class HostName(Scalar):
     label = "string: a host name (one label)"
 
     def parse(self, value: Value) -> str:
-        """See `Scalar`."""
+        """Accept a name of one label (RFC 1123)."""
         should = "a host name of one label: 1 to 63 letters, digits and hyphens, no hyphen at either end, no dots"
         if not _LABEL.fullmatch(text(value, should)):
             raise BadValueError(should)
@@ -486,7 +486,7 @@ class DomainName(Scalar):
     label = "string: a domain name"
 
     def parse(self, value: Value) -> str:
-        """See `Scalar`."""
+        """Accept labels with dots between them; the canonical value is in lower case."""
         should = 'a domain name such as "vm.internal"'
         given = text(value, should)
         if len(given) > 253 or not all(_LABEL.fullmatch(label) for label in given.split(".")):
@@ -500,7 +500,7 @@ class GatewayId(Scalar):
     label = "string: the id of a NatGateway"
 
     def parse(self, value: Value) -> str:
-        """See `Scalar`."""
+        """Accept what `NatGateway.make_id` makes."""
         should = "the id of a NatGateway (`gateway.id`)"
         if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,126}[a-z0-9])?", text(value, should), re.ASCII):
             raise BadValueError(should)
@@ -513,7 +513,7 @@ class AbsolutePath(Scalar):
     label = "string: an absolute path"
 
     def parse(self, value: Value) -> str:
-        """See `Scalar`."""
+        """Accept a path from the root; the canonical value has single slashes and none at its end."""
         should = "an absolute path without . and .."
         path = text(value, should)
         parts = path.split("/")
@@ -528,7 +528,7 @@ class HostAddress(Scalar):
     label = "string: a host name or an IP address"
 
     def parse(self, value: Value) -> str:
-        """See `Scalar`."""
+        """Accept a name or an address; the canonical value is in lower case."""
         should = "a host name or an IP address alone (give `user` and `port` as properties of their own)"
         host = text(value, should)
         if re.fullmatch(r"[A-Za-z0-9_.-]{1,253}", host, re.ASCII) and not host.startswith(("-", ".")):
@@ -547,7 +547,7 @@ class HostKey(Scalar):
     label = "string: a public key in authorized_keys format"
 
     def parse(self, value: Value) -> str:
-        """See `Scalar`. A comment at the end is no part of the key."""
+        """Accept a line of authorized_keys; the canonical value has no comment."""
         should = 'a public key in authorized_keys format such as "ssh-ed25519 AAAA…" (no host name before it)'
         words = text(value, should).split()
         try:
@@ -564,7 +564,7 @@ class PrivateKey(Scalar):
     label = "string: a private key (PEM or OpenSSH)"
 
     def parse(self, value: Value) -> str:
-        """See `Scalar`."""
+        """Accept the text of a key in PEM or OpenSSH form."""
         should = "the text of a private key from its -----BEGIN line on, and not a path"
         if "-----BEGIN " not in text(value, should):
             raise BadValueError(should)
@@ -578,7 +578,7 @@ class Anything(Scalar):
         self.json, self.label = json, label
 
     def parse(self, value: Value) -> Value:
-        """See `Scalar`."""
+        """Accept every value that is not an object."""
         if isinstance(value, Mapping):
             raise BadValueError(f"a {self.json}")
         return value
