@@ -1,6 +1,6 @@
 """The network of a microVM host as one component.
 
-Written by hand: it lies in tools/gensdk/overlays/python, from where `make sdk` copies it into the SDK.
+This file is written by hand, in tools/gensdk/overlays/python. `make sdk` copies it into the SDK.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _MATCH = "vm-*"
 
 
 class MicroVmHost(pulumi.ComponentResource):
-    """A whole microVM host: a bridge, the VMs' TAPs, NAT in both IP families and port forwards.
+    """The network of a microVM host: a bridge, the VMs' TAPs, NAT for IPv4 and IPv6, and port forwards.
 
-    It is what microvm.nix documents for NixOS as `systemd.network` and `networking.nat`:
+    It corresponds to the `systemd.network` and `networking.nat` that microvm.nix documents for NixOS:
 
     ```python
     import pulumi_hostnet as hostnet
@@ -44,26 +44,48 @@ class MicroVmHost(pulumi.ComponentResource):
     )
     ```
 
-    Its children are a `Bridge` of the component's own name (DHCP, DNS and IPv6 router advertisements are served on it),
-    a `TapBinding` NAME-taps and a `NatGateway` NAME-nat, which has the forwards. Where more is wanted of one of them,
-    use the resources themselves; other resources can join by the outputs (a `PortForward` whose `nat_gateway` is
-    `nat_gateway_id`, a `TapBinding` whose `bridge` is `bridge_name`).
+    Its children are a `Bridge` with the component's name, which serves DHCP and DNS and sends IPv6 router
+    advertisements, a `TapBinding` NAME-taps, and a `NatGateway` NAME-nat with the forwards. If you need other options
+    of these, use the resources themselves. Other resources refer to the outputs: a `PortForward` with
+    `nat_gateway=host.nat_gateway_id`, a `TapBinding` with `bridge=host.bridge_name`.
+
+    Args:
+        resource_name: The component's name, and the bridge's. The names of the other children begin with it.
+        opts: The component's options. Its children have the same provider.
+        addresses: The host's addresses on the bridge with prefix lengths (CIDR). The first address of each family is
+            the guests' gateway. DHCP requires an IPv4 address, router advertisements an IPv6 address with a /64.
+            Default: 10.0.0.1/24 and fd12:3456:789a::1/64.
+        connection: How the host is reached, for all children. Default: the provider's `connection`, or this machine.
+            A change of `host` or `netns` replaces the children; the new ones are created first.
+        dhcp_server: The bridge's DHCP server: `range_start` and `range_end` (IPv4 addresses), `lease_time`
+            (`<n>s|m|h|d` or `infinite`), `dns_servers`, `domain`, and `static_leases` (`mac_address`, `address`,
+            `hostname`), with which a guest always has the address that a forward leads to. Default: leases of 1h for
+            all unused addresses of the subnet, and the bridge's own DNS server.
+        external_interface: The interface that leads to the outside. Default: the one of the default route.
+        forwards: Ports of the host that lead to guests: `source_port` (a number or "from:to"), `destination`
+            ("10.0.0.2", "10.0.0.2:80", "[fd12:3456:789a::2]:443"; without a port: the source port), `protocol`
+            (`tcp`, `udp`, `sctp`, `tcp+udp`; default: tcp), `listen_addresses`, `source_cidrs`, `loopback`. A port in
+            both IP families needs two forwards. Default: none.
+        match: A glob. Interfaces whose names match are attached to the bridge, those that exist and those that a VMM
+            creates later. Default: `vm-*`.
+        port_isolation: Isolates the guests of the bridge from each other. They still reach the host, and other
+            networks through it. Default: false.
     """
 
     bridge: Bridge
     """The bridge."""
     taps: TapBinding
-    """What attaches the VMs' TAPs; its `members` are those attached at the last read."""
+    """The TAP binding. Its `members` are the interfaces that were attached at the last read."""
     nat_gateway: NatGateway
-    """The gateway."""
+    """The NAT gateway."""
     bridge_name: pulumi.Output[str]
     """The bridge's name."""
     nat_gateway_id: pulumi.Output[str]
     """The NatGateway's id."""
     external_addresses: pulumi.Output[Sequence[str]]
-    """The addresses that guests are seen with outside, without prefix lengths."""
+    """The source addresses of the guests' traffic outside, without prefix lengths."""
 
-    # The annotations say `Union` for Pythons before 3.10, where type hints with `|` can't be evaluated.
+    # The annotations use `Union`: Python 3.9 can't evaluate a type hint with `|`.
     def __init__(
         self,
         resource_name: str,
@@ -79,30 +101,6 @@ class MicroVmHost(pulumi.ComponentResource):
         match: Optional[pulumi.Input[str]] = None,  # noqa: UP045
         port_isolation: Optional[pulumi.Input[bool]] = None,  # noqa: UP045
     ) -> None:
-        """Declare it.
-
-        Args:
-            resource_name: The component's name, and the bridge's; the names of the other children begin with it.
-            opts: Options of the component. Children have its provider.
-            addresses: The host's addresses on the bridge with their prefix lengths (CIDR). The first IPv4 address and
-                the first IPv6 address are the guests' gateways. DHCP needs an IPv4 one, router advertisements an
-                IPv6 /64. Default: 10.0.0.1/24 and fd12:3456:789a::1/64.
-            connection: How to reach the host, for all children. Default: the provider's `connection`, else this
-                machine. A change of `host` or `netns` replaces the children, the new ones first.
-            dhcp_server: What the bridge's DHCP server is to know beyond its subnet: `range_start`, `range_end`
-                (IPv4 addresses), `lease_time` (`<n>s|m|h|d` or `infinite`), `dns_servers`, `domain`, and
-                `static_leases` (`mac_address`, `address`, `hostname`), by which a guest always has the address that
-                a forward leads to. Default: every free address of the subnet, for 1h; the gateway answers DNS.
-            external_interface: The interface that leads out. Default: that of the default route.
-            forwards: Ports of the host that lead to guests: `source_port` (a number, or "from:to"), `destination`
-                ("10.0.0.2", "10.0.0.2:80", "[fd12:3456:789a::2]:443"; no port: the source port), `protocol` (`tcp`,
-                `udp`, `sctp`, `tcp+udp`; default: tcp), `listen_addresses`, `source_cidrs`, `loopback`. A port in
-                both IP families is two forwards. Default: none.
-            match: A glob: interfaces of such a name, those that are there and those that a VMM makes later, are
-                attached to the bridge. Default: `vm-*`.
-            port_isolation: Guests on the bridge can't reach each other, only the host and what lies behind it.
-                Default: false.
-        """
         super().__init__("hostnet:index:MicroVmHost", resource_name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
         self.bridge = Bridge(
