@@ -62,12 +62,12 @@ def autoname(name: str = "microvm") -> Autoname:
 
 
 def view(case: Case) -> View:
-    """A host's answer: pairs of an object (null: nobody asked for one) and what was seen of it."""
-    pairs = [(from_json(wish), seen) for wish, seen in case["view"]]
+    """A host's answer: pairs of an object and its state (null: it is absent)."""
+    pairs = [(from_json(item), seen) for item, seen in case["view"]]
     return View(
         case.get("id", "id"),
-        tuple(wish for wish, _ in pairs),
-        tuple(state_from_json(wish.type, seen) for wish, seen in pairs),
+        tuple(item for item, _ in pairs),
+        tuple(state_from_json(item.type, seen) for item, seen in pairs),
     )
 
 

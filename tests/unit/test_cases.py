@@ -1,4 +1,4 @@
-"""The packet cases: what is refused is refused on a way that works, and what must be shown is shown by name."""
+"""The packet cases: a refused sender reaches others, and the README names cases and tests that exist."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.lab.cases import _PROBE, CASES, Case, load
 REFUSED = ("blocked", "refused", "silent")
 
 
-def ways(case: Case) -> tuple[list[tuple[str, str]], set[str]]:
-    """The refusals as (line, who), and who gets through to somebody."""
+def senders_of(case: Case) -> tuple[list[tuple[str, str]], set[str]]:
+    """The refusals as (line, sender), and the senders that reach somebody."""
     refusals, senders = [], set()
     for line in (*case.probes, *(line for step in case.after for line in step.get("probes", ()))):
         found = _PROBE.fullmatch(line)
@@ -25,14 +25,14 @@ def ways(case: Case) -> tuple[list[tuple[str, str]], set[str]]:
 
 
 @pytest.mark.parametrize("case", load("reachability"), ids=lambda case: case.name)
-def test_who_is_refused_gets_through_elsewhere(case: Case) -> None:
-    """Else the sender's own way could be broken."""
-    refusals, senders = ways(case)
+def test_a_refused_sender_reaches_somebody_else(case: Case) -> None:
+    """Otherwise the sender's own network could be broken."""
+    refusals, senders = senders_of(case)
     assert not [line for line, who in refusals if who not in senders]
 
 
-def test_what_must_be_shown_is() -> None:
-    """Every case and test that tests/cases/README.md names is there."""
+def test_the_named_cases_and_tests_exist() -> None:
+    """tests/cases/README.md names the proof of each promise."""
     tests = CASES.parent
     names = re.findall(r"`((?:[\w/]+\.py::[\w*]+)|(?:\w+/\w+: [^`]+))`", (CASES / "README.md").read_text())
     assert len(names) > 80

@@ -1,4 +1,4 @@
-"""Check: every failure at once, each with its path; autonames and nothing else added; no credential in a message."""
+"""Check reports all failures with their paths, adds autonames and nothing else, and quotes no credential."""
 
 # ruff: noqa: S105 (what must not show)
 
@@ -22,7 +22,7 @@ SECRET = "hunter2"
 
 
 def expect(failures: tuple[Failure, ...], wanted: dict[str, str]) -> None:
-    """The failures are at these paths, and each says this."""
+    """Assert that there is one failure for each of these paths, with this text."""
     found = {failure.path: failure.reason for failure in failures}
     assert len(found) == len(failures), "one failure a path"
     assert found.keys() == wanted.keys(), found
@@ -39,7 +39,7 @@ def test_bad_input_is_refused_with_its_path_and_what_would_be_right(kind: Kind, 
 
 
 @parameters("create")
-def test_what_is_created_passes_and_gains_a_name_at_most(kind: Kind, case: Case) -> None:
+def test_good_input_passes_and_gains_only_a_name(kind: Kind, case: Case) -> None:
     """No default is added."""
     checked = kind.check(case["inputs"], None, autoname())
     assert checked.failures == ()
@@ -65,8 +65,8 @@ def test_a_bad_connection_is_refused_and_its_values_are_not_quoted(kind: Kind, c
 
 
 @pytest.mark.parametrize("case", load("connection", "invalid"), ids=lambda case: case["case"])
-def test_the_providers_connection_is_checked_alike_as_json_text(case: Case) -> None:
-    """Pulumi hands a provider's objects over as JSON text."""
+def test_the_providers_connection_is_checked_in_the_same_way(case: Case) -> None:
+    """Pulumi passes the objects of a provider's configuration as JSON text."""
     failures = check_config({"connection": json.dumps(case["inputs"])}).failures
     expect(failures, case["failures"])
     assert SECRET not in repr(failures)
@@ -84,12 +84,12 @@ def test_the_providers_connection_is_checked_alike_as_json_text(case: Case) -> N
     ],
 )
 def test_bad_provider_configuration_is_refused(config: dict[str, str], paths: dict[str, str]) -> None:
-    """As a resource's inputs are."""
+    """Each failure has its path and says what would be right."""
     expect(check_config(config).failures, paths)
 
 
 def test_a_huge_list_is_checked_to_its_end() -> None:
-    """Each bad element of thousands is said."""
+    """Each bad element of thousands is reported."""
     forwards = [{"sourcePort": 1 + n, "destination": "10.0.0.2:80"} for n in range(3000)]
     forwards[7]["destination"] = "x"
     forwards[2999]["sourcePort"] = 0
@@ -98,7 +98,7 @@ def test_a_huge_list_is_checked_to_its_end() -> None:
 
 
 def test_a_specific_listen_address_beside_a_wildcard_is_allowed() -> None:
-    """It wins over the wildcard; and the families and protocols of a port don't clash."""
+    """The specific one wins. Forwards of one port in two families or protocols don't clash."""
     port = {"sourcePort": 80, "destination": "10.0.0.2"}
     forwards = [
         port,
@@ -111,8 +111,8 @@ def test_a_specific_listen_address_beside_a_wildcard_is_allowed() -> None:
 
 
 @pytest.mark.parametrize("name", ["ip", "map", "fwd", "table", "dnat", "eth0.100", "br-1", "a@b", "123"])
-def test_names_that_mean_something_to_nft_are_names_all_the_same(name: str) -> None:
-    """They are never pasted into a rule unquoted."""
+def test_words_of_nfts_grammar_are_names_too(name: str) -> None:
+    """No rule contains a name without quotes."""
     assert BRIDGE.check({"name": name}, None, autoname()).failures == ()
     assert GATEWAY.check({"internalInterfaces": [name]}, None, autoname()).failures == ()
 
@@ -128,8 +128,8 @@ def test_names_that_mean_something_to_nft_are_names_all_the_same(name: str) -> N
         ("vm-1234-x", "vm-1234"),
     ],
 )
-def test_a_name_is_made_from_the_resources(kind: Kind, name: str, stem: str) -> None:
-    """At most 15 bytes of `[a-z0-9-]`, the same for the same seed, kept on update."""
+def test_a_name_is_derived_from_the_resources_name(kind: Kind, name: str, stem: str) -> None:
+    """It has at most 15 bytes of `[a-z0-9-]`, is the same for the same seed, and stays on update."""
     first = kind.check({}, None, autoname(name)).inputs["name"]
     assert first.rpartition("-")[0] == stem
     assert len(first) <= 15
@@ -138,8 +138,8 @@ def test_a_name_is_made_from_the_resources(kind: Kind, name: str, stem: str) -> 
     assert kind.check({}, {"name": first}, Autoname(name, b"other")).inputs == {"name": first}
 
 
-def test_a_name_without_a_letter_gets_the_kinds_own() -> None:
-    """`++` leaves nothing of `[a-z0-9-]`."""
+def test_a_name_without_a_letter_becomes_the_kinds_word() -> None:
+    """`++` has no character of `[a-z0-9-]`."""
     assert BRIDGE.check({}, None, autoname("++")).inputs["name"].startswith("br-")
     assert TAP.check({}, None, autoname("++")).inputs["name"].startswith("tap-")
 
@@ -155,7 +155,7 @@ def test_a_name_without_a_letter_gets_the_kinds_own() -> None:
     ],
 )
 def test_configured_autonaming_is_honoured(mode: str, proposed: str | None, name: str | None) -> None:
-    """Enforced exactly or refused; switched off, a name is asked for."""
+    """An enforced name is used or refused; without autonaming a name is required."""
     checked = TAP.check({}, None, Autoname("web", b"seed", proposed, mode))
     if name is None:
         assert [x.path for x in checked.failures] == ["name"]
@@ -165,14 +165,14 @@ def test_configured_autonaming_is_honoured(mode: str, proposed: str | None, name
 
 
 def test_a_proposed_name_that_is_too_long_is_cut() -> None:
-    """Its beginning stays."""
+    """Its beginning is kept."""
     name = TAP.check({}, None, Autoname("web", b"seed", "production-web-server", "propose")).inputs["name"]
     assert name.startswith("product-")
     assert len(name) <= 15
 
 
 def test_a_match_gets_no_name() -> None:
-    """Also while it is not known yet."""
+    """This holds for an unknown match too."""
     for match in ("vm-*", UNKNOWN):
         inputs = {"match": match, "bridge": "br0"}
         checked = TAP.check(inputs, None, autoname())
@@ -181,7 +181,7 @@ def test_a_match_gets_no_name() -> None:
 
 
 def test_ids_are_stable_and_differ_between_stacks() -> None:
-    """A gateway's id comes from its URN."""
+    """A gateway's id is derived from its URN."""
     inputs = {"internalInterfaces": ["br0"]}
     one, again = GATEWAY.change(urn(GATEWAY), inputs), GATEWAY.change(urn(GATEWAY), inputs)
     other = GATEWAY.change(urn(GATEWAY).replace("test", "prod"), inputs)
@@ -192,8 +192,8 @@ def test_ids_are_stable_and_differ_between_stacks() -> None:
     assert one.id.startswith("microvm-")
 
 
-def test_nothing_is_wished_for_while_an_input_is_unknown() -> None:
-    """A preview then asks no host."""
+def test_there_is_no_change_for_the_host_while_an_input_is_unknown() -> None:
+    """The preview then does not ask the host."""
     for kind, inputs in (
         (BRIDGE, {"name": "br0", "addresses": [UNKNOWN]}),
         (TAP, {"name": "t0", "guest": {"hostname": UNKNOWN}}),

@@ -1,4 +1,4 @@
-"""schema.json and docs/resources are what the declarations say; the provider's configuration is read from them too."""
+"""schema.json, docs/resources and the lists of sets follow from the declarations, and so does the configuration."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_docs_are_up_to_date() -> None:
 
 
 def test_the_sets_in_the_docs_are_up_to_date() -> None:
-    """`make docs` writes them; every set says what it holds."""
+    """`make docs` writes them, and every set says what it holds."""
     text = (TOP / "docs" / "nft.md").read_text(encoding="utf-8")
     assert text == with_sets(text)
     for name, spec in SETS.items():
@@ -68,7 +68,7 @@ def test_a_type_has_the_properties_of_the_contract(name: str) -> None:
 
 
 def test_the_contracts_required_inputs_are_required() -> None:
-    """A forward's port and destination; nothing else."""
+    """Only a forward's port and destination are required."""
     required = {token: x.get("requiredInputs", []) for token, x in package_schema()["resources"].items()}
     assert {token: set(names) for token, names in required.items() if names} == {
         "hostnet:index:PortForward": {"sourcePort", "destination"}
@@ -86,8 +86,8 @@ def walk(value: Any) -> Iterator[dict[str, Any]]:
             yield from walk(item)
 
 
-def test_no_default_gets_into_anybodys_inputs() -> None:
-    """A default in the schema would be put into the state by the SDKs."""
+def test_the_schema_has_no_default() -> None:
+    """The SDKs would write it into the state."""
     for item in walk(package_schema()):
         assert "default" not in item
         assert "defaultInfo" not in item
@@ -101,7 +101,7 @@ def test_the_connections_secrets_are_secret() -> None:
 
 
 def test_every_property_is_documented() -> None:
-    """In full sentences."""
+    """Each description ends with a full stop."""
     schema = package_schema()
     holders = [*schema["types"].values(), *schema["resources"].values(), schema["provider"]]
     holders += [part for x in schema["functions"].values() for part in (x["inputs"], x["outputs"])]
@@ -112,7 +112,7 @@ def test_every_property_is_documented() -> None:
 
 @pytest.mark.parametrize("kind", RESOURCES, ids=lambda kind: kind.name)
 def test_an_example_is_a_program_that_uses_known_properties(kind: Resource[Any]) -> None:
-    """Its calls name inputs that exist."""
+    """Its calls use inputs that exist."""
     known = {item.name: {about.attribute for about in item.inputs.properties.values()} for item in RESOURCES}
     calls = [node for node in ast.walk(ast.parse(kind.example)) if isinstance(node, ast.Call)]
     used = {
@@ -126,7 +126,7 @@ def test_an_example_is_a_program_that_uses_known_properties(kind: Resource[Any])
 
 
 def test_importing_it_needs_neither_pulumi_nor_grpc() -> None:
-    """The plugin has its port line out before it imports more."""
+    """The plugin prints its port before it imports more."""
     code = "import sys, hostnet.resources; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=TOP / "provider"
@@ -134,7 +134,7 @@ def test_importing_it_needs_neither_pulumi_nor_grpc() -> None:
     assert not {"pulumi", "grpc", "google.protobuf", "pyroute2", "asyncio"} & set(done.stdout.split())
 
 
-def test_a_checked_connection_is_what_the_hosts_take() -> None:
+def test_a_checked_connection_fits_the_hosts() -> None:
     """The declaration and `hosts.connection` have the same properties and defaults."""
     assert Connection.from_inputs({}) == Connection()
     assert {about.attribute for about in CONNECTION.properties.values()} == set(Connection.__dataclass_fields__)
@@ -143,7 +143,7 @@ def test_a_checked_connection_is_what_the_hosts_take() -> None:
 
 
 def test_the_configuration_is_read_from_text() -> None:
-    """What is no string arrives as JSON text; the environment opts in where the configuration says nothing."""
+    """All but strings arrive as JSON text. The environment decides if the configuration does not."""
     assert parse_config({}) == (None, Settings())
     given = {
         "connection": json.dumps({"host": "a", "port": 2222}),
@@ -162,7 +162,7 @@ def test_the_configuration_is_read_from_text() -> None:
 
 
 def test_another_default_host_replaces_the_provider() -> None:
-    """And so all that it made; anything else does not."""
+    """Its resources are replaced with it. Another change of the configuration replaces nothing."""
     old = {"connection": '{"host":"a","password":"x"}'}
     assert diff_config(old, {"connection": '{"host":"b","password":"x"}'}).replaces == ["connection"]
     assert diff_config(old, {"connection": '{"netns":"n","host":"a"}'}).replaces == ["connection"]
@@ -172,8 +172,8 @@ def test_another_default_host_replaces_the_provider() -> None:
     assert diff_config({}, {"persist": "never"}).detailed == {"persist": "add"}
 
 
-def test_functions_answer_with_what_they_declare() -> None:
-    """Nothing that the agent says beyond it."""
+def test_functions_return_what_they_declare() -> None:
+    """Further facts of the agent are left out."""
     bridge = FUNCTIONS["hostnet:index:getBridge"]
     assert [x.path for x in bridge.check({})] == ["name"]
     assert bridge.arguments({"name": "br0", "connection": {"host": "a"}}) == {"name": "br0"}
@@ -182,5 +182,5 @@ def test_functions_answer_with_what_they_declare() -> None:
 
 
 def test_the_kinds_are_known_by_their_tokens() -> None:
-    """Four of them."""
+    """There are four."""
     assert list(KINDS) == list(TOKENS.values())

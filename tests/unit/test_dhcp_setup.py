@@ -1,4 +1,4 @@
-"""What dnsmasq is told: from objects to lines, and no text of a user's gets through."""
+"""The configuration of dnsmasq: from objects to lines, without unchecked text of a program."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BASE = DhcpServer("br-a", dhcp=True)
 
 
 def setup(server: DhcpServer, *others: Object, cidrs: tuple[str, ...] = ("10.0.0.1/24",)) -> Setup:
-    """The set-up of a server on a bridge with these addresses, beside other objects."""
+    """The set-up of a server on a bridge with these addresses and other objects."""
     bridge: tuple[Object, ...] = (
         Link(server.bridge, "bridge"),
         *(Address(server.bridge, cidr) for cidr in cidrs),
@@ -31,7 +31,7 @@ def setup(server: DhcpServer, *others: Object, cidrs: tuple[str, ...] = ("10.0.0
 
 
 def test_the_whole_subnet() -> None:
-    """No range is every host of the gateway's subnet; other subnets serve their static leases."""
+    """Without a range, all hosts of the gateway's subnet get leases. Other subnets serve static leases."""
     config = setup(BASE, cidrs=("10.0.0.1/24", "10.0.2.1/30", "fd12::1/64")).config
     assert "dhcp-range=set:net0,10.0.0.1,10.0.0.254,255.255.255.0,1h" in config
     assert "dhcp-range=set:net1,10.0.2.0,static,255.255.255.252,1h" in config
@@ -41,14 +41,14 @@ def test_the_whole_subnet() -> None:
 
 
 def test_without_dns_of_its_own() -> None:
-    """Other servers, or none, are handed out, and port 53 stays shut."""
+    """Guests are given other servers or none, and port 53 stays closed."""
     some = setup(replace(BASE, dns_servers=("9.9.9.9", "2620:fe::9"))).config
     assert {"port=0", "dhcp-option=option:dns-server,9.9.9.9"} <= set(some)
     assert {"port=0", "dhcp-option=option:dns-server"} <= set(setup(replace(BASE, dns_servers=())).config)
 
 
 def test_reserved_and_named() -> None:
-    """Static leases and the bridge's guests; of two that claim one address, one."""
+    """The bridge's guests and the static leases have an entry; of two with one address, one has."""
     leases = (StaticLease(MAC.format(1), "10.0.0.9", "db"), StaticLease(MAC.format(2), "10.0.0.10"))
     guests = (
         Guest("vm-a", "br-a", MAC.format(3), ("10.0.0.2/24", "fd12::2/64"), "web"),
@@ -88,14 +88,14 @@ def test_reserved_and_named() -> None:
     ],
 )
 def test_refused(change: dict[str, Any]) -> None:
-    """A value that is not what it must be, and a prefix or range that the bridge has no address in."""
+    """A value is malformed, or the bridge has no address in the prefix or range."""
     with pytest.raises(HostnetError):
         setup(replace(BASE, **change), cidrs=("10.0.0.1/24", "fd12::1/64"))
 
 
 @given(st.text(max_size=20), st.text(max_size=20), st.text(max_size=20), st.text(max_size=20))
-def test_no_text_gets_through(domain: str, hostname: str, mac: str, time: str) -> None:
-    """Whatever is given, it is refused or a line is of the characters that its option takes."""
+def test_no_unchecked_text_gets_into_a_line(domain: str, hostname: str, mac: str, time: str) -> None:
+    """Each value is refused, or its line has only characters that its option allows."""
     lease = StaticLease(mac, "10.0.0.9", hostname)
     try:
         made = setup(replace(BASE, domain=domain, lease_time=time, static_leases=(lease,)))
@@ -107,7 +107,7 @@ def test_no_text_gets_through(domain: str, hostname: str, mac: str, time: str) -
 
 
 def test_leases() -> None:
-    """Dnsmasq's file: those that ended, v6 ones and other hardware are left out."""
+    """Expired leases, IPv6 leases and other hardware in dnsmasq's file are left out."""
     text = """100 02:00:00:00:00:01 10.0.0.5 web 01:02:00:00:00:00:01
 50 02:00:00:00:00:02 10.0.0.6 old *
 0 02:00:00:00:00:03 10.0.0.7 * *
@@ -123,7 +123,7 @@ broken
 
 
 def test_what_to_open() -> None:
-    """What is served and nothing else; nothing where openFirewall is off."""
+    """Only the served ports are opened, and none without openFirewall."""
     owners = [Owner("a", "a", (replace(BASE, send_ra=True),)), Owner("b", "b", (replace(BASE, open_firewall=False),))]
     assert inputs_to_open(owners) == [
         ("br-a", "udp", (67, 53)),

@@ -1,4 +1,4 @@
-"""Where an accept goes in somebody else's chain: before what drops the rest, behind what is somebody's will."""
+"""Where an accept goes in another firewall's chain: before the general drop, after the administrator's own rules."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ INNER, OUTER = frozenset({"br-a"}), frozenset({"eth0"})
 
 
 def jump(target: str, verdict: str = "jump") -> Rule:
-    """A rule that always goes there."""
+    """A rule that always jumps to the target."""
     return Rule(9, verdict, target, free=True)
 
 
 def on(*conditions: tuple[bool, set[str]]) -> Rule:
-    """A drop that looks at interfaces alone."""
+    """A drop that matches only interfaces."""
     return Rule(8, "drop", interfaces=tuple((equal, frozenset(names)) for equal, names in conditions))
 
 
 def chain(*rules: Rule, policy: str = "accept", x: tuple[Rule, ...] = (), user: tuple[Rule, ...] = ()) -> Chain:
-    """A forward chain, a chain `x` and the administrator's."""
+    """A forward chain, a chain `x`, and the administrator's chain."""
     return Chain(NFT, "inet", "t", "c", "forward", policy, rules, {"x": x, USER_CHAIN: user})
 
 
@@ -58,15 +58,15 @@ END, FIRST, SECOND = Spot("c", None), Spot("c", 0), Spot("c", 1)
     ],
 )
 def test_where_an_accept_goes(made: Chain, expected: tuple[Spot, ...]) -> None:
-    """No place where nothing drops; else before it, and best in the chain that Docker leaves to others."""
+    """Without a drop there is no accept; otherwise it goes before the drop, if possible in the chain DOCKER-USER."""
     assert spots(made, INNER, OUTER) == expected
 
 
 WISHES = Wishes((Traffic("gateway nat", iif="br-a", oif="eth0"), Traffic("gateway nat", oif="br-a")), INNER, OUTER)
 
 
-def test_what_is_there_is_left() -> None:
-    """A second look at a repaired chain finds nothing to do; with nobody left, just ours goes."""
+def test_a_repaired_chain_needs_no_repair() -> None:
+    """Nothing is to do the second time. Without resources, only hostnet's own rules are removed."""
     comments = [accept.comment for accept in for_nft(WISHES.openings, "inet")]
     ours = tuple(Rule(20 + i, "accept", comment=comment) for i, comment in enumerate(comments))
     whole = chain(SOME, *ours, DROP)
@@ -76,8 +76,8 @@ def test_what_is_there_is_left() -> None:
     assert not gone.insert
 
 
-def test_a_rule_behind_the_drop_does_nothing() -> None:
-    """It is put before, and the useless one taken out."""
+def test_an_accept_after_the_drop_is_moved() -> None:
+    """A new one goes before the drop, and the useless one is removed."""
     comments = [accept.comment for accept in for_nft(WISHES.openings, "inet")]
     late = Rule(20, "accept", comment=comments[0])
     (repair,) = repairs([chain(DROP, late)], WISHES)
@@ -86,7 +86,7 @@ def test_a_rule_behind_the_drop_does_nothing() -> None:
 
 
 def test_rules_as_each_firewall_takes_them() -> None:
-    """One concise rule for nft; plain ones, that `iptables -S` can show, for iptables."""
+    """One concise rule is for nft; plain rules, which `iptables -S` can show, are for iptables."""
     assert [accept.text for accept in for_nft(WISHES.openings, "inet")] == [
         'iifname . oifname { "br-a" . "eth0" }',
         'oifname { "br-a" }',
@@ -101,13 +101,13 @@ def test_rules_as_each_firewall_takes_them() -> None:
 
 
 @pytest.mark.parametrize("name", ['x" accept', "a b", "x" * 16, ""])
-def test_a_strange_interface_name_never_gets_there(name: str) -> None:
-    """Text of a user's is checked before it becomes nft's syntax."""
+def test_a_bad_interface_name_is_refused(name: str) -> None:
+    """A program's text is checked before it becomes a part of a rule."""
     with pytest.raises(ValueError, match="interface name"):
         for_nft([Traffic("g", iif=name or "\n", oif="eth0")], "inet")
 
 
-def test_a_strange_chain_is_left_alone() -> None:
-    """A chain that can't be written to is skipped."""
+def test_a_chain_that_cant_be_written_to_is_skipped() -> None:
+    """Its owner, or its form, does not allow rules of others."""
     closed = Chain(IPTABLES_NFT, "ip", "filter", "FORWARD", "forward", "drop", closed="owned")
     assert list(repairs([closed], WISHES)) == []

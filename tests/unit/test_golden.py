@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @parameters("create")
-def test_a_create_wishes_for_these_objects(kind: Kind, case: Case) -> None:
-    """All that the host should have, canonical; the id with it."""
+def test_a_create_asks_for_these_objects(kind: Kind, case: Case) -> None:
+    """The change has the id and all objects that the host should have, in canonical form."""
     change = kind.change(urn(kind), case["inputs"])
     assert change is not None
     assert (change.id, change.known, change.prior, change.dry) == (case["id"], False, (), False)
@@ -24,8 +24,8 @@ def test_a_create_wishes_for_these_objects(kind: Kind, case: Case) -> None:
 
 
 @parameters("create")
-def test_a_delete_wishes_for_nothing_and_says_what_there_was(kind: Kind, case: Case) -> None:
-    """So that a lost record does no harm."""
+def test_a_delete_asks_for_no_object_and_names_the_old_ones(kind: Kind, case: Case) -> None:
+    """If the host has lost its record, it still knows what to delete."""
     change = kind.removal(urn(kind), case["id"], case["inputs"], {})
     assert (change.id, change.known, change.objects) == (case["id"], True, ())
     assert as_json(change.prior) == case["objects"]
@@ -33,7 +33,7 @@ def test_a_delete_wishes_for_nothing_and_says_what_there_was(kind: Kind, case: C
 
 @parameters("create")
 def test_a_read_asks_for_these_objects_and_an_import_for_none(kind: Kind, case: Case) -> None:
-    """On import the id is all there is."""
+    """An import knows only the id."""
     query = kind.query(urn(kind), case["id"], case["inputs"], {})
     assert (query.id, query.kind, as_json(query.objects)) == (case["id"], kind.name, case["objects"])
     assert kind.query(urn(kind), case["id"], None, None).objects == ()
@@ -41,7 +41,7 @@ def test_a_read_asks_for_these_objects_and_an_import_for_none(kind: Kind, case: 
 
 @parameters("update")
 def test_an_update_shows_the_leaves_that_changed(kind: Kind, case: Case) -> None:
-    """Down to the leaf; what replaces is marked, and so is whether the old one goes first."""
+    """The difference names the leaf, marks what replaces, and says whether the old resource is deleted first."""
     found = kind.diff(case["olds"], case["outputs"], case["inputs"])
     assert found.detailed == case["diff"]
     assert found.delete_before_replace == case["deleteBeforeReplace"]
@@ -49,8 +49,8 @@ def test_an_update_shows_the_leaves_that_changed(kind: Kind, case: Case) -> None
 
 
 @parameters("update")
-def test_an_update_keeps_the_id_and_says_what_there_was(kind: Kind, case: Case) -> None:
-    """Unless an input is unknown: then nothing is wished for."""
+def test_an_update_keeps_the_id_and_names_the_old_objects(kind: Kind, case: Case) -> None:
+    """While an input is unknown there is no change for the host."""
     change = kind.change(urn(kind), case["inputs"], id="id", old_inputs=case["olds"], old_outputs=case["outputs"])
     if change is not None:
         removal = kind.removal(urn(kind), "id", case["olds"], case["outputs"])
@@ -59,7 +59,7 @@ def test_an_update_keeps_the_id_and_says_what_there_was(kind: Kind, case: Case) 
 
 @parameters("noop")
 def test_what_means_the_same_is_no_difference(kind: Kind, case: Case) -> None:
-    """In either direction; and the host is asked for the same objects."""
+    """This holds in both directions, and the objects are the same."""
     for olds, inputs in ((case["olds"], case["inputs"]), (case["inputs"], case["olds"])):
         assert kind.check(inputs, None, autoname()).failures == ()
         assert kind.diff(olds, case["outputs"], inputs).detailed == {}
@@ -71,7 +71,7 @@ def test_what_means_the_same_is_no_difference(kind: Kind, case: Case) -> None:
 
 @parameters("read")
 def test_a_read_shows_drift_in_the_right_property(kind: Kind, case: Case) -> None:
-    """What is as declared keeps its spelling; the next diff shows exactly what drifted."""
+    """Values as declared keep their spelling; the next difference shows exactly the drift."""
     inputs, found = case["inputs"], view(case)
     reads = kind.read_inputs(inputs, found)
     outputs = kind.outputs(urn(kind), inputs, found)
@@ -83,7 +83,7 @@ def test_a_read_shows_drift_in_the_right_property(kind: Kind, case: Case) -> Non
 
 @parameters("import")
 def test_an_import_is_followed_by_a_clean_preview(kind: Kind, case: Case) -> None:
-    """Of a program that sets only what is not default."""
+    """The program sets only values that are not default."""
     found = view(case)
     reads = kind.read_inputs(None, found)
     assert reads == case["reads"]
@@ -94,21 +94,21 @@ def test_an_import_is_followed_by_a_clean_preview(kind: Kind, case: Case) -> Non
 
 @parameters("preview")
 def test_a_preview_has_every_output_and_unknown_at_the_leaf(kind: Kind, case: Case) -> None:
-    """Nothing is missing, nothing is guessed."""
+    """No output is missing, and none is guessed."""
     found = kind.preview_outputs(urn(kind), case["inputs"], case["had"], case["olds"])
     assert found == case["outputs"]
 
 
 @pytest.mark.parametrize("kind", RESOURCES, ids=lambda kind: kind.name)
 def test_the_declared_outputs_are_those_of_a_preview(kind: Resource[Any]) -> None:
-    """The declaration, which schema.json comes from, and the code agree."""
+    """The code has the outputs of the declaration, from which schema.json is made."""
     inputs: dict[str, dict[str, Any]] = {"PortForward": {"sourcePort": 80, "destination": "10.0.0.2"}}
     outputs = kind.preview_outputs(urn(kind), inputs.get(kind.name, {"name": "x0"}), None)
     assert outputs.keys() == kind.results.properties.keys()
 
 
 def test_a_guest_keeps_what_it_has() -> None:
-    """Its derived MAC also under another URN (an alias, an import), its addresses as a hint."""
+    """It keeps its derived MAC under another URN (an alias, an import), and its addresses are a hint for the host."""
     kind = next(kind for kind in RESOURCES if kind.name == "TapBinding")
     olds = {"name": "t0", "bridge": "br0", "guest": {}}
     had = {"guest": {"macAddress": "02:00:00:00:00:77", "addresses": ["10.0.0.7/24"]}}
@@ -118,8 +118,8 @@ def test_a_guest_keeps_what_it_has() -> None:
     assert (guest["mac"], guest["hint"]) == ("02:00:00:00:00:77", ["10.0.0.7/24"])
 
 
-def test_a_guest_whose_address_is_no_longer_given_gets_the_derived_one() -> None:
-    """What was declared is not kept when it is taken out."""
+def test_a_guest_whose_address_is_no_longer_declared_gets_the_derived_one() -> None:
+    """A MAC that the program no longer declares is not kept."""
     kind = next(kind for kind in RESOURCES if kind.name == "TapBinding")
     olds = {"name": "t0", "bridge": "br0", "guest": {"macAddress": "02:00:00:00:00:77"}}
     had = {"guest": {"macAddress": "02:00:00:00:00:77", "addresses": ["10.0.0.7/24"]}}

@@ -1,4 +1,4 @@
-"""What holds for any input: check and diff never raise, what is the same is no difference, respelling neither."""
+"""Properties of all inputs: check and diff never raise, and another spelling or order is no difference."""
 
 
 # ruff: noqa: S104 (an address in data)
@@ -37,7 +37,7 @@ PLAUSIBLE: st.SearchStrategy[Any] = st.sampled_from([
 
 
 def near(kind: Type) -> st.SearchStrategy[Any]:
-    """Values of about the right shape: what a person in a hurry writes."""
+    """Values of about the right shape, as somebody writes them in a hurry."""
     if isinstance(kind, ListOf):
         return st.lists(near(kind.item) | PLAUSIBLE, max_size=4) | PLAUSIBLE
     if isinstance(kind, Record):
@@ -47,7 +47,7 @@ def near(kind: Type) -> st.SearchStrategy[Any]:
 
 
 def wholly(kind: Type) -> st.SearchStrategy[dict[str, Any]]:
-    """Inputs of a record, whatever is in them."""
+    """Inputs of a record with any values."""
     assert isinstance(kind, Record)
     fields = {name: near(about.type) | JSON for name, about in kind.properties.items()}
     return st.fixed_dictionaries({}, optional=fields)
@@ -59,8 +59,8 @@ each_kind = pytest.mark.parametrize("kind", RESOURCES, ids=lambda kind: kind.nam
 @each_kind
 @QUICK
 @given(data=st.data())
-def test_whatever_is_given_check_and_diff_answer(kind: Resource[Any], data: st.DataObject) -> None:
-    """They never raise; a thing compared with itself is unchanged; canonical values are canonical."""
+def test_check_and_diff_answer_for_all_inputs(kind: Resource[Any], data: st.DataObject) -> None:
+    """They never raise, equal inputs have no difference, and a canonical value is its own canonical value."""
     old = data.draw(wholly(kind.inputs) | st.dictionaries(st.text(), JSON, max_size=4))
     new = data.draw(wholly(kind.inputs))
     outputs = data.draw(st.dictionaries(st.sampled_from(["forwarding", "guest", "externalInterface"]), JSON))
@@ -77,8 +77,8 @@ def test_whatever_is_given_check_and_diff_answer(kind: Resource[Any], data: st.D
 @each_kind
 @QUICK
 @given(data=st.data())
-def test_what_check_lets_through_can_be_wished_for(kind: Resource[Any], data: st.DataObject) -> None:
-    """Every other method takes what check took."""
+def test_all_that_passes_check_can_be_sent_to_a_host(kind: Resource[Any], data: st.DataObject) -> None:
+    """Every other method accepts the inputs that check accepts."""
     inputs = data.draw(st.fixed_dictionaries({}, optional={n: near(p.type) for n, p in kind.inputs.properties.items()}))
     checked = kind.check(inputs, None, autoname())
     if checked.failures:
@@ -94,8 +94,8 @@ def test_what_check_lets_through_can_be_wished_for(kind: Resource[Any], data: st
 
 
 @pytest.mark.parametrize("name", TOKENS)
-def test_an_unknown_in_any_position_is_let_through(name: str) -> None:
-    """Each value of each good case, at any depth, replaced by what a preview does not know."""
+def test_an_unknown_passes_in_every_position(name: str) -> None:
+    """Each value of each good case, at any depth, is replaced by an unknown."""
     kind = next(kind for kind in RESOURCES if kind.token == TOKENS[name])
     for case in load(name, "create"):
         for inputs in with_one_unknown(case["inputs"]):
@@ -106,7 +106,7 @@ def test_an_unknown_in_any_position_is_let_through(name: str) -> None:
 
 
 def with_one_unknown(value: Any) -> list[Any]:
-    """The value with `UNKNOWN` in place of one of its parts, once for each part."""
+    """The value once for each of its parts, with `UNKNOWN` in place of the part."""
     out: list[Any] = []
     if isinstance(value, dict):
         for key, item in value.items():
@@ -121,8 +121,8 @@ def with_one_unknown(value: Any) -> list[Any]:
 ADDRESSES = st.ip_addresses(v=4, network="10.0.0.0/8").map(str) | st.ip_addresses(v=6, network="fd12::/16").map(str)
 
 
-def respelt(address: str, *, upper: bool, long: bool) -> str:
-    """The same address, otherwise spelt."""
+def respelled(address: str, *, upper: bool, long: bool) -> str:
+    """Another spelling of the address."""
     if ":" not in address:
         return address
     text = ipaddress.ip_address(address).exploded if long else address
@@ -136,13 +136,13 @@ def respelt(address: str, *, upper: bool, long: bool) -> str:
     ),
     st.randoms(use_true_random=False),
 )
-def test_respelling_and_reordering_forwards_is_no_difference(rows: list[tuple[Any, ...]], random: Any) -> None:
-    """Addresses, ports, defaults, order."""
+def test_another_spelling_and_order_of_forwards_is_no_difference(rows: list[tuple[Any, ...]], random: Any) -> None:
+    """It concerns addresses, ports, defaults and the order."""
     kind = next(kind for kind in RESOURCES if kind.name == "NatGateway")
     one = [{"sourcePort": port, "destination": address} for address, port, _, _ in rows]
     other = []
     for address, port, upper, long in rows:
-        text = respelt(address, upper=upper, long=long)
+        text = respelled(address, upper=upper, long=long)
         target = f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
         other.append({"sourcePort": f"{port}:{port}", "destination": target, "protocol": "tcp", "sourceCidrs": []})
     random.shuffle(other)
@@ -153,7 +153,7 @@ def test_respelling_and_reordering_forwards_is_no_difference(rows: list[tuple[An
 @QUICK
 @given(st.lists(st.integers(1, 40), max_size=8, unique=True), st.lists(st.integers(1, 40), max_size=8, unique=True))
 def test_a_set_shows_one_change_for_each_element_that_differs(before: list[int], after: list[int]) -> None:
-    """No more, wherever it stands; an index that lost one and gained another shows once."""
+    """An index that lost one element and gained another shows once."""
     kind = next(kind for kind in RESOURCES if kind.name == "NatGateway")
     old = {"internalInterfaces": ["br0", *(f"v{n}" for n in before)]}
     new = {"internalInterfaces": ["br0", *(f"v{n}" for n in after)]}
@@ -165,8 +165,8 @@ def test_a_set_shows_one_change_for_each_element_that_differs(before: list[int],
 
 @QUICK
 @given(data=st.data())
-def test_whatever_the_configuration_is_it_is_judged(data: st.DataObject) -> None:
-    """Also for functions."""
+def test_every_configuration_is_checked_and_compared(data: st.DataObject) -> None:
+    """The same holds for the arguments of functions."""
     config = data.draw(
         st.dictionaries(st.sampled_from(["connection", "persist", "stateDir", "confirmTimeout", "x"]), JSON)
     )

@@ -1,4 +1,4 @@
-"""sdk/ is what `make sdk` writes, and its hand-written component declares what it says (by Pulumi's mocks)."""
+"""`make sdk` writes sdk/, and the hand-written component declares the resources it promises (with Pulumi's mocks)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PACKAGE = CHECKOUT / "sdk" / "python" / "pulumi_hostnet"
 
 @pytest.mark.parametrize("path", sorted((OVERLAYS / "python").glob("*.py")), ids=lambda path: path.stem)
 def test_what_is_written_by_hand_is_in_the_sdk(path: Path) -> None:
-    """As it stands, and exported from the package."""
+    """The package contains a copy, and exports its names."""
     assert (PACKAGE / path.name).read_text() == path.read_text()
     assert f"from .{path.stem} import *\n" in (PACKAGE / "__init__.py").read_text()
 
@@ -67,19 +67,19 @@ ANSWERS: dict[str, dict[str, Any]] = {
 
 
 class Recorder(Mocks):
-    """An engine that makes everything and writes down what it was asked for."""
+    """An engine that creates everything and records the requests."""
 
     def __init__(self) -> None:
-        """Nothing was made yet."""
+        """Start with no resources."""
         self.made: dict[str, MockResourceArgs] = {}
 
     def new_resource(self, args: MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
-        """What a provider would answer, as far as the component looks at it."""
+        """The outputs that the component uses."""
         self.made[args.name] = args
         return f"{args.name}-id", args.inputs | ANSWERS.get(args.typ, {})
 
     def call(self, args: MockCallArgs) -> tuple[dict[str, Any], None]:
-        """No function is called."""
+        """Fail: the component calls no function."""
         raise AssertionError(args.token)
 
     @property
@@ -98,13 +98,13 @@ def engine() -> Iterator[Recorder]:
 
 
 def run(program: Callable[[], pulumi.Output[Any]]) -> Any:
-    """Run a program to its end; what its output came to."""
+    """Run a program to its end and return the value of its output."""
     found: list[Any] = []
     pulumi.runtime.test(lambda: program().apply(found.append))()  # type: ignore[no-untyped-call]
     return found[0]
 
 
-def test_by_itself_it_is_the_seeds_host(engine: Recorder) -> None:
+def test_without_arguments_it_is_microvm_nixs_host(engine: Recorder) -> None:
     """A bridge in both families with DHCP and RA, `vm-*`, NAT with NAT66; each child's name begins with its own."""
     run(lambda: pulumi.Output.from_input(hostnet.MicroVmHost("microvm").urn))
     assert engine.inputs == DEFAULT
@@ -127,7 +127,7 @@ def test_its_children_are_its_children(engine: Recorder) -> None:
 
 
 def test_its_outputs(engine: Recorder) -> None:
-    """What other resources join by."""
+    """Other resources use them."""
 
     def program() -> pulumi.Output[list[Any]]:
         host = hostnet.MicroVmHost("microvm")
@@ -136,8 +136,8 @@ def test_its_outputs(engine: Recorder) -> None:
     assert run(program) == ["microvm-br", "microvm-nat-id", ["192.0.2.2", "2001:db8::2"]]
 
 
-def test_what_it_is_told_reaches_the_child_concerned(engine: Recorder) -> None:
-    """Args classes or dictionaries, in snake_case; the connection reaches every child."""
+def test_each_argument_reaches_its_child(engine: Recorder) -> None:
+    """Arguments are classes or dictionaries in snake_case. The connection reaches every child."""
     forwards = [
         hostnet.ForwardPortArgs(source_port=80, destination="10.5.0.2"),
         {"source_port": 443, "destination": "10.5.0.3", "source_cidrs": ["198.51.100.0/24"]},
