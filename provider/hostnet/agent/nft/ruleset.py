@@ -9,7 +9,9 @@ its own elements and nothing else. What a packet costs:
 - An interval set of one field (`internal_nets4`) is a tree: a look-up grows with the logarithm of its size.
 - An interval set of several fields (`dnat_range4`, `dnat_source4`, `dnat_addr4`, `forward_counters4`) is the kernel's
   nft_set_pipapo: a look-up goes through bitmaps with bits for each element, so it grows with their number, if slowly.
-  In `forward_counters4` each packet of a forwarded connection is looked up, in the others the first one alone.
+  In `forward_counters4` each packet of a forwarded connection is looked up, in the others the first one alone. So one
+  UDP flow through a forward gets 0.5 times as many packets through beside 1,000 other forwards, 0.08 beside 10,000
+  (kernel 6.18, median of 6 rounds).
 """
 
 from __future__ import annotations

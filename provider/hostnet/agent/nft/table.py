@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from hostnet.agent.linux.conntrack import Flows
 from hostnet.agent.linux.kernel import Nftables
@@ -98,7 +99,7 @@ class Table:
             self.nft.dry_run(on=False)
 
     def listing(self, *, fresh: bool = False) -> Listing | None:
-        """Both tables; None where one is missing.
+        """Our tables; None where there is none.
 
         Args:
             fresh: List them again even if nothing has changed: counters count without a change.
@@ -109,11 +110,11 @@ class Table:
         return self._listed[1]
 
     def _list(self, *, terse: bool) -> Listing | None:
-        try:
-            listed = [item for name in TABLES for item in self.nft.list(f"list table {name}", terse=terse)]
-        except NftError:
-            return None
-        return parse_listing(listed)
+        listed: list[dict[str, Any]] = []
+        for name in TABLES:
+            with suppress(NftError):  # it does not exist
+                listed += self.nft.list(f"list table {name}", terse=terse)
+        return parse_listing(listed) if listed else None
 
     def sync(
         self, before: Desired, after: Desired, comments: Mapping[str, str], mark: Mark, ensure: Iterable[str] = ()

@@ -41,6 +41,7 @@ class Queries:
         with self._subsystems.store.locked() as record:
             self._restorer.roll_back(record)
             snapshot = self._subsystems.kernel.snapshot()
+            self._restorer.renew_table(record, snapshot)
             found = [_attempt(query, record, snapshot) for query in queries]
             owners = record.owners.copy()
             for each in found:
@@ -88,6 +89,8 @@ class Queries:
                 return facts.bridge_facts(
                     arguments["name"], snapshot, self._subsystems.servers.leases(arguments["name"])
                 )
+            if name in ("forwards", "status"):
+                self._restorer.renew_table(record, snapshot)
             if name == "forwards":
                 return facts.forward_facts(record.owners, snapshot, self._subsystems.table)
             if name == "status":

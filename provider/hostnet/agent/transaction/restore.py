@@ -12,6 +12,7 @@ from typing import Callable
 
 from hostnet.agent.linux.operations import Step
 from hostnet.agent.linux.snapshot import Snapshot
+from hostnet.agent.plan.links import Plan
 from hostnet.agent.record.phase import Idle, Open, Pairs, Phase, Result, Unconfirmed
 from hostnet.agent.record.record import Record
 from hostnet.agent.transaction.kernel_errors import OwnerError, kernel_error
@@ -69,6 +70,25 @@ class Restorer:
             error = _rolled_back(reason or "its agent ended before it was confirmed", transition.failed.values())
             record.add_result(phase.transaction, Result(rolled_back=error))
         self._subsystems.commit(record)
+
+    def renew_table(self, record: Record, snapshot: Snapshot) -> None:
+        """Replace our tables where another version of hostnet made them and no program has changed them since.
+
+        Before a read: their sets may have other names, and all forwards would look deleted.
+
+        Args:
+            record: The host's.
+            snapshot: The host as it is.
+
+        Raises:
+            HostnetError: The record can't be written.
+        """
+        if not self._subsystems.table.outdated(record.table):
+            return
+        transition = Transition(record, {}, snapshot, record.owners, record.attached, Plan())
+        with contextlib.suppress(OwnerError):  # the read shows what is missing, and the next change says why
+            self._sync.table(transition, {}, record.owners, verify=False)
+            self._subsystems.save(record)
 
     def _perform(self, transition: Transition, steps: Iterable[Step]) -> None:
         for step in steps:

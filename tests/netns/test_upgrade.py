@@ -1,0 +1,243 @@
+"""A table that another version of hostnet made is replaced while traffic goes through it.
+
+Addresses: see tests/lab/topology.py. Clients connect without a pause, one through a forward (outsider to guest1 by
+192.0.2.2:8080), one through masquerade (guest1 to internet). What is lost is not a matter of how long it took: nftables
+of the namespaces at both ends count the SYNs that left and those that came, and the host's RSTs are counted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hostnet.agent.linux.libnftables import Nft
+from hostnet.agent.nft.ruleset import SETS, TABLES, TEMPLATE
+from hostnet.agent.nft.syntax import parse_listing
+
+from tests.lab.clients import until
+from tests.lab.driver import Program, Stack
+from tests.lab.lab import Lab
+from tests.lab.namespaces import Namespace
+from tests.lab.probes import Hammer
+
+ROUNDS = 5
+MOST_ROUNDS = 50  # after so many gaps without a connection in them something else is wrong
+WAYS = {"forward": ("outsider", "tcp 192.0.2.2:8080"), "masquerade": ("guest1", "tcp 198.51.100.10:80")}
+PROGRAM: Program = {
+    "net": ("Bridge", {"name": "br-a", "addresses": ["10.0.0.1/24"]}),
+    "vms": ("TapBinding", {"match": "a-*", "bridge": "${net.name}"}),
+    "nat": ("NatGateway", {"internalInterfaces": ["${net.name}"]}),
+    "web": ("PortForward", {"natGateway": "${nat.id}", "sourcePort": 8080, "destination": "10.0.0.11:80"}),
+    "range": ("PortForward", {"natGateway": "${nat.id}", "sourcePort": "5000:5009", "destination": "10.0.0.12"}),
+}
+# What sets and chains were called before.
+EARLIER = {
+    "dnat_port": "any", "dnat_source": "span", "dnat_range": "keep", "dnat_wildcard": "every", "dnat_addr": "listen",
+    "dnat_addr_range": "listen_keep", "forward_counters": "counted", "bridge_addrs": "own", "gateway_addrs": "guarded",
+    "forward_pairs": "pairs", "snat_pairs": "snat", "masquerade_pairs": "nat", "internal_nets": "nets",
+    "dnat_prerouting": "iifname", "dnat_output": "oifname", "hairpin_sources": "near", "dmz_hosts": "dmz",
+}  # fmt: skip
+ALONE = {"our_links": "ours", "hairpin_ports": "reflected", "masqueraded": "hide", "protect_host": "guard"}
+
+
+def another(port: int) -> tuple[str, dict[str, Any]]:
+    """One more forward."""
+    return "PortForward", {"natGateway": "${nat.id}", "sourcePort": port, "destination": "10.0.0.12"}
+
+
+class Meter:
+    """Counts, in the namespaces at both ends, the connections that were begun and those that came."""
+
+    def __init__(self, lab: Lab) -> None:
+        """Nothing is counted yet."""
+        self.lab = lab
+
+    def open(self) -> None:
+        """Begin to count."""
+        self._count("outsider", "output", "ip daddr 192.0.2.2 tcp dport 8080", "begun")
+        self._count("guest1", "prerouting", "ip saddr 192.0.2.20 tcp dport 80", "came")
+        self._count("guest1", "output", "ip daddr 198.51.100.10 tcp dport 80", "begun")
+        self._count("internet", "prerouting", "ip saddr 192.0.2.2 tcp dport 80", "came")
+
+    def close(self) -> None:
+        """Take the counters away."""
+        for role in ("outsider", "guest1", "internet"):
+            self.lab[role].run("nft delete table ip tally", check=False)
+
+    def _count(self, role: str, hook: str, what: str, name: str) -> None:
+        self.lab[role].nft(
+            f"table ip tally {{ counter {name} {{ packets 0 bytes 0 }}; "
+            f"chain {name} {{ type filter hook {hook} priority -300; "
+            f"{what} tcp flags & (syn | ack) == syn counter name {name}; }}; }}"
+        )
+
+    def _counted(self, role: str, name: str) -> int:
+        listed = json.loads(self.lab[role].run(f"nft -j list counter ip tally {name}"))["nftables"]
+        return next(int(item["counter"]["packets"]) for item in listed if "counter" in item)
+
+    def missing(self) -> dict[str, int]:
+        """The connections that were begun and did not come, by way."""
+        ends = {"forward": ("outsider", "guest1"), "masquerade": ("guest1", "internet")}
+        return {way: self._counted(begin, "begun") - self._counted(end, "came") for way, (begin, end) in ends.items()}
+
+
+@pytest.fixture
+def meter(lab: Lab) -> Iterator[Meter]:
+    """Servers, and a meter beside them."""
+    lab.serve("guest1", "tcp:80")
+    lab.serve("internet", "tcp:80")
+    made = Meter(lab)
+    made.open()
+    yield made
+    made.close()
+
+
+@contextmanager
+def traffic(lab: Lab) -> Iterator[dict[str, Hammer]]:
+    """Connections through both ways, without a pause, while the block runs."""
+    with ExitStack() as stack:
+        yield {way: stack.enter_context(lab.hammer(role, target)) for way, (role, target) in WAYS.items()}
+
+
+def refused(hammers: dict[str, Hammer]) -> list[str]:
+    """What was refused, not what was slow."""
+    return [f"{way}: {each}" for way, one in hammers.items() for each in one.failures if each.outcome == "refused"]
+
+
+def resets(host: Namespace) -> int:
+    """The RSTs that the host has sent: the answer to a connection that was not translated."""
+    names, values = (line.split() for line in host.run("cat /proc/net/snmp").splitlines() if line.startswith("Tcp:"))
+    return int(values[names.index("OutRsts")])
+
+
+# --- an earlier version --------------------------------------------------------------------------------------------
+
+
+def earlier(host: Namespace) -> str:
+    """Our tables as they are, under the names of an earlier version, in nft syntax."""
+    text = "\n".join(host.run(f"nft list table {name}") for name in TABLES)
+    for now, before in EARLIER.items():
+        text = re.sub(rf"\b{now}(?=[46]\b)", before, text)
+    for now, before in ALONE.items():
+        text = re.sub(rf"\b{now}\b", before, text)
+    assert "dnat_" not in text
+    return text
+
+
+def drop(host: Namespace) -> str:
+    """The commands that delete our tables."""
+    return "".join(f"delete table {name}\n" for name in TABLES if name in host.run("nft list tables"))
+
+
+def make_earlier(lab: Lab, stack: Stack, text: str, *, recorded: bool = True) -> None:
+    """Have the host as an earlier version left it: its tables, and (or not) its record of them."""
+    lab.host.nft(drop(lab.host) + text)
+    listed = lab.host.call(lambda: [item for name in TABLES for item in Nft().list(f"list table {name}")])
+    mark = {"rules": parse_listing(listed).rules, "template": "earlier"} if recorded else {}
+    path = next(stack.provider.directory.glob("netns-*.json"))
+    header, *lines = path.read_text().splitlines()
+    data = json.loads(header)
+    data["table"] = {**data["table"], "generation": 0, **(mark or {"rules": "", "template": ""})}
+    path.write_text("\n".join([json.dumps(data), *lines]) + "\n")
+
+
+@dataclass
+class Version:
+    """What the host's tables and record are of."""
+
+    sets: frozenset[str]
+    template: str
+
+
+def version(lab: Lab, stack: Stack) -> Version:
+    """What is there now."""
+    listed = lab.host.call(lambda: [item for name in TABLES for item in Nft().list(f"list table {name}", terse=True)])
+    path = next(stack.provider.directory.glob("netns-*.json"))
+    return Version(parse_listing(listed).sets, json.loads(path.read_text().splitlines()[0])["table"]["template"])
+
+
+NOW = Version(frozenset(SETS), TEMPLATE)
+
+
+# --- the promises --------------------------------------------------------------------------------------------------
+
+
+def test_an_update_replaces_the_table_and_no_connection_is_lost(lab: Lab, stack: Stack, meter: Meter) -> None:
+    """Five times, by an update of something else: none refused, none lost, and connections in progress go on."""
+    stack.up(PROGRAM)
+    text = earlier(lab.host)
+    kept = [lab.converse(role, target) for role, target in WAYS.values()]
+    before = resets(lab.host)
+    with traffic(lab) as hammers:
+        for number in range(ROUNDS):
+            make_earlier(lab, stack, text)
+            assert version(lab, stack) != NOW
+            lease = (
+                "PortForward",
+                {"natGateway": "${nat.id}", "sourcePort": 9000 + number, "destination": "10.0.0.12"},
+            )
+            assert stack.up({**PROGRAM, "more": lease})
+            assert version(lab, stack) == NOW
+            assert [lab.still(one).server for one in kept] == ["guest1", "internet"]
+    for one in kept:
+        one.close()
+    assert refused(hammers) == []
+    assert resets(lab.host) == before
+    until(lambda: set(meter.missing().values()) == {0})
+    assert stack.refresh() == {}
+
+
+def test_a_gap_between_two_transactions_is_seen(lab: Lab, stack: Stack, meter: Meter) -> None:
+    """The same traffic and meter where the table is deleted in one transaction and made in the next."""
+    stack.up(PROGRAM)
+    text = earlier(lab.host)
+    before = resets(lab.host)
+    with traffic(lab) as hammers:
+        for _ in range(MOST_ROUNDS):
+            lab.host.nft(drop(lab.host))
+            lab.host.nft(text)
+            if refused(hammers) and meter.missing()["masquerade"]:
+                break
+    assert [each for each in refused(hammers) if each.startswith("forward")]
+    assert resets(lab.host) > before
+    seen = meter.missing()
+    assert seen["forward"] > 0
+    assert seen["masquerade"] > 0
+
+
+def test_a_read_replaces_the_table_first(lab: Lab, stack: Stack, meter: Meter) -> None:
+    """Under its former names everything would look deleted: a refresh finds no drift, and no connection is lost."""
+    stack.up(PROGRAM)
+    text = earlier(lab.host)
+    with traffic(lab) as hammers:
+        make_earlier(lab, stack, text)
+        assert stack.refresh() == {}
+    assert version(lab, stack) == NOW
+    assert refused(hammers) == []
+    until(lambda: set(meter.missing().values()) == {0})
+    assert stack.again() == []
+
+
+def test_a_table_that_somebody_changed_is_drift(lab: Lab, stack: Stack) -> None:
+    """An earlier version's table without one of its rules is not as that version made it: a read shows it."""
+    stack.up(PROGRAM)
+    make_earlier(lab, stack, earlier(lab.host))
+    lab.host.nft("flush chain inet hostnet postrouting")
+    assert {"nat", "web", "range"} <= set(stack.refresh())
+    stack.up(PROGRAM)
+    assert version(lab, stack) == NOW
+    assert stack.refresh() == {}
+
+
+def test_a_lost_record_beside_an_earlier_table(lab: Lab, stack: Stack) -> None:
+    """Nothing tells how the tables were made but the names of their sets: the next change replaces them."""
+    stack.up(PROGRAM)
+    make_earlier(lab, stack, earlier(lab.host), recorded=False)
+    assert stack.up({**PROGRAM, "more": another(9000)}) == ["create more"]
+    assert version(lab, stack) == NOW
+    assert stack.refresh() == {}
