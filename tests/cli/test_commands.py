@@ -40,11 +40,14 @@ def test_status_tells_who_has_what_and_what_is_wrong(terminal: Terminal) -> None
     terminal.bed.switch("net.ipv4.ip_forward", "0")
     terminal.bed.nft("flush map inet hostnet dnat_port4\n")
     done = terminal.run("status")
-    for words in ("lab/lab", "br-a", "add address 10.0.0.1/24 to br-a", "create TAP tap-web", "ipv4 forwarding is off"):
+    for words in (
+        *("lab/lab", "br-a", "address 10.0.0.1/24 is missing", "TAP tap-web does not exist"),
+        *("IPv4 forwarding is off", "tcp port 80 is not forwarded"),
+    ):
         assert words in done.stdout, done.stdout
     data = json.loads(terminal.run("status", "--json").stdout)
     drift = {each["name"]: each["drift"] for each in data["resources"]}
-    assert any("nftables element" in line for line in drift["web"])
+    assert "tcp port 80 is not forwarded" in drift["web"]
     assert {each["id"]: each["packets"] for each in data["portForwards"]}.keys() == {
         "eth0/ipv4/tcp/80",
         "eth0/ipv4/tcp/8000:8002",

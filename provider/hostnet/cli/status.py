@@ -116,5 +116,8 @@ def _notes(data: dict[str, Any]) -> Iterator[str]:
         yield f"Process {watcher['pid']} attaches new interfaces."
     elif watcher["needed"]:
         yield "[red]No process attaches new interfaces.[/] Run `hostnet restore` to start it."
-    if data["strange"]:
-        yield f"[yellow]{data['strange']} elements of our nftables tables are nobody's[/]; `pulumi refresh` says more."
+    if data["undeclared"]:
+        yield (
+            f"[yellow]No resource declares {data['undeclared']} elements of hostnet's nftables tables.[/] "
+            "`pulumi refresh` says more."
+        )

@@ -14,9 +14,11 @@ from hostnet.agent.nft.elements import Context, compile_common, compile_object
 from hostnet.agent.nft.ruleset import SETS, Element, table_text
 from hostnet.agent.nft.syntax import parse_listing, render
 from hostnet.agent.nft.table import ClashError, Compiler
-from hostnet.agent.observe.view import Observation, see
+from hostnet.agent.observe.drift import drift
+from hostnet.agent.observe.observation import Elements, Observation
+from hostnet.agent.observe.states import states
 from hostnet.agent.plan.resolve import World
-from hostnet.wire.objects import Gateway
+from hostnet.wire.objects import DhcpServer, Forward, Gateway
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,7 +57,10 @@ def test_all_elements_together_clash_only_where_it_is_said(case: Case) -> None:
 
 @parameters("view")
 def test_what_is_missing_or_changed_is_seen_in_its_property(case: Case) -> None:
-    """`loses`: elements that the kernel has not; `has`: what it has instead. What is whole is as it was declared."""
+    """`loses`: elements that the kernel has not; `has`: what it has instead. What is whole is as it was declared.
+
+    `drift` has, for each owner, what differs: in a person's words, behind the property.
+    """
     held, state = owners(case), snapshot(case)
     context = context_of(held, state, case.get("attached", {}))
     there = dict(Compiler().desired(held, context).elements)
@@ -67,9 +72,40 @@ def test_what_is_missing_or_changed_is_seen_in_its_property(case: Case) -> None:
     observation = Observation(World(held, state), context, there, case.get("attached", {}), NAMES, lambda _: True)
     found = {}
     for one in held.values():
-        seen = [x and json.loads(json.dumps(asdict(x))) for x in see(one, observation)]
+        seen = [x and json.loads(json.dumps(asdict(x))) for x in states(one, observation)]
         found[one.urn.split(":")[-1]] = [x and {key: value for key, value in x.items() if value} for x in seen]
-    check("view", case, {"seen": found})
+    words = {one.urn.split(":")[-1]: [f"{x.path}: {x.text}" for x in drift(one, observation)] for one in held.values()}
+    check("view", case, {"seen": found, "drift": {name: texts for name, texts in words.items() if texts}})
+
+
+@parameters("elements")
+def test_every_element_that_is_missing_is_drift_of_an_owner(case: Case) -> None:
+    """`hostnet status` says so, and a read shows it to the provider; while all is there neither says anything."""
+    held, state = owners(case), snapshot(case)
+    context = context_of(held, state, case.get("attached", {}))
+    if "clash" in case or case["case"] == "a forward whose gateway is gone":
+        return
+    desired = Compiler().desired(held, context)
+    whole, shares = desired.elements, any(x.loopback for x in held.every(Forward)) or any(held.every(Gateway))
+
+    def observed(there: Elements) -> tuple[Any, Any]:
+        fault = "" if len(there) == len(whole) else "elements are missing"
+        observation = Observation(
+            World(held, state), context, there, case.get("attached", {}), NAMES, lambda _: True, loopback_fault=fault
+        )
+        tables = [each for each in held.values() if each.kinds & {Gateway, Forward, DhcpServer}]
+        found = {each.key: [x.text for x in drift(each, observation) if x.field != "running"] for each in tables}
+        return found, {each.key: states(each, observation) for each in tables}
+
+    texts, before = observed(whole)
+    assert not any(texts.values()), "all is there"
+    for place, key in desired.owners.items():
+        if not key and not shares:
+            continue  # no resource needs what all share
+        texts, after = observed({other: value for other, value in whole.items() if other != place})
+        changed = {key for key, each in after.items() if each != before[key]}
+        assert {key for key, each in texts.items() if each} >= changed
+        assert any(texts.values()), place
 
 
 _FEW = ipaddress.ip_network("10.0.0.0/28")

@@ -1,26 +1,23 @@
-"""Port forwards in our table that no resource asked for: they show as extra `forwardPorts` of a gateway. Pure."""
+"""Port forwards in our table that no resource declares. A read shows them as `forwardPorts` of their gateway. Pure."""
 
 from __future__ import annotations
 
-from hostnet.agent.observe.view import Observation
-from hostnet.agent.record.owners import Owner
+from hostnet.agent.nft.elements import LOOPBACK_DEVICE
+from hostnet.agent.observe.observation import Observation
 from hostnet.wire.family import ANY_NETWORK, family_of_set
-from hostnet.wire.objects import Forward, ForwardState, Gateway, Ports
+from hostnet.wire.objects import Forward, Gateway, Ports
 
 
-def strange_forwards(owner: Owner, observation: Observation) -> list[tuple[Forward, ForwardState]]:
-    """What somebody else added on this owner's gateway, from outside or from within; the next update takes it out."""
-    gateway = next((item for item in owner.objects if isinstance(item, Gateway)), None)
-    if gateway is None or not observation.strange:
+def undeclared_forwards(gateway: Gateway, observation: Observation) -> list[Forward]:
+    """What another program forwards on a gateway, from outside or from within; the next update takes it out."""
+    if not observation.undeclared:
         return []
-    devices = {gateway.external, "lo", *observation.context.inner[gateway.name]}
-    found: dict[str, tuple[Forward, ForwardState]] = {}
-    for (name, key), value in observation.strange.items():
-        if not value or len(key) < 3 or key[0] not in devices:
-            continue
-        forward = _forward(gateway, name, key, value)
-        seen = ForwardState(**{**vars(forward), "external": gateway.external})
-        found.setdefault(forward.key, (forward, seen))
+    devices = {gateway.external, LOOPBACK_DEVICE, *observation.context.inner[gateway.name]}
+    found: dict[str, Forward] = {}
+    for (name, key), value in observation.undeclared.items():
+        if value and len(key) > 2 and key[0] in devices:
+            forward = _forward(gateway, name, key, value)
+            found.setdefault(forward.key, forward)
     return list(found.values())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +14,11 @@ from hostnet.agent.nft.sysctls import FORWARDING
 from hostnet.agent.observe import facts
 from hostnet.agent.observe.doctor import doctor
 from hostnet.agent.observe.lookup import is_gone, owner_of
+from hostnet.agent.observe.observation import Elements, Observation
+from hostnet.agent.observe.states import extra, states
 from hostnet.agent.observe.status import status
-from hostnet.agent.observe.undeclared import strange_forwards
-from hostnet.agent.observe.view import Observation, see
 from hostnet.agent.plan.resolve import World
-from hostnet.agent.record.owners import Owner
+from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.phase import Idle
 from hostnet.agent.record.record import Record
 from hostnet.agent.transaction.apply import Applier
@@ -47,10 +47,7 @@ class Queries:
             for each in found:
                 if isinstance(each, Owner):
                     owners[each.key] = each
-            observation = self.observation(replace(record, owners=owners), snapshot, self._listed(record, owners))
-            observation = replace(
-                observation, held=record.owners, dropped=self._subsystems.firewalls.missing(owners, observation.context)
-            )
+            observation = self.observe(replace(record, owners=owners), snapshot, held=record.owners)
             views = [self._view(x, observation) if isinstance(x, Owner) else x for x in found]
             claims = {x.key: q.urn for q, x in zip(queries, found) if isinstance(x, Owner) and _imports(q, x, record)}
             if claims.items() - record.claims.items():
@@ -106,21 +103,64 @@ class Queries:
             return facts.host_facts(record.owners, snapshot, self._subsystems.table, sysctls)
 
     def _status(self, record: Record, snapshot: Snapshot) -> dict[str, Any]:
-        listed = self._listed(record, record.owners)
-        observation = self.observation(record, snapshot, listed)
-        observation = replace(
-            observation, dropped=self._subsystems.firewalls.missing(record.owners, observation.context)
-        )
-        desired = self._subsystems.compiler.desired(record.owners, observation.context)
-        forwards = facts.forward_facts(record.owners, snapshot, self._subsystems.table)
+        watching = self._subsystems.persistence.watching(record.owners)
+        observation = self.observe(record, snapshot, held=record.owners)
         return {
-            **status(observation, desired, listed, self._subsystems.persistence.watching(record.owners)),
-            **forwards,
+            **status(observation, watching),
+            **facts.forward_facts(record.owners, snapshot, self._subsystems.table),
         }
 
-    def _listed(self, record: Record, owners: Mapping[str, Owner]) -> Mapping:  # type: ignore[type-arg]
+    def _view(self, owner: Owner, observation: Observation) -> View | None:
+        found = states(owner, observation)
+        if is_gone(owner, found):
+            return None
+        undeclared = extra(owner, observation)
+        objects, found = (*owner.objects, *(x for x, _ in undeclared)), (*found, *(x for _, x in undeclared))
+        return View(owner.id, objects, found, self._subsystems.persistence.warnings(owner))
+
+    def states(self, record: Record, owners: Iterable[Owner]) -> Iterator[tuple[ObjectState | None, ...]]:
+        """The state of each object of owners that were just applied: the elements of our table are taken for there."""
+        snapshot = self._subsystems.kernel.snapshot()
+        context = context_of(record.owners, snapshot, record.attached)
+        elements = self._subsystems.compiler.desired(record.owners, context).elements
+        observation = self._observation(record, snapshot, context, elements)
+        return (states(owner, observation) for owner in owners)
+
+    def observe(self, record: Record, snapshot: Snapshot, *, held: Owners) -> Observation:
+        """Look at everything that the owners of a record are about.
+
+        Args:
+            record: The owners to look for; more than those that are recorded, where something is imported.
+            snapshot: What the kernel has.
+            held: The owners that are recorded.
+        """
+        context = context_of(record.owners, snapshot, record.attached)
+        elements = self._listed(record)
+        desired = self._subsystems.compiler.desired(record.owners, context).elements
+        return replace(
+            self._observation(record, snapshot, context, elements),
+            undeclared={place: value for place, value in elements.items() if place not in desired},
+            held=held,
+            dropped=self._subsystems.firewalls.missing(record.owners, context),
+            watcher_runs=self._subsystems.persistence.watching(record.owners).process is not None,
+        )
+
+    def _observation(self, record: Record, snapshot: Snapshot, context: Context, elements: Elements) -> Observation:
+        world = World(record.owners, snapshot)
+        return Observation(
+            world,
+            context,
+            elements,
+            record.attached,
+            names_of(record.owners.values()),
+            lambda family: self._subsystems.sysctls.on(record, family),
+            loopback_fault=self._loopback_fault(record, context, snapshot, elements),
+            dhcp=lambda server: self._subsystems.servers.see(server, world),
+        )
+
+    def _listed(self, record: Record) -> Elements:
         """The table's elements; none where its rules are not as we made them: elements without rules do nothing."""
-        if not any(isinstance(item, (Gateway, Forward)) for owner in owners.values() for item in owner.objects):
+        if not any(True for kind in (Gateway, Forward) for _ in record.owners.every(kind)):
             return {}
         try:
             listing = self._subsystems.table.listing()
@@ -130,48 +170,14 @@ class Queries:
             return {}
         return listing.elements
 
-    def _view(self, owner: Owner, observation: Observation) -> View | None:
-        seen = see(owner, observation)
-        if is_gone(owner, seen):
-            return None
-        strange = strange_forwards(owner, observation)
-        objects, seen = (*owner.objects, *(x for x, _ in strange)), (*seen, *(x for _, x in strange))
-        return View(owner.id, objects, seen, self._subsystems.persistence.warnings(owner))
-
-    def states(self, record: Record, owners: Iterable[Owner]) -> Iterator[tuple[ObjectState | None, ...]]:
-        """The state of each object of owners that were just applied: our elements are taken for there."""
-        observation = self.observation(record, self._subsystems.kernel.snapshot(), None)
-        return (see(owner, observation) for owner in owners)
-
-    def _within(self, record: Record, context: Context, snapshot: Snapshot, elements: Mapping[Any, Any]) -> bool:
-        """Whether what all forwards share for `loopback` is there: elements, hairpin mode, and `route_localnet`."""
-        shared = all((element.set, element.key) in elements for element, _ in compile_common(context))
-        return shared and _hairpinned(context, snapshot) and self._subsystems.sysctls.local(record)
-
-    def observation(self, record: Record, snapshot: Snapshot, elements: Mapping | None) -> Observation:  # type: ignore[type-arg]
-        """What views are made from; without `elements` those that were just applied are taken for seen."""
-        world = World(record.owners, snapshot)
-        context = context_of(record.owners, snapshot, record.attached)
-        desired = self._subsystems.compiler.desired(record.owners, context).elements
-        strange = {} if elements is None else {k: v for k, v in elements.items() if k not in desired}
-        if elements is None:
-            elements = desired
-        return Observation(
-            world,
-            context,
-            elements,
-            record.attached,
-            names_of(record.owners.values()),
-            lambda family: self._subsystems.sysctls.on(record, family),
-            strange,
-            self._within(record, context, snapshot, elements),
-            dhcp=lambda server: self._subsystems.servers.see(server, world),
-        )
-
-
-def _hairpinned(context: Context, snapshot: Snapshot) -> bool:
-    links = [snapshot.links[port] for port in context.ports if port in snapshot.links]
-    return all(link.hairpin for link in links if link.master)
+    def _loopback_fault(self, record: Record, context: Context, snapshot: Snapshot, elements: Elements) -> str:
+        """What is wrong with what all forwards share for `loopback`; "": nothing."""
+        if not all(element.place in elements for element, _ in compile_common(context)):
+            return "nftables elements are missing"
+        links = (snapshot.links[port] for port in context.ports if port in snapshot.links)
+        if not all(link.hairpin for link in links if link.master):
+            return "a bridge's ports are not in hairpin mode"
+        return "" if self._subsystems.sysctls.local(record) else "route_localnet is off"
 
 
 def _imports(query: Query, found: Owner, record: Record) -> bool:

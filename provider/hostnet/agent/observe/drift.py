@@ -1,0 +1,164 @@
+"""What is not as declared: the one place that says it. Pure.
+
+A read tells the provider what is declared but for these differences (`states.py`), `hostnet status` tells a person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Callable
+
+from hostnet.agent.linux.snapshot import KernelLink
+from hostnet.agent.observe.differences import Difference, is_not, is_off, lost
+from hostnet.agent.observe.observation import Observation
+from hostnet.agent.observe.table_drift import forward_drift, gateway_drift
+from hostnet.agent.observe.view import LinkView, glob_view, link_view
+from hostnet.agent.record.owners import Owner
+from hostnet.wire.objects import (
+    Address,
+    DhcpServer,
+    Forward,
+    Forwarding,
+    Gateway,
+    Glob,
+    Link,
+    Object,
+    Port,
+    Route,
+)
+
+
+def drift(owner: Owner, observation: Observation) -> list[Difference]:
+    """All that differs in an owner's objects."""
+    return [each for item in owner.objects for each in _drift_of(item, owner, observation)]
+
+
+def _drift_of(item: Object, owner: Owner, observation: Observation) -> Iterable[Difference]:
+    find = _DRIFT.get(type(item))
+    return find(item, owner, observation) if find is not None else ()
+
+
+# --- links ---------------------------------------------------------------------------------------------------------
+
+
+def _link_drift(item: Link, owner: Owner, observation: Observation) -> Iterator[Difference]:
+    view = link_view(item.name, observation)
+    if view is None or view.kernel.our_kind != item.kind:
+        what = "does not exist" if view is None else f"is another kind of interface ({view.kernel.our_kind})"
+        yield Difference(item.key, "", f"{_noun(item)} {item.name} {what}", declared=item)
+        return
+    yield from _setting_drift(item, view.kernel)
+    if item.kind == "tap":
+        yield from _user_drift(item, view.kernel, observation)
+    yield from _list_drift(item, "addresses", "address", view.addresses, _declared(owner.of(Address), item))
+    if item.kind == "tap":  # a bridge's routes are its host's business
+        yield from _list_drift(item, "routes", "route", view.routes, _declared(owner.of(Route), item))
+    if view.advertised and owner.key in observation.held:
+        text = f"{item.name} accepts router advertisements: a guest could give this host addresses and routes"
+        yield Difference(item.key, "advertised", text, there=True, declared=False)
+    if observation.dropped & {item.key, f"dhcp {item.name}"}:
+        yield is_off(item, "open_firewall", "another firewall drops its traffic")
+
+
+def _noun(item: Link) -> str:
+    return "bridge" if item.kind == "bridge" else "TAP"
+
+
+def _setting_drift(item: Link, kernel: KernelLink) -> Iterator[Difference]:
+    if not kernel.up:
+        yield is_not(item, "up", item.name, "down", "up")
+    if item.mac is not None and kernel.mac != item.mac:
+        yield is_not(item, "mac", "the MAC address", kernel.mac, item.mac)
+    if item.mtu is not None and kernel.mtu != item.mtu:
+        yield is_not(item, "mtu", "the MTU", kernel.mtu, item.mtu)
+    for field, name in (("stp", "STP"), ("vlan_filtering", "VLAN filtering"), ("multi_queue", "multi-queue")):
+        if getattr(kernel, field) != getattr(item, field):
+            yield is_not(item, field, name, getattr(kernel, field), getattr(item, field))
+
+
+def _user_drift(item: Link, kernel: KernelLink, observation: Observation) -> Iterator[Difference]:
+    """Who may open a TAP: where neither owner nor group is declared, root."""
+    names = observation.names
+    for field, name, declared, there, known, default in (
+        ("user", "the owner", item.user, kernel.uid, names.users, 0 if item.group is None else None),
+        ("group", "the group", item.group, kernel.gid, names.groups, None),
+    ):
+        wanted = known.get(declared) if declared is not None else default
+        if there != wanted:
+            found = None if there is None else str(there)
+            text = f"{name} is {found or 'not set'}, not {declared or ('root' if default == 0 else 'unset')}"
+            yield Difference(item.key, field, text, found, declared)
+
+
+def _declared(items: Iterable[Any], link: Link) -> list[str]:
+    return [item.cidr for item in items if item.link == link.name]
+
+
+def _list_drift(item: Link, field: str, word: str, there: tuple[str, ...], declared: list[str]) -> Iterator[Difference]:
+    for cidr in declared:
+        if cidr not in there:
+            yield lost(item, field, cidr, f"{word} {cidr} is missing")
+    for cidr in there:
+        if cidr not in declared:
+            yield Difference(item.key, field, f"{word} {cidr} is not declared", there=cidr, item=cidr)
+
+
+def _port_drift(item: Port, observation: Observation) -> Iterator[Difference]:
+    view = link_view(item.link, observation)
+    if view is None:
+        return  # its link is what is missing
+    if view.bridge != item.bridge:
+        there = f"in {view.bridge}" if view.bridge else "in no bridge"
+        yield Difference(item.key, "bridge", f"{item.link} is {there}, not in {item.bridge}", view.bridge, item.bridge)
+    yield from _isolation_drift(item, item.link, view, observation)
+
+
+def _isolation_drift(item: Port | Glob, name: str, view: LinkView, observation: Observation) -> Iterator[Difference]:
+    """A port is isolated where its declaration or its bridge's says so."""
+    bridge = observation.world.link(item.bridge)
+    wanted = item.isolated or (bridge is not None and bridge.port_isolation)
+    if view.kernel.isolated != wanted:
+        text = f"{name} is {'not ' if wanted else ''}isolated from the other ports of {item.bridge}"
+        yield Difference(item.key, "isolated", text, view.kernel.isolated, wanted)
+
+
+def _glob_drift(item: Glob, owner: Owner, observation: Observation) -> Iterator[Difference]:
+    found = glob_view(item, owner.key, observation)
+    for name in found.waiting:
+        yield lost(item, "members", name, f"{name} fits {item.pattern} and is not in {item.bridge}")
+    for name in found.attached:
+        view = link_view(name, observation)
+        if view is not None:
+            yield from _isolation_drift(item, name, view, observation)
+            if not view.kernel.up:
+                yield is_not(item, "up", name, "down", "up")
+    if not observation.watcher_runs:
+        yield is_off(item, "watcher", "no process attaches new interfaces")
+
+
+# --- services ------------------------------------------------------------------------------------------------------
+
+
+def _forwarding_drift(item: Forwarding, observation: Observation) -> Iterator[Difference]:
+    if not observation.forwarding(item.family):
+        yield is_off(item, "enabled", f"{item.family.replace('ip', 'IP')} forwarding is off")
+
+
+def _dhcp_drift(item: DhcpServer, observation: Observation) -> Iterator[Difference]:
+    if not observation.dhcp(item).running:
+        yield is_off(item, "running", f"no DHCP server runs on {item.bridge} as declared")
+    # Without our table no forward leads elsewhere.
+    if observation.elements and observation.lacks(element for element, _ in observation.compiled(item)):
+        yield is_off(item, "reached", f"DHCP and DNS of the guests on {item.bridge} may go where a forward leads")
+
+
+# An address and a route differ in their link; a guest is what hostnet allocated for it.
+_DRIFT: Mapping[type[Any], Callable[[Any, Owner, Observation], Iterable[Difference]]] = {
+    Link: _link_drift,
+    Port: lambda item, _, observation: _port_drift(item, observation),
+    Glob: _glob_drift,
+    Gateway: lambda item, _, observation: gateway_drift(item, observation),
+    Forward: lambda item, _, observation: forward_drift(item, observation),
+    Forwarding: lambda item, _, observation: _forwarding_drift(item, observation),
+    DhcpServer: lambda item, _, observation: _dhcp_drift(item, observation),
+}

@@ -1,0 +1,173 @@
+"""What a read tells the provider of each object: as declared, but for what differs. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Callable
+
+from hostnet.agent.observe.differences import Difference, as_there
+from hostnet.agent.observe.drift import drift
+from hostnet.agent.observe.observation import Observation
+from hostnet.agent.observe.undeclared import undeclared_forwards
+from hostnet.agent.observe.view import glob_view, link_view
+from hostnet.agent.record.owners import Owner
+from hostnet.wire.objects import (
+    Address,
+    DhcpServer,
+    DhcpState,
+    Forward,
+    Forwarding,
+    ForwardingState,
+    ForwardState,
+    Gateway,
+    GatewayState,
+    Glob,
+    GlobState,
+    Guest,
+    GuestState,
+    Link,
+    LinkState,
+    Object,
+    ObjectState,
+    Port,
+)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the states of an owner's objects are made from."""
+
+    owner: Owner
+    observation: Observation
+    found: tuple[Difference, ...]
+
+    def has(self, item: Object, field: str) -> bool:
+        """Whether a field of an object differs; "": whether it is not there at all."""
+        return any(each.object == item.key and each.field == field for each in self.found)
+
+
+def states(owner: Owner, observation: Observation) -> tuple[ObjectState | None, ...]:
+    """The state of each of the owner's objects; None for one that is not there, or has no state of its own."""
+    facts = _Facts(owner, observation, tuple(drift(owner, observation)))
+    return tuple(_state(item, facts) for item in owner.objects)
+
+
+def extra(owner: Owner, observation: Observation) -> list[tuple[Forward, ForwardState]]:
+    """The forwards on this owner's gateway that no resource declares, with their states."""
+    return [
+        (forward, ForwardState(**{**vars(forward), "external": gateway.external}))
+        for gateway in owner.of(Gateway)
+        for forward in undeclared_forwards(gateway, observation)
+    ]
+
+
+def _state(item: Object, facts: _Facts) -> ObjectState | None:
+    make = _STATES.get(type(item))
+    return make(item, facts) if make is not None and not facts.has(item, "") else None
+
+
+def _link(item: Link, facts: _Facts) -> LinkState | None:
+    view = link_view(item.name, facts.observation)
+    if view is None:
+        return None
+    declared = [address.cidr for address in facts.owner.of(Address)]
+    port = next((port for port in facts.owner.of(Port) if port.link == item.name), None)
+    there = as_there(item, facts.found)
+    return LinkState(
+        name=item.name,
+        kind=item.kind,
+        ifindex=view.kernel.index,
+        mac=view.kernel.mac,
+        mtu=view.kernel.mtu,
+        stp=view.kernel.stp,
+        vlan_filtering=view.kernel.vlan_filtering,
+        user=there["user"],
+        group=there["group"],
+        multi_queue=view.kernel.multi_queue,
+        vnet_hdr=item.vnet_hdr,  # every program that opens a TAP sets it (TUNSETIFF): what is there says nothing
+        addresses=_declared_first(view.addresses, declared),
+        routes=view.routes,
+        bridge=view.bridge,
+        isolated=view.kernel.isolated if port is None else _isolated(port, facts),
+        ports=view.ports,
+        dropped=facts.has(item, "open_firewall"),
+        advertised=facts.has(item, "advertised"),
+    )
+
+
+def _declared_first(there: tuple[str, ...], declared: Iterable[str]) -> tuple[str, ...]:
+    """In declared order, then the others: the order in which the kernel lists them has no meaning."""
+    return tuple(dict.fromkeys((*(cidr for cidr in declared if cidr in there), *there)))
+
+
+def _isolated(item: Port | Glob, facts: _Facts) -> bool:
+    """As declared, or its negation where the ports are not as declaration and bridge together say.
+
+    Only a property of the resource itself that differs makes Pulumi update it, also where the bridge's
+    `portIsolation` is what its port lacks.
+    """
+    return item.isolated != facts.has(item, "isolated")
+
+
+def _glob(item: Glob, facts: _Facts) -> GlobState:
+    view = glob_view(item, facts.owner.key, facts.observation)
+    return GlobState(view.members, _isolated(item, facts), view.left_alone)
+
+
+def _guest(item: Guest, facts: _Facts) -> GuestState:
+    if item.bridge is None:
+        own = [address.cidr for address in facts.owner.of(Address)]
+    else:
+        own = list(facts.observation.world.cidrs(item.bridge))
+    interfaces = [ipaddress.ip_interface(cidr) for cidr in own]
+    return GuestState(
+        mac=item.mac,
+        addresses=item.addresses or (),
+        hostname=item.hostname,
+        gateway=next((str(each.ip) for each in interfaces if each.version == 4), None),
+        gateway6=next((str(each.ip) for each in interfaces if each.version == 6), None),
+    )
+
+
+def _gateway(item: Gateway, facts: _Facts) -> GatewayState:
+    there = {**as_there(item, facts.found), "external": item.external}
+    return GatewayState(**there, external_addresses=_external_addresses(item, facts.observation))
+
+
+def _external_addresses(item: Gateway, observation: Observation) -> tuple[str, ...]:
+    """The fixed addresses where set, else the external interface's global ones; bare."""
+    found = []
+    there = [cidr.split("/")[0] for cidr in observation.world.snapshot.addresses.get(item.external or "", ())]
+    for fixed, version in ((item.snat4, 4), (item.snat6, 6)):
+        if fixed is not None:
+            found.append(fixed)
+        else:
+            found += [address for address in there if ipaddress.ip_address(address).version == version]
+    return tuple(found)
+
+
+def _forward(item: Forward, facts: _Facts) -> ForwardState:
+    gateway = facts.observation.context.gateways[item.gateway] if item.gateway else None
+    external = gateway.external if gateway else item.external
+    return ForwardState(**{**as_there(item, facts.found), "external": external})
+
+
+def _forwarding(item: Forwarding, facts: _Facts) -> ForwardingState:
+    return ForwardingState(enabled=not facts.has(item, "enabled"))
+
+
+def _dhcp(item: DhcpServer, facts: _Facts) -> DhcpState:
+    return replace(facts.observation.dhcp(item), reached=not facts.has(item, "reached"))
+
+
+_STATES: Mapping[type[Any], Callable[..., ObjectState | None]] = {
+    Link: _link,
+    Glob: _glob,
+    Guest: _guest,
+    Gateway: _gateway,
+    Forward: _forward,
+    Forwarding: _forwarding,
+    DhcpServer: _dhcp,
+}
