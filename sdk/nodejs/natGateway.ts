@@ -103,7 +103,7 @@ export interface NatGatewayArgs {
      */
     dmzExceptPorts?: pulumi.Input<pulumi.Input<number>[] | undefined>;
     /**
-     * The guest that receives all incoming IPv4 traffic, of any protocol, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
+     * The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
      */
     dmzHost?: pulumi.Input<string | undefined>;
     /**

@@ -115,8 +115,8 @@ class NatGatewayInputs(Declared):
     )
     dmz_host: str | None = prop(
         Ip(IPV4),
-        "The guest that receives all incoming IPv4 traffic, of any protocol, that no port forward takes. TCP to "
-        "`dmzExceptPorts` stays with the host.",
+        "The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP "
+        "to `dmzExceptPorts` stays with the host.",
         default_doc="none",
         effect="It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.",
         field="dmz4",

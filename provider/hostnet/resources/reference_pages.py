@@ -31,7 +31,8 @@ def filled(text: str, *, item: bool = False) -> str:
 
 def property_text(about: Property) -> str:
     """One input: its type, unit and default, what it is, what it does to the host."""
-    facts = [about.type.label]
+    label = about.type.label
+    facts = [f"[{label}](provider.md#connection)" if about.type.record is CONNECTION else label]
     if about.unit:
         facts.append(about.unit)
     if about.required:

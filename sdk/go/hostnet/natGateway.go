@@ -69,7 +69,7 @@ type natGatewayArgs struct {
 	Connection *Connection `pulumi:"connection"`
 	// TCP ports that stay with the host although there is a `dmzHost`. With an empty list, none does. Default: [22]. On the host: Each port is an element of a set that is looked up before the DMZ host.
 	DmzExceptPorts []int `pulumi:"dmzExceptPorts"`
-	// The guest that receives all incoming IPv4 traffic, of any protocol, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
+	// The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
 	DmzHost *string `pulumi:"dmzHost"`
 	// The same as `dmzHost`, for IPv6. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
 	DmzHostIpv6 *string `pulumi:"dmzHostIpv6"`
@@ -105,7 +105,7 @@ type NatGatewayArgs struct {
 	Connection ConnectionPtrInput
 	// TCP ports that stay with the host although there is a `dmzHost`. With an empty list, none does. Default: [22]. On the host: Each port is an element of a set that is looked up before the DMZ host.
 	DmzExceptPorts pulumi.IntArrayInput
-	// The guest that receives all incoming IPv4 traffic, of any protocol, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
+	// The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
 	DmzHost pulumi.StringPtrInput
 	// The same as `dmzHost`, for IPv6. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
 	DmzHostIpv6 pulumi.StringPtrInput

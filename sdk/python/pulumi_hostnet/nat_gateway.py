@@ -42,7 +42,7 @@ class NatGatewayArgs:
 
         :param pulumi.Input['ConnectionArgs'] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.int]]] dmz_except_ports: TCP ports that stay with the host although there is a `dmzHost`. With an empty list, none does. Default: [22]. On the host: Each port is an element of a set that is looked up before the DMZ host.
-        :param pulumi.Input[_builtins.str] dmz_host: The guest that receives all incoming IPv4 traffic, of any protocol, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
+        :param pulumi.Input[_builtins.str] dmz_host: The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
         :param pulumi.Input[_builtins.str] dmz_host_ipv6: The same as `dmzHost`, for IPv6. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
         :param pulumi.Input[_builtins.bool] enable_ipv6: Translates IPv6 as well (NAT66). Not together with `routeIpv6`. Default: false. On the host: IPv6 forwarding is switched on. An uplink still accepts router advertisements (accept_ra=2).
         :param pulumi.Input[_builtins.str] external_interface: The interface that leads to the outside. Default: the interface of the default route, looked up at each update. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
@@ -118,7 +118,7 @@ class NatGatewayArgs:
     @pulumi.getter(name="dmzHost")
     def dmz_host(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The guest that receives all incoming IPv4 traffic, of any protocol, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
+        The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
         """
         return pulumi.get(self, "dmz_host")
 
@@ -330,7 +330,7 @@ class NatGateway(pulumi.CustomResource):
         :param pulumi.ResourceOptions opts: Options for the resource.
         :param pulumi.Input[Union['ConnectionArgs', 'ConnectionArgsDict']] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.int]]] dmz_except_ports: TCP ports that stay with the host although there is a `dmzHost`. With an empty list, none does. Default: [22]. On the host: Each port is an element of a set that is looked up before the DMZ host.
-        :param pulumi.Input[_builtins.str] dmz_host: The guest that receives all incoming IPv4 traffic, of any protocol, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
+        :param pulumi.Input[_builtins.str] dmz_host: The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
         :param pulumi.Input[_builtins.str] dmz_host_ipv6: The same as `dmzHost`, for IPv6. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
         :param pulumi.Input[_builtins.bool] enable_ipv6: Translates IPv6 as well (NAT66). Not together with `routeIpv6`. Default: false. On the host: IPv6 forwarding is switched on. An uplink still accepts router advertisements (accept_ra=2).
         :param pulumi.Input[_builtins.str] external_interface: The interface that leads to the outside. Default: the interface of the default route, looked up at each update. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
