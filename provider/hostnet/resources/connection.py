@@ -6,7 +6,7 @@ No failure here quotes a value: a password in the wrong property would be printe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from hostnet.hosts.connection import Settings
 from hostnet.resources.schema.kind import UNKNOWN, Checked, Difference, Inputs, Value
@@ -25,6 +25,8 @@ from hostnet.resources.schema.types import (
     Text,
 )
 
+T = TypeVar("T", bound=Declared)
+
 DELETE_UNREACHABLE_ENV = "HOSTNET_DELETE_UNREACHABLE"
 _NEED_HOST = (
     "port", "user", "password", "privateKey", "privateKeyPassword", "agentSocketPath", "hostKey",
@@ -34,8 +36,8 @@ _NEED_HOST = (
 ELSEWHERE = frozenset({"connection", "connection.host", "connection.netns"})
 
 
-class _ConnectionType(Record[Any]):
-    """A connection: its values are never quoted."""
+class _QuietRecord(Record[T]):
+    """A record whose values no failure quotes."""
 
     def check(self, value: Value, path: str, report: Report) -> Value:
         """Check without quoting a value in any failure."""
@@ -125,7 +127,7 @@ def _connection_rules(judged: dict[str, Value], path: str, report: Report) -> No
         report.fail(join(path, "host"), f"is required with {names}: without a host, hostnet would change this machine")
 
 
-CONNECTION: Record[ConnectionInputs] = _ConnectionType(
+CONNECTION: Record[ConnectionInputs] = _QuietRecord(
     ConnectionInputs, "hostnet:index:Connection", rules=_connection_rules
 )
 
@@ -182,16 +184,7 @@ class ProviderInputs(Declared):
     )
 
 
-class _ProviderType(Record[ProviderInputs]):
-    """The provider's configuration: its values are never quoted."""
-
-    def check(self, value: Value, path: str, report: Report) -> Value:
-        """Check without quoting a value in any failure."""
-        with report:
-            return super().check(value, path, report)
-
-
-PROVIDER: Record[ProviderInputs] = _ProviderType(ProviderInputs)
+PROVIDER: Record[ProviderInputs] = _QuietRecord(ProviderInputs)
 _ENGINE_KEYS = frozenset({"version", "pluginDownloadURL", "__internal"})  # the engine's own, beside ours
 
 
