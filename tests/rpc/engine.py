@@ -15,7 +15,7 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 from hostnet.fakes import FakeHost, FakePool
 from hostnet.rpc import server as plugin
-from hostnet.rpc.codec import Decoded, decode, encode
+from hostnet.rpc.codec import decode, encode
 from hostnet.rpc.failures import DETAILS_KEY
 from hostnet.rpc.protos import engine_pb2, engine_pb2_grpc, load, provider_pb2, provider_pb2_grpc
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.struct_pb2 import Struct
     from hostnet.hosts.connection import Settings
-    from hostnet.rpc.codec import Path
+    from hostnet.lifecycle.paths import Path
+    from hostnet.lifecycle.secrets import Given
 
 SECONDS = 30  # no test takes this long: it is how long a broken one hangs
 
@@ -169,7 +170,7 @@ class Resource:
         inputs: Struct = response.inputs
         return inputs
 
-    def preview(self, **given: Any) -> Decoded:
+    def preview(self, **given: Any) -> Given:
         """A preview's outputs."""
         inputs = self.checked(**given)
         if self.id:

@@ -94,9 +94,11 @@ def test_a_bug_says_where(engine: Engine) -> None:
 
 
 def test_check_failures_have_paths(engine: Engine) -> None:
-    """All that is wrong comes at once, each with its path."""
-    failures = bridge(engine, addresses=["10.0.0.0/33"], mtu="big").check().failures
-    assert {failure.property for failure in failures} == {"addresses[0]", "mtu"}
+    """All that is wrong comes at once: the top-level property, whose value the engine prints, and the whole path."""
+    server = {"staticLeases": [{"macAddress": "x", "address": "10.0.0.9"}]}
+    failures = bridge(engine, addresses=["10.0.0.0/33"], mtu="big", dhcpServer=server).check().failures
+    found = {failure.property: failure.reason.split(": ")[0] for failure in failures}
+    assert found == {"addresses": "addresses[0]", "mtu": "mtu", "dhcpServer": "dhcpServer.staticLeases[0].macAddress"}
 
 
 def test_no_secret_in_check_failures(engine: Engine) -> None:
@@ -108,6 +110,14 @@ def test_no_secret_in_check_failures(engine: Engine) -> None:
     assert all(failure.property == "" for failure in failures)
     assert any("connection.port" in failure.reason for failure in failures)
     assert all(PASSWORD not in failure.reason and "AAAAB3" not in failure.reason for failure in failures)
+
+
+def test_a_property_that_is_not_declared_may_hold_a_secret(engine: Engine) -> None:
+    """A misspelled `connection` is a failure of no property: the engine prints none of its values."""
+    (failure,) = bridge(engine, conection=REMOTE).check().failures
+    assert failure.property == ""
+    assert failure.reason.startswith("conection: unknown property")
+    assert PASSWORD not in failure.reason
 
 
 @pytest.mark.parametrize("secret", [PASSWORD, KEY, "AAAAB3NzaC1yc2EAAAADAQAB"])

@@ -6,24 +6,12 @@ from typing import Any
 
 import pytest
 from google.protobuf.struct_pb2 import Struct
+from hostnet.lifecycle.paths import Path
 from hostnet.lifecycle.redaction import HIDDEN, Redactor
+from hostnet.lifecycle.secrets import SECRET, SIGNATURE, Given, input_secrets, output_secrets
 from hostnet.resources.schema.kind import UNKNOWN, Value
-from hostnet.rpc.codec import (
-    ASSET,
-    BYTES,
-    OUTPUT,
-    RESOURCE,
-    SECRET,
-    SIGNATURE,
-    UNKNOWNS,
-    Decoded,
-    Path,
-    decode,
-    encode,
-    has_unknown,
-    input_secrets,
-    output_secrets,
-)
+from hostnet.resources.schema.model import has_unknown
+from hostnet.rpc.codec import ASSET, BYTES, OUTPUT, RESOURCE, UNKNOWNS, decode, encode
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -88,7 +76,7 @@ def test_nothing_unknown_outside_previews(values: dict[str, Any]) -> None:
 def test_a_secret_stays_secret(case: tuple[dict[str, Any], set[Path]]) -> None:
     """Whatever is made of inputs with a secret, the secret's text is nowhere open."""
     values, marks = case
-    given_inputs = Decoded(values, marks)
+    given_inputs = Given(values, marks)
     derived = {f"derived-{name}": [value] for name, value in values.items()}
     outputs = values | derived
     found = decode(encode(outputs, output_secrets(outputs, given_inputs), unknowns=True))

@@ -13,7 +13,7 @@ from hostnet.hosts.connection import Connection, Settings
 from hostnet.hosts.login import DialError, Jumps
 from hostnet.hosts.pool import Pool
 from hostnet.lifecycle.host_access import PREVIEW_SECONDS, HostAccess
-from hostnet.rpc.log import EngineLog
+from hostnet.lifecycle.log import EngineLog, Line
 
 from tests.ssh.fleet import STATE_DIR, Fleet
 from tests.ssh.world import PATIENCE, SERVER, World, bridge, watch
@@ -55,23 +55,28 @@ def test_one_log_in_on_the_jump_host(fleet: Fleet) -> None:
     assert [server.log_ins() for server in servers] == [2] * HOSTS
 
 
-class Warnings(EngineLog):
-    """An engine's log that keeps what it is warned of."""
+class Kept:
+    """Delivers lines for the engine's log to a list."""
+
+    possible = True
 
     def __init__(self) -> None:
-        super().__init__(None, str)
-        self.said: list[str] = []
+        self.lines: list[Line] = []
 
-    def warn(self, urn: str, text: str) -> None:
-        """See `EngineLog`."""
-        self.said.append(f"{urn}: {text}")
+    async def send(self, line: Line) -> None:
+        """See `Delivery`."""
+        self.lines.append(line)
+
+    async def close(self) -> None:
+        """See `Delivery`."""
 
 
 def test_a_preview_looks_at_a_host_that_is_far_away(up: World) -> None:
     """To log in there takes longer than a preview waits for a sign of life."""
-    log = Warnings()
+    kept = Kept()
 
     async def previewing() -> None:
+        log = EngineLog(kept, str)
         reach = HostAccess(log, Pool)
         await reach.configure(None, up.settings)
         way = {"host": SERVER, "privateKey": up.key.read_text(), "hostKey": up.server.host_key}
@@ -79,10 +84,11 @@ def test_a_preview_looks_at_a_host_that_is_far_away(up: World) -> None:
         await reach.try_out("it", {"connection": way}, bridge("br0", dry=True))
         assert time.monotonic() - start > PREVIEW_SECONDS
         await reach.close()
+        await log.close()
 
     with up.wire(delay=200):
         up.run(previewing)
-    assert log.said == []
+    assert [line for line in kept.lines if line.severity == "warning"] == []
     assert up.server.log_ins() == 1
 
 

@@ -14,9 +14,10 @@ import asyncssh
 import pulumi
 import pytest
 from hostnet.hosts.connection import Connection
+from hostnet.lifecycle.secrets import Given
 from hostnet.resources import KINDS
 from hostnet.resources.schema.kind import UNKNOWN, Autoname
-from hostnet.rpc.codec import Decoded, decode
+from hostnet.rpc.codec import decode
 from hostnet.wire.urn import Urn
 from pulumi.runtime import MockCallArgs, MockResourceArgs, Mocks
 from pulumi.runtime.mocks import MockMonitor
@@ -72,7 +73,7 @@ class Engine(MockMonitor):
         self.registered[f"{request.type.rsplit(':', 1)[-1]} {request.name}"] = request
         return super().RegisterResource(request)  # type: ignore[no-untyped-call]
 
-    def inputs(self, resource: str) -> Decoded:
+    def inputs(self, resource: str) -> Given:
         """The inputs of a resource ("Server vmhost"), unknown and secret ones marked."""
         return decode(self.registered[resource].object)
 

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import pulumi
 from pulumi.dynamic import Resource
 
-from hostnet.dynamic.provider import INPUTS, SECRET, URN, HostnetProvider
+from hostnet.dynamic.known import INPUTS, SECRET, URN
+from hostnet.dynamic.provider import HostnetProvider
+from hostnet.lifecycle.secrets import CREDENTIAL_ATTRIBUTES, CREDENTIALS
 from hostnet.resources.bridge import BRIDGE
-from hostnet.resources.connection import CONNECTION
 from hostnet.resources.nat_gateway import NAT_GATEWAY
 from hostnet.resources.port_forward import PORT_FORWARD
 from hostnet.resources.schema.model import Record, camel
@@ -34,9 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Bridge", "NatGateway", "PortForward", "TapBinding"]
 
-_CREDENTIALS = {
-    name for about in CONNECTION.properties.values() if about.secret for name in (about.name, about.attribute)
-}
+_CREDENTIALS = CREDENTIALS | CREDENTIAL_ATTRIBUTES
 
 
 class _Managed(Resource):

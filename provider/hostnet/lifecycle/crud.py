@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hostnet.rpc.codec import has_unknown
+from hostnet.resources.schema.model import has_unknown
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.urn import Urn
 
 if TYPE_CHECKING:
     from hostnet.lifecycle.host_access import HostAccess
+    from hostnet.lifecycle.log import EngineLog
     from hostnet.resources.schema.kind import Inputs, Kind, Outputs
-    from hostnet.rpc.log import EngineLog
     from hostnet.wire.requests import Change, Host
 
 

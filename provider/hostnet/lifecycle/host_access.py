@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from hostnet.hosts.connection import Connection, Settings
-from hostnet.rpc.codec import has_unknown
+from hostnet.resources.schema.model import has_unknown
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.requests import idle_clock
 
 if TYPE_CHECKING:
-    from hostnet.rpc.log import EngineLog
+    from hostnet.lifecycle.log import EngineLog
     from hostnet.wire.requests import Change, Facts, Host, Query, View
 
 T = TypeVar("T")

@@ -1,8 +1,7 @@
 """Protobuf Structs as Python values and back: unknowns, secrets, output values, resource references, byte strings.
 
-Secrets are plain values for the rest of hostnet. `Decoded` remembers where they were, and `output_secrets` and
-`input_secrets` say where they are in what goes back. The recursion is our own: `json_format` would need a second walk
-for all of that (10,000 inline forwards: 76 ms to decode here, 87 ms there before that walk).
+The recursion is our own: protobuf's `json_format` would need a second walk for secrets and unknowns (10,000 inline
+forwards: 76 ms to decode here, 87 ms there before that walk).
 """
 
 from __future__ import annotations
@@ -10,19 +9,17 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.struct_pb2 import Value as ProtoValue
 
+from hostnet.lifecycle.paths import Path, path_text
+from hostnet.lifecycle.secrets import SECRET, SIGNATURE, Given
 from hostnet.resources.schema.kind import UNKNOWN, Value
+from hostnet.wire.errors import Code, HostnetError
 
-Path = tuple[str | int, ...]
-
-# Signatures of the engine's sdk/go/common/resource/sig: a Struct with this key is a typed value.
-SIGNATURE = "4dabf18193072939515e22adb298388d"
-SECRET = "1b47061264138c4ac30d75fd1eb44270"  # noqa: S105 - a signature
+# Signatures of the engine's sdk/go/common/resource/sig: a Struct with the signature key is a typed value.
 RESOURCE = "5cf8f73096256a8f31e491e813e4eb8e"
 OUTPUT = "d0e6a833031e9bbcd3f4e8bde6ca49a4"
 BYTES = "803fd3297a5875dc03ca845dda5d2a98"
@@ -46,106 +43,48 @@ UNKNOWNS = frozenset(
 # A float beyond this is not exact as an integer.
 _EXACT = 2**53
 
-# Credentials of a Connection: secret also where the program does not say so.
-_CREDENTIALS = frozenset({"password", "privateKey", "privateKeyPassword"})
 
-# Outputs that only the host's kernel makes: nothing of a secret input is in them.
-_KERNEL_OUTPUTS = frozenset({"ifindex", "members", "forwarding"})
+class MalformedError(HostnetError):
+    """A value that no property of ours can be.
 
-
-class MalformedError(ValueError):
-    """A value that no property of ours can be."""
+    Args:
+        path: Where it is.
+        reason: What is wrong with it.
+    """
 
     def __init__(self, path: Path, reason: str) -> None:
-        """Say where it is, what it is and what would be right."""
-        super().__init__(f"{path_text(path)}: {reason}")
-        self.path, self.reason = path, reason
+        super().__init__(Code.INVALID, path_text(path), reason)
 
 
-@dataclass
-class Decoded:
-    """A Struct's values, where its secrets were, and their texts (for `Redactor`)."""
-
-    values: dict[str, Value] = field(default_factory=dict)
-    secrets: set[Path] = field(default_factory=set)
-    texts: set[str] = field(default_factory=set)
-
-
-def decode(struct: Struct) -> Decoded:
+def decode(struct: Struct) -> Given:
     """The values of a Struct. A null property is an absent one; a whole number is an int.
 
-    :raises MalformedError: for assets, archives and signatures that this version does not know.
+    Raises:
+        MalformedError: An asset, an archive, or a signature that this version does not know.
     """
-    decoded = Decoded()
-    decoded.values = _Decoder(decoded).mapping(struct, ())
-    _remember_credentials(decoded.values.get("connection"), decoded, ("connection",))
-    return decoded
+    given = Given()
+    given.values = _Decoder(given).mapping(struct, ())
+    given.mark_credentials()
+    return given
 
 
 def encode(values: Mapping[str, Value], secrets: Iterable[Path] = (), *, unknowns: bool = False) -> Struct:
     """A Struct of these values.
 
-    :param secrets: the paths to mark as secret.
-    :param unknowns: write `UNKNOWN` as the engine's sentinel (a preview); else what is unknown is left out.
+    Args:
+        values: By property.
+        secrets: The paths to mark as secret.
+        unknowns: Write `UNKNOWN` as the engine's sentinel (a preview); else what is unknown is left out.
     """
     struct = Struct()
     _Encoder(_tree(secrets), unknowns=unknowns).mapping(struct, values, _tree(secrets))
     return struct
 
 
-def has_unknown(value: Value) -> bool:
-    """Whether `UNKNOWN` is anywhere in it."""
-    if value is UNKNOWN:
-        return True
-    if isinstance(value, Mapping):
-        return any(has_unknown(item) for item in value.values())
-    if isinstance(value, list | tuple):
-        return any(has_unknown(item) for item in value)
-    return False
-
-
-def path_text(path: Path) -> str:
-    """A path as messages show it: `dhcpServer.staticLeases[0].address`."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    return text.removeprefix(".")
-
-
-def input_secrets(values: Mapping[str, Value], given: Decoded) -> set[Path]:
-    """Where secrets are in inputs that go back (from Check or Read).
-
-    At the path where they came from while the same value is there, else the whole property.
-    """
-    marks: set[Path] = set()
-    for path in given.secrets:
-        if path[0] in values:
-            marks.add(path if _same(values, given.values, path) else path[:1])
-    return marks
-
-
-def output_secrets(outputs: Mapping[str, Value], given: Decoded) -> set[Path]:
-    """Where secrets are in outputs that come from these inputs.
-
-    A property with a secret in it stays so: at the path while it is a copy of the input, else as a whole. Once an
-    input is secret, an output is open only where it is a copy of an open input or the kernel's own.
-    """
-    secrets = [path for path in given.secrets if path[0] != "connection"]
-    if not secrets:
-        return set()
-    marks: set[Path] = set()
-    for name, value in outputs.items():
-        copied = name in given.values and given.values[name] == value
-        below = [path for path in secrets if path[0] == name]
-        if copied:
-            marks.update(below)
-        elif below or name not in _KERNEL_OUTPUTS:
-            marks.add((name,))
-    return marks
-
-
 class _Decoder:
     """One walk through a Struct."""
 
-    def __init__(self, into: Decoded) -> None:
+    def __init__(self, into: Given) -> None:
         self.into = into
 
     def mapping(self, struct: Struct, path: Path) -> dict[str, Value]:
@@ -190,9 +129,8 @@ class _Decoder:
         raise MalformedError(path, "a typed value that this version of hostnet does not know")
 
     def secret(self, struct: Struct, path: Path) -> Value:
-        self.into.secrets.add(path)
         value = self.value(struct.fields["value"], path) if "value" in struct.fields else UNKNOWN
-        _remember(value, self.into.texts)
+        self.into.mark(path, value)
         return value
 
     def reference(self, struct: Struct, path: Path) -> Value:
@@ -264,16 +202,6 @@ def _tree(paths: Iterable[Path]) -> _Tree:
     return root
 
 
-def _same(one: Value, other: Value, path: Path) -> bool:
-    """Whether both hold the same value at a path."""
-    for part in path:
-        try:
-            one, other = one[part], other[part]
-        except (KeyError, IndexError, TypeError):
-            return False
-    return bool(one == other)
-
-
 def _number(value: float) -> int | float:
     return int(value) if value.is_integer() and abs(value) <= _EXACT else value
 
@@ -294,28 +222,3 @@ def _write_text(into: ProtoValue, text: str) -> None:
         raw = text.encode(errors="surrogateescape")
         into.struct_value.fields[SIGNATURE].string_value = BYTES
         into.struct_value.fields["value"].string_value = base64.b64encode(raw).decode()
-
-
-def _remember(value: Value, texts: set[str]) -> None:
-    """Every text in a secret value."""
-    if isinstance(value, Mapping):
-        for item in value.values():
-            _remember(item, texts)
-    elif isinstance(value, list):
-        for item in value:
-            _remember(item, texts)
-    elif isinstance(value, str | int | float) and not isinstance(value, bool):
-        texts.add(str(value))
-
-
-def _remember_credentials(connection: Value, into: Decoded, path: Path) -> None:
-    """The credentials of a connection and of its proxy are secrets, marked or not.
-
-    Python's generated SDK marks top-level properties alone.
-    """
-    while isinstance(connection, Mapping):
-        for name in _CREDENTIALS & connection.keys():
-            if connection[name] is not None:
-                into.secrets.add((*path, name))
-                _remember(connection[name], into.texts)
-        connection, path = connection.get("proxy"), (*path, "proxy")

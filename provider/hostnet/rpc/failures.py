@@ -7,13 +7,11 @@ here, and what is left is a bug and says so.
 
 from __future__ import annotations
 
-import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpc import StatusCode
 
-from hostnet.rpc.codec import MalformedError
+from hostnet.lifecycle.messages import error_text, shorten
 from hostnet.rpc.protos import load, provider_pb2
 from hostnet.wire.errors import Code, HostnetError
 
@@ -38,20 +36,14 @@ STATUS_OF = {
     Code.CANCELLED: StatusCode.CANCELLED,
 }
 
-# An HTTP/2 header that carries a message has its limits (16 KB in some clients).
-_LONGEST = 4000
-
 DETAILS_KEY = "grpc-status-details-bin"
 _TYPE_URL = "type.googleapis.com/"
 
 
 def status_of(error: BaseException) -> tuple[StatusCode, str]:
     """The gRPC code and the message for a person."""
-    if isinstance(error, HostnetError):
-        return STATUS_OF[error.code], _short(str(error))
-    if isinstance(error, MalformedError):
-        return StatusCode.INVALID_ARGUMENT, _short(str(error))
-    return StatusCode.INTERNAL, f"a bug in hostnet: {type(error).__name__} {_where(error)}; please report it"
+    code = STATUS_OF[error.code] if isinstance(error, HostnetError) else StatusCode.INTERNAL
+    return code, error_text(error)
 
 
 def init_failed(identifier: str, properties: Struct, inputs: Struct, reasons: list[str]) -> bytes:
@@ -60,25 +52,11 @@ def init_failed(identifier: str, properties: Struct, inputs: Struct, reasons: li
     The next `pulumi up` then calls Update for it, also without a difference.
     """
     detail = provider_pb2.ErrorResourceInitFailed(
-        id=identifier, properties=properties, inputs=inputs, reasons=[_short(reason) for reason in reasons]
+        id=identifier, properties=properties, inputs=inputs, reasons=[shorten(reason) for reason in reasons]
     )
-    status = load("status_pb2").Status(code=STATUS_OF[Code.PARTIAL].value[0], message=_short("; ".join(reasons)))
+    status = load("status_pb2").Status(code=STATUS_OF[Code.PARTIAL].value[0], message=shorten("; ".join(reasons)))
     entry = status.details.add()
     entry.type_url = _TYPE_URL + detail.DESCRIPTOR.full_name
     entry.value = detail.SerializeToString()
     serialized: bytes = status.SerializeToString()
     return serialized
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
-
-
-def _where(error: BaseException) -> str:
-    """The innermost place in hostnet's own code. The exception's text stays out: it may quote anything."""
-    package = Path(__file__).parent.parent
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        file = Path(frame.filename)
-        if package in file.parents:
-            return f"at {file.relative_to(package.parent)}:{frame.lineno}"
-    return "outside hostnet's code"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hostnet.resources import KINDS
-from hostnet.resources.functions import FUNCTIONS
+from hostnet.resources.functions import FUNCTIONS, Function
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.urn import Urn
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hostnet.lifecycle.host_access import HostAccess
-    from hostnet.resources.schema.kind import Failure
     from hostnet.rpc.protos import provider_pb2
 
 # Who lists without saying how much gets pages of this size.
@@ -22,26 +21,30 @@ _PAGE = 1000
 Entry = tuple[str, str]  # id and name
 
 
-async def call(
-    access: HostAccess, token: str, arguments: Mapping[str, Any]
-) -> tuple[tuple[Failure, ...], dict[str, Any]]:
-    """What is wrong with a function's arguments, or else its result.
+def function(token: str) -> Function:
+    """The function with this token.
 
-    :raises HostnetError: where there is no such function, or the host can't answer it.
+    Raises:
+        HostnetError: There is none.
     """
-    function = FUNCTIONS.get(token)
-    if function is None:
+    if token not in FUNCTIONS:
         known = ", ".join(FUNCTIONS)
         raise HostnetError(Code.INVALID, f"find the function {token}", "", f"There are {known}")
-    failures = function.check(arguments)
-    if failures:
-        return failures, {}
+    return FUNCTIONS[token]
+
+
+async def call(access: HostAccess, function: Function, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of a function whose arguments have been checked; empty while one is unknown (a preview).
+
+    Raises:
+        HostnetError: The host can't answer it.
+    """
     question = function.arguments(arguments)
     if question is None:
-        return (), {}
+        return {}
     host = await access.host("", arguments)
     facts = await access.facts("", host, function.facts, question)
-    return (), function.result(facts.data)
+    return function.result(facts.data)
 
 
 async def held(

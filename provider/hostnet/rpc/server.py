@@ -58,13 +58,11 @@ async def start(server: aio.Server, engine: str | None = None, make_pool: MakePo
     """
     # Imported only now: the port's line was due before all this is loaded.
     from hostnet.lifecycle.redaction import Redactor  # noqa: PLC0415
-    from hostnet.rpc.log import EngineLog  # noqa: PLC0415
+    from hostnet.rpc.log import GrpcDelivery  # noqa: PLC0415
     from hostnet.rpc.protos import provider_pb2_grpc  # noqa: PLC0415
     from hostnet.rpc.servicer import Servicer  # noqa: PLC0415
 
-    scrub = Redactor()
-    log = EngineLog(engine, scrub)
-    servicer = Servicer(log, scrub, make_pool or _real_pool)
+    servicer = Servicer(GrpcDelivery(engine), Redactor(), make_pool or _real_pool)
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(servicer, server)
     await server.start()
     return servicer

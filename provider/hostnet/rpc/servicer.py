@@ -14,26 +14,29 @@ from grpc import StatusCode
 import hostnet
 from hostnet.lifecycle.crud import Operations, PartialError, State, Subject
 from hostnet.lifecycle.host_access import HostAccess, MakePool
+from hostnet.lifecycle.log import EngineLog
+from hostnet.lifecycle.messages import check_failures
+from hostnet.lifecycle.secrets import Given, input_secrets, output_secrets
 from hostnet.resources import KINDS
-from hostnet.resources.connection import check_config, decode_config, diff_config, parse_config
-from hostnet.resources.schema.kind import Autoname, Checked, Difference
-from hostnet.rpc import responses as answers
-from hostnet.rpc.codec import Decoded, MalformedError, decode, encode, input_secrets, output_secrets
+from hostnet.resources.connection import PROVIDER, check_config, decode_config, diff_config, parse_config
+from hostnet.resources.schema.kind import Autoname, Checked, Difference, Failure
+from hostnet.rpc import responses
+from hostnet.rpc.codec import MalformedError, decode, encode
 from hostnet.rpc.failures import DETAILS_KEY, STATUS_OF, init_failed, status_of
-from hostnet.rpc.functions import call, held
+from hostnet.rpc.functions import call, function, held
+from hostnet.rpc.log import GrpcDelivery
 from hostnet.rpc.protos import plugin_pb2, provider_pb2, provider_pb2_grpc
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.urn import Urn
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 
     from google.protobuf.struct_pb2 import Struct
     from grpc.aio import ServicerContext
 
     from hostnet.lifecycle.redaction import Redactor
     from hostnet.resources.schema.kind import Kind
-    from hostnet.rpc.log import EngineLog
 
     Context = ServicerContext[Any, Any]
     AboutResource = (
@@ -73,24 +76,24 @@ def rpc(
 
 
 class Servicer(provider_pb2_grpc.ResourceProviderServicer):
-    """The provider `hostnet`."""
+    """The provider `hostnet`.
 
-    def __init__(self, log: EngineLog, redact: Redactor, make_pool: MakePool) -> None:
-        """Wait for the engine.
+    Args:
+        delivery: The way to the engine's log.
+        redact: Knows this process's secrets.
+        make_pool: How to get the hosts' sessions once the settings are known.
+    """
 
-        :param log: the engine's log.
-        :param scrub: what knows this process's secrets; the log's own.
-        :param make_pool: how to get the hosts' sessions once the settings are known.
-        """
-        self.log = log
+    def __init__(self, delivery: GrpcDelivery, redact: Redactor, make_pool: MakePool) -> None:
+        self._delivery, self.log = delivery, EngineLog(delivery, redact)
         self._redact = redact
-        self.access = HostAccess(log, make_pool)
-        self._do = Operations(self.access, log)
+        self.access = HostAccess(self.log, make_pool)
+        self._do = Operations(self.access, self.log)
 
     @rpc
     async def Handshake(self, request: provider_pb2.ProviderHandshakeRequest) -> provider_pb2.ProviderHandshakeResponse:
         """Learn the engine's address; say what this provider can take."""
-        self.log.connect(request.engine_address)
+        self._delivery.connect(request.engine_address)
         return provider_pb2.ProviderHandshakeResponse(
             accept_secrets=True,
             accept_resources=True,
@@ -102,7 +105,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
     @rpc
     async def Attach(self, request: plugin_pb2.PluginAttach) -> Empty:
         """Learn the address of an engine that did not start us (PULUMI_DEBUG_PROVIDERS)."""
-        self.log.connect(request.address)
+        self._delivery.connect(request.address)
         return Empty()
 
     @rpc
@@ -113,7 +116,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
     @rpc
     async def GetSchema(self, _: provider_pb2.GetSchemaRequest) -> provider_pb2.GetSchemaResponse:
         """The package's schema, as in schema.json."""
-        return provider_pb2.GetSchemaResponse(schema=answers.schema_text())
+        return provider_pb2.GetSchemaResponse(schema=responses.schema_text())
 
     @rpc
     async def CheckConfig(self, request: provider_pb2.CheckRequest) -> provider_pb2.CheckResponse:
@@ -122,7 +125,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         self._redact.learn(_credentials(news))
         checked = check_config(news.values)
         return provider_pb2.CheckResponse(
-            inputs=request.news, failures=answers.failures(checked.failures, news, self._redact)
+            inputs=request.news, failures=self._failures(checked.failures, news, PROVIDER.properties)
         )
 
     @rpc
@@ -130,7 +133,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         """Whether a change of the configuration means other hosts, and so other resources."""
         old = self._decode(request.old_inputs if request.HasField("old_inputs") else request.olds)
         difference = diff_config(old.values, self._decode(request.news).values)
-        return answers.difference(difference, request.ignoreChanges)
+        return responses.difference(difference, request.ignoreChanges)
 
     @rpc
     async def Configure(self, request: provider_pb2.ConfigureRequest) -> provider_pb2.ConfigureResponse:
@@ -153,11 +156,11 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         try:
             news, olds = self._decode(request.news), self._decode(request.olds)
         except MalformedError as error:
-            return provider_pb2.CheckResponse(inputs=request.news, failures=[answers.malformed(error)])
+            return provider_pb2.CheckResponse(inputs=request.news, failures=[responses.malformed(error)])
         kind = _kind(request)
         checked: Checked = kind.check(news.values, olds.values or None, _autoname(request))
         if checked.failures:
-            failures = answers.failures(checked.failures, news, self._redact)
+            failures = self._failures(checked.failures, news, kind.properties)
             return provider_pb2.CheckResponse(inputs=request.news, failures=failures)
         marks = input_secrets(checked.inputs, news)
         return provider_pb2.CheckResponse(inputs=encode(checked.inputs, marks, unknowns=True))
@@ -169,7 +172,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         # The provider's own connection counts as said: to name the host that a resource has anyway is no change.
         olds, news = self.access.filled(old.inputs), self.access.filled(self._decode(request.news).values)
         difference: Difference = _kind(request).diff(olds, old.outputs, news)
-        return answers.difference(difference, request.ignoreChanges)
+        return responses.difference(difference, request.ignoreChanges)
 
     @rpc
     async def Create(self, request: provider_pb2.CreateRequest) -> provider_pb2.CreateResponse:
@@ -217,10 +220,11 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
     async def Invoke(self, request: provider_pb2.InvokeRequest) -> provider_pb2.InvokeResponse:
         """Answer a function."""
         arguments = self._decode(request.args)
-        failures, result = await call(self.access, request.tok, arguments.values)
+        asked = function(request.tok)
+        failures = self._failures(asked.check(arguments.values), arguments, asked.inputs.properties)
         if failures:
-            found = answers.failures(failures, arguments, self._redact)
-            return provider_pb2.InvokeResponse(failures=found)
+            return provider_pb2.InvokeResponse(failures=failures)
+        result = await call(self.access, asked, arguments.values)
         marks = output_secrets(result, arguments)
         response = provider_pb2.InvokeResponse()
         getattr(response, "return").CopyFrom(encode(result, marks))
@@ -278,7 +282,13 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
             sys.stderr.write(self._redact("".join(traceback.format_exception(error))))
         await context.abort(code, self._redact(text))
 
-    def _decode(self, struct: Struct) -> Decoded:
+    def _failures(
+        self, found: Iterable[Failure], given: Given, declared: Collection[str]
+    ) -> list[provider_pb2.CheckFailure]:
+        shown = check_failures(found, given, declared, self._redact)
+        return [provider_pb2.CheckFailure(property=each.property, reason=each.reason) for each in shown]
+
+    def _decode(self, struct: Struct) -> Given:
         decoded = decode(struct)
         self._redact.learn(decoded.texts)
         return decoded
@@ -289,11 +299,11 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         partial = values.pop(_PARTIAL, False)
         return State(identifier, self._decode(inputs).values, values, partial=bool(partial))
 
-    async def _preview(self, subject: Subject, inputs: Decoded, old: State | None) -> Struct:
+    async def _preview(self, subject: Subject, inputs: Given, old: State | None) -> Struct:
         planned = await self._do.preview(subject, inputs.values, old)
         return _outputs(planned, inputs, unknowns=True)
 
-    async def _partly(self, inputs: Decoded, doing: Awaitable[State]) -> State:
+    async def _partly(self, inputs: Given, doing: Awaitable[State]) -> State:
         """A create or update; where a part of it stays, with the state as the engine has to keep it."""
         try:
             return await doing
@@ -332,16 +342,17 @@ def _autoname(request: provider_pb2.CheckRequest) -> Autoname:
     return Autoname(name, request.randomSeed, wanted.proposed_name or None, _MODES[wanted.mode])
 
 
-def _outputs(outputs: dict[str, Any], inputs: Decoded, *, unknowns: bool = False) -> Struct:
+def _outputs(outputs: dict[str, Any], inputs: Given, *, unknowns: bool = False) -> Struct:
     """Outputs with their secrets marked. A connection is how one gets there, not what is there."""
     shown = {name: value for name, value in outputs.items() if name != "connection"}
     return encode(shown, output_secrets(shown, inputs), unknowns=unknowns)
 
 
-def _credentials(config: Decoded) -> set[str]:
+def _credentials(config: Given) -> set[str]:
     """The secrets in the provider's connection, which arrives as JSON text."""
-    connection = decode_config(config.values).get("connection")
-    return decode(encode({"connection": connection})).texts if isinstance(connection, dict) else set()
+    given = Given({"connection": decode_config(config.values).get("connection")})
+    given.mark_credentials()
+    return given.texts
 
 
 async def _unimplemented(name: str, context: Context) -> NoReturn:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -48,6 +48,11 @@ class Resource(Generic[In]):
     example: str
     inputs: Record[In]
     results: Record[Any]
+
+    @property
+    def properties(self) -> Collection[str]:
+        """See `Kind`."""
+        return self.inputs.properties
 
     def check(self, inputs: Inputs, olds: Inputs | None, autoname: Autoname) -> Checked:
         """See `Kind`."""

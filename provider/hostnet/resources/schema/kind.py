@@ -8,7 +8,7 @@ Secrets are plain values here: rpc/ remembers where they were and marks what it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -81,6 +81,10 @@ class Kind(Protocol):
 
     name: str  # "Bridge"
     token: str  # "hostnet:index:Bridge"
+
+    @property
+    def properties(self) -> Collection[str]:
+        """The names of the inputs."""
 
     def check(self, inputs: Inputs, olds: Inputs | None, autoname: Autoname) -> Checked:
         """All failures at once; unknowns are let through wherever they are."""
