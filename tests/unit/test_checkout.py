@@ -16,8 +16,6 @@ DOCUMENTS = [
     *sorted((CHECKOUT / "docs").glob("*.md")),
     *sorted((CHECKOUT / "examples").rglob("*.md")),
 ]
-# Still wide.
-EXCEPTIONS = {"docs/cli.md", "docs/nft.md"}
 
 
 def test_pre_commit_checks_what_make_lint_checks() -> None:
@@ -34,7 +32,7 @@ def test_pre_commit_checks_what_make_lint_checks() -> None:
 def test_no_line_of_a_document_is_too_wide(path: Path) -> None:
     """At most 120 columns outside of listings, which show what a program printed."""
     wide = [line for line in prose(path).splitlines() if len(line) > WIDTH]
-    assert wide == [] or str(path.relative_to(CHECKOUT)) in EXCEPTIONS
+    assert wide == []
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(CHECKOUT)))

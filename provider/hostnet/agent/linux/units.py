@@ -76,13 +76,13 @@ WantedBy=multi-user.target
 
 
 def firewall_unit(name: str, state_dir: Path) -> str:
-    """Has what a firewall's (re)start took away put back.
+    """Puts the recorded network back after a firewall's start, which empties nftables or its own chains.
 
-    By the other unit's reload: one that is asked for while another is under way comes after it, where a start would be
-    taken for the same.
+    It reloads the other unit. A reload that is requested during another one runs after it; a start would be
+    ignored.
     """
     return f"""{_HEAD}[Unit]
-Description=hostnet: have what a firewall's start took away put back
+Description=hostnet: put the network back after a firewall's start
 ConditionPathExists={_literal(state_dir)}/host.json
 After={name}.service {" ".join((*EARLY_FIREWALLS, *_LATE_FIREWALLS))}
 
