@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tools.steps import SetupError, doing, done, run
 
-# Package groups by what needs them; a new need is one line.
+# Package groups by what needs them; a new need is one line. "a | b" is a, or b where the release has no a any more.
 GROUPS: dict[str, tuple[str, ...]] = {
     "set-up": ("ca-certificates", "make", "python3-venv"),
     "provider": ("nftables", "libnftables1", "iproute2", "conntrack"),
@@ -16,8 +16,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     # Beside them ufw and firewalld, which are unpacked and not installed: see tools/firewalls.py.
     "firewalls": ("iptables", "dbus-daemon", "python3-dbus", "python3-gi", "python3-nftables"),
     "dhcp": ("dnsmasq-base",),
-    "clients": ("isc-dhcp-client", "ethtool"),  # the tests' own
-    "guest": ("qemu-system-x86", "busybox-static", "cpio"),
+    "clients": ("isc-dhcp-client | dhcpcd-base", "ethtool"),  # the tests' own; ISC ended its client in 2022
+    # xz-utils and zstd for the modules in a kernel's package; a minimal system has neither.
+    "guest": ("qemu-system-x86", "busybox-static", "cpio", "xz-utils", "zstd"),
     "server": ("mmdebstrap", "e2fsprogs", "openssh-client"),  # a whole system in a disk image: see tools/server.py
 }
 
@@ -31,15 +32,25 @@ def as_root(argv: Sequence[str | Path]) -> list[str | Path]:
     return ["sudo", *argv]
 
 
+def _alternatives(package: str) -> list[str]:
+    """The names in an entry of `GROUPS`, best first."""
+    return package.split(" | ")
+
+
 def missing(packages: Sequence[str]) -> list[str]:
-    """Which of the packages are not installed."""
+    """Which of the packages are not installed; of alternatives, none is.
+
+    Args:
+        packages: Names, or alternatives as in `GROUPS`.
+    """
     if shutil.which("dpkg-query") is None:
         raise SetupError(f"This is neither Debian nor Ubuntu: install the like of {' '.join(packages)} by hand.")
-    query = ["dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\n", *packages]
+    names = [name for package in packages for name in _alternatives(package)]
+    query = ["dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\n", *names]
     # Unknown names make it exit 1 and are said on stderr; they simply don't show up as installed.
     result = subprocess.run(query, check=False, capture_output=True, text=True)
     installed = {line.split()[0] for line in result.stdout.splitlines() if line.endswith(" installed")}
-    return [package for package in packages if package not in installed]
+    return [package for package in packages if not installed.intersection(_alternatives(package))]
 
 
 def refresh_lists() -> None:
@@ -84,7 +95,14 @@ def install_packages(packages: Sequence[str]) -> None:
         argv = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--yes", "--no-install-recommends"]
         # Another apt may be at work, above all unattended upgrades on a fresh machine.
         argv += ["--option", "DPkg::Lock::Timeout=300"]
-        run(as_root([*argv, *packages]), "Check the machine's package sources with `apt-get update`, then try again.")
+        argv += [_available(package) for package in packages]
+        run(as_root(argv), "Check the machine's package sources with `apt-get update`, then try again.")
+
+
+def _available(package: str) -> str:
+    """The first of an entry's alternatives that the package lists know; where they know none, apt says so."""
+    alternatives = _alternatives(package)
+    return next(filter(exists, alternatives), alternatives[0])
 
 
 def dependencies(package: str) -> list[str]:

@@ -14,6 +14,8 @@ from tools.steps import SetupError, doing, done, run
 META_PACKAGES = ("linux-image-cloud-amd64", "linux-image-virtual")
 # What the microVM's devices need; a kernel that has one built in has no such file.
 DRIVERS = ("virtio_mmio", "virtio_net")
+# What unpacks a module, by the end of its name: Debian 13 compresses with xz, Ubuntu 24.04 with zstd, Debian 12 not.
+UNPACKERS = {".zst": "zstd", ".xz": "xz", ".gz": "gzip"}
 # The linker's note in each module, read here because the package has no modules.dep: depmod writes it on installation.
 DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 
@@ -111,14 +113,12 @@ def _keep_module(unpacked: Path, kept: Path, name: str) -> None:
 
 
 def _copy_module(source: Path, target: Path) -> None:
-    """Copy a module; busybox's insmod wants it uncompressed (Ubuntu compresses with zstd since 24.04)."""
+    """Copy a module, uncompressed as busybox's insmod wants it."""
     if source.suffix == ".ko":
         shutil.copyfile(source, target)
         return
-    tool = {".zst": "zstd", ".xz": "xz", ".gz": "gzip"}[source.suffix]
-    if shutil.which(tool) is None:
-        debian.install_packages([tool])
+    packed = target.with_suffix(f".ko{source.suffix}")
     target.unlink(missing_ok=True)
-    shutil.copyfile(source, target.with_suffix(f".ko{source.suffix}"))
-    run([tool, "-d", "-q", target.with_suffix(f".ko{source.suffix}")], f"Install {tool} and try again.")
-    target.with_suffix(f".ko{source.suffix}").unlink(missing_ok=True)
+    shutil.copyfile(source, packed)
+    run([UNPACKERS[source.suffix], "-d", "-q", packed], "Run `make setup`, or install xz-utils and zstd.")
+    packed.unlink(missing_ok=True)  # zstd keeps it

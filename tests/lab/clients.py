@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import struct
 import time
@@ -82,10 +83,21 @@ class Client:
         return self._given()
 
     def dhclient(self) -> dict[str, str]:
-        """ISC's client; gives what it was given, by its own names (`new_ip_address`, …)."""
+        """ISC's client, or dhcpcd where the release has no other; gives what it was given (`new_ip_address`, …)."""
+        if shutil.which("dhclient") is None:
+            return self._dhcpcd()
         files = ["-lf", str(self._folder / "leases"), "-pf", str(self._folder / "pid"), "-cf", "/dev/null"]
         self.namespace.run(["dhclient", "-4", "-1", "-sf", self._place, *files, "eth0"])
         self.namespace.run(["dhclient", "-x", "-sf", "/bin/true", *files, "eth0"])
+        return self._given()
+
+    def _dhcpcd(self) -> dict[str, str]:
+        """The same by dhcpcd, which calls what it was given by the same names."""
+        # Its files are in fixed places, where a dhcpcd of the machine's own may have a file for another eth0.
+        apart = 'mount -t tmpfs run /run && mount -t tmpfs leases /var/lib/dhcpcd && exec "$@"'
+        wanted = [word for name in ("routers", "domain_name_servers", "domain_name") for word in ("-o", name)]
+        options = ["-4", "--oneshot", "--noarp", "-f", "/dev/null", "-c", self._place, *wanted]
+        self.namespace.run(["unshare", "--mount", "sh", "-c", apart, "sh", "dhcpcd", *options, "eth0"])
         return self._given()
 
     @property

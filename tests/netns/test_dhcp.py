@@ -7,6 +7,7 @@ their own behind `vm-1`, `vm-2`, … with nothing but a MAC address.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -288,7 +289,7 @@ def test_nothing_answers_on_the_uplink(lab: Lab, stack: Stack, client: NewClient
             assert not ask(lab["attacker"], server, "localhost", tcp=tcp, timeout=DOUBT)
     for server in ("192.0.2.2", "2001:db8::2"):
         assert ask(lab["outsider"], server, "localhost", timeout=DOUBT) is None
-    mac = lab["outsider"].run("cat /sys/class/net/eth0/address").strip()
+    mac = json.loads(lab["outsider"].run("ip -json link show eth0"))[0]["address"]
     assert old_client(lab["outsider"], mac, 1.5) == "silent"
     stack.destroy()
 
