@@ -12,7 +12,7 @@ from hostnet.resources import KINDS
 from hostnet.resources.connection import check_config
 from hostnet.resources.schema.kind import UNKNOWN, Autoname, Failure, Kind
 
-from tests.unit.golden import Case, autoname, load, parameters, urn
+from tests.unit.resources.golden import Case, autoname, load, parameters, urn
 
 BRIDGE = KINDS["hostnet:index:Bridge"]
 TAP = KINDS["hostnet:index:TapBinding"]

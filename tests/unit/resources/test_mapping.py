@@ -15,7 +15,7 @@ from hostnet.resources.schema.types import Bool
 from hostnet.wire.objects import Gateway, GatewayState, from_json
 from hostnet.wire.requests import View
 
-from tests.unit.golden import load, urn
+from tests.unit.resources.golden import load, urn
 
 MAPPED = {name: about for name, about in NAT_GATEWAY.inputs.properties.items() if about.field}
 BOOLEANS = [name for name, about in MAPPED.items() if isinstance(about.type, Bool)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hostnet.resources import RESOURCES
 
-from tests.unit.golden import Case, as_json, autoname, parameters, urn, view
+from tests.unit.resources.golden import Case, as_json, autoname, parameters, urn, view
 
 if TYPE_CHECKING:
     from hostnet.resources.schema.base import Resource

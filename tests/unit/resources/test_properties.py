@@ -17,7 +17,7 @@ from hostnet.resources.schema.model import ListOf, Record, Type, freeze
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.golden import TOKENS, autoname, load, urn
+from tests.unit.resources.golden import TOKENS, autoname, load, urn
 
 if TYPE_CHECKING:
     from hostnet.resources.schema.base import Resource

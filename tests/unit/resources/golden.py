@@ -17,7 +17,7 @@ from hostnet.resources.schema.kind import UNKNOWN, Autoname, Kind
 from hostnet.wire.objects import from_json, state_from_json, to_json
 from hostnet.wire.requests import View
 
-CASES = Path(__file__).parents[1] / "cases" / "resources"
+CASES = Path(__file__).parents[2] / "cases" / "resources"
 TOKENS = {
     "bridge": "hostnet:index:Bridge",
     "tap_binding": "hostnet:index:TapBinding",

@@ -19,7 +19,7 @@ from hostnet.resources.package_schema import package_schema, render
 from hostnet.resources.reference_pages import pages
 from hostnet.resources.schema.kind import UNKNOWN
 
-from tests.unit.golden import TOKENS, load
+from tests.unit.resources.golden import TOKENS, load
 from tools.docs_listing import with_sets
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from hostnet.resources.schema.base import Resource
 
-TOP = Path(__file__).parents[2]
+TOP = Path(__file__).parents[3]
 
 CONTRACTS = {kind: load(kind, "contract") for kind in (*TOKENS, "connection")}
 TYPES = {name: names for contract in CONTRACTS.values() for name, names in contract.get("types", {}).items()}
