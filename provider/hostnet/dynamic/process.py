@@ -23,7 +23,7 @@ from hostnet.lifecycle.log import EngineLog
 from hostnet.lifecycle.messages import CheckFailure, check_failures, error_text
 from hostnet.lifecycle.redaction import Redactor
 from hostnet.lifecycle.secrets import Given, output_secrets
-from hostnet.resources.connection import check_config, parse_config
+from hostnet.resources.provider import check_config, parse_config
 from hostnet.resources.schema.kind import Failure, Kind
 from hostnet.wire.errors import Code, HostnetError
 

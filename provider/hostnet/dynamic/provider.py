@@ -23,7 +23,7 @@ from pulumi.dynamic import (
 
 from hostnet.dynamic.known import INPUTS, URN, Known, Properties, outputs_of, secret
 from hostnet.resources import KINDS
-from hostnet.resources.connection import PROVIDER
+from hostnet.resources.provider import PROVIDER
 from hostnet.resources.schema.kind import Autoname, Kind
 from hostnet.wire.urn import Urn
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hostnet.lifecycle.paths import Path
-from hostnet.resources.connection import CONNECTION
+from hostnet.resources.schema.connection import CONNECTION
 from hostnet.resources.schema.kind import Value
 
 # How a secret is written in properties: an object with the signature key (the engine's sdk/go/common/resource/sig).

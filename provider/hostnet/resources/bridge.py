@@ -9,13 +9,13 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, Any
 
-from hostnet.resources.connection import ConnectionInputs, connection_prop
 from hostnet.resources.schema.base import (
     Past,
     Resource,
     derived_mac,
     fill_interface_name,
 )
+from hostnet.resources.schema.connection import ConnectionInputs, connection_prop
 from hostnet.resources.schema.fields import declared_by, fields_of, settle, settle_list, settle_value
 from hostnet.resources.schema.kind import UNKNOWN, Autoname, Inputs, Outputs, Value
 from hostnet.resources.schema.model import (

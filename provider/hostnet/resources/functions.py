@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hostnet.resources.bridge import LEASES
-from hostnet.resources.connection import connection_prop
+from hostnet.resources.schema.connection import connection_prop
 from hostnet.resources.schema.model import Declared, ListOf, Record, Report, has_unknown, output, prop, without_none
 from hostnet.resources.schema.types import OUT_BOOL, OUT_INT, OUT_TEXT, InterfaceName
 
 if TYPE_CHECKING:
-    from hostnet.resources.connection import ConnectionInputs
+    from hostnet.resources.schema.connection import ConnectionInputs
     from hostnet.resources.schema.kind import Failure, Inputs, Outputs, Value
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hostnet.resources.connection import ConnectionInputs, connection_prop
 from hostnet.resources.port_forward import (
     FORWARD_PORT,
     FORWARD_PORTS,
@@ -27,6 +26,7 @@ from hostnet.resources.schema.base import (
     digest,
     sanitised,
 )
+from hostnet.resources.schema.connection import ConnectionInputs, connection_prop
 from hostnet.resources.schema.fields import declared_by, fields_of, settle, switched_on
 from hostnet.resources.schema.kind import UNKNOWN, Inputs, Outputs, Value
 from hostnet.resources.schema.model import (

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from hostnet import __version__
 from hostnet.resources import RESOURCES
-from hostnet.resources.connection import DELETE_UNREACHABLE_ENV, PROVIDER
 from hostnet.resources.functions import FUNCTIONS
+from hostnet.resources.provider import DELETE_UNREACHABLE_ENV, PROVIDER
 from hostnet.resources.schema.model import property_schema
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from hostnet.resources.connection import ConnectionInputs, connection_prop
 from hostnet.resources.schema.base import (
     Past,
     Resource,
 )
+from hostnet.resources.schema.connection import ConnectionInputs, connection_prop
 from hostnet.resources.schema.destination import Destination, DestinationType
 from hostnet.resources.schema.fields import declared_by, fields_of, settle
 from hostnet.resources.schema.kind import UNKNOWN, Inputs, Outputs, Value

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hostnet.resources import RESOURCES
-from hostnet.resources.connection import CONNECTION, PROVIDER
 from hostnet.resources.functions import FUNCTIONS
+from hostnet.resources.provider import PROVIDER
+from hostnet.resources.schema.connection import CONNECTION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hostnet.resources.bridge import ETHERNET_MTU, MTU_MIN, enough_for_v6, gateway_of, no_address_twice
-from hostnet.resources.connection import ConnectionInputs, connection_prop
 from hostnet.resources.schema.base import (
     Past,
     Resource,
     derived_mac,
     fill_interface_name,
 )
+from hostnet.resources.schema.connection import ConnectionInputs, connection_prop
 from hostnet.resources.schema.fields import declared_by, fields_of, settle, settle_list, settle_value
 from hostnet.resources.schema.kind import UNKNOWN, Autoname, Inputs, Outputs, Value
 from hostnet.resources.schema.model import (

@@ -18,7 +18,7 @@ from hostnet.lifecycle.log import EngineLog
 from hostnet.lifecycle.messages import check_failures
 from hostnet.lifecycle.secrets import Given, input_secrets, output_secrets
 from hostnet.resources import KINDS
-from hostnet.resources.connection import PROVIDER, check_config, decode_config, diff_config, parse_config
+from hostnet.resources.provider import PROVIDER, check_config, decode_config, diff_config, parse_config
 from hostnet.resources.schema.kind import Autoname, Checked, Difference, Failure
 from hostnet.rpc import responses
 from hostnet.rpc.codec import MalformedError, decode, encode

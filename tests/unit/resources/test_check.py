@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from hostnet.resources import KINDS
-from hostnet.resources.connection import check_config
+from hostnet.resources.provider import check_config
 from hostnet.resources.schema.kind import UNKNOWN, Autoname, Failure, Kind
 
 from tests.unit.resources.golden import Case, autoname, load, parameters, urn

@@ -13,10 +13,11 @@ import pytest
 from hostnet.agent.nft.ruleset import SETS
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.resources import KINDS, RESOURCES
-from hostnet.resources.connection import CONNECTION, diff_config, parse_config
 from hostnet.resources.functions import FUNCTIONS
 from hostnet.resources.package_schema import package_schema, render
+from hostnet.resources.provider import diff_config, parse_config
 from hostnet.resources.reference_pages import pages
+from hostnet.resources.schema.connection import CONNECTION
 from hostnet.resources.schema.kind import UNKNOWN
 
 from tests.unit.resources.golden import TOKENS, load

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hostnet.resources import RESOURCES
-from hostnet.resources.connection import check_config, diff_config
 from hostnet.resources.functions import FUNCTIONS
+from hostnet.resources.provider import check_config, diff_config
 from hostnet.resources.schema.kind import UNKNOWN
 from hostnet.resources.schema.model import ListOf, Record, Type, freeze
 from hypothesis import HealthCheck, given, settings

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from hostnet.resources.connection import ELSEWHERE, compare_connections
+from hostnet.resources.schema.connection import ELSEWHERE, compare_connections
 from hostnet.resources.schema.fields import switched_on
 from hostnet.resources.schema.kind import Autoname, Checked, Difference, Inputs, Outputs, Value
 from hostnet.resources.schema.model import (

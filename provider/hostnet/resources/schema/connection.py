@@ -1,4 +1,4 @@
-"""How a host is reached: the `connection` of every resource, and the provider's own configuration.
+"""The `connection` that every kind has: how a host is reached.
 
 No failure here quotes a value: a password in the wrong property would be printed.
 """
@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from hostnet.hosts.connection import Settings
-from hostnet.resources.schema.kind import UNKNOWN, Checked, Difference, Inputs, Value
+from hostnet.resources.schema.kind import UNKNOWN, Value
 from hostnet.resources.schema.model import Changes, Declared, Record, Report, Type, compare_items, join, prop
 from hostnet.resources.schema.types import (
     PORT_MAX,
     AbsolutePath,
     Bool,
-    Choice,
     HostAddress,
     HostKey,
     Int,
@@ -27,7 +25,6 @@ from hostnet.resources.schema.types import (
 
 T = TypeVar("T", bound=Declared)
 
-DELETE_UNREACHABLE_ENV = "HOSTNET_DELETE_UNREACHABLE"
 _NEED_HOST = (
     "port", "user", "password", "privateKey", "privateKeyPassword", "agentSocketPath", "hostKey",
     "insecureIgnoreHostKey", "proxy", "dialErrorLimit", "perDialTimeout",
@@ -36,7 +33,7 @@ _NEED_HOST = (
 ELSEWHERE = frozenset({"connection", "connection.host", "connection.netns"})
 
 
-class _QuietRecord(Record[T]):
+class QuietRecord(Record[T]):
     """A record whose values no failure quotes."""
 
     def check(self, value: Value, path: str, report: Report) -> Value:
@@ -127,7 +124,7 @@ def _connection_rules(judged: dict[str, Value], path: str, report: Report) -> No
         report.fail(join(path, "host"), f"is required with {names}: without a host, hostnet would change this machine")
 
 
-CONNECTION: Record[ConnectionInputs] = _QuietRecord(
+CONNECTION: Record[ConnectionInputs] = QuietRecord(
     ConnectionInputs, "hostnet:index:Connection", rules=_connection_rules
 )
 
@@ -150,86 +147,3 @@ def compare_connections(old: Value, new: Value) -> dict[str, str]:
         return {} if old is new else {"connection": "update-replace"}
     compare_items(CONNECTION, old or {}, new or {}, "connection", changes)
     return changes
-
-
-class ProviderInputs(Declared):
-    """The provider's configuration."""
-
-    connection: ConnectionInputs | None = prop(
-        CONNECTION, "The host of every resource that has no `connection` of its own.", default_doc="this machine"
-    )
-    delete_unreachable: bool = prop(
-        Bool(),
-        "Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The "
-        f"environment variable `{DELETE_UNREACHABLE_ENV}` does the same.",
-        default=False,
-    )
-    persist: str = prop(
-        Choice("auto", "always", "never"),
-        "Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there.",
-        default="auto",
-    )
-    confirm_timeout: float = prop(
-        Number(),
-        "How long the host waits after a change for the provider to confirm that it still reaches the host. Without a "
-        "confirmation the host rolls the change back.",
-        unit="s",
-        default=30,
-    )
-    state_dir: str = prop(
-        AbsolutePath(),
-        "The directory on the host with the record of all resources. Two providers with different directories own "
-        "different resources.",
-        default="/var/lib/hostnet",
-    )
-
-
-PROVIDER: Record[ProviderInputs] = _QuietRecord(ProviderInputs)
-_ENGINE_KEYS = frozenset({"version", "pluginDownloadURL", "__internal"})  # the engine's own, beside ours
-
-
-def decode_config(inputs: Inputs) -> dict[str, Value]:
-    """The configuration as values: Pulumi passes all but strings as JSON text."""
-    out: dict[str, Value] = {}
-    for name, value in inputs.items():
-        about = PROVIDER.properties.get(name)
-        if name in _ENGINE_KEYS or value is None:
-            continue
-        out[name] = about.type.from_text(value) if about and isinstance(value, str) else value
-    return out
-
-
-def check_config(inputs: Inputs) -> Checked:
-    """All failures of the provider's configuration; nothing is added to it."""
-    report = Report()
-    PROVIDER.check(decode_config(inputs), "", report)
-    return Checked(dict(inputs), tuple(report.failures))
-
-
-def diff_config(old: Inputs, new: Inputs) -> Difference:
-    """A change of the default connection's host or namespace replaces the provider, and with it its resources."""
-    left, right = decode_config(old), decode_config(new)
-    changes = compare_connections(left.get("connection"), right.get("connection"))
-    for name in PROVIDER.properties:
-        if name != "connection":
-            PROVIDER.compare_property(name, left, right, "", changes)
-    return Difference(changes)
-
-
-def parse_config(inputs: Inputs, environ: Mapping[str, str] | None = None) -> tuple[dict[str, Value] | None, Settings]:
-    """The default connection (as inputs) and the settings, from a checked configuration.
-
-    Args:
-        inputs: the configuration.
-        environ: the process's environment, for `HOSTNET_DELETE_UNREACHABLE`.
-    """
-    values = decode_config(inputs)
-    typed = PROVIDER.typed({name: value for name, value in values.items() if name != "connection"})
-    opted = (environ or {}).get(DELETE_UNREACHABLE_ENV, "").strip().lower() in {"1", "true", "yes", "on"}
-    connection = values.get("connection")
-    return connection, Settings(
-        delete_unreachable=typed.delete_unreachable or (opted and values.get("deleteUnreachable") is None),
-        persist=typed.persist,
-        confirm_timeout=typed.confirm_timeout,
-        state_dir=typed.state_dir,
-    )
