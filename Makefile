@@ -12,7 +12,7 @@ export PATH := $(shell $(PYTHON) -m tools.setup env)
 .PHONY: help setup setup-demo setup-dev demo test lint unit kernel fuzz schema docs sdk bench fleet latency clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 demo: setup-demo ## Watch hostnet at work, in network namespaces that are deleted at the end (as root or with sudo)
 	@$(PY) -m tools.demo
