@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-TAIL_LINES = 15  # of a failed program's output, in the error
+TAIL_LINES = 30  # of a failed program's output, in the error: pip's reason stands far above its last line
+LAST_WIDTH = 80  # columns of a program's last line, in a log
 TERMINAL_SECONDS = 1.0  # between two signs of life on a terminal, where each replaces the one before
 LOG_SECONDS = 30.0  # and in a file or a pipe, where each is a line
 
@@ -48,7 +49,8 @@ class _Life:
     def _show(self) -> None:
         while not self._over.wait(TERMINAL_SECONDS if self._terminal else LOG_SECONDS):
             with self._speaking:
-                self._print_line(f"setup: {self._what} ... {self.seconds:.0f} s  {self.last}", end="")
+                last = self.last if self._terminal else self.last[:LAST_WIDTH]
+                self._print_line(f"setup: {self._what} ... {self.seconds:.0f} s  {last}", end="")
 
     def _print_line(self, text: str, end: str) -> None:
         if self._terminal:
