@@ -156,7 +156,7 @@ def test_a_rollout(rollout: Rollout) -> None:
 
     told, text = rollout.run("green", GO)
     assert told == STOPPED
-    assert f"the host can't be reached on root@{address(2)}" in text
+    assert f"root@{address(2)}: cannot reach the host" in text
 
     rollout.fleet.plug(2)
     told, text = rollout.run("green", GO, patience=1)

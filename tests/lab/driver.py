@@ -27,7 +27,8 @@ from hostnet.wire.errors import Code, HostnetError
 from tests.lab.namespaces import temporary_directory
 
 if TYPE_CHECKING:
-    from hostnet.wire.requests import Change, Host, View
+    from hostnet.hosts.session import Session
+    from hostnet.wire.requests import Change, View
 
 T = TypeVar("T")
 Inputs = dict[str, Any]
@@ -82,9 +83,9 @@ class Provider:
         """Run a coroutine in the provider's loop."""
         return self._runner.run(work)
 
-    async def host(self, inputs: Inputs) -> Host:
+    async def host(self, inputs: Inputs) -> Session:
         """The host of a resource."""
-        found: Host = await self._pool.host(Connection.from_inputs(inputs.get("connection")))
+        found: Session = await self._pool.host(Connection.from_inputs(inputs.get("connection")))
         return found
 
     def close(self) -> None:

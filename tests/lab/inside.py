@@ -24,7 +24,6 @@ from tests.lab.namespaces import Namespace
 
 if TYPE_CHECKING:
     from hostnet.hosts.session import Channel
-    from hostnet.wire.requests import Host as Reached
 
 
 class Unwatched(Persistence):
@@ -55,7 +54,7 @@ def open_host(namespace: Namespace, state: Path) -> Host:
 class InsideTransport:
     """Starts agents that are threads of this process. Implements `hostnet.hosts.session.Transport`."""
 
-    heard = 0.0
+    last_activity = 0.0
 
     def __init__(self, namespace: Namespace, host: Host) -> None:
         """For this host in this namespace."""
@@ -66,8 +65,8 @@ class InsideTransport:
         del attempts
         return InsideChannel(self._namespace, self._host)
 
-    async def anew(self) -> None:
-        """Nothing can cut the way there."""
+    async def verify_login(self) -> None:
+        """It is this process."""
 
     async def close(self) -> None:
         """Nothing leads there."""
@@ -117,7 +116,7 @@ class InsideProvider(Provider):
         label = f"this machine (namespace {namespace.name})"
         self._inside = Session(label, InsideTransport(namespace, host))
 
-    async def host(self, inputs: Any) -> Reached:
+    async def host(self, inputs: Any) -> Session:
         """The namespace, whatever the inputs say."""
         del inputs
         return self._inside

@@ -238,7 +238,7 @@ def test_a_record_that_can_not_be_written_in_the_end_is_told_and_recovered(bed: 
 
 
 def test_a_state_directory_that_is_no_directory_is_a_clear_error(bed: Bed, state: Path) -> None:
-    """It says which and what to set, and is no "defect of hostnet"."""
+    """It says which and what to set, and is no "bug in hostnet"."""
     occupied = state / "file"
     occupied.write_text("")
     before = bed.snapshot()
@@ -870,7 +870,7 @@ def test_a_namespaces_record_goes_with_it(state: Path) -> None:
     ],
 )
 def test_a_damaged_record_is_a_clear_error(bed: Bed, agent: Agent, damage: Callable[[str], str]) -> None:
-    """It names the file and what to do, changes nothing, and is no "defect of hostnet"."""
+    """It names the file and what to do, changes nothing, and is no "bug in hostnet"."""
     agent.make(*(wish(name, *objects) for name, objects in NETWORK.items()))
     before = bed.snapshot()
     agent.record.write_text(damage(agent.record.read_text()))

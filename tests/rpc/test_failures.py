@@ -10,7 +10,7 @@ import grpc
 import pytest
 from google.protobuf.empty_pb2 import Empty
 from hostnet.hosts.connection import Connection
-from hostnet.lifecycle import host_access as reach
+from hostnet.lifecycle import host_access
 from hostnet.rpc.codec import decode, encode
 from hostnet.rpc.failures import STATUS_OF
 from hostnet.rpc.protos import provider_pb2
@@ -166,12 +166,12 @@ def test_unreachable_host_in_previews(engine: Engine) -> None:
 
 def test_a_host_that_takes_its_time_in_a_preview(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that shows signs of life is waited for, longer than one that shows none; that one is not looked at."""
-    monkeypatch.setattr(reach, "PREVIEW_SECONDS", 0.05)
+    monkeypatch.setattr(host_access, "PREVIEW_SECONDS", 0.05)
     far, silent = {"host": "203.0.113.9"}, {"host": "203.0.113.10"}
     hosts = [engine.pool.at(Connection.from_inputs(way)) for way in (far, silent)]
     for host in hosts:
         engine.run(host.hold)
-    hosts[0].heard = math.inf  # always just now
+    hosts[0].transport.last_activity = math.inf  # always just now
     with ThreadPoolExecutor() as pool:
         asking = pool.submit(bridge(engine, name="a", connection=far).preview)
         assert bridge(engine, name="b", connection=silent).preview().values["name"] == "b"
@@ -179,7 +179,7 @@ def test_a_host_that_takes_its_time_in_a_preview(engine: Engine, monkeypatch: py
         engine.run(hosts[0].release)
         assert asking.result(SECONDS).values["name"] == "a"
     (warning,) = engine.warnings()
-    assert warning.startswith("root@203.0.113.10 did not answer in time")
+    assert warning.startswith("root@203.0.113.10: no answer in time")
     assert len(hosts[0].requests) == 1
 
 

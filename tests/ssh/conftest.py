@@ -11,7 +11,7 @@ import pytest
 
 pytest.register_assert_rewrite("tests.ssh.world")
 
-from hostnet.hosts import host_keys as hostkeys  # noqa: E402
+from hostnet.hosts import host_keys  # noqa: E402
 
 from tests.ssh.world import World  # noqa: E402
 
@@ -23,7 +23,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / ".ssh").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    monkeypatch.setattr(hostkeys, "SYSTEM_KNOWN_HOSTS", folder / "none")
+    monkeypatch.setattr(host_keys, "SYSTEM_KNOWN_HOSTS", folder / "none")
     return folder
 
 

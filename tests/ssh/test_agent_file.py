@@ -143,7 +143,7 @@ def test_sudo(up: World) -> None:
 
 def test_no_sudo_wanted(up: World) -> None:
     """`sudo: false` is honoured, and what it leads to is said."""
-    with pytest.raises(HostnetError, match="runs as user 5001 there") as error:
+    with pytest.raises(HostnetError, match="runs as user 5001, not as root") as error:
         up.connect(up.connection(user="admin", sudo=False))
     assert error.value.code is Code.PERMISSION
     assert "NOPASSWD" in error.value.fix
@@ -154,7 +154,7 @@ def test_sudo_that_refuses(world: World, sudoers: str) -> None:
     """A password is asked for, or the user may not: both are said with the line that allows it."""
     world.server.sudoers(sudoers)
     world.server.start()
-    with pytest.raises(HostnetError, match="sudo with a password is not supported") as error:
+    with pytest.raises(HostnetError, match="does not support sudo with a password") as error:
         world.connect(world.connection(user="admin"))
     assert error.value.code is Code.PERMISSION
     assert "admin ALL=(root) NOPASSWD: ALL" in error.value.fix
@@ -177,7 +177,7 @@ def test_no_python(world: World, os_release: str, command: str) -> None:
     world.server.os_release(os_release)
     world.server.path(*SHELL_TOOLS)
     world.server.start()
-    with pytest.raises(HostnetError, match="there is no python3") as error:
+    with pytest.raises(HostnetError, match="python3 is not installed") as error:
         world.connect()
     assert error.value.code is Code.UNSUPPORTED
     assert command in error.value.fix
@@ -188,7 +188,7 @@ def test_no_python_behind_sudo(world: World) -> None:
     world.server.path(*SHELL_TOOLS, "sudo")
     world.server.sudoers("Defaults secure_path=/run/test/bin\nadmin ALL=(root) NOPASSWD: ALL")
     world.server.start()
-    with pytest.raises(HostnetError, match="there is no python3"):
+    with pytest.raises(HostnetError, match="python3 is not installed"):
         world.connect(world.connection(user="admin"))
 
 
@@ -196,7 +196,7 @@ def test_no_sudo_there(world: World) -> None:
     """It is sudo that is missing, not Python."""
     world.server.path(*SHELL_TOOLS, "python3")
     world.server.start()
-    with pytest.raises(HostnetError, match="there is no sudo") as error:
+    with pytest.raises(HostnetError, match="sudo is not installed") as error:
         world.connect(world.connection(user="admin"))
     assert "or connect as root" in error.value.fix
 
@@ -215,7 +215,7 @@ def test_an_old_python(world: World, version: str) -> None:
         pytest.skip(f"no Python {version} here")
     world.server.path(*SHELL_TOOLS, python3=python)
     world.server.start()
-    with pytest.raises(HostnetError, match=rf"python3 there is {version}\.\d+, older than 3.9") as error:
+    with pytest.raises(HostnetError, match=rf"its python3 is {version}\.\d+, and hostnet needs 3.9 or later") as error:
         world.connect()
     assert error.value.code is Code.UNSUPPORTED
 
@@ -262,6 +262,6 @@ def test_a_shell_that_ends(world: World) -> None:
     """A user who may not run commands: what the shell said is passed on."""
     world.server.config += "ForceCommand echo This account is not available; exit 1\n"
     world.server.start()
-    with pytest.raises(HostnetError, match=r"exit code 1; it last said: This account is not available") as error:
+    with pytest.raises(HostnetError, match=r"exit code 1; last output: This account is not available") as error:
         world.connect()
     assert error.value.code is Code.UNSUPPORTED

@@ -38,7 +38,7 @@ def test_a_pkcs8_key_with_windows_line_ends(up: World) -> None:
 
 @pytest.mark.parametrize(
     ("password", "why"),
-    [(None, "there is no connection.privateKeyPassword"), ("wrong word", "does not open it")],
+    [(None, "connection.privateKeyPassword is not set"), ("wrong word", "does not decrypt it")],
 )
 @pytest.mark.parametrize("form", ["RFC4716", "PEM"])
 def test_an_encrypted_key_that_does_not_open(world: World, form: str, password: str | None, why: str) -> None:
@@ -55,7 +55,7 @@ def test_what_is_no_key(world: World) -> None:
     """A private key must be one."""
     text = "-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0IHRleHQ=\n-----END OPENSSH PRIVATE KEY-----\n"
     connection = world.connection(private_key=text)
-    with pytest.raises(HostnetError, match="no private key") as error:
+    with pytest.raises(HostnetError, match="not a private key") as error:
         world.connect(connection)
     assert error.value.code is Code.INVALID
     tells_nothing(error.value, connection)
@@ -162,14 +162,14 @@ def test_the_agent_of_the_environment(up: World, agent: Path, monkeypatch: pytes
 def test_an_agent_that_is_not_there(world: World) -> None:
     """It is named."""
     path = str(world.directory / "none.sock")
-    with pytest.raises(HostnetError, match=r"none\.sock does not answer") as error:
+    with pytest.raises(HostnetError, match=r"cannot use the SSH agent at .*none\.sock") as error:
         world.connect(world.connection(private_key=None, agent_socket_path=path))
     assert error.value.code is Code.PERMISSION
 
 
 def test_nothing_to_log_in_with(up: World) -> None:
     """What could be set is said."""
-    with pytest.raises(HostnetError, match=r"nothing to log in with.*privateKey, password or agentSocketPath"):
+    with pytest.raises(HostnetError, match=r"no credentials.*privateKey, .*password or .*agentSocketPath"):
         up.connect(up.connection(private_key=None))
 
 
@@ -178,7 +178,7 @@ def test_the_persons_own_configuration_does_not_count(up: World, home: Path) -> 
     (home / ".ssh" / "config").write_text(f"Host *\n  Hostname 192.0.2.99\n  IdentityFile {up.key}\n")
     (home / ".ssh" / "id_ed25519").write_text(up.key.read_text())
     assert up.connect()
-    with pytest.raises(HostnetError, match="nothing to log in with"):
+    with pytest.raises(HostnetError, match="has no credentials"):
         up.connect(up.connection(private_key=None))
 
 

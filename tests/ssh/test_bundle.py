@@ -14,7 +14,7 @@ from pathlib import Path
 
 import hostnet
 import pytest
-from hostnet.agent import __main__ as launch
+from hostnet.agent.__main__ import compiled, keep
 from hostnet.agent.bundle import bundle, command
 from hostnet.agent.linux.install_hints import advice
 
@@ -72,10 +72,10 @@ def test_the_second_start_runs_what_the_first_compiled(file: Path) -> None:
     assert run(file) == 0
     kept = file.with_suffix(".compiled")
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-    codes = launch.compiled(file)
+    codes = compiled(file)
     assert codes
     codes["hostnet/agent/main.py"] = compile("def main(): return 7", "main.py", "exec")
-    launch.keep(kept, codes)
+    keep(kept, codes)
     assert run(file) == 7
     assert sorted(file.parent.iterdir()) == [kept, file]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostnet.hosts import login as dial
+from hostnet.hosts import login
 from hostnet.hosts.session import Channel, Session
 from hostnet.resources import KINDS
 from hostnet.wire.errors import Code, HostnetError
@@ -35,7 +35,7 @@ LONG = 600.0  # longer than any test
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch, up: World) -> None:
     """A dead link is noticed within seconds, and the host waits no longer for a confirmation."""
-    monkeypatch.setattr(dial, "_KEEP_ALIVE_SECONDS", 1)
+    monkeypatch.setattr(login, "_KEEP_ALIVE_SECONDS", 1)
     up.settings = replace(up.settings, confirm_timeout=SECONDS)
 
 
@@ -319,7 +319,7 @@ def test_what_takes_the_next_log_in_is_undone_at_once(up: World, as_before: Look
     async def work(session: Pausing) -> None:
         before = as_before()
         error = await rolled_back(session.apply(change))
-        assert "a new connection to the host failed after it" in error.why
+        assert "after the change a new connection to the host failed" in error.why
         assert as_before() == before
 
     in_session(up, work)
@@ -338,8 +338,8 @@ def test_a_gateway_that_takes_a_forward_along(up: World) -> None:
         await session.apply(wish("PortForward", "ssh", natGateway=gateway.id, sourcePort=22, destination="10.0.0.2"))
         moved = wish("NatGateway", gateway.id, inputs, **{**inputs, **ETH0})
         error = await rolled_back(session.apply(replace(moved, urn=made.urn)))
-        assert "a new connection to the host failed after it" in error.why
-        await session._transport.anew()
+        assert "after the change a new connection to the host failed" in error.why
+        await session._transport.verify_login()
 
     in_session(up, work)
 
@@ -504,9 +504,9 @@ def test_the_agent_dies_before_a_slow_log_in(up: World, monkeypatch: pytest.Monk
     change = wish("PortForward", "ssh", sourcePort=22, destination="10.0.0.2", **ETH0, sourceCidrs=["198.51.100.0/24"])
 
     async def work(session: Pausing) -> None:
-        log_in, times = session._transport.anew, []
+        log_in, times = session._transport.verify_login, []
 
-        async def anew() -> None:
+        async def verify_login() -> None:
             times.append(asyncio.get_running_loop().time())
             if len(times) == 1:
                 kill_agents(up)
@@ -514,7 +514,7 @@ def test_the_agent_dies_before_a_slow_log_in(up: World, monkeypatch: pytest.Monk
             await asyncio.sleep(1.5)
             await log_in()
 
-        monkeypatch.setattr(session._transport, "anew", anew)
+        monkeypatch.setattr(session._transport, "verify_login", verify_login)
         assert await session.apply(change)
         assert len(times) == 2
         assert (await session.apply(bridge("br1"))).id == "br1"

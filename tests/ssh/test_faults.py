@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostnet.hosts import login as dial
+from hostnet.hosts import login
 from hostnet.hosts.session import Session
 from hostnet.wire.errors import Code, HostnetError
 
@@ -27,7 +27,7 @@ from tests.ssh.world import PATIENCE, SERVER, World, bridge, forward, removal, w
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dead link is noticed within seconds, not within a minute."""
-    monkeypatch.setattr(dial, "_KEEP_ALIVE_SECONDS", 1)
+    monkeypatch.setattr(login, "_KEEP_ALIVE_SECONDS", 1)
 
 
 def record(world: World) -> Path:
@@ -113,7 +113,7 @@ def test_done_but_the_answer_is_lost(up: World) -> None:
         assert header(up) == {**first, **over}, "the second agent did nothing but take our confirmation"
 
     in_session(up, work)
-    assert any(text.startswith(f"connecting to root@{SERVER} again") for text in up.said)
+    assert any(text.startswith(f"reconnecting to root@{SERVER}") for text in up.said)
 
 
 def test_an_error_whose_answer_is_lost(up: World) -> None:
@@ -199,7 +199,7 @@ def test_a_host_that_does_not_come_back(up: World, impatient: None) -> None:
         with up.deaf(up.client):
             asked = asyncio.ensure_future(session.apply(bridge("br1")))
             await watch(lambda: owners(up) == ["br0", "br1"])
-            with pytest.raises(HostnetError, match="Whether it was done is not known") as error:
+            with pytest.raises(HostnetError, match="Whether the change was made is not known") as error:
                 await asked
             assert error.value.code is Code.UNREACHABLE
         assert (await session.apply(bridge("br1"))).id == "br1"
@@ -288,7 +288,7 @@ def test_a_server_that_was_made_anew(up: World) -> None:
         await asyncio.sleep(0)
         for pid in up.server.processes("sshd: root"):
             os.kill(pid, signal.SIGKILL)
-        with pytest.raises(HostnetError, match="has changed") as error:
+        with pytest.raises(HostnetError, match="host key mismatch") as error:
             await asked
         assert error.value.code is Code.PERMISSION
         assert up.server.log_ins() == before

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from hostnet.hosts.connection import Connection, Settings
-from hostnet.hosts.login import DialError, Jumps
+from hostnet.hosts.login import Jumps, LoginError
 from hostnet.hosts.pool import Pool
 from hostnet.lifecycle.host_access import PREVIEW_SECONDS, HostAccess
 from hostnet.lifecycle.log import EngineLog, Line
@@ -81,7 +81,7 @@ def test_a_preview_looks_at_a_host_that_is_far_away(up: World) -> None:
         await reach.configure(None, up.settings)
         way = {"host": SERVER, "privateKey": up.key.read_text(), "hostKey": up.server.host_key}
         start = time.monotonic()
-        await reach.try_out("it", {"connection": way}, bridge("br0", dry=True))
+        await reach.preview("it", {"connection": way}, bridge("br0", dry=True))
         assert time.monotonic() - start > PREVIEW_SECONDS
         await reach.close()
         await log.close()
@@ -101,10 +101,10 @@ def test_who_gives_up_on_a_jump_host(home: Path) -> None:
         port = silent.sockets[0].getsockname()[1]
         proxy = Connection("127.0.0.1", port, password="", insecure_ignore_host_key=True, per_dial_timeout=PATIENCE)
         jumps = Jumps()
-        patient = asyncio.ensure_future(jumps.through(proxy))
+        patient = asyncio.ensure_future(jumps.acquire(proxy))
         at_jump = await came.get()
-        with pytest.raises(DialError, match="no answer within"):
-            await jumps.through(replace(proxy, per_dial_timeout=0.1))
+        with pytest.raises(LoginError, match="no answer within"):
+            await jumps.acquire(replace(proxy, per_dial_timeout=0.1))
         assert came.empty()
         assert not patient.done()
         patient.cancel()

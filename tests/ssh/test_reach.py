@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hostnet.hosts import login as dial
+from hostnet.hosts import login
 from hostnet.hosts.session import Session
 from hostnet.hosts.ssh import SSHTransport
 from hostnet.wire.errors import Code, HostnetError
@@ -88,7 +88,7 @@ def test_what_is_there_already_is_not_waited_for_long(world: World) -> None:
 
 def test_a_host_that_is_gone_is_asked_briefly(up: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """After it was waited for in vain, each further request costs seconds, not `perDialTimeout` again."""
-    monkeypatch.setattr(dial, "_BRIEF_SECONDS", 0.1)
+    monkeypatch.setattr(login, "_BRIEF_SECONDS", 0.1)
 
     async def trying() -> list[str]:
         session = up.session(up.connection(dial_error_limit=2, per_dial_timeout=0.3))
@@ -148,7 +148,7 @@ def test_a_server_that_is_being_set_up(world: World) -> None:
         return view.id
 
     assert world.run(waiting) == "br0"
-    assert world.said == [f"waiting for root@{SERVER} (attempt 1 of 10): its cloud-init is at work still"]
+    assert world.said == [f"waiting for root@{SERVER} (attempt 1 of 10): cloud-init is still running"]
 
 
 def test_a_server_that_is_never_set_up(world: World) -> None:
@@ -161,7 +161,7 @@ def test_a_server_that_is_never_set_up(world: World) -> None:
             with pytest.raises(HostnetError) as error:
                 await session.apply(bridge("br0", dry=dry))
             assert error.value.code is Code.UNREACHABLE
-            assert error.value.why == f"its cloud-init is at work still{times}"
+            assert error.value.why == f"cloud-init is still running{times}"
         await session.close()
 
     world.run(trying)

@@ -221,9 +221,9 @@ def open_host(state_dir: Path, netns: str | None, persist: str = "keep", via: st
     if os.geteuid() != 0:
         raise HostnetError(
             Code.PERMISSION,
-            "the host's network can't be changed",
-            f"this runs as user {os.geteuid()}, not as root",
-            "Run pulumi as root, or set connection.sudo and allow this user sudo without a password",
+            "cannot change the host's network",
+            f"the agent runs as user {os.geteuid()}, not as root",
+            "Run pulumi as root, or set connection.sudo and allow this user to use sudo without a password",
         )
     if netns is not None:
         enter(netns)
@@ -261,7 +261,7 @@ def serve(host: Host, request: Request, confirmation: Confirmation | None = None
             Code.KERNEL,
             f"the agent failed in {request.op}",
             f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})",
-            "This is a defect of hostnet; please report it",
+            "This is a bug in hostnet. Please report it",
         )
         return Answer(request.id, error=bug)
 

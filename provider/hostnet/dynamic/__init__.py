@@ -5,9 +5,9 @@
     bridge = Bridge("vmbr", addresses=["10.0.0.1/24"])
     web = TapBinding("web", bridge=bridge.name, guest={"hostname": "web"})
 
-Inputs and outputs are those of the plugin's SDK, in snake_case, also inside dicts; a dict that comes out has its
-properties as attributes, too (`web.guest.kernel_ip_arg`). Configuration is the plugin's (`hostnet:stateDir`, …).
-What Pulumi's dynamic resources can't do is in docs/dynamic.md.
+Inputs and outputs are those of the plugin's SDK, in snake_case, also inside dicts. A dict among the outputs has its
+properties as attributes, too (`web.guest.kernel_ip_arg`). The configuration is the plugin's (`hostnet:stateDir`, …).
+docs/dynamic.md says what Pulumi's dynamic resources can't do.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Managed(Resource):
     _kind: ClassVar[Kind[Any]]
 
     def __init_subclass__(cls, *, kind: Kind[Any]) -> None:
-        """Be that kind: `pulumi-python:dynamic/hostnet:<kind>`."""
+        """Make a class for a kind. Its type token is `pulumi-python:dynamic/hostnet:<kind>`."""
         super().__init_subclass__(module="hostnet", name=kind.name)
         cls._kind = kind
         cls.__doc__ = _documented(kind)
@@ -58,20 +58,20 @@ class _Managed(Resource):
         """Declare it.
 
         Args:
-            resource_name: its name in the program.
-            opts: Pulumi's own options; `import_` is not among what a dynamic resource can do.
-            inputs: the kind's inputs: values, dicts, Outputs.
+            resource_name: Its name in the program.
+            opts: Pulumi's own options, without `import_`.
+            inputs: The kind's inputs: values, dicts, Outputs.
 
         Raises:
-            TypeError: for an input that the kind does not have.
-            pulumi.RunError: for `import_`.
+            TypeError: The kind does not have such an input.
+            pulumi.RunError: `import_` is given.
         """
         for name in inputs.keys() - set(_attributes(self._kind.inputs.properties.values())):
             raise TypeError(f"{self._kind.name}() got an unexpected keyword argument {name!r}")
         if opts is not None and opts.import_ is not None:
             raise pulumi.RunError(
-                f"{resource_name}: Pulumi can't import a dynamic resource. Take it over with adopt=True (a Bridge), "
-                "or import it with the plugin's pulumi_hostnet"
+                f"{resource_name}: Pulumi can't import a dynamic resource. Take a bridge over with adopt=True, or "
+                "import the resource with the plugin's SDK pulumi_hostnet"
             )
         results = _attributes(self._kind.results.properties.values())
         others = {name: value for name, value in inputs.items() if name != "connection"}
@@ -79,7 +79,7 @@ class _Managed(Resource):
             **dict.fromkeys([*results, INPUTS]),  # Pulumi makes attributes of what it finds here
             **inputs,
             "connection": _with_secrets(inputs.get("connection")),
-            # Pulumi tells a dynamic provider neither of these.
+            # Pulumi gives a dynamic provider neither of these.
             URN: _urn(f"pulumi-python:{self._resource_type_name}", resource_name, opts.parent if opts else None),
             SECRET: pulumi.Output.from_input(others).is_secret(),
         }
@@ -91,9 +91,9 @@ class _Managed(Resource):
     def _output(self, name: str, given: pulumi.Output[Any], inputs: pulumi.Output[Any]) -> pulumi.Output[Any]:
         """An output for the program.
 
-        A preview asks a dynamic provider for no outputs: inputs of the same name stand in for them. That is right for
-        a `name`, but the `guest` that comes out is more than the one that went in: it is unknown until the resource
-        has real outputs, of which `INPUTS` is one.
+        In a preview Pulumi asks a dynamic provider for no outputs, and inputs of the same name stand in for them. That
+        is right for a `name`, but the output `guest` has more than the input: it is unknown until the resource has real
+        outputs, of which `INPUTS` is one.
         """
         declared = self._kind.inputs.properties.get(camel(name))
         if declared is not None and isinstance(declared.type, Record):
@@ -142,7 +142,7 @@ class PortForward(_Managed, kind=PORT_FORWARD):
 
 
 async def _urn(type_: str, name: str, parent: pulumi.Resource | None) -> str:
-    """The URN that the engine will give the resource. No Output: a dependency on one's own parent would be a circle."""
+    """The URN that the engine will give the resource. Not an Output: to depend on the parent is a circle."""
     types = type_
     if parent is not None:
         above = Urn.parse(str(await cast("Awaitable[str]", parent.urn.future()))).qualified_type
@@ -151,7 +151,7 @@ async def _urn(type_: str, name: str, parent: pulumi.Resource | None) -> str:
 
 
 def _with_secrets(connection: Any) -> Any:
-    """A connection whose credentials are secrets, whether the program says so or not."""
+    """A connection whose credentials are marked as secrets."""
     if isinstance(connection, Mapping):
         return {
             name: pulumi.Output.secret(value) if name in _CREDENTIALS and value is not None else _inner(name, value)
@@ -173,10 +173,10 @@ def _has_credentials(connection: Any) -> bool:
 
 
 class _Fields(dict[str, Any]):
-    """An object that came out: its properties are attributes as well, as in the plugin's SDK."""
+    """An object among the outputs: its properties are attributes as well, as in the plugin's SDK."""
 
     def __getattr__(self, name: str) -> Any:
-        """A property, None where the object has none of that name now."""
+        """A property; None where the object has none of that name."""
         if name.startswith("__"):
             raise AttributeError(name)
         return self.get(name)

@@ -1,4 +1,4 @@
-"""The way to the engine's log from Pulumi's process for dynamic resources, through what `pulumi` itself has."""
+"""The connection of Pulumi's process for dynamic resources to the engine's log: that of `pulumi` itself."""
 
 from __future__ import annotations
 

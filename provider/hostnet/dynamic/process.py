@@ -72,7 +72,7 @@ class Process:
         failures = check_config(config).failures
         if failures:
             text = "; ".join(f"hostnet:{each.path}: {each.reason}" for each in failures)
-            raise HostnetError(Code.INVALID, "use the configuration", text)
+            raise HostnetError(Code.INVALID, "invalid configuration", text)
         await self._access.configure(*parse_config(config, os.environ))
 
     def create(self, kind: Kind, known: Known) -> State:

@@ -44,18 +44,17 @@ class FakeChannel:
 class FakeTransport:
     """Starts such agents. Implements `hosts.session.Transport`."""
 
-    heard = 0.0
-
     def __init__(self, host: Host) -> None:
         self._host = host
+        self.last_activity = 0.0
 
     async def start(self, *, attempts: int | None = None) -> FakeChannel:
         """Start one, at the first attempt."""
         del attempts
         return FakeChannel(self._host)
 
-    async def anew(self) -> None:
-        """A new connection always succeeds."""
+    async def verify_login(self) -> None:
+        """A login always succeeds."""
 
     async def close(self) -> None:
         """Nothing leads there."""

@@ -43,8 +43,8 @@ class _Failure:
     applied: bool
 
 
-class FakeHost:
-    """A host that lives in this object. Implements `hostnet.wire.requests.Host`.
+class FakeHost(Session):
+    """A session with a host that lives in this object.
 
     It starts as a bare server: `lo`, `eth0` with 203.0.113.5/24, 2001:db8:5::5/64 and both default routes, forwarding
     off, no other firewall, no systemd. What crosses to it is JSON, and the agent that answers is the real one, so it
@@ -60,14 +60,12 @@ class FakeHost:
         servers: Its DHCP servers.
         persistence: Its watcher and systemd's units.
         agent: The agent.
-        heard: When it last showed that it is there, by `idle_clock`.
+        transport: Starts its agents; `last_activity` is what a test says.
         requests: All that was asked, in order.
         entered: Set when a request waits at `hold`.
     """
 
     def __init__(self, label: str = "this machine", persist: str = "auto") -> None:
-        self.label = label
-        self.heard = 0.0
         self.requests: list[Any] = []
         self.entered = asyncio.Event()
         self._arrivals = asyncio.Condition()
@@ -83,7 +81,8 @@ class FakeHost:
         self.persistence = FakePersistence(self._store, root, persist)
         self._table = Table(self.nftables)
         self.agent = Host(self._subsystems())
-        self._session = Session(label, FakeTransport(self.agent))
+        self.transport = FakeTransport(self.agent)
+        super().__init__(label, self.transport)
         self.kernel.add_link(UPLINK, "physical", addresses=("203.0.113.5/24", "2001:db8:5::5/64"))
         self.kernel.add_route(UPLINK, "0.0.0.0/0", "203.0.113.1")
         self.kernel.add_route(UPLINK, "::/0", "2001:db8:5::1")
@@ -107,7 +106,7 @@ class FakeHost:
         failure = await self._arrive("apply", change)
         if failure and not failure.applied:
             raise failure.error
-        view = await self._session.apply(change)
+        view = await super().apply(change)
         if failure:
             raise failure.error
         return view
@@ -117,7 +116,7 @@ class FakeHost:
         failure = await self._arrive("read", query)
         if failure:
             raise failure.error
-        return await self._session.read(query)
+        return await super().read(query)
 
     async def facts(self, name: str, arguments: dict[str, Any]) -> Facts:
         """Answer a function. `doctor` is refused: it tries the machine's own kernel."""
@@ -126,11 +125,7 @@ class FakeHost:
             raise failure.error
         if name == "doctor":
             raise HostnetError(Code.UNSUPPORTED, "examine the host", "a fake host has no real kernel", host=self.label)
-        return await self._session.facts(name, arguments)
-
-    async def close(self) -> None:
-        """End the session; what is committed stays."""
-        await self._session.close()
+        return await super().facts(name, arguments)
 
     # --- what a test does to it --------------------------------------------------------------------------------------
 
@@ -224,7 +219,8 @@ class FakeHost:
         self._store = Store(self._state, "host", None)
         self._table = Table(self.nftables)
         self.agent = Host(self._subsystems())
-        self._session = Session(self.label, FakeTransport(self.agent))
+        self._transport = self.transport = FakeTransport(self.agent)
+        self._channel = None
 
     def _follow(self, changes: Changes) -> None:
         """What the watcher's process does with the kernel's message, if it runs."""

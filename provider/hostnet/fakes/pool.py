@@ -54,7 +54,7 @@ class FakePool:
         await self._gate.wait()
         if connection.label in self.unreachable:
             why = "ETIMEDOUT: Connection timed out"
-            raise HostnetError(Code.UNREACHABLE, "reach the host", why, "Is it up?", connection.label)
+            raise HostnetError(Code.UNREACHABLE, "cannot reach the host", why, "Is it up?", connection.label)
         return self.at(connection)
 
     async def cancel(self) -> None:

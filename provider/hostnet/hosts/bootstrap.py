@@ -1,11 +1,11 @@
 """The first code on a host: it finds the agent's file there, or takes it from its input, and becomes the agent.
 
-It travels on a command line and runs under whatever python3 the host has: it is old Python, so that it can say that
-the host's is too old, and imports little.
-It says lines of JSON, `{"hostnet": …}`: what it waits for, what it needs, or why it can't go on. Where the file is
-there it says nothing: the agent that it becomes greets.
+It travels on a command line and runs under whatever python3 the host has: it is old Python, so that it can report that
+the host's is too old, and it imports little. It prints lines of JSON, `{"hostnet": …}`: what it waits for, what it
+needs, or why it can't continue. Where the host has the file it prints nothing: the agent that it becomes sends its
+greeting.
 
-Arguments: the file's SHA-256, its size, two directories where it may be, best first, then the agent's own.
+Its arguments are the file's SHA-256, its size, two directories where it may be, best first, and then the agent's own.
 """
 
 # ruff: noqa: PTH103, PTH104, PTH108, PTH110, PTH116, PTH118, PTH120, PTH123, UP031 (old Python, and no pathlib to wait for)
@@ -21,29 +21,30 @@ _OTHERS = 0o022  # may write: group, others
 _STICKY = 0o1000
 _CLOUD_INIT = "/run/cloud-init"
 _LOOK_SECONDS = 0.5
-_TELL_LOOKS = 10  # so many looks to one line that we wait: 5 s
+_LOOKS_A_LINE = 10  # a line that it waits every 5 s
 
 
-def say(**what: object) -> None:
-    """Tell the provider, in one line."""
+def report(**what: object) -> None:
+    """Send the provider a line."""
     os.write(1, json.dumps({"hostnet": what}).encode() + b"\n")
 
 
 def await_cloud_init() -> None:
-    """Wait till the first boot is over: it may be about to install what the agent needs.
+    """Wait until the first boot is over: it may be about to install what the agent needs.
 
-    The same test as cloud-init's own: its `status.json` is there from the first stage on, `result.json` after the last.
+    cloud-init itself tests for the same files: `status.json` exists from the first stage on, `result.json` after the
+    last.
     """
     looks = 0
     while os.path.exists(_CLOUD_INIT + "/status.json") and not os.path.exists(_CLOUD_INIT + "/result.json"):
-        if looks % _TELL_LOOKS == 0:
-            say(wait="cloud-init")  # which fails when the provider has gone, and ends this
+        if looks % _LOOKS_A_LINE == 0:
+            report(wait="cloud-init")  # fails, and so ends this, when the provider has hung up
         looks += 1
         time.sleep(_LOOK_SECONDS)
 
 
-def guarded(directory: str) -> bool:
-    """Whether only root can put a file into a directory, or another directory into its place."""
+def only_root_writes(directory: str) -> bool:
+    """Whether only root can put a file into a directory, or another directory in its place."""
     path = os.path.realpath(directory)
     status = os.stat(path)
     if status.st_uid != 0 or status.st_mode & _OTHERS:
@@ -57,13 +58,13 @@ def guarded(directory: str) -> bool:
 
 
 def find(digest: str, directories: "list[str]") -> "str | None":
-    """The agent's file, where it is there, whole, and out of others' reach."""
+    """The path of the agent's file, where it is complete and only root can replace it."""
     for directory in directories:
         path = os.path.join(directory, digest + ".zip")
         try:
             with open(path, "rb") as file:
                 same = hashlib.sha256(file.read()).hexdigest() == digest
-            if same and guarded(directory):
+            if same and only_root_writes(directory):
                 return path
         except OSError:
             continue
@@ -71,41 +72,41 @@ def find(digest: str, directories: "list[str]") -> "str | None":
 
 
 def receive(digest: str, size: int) -> bytes:
-    """The agent's file from standard input, which then goes on with the agent's requests."""
+    """The agent's file from standard input, where the agent's requests follow."""
     parts = []
     while size:
         part = os.read(0, min(size, 1 << 16))
         if not part:
-            sys.exit(1)  # the provider has gone
+            sys.exit(1)  # the provider has hung up
         parts.append(part)
         size -= len(part)
     data = b"".join(parts)
     if hashlib.sha256(data).hexdigest() != digest:
-        say(fail="bytes")
+        report(fail="bytes")
         sys.exit(1)
     return data
 
 
 def place(data: bytes, digest: str, directories: "list[str]") -> str:
-    """Put the agent's file where it may be; gives its path."""
+    """Store the agent's file in the first directory that serves; gives its path."""
     why = []
     before = os.umask(0o077)
     for directory in directories:
         try:
             os.makedirs(directory, 0o700, exist_ok=True)
-            if guarded(directory):
+            if only_root_writes(directory):
                 return write(data, directory, digest)
-            why.append("%s: others than root can write there" % directory)
+            why.append("%s: users other than root can write there" % directory)
         except OSError as error:
             why.append("%s: %s" % (directory, error.strerror))
         finally:
             os.umask(before)
-    say(fail="place", why="; ".join(why))
+    report(fail="place", why="; ".join(why))
     sys.exit(1)
 
 
 def write(data: bytes, directory: str, digest: str) -> str:
-    """Write, sync, rename: what has the name is whole."""
+    """Write, sync, rename: a file of that name is complete."""
     path = os.path.join(directory, digest + ".zip")
     part = "%s.%d" % (path, os.getpid())
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -125,15 +126,15 @@ def main(arguments: "list[str]") -> None:
     """Become the agent."""
     digest, size, directories = arguments[0], int(arguments[1]), arguments[2:4]
     if sys.version_info < _OLDEST:
-        say(fail="python", version="%d.%d.%d" % sys.version_info[:3])
+        report(fail="python", version="%d.%d.%d" % sys.version_info[:3])
         sys.exit(1)
     if os.geteuid() != 0:
-        say(fail="user", uid=os.geteuid())
+        report(fail="user", uid=os.geteuid())
         sys.exit(1)
     path = find(digest, directories)
     if path is None:
         await_cloud_init()
-        say(need=digest)
+        report(need=digest)
         path = place(receive(digest, size), digest, directories)
     # -I -S: nothing of the user's environment or site-packages gets into a process that runs as root.
     os.execv(sys.executable, [sys.executable, "-I", "-S", path, *arguments[4:]])  # noqa: S606 - no shell is wanted

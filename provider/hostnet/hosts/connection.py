@@ -9,7 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Connection:
-    """How a host is reached. `host` None: this machine. Secrets are kept out of `repr`."""
+    """How a host is reached, as the properties of `connection`. Without a `host` it is this machine.
+
+    Secrets are kept out of `repr`.
+    """
 
     host: str | None = None
     port: int = 22
@@ -50,10 +53,17 @@ class Connection:
 
 @dataclass(frozen=True)
 class Settings:
-    """The provider's configuration but for `connection`."""
+    """The provider's configuration besides `connection`.
+
+    Args:
+        delete_unreachable: A delete on a host that can't be reached succeeds.
+        persist: Whether a reboot restores what the record holds: `auto`, `always` or `never`.
+        confirm_timeout: Seconds after which an unconfirmed change is rolled back.
+        state_dir: Where the host keeps its record and the agent's file.
+    """
 
     delete_unreachable: bool = False
-    persist: str = "auto"  # auto | always | never
+    persist: str = "auto"
     confirm_timeout: float = 30
     state_dir: str = "/var/lib/hostnet"
 

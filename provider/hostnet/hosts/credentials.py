@@ -1,8 +1,8 @@
-"""How we prove who we are: a private key, a password, an SSH agent. No secret gets into a message.
+"""How the provider authenticates: a private key, a password, an SSH agent. No message has a secret in it.
 
 A private key is tried first, then the keys of `agentSocketPath`, then the password (also where the server asks for it
-interactively). The agent that the environment names (SSH_AUTH_SOCK) is asked only where the connection gives none of
-these: a program that says how to log in means that, and a server closes the door after a few wrong keys.
+interactively). The SSH agent of the environment (SSH_AUTH_SOCK) is used only where the connection has none of these: a
+program that says how to log in means that, and a server disconnects after a few wrong keys.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from hostnet.wire.errors import Code, HostnetError
 class Credentials:
     """What a connection logs in with.
 
-    :param keys: private keys, or an agent's, in the order in which they are tried.
-    :param password: the password.
-    :param tried: what there is, for the message where none of it is accepted.
+    Args:
+        keys: Private keys, or an SSH agent's, in the order in which they are tried.
+        password: The password.
+        tried: Their names for the message where the server accepts none of them.
     """
 
     def __init__(self, keys: Sequence[asyncssh.SSHKeyPair], password: str | None, tried: Sequence[str]) -> None:
@@ -33,7 +34,8 @@ class Credentials:
     async def of(cls, connection: Connection) -> Credentials:
         """Those of a connection.
 
-        :raises HostnetError: for a key that can't be read, or an agent that does not answer.
+        Raises:
+            HostnetError: A key can't be read, or an SSH agent does not answer.
         """
         keys: list[asyncssh.SSHKeyPair] = []
         tried: list[str] = []
@@ -55,37 +57,37 @@ class Credentials:
         return made
 
     def close(self) -> None:
-        """Let go of the SSH agent."""
+        """Disconnect from the SSH agent."""
         if self._agent is not None:
             self._agent.close()
 
     def refused(self, connection: Connection) -> HostnetError:
-        """The error where the host accepts nothing of it."""
-        why = f"it accepts neither of: {', '.join(self.tried)}" if len(self.tried) > 1 else ""
-        if len(self.tried) == 1:
-            why = f"it does not accept {self.tried[0]}"
-        fix = f"Check connection.user, and that the host's authorized_keys (or sshd_config) allow {connection.user} in"
+        """The error where the server accepts none of them."""
+        why = f"the server does not accept {' or '.join(self.tried)}"
+        fix = f"Check connection.user, and that the server's authorized_keys or sshd_config allows {connection.user}"
         if not self.tried:
-            why = "the connection has nothing to log in with"
-            fix = "Set connection.privateKey, password or agentSocketPath, or start an SSH agent (SSH_AUTH_SOCK)"
-        return HostnetError(Code.PERMISSION, f"can't log in as {connection.user}", why, fix, connection.label)
+            why = "the connection has no credentials"
+            fix = (
+                "Set connection.privateKey, connection.password or connection.agentSocketPath, or start an SSH agent "
+                "(SSH_AUTH_SOCK)"
+            )
+        return HostnetError(Code.PERMISSION, f"cannot log in as {connection.user}", why, fix, connection.label)
 
 
 def _load(connection: Connection) -> Sequence[asyncssh.SSHKeyPair]:
-    """The private key. Deciphering an OpenSSH key takes a moment on purpose (bcrypt)."""
+    """The private key. Decrypting an OpenSSH key takes a moment on purpose (bcrypt)."""
     text = (connection.private_key or "").strip().replace("\r\n", "\n") + "\n"
-    # What asyncssh says is not passed on, but for what it is about: it may quote the key.
+    # asyncssh's own message is used to tell the cases apart, and never shown: it may quote the key.
     try:
         key = asyncssh.import_private_key(text, connection.private_key_password)
     except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
-        why = "it is no private key in OpenSSH or PEM format"
+        why = "it is not a private key in OpenSSH or PEM format"
         if str(error).startswith("Passphrase must be specified"):
-            why = "it is encrypted, and there is no connection.privateKeyPassword"
+            why = "it is encrypted, and connection.privateKeyPassword is not set"
         elif isinstance(error, asyncssh.KeyEncryptionError) or "decrypt" in str(error):
-            why = "connection.privateKeyPassword does not open it"
-        raise HostnetError(
-            Code.INVALID, "connection.privateKey can't be used", why, "Correct the connection", connection.label
-        ) from None
+            why = "connection.privateKeyPassword does not decrypt it"
+        what = "cannot use connection.privateKey"
+        raise HostnetError(Code.INVALID, what, why, "Correct the connection", connection.label) from None
     return asyncssh.load_keypairs([key])
 
 
@@ -98,12 +100,7 @@ async def _agent_keys(
         return agent, list(await agent.get_keys())
     except (OSError, ValueError) as error:
         agent.close()
-        why = error.strerror if isinstance(error, OSError) and error.strerror else "it gives no list of its keys"
+        why = error.strerror if isinstance(error, OSError) and error.strerror else "it does not list its keys"
         where = "connection.agentSocketPath" if connection.agent_socket_path else "SSH_AUTH_SOCK"
-        raise HostnetError(
-            Code.PERMISSION,
-            f"the SSH agent at {path} does not answer",
-            why,
-            f"Start it, or correct {where}",
-            connection.label,
-        ) from None
+        what, fix = f"cannot use the SSH agent at {path}", f"Start it, or correct {where}"
+        raise HostnetError(Code.PERMISSION, what, why, fix, connection.label) from None

@@ -1,6 +1,6 @@
-"""Which key a host must show, and what to say where it shows another.
+"""Which host key a server must present, and what to say where it presents another.
 
-A host's key is always checked: against `hostKey`, else against known_hosts as OpenSSH reads it (hashed entries,
+The host key is always checked: against `hostKey`, else against known_hosts as OpenSSH reads it (hashed entries,
 `[host]:port`, revoked keys, certificate authorities). Nothing is ever added to known_hosts.
 """
 
@@ -21,13 +21,14 @@ _SSH_PORT = 22
 
 
 @dataclass(frozen=True)
-class Trust:
-    """The keys that a host may show.
+class Trusted:
+    """The host keys that a server may present.
 
-    :param keys: they themselves.
-    :param authorities: keys that may have signed a host's certificate.
-    :param revoked: keys that it must not show.
-    :param source: where they come from, for messages.
+    Args:
+        keys: The keys themselves.
+        authorities: Keys that may have signed a host's certificate.
+        revoked: Keys that it must not present.
+        source: Where they come from, for messages.
     """
 
     keys: Sequence[asyncssh.SSHKey] = ()
@@ -37,9 +38,9 @@ class Trust:
 
     @property
     def algorithms(self) -> list[str]:
-        """In what order to ask for the host's keys: first the kinds that we would know it by.
+        """In what order to ask for the host's keys: first the algorithms of the trusted keys.
 
-        The others follow: a host that has none of those shows its key, and the error can say which it is.
+        The others follow: a host that has none of those presents a key all the same, and the error can name it.
         """
         first = [name for key in self.keys for name in key.sig_algorithms]
         if self.authorities:
@@ -52,13 +53,14 @@ def known_hosts_files() -> list[Path]:
     return [Path("~/.ssh/known_hosts").expanduser(), SYSTEM_KNOWN_HOSTS]
 
 
-def trust(connection: Connection) -> Trust:
-    """What is known of a host.
+def trusted_keys(connection: Connection) -> Trusted:
+    """The host keys that a connection trusts.
 
-    :raises HostnetError: for a `hostKey` or a known_hosts that can't be read.
+    Raises:
+        HostnetError: `hostKey` or known_hosts can't be read.
     """
     if connection.host_key is not None:
-        return Trust(_parse(connection), source="connection.hostKey")
+        return Trusted(_parse(connection), source="connection.hostKey")
     text = "".join(_text(path, connection) for path in known_hosts_files())
     try:
         known = asyncssh.import_known_hosts(text)
@@ -67,50 +69,47 @@ def trust(connection: Connection) -> Trust:
     except ValueError:
         raise HostnetError(
             Code.INVALID,
-            "the host's key can't be checked",
+            "cannot check the host key",
             "a line of known_hosts is malformed",
-            f"Look at {' and '.join(map(str, known_hosts_files()))}, or set connection.hostKey",
+            f"Correct {' or '.join(map(str, known_hosts_files()))}, or set connection.hostKey",
             connection.label,
         ) from None
-    return Trust(keys, authorities, revoked, "known_hosts")
+    return Trusted(keys, authorities, revoked, "known_hosts")
 
 
-def unknown(connection: Connection, key: asyncssh.SSHKey, trusted: Trust) -> HostnetError:
-    """The error for a key that is not the host's, as far as we know."""
-    shown = f"{_algorithm(key)} {key.get_fingerprint()}"
+def untrusted(connection: Connection, key: asyncssh.SSHKey, trusted: Trusted) -> HostnetError:
+    """The error for a key that is not among the trusted ones."""
+    compare = f"Compare it with the output of `ssh-keygen -lf {_file(key)}` on the host itself"
     line = f"{_pattern(connection)} {_public(key)}"
-    look = f"`ssh-keygen -lf {_file(key)}` on the host itself"
     if not trusted.keys:
         return HostnetError(
             Code.PERMISSION,
-            "the host's key is not known",
-            f"it shows {shown}",
-            f"Compare with {look}; if it is the same, set connection.hostKey to `{_public(key)}`, or add this line to "
+            "unknown host key",
+            f"the server presented {_shown(key)}, which is not in known_hosts",
+            f"{compare}. If they match, set connection.hostKey to `{_public(key)}`, or add this line to "
             f"~/.ssh/known_hosts: `{line}`",
             connection.label,
         )
-    expected = ", ".join(f"{_algorithm(one)} {one.get_fingerprint()}" for one in trusted.keys)
-    instead = f"set connection.hostKey to `{_public(key)}`"
+    replace = f"set connection.hostKey to `{_public(key)}`"
     if trusted.source == "known_hosts":
-        instead = (
-            f"take out the old line (`ssh-keygen -R '{_pattern(connection)}'`) and add this one to "
+        replace = (
+            f"remove the old line (`ssh-keygen -R '{_pattern(connection)}'`) and add this one to "
             f"~/.ssh/known_hosts: `{line}`"
         )
     return HostnetError(
         Code.PERMISSION,
-        "the host's key has changed, or somebody is in between",
-        f"it shows {shown}; {trusted.source} has {expected}",
-        f"Compare with {look}; only if it is the same (a host that was made anew has a new key), {instead}",
+        "host key mismatch",
+        f"the server presented {_shown(key)}, {trusted.source} expects {', '.join(map(_shown, trusted.keys))}",
+        f"The key was changed, or the connection is being intercepted. {compare}. Only if they match (a reinstalled "
+        f"host has a new key), {replace}",
         connection.label,
     )
 
 
-def unacceptable(connection: Connection, why: str) -> HostnetError:
-    """The error for a key or certificate that is refused whatever we know (revoked, expired)."""
-    return HostnetError(
-        Code.PERMISSION, "the host's key is refused", why, "Give the host a new key, or correct known_hosts",
-        connection.label,
-    )  # fmt: skip
+def refused(connection: Connection, why: str) -> HostnetError:
+    """The error for a key or certificate that is refused whatever is trusted (revoked, expired)."""
+    fix = "Give the host a new key, or correct known_hosts"
+    return HostnetError(Code.PERMISSION, "host key refused", why, fix, connection.label)
 
 
 def _parse(connection: Connection) -> list[asyncssh.SSHKey]:
@@ -120,10 +119,10 @@ def _parse(connection: Connection) -> list[asyncssh.SSHKey]:
     except asyncssh.KeyImportError:
         raise HostnetError(
             Code.INVALID,
-            "connection.hostKey can't be read",
-            "it is no public key in authorized_keys format",
-            "Take the line of the host's /etc/ssh/ssh_host_ed25519_key.pub, or what `ssh-keyscan` prints, without the "
-            "host's name at the front",
+            "cannot use connection.hostKey",
+            "it is not a public key in authorized_keys format",
+            "Use the line of the host's /etc/ssh/ssh_host_ed25519_key.pub, or a line that `ssh-keyscan` prints without "
+            "the host name in front",
             connection.label,
         ) from None
 
@@ -134,15 +133,19 @@ def _text(path: Path, connection: Connection) -> str:
     except FileNotFoundError:
         return ""
     except OSError as error:
-        raise HostnetError(
-            Code.PERMISSION, f"{path} can't be read", error.strerror or "", "Mend it, or set connection.hostKey",
-            connection.label,
-        ) from None  # fmt: skip
+        fix = "Make it readable, or set connection.hostKey"
+        what, why = f"cannot read {path}", error.strerror or ""
+        raise HostnetError(Code.PERMISSION, what, why, fix, connection.label) from None
 
 
 def _pattern(connection: Connection) -> str:
     """The host as known_hosts writes it."""
     return f"{connection.host}" if connection.port == _SSH_PORT else f"[{connection.host}]:{connection.port}"
+
+
+def _shown(key: asyncssh.SSHKey) -> str:
+    """A key as messages show it: its fingerprint, as `ssh-keygen -l` prints it, and its algorithm."""
+    return f"{key.get_fingerprint()} ({_algorithm(key)})"
 
 
 def _algorithm(key: asyncssh.SSHKey) -> str:

@@ -1,4 +1,4 @@
-"""This machine: the agent as a child process, as root (itself, or through sudo)."""
+"""This machine: the agent as a child process that runs as root, through sudo where the provider does not."""
 
 from __future__ import annotations
 
@@ -10,30 +10,37 @@ import sys
 from pathlib import Path
 
 from hostnet.hosts.connection import Connection, Settings
+from hostnet.hosts.session import LINE_BYTES
 from hostnet.wire.errors import Code, HostnetError
 
-_LIMIT = 256 << 20
-_LAST_WORDS = 2000
+LAST_OUTPUT_BYTES = 2000  # of an agent's standard error, for the message about its end
 
 
 def agent_arguments(connection: Connection, settings: Settings) -> list[str]:
-    """What the agent is told on its command line (no secret is among it)."""
+    """The agent's command line arguments. No secret is among them: other users see command lines."""
     arguments = ["--state-dir", settings.state_dir, "--persist", settings.persist, "--via", connection.host or ""]
     return arguments + (["--netns", connection.netns] if connection.netns else [])
+
+
+def with_last_output(how: str, output: bytes) -> str:
+    """How a process ended, with the last line that it printed."""
+    lines = output.decode(errors="replace").strip().splitlines()
+    return f"{how}; last output: {lines[-1]}" if lines else how
 
 
 class LocalTransport:
     """Starts agents on this machine."""
 
-    heard = 0.0  # nothing is between
+    last_activity = 0.0  # there is no connection to wait for
 
     def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection, self._settings = connection, settings
 
     async def start(self, *, attempts: int | None = None) -> LocalChannel:
-        """Start one; there is nothing to wait for.
+        """Start an agent.
 
-        :raises HostnetError: where it takes root and there is no way to it.
+        Raises:
+            HostnetError: It needs root, and there is no sudo.
         """
         del attempts
         code = f"import sys; sys.path.insert(0, {_package_root()!r}); "
@@ -46,16 +53,16 @@ class LocalTransport:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            limit=_LIMIT,
-            start_new_session=True,  # Ctrl-C is the provider's to handle
+            limit=LINE_BYTES,
+            start_new_session=True,  # Ctrl-C goes to the whole process group, and is the provider's to handle
         )
         return LocalChannel(process)
 
-    async def anew(self) -> None:
-        """Nothing can cut the way from here to here."""
+    async def verify_login(self) -> None:
+        """A change can't make this machine unreachable from itself."""
 
     async def close(self) -> None:
-        """Nothing leads here but the channel."""
+        """There is no connection besides the channel."""
 
     def _prefix(self) -> list[str]:
         if os.geteuid() == 0 and not self._connection.sudo:
@@ -65,8 +72,8 @@ class LocalTransport:
         if shutil.which("sudo") is None:
             raise HostnetError(
                 Code.PERMISSION,
-                "the host's network can't be changed",
-                f"this runs as user {os.geteuid()} and there is no sudo",
+                "cannot change the host's network",
+                f"hostnet runs as user {os.geteuid()}, and sudo is not installed",
                 "Run pulumi as root, or install sudo and allow this user to use it without a password",
                 self._connection.label,
             )
@@ -74,22 +81,23 @@ class LocalTransport:
 
 
 class LocalChannel:
-    """A started agent on this machine."""
+    """The byte stream to an agent on this machine."""
+
+    lost = False  # how a child process ended is always known
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         if process.stdin is None or process.stdout is None or process.stderr is None:
             msg = "the agent's streams are pipes"
             raise AssertionError(msg)
-        self.lost = False  # what a process here came to is always known
         self._process = process
         self._input = process.stdin
         self.reader = process.stdout
-        self._words = b""
+        self._output = b""
         self._listening = asyncio.ensure_future(self._listen(process.stderr))
 
     async def _listen(self, errors: asyncio.StreamReader) -> None:
         while data := await errors.read(4096):
-            self._words = (self._words + data)[-_LAST_WORDS:]
+            self._output = (self._output + data)[-LAST_OUTPUT_BYTES:]
             sys.stderr.buffer.write(data)
             sys.stderr.flush()
 
@@ -98,17 +106,14 @@ class LocalChannel:
         self._input.write(data)
 
     async def ended(self) -> str:
-        """How it ended."""
+        """How it ended, once it has."""
         code = await self._process.wait()
         await self._listening
-        last = self._words.decode(errors="replace").strip().splitlines()
-        said = f"; it last said: {last[-1]}" if last else ""
-        if code < 0:
-            return f"signal {-code} ({signal.Signals(-code).name}){said}"
-        return f"exit code {code}{said}"
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return with_last_output(how, self._output)
 
     async def close(self) -> None:
-        """End it: its input ends, and with it the agent."""
+        """End its input, and with it the agent."""
         self._input.close()
         try:
             await asyncio.wait_for(self._process.wait(), 5)

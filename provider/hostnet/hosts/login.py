@@ -1,7 +1,7 @@
-"""From a connection to a log-in on its host, through a jump host where there is one, as often as a boot takes.
+"""From a connection to a login on its host, through a jump host where there is one, with retries while a host boots.
 
-What is tried again: a connection that is refused, times out, finds no route or no such name, or is closed before the
-log-in. A key or a password that is refused, ours or the host's, is not tried again: it would not get better.
+Another attempt follows where a connection is refused, times out, finds no route or no such name, or is closed before
+the login. A key or a password that is refused, ours or the host's, is not tried again: the answer would be the same.
 """
 
 from __future__ import annotations
@@ -17,49 +17,49 @@ from typing import TypeVar
 
 import asyncssh
 
+from hostnet.hosts.activity import Activity
 from hostnet.hosts.connection import Connection
 from hostnet.hosts.credentials import Credentials
-from hostnet.hosts.host_keys import Trust, trust, unacceptable, unknown
+from hostnet.hosts.host_keys import Trusted, refused, trusted_keys, untrusted
+from hostnet.hosts.session import Status
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.requests import idle_clock
 
 T = TypeVar("T")
-Status = Callable[[str], None]
-Hear = Callable[[], None]
 Backoff = tuple[float, float]  # seconds: the first pause, the longest
 
 BACKOFF: Backoff = (1, 15)
 _GROWTH = 1.5
-_JITTER = 0.2  # of a pause: 50 providers must not knock at the same moment
-# A host that says nothing for three of these is taken for lost.
+_JITTER = 0.2  # of a pause: 50 providers must not connect at the same moment
+# A connection without an answer to three of these is lost.
 _KEEP_ALIVE_SECONDS = 15
 _KEEP_ALIVE_MISSES = 3
-# How long an attempt may take on a host that was waited for in vain: its other resources come one after the other.
+# How long an attempt may take on a host that did not answer before: its resources come one after the other.
 _BRIEF_SECONDS = 5
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
-class DialError(Exception):
-    """The host was not reached this time; it may be the next."""
+class LoginError(Exception):
+    """This attempt failed; the next one may succeed."""
 
 
 class Jump:
-    """A log-in on a jump host, from the attempt on, and how many go through it.
+    """A login on a jump host, from its first attempt on, and the number of hosts behind it that use it.
 
-    :param attempt: gives it.
+    Args:
+        attempt: Gives the login.
     """
 
     def __init__(self, attempt: asyncio.Future[asyncssh.SSHClientConnection]) -> None:
         self._attempt = attempt
         self.users = 0
 
-    async def log_in(self) -> asyncssh.SSHClientConnection:
-        """The log-in, or why there is none; who waits no longer leaves it to the others."""
+    async def connection(self) -> asyncssh.SSHClientConnection:
+        """The login, or why there is none. A user that stops waiting does not end it for the others."""
         return await asyncio.shield(self._attempt)
 
     @property
     def usable(self) -> bool:
-        """Whether there is one, or may be soon."""
+        """Whether it is open, or may be soon."""
         return not self._attempt.done() or (self._made is not None and not self._made.is_closed())
 
     @property
@@ -67,8 +67,8 @@ class Jump:
         done = self._attempt.done() and not self._attempt.cancelled() and self._attempt.exception() is None
         return self._attempt.result() if done else None
 
-    def let_go(self) -> None:
-        """Go through it no more; the last one hangs up."""
+    def release(self) -> None:
+        """Stop using it; the last user closes it."""
         self.users -= 1
         if self.users == 0:
             self._attempt.cancel()
@@ -77,43 +77,45 @@ class Jump:
 
 
 class Jumps:
-    """The log-ins on jump hosts: one on each, for all hosts behind it.
+    """The logins on jump hosts: one on each, for all hosts behind it.
 
-    A jump host's sshd turns many away that come at the same moment (MaxStartups: from the eleventh on), but one log-in
-    may have as many connections through it as there are hosts.
+    The sshd of a jump host turns many logins away that come at the same moment (MaxStartups 10:30:100: from the
+    eleventh on), but one login may carry connections to as many hosts as there are.
     """
 
     def __init__(self) -> None:
         self._jumps: dict[Connection, Jump] = {}
 
-    async def through(self, proxy: Connection) -> Jump:
-        """Log in on a jump host, or share a log-in that is there or on its way. `let_go` follows.
+    async def acquire(self, proxy: Connection) -> Jump:
+        """Log in on a jump host, or share a login that is open or under way. Its user calls `release` in the end.
 
-        :raises DialError: where another try may help.
-        :raises HostnetError: where none will.
+        Raises:
+            LoginError: Another attempt may succeed.
+            HostnetError: No attempt will.
         """
-        same = replace(proxy, dial_error_limit=0, per_dial_timeout=0)  # patience makes no other log-in
+        same = replace(proxy, dial_error_limit=0, per_dial_timeout=0)  # limits do not make another login
         jump = self._jumps.get(same)
         if jump is None or not jump.usable:
             jump = self._jumps[same] = Jump(asyncio.ensure_future(log_in(proxy, None)))
         jump.users += 1
         try:
             async with asyncio.timeout(proxy.per_dial_timeout):
-                await jump.log_in()
+                await jump.connection()
         except BaseException as error:
-            jump.let_go()
+            jump.release()
             if isinstance(error, TimeoutError):
-                raise DialError(_reason(error, proxy)) from None
+                raise LoginError(_reason(error, proxy)) from None
             raise
         return jump
 
 
 @dataclass
 class SshLogin:
-    """A log-in on a host.
+    """A login on a host.
 
-    :param connection: with the host.
-    :param jump: the one on the jump host before it.
+    Args:
+        connection: The SSH connection.
+        jump: The login on the jump host before it.
     """
 
     connection: asyncssh.SSHClientConnection
@@ -128,73 +130,76 @@ class SshLogin:
         """Hang up, without waiting for the host to notice."""
         self.connection.close()
         if self.jump is not None:
-            self.jump.let_go()
+            self.jump.release()
 
 
-class Dialler:
-    """Dials one host.
+class LoginAttempts:
+    """Logs in on one host, as often as it takes.
 
-    :param connection: the host's.
-    :param status: told while it waits.
-    :param backoff: the pauses between attempts.
-    :param jumps: the log-ins on jump hosts.
+    Args:
+        connection: The host's.
+        status: Gets a line before each pause.
+        backoff: The pauses between attempts.
+        jumps: The logins on jump hosts.
+
+    Attributes:
+        activity: The host's signs of life, and the jump host's.
     """
 
     def __init__(
         self, connection: Connection, status: Status, backoff: Backoff = BACKOFF, jumps: Jumps | None = None
     ) -> None:
+        self.activity = Activity()
         self._connection, self._status, self._backoff = connection, status, backoff
         self._jumps = jumps or Jumps()
         self._jump: Jump | None = None
-        self.heard = 0.0  # see `Host.heard`
 
-    async def dial(self, *, limit: int, brief: bool = False) -> SshLogin:
+    async def log_in(self, *, limit: int, brief: bool = False) -> SshLogin:
         """Log in.
 
-        :param limit: how often to try; -1: without limit.
-        :param brief: each time for a few seconds only.
-        :raises HostnetError: UNREACHABLE where the host was not reached as often as that.
+        Args:
+            limit: The number of attempts; -1: no limit.
+            brief: An attempt ends after a few seconds.
+
+        Raises:
+            HostnetError: UNREACHABLE after that many attempts, and others.
         """
         connection = _briefly(self._connection) if brief else self._connection
-        way: SshLogin | None = None
+        login: SshLogin | None = None
         try:
-            found = await self._patiently(connection, limit, lambda: self._attempt(connection, limit))
-            way = SshLogin(found, self._jump)
+            made = await self._patiently(connection, limit, lambda: self._attempt(connection, limit))
+            login = SshLogin(made, self._jump)
         finally:
-            if way is None:
-                self._let_go()
+            if login is None:
+                self._release()
             self._jump = None
-        return way
+        return login
 
     async def _attempt(self, connection: Connection, limit: int) -> asyncssh.SSHClientConnection:
-        """Try once, through a log-in on the jump host that serves every attempt."""
+        """Try once, through a login on the jump host that serves every attempt."""
         if connection.proxy is None:
-            return await log_in(connection, None, self.hear)
+            return await log_in(connection, None, self.activity)
         if self._jump is None or not self._jump.usable:
-            self._let_go()
-            # Patience is for the way as a whole: what the connection allows holds for its jump host as well.
+            self._release()
+            # The limit is for both hosts together: what the connection allows holds for its jump host as well.
             proxy = connection.proxy
-            self._jump = await self._patiently(proxy, limit, lambda: self._jumps.through(proxy))
-            self.hear()
-        return await log_in(connection, await self._jump.log_in(), self.hear)
+            self._jump = await self._patiently(proxy, limit, lambda: self._jumps.acquire(proxy))
+            self.activity.note()
+        return await log_in(connection, await self._jump.connection(), self.activity)
 
-    def hear(self) -> None:
-        """Note that the host, or the jump host before it, is there."""
-        self.heard = idle_clock()
-
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         if self._jump is not None:
-            self._jump.let_go()
+            self._jump.release()
             self._jump = None
 
-    async def _patiently(self, connection: Connection, limit: int, reach: Callable[[], Awaitable[T]]) -> T:
-        """Try until the host is there, or the connection's patience is over."""
+    async def _patiently(self, connection: Connection, limit: int, try_once: Callable[[], Awaitable[T]]) -> T:
+        """Try until it succeeds, or up to the limit."""
         pause, longest = self._backoff
         number = 1
         while True:
             try:
-                return await reach()
-            except DialError as error:
+                return await try_once()
+            except LoginError as error:
                 why = str(error)
             if 0 <= limit <= number:
                 raise _unreachable(connection, why, number)
@@ -205,65 +210,70 @@ class Dialler:
 
 
 class _Client(asyncssh.SSHClient):
-    """Answers asyncssh's questions about one log-in."""
+    """Answers asyncssh's questions about one login."""
 
-    def __init__(self, connection: Connection, trusted: Trust, credentials: Credentials, hear: Hear) -> None:
-        self._connection, self._trusted, self._hear = connection, trusted, hear
+    def __init__(self, connection: Connection, trusted: Trusted, credentials: Credentials, activity: Activity) -> None:
+        self._connection, self._trusted, self._activity = connection, trusted, activity
         self._keys = list(credentials.keys)
-        self.stranger: HostnetError | None = None
+        self.untrusted: HostnetError | None = None
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
-        """Somebody is there."""
+        """The host accepts the connection."""
         del conn
-        self._hear()
+        self._activity.note()
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-        """Asked for a key that is not among the trusted."""
+        """The host presents a key that is not among the trusted ones."""
         del host, addr, port
-        self.stranger = unknown(self._connection, key, self._trusted)
+        self.untrusted = untrusted(self._connection, key, self._trusted)
         return False
 
     def public_key_auth_requested(self) -> asyncssh.SSHKeyPair | None:
-        """Asked for the next key to try."""
-        self._hear()
+        """The host asks for the next key."""
+        self._activity.note()
         return self._keys.pop(0) if self._keys else None
 
 
 async def log_in(
-    connection: Connection, jump: asyncssh.SSHClientConnection | None, hear: Hear = lambda: None
+    connection: Connection, jump: asyncssh.SSHClientConnection | None, activity: Activity | None = None
 ) -> asyncssh.SSHClientConnection:
     """Try once.
 
-    :param hear: called at each sign of life.
-    :raises DialError: where another try may help.
-    :raises HostnetError: where none will.
+    Args:
+        connection: The host's.
+        jump: The connection to the jump host before it.
+        activity: Gets the host's signs of life.
+
+    Raises:
+        LoginError: Another attempt may succeed.
+        HostnetError: No attempt will.
     """
-    trusted = Trust() if connection.insecure_ignore_host_key else trust(connection)
+    activity = activity or Activity()
+    trusted = Trusted() if connection.insecure_ignore_host_key else trusted_keys(connection)
     credentials = await Credentials.of(connection)
-    client = _Client(connection, trusted, credentials, hear)
+    client = _Client(connection, trusted, credentials, activity)
     try:
         async with asyncio.timeout(connection.per_dial_timeout):
             made = await _connect(connection, jump, client, trusted, credentials.password)
-            hear()
+            activity.note()
             return made
     except asyncssh.HostKeyNotVerifiable as error:
-        raise client.stranger or unacceptable(connection, error.reason) from None
+        raise client.untrusted or refused(connection, error.reason) from None
     except asyncssh.PermissionDenied:
         raise credentials.refused(connection) from None
     except asyncssh.ChannelOpenError as error:
         if error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
             raise _no_forwarding(connection) from None
-        raise DialError(f"the jump host says: {error.reason}") from None
+        raise LoginError(f"the jump host reports: {error.reason}") from None
     except asyncssh.ConnectionLost:
-        raise DialError("the connection was closed before the log-in") from None
+        raise LoginError("the connection was closed before the login") from None
     except asyncssh.DisconnectError as error:
         if "authentication failures" in error.reason:
             raise credentials.refused(connection) from None
-        raise HostnetError(
-            Code.UNSUPPORTED, "SSH with the host fails", error.reason, "Look at its sshd's log", connection.label
-        ) from None
+        fix = "Look at the log of the server's sshd"
+        raise HostnetError(Code.UNSUPPORTED, "SSH failed", error.reason, fix, connection.label) from None
     except OSError as error:
-        raise DialError(_reason(error, connection)) from None
+        raise LoginError(_reason(error, connection)) from None
     finally:
         credentials.close()
 
@@ -272,7 +282,7 @@ async def _connect(
     connection: Connection,
     jump: asyncssh.SSHClientConnection | None,
     client: _Client,
-    trusted: Trust,
+    trusted: Trusted,
     password: str | None,
 ) -> asyncssh.SSHClientConnection:
     return await asyncssh.connect(
@@ -284,7 +294,7 @@ async def _connect(
         client_keys=None,  # `client` has them, and only them
         agent_path=None,
         gss_host=None,
-        config=None,  # what the program does not say does not count: no ~/.ssh/config
+        config=None,  # only what the program says counts: no ~/.ssh/config
         x509_trusted_certs=None,
         known_hosts=None if connection.insecure_ignore_host_key else _as_asyncssh(trusted),
         server_host_key_algs=trusted.algorithms,
@@ -296,53 +306,48 @@ async def _connect(
     )
 
 
-def _as_asyncssh(trusted: Trust) -> tuple[list[asyncssh.SSHKey], list[asyncssh.SSHKey], list[asyncssh.SSHKey]]:
+def _as_asyncssh(trusted: Trusted) -> tuple[list[asyncssh.SSHKey], list[asyncssh.SSHKey], list[asyncssh.SSHKey]]:
     return list(trusted.keys), list(trusted.authorities), list(trusted.revoked)
 
 
 def _reason(error: OSError, connection: Connection) -> str:
-    """Why a connection did not come about, in a few words."""
+    """Why there is no connection, in a few words."""
     if isinstance(error, TimeoutError):
         return f"no answer within {connection.per_dial_timeout:g} s"
     if isinstance(error, socket.gaierror):
-        return (error.strerror or "the name is not known").lower()
-    # Where a name has several addresses, asyncio says of each what came of it, in one text.
+        return (error.strerror or "unknown host name").lower()
+    # Where a name has several addresses, asyncio puts the error of each into one text.
     number = error.errno or next(map(int, _ERRNO.findall(str(error))), 0)
     return os.strerror(number).lower() if number else "the connection failed"
 
 
 def _briefly(connection: Connection) -> Connection:
-    """The same way with less time for an attempt."""
+    """The same connection with less time for an attempt."""
     proxy = _briefly(connection.proxy) if connection.proxy else None
     return replace(connection, per_dial_timeout=min(connection.per_dial_timeout, _BRIEF_SECONDS), proxy=proxy)
 
 
 def attempt(connection: Connection, number: int, limit: int, why: str) -> str:
-    """What the status says of an attempt that was in vain, before the next."""
+    """The line for the status column after a failed attempt, before the next one."""
     of = f" of {limit}" if limit > 0 else ""
     return f"waiting for {connection.label} (attempt {number}{of}): {why}"
 
 
 def times(attempts: int) -> str:
-    """How often it was tried, for an error."""
+    """The number of attempts, for an error."""
     return f" ({attempts} attempts)" if attempts > 1 else ""
 
 
 def _unreachable(connection: Connection, why: str, attempts: int) -> HostnetError:
-    return HostnetError(
-        Code.UNREACHABLE,
-        "the host can't be reached",
-        why + times(attempts),
-        f"Check that it is up, and that port {connection.port} is open to this machine",
-        connection.label,
-    )
+    fix = f"Check that the host is up, and that port {connection.port} is open to this machine"
+    return HostnetError(Code.UNREACHABLE, "cannot reach the host", why + times(attempts), fix, connection.label)
 
 
 def _no_forwarding(connection: Connection) -> HostnetError:
     proxy = connection.proxy.label if connection.proxy else "the jump host"
     return HostnetError(
         Code.PERMISSION,
-        f"the jump host {proxy} does not let us through",
+        f"cannot connect through the jump host {proxy}",
         "its sshd forbids TCP forwarding",
         "Set AllowTcpForwarding in its sshd_config, or use another connection.proxy",
         connection.label,

@@ -1,4 +1,4 @@
-"""All hosts of one provider process, each reached once."""
+"""All hosts of one provider process, one session each."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from hostnet.hosts.session import Session, Status, Transport
 if TYPE_CHECKING:
     from hostnet.hosts.login import Jumps
 
+# Gets a host's label and a line about it.
 Log = Callable[[str, str], None]
 
 
 class Pool:
-    """Sessions by connection. A session is made when the first request needs it and kept till the end.
+    """Sessions by connection. The first request makes a session, which is kept to the end.
 
-    :param settings: the provider's configuration.
-    :param log: told what happens with a host, by its label ("root@192.0.2.2", "waiting for …"), for the live status.
+    Args:
+        settings: The provider's configuration.
+        log: Gets what happens with a host, for the live status: "root@192.0.2.2", "waiting for …".
     """
 
     def __init__(self, settings: Settings | None = None, log: Log = lambda _, __: None) -> None:
@@ -31,31 +33,31 @@ class Pool:
         self._jumps: Jumps | None = None
 
     async def host(self, connection: Connection) -> Session:
-        """The session with this connection's host; the first request that it is asked connects."""
+        """The session with this connection's host; its first request connects."""
         session = self._sessions.get(connection)
         if session is None:
-            told = partial(self._log, connection.label)
-            session = Session(connection.label, self._transport(connection, told), told)
+            status = partial(self._log, connection.label)
+            session = Session(connection.label, self._transport(connection, status), status)
             self._sessions[connection] = session
         return session
 
-    def _transport(self, connection: Connection, told: Status) -> Transport:
-        """The way to a host. A connection that names one never leads to this machine."""
+    def _transport(self, connection: Connection, status: Status) -> Transport:
+        """What starts agents on a host. A connection that names a host never leads to this machine."""
         if connection.host is None:
             return LocalTransport(connection, self._settings)
-        # Half a second, for those who need it.
+        # Importing asyncssh takes half a second: only a provider that needs it pays for it.
         from hostnet.hosts.login import Jumps  # noqa: PLC0415
         from hostnet.hosts.ssh import SSHTransport  # noqa: PLC0415
 
         self._jumps = self._jumps or Jumps()
-        return SSHTransport(connection, self._settings, told, jumps=self._jumps)
+        return SSHTransport(connection, self._settings, status, jumps=self._jumps)
 
     async def close(self) -> None:
-        """End all sessions, at once."""
+        """End all sessions, at the same time."""
         sessions, self._sessions = list(self._sessions.values()), {}
         await asyncio.gather(*(session.close() for session in sessions), return_exceptions=True)
 
     async def cancel(self) -> None:
-        """Nothing new is begun, no host is waited for any longer; what is under way ends in its own time."""
+        """Begin nothing new and stop waiting for hosts; what is under way goes on to its end."""
         for session in self._sessions.values():
             session.cancel()

@@ -1,10 +1,11 @@
 """A session with one host: an agent at the end of a byte stream, and the queue in front of it (group commit).
 
-While one transaction is under way, requests gather; the next message takes them all. That is one trip, one nftables
-batch and one record write for as many resources as the engine asks for at once.
+While a transaction is under way, requests wait in the queue; the next message takes all of them. That is one round
+trip, one nftables batch and one record write for as many resources as the engine asks for at once.
 
-A connection that breaks is made anew, once a request. What became of the request is asked, not guessed: it is sent
-again with its transaction's number, and an agent whose record has that number tells what it recorded and does nothing.
+If the connection breaks, the session reconnects, once a request. It does not guess what became of the request: it sends
+the request again with the same transaction, and an agent whose record has that transaction reports the outcome and
+changes nothing.
 """
 
 from __future__ import annotations
@@ -30,32 +31,44 @@ from hostnet.wire.protocol import (
 from hostnet.wire.requests import Change, Facts, Query, View
 from hostnet.wire.urn import Urn
 
+# Gets a line about what happens with the host, for the live status column.
 Status = Callable[[str], None]
-_LIMIT = 256 << 20  # bytes a line: 10,000 forwards are some 3 MB
+
+LINE_BYTES = 256 << 20  # the longest message: 10,000 forwards are about 3 MB
+# Attempts to reach a host on which a resource is read or deleted: it was there before, so it is not a new one that
+# boots.
+_FEW = 3
+# How long the next agent may take, after one died, to get the host's lock and report the transaction's outcome.
+_OUTCOME_SECONDS = 5.0
+_DOING = {"apply": "applying", "read": "reading", "facts": "reading", "restore": "restoring"}
 
 
 class Transport(Protocol):
-    """Something that starts an agent."""
+    """Starts agents on a host."""
 
     @property
-    def heard(self) -> float:
-        """See `Host.heard`."""
+    def last_activity(self) -> float:
+        """When the host last showed that it is there while it is being connected with (`Activity.last`)."""
 
     async def start(self, *, attempts: int | None = None) -> Channel:
-        """Start it.
+        """Start an agent.
 
-        :param attempts: to reach the host, at most; None: as many as the connection allows.
-        :raises HostnetError: where it can't be reached.
+        Args:
+            attempts: To reach the host, at most; None: as many as the connection allows.
+
+        Raises:
+            HostnetError: The host can't be reached, or the agent can't be started.
         """
 
-    async def anew(self) -> None:
-        """HostAccess the host by a new connection, as the next provider will have to.
+    async def verify_login(self) -> None:
+        """Log in by a new connection, as the next provider will have to.
 
-        :raises HostnetError: where that fails.
+        Raises:
+            HostnetError: That fails.
         """
 
     async def close(self) -> None:
-        """Let go of what leads there."""
+        """Hang up."""
 
 
 class Channel(Protocol):
@@ -65,20 +78,20 @@ class Channel(Protocol):
 
     @property
     def lost(self) -> bool:
-        """Whether the way to the agent broke: what became of the agent is not known then."""
+        """Whether the connection broke: then it is not known what became of the agent."""
 
     def write(self, data: bytes) -> None:
         """Send."""
 
     async def ended(self) -> str:
-        """How it ended, once it has: "signal 11 (SIGSEGV)", with the last that it said."""
+        """How it ended, once it has: "killed by SIGSEGV", with its last output."""
 
     async def close(self) -> None:
         """End it."""
 
 
 class _LostError(Exception):
-    """The way to the agent broke before it answered."""
+    """The connection broke before the agent answered."""
 
 
 @dataclass
@@ -89,71 +102,77 @@ class _Waiting:
     outcome: asyncio.Future[Outcome | None]
 
 
-# Attempts to reach a host on which something is to be looked at or deleted: it was there before, so it is not a new one
-# that boots.
-_FEW = 3
-# How long the next agent may take, after one died, to get the host's lock and tell what became of the transaction.
-_OUTCOME_SECONDS = 5.0
-
-
 class Session:
-    """A host, through its agent. Implements `hostnet.wire.requests.Host`.
+    """A host, through its agent. Every request raises `HostnetError` where it fails.
 
-    :param label: the host, for messages.
-    :param transport: starts the agent.
-    :param status: told what happens with the host.
+    Args:
+        label: The host as messages name it: `this machine`, `root@203.0.113.5`, `this machine (namespace demo)`.
+        transport: Starts the agent.
+        status: Gets what happens with the host.
+
+    Attributes:
+        greeting: That of the last agent.
     """
 
     def __init__(self, label: str, transport: Transport, status: Status = lambda _: None) -> None:
         self.label = label
+        self.greeting = Greeting("", AgentProcess(0, 0), "", "")
         self._transport = transport
         self._status = status
         self._opening: asyncio.Task[Channel] | None = None
         self._cancelled = False
         self._channel: Channel | None = None
         self._queues: dict[Operation, list[_Waiting]] = {}
-        self._unsure: set[tuple[str, str]] = set()  # applied, and the answer never came
+        self._unsure: set[tuple[str, str]] = set()  # owners whose change was sent, and the answer never came
         self._busy = asyncio.Lock()
         self._number = 0
-        self.greeting = Greeting("", AgentProcess(0, 0), "", "")  # of the last agent
 
     @property
-    def heard(self) -> float:
-        """See `Host.heard`."""
-        return self._transport.heard
+    def last_activity(self) -> float:
+        """When the host last showed that it is there while it is being connected with (`Activity.last`)."""
+        return self._transport.last_activity
 
     async def apply(self, change: Change) -> View:
-        """See `Host.apply`."""
-        identity = (change.urn, change.id)
-        # What may have been done before the host was lost is not created beside itself the second time.
-        change = replace(change, known=change.known or identity in self._unsure)
+        """Apply a change, in one transaction with those that wait beside it; a dry one is only tried.
+
+        Returns:
+            What the host has for the resource then.
+        """
+        owner = (change.urn, change.id)
+        # What may have been created before the connection broke is not created a second time beside the first.
+        change = replace(change, known=change.known or owner in self._unsure)
         try:
             view = await self._joined("apply", change)
         except HostnetError as error:
             if error.code in (Code.UNREACHABLE, Code.AGENT_DIED):
-                self._unsure.add(identity)
+                self._unsure.add(owner)
             raise
         if view is None:
-            raise TypeError(f"no outcome for {change.urn}")
+            raise TypeError(f"a change has an outcome: {change.urn}")
         return view
 
     async def read(self, query: Query) -> View | None:
-        """See `Host.read`."""
+        """Read a resource; None where it no longer exists. Joined with the queries that wait beside it."""
         return await self._joined("read", query)
 
     async def facts(self, name: str, arguments: dict[str, Any]) -> Facts:
-        """See `Host.facts`."""
+        """Ask about the host.
+
+        Args:
+            name: `host`, `bridge`, `forwards`, `status` or `doctor`.
+            arguments: Those of the question.
+        """
         async with self._busy:
             request = self._request("facts", facts=name, arguments=arguments)
-            return Facts((await self._ask(request, name)).result)
+            return Facts((await self._ask(request, f"{name} facts")).result)
 
     async def restore(self) -> int:
-        """Put back what is recorded; gives the number of owners."""
+        """Restore what the record holds; gives the number of owners."""
         async with self._busy:
-            return int((await self._ask(self._request("restore"), "restore")).result)
+            return int((await self._ask(self._request("restore"), "the record")).result)
 
     async def watch(self) -> AsyncIterator[str]:
-        """Have the agent follow new interfaces; gives what it says, till there is nothing to follow any more."""
+        """Have the agent follow new interfaces; gives what it reports, until there is nothing left to follow."""
         async with self._busy:
             channel = await self._open()
             channel.write(self._request("watch").to_line())
@@ -166,7 +185,7 @@ class Session:
             await self._open()
 
     async def close(self) -> None:
-        """See `Host.close`."""
+        """End the session; what is committed stays."""
         self.cancel()
         if self._channel is not None:
             channel, self._channel = self._channel, None
@@ -174,7 +193,7 @@ class Session:
         await self._transport.close()
 
     def cancel(self) -> None:
-        """Send nothing more, and wait for no host any longer; what was sent ends in its own time."""
+        """Send nothing more, and stop waiting for the host; what was sent goes on to its end."""
         self._cancelled = True
         if self._opening is not None:
             self._opening.cancel()
@@ -182,7 +201,7 @@ class Session:
     # --- the queue -------------------------------------------------------------------------------------------------
 
     async def _joined(self, operation: Operation, item: Change | Query) -> View | None:
-        """Wait in the queue; whoever finds the host free sends all that wait."""
+        """Wait in the queue; whoever finds the host free sends everything that waits."""
         waiting = _Waiting(item, asyncio.get_running_loop().create_future())
         self._queues.setdefault(operation, []).append(waiting)
         async with self._busy:
@@ -228,10 +247,11 @@ class Session:
     async def _open(self, *, attempts: int | None = None) -> Channel:
         """The channel to a running agent.
 
-        :raises HostnetError: where there is no way to one, or no time any more.
+        Raises:
+            HostnetError: No agent can be started, or the session was cancelled.
         """
         if self._channel is not None and self._channel.reader.at_eof():
-            self._channel = None  # it ended while nothing was asked of it
+            self._channel = None  # it ended while no request was under way
         if self._cancelled:
             raise self._nothing_sent()
         if self._channel is None:
@@ -249,13 +269,12 @@ class Session:
     async def _start(self, attempts: int | None) -> Channel:
         channel = await self._transport.start(attempts=attempts)
         try:
-            greeting = await self._read_line(channel, "start the agent")
+            line = await self._read_line(channel, "starting the agent")
         except _LostError as lost:
-            raise HostnetError(
-                Code.UNREACHABLE, "the host went away as the agent was started", str(lost), "Try again", self.label
-            ) from None
+            what = "lost the connection while starting the agent"
+            raise HostnetError(Code.UNREACHABLE, what, str(lost), "Try again", self.label) from None
         try:
-            self.greeting = Greeting.parse(greeting, self.label)
+            self.greeting = Greeting.parse(line, self.label)
         except HostnetError:
             await channel.close()
             raise
@@ -265,9 +284,9 @@ class Session:
         self._number += 1
         return Request(self._number, operation, **rest)
 
-    async def _ask(self, request: Request, label: str, *, attempts: int | None = None) -> Answer:
+    async def _ask(self, request: Request, names: str, *, attempts: int | None = None) -> Answer:
         channel = await self._open(attempts=attempts)
-        doing = f"{request.op} {label}"
+        doing = f"{_DOING[request.op]} {names}"
         try:
             answer = await self._converse(channel, request, doing)
         except _LostError as lost:
@@ -275,15 +294,16 @@ class Session:
         except HostnetError as died:
             if request.op != "apply" or died.code is not Code.AGENT_DIED:
                 raise
-            answer = await self._outcome(request, doing, died)
+            answer = await self._ask_outcome(request, doing, died)
         if answer.error is not None:
             raise answer.error
         return answer
 
-    async def _outcome(self, request: Request, doing: str, died: HostnetError) -> Answer:
-        """After the agent died: the next one starts at once, undoes what is half done, and tells what was done.
+    async def _ask_outcome(self, request: Request, doing: str, died: HostnetError) -> Answer:
+        """Ask the next agent what became of a request of which the last one died.
 
-        The request is not tried again: it may be what the agent died of.
+        The next agent starts at once and rolls back what is half done. The request is not tried again: it may be what
+        the agent died of.
         """
         self._number += 1
         question = replace(request, id=self._number, outcome_only=True)
@@ -299,82 +319,83 @@ class Session:
         return answer
 
     async def _ask_again(self, request: Request, doing: str, lost: str) -> Answer:
-        """After the way broke: the same request through another agent, which sees to the end of the first."""
+        """Reconnect and send the same request to another agent, which ends the first one."""
         first = self.greeting.process
-        self._status(f"connecting to {self.label} again: {lost}")
+        self._status(f"reconnecting to {self.label}: {lost}")
         try:
             channel = await self._open()
             return await self._converse(channel, replace(request, replaces=first), doing)
         except (HostnetError, _LostError) as error:
-            code = error.code if isinstance(error, HostnetError) else Code.UNREACHABLE
-            raise HostnetError(
-                code if code is not Code.CANCELLED else Code.UNREACHABLE,
-                f"the host went away while it was to {doing}, and did not come back",
-                f"{lost}; then: {error}",
-                "Whether it was done is not known until the host answers: the next `pulumi up` finds out and goes on. "
-                "What cut the way to the host, the host undoes by itself after the provider's confirmTimeout",
-                self.label,
-            ) from None
+            raise self._not_reconnected(request, doing, lost, error) from None
+
+    def _not_reconnected(
+        self, request: Request, doing: str, lost: str, error: HostnetError | _LostError
+    ) -> HostnetError:
+        code, why = Code.UNREACHABLE, str(error)
+        if isinstance(error, HostnetError):
+            code = error.code if error.code is not Code.CANCELLED else Code.UNREACHABLE
+            why = f"{error.what}: {error.why}"
+        fix = "Try again"
+        if request.op == "apply":
+            fix = (
+                "Whether the change was made is not known: the next `pulumi up` asks the host and continues. A change "
+                "that makes the host unreachable is rolled back automatically after the provider's confirmTimeout"
+            )
+        what = f"lost the connection while {doing} and could not reconnect"
+        return HostnetError(code, what, f"{lost}; {why}", fix, self.label)
 
     async def _converse(self, channel: Channel, request: Request, doing: str) -> Answer:
-        """Ask, and confirm what was done, where the host waits for that: we still hear it (DESIGN.md 2.5)."""
+        """Ask, and confirm the change where the host waits for that: its answer arrived (docs/architecture.md)."""
         return await self._confirm(channel, request, await self._exchange(channel, request, doing), doing)
 
     async def _confirm(self, channel: Channel, request: Request, answer: Answer, doing: str) -> Answer:
         if answer.confirm is None:
             return answer
-        refusal = await self._refusal() if answer.confirm == "login" else ""
+        refusal = await self._login_failure() if answer.confirm == "login" else ""
         word = Request(request.id, "undo", why=refusal) if refusal else Request(request.id, "confirm")
         settled = await self._exchange(channel, word, doing)
         return settled if refusal or settled.error else answer
 
-    async def _refusal(self) -> str:
-        """Why what was done can't stay: nobody could log in any more. "": they could."""
+    async def _login_failure(self) -> str:
+        """Why nobody could log in any more after the change; "": a login succeeded."""
         try:
-            await self._transport.anew()
+            await self._transport.verify_login()
         except HostnetError as error:
-            return f"a new connection to the host failed after it ({error.what}: {error.why})"
+            return f"after the change a new connection to the host failed ({error.what}: {error.why})"
         return ""
 
     async def _exchange(self, channel: Channel, request: Request, doing: str) -> Answer:
-        with contextlib.suppress(OSError):  # the reader tells what became of the channel
+        with contextlib.suppress(OSError):  # reading tells what became of the channel
             channel.write(request.to_line())
         while True:
             answer = Answer.parse(await self._read_line(channel, doing), self.label)
             if answer.id == request.id:
-                return answer  # another is late: who asked for it waits no longer
+                return answer  # another one is late: its request is no longer waited for
 
     async def _read_line(self, channel: Channel, doing: str) -> bytes:
         try:
             line = await channel.reader.readline()
         except (ConnectionError, ValueError) as error:
-            line, said = b"", str(error)
+            line, reason = b"", str(error)
         else:
-            said = ""
+            reason = ""
         if not line.endswith(b"\n"):
             self._channel = None
-            how = said or await channel.ended()
+            how = reason or await channel.ended()
             if channel.lost:
                 raise _LostError(how)
-            raise HostnetError(
-                Code.AGENT_DIED,
-                f"the agent ended while it was to {doing}",
-                how,
-                "What it had half done is undone when the next one starts, which is at once; run the command again",
-                self.label,
-            )
+            fix = "The next agent starts at once and rolls back what was half done. Run the command again"
+            raise HostnetError(Code.AGENT_DIED, f"the agent ended while {doing}", how, fix, self.label)
         return line
 
     def _nothing_sent(self) -> HostnetError:
-        return HostnetError(
-            Code.CANCELLED, "stopped before anything was sent to the host", "the engine cancelled", "", self.label
-        )
+        return HostnetError(Code.CANCELLED, "cancelled", "nothing was sent to the host", "", self.label)
 
 
 def _patience(items: Sequence[Change | Query]) -> int | None:
     """How often to try to reach the host for these requests; None: as often as the connection allows.
 
-    A new server is waited for by what is to be made on it. A preview waits for none.
+    A new server is waited for when something is created on it. A preview waits for no host.
     """
     changes = [item for item in items if isinstance(item, Change)]
     if changes and all(change.dry for change in changes):

@@ -19,29 +19,30 @@ import asyncssh
 from hostnet.agent.bundle import bundle, command
 from hostnet.agent.linux.install_hints import advice
 from hostnet.hosts.connection import Connection, Settings
-from hostnet.hosts.local import agent_arguments
-from hostnet.hosts.login import BACKOFF, Backoff, Dialler, Jumps, SshLogin, Status, attempt, times
+from hostnet.hosts.local import LAST_OUTPUT_BYTES, agent_arguments, with_last_output
+from hostnet.hosts.login import BACKOFF, Backoff, Jumps, LoginAttempts, SshLogin, attempt, times
+from hostnet.hosts.session import LINE_BYTES, Status
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.protocol import is_greeting
 
-_LIMIT = 256 << 20  # bytes a line, as in `session`
-_LAST_WORDS = 2000
 _KILLED = 128  # a shell's exit status for a command that a signal ended, less the signal's number
 _NOT_FOUND = 127  # a shell's exit status for a command that it does not find
-_BOOT_SECONDS = 60  # from the command to its first word, on a host with a lot else to do
-_LOOK_SECONDS = 15
+_BOOT_SECONDS = 60  # from the command to its first line, on a host that is busy
+_OS_RELEASE_SECONDS = 15
 _NO_SUDO = re.compile(r"sudo: (?:command )?not found|(?:command not found|Unknown command):? '?sudo")
 _NO_PYTHON = re.compile(r"python3'?: (?:command )?not found|(?:command not found|Unknown command):? '?python3")
 _SUDO_REFUSES = ("is required", "must have a tty", "not in the sudoers", "not allowed to")
 
 
 class SSHTransport:
-    """Starts agents on another machine. The connection is kept: an agent that died is followed on the same one.
+    """Starts agents on another machine. The login is kept: after an agent died, the next one starts in the same login.
 
-    :param connection: with a `host`.
-    :param status: told while a host is waited for.
-    :param backoff: the pauses between attempts to reach it.
-    :param jumps: the log-ins on jump hosts, which other hosts share.
+    Args:
+        connection: With a `host`.
+        settings: The provider's configuration.
+        status: Gets a line while a host is waited for.
+        backoff: The pauses between attempts to reach it.
+        jumps: The logins on jump hosts, which other hosts share.
     """
 
     def __init__(
@@ -53,79 +54,83 @@ class SSHTransport:
         jumps: Jumps | None = None,
     ) -> None:
         self._connection, self._settings, self._status = connection, settings, status
-        self._dialler = Dialler(connection, status, backoff, jumps)
-        self._way: SshLogin | None = None
-        self._in_vain = 0  # attempts
+        self._attempts = LoginAttempts(connection, status, backoff, jumps)
+        self._login: SshLogin | None = None
+        self._failed = 0  # attempts without success
 
     async def start(self, *, attempts: int | None = None) -> SSHChannel:
-        """Start one.
+        """Start an agent.
 
-        :param attempts: to reach the host, at most; None: as many as the connection allows. After as many in vain
-            there is one more, and a brief one: the other resources of a host that is gone need not wait for it as long
-            again.
-        :raises HostnetError: UNREACHABLE where the host is not reached, and others.
+        Args:
+            attempts: To reach the host, at most; None: as many as the connection allows. After as many without success
+                there is one more, and a brief one: the other resources of a host that is gone must not wait for it
+                as long again.
+
+        Raises:
+            HostnetError: UNREACHABLE where the host is not reached, and others.
         """
         limit = self._connection.dial_error_limit
         if attempts is not None:
             limit = attempts if limit < 0 else min(attempts, limit)
-        brief = 0 <= limit <= self._in_vain != 0
+        brief = 0 <= limit <= self._failed != 0
         try:
-            if self._way is None or not self._way.open:
+            if self._login is None or not self._login.open:
                 await self.close()
-                self._way = await self._dialler.dial(limit=1 if brief else limit, brief=brief)
-            channel = await self._boot(self._way, 1 if brief else limit)
+                self._login = await self._attempts.log_in(limit=1 if brief else limit, brief=brief)
+            channel = await self._boot(self._login, 1 if brief else limit)
         except BaseException as error:
             if isinstance(error, HostnetError) and error.code is Code.UNREACHABLE:
-                self._in_vain = max(self._in_vain, limit, 1)
+                self._failed = max(self._failed, limit, 1)
             await self.close()
             raise
-        self._in_vain = 0
+        self._failed = 0
         return channel
 
     @property
-    def heard(self) -> float:
-        """See `Host.heard`."""
-        return self._dialler.heard
+    def last_activity(self) -> float:
+        """When the host last showed that it is there while it is being connected with (`Activity.last`)."""
+        return self._attempts.activity.last
 
-    async def anew(self) -> None:
-        """Log in once more, beside the connection in progress, which is kept.
+    async def verify_login(self) -> None:
+        """Log in once more beside the connection in progress, which is kept.
 
-        :raises HostnetError: where that fails.
+        Raises:
+            HostnetError: That fails.
         """
-        patience = self._settings.confirm_timeout / 2  # the host's is not to end before we tell it
+        patience = self._settings.confirm_timeout / 2  # the host must still wait for the answer when there is one
         try:
             async with asyncio.timeout(patience):
-                (await self._dialler.dial(limit=1)).close()
+                (await self._attempts.log_in(limit=1)).close()
         except TimeoutError:
-            why = f"no log-in within {patience:g} s"
-            raise HostnetError(Code.UNREACHABLE, "the host can't be reached", why, "", self._connection.label) from None
+            why = f"no login within {patience:g} s"
+            raise HostnetError(Code.UNREACHABLE, "cannot reach the host", why, "", self._connection.label) from None
 
     async def close(self) -> None:
         """Hang up."""
-        way, self._way = self._way, None
-        if way is not None:
-            way.close()
+        login, self._login = self._login, None
+        if login is not None:
+            login.close()
 
-    async def _boot(self, way: SshLogin, limit: int) -> SSHChannel:
-        """Start the agent; again where its file was taken away (by another's last word) as it was being started."""
+    async def _boot(self, login: SshLogin, limit: int) -> SSHChannel:
+        """Start the agent; twice where its file was deleted meanwhile, by the last agent of another provider."""
         for _ in range(2):
             stream = _Stream()
             start = command(self._prefix(), self._settings.state_dir, self._arguments())
             try:
-                channel, _ = await way.connection.create_session(lambda: stream, start, encoding=None)  # noqa: B023
+                channel, _ = await login.connection.create_session(lambda: stream, start, encoding=None)  # noqa: B023
             except (asyncssh.Error, OSError) as error:
                 raise self._not_started(getattr(error, "reason", "") or str(error)) from None
             answer = await self._ready(stream, limit)
-            self._dialler.hear()
+            self._attempts.activity.note()
             if "need" in answer:
                 channel.write(bundle().data)
                 answer = await self._answer(stream)
-                self._dialler.hear()
+                self._attempts.activity.note()
             if "greeting" in answer:
                 return SSHChannel(self, channel, stream)
-            if "can't open file" not in stream.said:
-                raise await self._explain(way, stream, answer)
-        raise self._not_started("its file vanished twice as it was being started")
+            if "can't open file" not in stream.output:
+                raise await self._explain(login, stream, answer)
+        raise self._not_started("its file was deleted twice before it could start")
 
     def _arguments(self) -> list[str]:
         return [*agent_arguments(self._connection, self._settings), "--confirm", f"{self._settings.confirm_timeout:g}"]
@@ -138,7 +143,7 @@ class SSHTransport:
         return ["sudo", "-n", "--"] if sudo else []
 
     async def _ready(self, stream: _Stream, limit: int) -> dict[str, Any]:
-        """The first answer of a host that has been set up: to wait for its cloud-init is to try again."""
+        """The first answer of a host whose cloud-init has ended: each message about it counts as an attempt."""
         number = 0
         while "wait" in (answer := await self._answer(stream)):
             number += 1
@@ -146,11 +151,11 @@ class SSHTransport:
                 raise HostnetError(
                     Code.UNREACHABLE,
                     "the host is not ready",
-                    f"its {answer['wait']} is at work still" + times(number),
-                    "Look at what `cloud-init status --long` says there, or raise connection.dialErrorLimit",
+                    f"{answer['wait']} is still running" + times(number),
+                    "Check `cloud-init status --long` on the host, or raise connection.dialErrorLimit",
                     self._connection.label,
                 )
-            self._status(attempt(self._connection, number, limit, f"its {answer['wait']} is at work still"))
+            self._status(attempt(self._connection, number, limit, f"{answer['wait']} is still running"))
         return answer
 
     async def _answer(self, stream: _Stream) -> dict[str, Any]:
@@ -160,86 +165,79 @@ class SSHTransport:
         except TimeoutError:
             raise HostnetError(
                 Code.UNREACHABLE,
-                "the host does not start the agent",
-                f"it let us in, but said nothing for {_BOOT_SECONDS} s",
-                "Look at its load, and at what its users' shells do at a log-in",
+                "cannot start the agent",
+                f"the login succeeded, but nothing was printed for {_BOOT_SECONDS} s",
+                "Check the load of the host, and the login scripts of its users",
                 self._connection.label,
             ) from None
 
-    async def _explain(self, way: SshLogin, stream: _Stream, answer: dict[str, Any]) -> HostnetError:
-        """Why no agent greets us."""
+    async def _explain(self, login: SshLogin, stream: _Stream, answer: dict[str, Any]) -> HostnetError:
+        """Why there is no greeting."""
         label = self._connection.label
         fail = answer.get("fail")
         if fail == "python":
-            fix = advice("python3", await self._os_release(way))
-            return HostnetError(
-                Code.UNSUPPORTED,
-                "the agent can't run",
-                f"python3 there is {answer['version']}, older than 3.9",
-                fix,
-                label,
-            )
+            fix = advice("python3", await self._os_release(login))
+            why = f"its python3 is {answer['version']}, and hostnet needs 3.9 or later"
+            return HostnetError(Code.UNSUPPORTED, "cannot run the agent", why, fix, label)
         if fail == "user":
-            return self._not_root(f"the agent runs as user {answer['uid']} there, not as root")
+            return self._not_root(f"the agent runs as user {answer['uid']}, not as root")
         if fail == "place":
-            where = "Give root a place that it can write to and nobody else: the provider's stateDir, or /run"
-            return HostnetError(Code.PERMISSION, "the agent's file can't be put down", answer["why"], where, label)
+            fix = "Provide a directory that only root can write to: the provider's stateDir, or /run"
+            return HostnetError(Code.PERMISSION, "cannot store the agent's file", answer["why"], fix, label)
         if fail is not None:
-            return self._not_started("what arrived is not what was sent")
+            return self._not_started("what the host received is not what was sent")
         if stream.lost is not None:
-            return HostnetError(
-                Code.UNREACHABLE, "the host went away as the agent was being started", stream.lost, "Try again", label
-            )
-        return await self._unstarted(way, stream)
+            what = "lost the connection while starting the agent"
+            return HostnetError(Code.UNREACHABLE, what, stream.lost, "Try again", label)
+        return await self._unstarted(login, stream)
 
-    async def _unstarted(self, way: SshLogin, stream: _Stream) -> HostnetError:
-        """What the user's shell, or sudo, said instead of starting Python."""
-        said, status = stream.said, stream.status
+    async def _unstarted(self, login: SshLogin, stream: _Stream) -> HostnetError:
+        """What the user's shell, or sudo, printed instead of starting Python."""
+        output, status = stream.output, stream.status
         need = ""
-        if _NO_PYTHON.search(said):
+        if _NO_PYTHON.search(output):
             need = "python3"
-        elif _NO_SUDO.search(said):
+        elif _NO_SUDO.search(output):
             need = "sudo"
         elif status == _NOT_FOUND:
             need = "sudo" if self._prefix() else "python3"
         if need:
-            fix = advice(need, await self._os_release(way))
+            fix = advice(need, await self._os_release(login))
             if need == "sudo":
                 fix += ", or connect as root"
-            return HostnetError(
-                Code.UNSUPPORTED, "the agent can't run", f"there is no {need}", fix, self._connection.label
-            )
-        if self._prefix() and any(words in said for words in _SUDO_REFUSES):
-            return self._not_root(said.splitlines()[-1])
+            why = f"{need} is not installed"
+            return HostnetError(Code.UNSUPPORTED, "cannot run the agent", why, fix, self._connection.label)
+        if self._prefix() and any(words in output for words in _SUDO_REFUSES):
+            return self._not_root(output.splitlines()[-1])
         return self._not_started(stream.how)
 
     def _not_root(self, why: str) -> HostnetError:
         user = self._connection.user
         return HostnetError(
             Code.PERMISSION,
-            "the host's network can't be changed",
+            "cannot change the host's network",
             why,
-            f"Connect as root, or allow {user} sudo without a password (`{user} ALL=(root) NOPASSWD: ALL` in "
-            "/etc/sudoers.d); sudo with a password is not supported",
+            f"Connect as root, or allow {user} to use sudo without a password (`{user} ALL=(root) NOPASSWD: ALL` in "
+            "/etc/sudoers.d). hostnet does not support sudo with a password",
             self._connection.label,
         )
 
     def _not_started(self, why: str) -> HostnetError:
-        fix = f"Look at what `ssh {self._connection.user}@{self._connection.host} python3 --version` says"
-        return HostnetError(Code.UNSUPPORTED, "the agent can't be started", why, fix, self._connection.label)
+        fix = f"Check the output of `ssh {self._connection.user}@{self._connection.host} python3 --version`"
+        return HostnetError(Code.UNSUPPORTED, "cannot start the agent", why, fix, self._connection.label)
 
-    async def _os_release(self, way: SshLogin) -> str:
-        """What distribution it is; "" where that can't be told."""
+    async def _os_release(self, login: SshLogin) -> str:
+        """The text of os-release; "" where it can't be read."""
         try:
-            async with asyncio.timeout(_LOOK_SECONDS):
-                done = await way.connection.run("cat /etc/os-release", encoding="utf-8", errors="replace")
+            async with asyncio.timeout(_OS_RELEASE_SECONDS):
+                done = await login.connection.run("cat /etc/os-release", encoding="utf-8", errors="replace")
         except (asyncssh.Error, OSError):
             return ""
         return str(done.stdout or "")
 
 
 class SSHChannel:
-    """A started agent on another machine."""
+    """The byte stream to an agent on another machine."""
 
     def __init__(self, transport: SSHTransport, channel: asyncssh.SSHClientChannel[bytes], stream: _Stream) -> None:
         self._transport, self._channel, self._stream = transport, channel, stream
@@ -247,23 +245,24 @@ class SSHChannel:
 
     @property
     def lost(self) -> bool:
-        """Whether the way to the agent broke; what became of the agent is not known then."""
+        """Whether the connection broke: then it is not known what became of the agent."""
         return self._stream.lost is not None
 
     def write(self, data: bytes) -> None:
         """Send.
 
-        :raises OSError: where the channel is closed.
+        Raises:
+            OSError: The channel is closed.
         """
         self._channel.write(data)
 
     async def ended(self) -> str:
-        """How it ended."""
+        """How it ended, once it has."""
         await self._stream.closed.wait()
         return self._stream.how
 
     async def close(self) -> None:
-        """End it: its input ends, and with it the agent. The connection goes as well."""
+        """End its input, and with it the agent, and hang up."""
         if not self._channel.is_closing():
             self._channel.write_eof()
         await self._transport.close()
@@ -271,24 +270,24 @@ class SSHChannel:
 
 @dataclass
 class _Exit:
-    """How a command on a host ended, as far as it was told."""
+    """How a command on a host ended, as far as the host reports it."""
 
     status: int | None = None
     signal: str = ""
 
 
 class _Stream(asyncssh.SSHClientSession[bytes]):
-    """What comes out of the channel: first the bootstrap's words, from the greeting on the agent's."""
+    """What comes out of the channel: lines of the bootstrap, then from the greeting on those of the agent."""
 
     def __init__(self) -> None:
-        self.reader = asyncio.StreamReader(limit=_LIMIT)
+        self.reader = asyncio.StreamReader(limit=LINE_BYTES)
         self.answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.closed = asyncio.Event()
         self.lost: str | None = None
         self._exit = _Exit()
         self._greeted = False
         self._early = b""
-        self._words = b""
+        self._output = b""
 
     @property
     def status(self) -> int | None:
@@ -296,25 +295,23 @@ class _Stream(asyncssh.SSHClientSession[bytes]):
         return self._exit.status
 
     @property
-    def said(self) -> str:
-        """The last that it said, beside answers."""
-        return self._words.decode(errors="replace").strip()
+    def output(self) -> str:
+        """The end of what it printed besides messages."""
+        return self._output.decode(errors="replace").strip()
 
     @property
     def how(self) -> str:
         """How it ended."""
         if self.lost is not None:
             return self.lost
-        last = f"; it last said: {self.said.splitlines()[-1]}" if self.said else ""
         name = f"SIG{self._exit.signal}" if self._exit.signal else _signal_of(self._exit.status)
-        if name:
-            return f"killed by {name}{last}"
-        return f"exit code {self._exit.status}{last}"
+        how = f"killed by {name}" if name else f"exit code {self._exit.status}"
+        return with_last_output(how, self._output)
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
-        """Some more of it."""
+        """More output."""
         if datatype is not None:
-            self._words = (self._words + data)[-_LAST_WORDS:]
+            self._output = (self._output + data)[-LAST_OUTPUT_BYTES:]
         elif self._greeted:
             self.reader.feed_data(data)
         else:
@@ -324,7 +321,7 @@ class _Stream(asyncssh.SSHClientSession[bytes]):
                 self._early_line(line + b"\n")
 
     def _early_line(self, line: bytes) -> None:
-        """A line before the greeting: the bootstrap's, the greeting, or what a log-in script prints (skipped)."""
+        """A line up to the greeting: the bootstrap's, the greeting, or what a login script prints (skipped)."""
         if is_greeting(line):
             self._greeted = True
             self.reader.feed_data(line + self._early)
@@ -332,7 +329,7 @@ class _Stream(asyncssh.SSHClientSession[bytes]):
         elif line.startswith(b'{"hostnet"'):
             self.answers.put_nowait(json.loads(line)["hostnet"])
         else:
-            self._words = (self._words + line)[-_LAST_WORDS:]
+            self._output = (self._output + line)[-LAST_OUTPUT_BYTES:]
 
     def exit_status_received(self, status: int) -> None:
         """The command ended."""

@@ -1,4 +1,4 @@
-"""Create, read, update and delete of any kind on any host: what a kind wants, asked of the host that it is on."""
+"""Create, read, update and delete of any kind on any host: what a kind needs, asked of the host that it is on."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.urn import Urn
 
 if TYPE_CHECKING:
+    from hostnet.hosts.session import Session
     from hostnet.lifecycle.host_access import HostAccess
     from hostnet.lifecycle.log import EngineLog
     from hostnet.resources.schema.kind import Inputs, Kind, Outputs
-    from hostnet.wire.requests import Change, Host
+    from hostnet.wire.requests import Change
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,19 @@ class Subject:
     urn: str
     id: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.kind.name} {Urn.parse(self.urn).name}"
+
 
 @dataclass(frozen=True)
 class State:
-    """What Pulumi knows of a resource.
+    """What Pulumi's state has of a resource.
 
-    :param partial: the last run left it half-way.
+    Args:
+        id: Its id.
+        inputs: Those of the last update.
+        outputs: Those of the last update or refresh.
+        partial: The last run applied it in part.
     """
 
     id: str = ""
@@ -39,53 +47,71 @@ class State:
 
 
 class PartialError(Exception):
-    """Applied in part, and undoing it failed as well. The state has to keep what there is."""
+    """A change was applied in part, and rolling it back failed as well. The state has to keep what there is.
+
+    Args:
+        state: What there is.
+        reason: Why it is not all.
+    """
 
     def __init__(self, state: State, reason: str) -> None:
-        """Keep what there is, and why it is not all."""
         super().__init__(reason)
         self.state, self.reason = state, reason
 
 
 class Operations:
-    """What the engine's requests do, with values in and values out."""
+    """What the engine's requests do, with values in and values out.
+
+    Args:
+        access: Leads to the hosts.
+        log: Gets warnings.
+    """
 
     def __init__(self, access: HostAccess, log: EngineLog) -> None:
-        """Work on the hosts that `reach` leads to; warn through `log`."""
         self._access, self._log = access, log
 
     async def preview(self, subject: Subject, inputs: Inputs, old: State | None) -> Outputs:
-        """What a create or update would give. Where all is known, the host is asked whether it would work."""
+        """The outputs of a create or an update, as far as they are known beforehand.
+
+        Where every input is known, the host is asked whether the change would work, and the user warned if not.
+        """
         change = None
         if self._access.connection(inputs) is not None:
-            change = _wish(subject, inputs, old, dry=True)
+            change = _change(subject, inputs, old, dry=True)
         if change is not None:
-            await self._access.try_out(subject.urn, inputs, change)
+            await self._access.preview(subject.urn, inputs, change)
         return _planned(subject, inputs, old)
 
     async def create(self, subject: Subject, inputs: Inputs) -> State:
-        """Make it.
+        """Create it.
 
-        :raises HostnetError: where nothing of it was made.
-        :raises PartialError: where a part of it stays.
+        Raises:
+            HostnetError: Nothing was created.
+            PartialError: A part of it stays.
         """
         return await self._apply(subject, inputs, None)
 
     async def update(self, subject: Subject, inputs: Inputs, old: State) -> State:
-        """Change it. A new way to the same host is nothing to do on that host.
+        """Update it. A change of credentials alone changes nothing on the host.
 
-        :raises HostnetError: where it is as it was before.
-        :raises PartialError: where it is neither.
+        Raises:
+            HostnetError: It is as it was before.
+            PartialError: It is neither as before nor as it should be.
         """
         if not old.partial and _only_connection(subject, inputs, old):
             return State(subject.id, inputs, old.outputs)
         return await self._apply(subject, inputs, old)
 
     async def read(self, subject: Subject, old: State | None, at: Inputs) -> State | None:
-        """What the host has; None where it is gone. Without `old`, an import: the id is all there is.
+        """What the host has; None where it is gone.
 
-        :param at: has the `connection`, if there is one.
-        :raises HostnetError: where the host can't say; never taken for gone.
+        Args:
+            subject: The resource.
+            old: The state; None for an import, of which the id alone is known.
+            at: Inputs with the `connection`, if there is one.
+
+        Raises:
+            HostnetError: The host can't say. That is never taken for gone.
         """
         kind, urn = subject.kind, subject.urn
         query = kind.query(urn, subject.id, old.inputs if old else None, old.outputs if old else None)
@@ -99,9 +125,10 @@ class Operations:
         return State(subject.id if old else view.id or subject.id, inputs, outputs)
 
     async def delete(self, subject: Subject, old: State) -> None:
-        """Take it away; what is gone already is success.
+        """Delete it; what is gone already is success.
 
-        :raises HostnetError: where it may still be there.
+        Raises:
+            HostnetError: It may still be there.
         """
         change = subject.kind.removal(subject.urn, subject.id, old.inputs, old.outputs)
         try:
@@ -113,10 +140,10 @@ class Operations:
             self._warn(subject.urn, view.warnings)
 
     async def _apply(self, subject: Subject, inputs: Inputs, old: State | None) -> State:
-        change = _wish(subject, inputs, old, dry=False)
+        change = _change(subject, inputs, old, dry=False)
         if change is None:
-            what = f"{'update' if old else 'create'} {subject.kind.name} {Urn.parse(subject.urn).name}"
-            raise HostnetError(Code.INVALID, what, "an input that is needed is not known")
+            what = f"cannot {'update' if old else 'create'} {subject}"
+            raise HostnetError(Code.INVALID, what, "the value of an input is not known")
         host = await self._access.host(subject.urn, inputs)
         try:
             view = await self._access.apply(subject.urn, host, change)
@@ -127,38 +154,40 @@ class Operations:
         self._warn(subject.urn, view.warnings)
         return State(view.id, inputs, subject.kind.outputs(subject.urn, inputs, view))
 
-    async def _remains(self, subject: Subject, inputs: Inputs, old: State | None, host: Host, change: Change) -> State:
-        """The state of a resource that is there in part: its id, and the outputs that are certain."""
+    async def _remains(
+        self, subject: Subject, inputs: Inputs, old: State | None, host: Session, change: Change
+    ) -> State:
+        """The state of a resource that was applied in part: its id, and the outputs that are certain."""
         identifier = change.id
         try:
             query = subject.kind.query(subject.urn, change.id, inputs, None)
             view = await self._access.read(subject.urn, host, query)
             identifier = view.id if view else identifier
         except HostnetError as error:
-            self._log.warn(subject.urn, f"after the failure, the host could not be read either: {error}")
+            self._log.warn(subject.urn, f"cannot read {subject} after the failure: {error}")
         known = {name: value for name, value in _planned(subject, inputs, old).items() if not has_unknown(value)}
         return State(subject.id or identifier, inputs, known, partial=True)
 
     def _deleted_with_its_host(self, subject: Subject, error: HostnetError) -> None:
-        """Accept that the host is gone, where the user opted in to it."""
+        """Accept that the host is gone, where the user opted in to that."""
         if error.code is not Code.UNREACHABLE:
             raise error
         if not self._access.settings.delete_unreachable:
             hint = (
-                "If that host is gone for good, set the provider's deleteUnreachable (or HOSTNET_DELETE_UNREACHABLE=1 "
-                "in the environment) to delete what was on it from the state"
+                "If this host no longer exists, set the provider's deleteUnreachable (or HOSTNET_DELETE_UNREACHABLE=1 "
+                "in the environment), and the resource is removed from the state"
             )
             fix = f"{error.fix.rstrip('.')}. {hint}" if error.fix else hint
             raise HostnetError(error.code, error.what, error.why, fix, error.host) from error
-        self._log.warn(subject.urn, f"taken as deleted with its host (deleteUnreachable): {error}")
+        self._log.warn(subject.urn, f"removed from the state with its host (deleteUnreachable): {error}")
 
     def _warn(self, urn: str, warnings: tuple[str, ...]) -> None:
         for warning in warnings:
             self._log.warn(urn, warning)
 
 
-def _wish(subject: Subject, inputs: Inputs, old: State | None, *, dry: bool) -> Change | None:
-    """The kind's wish for a create or an update."""
+def _change(subject: Subject, inputs: Inputs, old: State | None, *, dry: bool) -> Change | None:
+    """The change of a create or an update; None while a value that it needs is unknown."""
     past: dict[str, Any] = {}
     if old is not None:
         past = {"id": subject.id, "old_inputs": old.inputs, "old_outputs": old.outputs}
@@ -166,13 +195,13 @@ def _wish(subject: Subject, inputs: Inputs, old: State | None, *, dry: bool) -> 
 
 
 def _planned(subject: Subject, inputs: Inputs, old: State | None) -> Outputs:
-    """The outputs as far as they are known beforehand; what there will not be is left out."""
+    """The outputs as far as they are known beforehand; those that there will not be are left out."""
     past = (old.outputs, old.inputs) if old else (None, None)
     planned = subject.kind.preview_outputs(subject.urn, inputs, *past)
     return {name: value for name, value in planned.items() if value is not None}
 
 
 def _only_connection(subject: Subject, inputs: Inputs, old: State) -> bool:
-    """Whether an update is about the way to the host alone."""
+    """Whether an update changes nothing but how the host is reached."""
     detailed = subject.kind.diff(old.inputs, old.outputs, inputs).detailed
     return bool(detailed) and all(path.split(".")[0] == "connection" for path in detailed)

@@ -1,4 +1,4 @@
-"""Which host a resource is on, and the way there: waiting, cancelling, looking ahead in a preview."""
+"""Which host a resource is on, and how long to wait for it: status, cancel, previews."""
 
 from __future__ import annotations
 
@@ -7,56 +7,56 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from hostnet.hosts.activity import idle_clock
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.resources.schema.model import has_unknown
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.requests import idle_clock
 
 if TYPE_CHECKING:
+    from hostnet.hosts.session import Session
     from hostnet.lifecycle.log import EngineLog
-    from hostnet.wire.requests import Change, Facts, Host, Query, View
+    from hostnet.wire.requests import Change, Facts, Query, View
 
 T = TypeVar("T")
 
-# A preview looks at a host only while that is quick: an unknown or unreachable host costs nothing (DESIGN.md 2.6).
-# The seconds are those without a sign of life from it.
+# A preview asks a host only where that is quick: an unknown or unreachable host costs nothing. These are seconds
+# without a sign of life.
 PREVIEW_SECONDS = 3.0
 
-# Below this nobody wonders what the plugin is waiting for.
+# After so long a person wonders what the plugin is waiting for.
 _SILENT_SECONDS = 0.7
-
-NEVER = "the provider's configuration did not arrive (Configure was not called)"
 
 
 class Pool(Protocol):
     """The sessions of this process: one a connection."""
 
-    async def host(self, connection: Connection) -> Host:
-        """The session to a host.
+    async def host(self, connection: Connection) -> Session:
+        """The session with a host.
 
-        :raises HostnetError: `UNREACHABLE` where the host or the namespace on it is gone, and others.
+        Raises:
+            HostnetError: The connection can't be used.
         """
 
     async def cancel(self) -> None:
-        """Fail what was not sent yet with `CANCELLED`; let finish what was."""
+        """Fail the requests that were not sent yet; let those that were go on to their end."""
 
     async def close(self) -> None:
         """End all sessions."""
 
 
-# A pool tells what happens with a host: second argument, which takes the host's label and the text.
+# The second argument gets what happens with a host: the host's label and a text.
 MakePool = Callable[[Settings, Callable[[str, str], None]], Pool]
 
 
 class HostAccess:
-    """The hosts of one provider."""
+    """The hosts of one provider.
+
+    Args:
+        log: Shows what is waited for, and warnings.
+        make_pool: Makes the pool once the settings are known.
+    """
 
     def __init__(self, log: EngineLog, make_pool: MakePool) -> None:
-        """HostAccess nothing yet.
-
-        :param log: where waiting and warnings show.
-        :param make_pool: how to get a pool once the settings are known.
-        """
         self.settings = Settings()
         self._log = log
         self._make_pool = make_pool
@@ -65,15 +65,15 @@ class HostAccess:
         self._default: Mapping[str, Any] | None = None
         self._cancelled = asyncio.Event()
         self._silent: set[Connection] = set()
-        self._waiting: Counter[tuple[str, str]] = Counter()  # a host's label, and the URN of who waits for it
-        self._news: dict[str, str] = {}  # the last that was told of a host which has not answered since
+        self._waiting: Counter[tuple[str, str]] = Counter()  # a host's label, and the URN that waits for it
+        self._progress_of: dict[str, str] = {}  # by label: the last line about a host that has not answered since
         self._tasks: set[asyncio.Future[Any]] = set()
 
     async def configure(self, default: Mapping[str, Any] | None, settings: Settings) -> None:
         """Take the provider's configuration: its own connection and the settings.
 
         A plugin that an engine attached to (PULUMI_DEBUG_PROVIDERS) outlives the engine's Cancel, and is configured
-        again by the next one: everything starts anew.
+        again by the next one. It then forgets what it knew.
         """
         if self._pool is not None:
             await self._pool.close()
@@ -84,7 +84,7 @@ class HostAccess:
 
     @property
     def configured(self) -> bool:
-        """Whether Configure came; it does not while a preview knows not all of the configuration."""
+        """Whether Configure was called. The engine does not call it while a part of the configuration is unknown."""
         return self._configured
 
     def filled(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -100,34 +100,36 @@ class HostAccess:
             return None
         return Connection.from_inputs(own if own is not None else self._default)
 
-    async def host(self, urn: str, inputs: Mapping[str, Any]) -> Host:
-        """The session to the resource's host.
+    async def host(self, urn: str, inputs: Mapping[str, Any]) -> Session:
+        """The session with the resource's host.
 
-        :raises HostnetError: where it can't be reached, or the engine cancelled.
+        Raises:
+            HostnetError: The connection is not known, or the engine cancelled.
         """
         if not self._configured:
-            raise HostnetError(Code.INVALID, "reach a host", NEVER)
+            why = "the engine did not configure the provider (Configure was not called)"
+            raise HostnetError(Code.INVALID, "cannot reach the host", why)
         connection = self.connection(inputs)
         if connection is None:
-            raise HostnetError(Code.INVALID, "reach a host", "its connection is not known yet")
+            raise HostnetError(Code.INVALID, "cannot reach the host", "the value of connection is not known yet")
         if self._cancelled.is_set():
             raise _cancelled()
         return await self._until_cancelled(urn, connection.label, self._session(connection))
 
-    async def apply(self, urn: str, host: Host, change: Change) -> View:
-        """Make it so; what is under way goes on to its end also when the engine hangs up."""
+    async def apply(self, urn: str, host: Session, change: Change) -> View:
+        """Apply a change. Once it is under way it goes on to its end, also where the engine hangs up."""
         return await self._answer(urn, host.label, host.apply(change))
 
-    async def read(self, urn: str, host: Host, query: Query) -> View | None:
+    async def read(self, urn: str, host: Session, query: Query) -> View | None:
         """What the host has for a resource."""
         return await self._answer(urn, host.label, host.read(query))
 
-    async def facts(self, urn: str, host: Host, name: str, arguments: dict[str, Any]) -> Facts:
+    async def facts(self, urn: str, host: Session, name: str, arguments: dict[str, Any]) -> Facts:
         """Answer a question about the host."""
         return await self._answer(urn, host.label, host.facts(name, arguments))
 
-    async def try_out(self, urn: str, inputs: Mapping[str, Any], change: Change) -> None:
-        """Ask a host that answers soon whether a change would work, and warn where it would not. Never fails."""
+    async def preview(self, urn: str, inputs: Mapping[str, Any], change: Change) -> None:
+        """Ask the host, if it answers soon, whether a change would work, and warn where it would not. Never fails."""
         connection = self.connection(inputs)
         if connection is None or not self._configured or connection in self._silent:
             return
@@ -137,15 +139,15 @@ class HostAccess:
                 self._log.warn(urn, warning)
         except TimeoutError:
             self._silent.add(connection)
-            self._log.warn(urn, f"{connection.label} did not answer in time: this preview does not look at it")
+            self._log.warn(urn, f"{connection.label}: no answer in time. This preview does not check changes on it")
         except HostnetError as error:
             if error.code is Code.UNREACHABLE:
                 self._silent.add(connection)
             if error.code is not Code.CANCELLED:
-                self._log.warn(urn, f"this would fail: {error}")
+                self._log.warn(urn, f"this change would fail: {error}")
 
     async def cancel(self) -> None:
-        """Fail what was not sent to a host yet; let finish what was."""
+        """Fail the requests that were not sent yet; let those that were go on to their end."""
         self._cancelled.set()
         if self._pool is not None:
             await self._pool.cancel()
@@ -158,11 +160,12 @@ class HostAccess:
             await self._pool.close()
 
     async def _soon(self, connection: Connection, change: Change) -> View:
-        """Ask, and wait while the host shows signs of life: one that is far away, or one of many, may take its time.
+        """Ask, and wait while the host shows signs of life: a distant host, or one of many, may take longer.
 
-        :raises TimeoutError: after `PREVIEW_SECONDS` without one.
+        Raises:
+            TimeoutError: There was none for `PREVIEW_SECONDS`.
         """
-        hosts: list[Host] = []
+        hosts: list[Session] = []
 
         async def ask() -> View:
             hosts.append(await self._session(connection))
@@ -170,14 +173,14 @@ class HostAccess:
 
         task, start = self._keep(ask()), idle_clock()
         while not task.done():
-            heard = max((host.heard for host in hosts), default=0.0)
-            left = max(start, heard) + PREVIEW_SECONDS - idle_clock()
+            last = max((host.last_activity for host in hosts), default=0.0)
+            left = max(start, last) + PREVIEW_SECONDS - idle_clock()
             if left <= 0:
                 raise TimeoutError
             await asyncio.wait({task}, timeout=left)
         return task.result()
 
-    async def _session(self, connection: Connection) -> Host:
+    async def _session(self, connection: Connection) -> Session:
         if self._pool is None:
             self._pool = self._make_pool(self.settings, self._progress)
         return await self._pool.host(connection)
@@ -196,35 +199,35 @@ class HostAccess:
             waited.cancel()
 
     async def _answer(self, urn: str, label: str, waiting: Awaitable[T]) -> T:
-        """Wait for what a host answers; then what was told of it is over."""
+        """Wait for a host's answer; then the last line about the host is out of date."""
         try:
             return await self._announced(urn, label, waiting)
         finally:
-            self._news.pop(label, None)
+            self._progress_of.pop(label, None)
 
     async def _announced(self, urn: str, label: str, waiting: Awaitable[T]) -> T:
-        """Wait; where it takes long, say for what."""
+        """Wait; where it takes long, the status column says for what."""
         task = self._keep(waiting)
         done, _ = await asyncio.wait({task}, timeout=_SILENT_SECONDS)
         if done:
             return task.result()
-        self._log.status(urn, self._news.get(label, f"waiting for {label} …"))
+        self._log.status(urn, self._progress_of.get(label, f"waiting for {label} …"))
         self._waiting[label, urn] += 1
         try:
             return await asyncio.shield(task)
         finally:
             self._waiting[label, urn] -= 1
-            self._log.status(urn, "")  # else the last of it stands beside "created"
+            self._log.status(urn, "")  # else the last line stays beside "created"
 
     def _progress(self, label: str, text: str) -> None:
-        """Show what happens with a host under those of its resources that have waited for a while."""
-        self._news[label] = text
+        """Show what happens with a host at those of its resources that have waited for a while."""
+        self._progress_of[label] = text
         for (host, urn), count in self._waiting.items():
             if count and host == label:
                 self._log.status(urn, text)
 
     def _keep(self, waiting: Awaitable[T]) -> asyncio.Future[T]:
-        """Something that goes on where a wait for it ends early: other requests may share it."""
+        """A task that goes on where the wait for it ends early: other requests may share it."""
         task = asyncio.ensure_future(waiting)
         self._tasks.add(task)
         task.add_done_callback(self._forget)
@@ -233,8 +236,8 @@ class HostAccess:
     def _forget(self, task: asyncio.Future[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # taken notice of: asyncio complains about errors that nobody looked at
+            task.exception()  # asyncio complains about an exception that is never retrieved
 
 
 def _cancelled() -> HostnetError:
-    return HostnetError(Code.CANCELLED, "stopped before anything was sent to the host", "the engine cancelled")
+    return HostnetError(Code.CANCELLED, "cancelled", "nothing was sent to the host")

@@ -17,10 +17,10 @@ class Line:
     """A line for the engine's log.
 
     Args:
-        urn: the resource that it is about.
-        text: what it says.
-        severity: a warning is shown in the summary as well.
-        ephemeral: fills the status column, and is gone with the next line.
+        urn: The resource that it is about.
+        text: What it says.
+        severity: A warning is shown in the summary as well.
+        ephemeral: Fills the status column, and is gone with the next line.
     """
 
     urn: str
@@ -30,7 +30,7 @@ class Line:
 
 
 class Delivery(Protocol):
-    """The way of a line to the engine. The plugin and Pulumi's process for dynamic resources have one each."""
+    """Delivers lines to the engine: the plugin in one form, Pulumi's process for dynamic resources in another."""
 
     @property
     def possible(self) -> bool:
@@ -47,8 +47,8 @@ class EngineLog:
     """Sends lines to the engine in order, in the background. A line that can't be sent is dropped.
 
     Args:
-        delivery: the way to the engine.
-        redact: every text goes through it, so that no secret is printed.
+        delivery: Delivers the lines.
+        redact: Every text goes through it, so that no secret is printed.
     """
 
     def __init__(self, delivery: Delivery, redact: Callable[[str], str]) -> None:

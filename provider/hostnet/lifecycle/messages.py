@@ -21,8 +21,8 @@ class CheckFailure:
     """A failure of a check as Pulumi takes it.
 
     Args:
-        property: the top-level property, whose value the engine prints; empty where it must not.
-        reason: what is wrong, with the whole path.
+        property: The top-level property, whose value the engine prints; empty where it must not.
+        reason: What is wrong, with the whole path.
     """
 
     property: str

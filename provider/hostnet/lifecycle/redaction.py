@@ -10,19 +10,18 @@ if TYPE_CHECKING:
 
 HIDDEN = "[secret]"
 
-# A secret this short is hidden where it stands as a word of its own only: "80" in "8080" is no leak, and a message
-# with every other letter hidden is none.
+# A shorter secret is hidden only where it stands as a word of its own: "80" in "8080" is no leak, and a message with
+# every other letter hidden is no message.
 _SHORT = 6
 
-# Messages quote the beginning of a long value, so this much of one is enough to be recognised.
+# Messages quote the beginning of a long value: so many characters of a secret are enough to hide it.
 _HEAD = 12
 
 
 class Redactor:
-    """Knows every secret that this process was sent, and hides them in text."""
+    """Knows every secret that this process was sent, and hides it in text."""
 
     def __init__(self) -> None:
-        """Know none yet."""
         self._long: set[str] = set()
         self._short: set[str] = set()
 

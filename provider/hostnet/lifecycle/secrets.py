@@ -32,9 +32,9 @@ class Given:
     """Values that a program or a state gives.
 
     Args:
-        values: the values, secrets among them as plain ones.
-        secrets: the paths of the secrets.
-        texts: every text in a secret value, for `Redactor`.
+        values: The values, secrets among them as plain ones.
+        secrets: The paths of the secrets.
+        texts: Every text in a secret value, for `Redactor`.
     """
 
     values: dict[str, Value] = field(default_factory=dict)

@@ -7,12 +7,12 @@ import sys
 
 from hostnet.rpc.server import serve
 
-# Flags of the engine that have their value in the next argument. None of them matters here: our log is the engine's.
+# Flags of the engine that have their value in the next argument. None of them matters: this process logs to the engine.
 _WITH_VALUE = frozenset({"--tracing", "-tracing"})
 
 
 def engine_address(arguments: list[str]) -> str | None:
-    """The one argument that is no flag, if there is one."""
+    """The one argument that is not a flag, if there is one."""
     found = None
     skip = False
     for argument in arguments:

@@ -45,7 +45,7 @@ _EXACT = 2**53
 
 
 class MalformedError(HostnetError):
-    """A value that no property of ours can be.
+    """A value that no property of hostnet can have.
 
     Args:
         path: Where it is.
@@ -125,8 +125,8 @@ class _Decoder:
         if signature == BYTES:
             return _byte_string(struct, path)
         if signature in (ASSET, ARCHIVE):
-            raise MalformedError(path, "an asset or archive is no value for a network property")
-        raise MalformedError(path, "a typed value that this version of hostnet does not know")
+            raise MalformedError(path, "assets and archives are not valid here")
+        raise MalformedError(path, "this version of hostnet does not support values of this type")
 
     def secret(self, struct: Struct, path: Path) -> Value:
         value = self.value(struct.fields["value"], path) if "value" in struct.fields else UNKNOWN
@@ -174,7 +174,7 @@ class _Encoder:
         elif isinstance(value, Sequence):
             self.sequence(into, value, marks)
         else:
-            msg = f"{type(value).__name__} is no property value"
+            msg = f"{type(value).__name__} is not a property value"
             raise TypeError(msg)
 
     def sequence(self, into: ProtoValue, value: Sequence[Value], marks: _Tree) -> None:
@@ -207,11 +207,11 @@ def _number(value: float) -> int | float:
 
 
 def _byte_string(struct: Struct, path: Path) -> str:
-    """Bytes that are no UTF-8, as Python's file names hold them."""
+    """Bytes that are not UTF-8, as Python's file names hold them."""
     try:
         raw = base64.b64decode(struct.fields["value"].string_value, validate=True)
     except binascii.Error:
-        raise MalformedError(path, "a byte string that is not base64") from None
+        raise MalformedError(path, "the byte string is not valid base64") from None
     return raw.decode(errors="surrogateescape")
 
 

@@ -1,8 +1,8 @@
-"""Every error as a gRPC status, on purpose.
+"""Every error as a gRPC status.
 
-To the engine the codes Unknown, Internal and DataLoss mean that a resource's state is not known (it keeps a pending
-operation that a person has to clear), and an exception that leaves a handler is Unknown. So each `Code` has a code
-here, and what is left is a bug and says so.
+To the engine (3.259) the codes Unknown, Internal and DataLoss mean that a resource's state is not known: it keeps a
+pending operation that a person has to clear. An exception that leaves a handler is Unknown. So each `Code` has a gRPC
+code here, and every other exception is a bug, whose message says so.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ STATUS_OF = {
     Code.UNREACHABLE: StatusCode.UNAVAILABLE,
     Code.PERMISSION: StatusCode.PERMISSION_DENIED,
     Code.ROLLED_BACK: StatusCode.ABORTED,
-    # Create and Update send it with ErrorResourceInitFailed, which overrides the code. For a delete the next run
-    # repeats it, so no state is unknown.
+    # Create and Update send it with ErrorResourceInitFailed, which overrides the code. The next run repeats a delete,
+    # so no state is unknown.
     Code.PARTIAL: StatusCode.ABORTED,
-    # The next agent finishes or undoes from the record what this one left, so no state is unknown.
+    # The next agent rolls back by the record what this one left half done, so no state is unknown.
     Code.AGENT_DIED: StatusCode.ABORTED,
     Code.CANCELLED: StatusCode.CANCELLED,
 }
@@ -47,9 +47,15 @@ def status_of(error: BaseException) -> tuple[StatusCode, str]:
 
 
 def init_failed(identifier: str, properties: Struct, inputs: Struct, reasons: list[str]) -> bytes:
-    """The status trailer with which a partly applied resource keeps its id in the state.
+    """The status trailer by which the engine keeps a resource in the state that was applied in part.
 
     The next `pulumi up` then calls Update for it, also without a difference.
+
+    Args:
+        identifier: The resource's id.
+        properties: Its outputs.
+        inputs: Its inputs.
+        reasons: Why it is not complete.
     """
     detail = provider_pb2.ErrorResourceInitFailed(
         id=identifier, properties=properties, inputs=inputs, reasons=[shorten(reason) for reason in reasons]

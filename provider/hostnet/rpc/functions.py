@@ -1,4 +1,4 @@
-"""The package's functions, and listing what hostnet holds."""
+"""The package's functions, and the list of the resources on a host."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from hostnet.lifecycle.host_access import HostAccess
     from hostnet.rpc.protos import provider_pb2
 
-# Who lists without saying how much gets pages of this size.
+# The size of a page where the caller gives none.
 _PAGE = 1000
 
 Entry = tuple[str, str]  # id and name
 
 
-def function(token: str) -> Function:
+def find_function(token: str) -> Function:
     """The function with this token.
 
     Raises:
@@ -29,7 +29,7 @@ def function(token: str) -> Function:
     """
     if token not in FUNCTIONS:
         known = ", ".join(FUNCTIONS)
-        raise HostnetError(Code.INVALID, f"find the function {token}", "", f"There are {known}")
+        raise HostnetError(Code.INVALID, f"unknown function {token}", f"hostnet has {known}")
     return FUNCTIONS[token]
 
 
@@ -47,15 +47,24 @@ async def call(access: HostAccess, function: Function, arguments: Mapping[str, A
     return function.result(facts.data)
 
 
-async def held(
+async def list_page(
     access: HostAccess, request: provider_pb2.ListRequest, query: Mapping[str, Any]
 ) -> tuple[list[Entry], str]:
-    """A page of the resources of one kind that hostnet's record on a host holds, and where the next one starts.
+    """A page of the resources of one kind that hostnet's record on a host has.
 
-    :raises HostnetError: for a type that is not ours, or where the host can't be asked.
+    Args:
+        access: Leads to the host.
+        request: What the engine asks for.
+        query: Has the `connection`, if there is one.
+
+    Returns:
+        The page, and where the next one starts; "" after the last one.
+
+    Raises:
+        HostnetError: The type is not hostnet's, or the host can't be asked.
     """
     if request.token not in KINDS:
-        raise HostnetError(Code.INVALID, f"list {request.token}", "", f"There are {', '.join(KINDS)}")
+        raise HostnetError(Code.INVALID, f"unknown resource type {request.token}", f"hostnet has {', '.join(KINDS)}")
     host = await access.host("", query)
     facts = await access.facts("", host, "host", {})
     entries = sorted(

@@ -1,4 +1,4 @@
-"""The plugin's way to the engine's log: gRPC."""
+"""The connection of the plugin to the engine's log: gRPC."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class GrpcDelivery:
     """Delivers lines over a channel to the engine; the first line opens it.
 
     Args:
-        address: the engine's, `host:port`; None where it is not known yet (it attaches) or there is none.
+        address: The engine's, `host:port`; None where it is not known yet (it attaches) or there is none.
     """
 
     def __init__(self, address: str | None) -> None:

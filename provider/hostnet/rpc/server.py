@@ -37,14 +37,15 @@ _CLOSE_SECONDS = 1.0
 
 
 def listen() -> tuple[aio.Server, int]:
-    """A server with a port of this machine's loopback that nobody else has. Nothing is answered before `start`.
+    """A server with a port of its own on this machine's loopback. It answers nothing before `start`.
 
-    :raises OSError: where there is no port.
+    Raises:
+        OSError: There is no free port.
     """
     server = aio.server(options=_OPTIONS)
     port = server.add_insecure_port("127.0.0.1:0")
     if port == 0:
-        msg = "hostnet can't listen on 127.0.0.1"
+        msg = "hostnet cannot listen on 127.0.0.1"
         raise OSError(msg)
     return server, port
 
@@ -52,11 +53,12 @@ def listen() -> tuple[aio.Server, int]:
 async def start(server: aio.Server, engine: str | None = None, make_pool: MakePool | None = None) -> Servicer:
     """Answer the engine.
 
-    :param server: from `listen`.
-    :param engine: the engine's address, where it is known.
-    :param make_pool: another pool of hosts than the real one (tests).
+    Args:
+        server: From `listen`.
+        engine: The engine's address, where it is known.
+        make_pool: Makes another pool of hosts than the real one (tests).
     """
-    # Imported only now: the port's line was due before all this is loaded.
+    # Imported only now: the engine waits for the port's line, and loading all this takes time.
     from hostnet.lifecycle.redaction import Redactor  # noqa: PLC0415
     from hostnet.rpc.log import GrpcDelivery  # noqa: PLC0415
     from hostnet.rpc.protos import provider_pb2_grpc  # noqa: PLC0415
@@ -69,7 +71,7 @@ async def start(server: aio.Server, engine: str | None = None, make_pool: MakePo
 
 
 async def stop(server: aio.Server, servicer: Servicer) -> None:
-    """Let what is under way end, within the time that the engine gives; then hang up everywhere."""
+    """Let what is under way end, within the time that the engine gives; then end all sessions."""
     await servicer.access.cancel()
     await server.stop(_GRACE_SECONDS)
     try:
@@ -83,7 +85,8 @@ async def stop(server: aio.Server, servicer: Servicer) -> None:
 async def serve(engine: str | None) -> None:
     """Be the plugin until the engine ends it.
 
-    :param engine: the engine's address; None where none started us (PULUMI_DEBUG_PROVIDERS), then it attaches.
+    Args:
+        engine: The engine's address; None where no engine started this process (PULUMI_DEBUG_PROVIDERS): one attaches.
     """
     parent = os.getppid() if engine else None
     server, port = listen()
@@ -97,9 +100,10 @@ async def serve(engine: str | None) -> None:
 
 
 def _end_signal(parent: int | None) -> asyncio.Future[None]:
-    """Done at SIGINT, at SIGTERM, and when the engine that started us is dead. A second signal does not wait.
+    """Done at SIGINT, at SIGTERM, and when the engine that started this process is dead. A second signal does not wait.
 
-    :param parent: the engine's process.
+    Args:
+        parent: The engine's process.
     """
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
@@ -122,10 +126,11 @@ def _end_signal(parent: int | None) -> asyncio.Future[None]:
 
 
 def _at_death(process: int, then: Callable[[], object]) -> None:
-    """Call back when a process ends: an engine that was killed tells nobody.
+    """Call back when a process ends: an engine that was killed sends no Cancel.
 
-    PR_SET_PDEATHSIG would follow the thread that started us, not the process (prctl(2)), and Go ends threads while
-    the engine lives. Where there are no process descriptors (before Linux 5.3, on macOS) nothing is watched.
+    PR_SET_PDEATHSIG would follow the thread that started this process, not the engine's process (prctl(2)), and Go ends
+    threads while the engine lives. Where there are no process descriptors (before Linux 5.3, on macOS) nothing is
+    watched.
     """
     try:
         descriptor = os.pidfd_open(process)

@@ -23,7 +23,7 @@ from hostnet.resources.schema.kind import Autoname, Checked, Difference, Failure
 from hostnet.rpc import responses
 from hostnet.rpc.codec import MalformedError, decode, encode
 from hostnet.rpc.failures import DETAILS_KEY, STATUS_OF, init_failed, status_of
-from hostnet.rpc.functions import call, function, held
+from hostnet.rpc.functions import call, find_function, list_page
 from hostnet.rpc.log import GrpcDelivery
 from hostnet.rpc.protos import plugin_pb2, provider_pb2, provider_pb2_grpc
 from hostnet.wire.errors import Code, HostnetError
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-# In the outputs of a resource that was left half-way: to the engine its next Update looks like any other.
+# In the outputs of a resource that was applied in part: the engine calls Update for it as for any other.
 _PARTIAL = "__partial"
 
 _MODES = {0: "propose", 1: "enforce", 2: "disable"}
@@ -60,13 +60,13 @@ _MODES = {0: "propose", 1: "enforce", 2: "disable"}
 def rpc(
     method: Callable[[Servicer, Request], Awaitable[Response]],
 ) -> Callable[[Servicer, Request, Context], Awaitable[Response]]:
-    """An RPC out of a method that raises: every error becomes a gRPC status on purpose."""
+    """An RPC out of a method that raises: every error becomes the gRPC status that `failures` has for it."""
 
     @functools.wraps(method)
     async def answer(self: Servicer, request: Request, context: Context) -> Response:
         try:
             return await method(self, request)
-        except Exception as error:  # noqa: BLE001 - an exception that leaves here is "state unknown" to the engine
+        except Exception as error:  # noqa: BLE001 - to the engine an exception that leaves here means "state unknown"
             failure = error
         finally:
             await self.log.flush()
@@ -79,7 +79,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
     """The provider `hostnet`.
 
     Args:
-        delivery: The way to the engine's log.
+        delivery: Delivers lines to the engine's log.
         redact: Knows this process's secrets.
         make_pool: How to get the hosts' sessions once the settings are known.
     """
@@ -92,7 +92,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
 
     @rpc
     async def Handshake(self, request: provider_pb2.ProviderHandshakeRequest) -> provider_pb2.ProviderHandshakeResponse:
-        """Learn the engine's address; say what this provider can take."""
+        """Take the engine's address; answer what this provider supports."""
         self._delivery.connect(request.engine_address)
         return provider_pb2.ProviderHandshakeResponse(
             accept_secrets=True,
@@ -104,7 +104,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
 
     @rpc
     async def Attach(self, request: plugin_pb2.PluginAttach) -> Empty:
-        """Learn the address of an engine that did not start us (PULUMI_DEBUG_PROVIDERS)."""
+        """Take the address of an engine that did not start this process (PULUMI_DEBUG_PROVIDERS)."""
         self._delivery.connect(request.address)
         return Empty()
 
@@ -120,7 +120,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
 
     @rpc
     async def CheckConfig(self, request: provider_pb2.CheckRequest) -> provider_pb2.CheckResponse:
-        """Whether the provider's configuration can be right. It goes back as it came, in the engine's spelling."""
+        """Every failure of the provider's configuration, which goes back as it came, in the engine's spelling."""
         news = self._decode(request.news)
         self._redact.learn(_credentials(news))
         checked = check_config(news.values)
@@ -130,7 +130,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
 
     @rpc
     async def DiffConfig(self, request: provider_pb2.DiffRequest) -> provider_pb2.DiffResponse:
-        """Whether a change of the configuration means other hosts, and so other resources."""
+        """Whether a change of the configuration means another host, and so replaces the provider."""
         old = self._decode(request.old_inputs if request.HasField("old_inputs") else request.olds)
         difference = diff_config(old.values, self._decode(request.news).values)
         return responses.difference(difference, request.ignoreChanges)
@@ -152,7 +152,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
 
     @rpc
     async def Check(self, request: provider_pb2.CheckRequest) -> provider_pb2.CheckResponse:
-        """All that is wrong with a resource's inputs; autonames."""
+        """Every failure of a resource's inputs; autonames."""
         try:
             news, olds = self._decode(request.news), self._decode(request.olds)
         except MalformedError as error:
@@ -169,28 +169,28 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
     async def Diff(self, request: provider_pb2.DiffRequest) -> provider_pb2.DiffResponse:
         """What an update has to do, from the state alone."""
         old = self._state(request.id, request.old_inputs, request.olds)
-        # The provider's own connection counts as said: to name the host that a resource has anyway is no change.
+        # The provider's own connection counts as given: to name the host that a resource is on anyway is no change.
         olds, news = self.access.filled(old.inputs), self.access.filled(self._decode(request.news).values)
         difference: Difference = _kind(request).diff(olds, old.outputs, news)
         return responses.difference(difference, request.ignoreChanges)
 
     @rpc
     async def Create(self, request: provider_pb2.CreateRequest) -> provider_pb2.CreateResponse:
-        """Make a resource; in a preview, say what it would be."""
+        """Create a resource; in a preview, give the outputs as far as they are known."""
         inputs, subject = self._decode(request.properties), _subject(request)
         if request.preview:
             return provider_pb2.CreateResponse(properties=await self._preview(subject, inputs, None))
-        made = await self._partly(inputs, self._do.create(subject, inputs.values))
+        made = await self._with_partial_state(inputs, self._do.create(subject, inputs.values))
         return provider_pb2.CreateResponse(id=made.id, properties=_outputs(made.outputs, inputs))
 
     @rpc
     async def Update(self, request: provider_pb2.UpdateRequest) -> provider_pb2.UpdateResponse:
-        """Change a resource; in a preview, say what it would be."""
+        """Update a resource; in a preview, give the outputs as far as they are known."""
         inputs, subject = self._decode(request.news), _subject(request)
         old = self._state(request.id, request.old_inputs, request.olds)
         if request.preview:
             return provider_pb2.UpdateResponse(properties=await self._preview(subject, inputs, old))
-        made = await self._partly(inputs, self._do.update(subject, inputs.values, old))
+        made = await self._with_partial_state(inputs, self._do.update(subject, inputs.values, old))
         return provider_pb2.UpdateResponse(properties=_outputs(made.outputs, inputs))
 
     @rpc
@@ -211,20 +211,20 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
 
     @rpc
     async def Delete(self, request: provider_pb2.DeleteRequest) -> Empty:
-        """Take a resource away; what is gone already is success."""
+        """Delete a resource; what is gone already is success."""
         old = self._state(request.id, request.old_inputs, request.properties)
         await self._do.delete(_subject(request), old)
         return Empty()
 
     @rpc
     async def Invoke(self, request: provider_pb2.InvokeRequest) -> provider_pb2.InvokeResponse:
-        """Answer a function."""
+        """Call a function."""
         arguments = self._decode(request.args)
-        asked = function(request.tok)
-        failures = self._failures(asked.check(arguments.values), arguments, asked.inputs.properties)
+        function = find_function(request.tok)
+        failures = self._failures(function.check(arguments.values), arguments, function.inputs.properties)
         if failures:
             return provider_pb2.InvokeResponse(failures=failures)
-        result = await call(self.access, asked, arguments.values)
+        result = await call(self.access, function, arguments.values)
         marks = output_secrets(result, arguments)
         response = provider_pb2.InvokeResponse()
         getattr(response, "return").CopyFrom(encode(result, marks))
@@ -233,10 +233,10 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
     async def List(
         self, request: provider_pb2.ListRequest, context: Context
     ) -> AsyncIterator[provider_pb2.ListResponse]:
-        """The resources of a kind that hostnet's record on the host holds: ids to import."""
+        """The resources of a kind that hostnet's record on the host has: ids to import."""
         try:
             query = self._decode(request.query).values
-            page, following = await held(self.access, request, query)
+            page, following = await list_page(self.access, request, query)
         except Exception as error:  # noqa: BLE001 - as in `rpc`
             await self.fail(error, context)
         for identifier, name in page:
@@ -247,33 +247,33 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
 
     @rpc
     async def Cancel(self, _: Empty) -> Empty:
-        """Stop what was not sent to a host yet; what is under way ends on its own."""
+        """Fail the requests that were not sent yet; let those that were go on to their end."""
         await self.access.cancel()
         return Empty()
 
     async def Parameterize(self, _: provider_pb2.ParameterizeRequest, context: Context) -> NoReturn:
-        """Not for this provider."""
+        """Not implemented: the package has no parameters."""
         await _unimplemented("Parameterize", context)
 
     async def Construct(self, _: provider_pb2.ConstructRequest, context: Context) -> NoReturn:
-        """Hostnet has no component resources."""
+        """Not implemented: the component MicroVmHost is a part of the SDKs."""
         await _unimplemented("Construct", context)
 
     async def Call(self, _: provider_pb2.CallRequest, context: Context) -> NoReturn:
-        """Hostnet has no methods."""
+        """Not implemented: hostnet's resources have no methods."""
         await _unimplemented("Call", context)
 
     async def GetMapping(self, _: provider_pb2.GetMappingRequest, context: Context) -> NoReturn:
-        """Nothing to convert from."""
+        """Not implemented: there is no Terraform provider to convert from."""
         await _unimplemented("GetMapping", context)
 
     async def GetMappings(self, _: provider_pb2.GetMappingsRequest, context: Context) -> NoReturn:
-        """Nothing to convert from."""
+        """Not implemented: there is no Terraform provider to convert from."""
         await _unimplemented("GetMappings", context)
 
     async def fail(self, error: Exception, context: Context) -> NoReturn:
-        """End an RPC with the status that the error means, and no secret in its text."""
-        if isinstance(error, _PartlyError):
+        """End an RPC with the status for the error; no secret is in its text."""
+        if isinstance(error, _PartialStatusError):
             reason = self._redact(error.reason)
             details = init_failed(error.id, error.properties, error.inputs, [reason])
             await context.abort(STATUS_OF[Code.PARTIAL], reason, ((DETAILS_KEY, details),))
@@ -303,18 +303,18 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         planned = await self._do.preview(subject, inputs.values, old)
         return _outputs(planned, inputs, unknowns=True)
 
-    async def _partly(self, inputs: Given, doing: Awaitable[State]) -> State:
-        """A create or update; where a part of it stays, with the state as the engine has to keep it."""
+    async def _with_partial_state(self, inputs: Given, doing: Awaitable[State]) -> State:
+        """Wait for a create or an update; where it was applied in part, encode the state that the engine must keep."""
         try:
             return await doing
         except PartialError as error:
             kept = encode(error.state.inputs, input_secrets(error.state.inputs, inputs))
             properties = _outputs(error.state.outputs, inputs)
             properties.fields[_PARTIAL].bool_value = True
-            raise _PartlyError(error.state.id, properties, kept, error.reason) from error
+            raise _PartialStatusError(error.state.id, properties, kept, error.reason) from error
 
 
-class _PartlyError(Exception):
+class _PartialStatusError(Exception):
     """A `PartialError` with its state encoded."""
 
     def __init__(self, identifier: str, properties: Struct, inputs: Struct, reason: str) -> None:
@@ -326,7 +326,7 @@ def _kind(request: AboutResource) -> Kind:
     token = request.type or Urn.parse(request.urn).type
     if token not in KINDS:
         known = ", ".join(KINDS)
-        raise HostnetError(Code.INVALID, f"find the resource type {token}", "", f"There are {known}")
+        raise HostnetError(Code.INVALID, f"unknown resource type {token}", f"hostnet has {known}")
     return KINDS[token]
 
 
@@ -343,7 +343,7 @@ def _autoname(request: provider_pb2.CheckRequest) -> Autoname:
 
 
 def _outputs(outputs: dict[str, Any], inputs: Given, *, unknowns: bool = False) -> Struct:
-    """Outputs with their secrets marked. A connection is how one gets there, not what is there."""
+    """Outputs with their secrets marked. `connection` is not among them: it is not a property of the host."""
     shown = {name: value for name, value in outputs.items() if name != "connection"}
     return encode(shown, output_secrets(shown, inputs), unknowns=unknowns)
 
@@ -356,4 +356,4 @@ def _credentials(config: Given) -> set[str]:
 
 
 async def _unimplemented(name: str, context: Context) -> NoReturn:
-    await context.abort(StatusCode.UNIMPLEMENTED, f"hostnet has no {name}")
+    await context.abort(StatusCode.UNIMPLEMENTED, f"hostnet does not implement {name}")

@@ -7,29 +7,30 @@ from typing import Any
 
 
 class Code(str, Enum):
-    """What went wrong, for a program. rpc/ maps each to a gRPC code on purpose."""
+    """The class of a failure, for a program. rpc/failures.py maps each to a gRPC code."""
 
-    INVALID = "invalid"  # the request itself can't be right
-    CONFLICT = "conflict"  # somebody else holds what was asked for
-    NOT_FOUND = "not-found"  # named thing is not on the host (an interface, a namespace, a bridge)
-    KERNEL = "kernel"  # the kernel (or nft) refused
+    INVALID = "invalid"  # the request itself is wrong
+    CONFLICT = "conflict"  # another resource or program holds what was asked for
+    NOT_FOUND = "not-found"  # the host has no such interface, namespace or bridge
+    KERNEL = "kernel"  # the kernel or nft refused
     UNSUPPORTED = "unsupported"  # the host lacks a feature or a program
     UNREACHABLE = "unreachable"  # the host, or the namespace on it, is gone or does not answer
-    PERMISSION = "permission"  # not root, no sudo
-    ROLLED_BACK = "rolled-back"  # applied, not confirmed, undone
-    PARTIAL = "partial"  # applied in part, and undoing failed as well
-    AGENT_DIED = "agent-died"  # the agent ended in mid-request; it is started again
+    PERMISSION = "permission"  # not root and no sudo, or a login that is refused
+    ROLLED_BACK = "rolled-back"  # applied, not confirmed, and so rolled back
+    PARTIAL = "partial"  # applied in part, and rolling back failed as well
+    AGENT_DIED = "agent-died"  # the agent ended during the request; the next request starts another one
     CANCELLED = "cancelled"
 
 
 class HostnetError(Exception):
-    """What was asked, of which object, on which host, what the kernel said and what to do next.
+    """A failure that a person can do something about: `<host>: <what failed>: <why>. <what to do>`.
 
-    :param code: the class of failure.
-    :param what: what was asked and of which object, one clause without a full stop.
-    :param why: what the kernel or the other party said ("EEXIST: File exists").
-    :param fix: what to do next, one sentence.
-    :param host: where; filled in by the session that talks to the host.
+    Args:
+        code: The class of the failure.
+        what: What failed, and of which object: one clause without a full stop, `cannot create bridge br0`.
+        why: The reason, with the errno name where the kernel gave one: `EEXIST: File exists`.
+        fix: What to do next: sentences, the last without a full stop.
+        host: The host's name; the session that talks to the host fills it in.
     """
 
     def __init__(self, code: Code, what: str, why: str = "", fix: str = "", host: str = "") -> None:
@@ -37,17 +38,14 @@ class HostnetError(Exception):
         self.code, self.what, self.why, self.fix, self.host = code, what, why, fix, host
 
     def __str__(self) -> str:
-        """The whole message, for a person."""
-        where = f" on {self.host}" if self.host else ""
-        why = f": {self.why}" if self.why else ""
-        fix = f". {self.fix}" if self.fix else ""
-        return f"{self.what}{where}{why}{fix}"
+        text = ": ".join(part for part in (self.host, self.what, self.why) if part)
+        return f"{text}. {self.fix}" if self.fix else text
 
     def to_json(self) -> dict[str, Any]:
-        """As it travels from the agent."""
+        """The error as the agent sends it; the host's name is the provider's to add."""
         return {"code": self.code.value, "what": self.what, "why": self.why, "fix": self.fix}
 
     @classmethod
     def from_json(cls, data: dict[str, Any], host: str = "") -> HostnetError:
-        """As it arrives from the agent."""
+        """The error that `to_json` wrote."""
         return cls(Code(data["code"]), data["what"], data["why"], data["fix"], host)

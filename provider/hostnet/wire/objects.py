@@ -1,11 +1,10 @@
-"""The vocabulary between `hostnet.resources` and `hostnet.agent`: what a host should have, and what it has.
+"""The objects between `hostnet.resources` and `hostnet.agent`: what a host should have, and what it has.
 
-A resource becomes a list of *objects* (`Link`, `Address`, `Gateway`, `Forward`, …); the agent answers, for each,
-what it saw in the kernel (`LinkState`, …) or nothing where it is absent. Both travel as JSON, one dict an object, so
-this module imports the standard library only and goes along when the agent travels to a host.
+A resource becomes a list of *objects* (`Link`, `Address`, `Gateway`, `Forward`, …). For each the agent answers with its
+state in the kernel (`LinkState`, …), or with nothing where it is absent. Both are sent as JSON, one dict an object.
 
 Every string is canonical before it gets here: addresses as `ipaddress` prints them, MAC addresses in lower case with
-colons, interface names checked. The agent checks again what it is about to hand to nftables or a file.
+colons, interface names checked. The agent checks again what it writes into nftables or a file.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def ports_text(ports: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class Link:
-    """A bridge or a persistent TAP that we create and delete."""
+    """A bridge or a persistent TAP that hostnet creates and deletes."""
 
     type: ClassVar[str] = "link"
     name: str
@@ -41,7 +40,7 @@ class Link:
     mtu: int | None = None  # None: the kernel's choice, never drift
     stp: bool = False
     vlan_filtering: bool = False
-    port_isolation: bool = False  # every port that we attach to this bridge is isolated
+    port_isolation: bool = False  # every port that hostnet attaches to this bridge is isolated
     user: str | None = None  # TAP: user name or number that may open it
     group: str | None = None
     multi_queue: bool = False
@@ -57,7 +56,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Address:
-    """An address with prefix length on one of our links. There, addresses are exclusive: others are drift."""
+    """An address with prefix length on a link of hostnet's. Another address on such a link is drift."""
 
     type: ClassVar[str] = "address"
     link: str
@@ -71,7 +70,7 @@ class Address:
 
 @dataclass(frozen=True)
 class Route:
-    """A route through one of our links (a routed TAP)."""
+    """A route through a link of hostnet's (a routed TAP)."""
 
     type: ClassVar[str] = "route"
     link: str
@@ -133,7 +132,7 @@ class Guest:
 
 @dataclass(frozen=True)
 class Forwarding:
-    """The forwarding switch of a family. The agent keeps the old value and restores it with the last owner."""
+    """The forwarding sysctl of a family. The agent keeps the old value and restores it with the last owner."""
 
     type: ClassVar[str] = "forwarding"
     family: Family
@@ -148,8 +147,8 @@ class Forwarding:
 class Gateway:
     """NAT for internal networks through an external interface.
 
-    A new field is seen without more ado (`GatewayState`), where the elements that it asks for are tagged with its name
-    (`agent/nft/elements.py`).
+    A new field gets its state (`GatewayState`) without more code, if the elements that it needs are tagged with its
+    name (`agent/nft/elements.py`).
     """
 
     type: ClassVar[str] = "gateway"
@@ -265,12 +264,14 @@ class LinkState:
     bridge: str | None = None
     isolated: bool = False
     ports: tuple[str, ...] = ()  # of a bridge
-    dropped: bool = False  # in spite of `open_firewall`, somebody else's firewall drops what it should let through
-    advertised: bool = False  # it takes router advertisements, and with them whatever address and route a guest names
+    dropped: bool = False  # in spite of `open_firewall`, another firewall drops its traffic
+    advertised: bool = (
+        False  # it accepts router advertisements, and with them any address and route that a guest announces
+    )
 
     @property
     def open_to(self) -> tuple[str, ...]:
-        """Its addresses; `::/0` stands for all that a guest could give it."""
+        """Its addresses; `::/0` stands for all those that a guest could announce."""
         return (*self.addresses, "::/0") if self.advertised else self.addresses
 
 
@@ -280,7 +281,7 @@ class GlobState:
 
     members: tuple[str, ...] = ()
     isolated: bool = False  # as declared while every member is so
-    left_alone: tuple[str, ...] = ()  # matching interfaces in somebody else's bridge
+    left_alone: tuple[str, ...] = ()  # matching interfaces in another program's bridge
 
 
 @dataclass(frozen=True)
@@ -296,9 +297,9 @@ class GuestState:
 
 @dataclass(frozen=True)
 class GatewayState(Gateway):
-    """A gateway as the kernel has it: as declared, without what is not wholly there.
+    """A gateway as the kernel has it: as declared, without what is incomplete.
 
-    A boolean is there while every element and every accept in another firewall is that it asks for.
+    A boolean is true while the kernel has every element that it needs, and every accept rule in other firewalls.
     """
 
     external_addresses: tuple[str, ...] = ()  # bare, global; the fixed ones where set
@@ -306,12 +307,12 @@ class GatewayState(Gateway):
 
 @dataclass(frozen=True)
 class ForwardState(Forward):
-    """A forward as the kernel has it: as declared, without what is not wholly there."""
+    """A forward as the kernel has it: as declared, without what is incomplete."""
 
 
 @dataclass(frozen=True)
 class ForwardingState:
-    """A family's forwarding switch."""
+    """The forwarding sysctl of a family."""
 
     enabled: bool
 
@@ -332,7 +333,7 @@ class DhcpState:
 
     running: bool
     leases: tuple[Lease, ...] = ()
-    reached: bool = True  # the guests' DHCP and DNS get to it, whatever ports are forwarded
+    reached: bool = True  # the guests' DHCP and DNS requests reach it, whatever ports are forwarded
 
 
 ObjectState = Union[LinkState, GlobState, GuestState, GatewayState, ForwardState, ForwardingState, DhcpState]
@@ -349,7 +350,7 @@ _STATES: dict[str, type[ObjectState]] = {
 
 
 def to_json(value: Object) -> Json:
-    """An object as it travels: its fields and its type; defaults are left out."""
+    """An object as it is sent: its type and its fields, without those that have the default."""
     out: Json = {"type": value.type}
     for field in fields(value):
         item = getattr(value, field.name)
@@ -359,9 +360,10 @@ def to_json(value: Object) -> Json:
 
 
 def from_json(data: Json) -> Object:
-    """The object that `to_json` wrote, also after a trip through JSON text.
+    """The object that `to_json` wrote, also after it was JSON text.
 
-    :raises ValueError: for a type or field that this version does not know.
+    Raises:
+        ValueError: This version does not know the type, or a field.
     """
     cls = _TYPES.get(data.get("type", ""))
     if cls is None:
@@ -378,14 +380,18 @@ def from_json(data: Json) -> Object:
 
 
 def state_to_json(value: ObjectState | None) -> Json | None:
-    """What was seen, as it travels."""
+    """A state as it is sent."""
     return None if value is None else asdict(value)
 
 
 def state_from_json(object_type: str, data: Json | None) -> ObjectState | None:
-    """What was seen of an object of this type.
+    """The state that `state_to_json` wrote.
 
-    Objects without a view of their own (Address, Route, Port) are seen in their link and have none.
+    An Address, a Route and a Port have none of their own: they are in the state of their link.
+
+    Args:
+        object_type: The type of the object that it is the state of.
+        data: What was sent.
     """
     cls = _STATES.get(object_type)
     if data is None or cls is None:

@@ -52,8 +52,8 @@ class AgentProcess:
     """An agent's process. The time of its start tells it from a later process with the same number.
 
     Args:
-        pid: its number on its host.
-        started: when it was started, in clock ticks since the boot.
+        pid: Its number on its host.
+        started: When it was started, in clock ticks since the boot.
     """
 
     pid: int
@@ -65,10 +65,10 @@ class Greeting:
     """The first line of an agent.
 
     Args:
-        version: hostnet's.
-        process: the agent's.
-        kernel: the host's kernel release.
-        python: the version of the host's Python.
+        version: Hostnet's.
+        process: The agent's.
+        kernel: The host's kernel release.
+        python: The version of the host's Python.
     """
 
     version: str
@@ -85,8 +85,8 @@ class Greeting:
         """Read a greeting.
 
         Args:
-            line: what the agent sent.
-            host: the host's name in messages.
+            line: What the agent sent.
+            host: The host's name in messages.
 
         Raises:
             HostnetError: The agent says why it can't serve.
@@ -115,17 +115,17 @@ class Request:
     """What a provider asks.
 
     Args:
-        id: the number of the request; the answer has the same.
+        id: The number of the request; the answer has the same.
         op: `apply`, `read`, `facts`, `restore` or `watch`; `confirm` or `undo` about the request of that number.
-        changes: those of `apply`.
-        queries: those of `read`.
-        transaction: a name for an `apply`. An `apply` with a name that the host's record knows is not done again: the
+        changes: Those of `apply`.
+        queries: Those of `read`.
+        transaction: A name for an `apply`. An `apply` with a name that the host's record knows is not done again: the
             answer says what became of it.
-        outcome_only: answer what became of the transaction, and change nothing: an agent died of it, or with it.
-        replaces: an agent that the provider lost and that may still live; this one ends it first.
-        facts: the name of the facts: `host`, `bridge`, `forwards`, `status`, `doctor`.
-        arguments: those of `facts`.
-        why: the reason of `undo`.
+        outcome_only: Answer what became of the transaction, and change nothing: an agent died of it, or with it.
+        replaces: An agent that the provider lost and that may still live; this one ends it first.
+        facts: The name of the facts: `host`, `bridge`, `forwards`, `status`, `doctor`.
+        arguments: Those of `facts`.
+        why: The reason of `undo`.
     """
 
     id: int
@@ -206,11 +206,11 @@ class Answer:
     """What an agent answers.
 
     Args:
-        id: the number of the request.
-        result: of `apply` and `read` a list with the outcome of each change or query (`outcomes_to_json`); of `facts`
+        id: The number of the request.
+        result: Of `apply` and `read` a list with the outcome of each change or query (`outcomes_to_json`); of `facts`
             an object; of `restore` a number.
-        error: why there is no result.
-        confirm: the change counts only when the provider has this proof and says `confirm`.
+        error: Why there is no result.
+        confirm: The change counts only when the provider has this proof and says `confirm`.
     """
 
     id: int
@@ -230,8 +230,8 @@ class Answer:
         """Read an answer.
 
         Args:
-            line: what the agent sent.
-            host: the host's name in messages.
+            line: What the agent sent.
+            host: The host's name in messages.
         """
         data = json.loads(line)
         error = HostnetError.from_json(data["error"], host) if "error" in data else None
@@ -247,8 +247,8 @@ def outcomes_from_json(data: Sequence[Json | None], host: str) -> list[Outcome |
     """The outcomes that `outcomes_to_json` wrote.
 
     Args:
-        data: what an answer has as its result.
-        host: the host's name in messages.
+        data: What an answer has as its result.
+        host: The host's name in messages.
     """
     return [_outcome_from_json(each, host) for each in data]
 

@@ -1,10 +1,9 @@
-"""What the rest of hostnet asks of a host. `Session` answers it with a real agent, `FakeHost` from memory."""
+"""What a provider asks of a host, and what it gets back."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from hostnet.wire.objects import Object, ObjectState
 
@@ -14,14 +13,15 @@ StateT = TypeVar("StateT")
 
 @dataclass(frozen=True)
 class Change:
-    """One resource's wish. `objects` empty: delete.
+    """What a host should have for one resource; nothing: it is deleted.
 
-    :param urn: the owner's URN (with `id` the owner's identity: during a replacement two have one URN).
-    :param id: the resource's id; may hold `EXTERNAL_PLACEHOLDER`, which the agent resolves.
-    :param objects: all that the host should have for it.
-    :param prior: all that the state says it had (from the old inputs), so that a lost record does no harm.
-    :param known: the state holds this resource (update, delete); False for create.
-    :param dry: preview: say whether it would work, change nothing.
+    Args:
+        urn: The owner's URN. With `id` it is the owner's identity: during a replacement two owners have one URN.
+        id: The resource's id. It may hold `EXTERNAL_PLACEHOLDER`, which the agent resolves.
+        objects: Everything that the host should have for it.
+        prior: Everything that it had by the state (from the old inputs), so that a lost record does no harm.
+        known: The state holds this resource (update, delete); False for a create.
+        dry: A preview: say whether it would work, change nothing.
     """
 
     urn: str
@@ -33,10 +33,31 @@ class Change:
 
 
 @dataclass(frozen=True)
-class View:
-    """What a host has for one resource: `seen[i]` belongs to `objects[i]`; None where it is absent.
+class Query:
+    """A read of one resource.
 
-    `objects` are those that were asked for with everything resolved (external interface, guest addresses).
+    Args:
+        urn: The owner's URN.
+        id: The resource's id.
+        kind: `Bridge`, `TapBinding`, `NatGateway` or `PortForward`.
+        objects: As for `Change`, from the inputs in the state; on import none: the id finds them.
+    """
+
+    urn: str
+    id: str
+    kind: str
+    objects: tuple[Object, ...] = ()
+
+
+@dataclass(frozen=True)
+class View:
+    """What a host has for one resource.
+
+    Args:
+        id: The resource's id, resolved.
+        objects: Those that were asked for, with everything resolved (external interface, guest addresses).
+        seen: The state of each object, in their order; None where it is absent.
+        warnings: What the user should know.
     """
 
     id: str
@@ -62,44 +83,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Query:
-    """Read one resource. `objects` as for `Change`, from the state's inputs; on import empty: the id finds them."""
-
-    urn: str
-    id: str
-    kind: str  # "Bridge", "TapBinding", "NatGateway", "PortForward"
-    objects: tuple[Object, ...] = ()
-
-
-@dataclass(frozen=True)
 class Facts:
-    """An answer of a function call, as JSON (getHost, getBridge, getPortForwards)."""
+    """The answer to a question about the host (getHost, getBridge, getPortForwards), as JSON."""
 
     data: dict[str, Any] = field(default_factory=dict)
-
-
-def idle_clock() -> float:
-    """Seconds, but for those in which this process computed: with many hosts at once, these are no host's fault."""
-    return time.monotonic() - time.process_time()
-
-
-class Host(Protocol):
-    """A host that can be reached. Every method raises `HostnetError`."""
-
-    label: str  # "this machine", "root@203.0.113.5", "… (netns demo)"
-
-    @property
-    def heard(self) -> float:
-        """When it last showed that it is there while it is being connected with, by `idle_clock`; 0.0: not yet."""
-
-    async def apply(self, change: Change) -> View:
-        """Make it so (or, dry, say whether it would work); joined with what else waits into one transaction."""
-
-    async def read(self, query: Query) -> View | None:
-        """What the host has for it; None where the thing itself is gone. Joined with what else waits."""
-
-    async def facts(self, name: str, arguments: dict[str, Any]) -> Facts:
-        """Answer a function: `host`, `bridge`, `forwards`."""
-
-    async def close(self) -> None:
-        """End the session; what is committed stays."""

@@ -16,10 +16,10 @@ class Urn:
     Only the name may hold `::` (the engine's sdk/go/common/resource/urn splits into four parts at most).
 
     Args:
-        stack: the stack's name.
-        project: the project's name.
-        qualified_type: the type tokens of the parents, outermost first, and the resource's own, with `$` between them.
-        name: the resource's name in the program.
+        stack: The stack's name.
+        project: The project's name.
+        qualified_type: The type tokens of the parents, outermost first, and the resource's own, with `$` between them.
+        name: The resource's name in the program.
     """
 
     stack: str
