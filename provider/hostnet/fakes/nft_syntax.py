@@ -202,6 +202,8 @@ def _rule(reader: _Reader, head: Command) -> Command:
 
 def _elements(words: Words) -> list[Element]:
     """The elements in braces."""
+    if words[:1] != ["{"] or words[-1] != "}":
+        raise NftSyntaxError("syntax error, elements stand in braces")
     found: list[Element] = []
     part: Words = []
     for word in [*words[1:-1], ","]:

@@ -357,6 +357,8 @@ class _Batch:
         for element in command.elements:
             key = _normal(found.key, element.key)
             if key not in found.elements:
+                if found.interval and len(found.key) == 1:  # nft sees it before it asks the kernel
+                    raise NftError(f"Error: element does not exist\n{command.text}")
                 raise _refusal(errno.ENOENT, command.text, element)
             del found.elements[key]
             self.changed = True

@@ -1,6 +1,7 @@
-"""Connection tracking: forget UDP flows that a changed forward would otherwise keep on their old way.
+"""Connection tracking: delete UDP flows, which would otherwise go on to the old destination of a changed forward.
 
-TCP connections are left: an established one stays with its destination.
+The kernel looks a forward up for the first packet of a flow only, and a UDP flow lives as long as packets come. TCP
+connections are left alone: an established one stays with its destination.
 """
 
 from __future__ import annotations
@@ -27,17 +28,32 @@ _IPPROTO_UDP = 17
 
 @dataclass(frozen=True)
 class Flows:
-    """UDP flows to these ports of the host's own addresses, of a family."""
+    """UDP flows to some ports of the host's own addresses.
+
+    Attributes:
+        family: "ipv4" or "ipv6".
+        ports: The first and the last port.
+    """
 
     family: Family
     ports: tuple[int, int]
 
 
 def forget(flows: Iterable[Flows], is_local: Callable[[str], bool]) -> int:
-    """Delete the flows; their next packet is looked up anew. Gives how many there were.
+    """Delete flows; the next packet of each is looked up again.
 
-    A flow counts where it was translated, or is to an address of the host: a wildcard forward has no one address to
-    compare with, and a guest's own query to somebody else's port of this number must live.
+    A flow is deleted only if it was translated, or goes to an address of the host: a forward that listens on every
+    address has none to compare with, and a guest's query to the same port of another machine must live.
+
+    Args:
+        flows: Which ports.
+        is_local: Whether an address is the host's own.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        OSError: The kernel refuses for another reason than that it tracks no connections yet.
     """
     by_family: dict[Family, list[tuple[int, int]]] = {}
     for each in flows:
@@ -52,7 +68,7 @@ def forget(flows: Iterable[Flows], is_local: Callable[[str], bool]) -> int:
                     count += _delete(connection, head, message.body[4:])
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOENT):
-                raise  # else: this kernel tracks no connections yet
+                raise  # else nf_conntrack_netlink is not loaded, or nothing has used conntrack in this namespace
         finally:
             connection.close()
     return count
@@ -76,13 +92,14 @@ def _concerned(body: bytes, ports: list[tuple[int, int]], is_local: Callable[[st
 
 def _delete(connection: netlink.Netlink, head: bytes, body: bytes) -> int:
     found = attributes(body)
+    # With its number, so that a later flow between the same ports is not meant.
     request = head + netlink.nested(_CTA_TUPLE_ORIG, found[_CTA_TUPLE_ORIG])
     if _CTA_ID in found:
         request += netlink.attribute(_CTA_ID, found[_CTA_ID])
     try:
         connection.request(_DELETE, request)
     except OSError as error:
-        if error.errno != errno.ENOENT:  # it ended by itself
+        if error.errno != errno.ENOENT:  # it timed out in between
             raise
         return 0
     return 1

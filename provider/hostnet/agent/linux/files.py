@@ -1,4 +1,4 @@
-"""Files that are put in place whole: whoever reads one sees the old content or the new, never a part."""
+"""Files that are put in place as a whole: a reader sees the old content or the new one, never a part."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""What a host lacks, and the command that installs it there."""
+"""What a host lacks, and the command that installs it, by the host's distribution."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-# By what is needed: the package's name for apt, dnf and Nix.
+# By what is needed: the package's name for apt, dnf and Nix. Debian's `dnsmasq` is a service that listens on every
+# address; `dnsmasq-base` is the program alone.
 _PACKAGES = {
     "python3": ("python3", "python3", "python3"),
     "libnftables": ("libnftables1", "nftables", "nftables"),
@@ -18,7 +19,7 @@ OS_RELEASE = Path("/etc/os-release")
 
 
 def distributions(os_release: str) -> frozenset[str]:
-    """The distribution and what it is like, from the text of os-release(5); empty where it does not say."""
+    """The distribution and those that it is like, from the text of os-release(5); none where it does not say."""
     found: set[str] = set()
     for line in os_release.splitlines():
         name, _, value = line.partition("=")
@@ -30,9 +31,12 @@ def distributions(os_release: str) -> frozenset[str]:
 def advice(need: str, os_release: str) -> str:
     """How to install something on a host.
 
-    :param need: one of `_PACKAGES`.
-    :param os_release: the text of the host's /etc/os-release; "" where it is not known.
-    :returns: one sentence without a full stop; for a distribution that we don't know, the commands of those we do.
+    Args:
+        need: One of `_PACKAGES`.
+        os_release: The text of the host's /etc/os-release; "" where it is not known.
+
+    Returns:
+        One sentence without a full stop. For an unknown distribution it has the commands of all known ones.
     """
     apt, dnf, nix = _PACKAGES[need]
     known = distributions(os_release)

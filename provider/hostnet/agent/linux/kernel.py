@@ -88,7 +88,7 @@ class Nftables(Protocol):
         """What `nft <command>` prints; raises as `list` does."""
 
     def generation(self) -> int:
-        """The number that the kernel raises with each change of nftables in this namespace, whoever makes it.
+        """The number that the kernel raises with each change of nftables in this namespace, by any program.
 
         One small message instead of a listing, which reads every element: while the number is the same, so is all.
         """

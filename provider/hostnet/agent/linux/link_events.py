@@ -1,4 +1,4 @@
-"""What the kernel tells of links that appear, go and change their names (RTNLGRP_LINK)."""
+"""The kernel's messages about links that appear, go, or change their name (RTNLGRP_LINK)."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from hostnet.agent.linux.rtnetlink import IFLA_IFNAME, RTM_DELLINK, RTM_NEWLINK
 
 _RTMGRP_LINK = 1
 _SO_RCVBUFFORCE = 33
-_BUFFER = 8 << 20  # bytes: a link is told of some five times while it is set up, in 1 to 2 KiB each
+_BUFFER = 8 << 20  # bytes: the kernel sends some five messages of 1 to 2 KiB for a link while it is set up
 _LINK = struct.Struct("=BxHiII")
 
 
 @dataclass
 class Changes:
-    """What happened since the last look.
+    """What happened since the last call.
 
-    :param appeared: the names of links that are new, or have a new name.
-    :param gone: the names of links that are not there any more.
-    :param renamed: the old name of each link that has another now, and that.
-    :param missed: the kernel had more to say than there was room for: everything has to be looked at.
+    Attributes:
+        appeared: The names of links that are new, or have a new name.
+        gone: The names of links that no longer exist.
+        renamed: Old name to new name.
+        missed: The socket's buffer overflowed (ENOBUFS): messages are lost, and every link has to be looked at.
     """
 
     appeared: set[str] = field(default_factory=set)
@@ -38,7 +39,7 @@ class Changes:
 
 
 class LinkEvents:
-    """A subscription, in the network namespace that the process is in when it is made."""
+    """A subscription, in the network namespace of the thread that makes it."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, netlink.NETLINK_ROUTE)
@@ -48,13 +49,17 @@ class LinkEvents:
         self._names: dict[int, str] = {}
 
     def fileno(self) -> int:
-        """For poll(2)."""
+        """The descriptor, for poll(2)."""
         return self._socket.fileno()
 
     def learn(self, names: Mapping[int, str]) -> dict[str, str]:
-        """Take the links that there are, by index, for known.
+        """Take these links as known, after a look at all of them.
 
-        :returns: those that have another name than they were known by: old and new.
+        Args:
+            names: The links by index.
+
+        Returns:
+            Those that were known by another name: old name to new name.
         """
         renamed = {
             self._names[index]: name for index, name in names.items() if self._names.get(index) not in (None, name)
@@ -63,7 +68,7 @@ class LinkEvents:
         return renamed
 
     def read(self) -> Changes:
-        """All that was told since the last call; does not wait."""
+        """What happened since the last call. Does not wait."""
         changes = Changes()
         while True:
             try:
@@ -83,7 +88,7 @@ class LinkEvents:
             return
         family, _, index, _, _ = _LINK.unpack_from(message.body)
         if family != socket.AF_UNSPEC:
-            return  # AF_BRIDGE: a port that joined or left a bridge
+            return  # AF_BRIDGE: a port joined or left a bridge; the link itself is neither new nor gone
         if message.type == RTM_DELLINK:
             name = self._names.pop(index, "")
             changes.appeared.discard(name)

@@ -1,8 +1,8 @@
-"""Netlink, as far as hostnet needs it: build, send and read messages. No decisions are taken here.
+"""Netlink messages, as far as hostnet needs them: build, send and read. No decisions are taken here.
 
-Why not pyroute2: its `__init__` imports everything (0.24 to 0.41 s, on every `pulumi up`, on every host), a bridge
-with 100 TAPs takes it 4.7 times as long as `ip -batch` (these messages: 1.1), and as a travelling file the agent
-would grow by some 3 MB. The formats are those of linux/netlink.h and linux/rtnetlink.h.
+Why not pyroute2: its `__init__` imports everything (0.24 to 0.41 s, on every `pulumi up`, on every host), it takes
+4.7 times as long as `ip -batch` for a bridge with 100 TAPs (these messages: 1.1 times), and the agent's file would
+grow by some 3 MB. The formats are those of linux/netlink.h and linux/rtnetlink.h.
 """
 
 from __future__ import annotations
@@ -39,7 +39,12 @@ class Message:
 
 
 def attribute(kind: int, value: bytes | str | int) -> bytes:
-    """One attribute, padded; a str is sent with its closing zero, an int as 32 bits in host order."""
+    """One attribute, padded to 4 bytes.
+
+    Args:
+        kind: Its type.
+        value: A str is sent with a closing zero, an int as 32 bits in host order.
+    """
     if isinstance(value, str):
         value = value.encode() + b"\0"
     elif isinstance(value, int):
@@ -80,7 +85,7 @@ def text(data: bytes) -> str:
 
 
 class Netlink:
-    """A netlink socket in the network namespace that the process is in when it is opened."""
+    """A netlink socket in the network namespace of the thread that opens it."""
 
     def __init__(self, protocol: int = NETLINK_ROUTE) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
@@ -93,9 +98,10 @@ class Netlink:
         self._socket.close()
 
     def request(self, kind: int, body: bytes, flags: int = 0) -> None:
-        """Send one message and wait for the kernel's answer.
+        """Send one message and wait for the kernel's acknowledgement.
 
-        :raises OSError: with the errno that the kernel answered.
+        Raises:
+            OSError: The kernel refuses, with its errno.
         """
         sequence = self._send(kind, body, NLM_F_REQUEST | NLM_F_ACK | flags)
         for message in self._receive(sequence):
@@ -106,9 +112,10 @@ class Netlink:
                 return
 
     def ask(self, kind: int, body: bytes) -> Message:
-        """Send one message and give the one that answers it.
+        """Send one message and return the one that answers it.
 
-        :raises OSError: with the errno that the kernel answered.
+        Raises:
+            OSError: The kernel refuses, with its errno.
         """
         sequence = self._send(kind, body, NLM_F_REQUEST)
         message = next(iter(self._receive(sequence)))
@@ -118,9 +125,14 @@ class Netlink:
         return message
 
     def dump(self, kind: int, body: bytes) -> list[Message]:
-        """All that the kernel lists for this request; asked again where it changed in the middle.
+        """All that the kernel lists for this request.
 
-        :raises OSError: also where it keeps changing for `_PATIENCE`: two hundred TAPs that come at once don't.
+        A list that changes while it is read may lack entries; the kernel marks it (NLM_F_DUMP_INTR), and it is asked
+        for again.
+
+        Raises:
+            OSError: The kernel refuses, with its errno; or the list keeps changing for `_PATIENCE` (EAGAIN). Two
+                hundred TAPs that are made at once take less.
         """
         end = time.monotonic() + _PATIENCE
         while time.monotonic() < end:
@@ -144,7 +156,7 @@ class Netlink:
         return self._sequence
 
     def _receive(self, sequence: int) -> Iterator[Message]:
-        """Messages that answer `sequence`, until the caller stops asking."""
+        """The messages that answer `sequence`, until the caller stops asking."""
         while True:
             data = self._socket.recv(1 << 20)
             yield from self._parse(data, sequence)
@@ -160,7 +172,7 @@ class Netlink:
 
 
 def each_message(data: bytes) -> Iterator[Message]:
-    """The messages of a datagram that nobody asked for (a multicast group's), in order."""
+    """The messages of a datagram of a multicast group, in order."""
     at = 0
     while at + _HEADER.size <= len(data):
         size, kind, _, _, _ = _HEADER.unpack_from(data, at)

@@ -1,6 +1,6 @@
-"""The operations that a plan is made of: plain data, performed by `kernel.Kernel.perform`.
+"""The operations of a plan, as plain data. `Kernel.perform` performs one.
 
-Each one's `str` says what was asked, for an error message: "create bridge vmbr".
+The `str` of each says what was asked, for an error message: "create bridge vmbr".
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ class CreateTap:
 
 @dataclass(frozen=True)
 class SetTapUser:
-    """Change who may open a TAP; the other fields are how it was made, which opening it must name."""
+    """Change who may open a TAP.
+
+    TUNSETIFF must name the queues that the TAP was made with (else EINVAL), and sets `vnet_hdr` again.
+    """
 
     name: str
     user: str | None
@@ -71,9 +74,9 @@ class SetLink:
     bridge: str | None = None
     isolated: bool | None = None
     hairpin: bool | None = None  # frames may leave through the port they came in by
-    accept_ra: int | None = None  # the sysctl: 0: whoever is behind it gives this host neither routes nor addresses
+    accept_ra: int | None = None  # the sysctl: with 0 no router behind the link gives this host routes or addresses
     up: bool | None = None
-    bridge_device: bool = False
+    bridge_device: bool = False  # a bridge: its MTU stays, and does not follow its ports' any more
 
     def __str__(self) -> str:
         return f"set {_settings(self)} of {self.name}"
@@ -93,7 +96,7 @@ class SetBridgeOption:
 
 @dataclass(frozen=True)
 class AddAddress:
-    """Add an address; it being there is success."""
+    """Add an address. An address that exists is success."""
 
     link: str
     cidr: str
@@ -104,7 +107,7 @@ class AddAddress:
 
 @dataclass(frozen=True)
 class DeleteAddress:
-    """Delete an address; it being gone is success."""
+    """Delete an address. An address that does not exist is success."""
 
     link: str
     cidr: str
@@ -126,10 +129,10 @@ class AddRoute:
 
 @dataclass(frozen=True)
 class PutRoute:
-    """Put somebody else's route through a bridge back as it was; it being there is success.
+    """Put another program's route through a bridge back as it was. A route that exists is success.
 
-    The kernel drops it with the bridge, or (IPv4) with the bridge's last address. Numbers are rtnetlink(7)'s. The
-    gateway of an IPv4 route may be an IPv6 address.
+    The kernel drops it with the bridge, or (IPv4) with the bridge's last address. Numbers are those of rtnetlink(7).
+    The gateway of an IPv4 route may be an IPv6 address.
     """
 
     link: str
@@ -141,9 +144,9 @@ class PutRoute:
     gateway: str | None = None
     source: str | None = None
     onlink: bool = False
-    expires: int = 0  # s; 0: it does not
+    expires: int = 0  # s; 0: never
     tos: int = 0
-    metrics: str = ""  # its MTU and the like, as the kernel has them, in hexadecimal
+    metrics: str = ""  # RTA_METRICS (its MTU and the like) in hexadecimal, as the kernel lists it
 
     def __str__(self) -> str:
         return f"put route {self.cidr} through {self.link} back"
@@ -151,7 +154,7 @@ class PutRoute:
 
 @dataclass(frozen=True)
 class DeleteRoute:
-    """Delete a route; it being gone is success."""
+    """Delete a route. A route that does not exist is success."""
 
     link: str
     cidr: str
@@ -203,7 +206,13 @@ def from_json(data: dict[str, Any]) -> Operation:
 
 @dataclass(frozen=True)
 class Step:
-    """An operation for an owner, and what undoes it."""
+    """An operation for an owner, and its inverse.
+
+    Attributes:
+        owner: The owner's key.
+        operation: What to perform.
+        undo: What takes it back, in order.
+    """
 
     owner: str
     operation: Operation

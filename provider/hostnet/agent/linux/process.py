@@ -1,4 +1,4 @@
-"""A process of ours in the background: it outlives whoever starts it, is known by a file, and ends for sure."""
+"""Processes: which one a number means, and a background process of ours: start it, find it again, end it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from hostnet.agent.linux import files
 from hostnet.agent.linux.systemd import in_scope
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin"
-_PATIENCE = 5.0  # seconds for a process that was asked to end
-_MOST_FILES = 4096
+_PATIENCE = 5.0  # seconds that a process has to end before it is killed
+_MOST_FILES = 4096  # descriptors that are closed in a background process
 
 
 def pid_path(record: Path) -> Path:
-    """Where the watcher of a record says that it is there."""
+    """The pid file of a record's watcher."""
     return record.with_name(record.stem + ".watch.pid")
 
 
 def log_path(record: Path) -> Path:
-    """Where it says what it did."""
+    """The log of a record's watcher."""
     return record.with_name(record.stem + ".watch.log")
 
 
@@ -34,7 +34,7 @@ _STATE, _PARENT, _STARTED = 0, 1, 19
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields behind the program's name; OSError where there is no such process."""
+    """The fields behind the program's name; raises OSError where there is no such process."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
@@ -62,7 +62,7 @@ def _boot() -> str:
 
 @dataclass(frozen=True)
 class Process:
-    """One process for good: the kernel gives its number to another one later, but not with the same start.
+    """One process. The kernel gives its number to another one later, but not together with its start time.
 
     Attributes:
         pid: Its number.
@@ -126,13 +126,16 @@ def _send(descriptor: int, number: signal.Signals) -> None:
 
 
 class PidFile:
-    """Says which process does the job."""
+    """A file that names the process which does a job.
+
+    Its number and start would name another process after a reboot, so the boot's id stands beside them.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> Process | None:
-        """The process, if it lives."""
+        """The process; None where it does not run."""
         try:
             pid, start, boot, version = self.path.read_text().split()
             process = Process(int(pid), int(start), version)
@@ -141,25 +144,33 @@ class PidFile:
         return process if boot == _boot() and process.runs else None
 
     def write(self, pid: int) -> None:
-        """Say that it is this one."""
+        """Name a process."""
         files.write(self.path, f"{pid} {started_at(pid) or 0} {_boot()} {__version__}\n", sync=False)
 
     def remove(self) -> None:
-        """Say that there is none."""
+        """Name none."""
         self.path.unlink(missing_ok=True)
 
     def remove_mine(self) -> None:
-        """Say that this process does it no more, unless another has taken over."""
+        """Name none, unless another process than this one has taken over."""
         process = self.read()
         if process is not None and process.pid == os.getpid():
             self.remove()
 
 
 def spawn(argv: Sequence[str]) -> int:
-    """Start a process that is nobody's child, in a session and a scope of its own, without a file or secret of ours.
+    """Start a process that outlives this one, in a session and a scope of its own, without our files and secrets.
 
-    :returns: its number.
-    :raises OSError: where it can't be started.
+    It is not this process's child: a second fork, whose parent ends at once, gives it to init.
+
+    Args:
+        argv: Its command line.
+
+    Returns:
+        Its number.
+
+    Raises:
+        OSError: It can't be started.
     """
     argv = in_scope(argv)
     read, write = os.pipe()
@@ -183,27 +194,28 @@ def spawn(argv: Sequence[str]) -> int:
 
 
 def _become(argv: Sequence[str], tell: int) -> None:
-    """In the grandchild: let go of everything that is the starter's, and run the program."""
+    """In the grandchild: drop what it has of the starter, and run the program."""
     try:
         os.write(tell, str(os.getpid()).encode())
         let_go()
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
-        # The starter's environment may hold secrets (a passphrase); whoever reads /proc/<pid>/environ would see them.
+        # The starter's environment may hold secrets (a passphrase), which /proc/<pid>/environ would show.
         os.execve(argv[0], list(argv), {"PATH": _PATH, "LANG": "C.UTF-8"})  # noqa: S606 - no shell is wanted
     finally:
         os._exit(127)
 
 
 def let_go(first: int = 0) -> None:
-    """Have nothing open, stand in nobody's directory, and make files that nobody else can read.
+    """Close all files, leave the directory (or its file system stays busy), and let others read no file of ours.
 
-    :param first: the lowest descriptor that is let go; those of the three standard ones lead to nothing then.
+    Args:
+        first: The lowest descriptor that is closed. Standard ones from here on lead to /dev/null.
     """
     os.chdir("/")
     os.umask(0o077)
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(first, 3):
         os.dup2(null, descriptor)
-    # Not all that libraries open says close-on-exec: libnftables' sockets don't.
+    # Libraries open files without O_CLOEXEC: libnftables 1.0.6 its netlink socket, for one.
     os.closerange(3, _MOST_FILES)

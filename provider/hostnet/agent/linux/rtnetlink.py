@@ -1,4 +1,4 @@
-"""The kernel's own words: read links, addresses, routes and sysctls; perform one operation. No decisions here."""
+"""Links, addresses, routes and sysctls: read them, and perform one operation. No decisions are taken here."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _ADDR = struct.Struct("=BBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _FAMILY = struct.Struct("=H")  # of a gateway that is not of its route's
 _NEXT_HOP = struct.Struct("=HBBi")
-_USER_HZ = 100  # in which the kernel tells how long a route lives
+_USER_HZ = 100  # ticks a second, in which the kernel says how long a route lives
 _ANY = {AF[family]: ANY_ADDRESS[family] for family in FAMILIES}  # a default route's destination
 _IPV6_MIN_MTU = 1280  # below it the kernel takes IPv6 off an interface
 _SYSCTLS = Path("/proc/sys")
@@ -83,7 +83,7 @@ class LinuxKernel:
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """All that plans and views need, at this moment."""
+        """Everything that plans and views need, at this moment."""
         links = {link.name: link for link in map(_link, self._netlink.dump(RTM_GETLINK, _LINK.pack(0, 0, 0, 0, 0)))}
         names = {link.index: link.name for link in links.values()}
         addresses: dict[str, list[str]] = {}
@@ -131,26 +131,26 @@ class LinuxKernel:
                     ways.update(filter(None, links))
                     if label not in defaults or metric < defaults[label][0]:
                         defaults[label] = (metric, name)
-                if protocol in (RTPROT_BOOT, RTPROT_STATIC):  # a person's or ours, not a daemon's
+                if protocol in (RTPROT_BOOT, RTPROT_STATIC):  # ours or an administrator's, not a daemon's
                     to = ipaddress.ip_address(found[RTA_DST]) if length else _ANY[family]
                     routes.setdefault(name, []).append(f"{to}/{length}")
         found_defaults = {label: name for label, (_, name) in defaults.items() if name}
         return {name: tuple(cidrs) for name, cidrs in routes.items()}, found_defaults, frozenset(ways)
 
     def _through(self, names: dict[int, str]) -> dict[str, tuple[ops.PutRoute, ...]]:
-        """The routes through some links, in any table, but for those that the kernel adds by itself."""
+        """The routes through some links, in any table, without those that the kernel adds by itself."""
         found: dict[str, list[ops.PutRoute]] = {}
         for message in self._netlink.dump(RTM_GETROUTE, _ROUTE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0)) if names else ():
             route = _route(message.body, names)
             if route is not None:
                 found.setdefault(route.link, []).append(route)
-        # A gateway is looked for on the link when its route is put back: what leads to it has to be there before.
+        # The kernel refuses a route whose gateway nothing leads to (ENETUNREACH): what leads there comes first.
         return {
             name: tuple(sorted(routes, key=lambda route: route.gateway is not None)) for name, routes in found.items()
         }
 
     def sysctl(self, name: str) -> str | None:
-        """The value of a sysctl (`net.ipv4.ip_forward`; an interface's dots as in its name); None where it isn't."""
+        """The value of a sysctl; None where there is none of this name."""
         try:
             return sysctl_path(name).read_text().strip()
         except (FileNotFoundError, NotADirectoryError):
@@ -163,10 +163,7 @@ class LinuxKernel:
     # --- changing --------------------------------------------------------------------------------------------------
 
     def perform(self, operation: ops.Operation) -> None:
-        """Do one operation.
-
-        :raises OSError: with the kernel's errno.
-        """
+        """Perform one operation."""
         self._performers[type(operation)](operation)
 
     def forget(self, flows: Iterable[Flows], is_local: Callable[[str], bool]) -> int:
@@ -216,7 +213,7 @@ class LinuxKernel:
 
     def _delete_route(self, operation: ops.DeleteRoute) -> None:
         with _Tolerate(errno.ESRCH, errno.ENODEV):
-            # Whoever added it: protocol 0 and scope "nowhere" match any.
+            # Protocol 0 and scope "nowhere" match any: another program may have added it again.
             body = self._route_body(operation.link, operation.cidr, protocol=0, scope=RT_SCOPE_NOWHERE)
             self._netlink.request(RTM_DELROUTE, body)
 
@@ -224,7 +221,7 @@ class LinuxKernel:
         write_sysctl(operation.name, operation.value)
 
     def _create_bridge(self, operation: ops.CreateBridge) -> None:
-        # MAC and MTU belong in the create message, or udev's MACAddressPolicy steps in between (incus).
+        # The MAC belongs in this message: set later, udev's MACAddressPolicy= may have set another one (seen by incus).
         body = attribute(IFLA_IFNAME, operation.name)
         if operation.mac:
             body += attribute(IFLA_ADDRESS, bytes.fromhex(operation.mac.replace(":", "")))
@@ -234,9 +231,9 @@ class LinuxKernel:
         body += nested(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, "bridge"), nested(IFLA_INFO_DATA, *options))
         flags = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
         self._netlink.request(RTM_NEWLINK, _LINK.pack(0, 0, 0, 0, 0) + body, flags)
-        # No other host has its MAC, so its link-local address needs no duplicate detection: until that is over, 1 to
-        # 2 s, the kernel asks for no neighbour and forwards no IPv6 to the bridge. Where /proc/sys is read-only it has
-        # to be waited for, and no more.
+        # No other host has its MAC address, so its link-local address needs no duplicate address detection. Until that
+        # is over, 1 to 2 s, the kernel solicits no neighbour and forwards no IPv6 to the bridge. Where /proc/sys is
+        # read-only (a container) this time has to be waited for, and all else works.
         name = f"net.ipv6.conf.{operation.name.replace('.', '/')}.accept_dad"
         if self.sysctl(name) not in (None, "0"):
             with _Tolerate(errno.EROFS):
@@ -247,8 +244,8 @@ class LinuxKernel:
     def _pin_mtu(self, name: str, mtu: int) -> None:
         """Set a bridge's MTU so that it stays.
 
-        The kernel marks it as set by hand only where the value changes (`br_change_mtu`), and follows the smallest
-        port otherwise.
+        A bridge follows its smallest port until its MTU is set by hand. The kernel notes that only where the value
+        changes (`br_change_mtu`, Linux 6.18), so it is set to another value first.
         """
         self._set(name, attribute(IFLA_MTU, mtu - 1 if mtu > _IPV6_MIN_MTU else mtu + 1))
         self._set(name, attribute(IFLA_MTU, mtu))
@@ -270,7 +267,7 @@ class LinuxKernel:
             self._set_port(operation.name, IFLA_BRPORT_MODE, on=operation.hairpin)
         if operation.accept_ra is not None:
             name = f"net.ipv6.conf.{operation.name.replace('.', '/')}.accept_ra"
-            if self.sysctl(name) is not None:  # else it has no IPv6
+            if self.sysctl(name) is not None:  # else the link has no IPv6
                 write_sysctl(name, str(operation.accept_ra))
         if operation.up is not None:
             self._set(operation.name, up=operation.up)
@@ -291,7 +288,7 @@ class LinuxKernel:
         body = self._address_body(operation.link, operation.cidr)
         network = ipaddress.ip_interface(operation.cidr).network
         if network.version == 6:
-            # A bridge without ports has no carrier: duplicate detection would keep the address tentative (netavark).
+            # Without ports a bridge has no carrier: duplicate address detection would not end (seen by netavark).
             body += attribute(IFA_FLAGS, IFA_F_NODAD)
         elif network.prefixlen < 31:
             body += attribute(IFA_BROADCAST, network.broadcast_address.packed)
@@ -303,7 +300,7 @@ class LinuxKernel:
         self._netlink.request(kind, _LINK.pack(0, 0, self._index(name), flags, change) + body)
 
     def _index(self, name: str) -> int:
-        # By name, just before it is used: an index that was read earlier may be another link's by now.
+        # Looked up just before it is used: an index that was read earlier may be another link's by now.
         try:
             return socket.if_nametoindex(name)
         except OSError:
@@ -327,12 +324,12 @@ class LinuxKernel:
 
 
 def sysctl_path(name: str) -> Path:
-    """Where /proc has it. In an interface's part of the name, `/` stands for its dots, as sysctl(8) has it."""
+    """Its place in /proc. In an interface's part of the name `/` stands for a dot, as in sysctl(8)."""
     return _SYSCTLS.joinpath(*(part.replace("/", ".") for part in name.split(".")))
 
 
 def write_sysctl(name: str, value: str) -> None:
-    """Write it unless it has this value already (a read-only /proc is fine then)."""
+    """Write it unless it has this value: then a read-only /proc is no obstacle."""
     path = sysctl_path(name)
     if path.read_text().strip() != value:
         path.write_text(value)
@@ -341,7 +338,8 @@ def write_sysctl(name: str, value: str) -> None:
 def user_id(user: str) -> int:
     """A user's number.
 
-    :raises LookupError: where this host has no such user.
+    Raises:
+        LookupError: This host has no such user.
     """
     return int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
 
@@ -349,18 +347,19 @@ def user_id(user: str) -> int:
 def group_id(group: str) -> int:
     """A group's number.
 
-    :raises LookupError: where this host has no such group.
+    Raises:
+        LookupError: This host has no such group.
     """
     return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
 
 
 def _open_tap(tap: ops.CreateTap | ops.SetTapUser, flags: int) -> None:
-    """Make a persistent TAP, or change who may open one. rtnetlink can't: it takes /dev/net/tun."""
+    """Make a persistent TAP, or change who may open one: /dev/net/tun does that, rtnetlink can't."""
     flags |= IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if tap.vnet_hdr else 0) | (IFF_MULTI_QUEUE if tap.multi_queue else 0)
     descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH22x", tap.name.encode(), flags))
-        # Without owner and group the kernel lets every local user open it (`tun_not_capable`): root's, then.
+        # A TAP without owner and group every local user may open (`tun_not_capable`): the owner is root, then.
         if tap.user is not None or tap.group is None:
             fcntl.ioctl(descriptor, TUNSETOWNER, 0 if tap.user is None else user_id(tap.user))
         if tap.group is not None:
@@ -371,7 +370,7 @@ def _open_tap(tap: ops.CreateTap | ops.SetTapUser, flags: int) -> None:
 
 
 class _Tolerate:
-    """What is there already, or gone already, is success."""
+    """Takes these errors for success: the object exists already, or is gone already."""
 
     def __init__(self, *codes: int) -> None:
         self._codes = codes
@@ -425,7 +424,7 @@ def _accept_ra(families: bytes) -> int | None:
 
 
 def _next_hops(route: Attributes) -> Iterator[int]:
-    """The links that a route leads through, by index: several where it is shared between uplinks."""
+    """The indexes of the links that a route leads through: several where it is shared between uplinks."""
     if RTA_OIF in route:
         yield netlink.u32(route[RTA_OIF])
     hops, at = route.get(RTA_MULTIPATH, b""), 0
@@ -464,7 +463,7 @@ def _route(body: bytes, names: dict[int, str]) -> ops.PutRoute | None:
 
 
 def _address(body: bytes) -> tuple[int, str]:
-    """The link's index and the CIDR; "" for what the kernel adds by itself (link-local v6)."""
+    """The link's index and the CIDR; "" for a link-local one of IPv6, which the kernel adds by itself."""
     _, length, _, _, index = _ADDR.unpack_from(body)
     found = attributes(body[_ADDR.size :])
     address = ipaddress.ip_address(found.get(IFA_LOCAL) or found[IFA_ADDRESS])

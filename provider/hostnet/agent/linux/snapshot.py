@@ -1,4 +1,4 @@
-"""What the kernel has, as data: one snapshot serves every plan and view of a transaction."""
+"""The kernel's links, addresses and routes at one moment, as data: one snapshot serves a whole transaction."""
 
 from __future__ import annotations
 
@@ -33,34 +33,44 @@ class KernelLink:
     multi_queue: bool = False
     vnet_hdr: bool = False
     persistent: bool = False
-    accept_ra: int | None = None  # whether it takes router advertisements, as the sysctl has it; None: no IPv6
-    carrier: bool = False  # of a TAP: a program has it open
+    accept_ra: int | None = None  # the sysctl: whether it accepts router advertisements; None: the link has no IPv6
+    carrier: bool = False  # of a TAP: whether a program has it open
 
     @property
     def physical(self) -> bool:
-        """A network card, not something made in software."""
+        """Whether it is a network card: virtual links have a kind."""
         return self.ethernet and not self.kind
 
     @property
     def our_kind(self) -> str:
-        """The kind as objects name it; the kernel's own name for all that we don't make."""
+        """The kind as objects name it: "tap", "physical", else the kernel's own name."""
         return "tap" if self.kind == "tun" and self.tap else self.kind or "physical"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Links, addresses, routes and sysctls of the namespace at one moment."""
+    """Links, addresses and routes of a network namespace at one moment.
+
+    Attributes:
+        links: By name.
+        addresses: By link, CIDRs in the kernel's order, without link-local ones.
+        routes: By link, the destinations of static routes in the main table.
+        default_links: By family ("ipv4", "ipv6"), the interface of the default route with the lowest metric.
+        ways_out: The interfaces of all default routes: several uplinks may share one.
+        through: By bridge, the routes through it in any table, without those that the kernel adds by itself.
+        leased: By bridge, the addresses on DHCP lease with the MAC address that has each.
+    """
 
     links: Mapping[str, KernelLink] = field(default_factory=dict)
-    addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by link, CIDRs, without link-local ones
-    routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by link, CIDRs, main table, static
-    default_links: Mapping[str, str] = field(default_factory=dict)  # family -> interface of the default route
-    ways_out: frozenset[str] = frozenset()  # the interfaces of all default routes: several uplinks may share one
-    through: Mapping[str, tuple[PutRoute, ...]] = field(default_factory=dict)  # by bridge: all but the kernel's own
-    leased: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by bridge, address -> MAC of its DHCP lease
+    addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    default_links: Mapping[str, str] = field(default_factory=dict)
+    ways_out: frozenset[str] = frozenset()
+    through: Mapping[str, tuple[PutRoute, ...]] = field(default_factory=dict)
+    leased: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def by_index(self, index: int) -> KernelLink | None:
-        """The link of this index."""
+        """The link with this index."""
         return next((link for link in self.links.values() if link.index == index), None)
 
     def master_of(self, name: str) -> str | None:
@@ -79,10 +89,10 @@ class Snapshot:
         return tuple(sorted(port.name for port in self.links.values() if port.master == link.index))
 
     def takes_routers(self, name: str) -> bool:
-        """Whether a guest's router advertisement would be heard by this host.
+        """Whether this host would accept a guest's router advertisement on this link.
 
-        A bridge's port passes it on. On a bridge with a network card, a bond or the like in it they are its uplink's,
-        which may be all that gives this host its IPv6 (an adopted bridge).
+        A port of a bridge accepts none itself. On a bridge that has a network card, a bond or the like as a port they
+        are the uplink's routers', and may be all that gives this host its IPv6 (an adopted bridge): not a guest's.
         """
         link = self.links[name]
         ports = (self.links[port] for port in self.ports_of(name))
@@ -90,11 +100,11 @@ class Snapshot:
 
     @property
     def uplinks(self) -> frozenset[str]:
-        """The interfaces of the default routes: taking one of them away cuts the machine off."""
+        """The interfaces of the default routes: without one of them the machine may be unreachable."""
         return self.ways_out | set(self.default_links.values())
 
     def holds(self, name: str, cidr: str) -> bool:
-        """Whether the link has this very address and prefix length."""
+        """Whether the link has this address with this prefix length."""
         return cidr in self.addresses.get(name, ())
 
     def local(self, address: str) -> bool:

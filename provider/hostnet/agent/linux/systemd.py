@@ -1,8 +1,9 @@
-"""What systemd is asked for, where it runs: a control group for what is to outlive whoever starts it.
+"""What hostnet asks of systemd, where it runs: a control group for processes that outlive the provider.
 
-A process stays in the group that it was started in, and that group's end is its own: a service's, when the service ends
-(systemd.kill(5), KillMode=); a log-in session's, at the log-out, if the machine is set up so (logind.conf(5),
-KillUserProcesses=). What we leave running would end with the session over which a provider came.
+A process stays in the control group in which it was started, and systemd ends all processes of a group together: those
+of a service when the service ends (systemd.kill(5), KillMode=), those of a log-in session at its log-out where the
+machine is configured so (logind.conf(5), KillUserProcesses=). Without a group of their own, our background processes
+would end with the SSH session through which the provider came.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pathlib import Path
 
 BOOTED = Path("/run/systemd/system")  # sd_booted(3)
 _SECONDS = 30
-# Like our units on the disk: a server starts early in the boot, before what an ordinary service waits for.
+# As in our unit files. With the default dependencies a service waits for basic.target, and a bridge's DHCP server is
+# needed before that.
 _PROPERTIES = (
     "DefaultDependencies=no",
     "Conflicts=shutdown.target",
@@ -29,23 +31,28 @@ _PROPERTIES = (
 
 
 def runs() -> bool:
-    """Whether systemd is this host's init, and can be asked."""
+    """Whether systemd is this host's init, and its commands are installed."""
     return BOOTED.is_dir() and shutil.which("systemd-run") is not None
 
 
 def in_scope(argv: Sequence[str]) -> list[str]:
-    """The command line that makes a program of its own of these words: the same process, in a scope of its own."""
+    """The command line that runs a program in a scope of its own; without systemd the same command line.
+
+    `systemd-run --scope` becomes the program: the process keeps its number.
+    """
     program = shutil.which("systemd-run") if runs() else None
     return [program, "--scope", "--quiet", "--collect", "--", *argv] if program else list(argv)
 
 
 def as_service(unit: str, what: str, pid_file: Path, said: Path, argv: Sequence[str]) -> list[str]:
-    """The command line that starts a program that goes into the background, as a service that starts it again.
+    """The command line that starts a program as a service, which is restarted when it dies.
 
-    :param unit: the service's name; it is gone when it is stopped.
-    :param what: what it is, for a person.
-    :param pid_file: where the program writes its number.
-    :param said: the file for what it writes to standard error.
+    Args:
+        unit: The service's name. The unit has no file: it is gone when it is stopped.
+        what: Its description.
+        pid_file: Where the program, which goes into the background, writes its number.
+        said: The file that gets its standard error.
+        argv: The program.
     """
     properties = (*_PROPERTIES, f"PIDFile={pid_file}", f"StandardError=file:{said}")
     options = [word for line in properties for word in ("--property", line)]
@@ -53,7 +60,7 @@ def as_service(unit: str, what: str, pid_file: Path, said: Path, argv: Sequence[
 
 
 def ready() -> None:
-    """Say that this process does what its unit is for (sd_notify(3)), where it is one that is asked."""
+    """Tell systemd that this service is ready (sd_notify(3)); nothing where it is not one."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -62,12 +69,12 @@ def ready() -> None:
 
 
 def tell(*words: str) -> str:
-    """Run systemctl; gives what it said where it failed."""
+    """Run systemctl; returns its message where it failed, else ""."""
     return run("systemctl", *words)
 
 
 def run(*argv: str) -> str:
-    """Run a command that tells a daemon something; gives what it said where it failed."""
+    """Run a command that tells a daemon something; returns its message where it failed, else ""."""
     try:
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=_SECONDS

@@ -1,4 +1,4 @@
-"""The texts of the files that others read: systemd's units, and what keeps network daemons off our interfaces. Pure."""
+"""The texts of files for others: systemd's units, and files that keep network daemons off our interfaces. Pure."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 _DEFAULT_STATE = Path("/var/lib/hostnet")
 _HEAD = "# Written by hostnet; gone with the last resource on this host. `hostnet status` tells what it holds.\n"
-# Firewalls that, when they start, empty their own chains, or nftables altogether. The early ones have started before
-# network-pre.target, and do so when they are reloaded, too.
+# Firewalls that empty their own chains, or all of nftables, when they start. The early ones start before
+# network-pre.target, and empty them again when they are reloaded.
 _LATE_FIREWALLS = ("docker.service",)
 EARLY_FIREWALLS = ("nftables.service", "netfilter-persistent.service", "firewalld.service", "ufw.service")
-# What starts guests, where it does not wait for network.target anyway.
+# What starts guests and does not wait for network.target by itself.
 _GUESTS = ("libvirtd.service", "virtqemud.service", "libvirt-guests.service", "microvms.target", "machines.target")
 
 
 def instance_name(state_dir: Path) -> str:
-    """What our files are called: different state directories are different owners."""
+    """The name of our files: each state directory has its own, since it is another owner."""
     if state_dir == _DEFAULT_STATE:
         return "hostnet"
     return f"hostnet-{hashlib.sha256(str(state_dir).encode()).hexdigest()[:8]}"
@@ -38,14 +38,17 @@ def _escaped(word: str) -> str:
 
 
 def restore_unit(state_dir: Path, argv: Sequence[str]) -> str:
-    """Puts the recorded network back, before what is ordered after network.target (guests' services are).
+    """The unit that puts the recorded network back, before units that wait for network.target, as guests' do.
 
-    After the firewalls, whose start empties nftables (nftables.service); they come before network-pre.target. After
-    whoever configures the uplink has started, and without the dependencies of an ordinary service, which would put
-    network.target after basic.target. Where none of those pulls network.target in, this does, as a part of the network:
-    or guests would not wait for it. It counts as active from then on: a reload puts back again what is recorded.
+    - After the firewalls, since their start empties nftables (nftables.service): they come before network-pre.target.
+    - After the daemons that configure the uplink have started.
+    - Without the default dependencies, which would put network.target after basic.target.
+    - It wants network.target: where nothing else does, guests' units would wait for nothing.
+    - It stays active (RemainAfterExit=), so that a firewall's reload is passed on to it (ReloadPropagatedFrom=).
 
-    :param argv: the agent's command line.
+    Args:
+        state_dir: The state directory.
+        argv: The agent's command line.
     """
     restore = command_line([*argv, "restore", "--state-dir", str(state_dir)])
     return f"""{_HEAD}[Unit]
@@ -96,7 +99,7 @@ WantedBy={" ".join((*EARLY_FIREWALLS, *_LATE_FIREWALLS))}
 
 
 def watch_unit(name: str, state_dir: Path, argv: Sequence[str]) -> str:
-    """Attaches interfaces when they appear. Guests start when it listens."""
+    """The unit of the watcher, which attaches interfaces when they appear. Guests start when it listens (notify)."""
     return f"""{_HEAD}[Unit]
 Description=hostnet: attach interfaces to their bridge when they appear
 DefaultDependencies=no
@@ -120,13 +123,13 @@ WantedBy=multi-user.target
 
 
 def server_unit(state_dir: Path, bridge: str) -> str:
-    """What the service of a bridge's dnsmasq is called."""
+    """The name of the service of a bridge's dnsmasq."""
     escaped = "".join(x if re.fullmatch(r"[A-Za-z0-9_.:-]", x) else _hexadecimal(x) for x in bridge)
     return f"{instance_name(state_dir)}-dhcp-{escaped}.service"
 
 
 def _hexadecimal(character: str) -> str:
-    """As systemd-escape(1) does it."""
+    """A character as systemd-escape(1) writes it."""
     return "".join(f"\\x{byte:02x}" for byte in character.encode(errors="surrogateescape"))
 
 

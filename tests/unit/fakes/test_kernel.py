@@ -1,0 +1,82 @@
+"""The fake kernel by itself: what a test does to it. Its likeness to Linux: tests/netns."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+from hostnet.agent.linux.conntrack import Flows
+from hostnet.agent.linux.operations import AddAddress, CreateBridge, CreateTap, DeleteLink
+from hostnet.fakes import FakeKernel, UdpFlow
+
+
+@pytest.fixture
+def kernel() -> FakeKernel:
+    """With an uplink."""
+    made = FakeKernel()
+    made.add_link("eth0", "physical", addresses=("192.0.2.5/24",))
+    made.add_route("eth0", "0.0.0.0/0", "192.0.2.1")
+    return made
+
+
+def test_an_uplink(kernel: FakeKernel) -> None:
+    """A network card with the default route."""
+    snapshot = kernel.snapshot()
+    assert snapshot.links["eth0"].physical
+    assert snapshot.default_links == {"ipv4": "eth0"}
+    assert snapshot.uplinks == {"eth0"}
+    assert snapshot.local("192.0.2.5")
+
+
+def test_another_program_changes_a_link(kernel: FakeKernel) -> None:
+    """Its fields, its addresses and its bridge."""
+    kernel.add_link("br0", "bridge")
+    kernel.add_link("vm0", mtu=1400, bridge="br0")
+    assert kernel.snapshot().ports_of("br0") == ("vm0",)
+    kernel.change_link("vm0", isolated=True)
+    kernel.change_link("eth0", addresses=("192.0.2.6/24",))
+    assert kernel.link("vm0").isolated
+    assert kernel.snapshot().addresses["eth0"] == ("192.0.2.6/24",)
+    kernel.change_link("vm0", bridge=None)
+    assert not kernel.link("vm0").master
+    kernel.remove_link("eth0")
+    assert not kernel.snapshot().uplinks
+    with pytest.raises(KeyError):
+        kernel.link("eth0")
+
+
+def test_an_operation_can_be_refused(kernel: FakeKernel) -> None:
+    """The next one that fits, once, with its errno."""
+    kernel.refuse(errno.EPERM, lambda operation: isinstance(operation, CreateTap))
+    kernel.perform(CreateBridge("br0"))
+    with pytest.raises(PermissionError):
+        kernel.perform(CreateTap("vm0"))
+    kernel.perform(CreateTap("vm0"))
+    assert [type(each) for each in kernel.performed[-3:]] == [CreateBridge, CreateTap, CreateTap]
+
+
+def test_dump(kernel: FakeKernel) -> None:
+    """What is undone leaves no trace."""
+    before = kernel.dump()
+    kernel.perform(CreateBridge("br0"))
+    kernel.perform(AddAddress("br0", "10.0.0.1/24"))
+    assert kernel.dump() != before
+    kernel.perform(DeleteLink("br0"))
+    assert kernel.dump() == before
+
+
+def test_flows(kernel: FakeKernel) -> None:
+    """Those of the ports are deleted that were translated, or go to the host; others live."""
+    gone = {UdpFlow("ipv4", "192.0.2.5", 53), UdpFlow("ipv4", "198.51.100.1", 54, translated=True)}
+    kept = {UdpFlow("ipv4", "198.51.100.1", 53), UdpFlow("ipv4", "192.0.2.5", 80), UdpFlow("ipv6", "2001:db8::1", 53)}
+    kernel.flows = gone | kept
+    assert kernel.forget([Flows("ipv4", (53, 54))], kernel.snapshot().local) == len(gone)
+    assert kernel.flows == kept
+
+
+def test_listeners(kernel: FakeKernel) -> None:
+    """A socket of IPv6 takes connections of IPv4 as well."""
+    kernel.listeners = {("tcp", "ipv4", 22), ("tcp", "ipv6", 80), ("udp", "ipv4", 53)}
+    assert kernel.listening("tcp", "ipv4") == {22, 80}
+    assert kernel.listening("tcp", "ipv6") == {80}
+    assert kernel.listening("sctp", "ipv4") == set()
