@@ -25,6 +25,7 @@ from hostnet.agent.linux.rtnetlink import (
 )
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
 from hostnet.fakes.sysctls import FakeSysctls, sysctl_of
+from hostnet.wire.family import family_of
 
 _KINDS = {"physical": "", "loopback": "", "tap": "tun"}  # as rtnetlink names them, where `add_link` has other words
 _NO_MAC = "00:00:00:00:00:00"
@@ -178,7 +179,7 @@ class FakeKernel:
         found = [route for route in self._routes if route.table == RT_TABLE_MAIN and route.cidr.endswith("/0")]
         best: dict[str, ops.PutRoute] = {}
         for route in found:
-            family = _family(route.cidr)
+            family = family_of(route.cidr)
             if family not in best or route.metric < best[family].metric:
                 best[family] = route
         defaults = {family: route.link for family, route in sorted(best.items()) if route.link in among}
@@ -502,10 +503,6 @@ def _with(link: KernelLink, option: str, value: bool) -> KernelLink:  # noqa: FB
 
 def _refusal(code: int) -> OSError:
     return OSError(code, os.strerror(code))
-
-
-def _family(cidr: str) -> str:
-    return "ipv6" if ":" in cidr else "ipv4"
 
 
 def _is_secondary(cidr: str, earlier: Iterable[str]) -> bool:

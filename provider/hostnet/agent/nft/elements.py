@@ -14,14 +14,12 @@ from typing import Any
 
 from hostnet.agent.dhcp.config import served_ports
 from hostnet.agent.nft.ruleset import Element
+from hostnet.wire.family import ANY_ADDRESS, ANY_NETWORK, DIGIT, digit_of
 from hostnet.wire.objects import DhcpServer, Forward, Gateway, Object
 
 Tag = tuple[str, str]
 Tagged = tuple[Element, Tag]
 
-_ANY = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
-_WILDCARD = {"ipv4": "0.0.0.0", "ipv6": "::"}  # noqa: S104 - compared with, never bound
-_DIGIT = {"ipv4": "4", "ipv6": "6"}
 LOOPBACK_DEVICE = "lo"  # what the host sends to its own addresses leaves through it
 
 
@@ -180,7 +178,7 @@ def _bare(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> str:
 def _own(context: Context, name: str) -> Iterator[tuple[str, str]]:
     """The interface's own addresses: (digit of the family, bare address)."""
     for cidr in context.addresses.get(name, ()):
-        yield ("6" if ":" in cidr else "4"), cidr.split("/")[0]
+        yield digit_of(cidr), cidr.split("/")[0]
 
 
 def _gateway(gateway: Gateway, context: Context) -> Iterator[Tagged]:
@@ -306,7 +304,7 @@ def forward_devices(forward: Forward, context: Context) -> tuple[str, tuple[str,
 def forward_cells(forward: Forward, context: Context) -> Iterator[Cell]:
     """A forward's elements, in cells whose absence means something to a person."""
     external, inner = forward_devices(forward, context)
-    wildcard = _WILDCARD[forward.family]
+    wildcard = ANY_ADDRESS[forward.family]
     for protocol in forward.protocols:
         for listen in forward.listen or (None,):
             if listen != "127.0.0.1":
@@ -321,7 +319,7 @@ def forward_cells(forward: Forward, context: Context) -> Iterator[Cell]:
             devices = [external, *(inner if forward.loopback else ())]
             ports = _range(forward.ports)
             every = tuple(
-                Element("dnat_wildcard" + _DIGIT[forward.family], (device, protocol, ports))
+                Element("dnat_wildcard" + DIGIT[forward.family], (device, protocol, ports))
                 for device in devices
                 if device != LOOPBACK_DEVICE
             )
@@ -352,12 +350,12 @@ def _loopback_devices(forward: Forward, inner: tuple[str, ...], listen: str | No
 def _forward_elements(
     forward: Forward, device: str, protocol: str, listen: str | None, source: str | None
 ) -> Iterator[Element]:
-    digit = _DIGIT[forward.family]
+    digit = DIGIT[forward.family]
     low, high = forward.ports
     to_low, to_high = forward.to_ports
     single, same = low == high, (low, high) == (to_low, to_high)
-    specific = listen is not None and listen != _WILDCARD[forward.family]
-    saddr = _widest(source, forward.sources) if source else _ANY[forward.family]
+    specific = listen is not None and listen != ANY_ADDRESS[forward.family]
+    saddr = _widest(source, forward.sources) if source else ANY_NETWORK[forward.family]
     if not single and same:
         # The kernel keeps the port where only the address is given: one element for the whole range.
         name, at = ("dnat_addr_range", [listen]) if specific and listen is not None else ("dnat_range", [])
@@ -380,7 +378,7 @@ def _forward_elements(
 def counted(forward: Forward) -> Iterator[Element]:
     """The elements that count a forward's packets."""
     for protocol in forward.protocols:
-        yield Element("forward_counters" + _DIGIT[forward.family], (protocol, _range(forward.ports), forward.address))
+        yield Element("forward_counters" + DIGIT[forward.family], (protocol, _range(forward.ports), forward.address))
 
 
 def _range(ports: tuple[int, int]) -> str:
@@ -394,7 +392,7 @@ def localnet_devices(items: Iterable[Object], context: Context) -> set[str]:
         for item in items
         if isinstance(item, Forward)
         and item.family == "ipv4"
-        and ("127.0.0.1" in item.listen or (item.loopback and not set(item.listen) - {_WILDCARD["ipv4"]}))
+        and ("127.0.0.1" in item.listen or (item.loopback and not set(item.listen) - {ANY_ADDRESS["ipv4"]}))
     }
     if not targets:
         return set()

@@ -16,6 +16,7 @@ from hostnet.agent.nft.syntax import Listing, parse_listing, render, render_key
 from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.record import Mark
 from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.family import family_of_set
 
 _ELEMENTS_PER_LINE = 500  # of a batch: few commands, and none too long for nft's parser
 
@@ -293,10 +294,10 @@ def changed_udp(before: Desired, after: Desired) -> list[Flows]:
     places += [p for p in after.elements if p not in before.elements]
     for name, key in places:
         if name in ("dmz_hosts4", "dmz_hosts6"):
-            flows.append(Flows("ipv6" if name.endswith("6") else "ipv4", (1, 65535)))
+            flows.append(Flows(family_of_set(name), (1, 65535)))
         elif SETS[name].value and len(key) > 2 and key[1] == "udp":
             low, _, high = key[-1].partition("-")
-            flows.append(Flows("ipv6" if name.endswith("6") else "ipv4", (int(low), int(high or low))))
+            flows.append(Flows(family_of_set(name), (int(low), int(high or low))))
     return flows
 
 

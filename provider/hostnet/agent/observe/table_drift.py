@@ -12,6 +12,7 @@ from hostnet.agent.nft.ruleset import SETS, Element
 from hostnet.agent.observe.differences import Difference, is_not, is_off, lost
 from hostnet.agent.observe.observation import Observation
 from hostnet.agent.observe.undeclared import undeclared_forwards
+from hostnet.wire.family import digit_of
 from hostnet.wire.objects import Forward, Gateway, Ports, ports_text
 
 # --- gateways ------------------------------------------------------------------------------------------------------
@@ -108,7 +109,7 @@ def _link_lacks(name: str, observation: Observation) -> bool:
     names = ("our_links", "hairpin_pairs", "hairpin_sources4", "hairpin_sources6")
     about = [x for x in observation.shared(*names) if x.key[0] == name]
     about += [x for x in observation.shared("bridge_addrs4", "bridge_addrs6") if x.key[0] in own]
-    return observation.lacks(about) or any(_net_lacks("6" if ":" in cidr else "4", cidr, observation) for cidr in cidrs)
+    return observation.lacks(about) or any(_net_lacks(digit_of(cidr), cidr, observation) for cidr in cidrs)
 
 
 def _net_lacks(digit: str, cidr: str, observation: Observation) -> bool:
