@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hostnet.hosts.connection import Connection, Settings
-from hostnet.resources.schema.kind import UNKNOWN, Autoname, Failure, Kind
+from hostnet.resources.schema.kind import Kind
+from hostnet.resources.schema.values import UNKNOWN, Autoname, Failure
 from hostnet.wire.errors import Code, HostnetError
 
 from tests.lab.namespaces import temporary_directory
@@ -49,7 +50,7 @@ class CheckError(Exception):
 class Resource:
     """A resource as the state knows it."""
 
-    kind: Kind
+    kind: Kind[Any]
     urn: str
     id: str
     inputs: Inputs
@@ -108,7 +109,7 @@ async def _maybe(function: Callable[[], Any]) -> None:
         await result
 
 
-def kinds() -> dict[str, Kind]:
+def kinds() -> dict[str, Kind[Any]]:
     """The kinds by their short names."""
     return {kind.name: kind for kind in import_module("hostnet.resources").KINDS.values()}
 
@@ -221,7 +222,7 @@ class Stack:
         else:
             self.state[name] = replace(old, needs=needs)
 
-    def _check(self, name: str, kind: Kind, given: Inputs, old: Resource | None) -> Inputs:
+    def _check(self, name: str, kind: Kind[Any], given: Inputs, old: Resource | None) -> Inputs:
         inputs = self._resolve(given)
         inputs.setdefault("connection", {"netns": self.netns})
         autoname = Autoname(name, f"{self.name}-{name}".encode())
@@ -241,7 +242,7 @@ class Stack:
             return UNKNOWN
         return self.state[whole["name"]].at(whole["path"]) if whole else value
 
-    async def _create(self, name: str, kind: Kind, inputs: Inputs, needs: frozenset[str]) -> Resource:
+    async def _create(self, name: str, kind: Kind[Any], inputs: Inputs, needs: frozenset[str]) -> Resource:
         urn = f"urn:pulumi:{self.name}::lab::{kind.token}::{name}"
         view = await self._apply(inputs, kind.change(urn, inputs))
         return Resource(kind, urn, view.id, inputs, kind.outputs(urn, inputs, view), needs)

@@ -19,7 +19,7 @@ from hostnet.wire.errors import Code, HostnetError
 from tests.rpc.engine import SECONDS, Engine, Resource, init_failed, message, paths
 
 if TYPE_CHECKING:
-    from hostnet.resources.schema.kind import Value
+    from hostnet.resources.schema.values import Value
 
 PASSWORD = "correct horse battery staple"  # noqa: S105 - the one to be kept out of messages
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAAB3NzaC1yc2EAAAADAQAB\n-----END OPENSSH PRIVATE KEY-----\n"

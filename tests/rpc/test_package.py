@@ -25,7 +25,7 @@ from tests.rpc.engine import SECONDS, Engine, Resource
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from hostnet.resources.schema.kind import Value
+    from hostnet.resources.schema.values import Value
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "provider")}

@@ -9,8 +9,8 @@ from google.protobuf.struct_pb2 import Struct
 from hostnet.lifecycle.paths import Path
 from hostnet.lifecycle.redaction import HIDDEN, Redactor
 from hostnet.lifecycle.secrets import SECRET, SIGNATURE, Given, input_secrets, output_secrets
-from hostnet.resources.schema.kind import UNKNOWN, Value
 from hostnet.resources.schema.model import has_unknown
+from hostnet.resources.schema.values import UNKNOWN, Value
 from hostnet.rpc.codec import ASSET, BYTES, OUTPUT, RESOURCE, UNKNOWNS, decode, encode
 from hypothesis import given
 from hypothesis import strategies as st

@@ -16,7 +16,7 @@ import pytest
 from hostnet.hosts.connection import Connection
 from hostnet.lifecycle.secrets import Given
 from hostnet.resources import KINDS
-from hostnet.resources.schema.kind import UNKNOWN, Autoname
+from hostnet.resources.schema.values import UNKNOWN, Autoname
 from hostnet.rpc.codec import decode
 from hostnet.wire.urn import Urn
 from pulumi.runtime import MockCallArgs, MockResourceArgs, Mocks

@@ -30,7 +30,7 @@ from hostnet.resources.tap_binding import TAP_BINDING
 from hostnet.wire.urn import Urn
 
 if TYPE_CHECKING:
-    from hostnet.resources.schema.base import Resource as Kind
+    from hostnet.resources.schema.kind import Kind
     from hostnet.resources.schema.model import Property
 
 __all__ = ["Bridge", "NatGateway", "PortForward", "TapBinding"]

@@ -13,7 +13,7 @@ from typing import Any, Final
 from pulumi.output import Unknown
 
 from hostnet.lifecycle import secrets
-from hostnet.resources.schema.kind import UNKNOWN
+from hostnet.resources.schema.values import UNKNOWN
 
 # Hidden inputs, and the hidden output.
 URN: Final = "__urn"

@@ -24,7 +24,8 @@ from hostnet.lifecycle.messages import CheckFailure, check_failures, error_text
 from hostnet.lifecycle.redaction import Redactor
 from hostnet.lifecycle.secrets import Given, output_secrets
 from hostnet.resources.provider import check_config, parse_config
-from hostnet.resources.schema.kind import Failure, Kind
+from hostnet.resources.schema.kind import Kind
+from hostnet.resources.schema.values import Failure
 from hostnet.wire.errors import Code, HostnetError
 
 T = TypeVar("T")
@@ -75,7 +76,7 @@ class Process:
             raise HostnetError(Code.INVALID, "invalid configuration", text)
         await self._access.configure(*parse_config(config, os.environ))
 
-    def create(self, kind: Kind, known: Known) -> State:
+    def create(self, kind: Kind[Any], known: Known) -> State:
         """Make a resource.
 
         Raises:
@@ -84,7 +85,7 @@ class Process:
         self._learn(known.values)
         return self._run(self._operations.create(Subject(kind, known.urn), known.values))
 
-    def update(self, kind: Kind, identifier: str, known: Known, old: Known, outputs: Properties) -> State:
+    def update(self, kind: Kind[Any], identifier: str, known: Known, old: Known, outputs: Properties) -> State:
         """Change a resource.
 
         Raises:
@@ -94,7 +95,7 @@ class Process:
         state = State(identifier, old.values, outputs)
         return self._run(self._operations.update(Subject(kind, known.urn, identifier), known.values, state))
 
-    def read(self, kind: Kind, identifier: str, known: Known, outputs: Properties | None) -> State | None:
+    def read(self, kind: Kind[Any], identifier: str, known: Known, outputs: Properties | None) -> State | None:
         """What the host has; None where it is gone.
 
         Args:
@@ -110,7 +111,7 @@ class Process:
         state = None if outputs is None else State(identifier, known.values, outputs)
         return self._run(self._operations.read(Subject(kind, known.urn, identifier), state, known.values))
 
-    def delete(self, kind: Kind, identifier: str, known: Known, outputs: Properties) -> None:
+    def delete(self, kind: Kind[Any], identifier: str, known: Known, outputs: Properties) -> None:
         """Delete a resource.
 
         Raises:
@@ -120,7 +121,7 @@ class Process:
         state = State(identifier, known.values, outputs)
         self._run(self._operations.delete(Subject(kind, known.urn, identifier), state))
 
-    def failures(self, kind: Kind, found: Iterable[Failure], known: Known) -> list[CheckFailure]:
+    def failures(self, kind: Kind[Any], found: Iterable[Failure], known: Known) -> list[CheckFailure]:
         """Check failures that show no secret."""
         return check_failures(found, self._given(known), kind.properties, self._redact)
 

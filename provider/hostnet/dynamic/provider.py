@@ -8,7 +8,7 @@ from four threads; they share what is in `process`.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pulumi.dynamic import (
     CheckFailure,
@@ -24,7 +24,8 @@ from pulumi.dynamic import (
 from hostnet.dynamic.known import INPUTS, URN, Known, Properties, outputs_of, secret
 from hostnet.resources import KINDS
 from hostnet.resources.provider import PROVIDER
-from hostnet.resources.schema.kind import Autoname, Kind
+from hostnet.resources.schema.kind import Kind
+from hostnet.resources.schema.values import Autoname
 from hostnet.wire.urn import Urn
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class HostnetProvider(ResourceProvider):
         self.token = token
 
     @property
-    def _kind(self) -> Kind:
+    def _kind(self) -> Kind[Any]:
         return KINDS[self.token]
 
     def configure(self, req: ConfigureRequest) -> None:

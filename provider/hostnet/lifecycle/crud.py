@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from hostnet.hosts.session import Session
     from hostnet.lifecycle.host_access import HostAccess
     from hostnet.lifecycle.log import EngineLog
-    from hostnet.resources.schema.kind import Inputs, Kind, Outputs
+    from hostnet.resources.schema.kind import Kind
+    from hostnet.resources.schema.values import Inputs, Outputs
     from hostnet.wire.requests import Change
 
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 class Subject:
     """The resource that a request is about."""
 
-    kind: Kind
+    kind: Kind[Any]
     urn: str
     id: str = ""
 

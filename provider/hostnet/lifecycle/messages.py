@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hostnet.lifecycle.paths import parse_path
 from hostnet.lifecycle.secrets import Given
-from hostnet.resources.schema.kind import Failure
+from hostnet.resources.schema.values import Failure
 from hostnet.wire.errors import HostnetError
 
 # gRPC sends a message as an HTTP/2 header, which has its limits (16 KB in some clients).

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from hostnet.lifecycle.paths import Path
 from hostnet.resources.schema.connection import CONNECTION
-from hostnet.resources.schema.kind import Value
+from hostnet.resources.schema.values import Value
 
 # How a secret is written in properties: an object with the signature key (the engine's sdk/go/common/resource/sig).
 SIGNATURE = "4dabf18193072939515e22adb298388d"

@@ -13,9 +13,8 @@ from hostnet.resources.port_forward import PORT_FORWARD
 from hostnet.resources.tap_binding import TAP_BINDING
 
 if TYPE_CHECKING:
-    from hostnet.resources.schema.base import Resource
     from hostnet.resources.schema.kind import Kind
 
 # With their declarations, for schema.json and the docs.
-RESOURCES: tuple[Resource[Any], ...] = (BRIDGE, TAP_BINDING, NAT_GATEWAY, PORT_FORWARD)
-KINDS: dict[str, Kind] = {kind.token: kind for kind in RESOURCES}
+RESOURCES: tuple[Kind[Any], ...] = (BRIDGE, TAP_BINDING, NAT_GATEWAY, PORT_FORWARD)
+KINDS: dict[str, Kind[Any]] = {kind.token: kind for kind in RESOURCES}

@@ -9,15 +9,9 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, Any
 
-from hostnet.resources.schema.base import (
-    Past,
-    Resource,
-    derived_mac,
-    fill_interface_name,
-)
 from hostnet.resources.schema.connection import ConnectionInputs, connection_prop
 from hostnet.resources.schema.fields import declared_by, fields_of, settle, settle_list, settle_value
-from hostnet.resources.schema.kind import UNKNOWN, Autoname, Inputs, Outputs, Value
+from hostnet.resources.schema.kind import Kind, Past
 from hostnet.resources.schema.model import (
     Declared,
     ListOf,
@@ -30,6 +24,7 @@ from hostnet.resources.schema.model import (
     prop,
     without_none,
 )
+from hostnet.resources.schema.naming import derived_mac, fill_interface_name
 from hostnet.resources.schema.types import (
     IPV4,
     IPV6,
@@ -48,6 +43,7 @@ from hostnet.resources.schema.types import (
     NetCidr,
     parse_interface,
 )
+from hostnet.resources.schema.values import UNKNOWN, Autoname, Inputs, Outputs, Value
 from hostnet.wire.objects import Address, DhcpServer, DhcpState, Link, LinkState, Object, StaticLease
 
 if TYPE_CHECKING:
@@ -332,7 +328,7 @@ def gateway_of(addresses: Iterable[Value], family: int) -> Value:
     return None
 
 
-class Bridge(Resource[BridgeInputs]):
+class Bridge(Kind[BridgeInputs]):
     """The kind of a bridge: a link, its addresses, its DHCP server."""
 
     name = "Bridge"

@@ -12,7 +12,7 @@ from hostnet.resources.schema.types import OUT_BOOL, OUT_INT, OUT_TEXT, Interfac
 
 if TYPE_CHECKING:
     from hostnet.resources.schema.connection import ConnectionInputs
-    from hostnet.resources.schema.kind import Failure, Inputs, Outputs, Value
+    from hostnet.resources.schema.values import Failure, Inputs, Outputs, Value
 
 
 class HostInterface(Declared):

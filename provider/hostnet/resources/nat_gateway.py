@@ -19,16 +19,9 @@ from hostnet.resources.port_forward import (
     settle_forward,
     to_forward,
 )
-from hostnet.resources.schema.base import (
-    SUFFIX,
-    Past,
-    Resource,
-    digest,
-    sanitised,
-)
 from hostnet.resources.schema.connection import ConnectionInputs, connection_prop
 from hostnet.resources.schema.fields import declared_by, fields_of, settle, switched_on
-from hostnet.resources.schema.kind import UNKNOWN, Inputs, Outputs, Value
+from hostnet.resources.schema.kind import Kind, Past
 from hostnet.resources.schema.model import (
     Declared,
     Field,
@@ -42,7 +35,9 @@ from hostnet.resources.schema.model import (
     prop,
     without_none,
 )
+from hostnet.resources.schema.naming import SUFFIX, digest, sanitised
 from hostnet.resources.schema.types import IPV4, IPV6, OUT_TEXT, Bool, Choice, InterfaceName, Ip, NetCidr, Port
+from hostnet.resources.schema.values import UNKNOWN, Inputs, Outputs, Value
 from hostnet.wire.family import FAMILIES, Family
 from hostnet.wire.objects import Forward, Forwarding, ForwardState, Gateway, GatewayState, Object
 from hostnet.wire.urn import Urn
@@ -206,7 +201,7 @@ def _gateway_rules(judged: dict[str, Value], path: str, report: Report) -> None:
     overlapping(judged["forwardPorts"], join(path, "forwardPorts"), report)
 
 
-class NatGateway(Resource[NatGatewayInputs]):
+class NatGateway(Kind[NatGatewayInputs]):
     """The kind of a NAT gateway: a gateway, the forwarding switches that it needs, its forwards."""
 
     name = "NatGateway"

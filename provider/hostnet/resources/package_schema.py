@@ -14,8 +14,8 @@ from hostnet.resources.schema.model import property_schema
 
 if TYPE_CHECKING:
     from hostnet.resources.functions import Function
-    from hostnet.resources.schema.base import Resource
-    from hostnet.resources.schema.kind import Value
+    from hostnet.resources.schema.kind import Kind
+    from hostnet.resources.schema.values import Value
 
 Schema = dict[str, "Value"]
 
@@ -35,7 +35,7 @@ _GO = {
 }
 
 
-def resource_schema(kind: Resource[Value], types: Schema) -> Schema:
+def resource_schema(kind: Kind[Value], types: Schema) -> Schema:
     """A resource: inputs and outputs as declared."""
     inputs = kind.inputs.schema_properties(types)
     outputs = kind.results.schema_properties(types)

@@ -10,14 +10,10 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from hostnet.resources.schema.base import (
-    Past,
-    Resource,
-)
 from hostnet.resources.schema.connection import ConnectionInputs, connection_prop
 from hostnet.resources.schema.destination import Destination, DestinationType
 from hostnet.resources.schema.fields import declared_by, fields_of, settle
-from hostnet.resources.schema.kind import UNKNOWN, Inputs, Outputs, Value
+from hostnet.resources.schema.kind import Kind, Past
 from hostnet.resources.schema.model import (
     Changes,
     Declared,
@@ -47,6 +43,7 @@ from hostnet.resources.schema.types import (
     parse_ip,
     split_ports,
 )
+from hostnet.resources.schema.values import UNKNOWN, Inputs, Outputs, Value
 from hostnet.wire.family import Family
 from hostnet.wire.objects import EXTERNAL_PLACEHOLDER, Forward, Forwarding, ForwardState, Object, ports_text
 
@@ -290,7 +287,7 @@ def _port_forward_rules(judged: dict[str, Value], path: str, report: Report) -> 
         )
 
 
-class PortForward(Resource[PortForwardInputs]):
+class PortForward(Kind[PortForwardInputs]):
     """The kind of a port forward: a forward and the forwarding switch of its family."""
 
     name = "PortForward"

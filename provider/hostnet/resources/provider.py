@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from hostnet.hosts.connection import Settings
 from hostnet.resources.schema.connection import CONNECTION, ConnectionInputs, QuietRecord, compare_connections
-from hostnet.resources.schema.kind import Checked, Difference, Inputs, Value
 from hostnet.resources.schema.model import Declared, Record, Report, prop
 from hostnet.resources.schema.types import AbsolutePath, Bool, Choice, Number
+from hostnet.resources.schema.values import Checked, Difference, Inputs, Value
 
 DELETE_UNREACHABLE_ENV = "HOSTNET_DELETE_UNREACHABLE"
 

@@ -11,15 +11,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hostnet.resources.bridge import ETHERNET_MTU, MTU_MIN, enough_for_v6, gateway_of, no_address_twice
-from hostnet.resources.schema.base import (
-    Past,
-    Resource,
-    derived_mac,
-    fill_interface_name,
-)
 from hostnet.resources.schema.connection import ConnectionInputs, connection_prop
 from hostnet.resources.schema.fields import declared_by, fields_of, settle, settle_list, settle_value
-from hostnet.resources.schema.kind import UNKNOWN, Autoname, Inputs, Outputs, Value
+from hostnet.resources.schema.kind import Kind, Past
 from hostnet.resources.schema.model import (
     Changes,
     Declared,
@@ -33,6 +27,7 @@ from hostnet.resources.schema.model import (
     prop,
     without_none,
 )
+from hostnet.resources.schema.naming import derived_mac, fill_interface_name
 from hostnet.resources.schema.types import (
     IPV4,
     IPV6,
@@ -50,6 +45,7 @@ from hostnet.resources.schema.types import (
     NetCidr,
     parse_interface,
 )
+from hostnet.resources.schema.values import UNKNOWN, Autoname, Inputs, Outputs, Value
 from hostnet.wire.objects import Address, GlobState, Guest, GuestState, Link, LinkState, Object, Port, Route
 from hostnet.wire.objects import Glob as GlobObject
 
@@ -247,7 +243,7 @@ def _match_rules(judged: dict[str, Value], path: str, report: Report) -> None:
             )
 
 
-class TapBinding(Resource[TapBindingInputs]):
+class TapBinding(Kind[TapBindingInputs]):
     """The kind of a TAP binding: a TAP with its port, addresses, routes and guest; or a glob."""
 
     name = "TapBinding"

@@ -16,7 +16,7 @@ from google.protobuf.struct_pb2 import Value as ProtoValue
 
 from hostnet.lifecycle.paths import Path, path_text
 from hostnet.lifecycle.secrets import SECRET, SIGNATURE, Given
-from hostnet.resources.schema.kind import UNKNOWN, Value
+from hostnet.resources.schema.values import UNKNOWN, Value
 from hostnet.wire.errors import Code, HostnetError
 
 # Signatures of the engine's sdk/go/common/resource/sig: a Struct with the signature key is a typed value.

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from hostnet.lifecycle.paths import Path, parse_path
-from hostnet.resources.schema.kind import Difference
+from hostnet.resources.schema.values import Difference
 from hostnet.rpc.protos import provider_pb2
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from hostnet.lifecycle.messages import check_failures
 from hostnet.lifecycle.secrets import Given, input_secrets, output_secrets
 from hostnet.resources import KINDS
 from hostnet.resources.provider import PROVIDER, check_config, decode_config, diff_config, parse_config
-from hostnet.resources.schema.kind import Autoname, Checked, Difference, Failure
+from hostnet.resources.schema.values import Autoname, Checked, Difference, Failure
 from hostnet.rpc import responses
 from hostnet.rpc.codec import MalformedError, decode, encode
 from hostnet.rpc.failures import DETAILS_KEY, STATUS_OF, init_failed, status_of
@@ -322,7 +322,7 @@ class _PartialStatusError(Exception):
         self.id, self.properties, self.inputs, self.reason = identifier, properties, inputs, reason
 
 
-def _kind(request: AboutResource) -> Kind:
+def _kind(request: AboutResource) -> Kind[Any]:
     token = request.type or Urn.parse(request.urn).type
     if token not in KINDS:
         known = ", ".join(KINDS)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from hostnet.resources import KINDS
-from hostnet.resources.schema.kind import UNKNOWN, Autoname, Kind
+from hostnet.resources.schema.kind import Kind
+from hostnet.resources.schema.values import UNKNOWN, Autoname
 from hostnet.wire.objects import from_json, state_from_json, to_json
 from hostnet.wire.requests import View
 
@@ -51,7 +52,7 @@ def parameters(name: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("kind", "case"), found)
 
 
-def urn(kind: Kind, name: str = "microvm") -> str:
+def urn(kind: Kind[Any], name: str = "microvm") -> str:
     """The URN that golden MAC addresses and ids are derived from."""
     return f"urn:pulumi:test::net::{kind.token}::{name}"
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from hostnet.resources import KINDS
 from hostnet.resources.provider import check_config
-from hostnet.resources.schema.kind import UNKNOWN, Autoname, Failure, Kind
+from hostnet.resources.schema.kind import Kind
+from hostnet.resources.schema.values import UNKNOWN, Autoname, Failure
 
 from tests.unit.resources.golden import Case, autoname, load, parameters, urn
 
@@ -33,13 +34,13 @@ def expect(failures: tuple[Failure, ...], wanted: dict[str, str]) -> None:
 
 
 @parameters("invalid")
-def test_bad_input_is_refused_with_its_path_and_what_would_be_right(kind: Kind, case: Case) -> None:
+def test_bad_input_is_refused_with_its_path_and_what_would_be_right(kind: Kind[Any], case: Case) -> None:
     """Each case fails at exactly the paths it names."""
     expect(kind.check(case["inputs"], None, autoname()).failures, case["failures"])
 
 
 @parameters("create")
-def test_good_input_passes_and_gains_only_a_name(kind: Kind, case: Case) -> None:
+def test_good_input_passes_and_gains_only_a_name(kind: Kind[Any], case: Case) -> None:
     """No default is added."""
     checked = kind.check(case["inputs"], None, autoname())
     assert checked.failures == ()
@@ -50,7 +51,7 @@ def test_good_input_passes_and_gains_only_a_name(kind: Kind, case: Case) -> None
 
 @pytest.mark.parametrize("case", load("connection", "invalid"), ids=lambda case: case["case"])
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
-def test_a_bad_connection_is_refused_and_its_values_are_not_quoted(kind: Kind, case: Case) -> None:
+def test_a_bad_connection_is_refused_and_its_values_are_not_quoted(kind: Kind[Any], case: Case) -> None:
     """Every path starts with `connection`, and no reason repeats what was given."""
     good: dict[str, dict[str, Any]] = {
         "Bridge": {"name": "br0"},
@@ -128,7 +129,7 @@ def test_words_of_nfts_grammar_are_names_too(name: str) -> None:
         ("vm-1234-x", "vm-1234"),
     ],
 )
-def test_a_name_is_derived_from_the_resources_name(kind: Kind, name: str, stem: str) -> None:
+def test_a_name_is_derived_from_the_resources_name(kind: Kind[Any], name: str, stem: str) -> None:
     """It has at most 15 bytes of `[a-z0-9-]`, is the same for the same seed, and stays on update."""
     first = kind.check({}, None, autoname(name)).inputs["name"]
     assert first.rpartition("-")[0] == stem

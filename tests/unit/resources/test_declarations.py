@@ -18,7 +18,7 @@ from hostnet.resources.package_schema import package_schema, render
 from hostnet.resources.provider import diff_config, parse_config
 from hostnet.resources.reference_pages import pages
 from hostnet.resources.schema.connection import CONNECTION
-from hostnet.resources.schema.kind import UNKNOWN
+from hostnet.resources.schema.values import UNKNOWN
 
 from tests.unit.resources.golden import TOKENS, load
 from tools.docs_listing import with_sets
@@ -26,7 +26,7 @@ from tools.docs_listing import with_sets
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hostnet.resources.schema.base import Resource
+    from hostnet.resources.schema.kind import Kind
 
 TOP = Path(__file__).parents[3]
 
@@ -112,7 +112,7 @@ def test_every_property_is_documented() -> None:
 
 
 @pytest.mark.parametrize("kind", RESOURCES, ids=lambda kind: kind.name)
-def test_an_example_is_a_program_that_uses_known_properties(kind: Resource[Any]) -> None:
+def test_an_example_is_a_program_that_uses_known_properties(kind: Kind[Any]) -> None:
     """Its calls use inputs that exist."""
     known = {item.name: {about.attribute for about in item.inputs.properties.values()} for item in RESOURCES}
     calls = [node for node in ast.walk(ast.parse(kind.example)) if isinstance(node, ast.Call)]

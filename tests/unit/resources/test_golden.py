@@ -10,12 +10,11 @@ from hostnet.resources import RESOURCES
 from tests.unit.resources.golden import Case, as_json, autoname, parameters, urn, view
 
 if TYPE_CHECKING:
-    from hostnet.resources.schema.base import Resource
     from hostnet.resources.schema.kind import Kind
 
 
 @parameters("create")
-def test_a_create_asks_for_these_objects(kind: Kind, case: Case) -> None:
+def test_a_create_asks_for_these_objects(kind: Kind[Any], case: Case) -> None:
     """The change has the id and all objects that the host should have, in canonical form."""
     change = kind.change(urn(kind), case["inputs"])
     assert change is not None
@@ -24,7 +23,7 @@ def test_a_create_asks_for_these_objects(kind: Kind, case: Case) -> None:
 
 
 @parameters("create")
-def test_a_delete_asks_for_no_object_and_names_the_old_ones(kind: Kind, case: Case) -> None:
+def test_a_delete_asks_for_no_object_and_names_the_old_ones(kind: Kind[Any], case: Case) -> None:
     """If the host has lost its record, it still knows what to delete."""
     change = kind.removal(urn(kind), case["id"], case["inputs"], {})
     assert (change.id, change.known, change.objects) == (case["id"], True, ())
@@ -32,7 +31,7 @@ def test_a_delete_asks_for_no_object_and_names_the_old_ones(kind: Kind, case: Ca
 
 
 @parameters("create")
-def test_a_read_asks_for_these_objects_and_an_import_for_none(kind: Kind, case: Case) -> None:
+def test_a_read_asks_for_these_objects_and_an_import_for_none(kind: Kind[Any], case: Case) -> None:
     """An import knows only the id."""
     query = kind.query(urn(kind), case["id"], case["inputs"], {})
     assert (query.id, query.kind, as_json(query.objects)) == (case["id"], kind.name, case["objects"])
@@ -40,7 +39,7 @@ def test_a_read_asks_for_these_objects_and_an_import_for_none(kind: Kind, case: 
 
 
 @parameters("update")
-def test_an_update_shows_the_leaves_that_changed(kind: Kind, case: Case) -> None:
+def test_an_update_shows_the_leaves_that_changed(kind: Kind[Any], case: Case) -> None:
     """The difference names the leaf, marks what replaces, and says whether the old resource is deleted first."""
     found = kind.diff(case["olds"], case["outputs"], case["inputs"])
     assert found.detailed == case["diff"]
@@ -49,7 +48,7 @@ def test_an_update_shows_the_leaves_that_changed(kind: Kind, case: Case) -> None
 
 
 @parameters("update")
-def test_an_update_keeps_the_id_and_names_the_old_objects(kind: Kind, case: Case) -> None:
+def test_an_update_keeps_the_id_and_names_the_old_objects(kind: Kind[Any], case: Case) -> None:
     """While an input is unknown there is no change for the host."""
     change = kind.change(urn(kind), case["inputs"], id="id", old_inputs=case["olds"], old_outputs=case["outputs"])
     if change is not None:
@@ -58,7 +57,7 @@ def test_an_update_keeps_the_id_and_names_the_old_objects(kind: Kind, case: Case
 
 
 @parameters("noop")
-def test_what_means_the_same_is_no_difference(kind: Kind, case: Case) -> None:
+def test_what_means_the_same_is_no_difference(kind: Kind[Any], case: Case) -> None:
     """This holds in both directions, and the objects are the same."""
     for olds, inputs in ((case["olds"], case["inputs"]), (case["inputs"], case["olds"])):
         assert kind.check(inputs, None, autoname()).failures == ()
@@ -70,7 +69,7 @@ def test_what_means_the_same_is_no_difference(kind: Kind, case: Case) -> None:
 
 
 @parameters("read")
-def test_a_read_shows_drift_in_the_right_property(kind: Kind, case: Case) -> None:
+def test_a_read_shows_drift_in_the_right_property(kind: Kind[Any], case: Case) -> None:
     """Values as declared keep their spelling; the next difference shows exactly the drift."""
     inputs, found = case["inputs"], view(case)
     reads = kind.read_inputs(inputs, found)
@@ -82,7 +81,7 @@ def test_a_read_shows_drift_in_the_right_property(kind: Kind, case: Case) -> Non
 
 
 @parameters("import")
-def test_an_import_is_followed_by_a_clean_preview(kind: Kind, case: Case) -> None:
+def test_an_import_is_followed_by_a_clean_preview(kind: Kind[Any], case: Case) -> None:
     """The program sets only values that are not default."""
     found = view(case)
     reads = kind.read_inputs(None, found)
@@ -93,14 +92,14 @@ def test_an_import_is_followed_by_a_clean_preview(kind: Kind, case: Case) -> Non
 
 
 @parameters("preview")
-def test_a_preview_has_every_output_and_unknown_at_the_leaf(kind: Kind, case: Case) -> None:
+def test_a_preview_has_every_output_and_unknown_at_the_leaf(kind: Kind[Any], case: Case) -> None:
     """No output is missing, and none is guessed."""
     found = kind.preview_outputs(urn(kind), case["inputs"], case["had"], case["olds"])
     assert found == case["outputs"]
 
 
 @pytest.mark.parametrize("kind", RESOURCES, ids=lambda kind: kind.name)
-def test_the_declared_outputs_are_those_of_a_preview(kind: Resource[Any]) -> None:
+def test_the_declared_outputs_are_those_of_a_preview(kind: Kind[Any]) -> None:
     """The code has the outputs of the declaration, from which schema.json is made."""
     inputs: dict[str, dict[str, Any]] = {"PortForward": {"sourcePort": 80, "destination": "10.0.0.2"}}
     outputs = kind.preview_outputs(urn(kind), inputs.get(kind.name, {"name": "x0"}), None)

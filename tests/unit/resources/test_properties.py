@@ -12,15 +12,15 @@ import pytest
 from hostnet.resources import RESOURCES
 from hostnet.resources.functions import FUNCTIONS
 from hostnet.resources.provider import check_config, diff_config
-from hostnet.resources.schema.kind import UNKNOWN
 from hostnet.resources.schema.model import ListOf, Record, Type, freeze
+from hostnet.resources.schema.values import UNKNOWN
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.resources.golden import TOKENS, autoname, load, urn
 
 if TYPE_CHECKING:
-    from hostnet.resources.schema.base import Resource
+    from hostnet.resources.schema.kind import Kind
 
 QUICK = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -59,7 +59,7 @@ each_kind = pytest.mark.parametrize("kind", RESOURCES, ids=lambda kind: kind.nam
 @each_kind
 @QUICK
 @given(data=st.data())
-def test_check_and_diff_answer_for_all_inputs(kind: Resource[Any], data: st.DataObject) -> None:
+def test_check_and_diff_answer_for_all_inputs(kind: Kind[Any], data: st.DataObject) -> None:
     """They never raise, equal inputs have no difference, and a canonical value is its own canonical value."""
     old = data.draw(wholly(kind.inputs) | st.dictionaries(st.text(), JSON, max_size=4))
     new = data.draw(wholly(kind.inputs))
@@ -77,7 +77,7 @@ def test_check_and_diff_answer_for_all_inputs(kind: Resource[Any], data: st.Data
 @each_kind
 @QUICK
 @given(data=st.data())
-def test_all_that_passes_check_can_be_sent_to_a_host(kind: Resource[Any], data: st.DataObject) -> None:
+def test_all_that_passes_check_can_be_sent_to_a_host(kind: Kind[Any], data: st.DataObject) -> None:
     """Every other method accepts the inputs that check accepts."""
     inputs = data.draw(st.fixed_dictionaries({}, optional={n: near(p.type) for n, p in kind.inputs.properties.items()}))
     checked = kind.check(inputs, None, autoname())

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from hostnet.resources.schema.kind import UNKNOWN, Value
 from hostnet.resources.schema.model import Changes, Declared, Record, Report, Type, compare_items, join, prop
 from hostnet.resources.schema.types import (
     PORT_MAX,
@@ -22,6 +21,7 @@ from hostnet.resources.schema.types import (
     PrivateKey,
     Text,
 )
+from hostnet.resources.schema.values import UNKNOWN, Value
 
 T = TypeVar("T", bound=Declared)
 

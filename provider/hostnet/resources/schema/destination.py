@@ -12,7 +12,7 @@ from hostnet.resources.schema.types import IPV4, IPV6, PORT_MAX, IpAddress, chec
 from hostnet.wire.family import Family, family_of
 
 if TYPE_CHECKING:
-    from hostnet.resources.schema.kind import Value
+    from hostnet.resources.schema.values import Value
     from hostnet.wire.objects import Ports
 
 _SHOULD = 'an address with or without ports such as "10.0.0.2", "10.0.0.2:80", "10.0.0.2:8000-8100", "[fd12::2]:443"'

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
-from hostnet.resources.schema.kind import UNKNOWN, Value
 from hostnet.resources.schema.model import Changes, Declared, Field, ListOf, Property, Record, compare_items
+from hostnet.resources.schema.values import UNKNOWN, Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
-from hostnet.resources.schema.kind import UNKNOWN, Failure, Value
+from hostnet.resources.schema.values import UNKNOWN, Failure, Value
 
 if TYPE_CHECKING:
     from hostnet.wire.family import Family

@@ -15,7 +15,7 @@ from hostnet.resources.schema.model import BadValueError, Scalar
 from hostnet.wire.objects import ports_text
 
 if TYPE_CHECKING:
-    from hostnet.resources.schema.kind import Value
+    from hostnet.resources.schema.values import Value
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface

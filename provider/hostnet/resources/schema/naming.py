@@ -1,0 +1,78 @@
+"""Names, ids and MAC addresses that are derived from a resource's name or URN."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING
+
+from hostnet.resources.schema.model import BadValueError, Report
+from hostnet.resources.schema.types import NAME_MAX, InterfaceName
+
+if TYPE_CHECKING:
+    from hostnet.resources.schema.values import Autoname, Inputs, Value
+
+SUFFIX = 7  # hexadecimal digits of an autoname, as many as Pulumi's own
+
+
+def digest(*parts: str | bytes) -> bytes:
+    """A hash of the parts, each apart from the next."""
+    out = hashlib.sha256()
+    for part in parts:
+        data = part if isinstance(part, bytes) else part.encode(errors="surrogatepass")
+        out.update(len(data).to_bytes(4, "big") + data)
+    return out.digest()
+
+
+def derived_mac(first: int, *parts: str) -> str:
+    """A MAC address that is always the same for the same parts: locally administered, unicast."""
+    return ":".join(f"{byte:02x}" for byte in (first, *digest(*parts)[:5]))
+
+
+def sanitised(name: str, fallback: str) -> str:
+    """A name out of `[a-z0-9-]`, without a hyphen at either end."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or fallback
+
+
+def autonamed(autoname: Autoname, fallback: str) -> str:
+    """A name for an interface: at most 15 bytes, with a suffix that keeps it apart from others.
+
+    Raises:
+        BadValueError: where the user's own configuration of autonaming gives none that fits.
+    """
+    if autoname.mode == "disable":
+        raise BadValueError("given: autonaming is switched off")
+    if autoname.proposed and autoname.mode in {"enforce", "propose"}:
+        return _proposed(autoname.proposed, enforce=autoname.mode == "enforce", fallback=fallback)
+    return _cut(
+        sanitised(autoname.urn_name, fallback), autoname.random_seed + autoname.urn_name.encode(errors="surrogatepass")
+    )
+
+
+def _proposed(name: str, *, enforce: bool, fallback: str) -> str:
+    try:
+        return str(InterfaceName(ours=True).parse(name))
+    except BadValueError as bad:
+        if enforce:
+            raise BadValueError(f"{bad}; autonaming is configured to give {name[:60]!r}") from None
+        return _cut(sanitised(name, fallback), name.encode(errors="surrogatepass"))
+
+
+def _cut(name: str, seed: bytes) -> str:
+    stem = name[: NAME_MAX - SUFFIX - 1].rstrip("-")
+    return f"{stem}-{digest(seed).hex()[:SUFFIX]}"
+
+
+def fill_interface_name(
+    kept: dict[str, Value], olds: Inputs, autoname: Autoname, report: Report, fallback: str
+) -> None:
+    """Add `name`: the one it has, else a new one."""
+    if kept.get("name") is not None:
+        return
+    if isinstance(olds.get("name"), str):
+        kept["name"] = olds["name"]
+        return
+    try:
+        kept["name"] = autonamed(autoname, fallback)
+    except BadValueError as bad:
+        report.fail("name", f"must be {bad}")
