@@ -225,5 +225,6 @@ def test_bad_input_is_told_whole_at_preview(stack: Stack) -> None:
         hostnet.Bridge("x", name="br/x", addresses=["10.0.0.0/24"], mtu=67)
 
     told = stack.preview(program, fails=True).errors
-    for path in ("name", "addresses[0]", "mtu"):
-        assert f"property {path} value" in told
+    for name, path in (("name", "name"), ("addresses", "addresses[0]"), ("mtu", "mtu")):
+        assert f"property {name} value" in told
+        assert f"has a problem: {path}: must be " in told
