@@ -3,6 +3,9 @@
 
 PYTHON ?= python3
 PY := .venv/bin/python
+ifeq ($(shell command -v $(PYTHON)),)
+$(error There is no $(PYTHON). On Debian and Ubuntu: apt-get install python3)
+endif
 # The machine's own pulumi if it has one, else the one that set-up built, with stand-ins for what is missing beside it.
 export PATH := $(shell $(PYTHON) -m tools.setup env)
 
