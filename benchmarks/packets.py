@@ -143,7 +143,7 @@ class Bench:
             for version, ip in ((4, "ip"), (6, "ip6"))
         )
         hook = "type nat hook prerouting priority dstnat; fib daddr type != local accept"
-        self.host.nft(f"table inet bare {{ {maps} chain prerouting {{ {hook}\n{rules}\n}} }}")
+        self.host.nft(f"table inet bare {{ {maps} chain prerouting {{ {hook}\n{rules}\n}}\n}}\n")
 
     def _hostnet(self, state: Path) -> None:
         host = open_host(self.host, state)
