@@ -169,7 +169,7 @@ class Bench:
 
     def _serve(self, version: int) -> socket.socket:
         listener = self.guest.call(socket.create_server, ("", PORT), family=FAMILY[version], backlog=4096)
-        listener.setblocking(True)
+        listener.settimeout(None)
         threading.Thread(target=_accept, args=(listener,), daemon=True).start()
         return listener
 

@@ -30,7 +30,7 @@ UNSEEN: Place = ("", "")  # a fact that no one resource has; see `Model.expected
 _REFERENCE = re.compile(r"\$\{([\w-]+)\.\w+\}")
 _ANY = {"4": ("0.0.0.0/0", "0.0.0.0"), "6": ("::/0", "::")}  # noqa: S104 - compared with, never bound
 _UPLINK_ADDRESSES = ("192.0.2.2/24", "2001:db8::2/64")
-FORWARD_MAPS = ("dnat_port", "dnat_source", "dnat_range", "dnat_addr", "dnat_addr_range")
+FORWARD_MAPS = ("dnat_port", "dnat_source", "dnat_range", "dnat_addr", "dnat_addr_source", "dnat_addr_range")
 
 
 @dataclass
@@ -424,7 +424,8 @@ def _bare(cidr: str) -> str:
 
 _PROTOCOLS = {"6": "tcp", "17": "udp", "132": "sctp"}  # the bed lists numbers
 # Counters count, and `hairpin_ports` is a copy of the ports' hairpin mode.
-_IGNORED = frozenset({"forward_counters4", "forward_counters6", "hairpin_ports"})
+_IGNORED = frozenset({*(f"{name}_counters{n}" for name in ("forward", "range") for n in "46"), "hairpin_ports"})
+_SOURCES = re.compile(r"port_sources(?P<length>\d+)_[46]")
 
 
 def link_facts(links: Mapping[str, Mapping[str, Any]], routes: Mapping[str, set[str]]) -> dict[Fact, Any]:
@@ -467,7 +468,23 @@ def table_facts(listed: Iterable[Mapping[str, Any]]) -> dict[Fact, Any]:
         for raw in body.get("elem", ()):
             key, value = raw if "map" in item else (raw, None)
             facts |= _element(body["name"], _parts(key), _parts(value) if value is not None else [])
-    return facts
+    return _with_sources(facts)
+
+
+def _with_sources(facts: dict[Fact, Any]) -> dict[Fact, Any]:
+    """A forward that some sources may use is in two sets: where it leads, and who may use it."""
+    joined = {key: value for key, value in facts.items() if not _SOURCES.fullmatch(str(key[0]))}
+    used = set()
+    for name, *key in facts:
+        length = _SOURCES.fullmatch(str(name))
+        if length is None:
+            continue
+        device, number, port, address = key
+        limited = ("dnat_limited6" if ":" in address else "dnat_limited4", device, number, port)
+        used.add(limited)
+        source = _bare(f"{address}/{length['length']}")
+        joined["forward", device, _PROTOCOLS.get(number, number), "", source, int(port)] = facts.get(limited)
+    return {key: value for key, value in joined.items() if key not in used}
 
 
 def _element(name: str, key: list[str], value: list[str]) -> dict[Fact, Any]:

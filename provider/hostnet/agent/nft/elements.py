@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from hostnet.agent.dhcp.config import served_ports
-from hostnet.agent.nft.ruleset import Element
+from hostnet.agent.nft.ruleset import SOURCE_LENGTHS, Element
 from hostnet.wire.family import ANY_ADDRESS, ANY_NETWORK, DIGIT, digit_of
 from hostnet.wire.objects import DhcpServer, Forward, Gateway, Object
 
@@ -21,6 +21,8 @@ Tag = tuple[str, str]
 Tagged = tuple[Element, Tag]
 
 LOOPBACK_DEVICE = "lo"  # what the host sends to its own addresses leaves through it
+
+_PARTS_BITS = 7  # 128 elements for a source at most: a network with more parts is one element of an interval set
 
 
 @dataclass(frozen=True)
@@ -367,18 +369,40 @@ def _forward_elements(
         spans = [(str(low + offset), to_low + offset) for offset in range(high - low + 1)]
     for ports, to_port in spans:
         value = (forward.address, str(to_port))
+        parts = parts_of(saddr) if source and "-" not in ports else None
         if specific and listen is not None:
-            yield Element("dnat_addr" + digit, (device, protocol, listen, saddr, ports), value)
+            if source or "-" in ports:
+                yield Element("dnat_addr_source" + digit, (device, protocol, listen, saddr, ports), value)
+            else:
+                yield Element("dnat_addr" + digit, (device, protocol, listen, ports), value)
+        elif parts is not None:
+            yield Element("dnat_limited" + digit, (device, protocol, ports), value)
+            for length, address in parts:
+                yield Element(f"port_sources{length}_{digit}", (device, protocol, ports, address))
         elif source or "-" in ports:
             yield Element("dnat_source" + digit, (device, protocol, saddr, ports), value)
         else:
             yield Element("dnat_port" + digit, (device, protocol, ports), value)
 
 
+def parts_of(cidr: str) -> list[tuple[int, str]] | None:
+    """A network as parts of one of the prefix lengths that a hash table is there for: (length, first address).
+
+    Returns:
+        None where there would be too many, or where there is no longer one of these lengths.
+    """
+    network: Any = ipaddress.ip_network(cidr)
+    length = min(each for each in SOURCE_LENGTHS[str(network.version)] if each >= network.prefixlen)
+    if length - network.prefixlen > _PARTS_BITS:
+        return None
+    return [(length, str(part.network_address)) for part in network.subnets(new_prefix=length)]
+
+
 def counted(forward: Forward) -> Iterator[Element]:
     """The elements that count a forward's packets."""
+    name = "forward_counters" if forward.ports[0] == forward.ports[1] else "range_counters"
     for protocol in forward.protocols:
-        yield Element("forward_counters" + DIGIT[forward.family], (protocol, _range(forward.ports), forward.address))
+        yield Element(name + DIGIT[forward.family], (protocol, _range(forward.ports), forward.address))
 
 
 def _range(ports: tuple[int, int]) -> str:

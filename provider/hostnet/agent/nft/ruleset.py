@@ -3,20 +3,21 @@
 `inet hostnet` does NAT and filtering; `bridge hostnet` drops what only a bridge sees. A change of a resource changes
 its own elements and nothing else. What a packet costs:
 
-- The rules are the same on every host. NAT chains see the first packet of a connection, conntrack translates the rest;
-  in `forward` the first rule accepts what belongs to a known connection.
-- A set without `flags interval` is a hash table: `dnat_port4`, where most forwards are, costs the same at any size.
+- The rules are the same on every host. NAT chains see the first packet of a connection, conntrack translates the rest.
+  Each later packet meets two base chains, `protect_host` and `forward`: an empty chain, too, costs each packet.
+- A set without `flags interval` is a hash table: a look-up costs the same at any size. All forwards of single ports are
+  in such sets, with `listenAddresses` (`dnat_addr4`), with `sourceCidrs` (`dnat_limited4`, `port_sources24_4`) and
+  without; so are their counters, the one set in which each packet of a forwarded connection is looked up.
 - An interval set of one field (`internal_nets4`) is a tree: a look-up grows with the logarithm of its size.
-- An interval set of several fields (`dnat_range4`, `dnat_source4`, `dnat_addr4`, `forward_counters4`) is the kernel's
-  nft_set_pipapo: a look-up goes through bitmaps with bits for each element, so it grows with their number, if slowly.
-  In `forward_counters4` each packet of a forwarded connection is looked up, in the others the first one alone. So one
-  UDP flow through a forward gets 0.5 times as many packets through beside 1,000 other forwards, 0.08 beside 10,000
-  (kernel 6.18, median of 6 rounds).
+- An interval set of several fields is the kernel's nft_set_pipapo: a look-up goes through bitmaps with a bit for each
+  element, so it grows with their number. Only what is a range has elements there: ports as a range, sources with an
+  unusual prefix length, a listen address together with sources.
 """
 
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import re
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -31,6 +32,10 @@ PROTOCOLS = {"tcp": "6", "udp": "17", "sctp": "132"}
 # nft 1.0.6 refuses to map ports in a rule that names no protocol: "transport protocol mapping is only valid after
 # transport protocol match".
 _PORTED = "meta l4proto { 6, 17, 132 }"
+
+# The prefix lengths of `sourceCidrs` that are looked up in a hash table each; a network of another length is its parts
+# of the next of these, where they are few (`elements.parts_of`).
+SOURCE_LENGTHS = {"4": (32, 24, 16, 8), "6": (128, 64, 56, 48, 32)}
 
 Place = tuple[str, tuple[str, ...]]  # set, key
 
@@ -141,12 +146,32 @@ def _forward_specs(n: str, address: str) -> dict[str, SetSpec]:
     listen_port = ("ifname", "inet_proto", address, address, "inet_service")  # listen address, source
     to_port = (address, "inet_service")
     specs = {
+        # Single ports.
         "dnat_port": SetSpec(port, to_port, holds="one port, from every source, at every address of the host"),
+        "dnat_addr": SetSpec(
+            ("ifname", "inet_proto", address, "inet_service"), to_port, holds="one port, with `listenAddresses`"
+        ),
+        "dnat_limited": SetSpec(port, to_port, holds="one port, with `sourceCidrs`"),
+        **{
+            f"port_sources{length}_": SetSpec(
+                (*port, address), holds=f"who may use a port of `dnat_limited{n}`, by networks of {length} bits"
+            )
+            for length in SOURCE_LENGTHS[n]
+        },
+        # Ranges. Where the value is an address alone the kernel keeps the port: a whole range is one element.
         "dnat_source": SetSpec(
-            source_port, to_port, interval=True, holds="with `sourceCidrs`, or a range that leads to one port"
+            source_port,
+            to_port,
+            interval=True,
+            holds="a range that leads to one port; `sourceCidrs` that are too many parts for `port_sources`",
         ),
         "dnat_range": SetSpec(source_port, (address,), interval=True, holds="a range that leads to the same ports"),
-        "dnat_addr": SetSpec(listen_port, to_port, interval=True, holds="with `listenAddresses`"),
+        "dnat_addr_source": SetSpec(
+            listen_port,
+            to_port,
+            interval=True,
+            holds="with `listenAddresses`, and with `sourceCidrs` or a range that leads to one port",
+        ),
         "dnat_addr_range": SetSpec(
             listen_port,
             (address,),
@@ -156,9 +181,14 @@ def _forward_specs(n: str, address: str) -> dict[str, SetSpec]:
         "dnat_wildcard": SetSpec(port, interval=True, holds="ports that listen on `0.0.0.0` or `::`"),
         "forward_counters": SetSpec(
             ("inet_proto", "inet_service", address),
+            counter=True,
+            holds="packets and bytes of each forward of one port, in both directions",
+        ),
+        "range_counters": SetSpec(
+            ("inet_proto", "inet_service", address),
             interval=True,
             counter=True,
-            holds="packets and bytes of each forward, in both directions",
+            holds="the same of each forward of a range",
         ),
     }
     return {name + n: replace(spec, of="forward") for name, spec in specs.items()}
@@ -218,20 +248,16 @@ def _declare(name: str, spec: SetSpec) -> str:
 # In the order in which a packet meets them. All have the policy accept: hostnet decides about the networks that a
 # gateway lists, and leaves the rest of the host alone.
 _CHAINS = f"""
-  # A forward from 127.0.0.1 needs the sysctl route_localnet, with which the kernel takes packets for 127.0.0.0/8 from
-  # the outside, too.
-  chain no_martian_loopback {{
-    type filter hook prerouting priority raw; policy accept;
-    iifname != "lo" ip daddr 127.0.0.0/8 drop
-  }}
-
   # The kernel answers for any of its addresses on every interface: the gateway's inside address, too, to a neighbour
   # on the uplink who sends there directly. Before dstnat, so that it sees what was asked for.
   chain protect_host {{
     type filter hook prerouting priority mangle; policy accept;
-    iifname @our_links accept
-    iifname "lo" accept
     ct state established,related accept
+    iifname "lo" accept
+    # A forward from 127.0.0.1 needs the sysctl route_localnet, with which the kernel takes packets for 127.0.0.0/8
+    # from the outside, too.
+    ip daddr 127.0.0.0/8 drop
+    iifname @our_links accept
     ip daddr @gateway_addrs4 drop
     ip6 daddr @gateway_addrs6 drop
   }}
@@ -266,15 +292,15 @@ _CHAINS = f"""
   }}
 
   chain mss_clamp {{
-    type filter hook forward priority mangle; policy accept;
-    oifname @mss_clamp_links tcp flags syn tcp option maxseg size set rt mtu
-    iifname @mss_clamp_links tcp flags syn tcp option maxseg size set rt mtu
+    oifname @mss_clamp_links tcp option maxseg size set rt mtu
+    iifname @mss_clamp_links tcp option maxseg size set rt mtu
   }}
 
   chain forward {{
     type filter hook forward priority filter; policy accept;
+    tcp flags syn jump mss_clamp
+    ct status dnat goto count_forwards
     ct state established,related accept
-    ct status dnat accept
     # Frames between a bridge's own ports come here, too, where br_netfilter is loaded.
     iifname . oifname @hairpin_pairs accept
     meta nfproto ipv4 iifname . oifname @forward_pairs4 accept
@@ -301,9 +327,8 @@ _CHAINS = f"""
     iifname . ip6 daddr @link_to_net6 accept
   }}
 
-  # Behind `forward`: what is dropped there is not counted.
+  # What was forwarded passes: `goto` does not come back, so the end of this chain is the policy of `forward`.
   chain count_forwards {{
-    type filter hook forward priority filter + 10; policy accept;
 COUNTS
   }}
 
@@ -360,8 +385,9 @@ def _counts() -> str:
     Without it: "can not use variable sized data types (invalid) in concat expressions".
     """
     return "\n".join(
-        f"    ct status dnat meta nfproto ipv{n} meta l4proto {protocol}"
-        f" meta l4proto . ct original proto-dst . ct reply {ip} saddr @forward_counters{n}"
+        f"    meta nfproto ipv{n} meta l4proto {protocol}"
+        f" meta l4proto . ct original proto-dst . ct reply {ip} saddr @{counters}{n} accept"
+        for counters in ("forward_counters", "range_counters")
         for n, ip in (("4", "ip"), ("6", "ip6"))
         for protocol in PROTOCOLS.values()
     )
@@ -384,14 +410,46 @@ def _dnat_chain(n: str, hook: str, device: str) -> str:
         if hook == "prerouting"
         else ""
     )
+    # Sources restrict what comes from outside; what the host itself sends has none.
+    limited = f"    jump limited_sources{n}\n" if hook == "prerouting" else ""
     return f"""
   chain dnat_{hook}{n} {{
-    {to} . {ip} daddr . {ip} saddr . th dport map @dnat_addr{n}
+    {to} . {ip} daddr . th dport map @dnat_addr{n}
+    {to} . {ip} daddr . {ip} saddr . th dport map @dnat_addr_source{n}
     {to} . {ip} daddr . {ip} saddr . th dport map @dnat_addr_range{n}
 {outside}    {to} . th dport map @dnat_port{n}
-    {to} . {ip} saddr . th dport map @dnat_source{n}
+{limited}    {to} . {ip} saddr . th dport map @dnat_source{n}
     {to} . {ip} saddr . th dport map @dnat_range{n}
   }}"""
+
+
+def _limited_sources(n: str) -> str:
+    """Who may use a forward with `sourceCidrs`: one look-up in a hash table for each prefix length.
+
+    The address is masked in a match and at the key's end: in a statement, and in the middle, nft 1.0.6 prints a mask
+    that it can't read again, and a saved ruleset would not load.
+    """
+    ip = "ip" if n == "4" else "ip6"
+    longest = SOURCE_LENGTHS[n][0]
+    rules = "\n".join(
+        f"    {_PORTED} iifname . meta l4proto . th dport . {ip} saddr"
+        + ("" if length == longest else f" & {_mask(n, length)}")
+        + f" @port_sources{length}_{n} goto dnat_limited_port{n}"
+        for length in SOURCE_LENGTHS[n]
+    )
+    return f"""
+  chain limited_sources{n} {{
+{rules}
+  }}
+
+  chain dnat_limited_port{n} {{
+    {_PORTED} dnat {ip} to iifname . meta l4proto . th dport map @dnat_limited{n}
+  }}"""
+
+
+def _mask(n: str, length: int) -> str:
+    network = ipaddress.ip_network(f"0.0.0.0/{length}" if n == "4" else f"::/{length}")
+    return str(network.netmask)
 
 
 # --- the text ------------------------------------------------------------------------------------------------------
@@ -408,6 +466,7 @@ def table_text() -> str:
             f'add table {TABLE} {{ comment "hostnet: see docs/nft.md; elements belong to resources"; }}',
             f"table {TABLE} {{",
             *declared[TABLE],
+            *(_limited_sources(n) for n in "46"),
             *(_dnat_chain(n, "prerouting", "iifname") + _dnat_chain(n, "output", "oifname") for n in "46"),
             _CHAINS.replace("COUNTS", _counts()) + "}",
             f"table {BRIDGE_TABLE} {{",

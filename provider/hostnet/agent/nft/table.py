@@ -295,8 +295,9 @@ def changed_udp(before: Desired, after: Desired) -> list[Flows]:
     for name, key in places:
         if name in ("dmz_hosts4", "dmz_hosts6"):
             flows.append(Flows(family_of_set(name), (1, 65535)))
-        elif SETS[name].value and len(key) > 2 and key[1] == "udp":
-            low, _, high = key[-1].partition("-")
+        elif len(key) > 2 and key[1] == "udp" and (SETS[name].value or name.startswith("port_sources")):
+            # The port is the last field, but for the sets of sources: there nft prints a masked address at the end.
+            low, _, high = key[-1 if SETS[name].value else 2].partition("-")
             flows.append(Flows(family_of_set(name), (int(low), int(high or low))))
     return flows
 

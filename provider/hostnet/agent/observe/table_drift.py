@@ -45,8 +45,8 @@ _VALUES = {
 }
 # Undeclared elements that show as an internal interface or as a port forward; and counters, which open nothing.
 _FORWARDS = (
-    *("masquerade_pairs", "snat_pairs", "forward_counters"),
-    *("dnat_port", "dnat_range", "dnat_source", "dnat_addr", "dnat_addr_range"),
+    *("masquerade_pairs", "snat_pairs", "forward_counters", "range_counters"),
+    *("dnat_port", "dnat_range", "dnat_source", "dnat_limited", "dnat_addr", "dnat_addr_source", "dnat_addr_range"),
 )
 _SHOWN = frozenset({"internal_links", *(f"{name}{n}" for name in _FORWARDS for n in "46")})
 
