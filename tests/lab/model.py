@@ -495,6 +495,8 @@ def _element(name: str, key: list[str], value: list[str]) -> dict[Fact, Any]:
     ports = _ports(span.replace("-", ":"))
     if name.startswith("dnat_wildcard"):
         return {(name, device, protocol, port): "" for port in ports}
+    if name.startswith("dnat_addr") and len(middle) == 1:
+        middle.append("")  # one port of one address: from every source
     *listen, source = middle or [""]
     source = "" if source in _ANY["4"] or source in _ANY["6"] else _bare(source)
     at = listen[0] if listen else ""
