@@ -38,7 +38,9 @@ PROGRAM: Program = {
 # What sets and chains were called before.
 EARLIER = {
     "dnat_port": "any", "dnat_source": "span", "dnat_range": "keep", "dnat_wildcard": "every", "dnat_addr": "listen",
-    "dnat_addr_range": "listen_keep", "forward_counters": "counted", "bridge_addrs": "own", "gateway_addrs": "guarded",
+    "dnat_addr_range": "listen_keep", "dnat_addr_source": "listen_span", "dnat_limited": "limited",
+    "dnat_limited_port": "to_limited",
+    "forward_counters": "counted", "bridge_addrs": "own", "gateway_addrs": "guarded",
     "forward_pairs": "pairs", "snat_pairs": "snat", "masquerade_pairs": "nat", "internal_nets": "nets",
     "dnat_prerouting": "iifname", "dnat_output": "oifname", "hairpin_sources": "near", "dmz_hosts": "dmz",
 }  # fmt: skip
