@@ -25,6 +25,7 @@ from hostnet.wire.urn import Urn
 from pulumi.automation._server import LanguageServer
 from pulumi.runtime.proto import language_pb2_grpc
 
+from tests.lab.kernel import Link
 from tests.lab.namespaces import Namespace
 from tools.paths import CHECKOUT, VENV, tool_env
 
@@ -384,10 +385,8 @@ class Gate:
 # --- what the kernel has -------------------------------------------------------------------------------------------
 
 SYSCTLS = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv6.conf.eth0.accept_ra")
-_PASSING = frozenset({"valid_life_time", "preferred_life_time", "ifindex", "link_index", "operstate", "flags"}) | {
-    # nftables: a comment names one owner of those that share an element, whichever came first.
-    *("handle", "packets", "bytes", "comment")
-}
+# A comment names one owner of those that share an element, whichever came first.
+_PASSING = frozenset({"handle", "packets", "bytes", "comment"})
 
 
 class Host:
@@ -414,32 +413,27 @@ class Host:
         """Load nftables text there."""
         self.namespace.nft(rules)
 
-    def link(self, name: str) -> dict[str, Any]:
-        """A link with its addresses, as `ip -j -d` tells it; empty where it is not there."""
-        return self.links.get(name, {})
-
     @property
-    def links(self) -> dict[str, dict[str, Any]]:
+    def links(self) -> dict[str, Link]:
         """All links by name."""
-        return {one["ifname"]: one for one in json.loads(self.run("ip -j -d address show")) if "ifname" in one}
+        return self.namespace.kernel.links()
 
     def addresses(self, name: str) -> list[str]:
-        """A link's addresses without link-local ones."""
-        found = self.link(name).get("addr_info", [])
-        return [f"{one['local']}/{one['prefixlen']}" for one in found if one["scope"] != "link"]
+        """A link's addresses without link-local ones; none where it is not there."""
+        link = self.links.get(name)
+        return list(link.addresses) if link else []
 
     @property
     def routes(self) -> set[str]:
         """The routes to networks and hosts, `10.0.0.5 dev t0`."""
-        both = json.loads(self.run("ip -j -4 route show")) + json.loads(self.run("ip -j -6 route show"))
         # The kernel makes the link-local ones when a link first has a carrier.
-        return {f"{one['dst']} dev {one['dev']}" for one in both if "dev" in one and one["dst"] != "fe80::/64"}
+        routes = [one for one in self.namespace.kernel.routes() if one.device and one.destination != "fe80::/64"]
+        return {f"{one.destination.removesuffix('/32').removesuffix('/128')} dev {one.device}" for one in routes}
 
     @property
     def ruleset(self) -> list[dict[str, Any]]:
         """Everything in nftables without counts, handles and comments; rules in their order, elements sorted."""
-        listed = json.loads(self.run("nft -j list ruleset"))["nftables"]
-        return sorted((_without_counts(one) for one in listed if "metainfo" not in one), key=_place)
+        return sorted((_without_counts(one) for one in self.namespace.kernel.ruleset()), key=_place)
 
     @property
     def table(self) -> bool:
@@ -469,15 +463,7 @@ class Host:
 
     def snapshot(self) -> dict[str, Any]:
         """All that hostnet may change there, to compare a moment with another."""
-        links = {
-            name: {key: value for key, value in link.items() if key not in _PASSING}
-            | {"addr_info": sorted(self.addresses(name))}
-            for name, link in self.links.items()
-        }
-        for link in links.values():
-            for aspect in ("linkinfo", "linkmode", "gc_timer"):
-                if isinstance(link.get(aspect), dict):
-                    link[aspect] = {key: _stable(value) for key, value in link[aspect].items()}
+        links = {name: link.lasting for name, link in self.links.items()}
         sysctls = {name: self.sysctl(name) for name in SYSCTLS}
         return {"links": links, "routes": sorted(self.routes), "nft": self.ruleset, "sysctls": sysctls}
 
@@ -506,14 +492,3 @@ def _place(one: dict[str, Any]) -> tuple[str, ...]:
     if "elem" in content:
         content["elem"].sort(key=lambda element: json.dumps(element, sort_keys=True))
     return kind, content["family"], str(content.get("table", "")), str(content.get("chain", content.get("name", "")))
-
-
-_TIMERS = ("timer", "gc_timer", "hello_timer", "tcn_timer", "topology_change_timer", "bridge_id", "root_id")
-_VOLATILE = (*_TIMERS, "state", "designated_bridge", "designated_root", "message_age_timer", "forward_delay_timer")
-
-
-def _stable(value: Any) -> Any:
-    """Link details without those that run by themselves."""
-    if isinstance(value, dict):
-        return {key: item for key, item in value.items() if key not in _VOLATILE and "timer" not in key}
-    return value

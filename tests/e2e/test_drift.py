@@ -158,9 +158,9 @@ def test_links_that_are_gone(stack: Stack, host: Host) -> None:
     assert stack.up(program).changes == dict.fromkeys(gone, "create")
     now = host.snapshot()
     for name, link in whole["links"].items():
-        new = {"address": now["links"][name]["address"]} if name.startswith("tap") and name in gone else {}
+        new = {"mac": now["links"][name]["mac"]} if name.startswith("tap") and name in gone else {}
         assert now["links"][name] == link | new
-    assert host.link("foreign")["master"] == "br-same"
+    assert host.links["foreign"].master == "br-same"
 
     host.ip(
         "link del br-kind",
@@ -172,7 +172,7 @@ def test_links_that_are_gone(stack: Stack, host: Host) -> None:
     refused = stack.up(program, "--continue-on-error", fails=True)
     assert "br-kind" in refused.errors
     assert "tap-kind" in refused.errors
-    assert host.link("br-kind")["linkinfo"]["info_kind"] == "veth", "what is not ours is left alone"
+    assert host.links["br-kind"].kind == "veth", "what is not ours is left alone"
     host.ip("link del br-kind", "link del tap-kind")
     assert stack.up(program).changes == {"kind": "create", "tap-kind": "create"}
 

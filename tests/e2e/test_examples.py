@@ -89,11 +89,11 @@ def attached(host: Host, bridge: str) -> None:
     try:
         host.ip("tuntap add vm-late mode tap", "link set vm-late up")
         assert monitor.stdout
-        if host.link("vm-late").get("master") != bridge:
+        if host.links["vm-late"].master != bridge:
             for line in monitor.stdout:
                 if "vm-late" in line and f"master {bridge}" in line:
                     break
-        assert host.link("vm-late")["master"] == bridge
+        assert host.links["vm-late"].master == bridge
     finally:
         monitor.terminate()
         monitor.communicate()
@@ -249,11 +249,11 @@ def test_pretend_cloud(cli: Cli, region: Namespace) -> None:
     """A server that boots gets its network and a VM that answers; then another server does; then all is gone."""
     stack = Example(cli, "pretend", project="pretend-cloud")
     stack.inside = region
-    before = region.run("ip -o link")
+    before = region.kernel.links().keys()
     planned = stack.preview(None)
     assert planned.changes == dict.fromkeys(ON_THE_SERVER, "create")
     assert planned.warnings == []
-    assert region.run("ip -o link") == before
+    assert region.kernel.links().keys() == before
 
     made = stack.up(None, "--config", "bootSeconds=2")
     assert made.changes == planned.changes
@@ -270,7 +270,7 @@ def test_pretend_cloud(cli: Cli, region: Namespace) -> None:
     assert fetched(region, stack.outputs["url"]) == "hello 172.31.1.1, this is web"
 
     stack.destroy()
-    assert region.run("ip -o link") == before
+    assert region.kernel.links().keys() == before
     assert list(RUN_NETNS.glob(f"{region.name}-*")) == []
     assert [words for words in command_lines() if f"{region.name}-" in words] == []
 
@@ -299,4 +299,4 @@ def test_where_pretend_cloud_does_not_run(cli: Cli, region: Namespace, by: str) 
     failed = stack.up(None, fails=True)
     assert "run pulumi in a network namespace: `nsenter --net=" in failed.errors
     assert stack.resources == {}
-    assert "s-" not in region.run("ip -o link")
+    assert not [name for name in region.kernel.links() if "s-" in name]

@@ -74,8 +74,8 @@ def has_network(host: Host, port: int) -> bool:
     """Whether a server has all that the program says."""
     links = host.links
     return (
-        [one["local"] for one in links["vms"]["addr_info"] if one["scope"] == "global"] == ["10.0.0.1"]
-        and links["vm0"].get("master") == "vms"
+        [address.split("/")[0] for address in links["vms"].addresses] == ["10.0.0.1"]
+        and links["vm0"].master == "vms"
         and host.forwards() == {8000: f"10.0.0.2:{port}", 8001: f"10.0.0.2:{port}"}
     )
 
@@ -84,7 +84,7 @@ def look(host: Host) -> dict[str, Any]:
     """What hostnet changes on a server."""
     return {
         "links": set(host.links),
-        "nft": host.run("nft list ruleset"),
+        "nft": host.namespace.kernel.listing(),
         "forwarding": host.sysctl("net.ipv4.ip_forward"),
         "state": host.state_dir.exists(),
     }

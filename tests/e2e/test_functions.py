@@ -51,7 +51,7 @@ def test_from_a_program(lab: Lab, new_stack: Callable[..., Stack], tmp_path: Pat
     bridge = found["bridge"]
     assert (bridge["gateway"], bridge["gateway6"]) == ("10.0.0.1", "fd12::1")
     assert set(bridge["ports"]) == {"a-1", "a-2"}
-    assert bridge["ifindex"] == host.link("br-a")["ifindex"]
+    assert bridge["ifindex"] == host.links["br-a"].index
     (door,) = found["forwards"]
     assert door["owner"] == stack.urn("door")
     assert (door["id"], door["protocol"], door["source_ports"]) == ("eth0/ipv4/tcp/8080", "tcp", "8080")

@@ -34,7 +34,7 @@ def test_what_a_person_made(new_stack: Callable[..., Stack], host: Host) -> None
         "tuntap add mode tap vnet_hdr user 1000 name vm-x",
         "link set vm-x master br-x",
     )
-    mac = host.link("br-x")["address"]
+    mac = host.links["br-x"].mac
     stack = new_stack(host, connection=here(host))
     import_all(stack, {"net": ("Bridge", "br-x"), "web": ("TapBinding", "vm-x")})
     assert set(stack.resources["net"]["inputs"]) == {"name", "addresses", "mtu"}
@@ -53,9 +53,9 @@ def test_what_a_person_made(new_stack: Callable[..., Stack], host: Host) -> None
     assert stack.up(program(), "--expect-no-changes").changes == {}
     assert host.snapshot() == before
     assert stack.up(program(1300)).changes == {"net": "update"}
-    assert host.link("br-x")["mtu"] == 1300
-    assert host.link("br-x")["address"] == mac
-    assert host.link("vm-x")["master"] == "br-x", "the port stayed"
+    assert host.links["br-x"].mtu == 1300
+    assert host.links["br-x"].mac == mac
+    assert host.links["vm-x"].master == "br-x", "the port stayed"
     stack.destroy()
     assert not host.links.keys() & {"br-x", "vm-x"}
     assert host.left == []

@@ -69,11 +69,9 @@ def test_the_main_path(lab: Lab, new_stack: Callable[..., Stack], tmp_path: Path
         "external": ["192.0.2.2", "192.0.2.3", "2001:db8::2", "2001:db8::3"],
     }
     assert host.addresses("br-a") == ["10.0.0.1/24", "fd12::1/64"]
-    assert host.link(tap)["linkinfo"]["info_data"] == host.link(tap)["linkinfo"]["info_data"] | {
-        "type": "tap",
-        "persist": True,
-    }
-    assert {name for name, link in host.links.items() if link.get("master") == "br-a"} == {"a-1", "a-2", tap}
+    assert host.links[tap].kind == "tap"
+    assert host.links[tap].details["persist"]
+    assert {name for name, link in host.links.items() if link.master == "br-a"} == {"a-1", "a-2", tap}
     assert host.forwards("dnat_port4") == {8080: "10.0.0.11:80"}
     assert host.forwards("dnat_port6") == {8080: "fd12::11:80"}
     assert lab.reaches("outsider", "tcp 192.0.2.2:8080") == ("guest1", "192.0.2.20")
@@ -158,7 +156,7 @@ def test_a_failed_create_leaves_nothing(stack: Stack, host: Host) -> None:
 def test_a_refusal_names_import_and_adopt(stack: Stack, host: Host) -> None:
     """A bridge that is not ours is an error that says what to do; with adopt it is taken over, and then ours whole."""
     host.ip("link add br-x type bridge", "link set br-x up", "address add 10.9.0.1/24 dev br-x")
-    mac = host.link("br-x")["address"]
+    mac = host.links["br-x"].mac
 
     def program(*, adopt: bool) -> Program:
         def declare() -> None:
@@ -180,12 +178,12 @@ def test_a_refusal_names_import_and_adopt(stack: Stack, host: Host) -> None:
 
     stack.up(program(adopt=True))
     assert host.addresses("br-x") == ["10.0.0.1/24"], "an address that is not declared is drift"
-    assert host.link("br-x")["address"] == mac, "guests have it in their neighbour tables"
+    assert host.links["br-x"].mac == mac, "guests have it in their neighbour tables"
     whole = host.snapshot()
     assert stack.up(program(adopt=False)).diffs == {"x": {"adopt": "update"}}
     assert host.snapshot() == whole, "adopt is about the first time alone"
     stack.destroy()
-    assert host.link("br-x") == {}
+    assert "br-x" not in host.links
 
 
 def test_the_next_up_repairs_without_a_refresh(stack: Stack, host: Host) -> None:
@@ -205,7 +203,7 @@ def test_the_next_up_repairs_without_a_refresh(stack: Stack, host: Host) -> None
     host.ip("link del br-x")
     assert stack.up(program(1300)).changes == {"x": "update"}
     assert host.addresses("br-x") == ["10.0.0.1/24", "10.1.0.1/24"]
-    assert host.link("br-x")["mtu"] == 1300
+    assert host.links["br-x"].mtu == 1300
 
 
 def test_deleting_what_is_gone_is_success(stack: Stack, host: Host) -> None:

@@ -155,10 +155,10 @@ def test_each_replacing_property_replaces_in_an_order_that_works(stack: Stack, h
 
     assert host.links.keys() >= {"net2", "same", "queues", "header", "named2", "single2", "vm-1", "vm-2"}
     assert not host.links.keys() & {"net", "named", "single"}
-    assert host.link("queues")["linkinfo"]["info_data"]["multi_queue"]
-    assert not host.link("header")["linkinfo"]["info_data"]["vnet_hdr"]
-    assert host.link("named2")["master"] == "net2"
-    assert {host.link(name).get("master") for name in ("vm-1", "vm-2", "single2")} == {"same"}
+    assert host.links["queues"].details["multi_queue"]
+    assert not host.links["header"].details["vnet_hdr"]
+    assert host.links["named2"].master == "net2"
+    assert {host.links[name].master for name in ("vm-1", "vm-2", "single2")} == {"same"}
     assert set(host.forwards()) >= {82, 85, 86, 87, 91}
     assert not set(host.forwards()) & {81, 84, 88}
     assert stack.preview(program(after=True), "--refresh").changes == {}

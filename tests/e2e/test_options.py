@@ -59,7 +59,7 @@ def test_the_options(stack: Stack, host: Host) -> None:
     stack.up(program(without=frozenset({"tap"})))
     stack.up(program())
     guest = stack.resources["was"]["outputs"]["guest"]
-    mac = host.link("br5")["address"]
+    mac = host.links["br5"].mac
 
     targeted = stack.up(program(after=True), "--target", stack.urn("timed"))
     assert targeted.changes == {"timed": "update"}
@@ -67,9 +67,9 @@ def test_the_options(stack: Stack, host: Host) -> None:
 
     rest = stack.up(program(after=True))
     assert rest.changes == {"door": "replace"}
-    assert host.link("br1")["mtu"] == 1400
-    assert host.link("br2")["mtu"] == 1300
-    assert host.link("br5")["address"] == mac, "another URN, the same bridge"
+    assert host.links["br1"].mtu == 1400
+    assert host.links["br2"].mtu == 1300
+    assert host.links["br5"].mac == mac, "another URN, the same bridge"
     assert stack.resources["is"]["outputs"]["guest"] == guest, "and the same guest"
     order = [step.op for step in rest.steps if step.name == "door"]
     assert order.index("delete-replaced") < order.index("create-replacement")
@@ -78,10 +78,10 @@ def test_the_options(stack: Stack, host: Host) -> None:
 
     again = stack.up(program(after=True), "--replace", stack.urn("timed"))
     assert again.changes == {"timed": "replace"}
-    assert host.link("br2")["mtu"] == 1300, "what keeps its name is not taken away with what it replaces"
+    assert host.links["br2"].mtu == 1300, "what keeps its name is not taken away with what it replaces"
     assert host.addresses("br2") == ["10.2.0.1/24"]
     assert stack.resources["is"]["outputs"]["guest"] == guest, "a replacement may hold what it replaces"
-    assert host.link("vm")["master"] == "br5"
+    assert host.links["vm"].master == "br5"
 
     gone = stack.up(program(after=True, without=frozenset({"kept"})))
     assert "kept" not in stack.resources
@@ -90,7 +90,7 @@ def test_the_options(stack: Stack, host: Host) -> None:
 
     guarded = stack.up(program(after=True, without=frozenset({"kept", "guarded"})), fails=True)
     assert "protected" in guarded.errors
-    assert host.link("br4")
+    assert "br4" in host.links
 
     stack.up(program(after=True, without=frozenset({"kept"}), unprotected=True))
     stack.destroy()

@@ -195,12 +195,12 @@ def test_the_same_server_by_another_address(site: Site, stack: Stack) -> None:
     (server,) = started(site, "one")
     server.namespace.ip("address add 192.0.2.200/24 dev eth0")
     stack.up(None, *config(serial="one"))
-    before = server.host.link("net")["ifindex"]
+    before = server.host.links["net"].index
     moved = stack.up(None, *config(address="192.0.2.200"))
     assert moved.changes == dict.fromkeys(NAMES, "replace")
     assert server.host.forwards() == {80: "10.0.0.2:80"}
     assert server.host.addresses("net") == ["10.0.0.1/24"]
-    assert server.host.link("net")["ifindex"] == before
+    assert server.host.links["net"].index == before
     assert stack.refresh().changes == {}
     stack.destroy()
     assert server.host.left == []
@@ -288,7 +288,7 @@ def test_refresh_with_one_server_unreachable(site: Site) -> None:
     assert stack.up(None, "--refresh").changes.keys() >= {*drifted, "net-two", "vm1-two"}
     for server in servers:
         assert server.host.addresses("net") == ["10.0.0.1/24"]
-        assert server.host.link("vm1")["master"] == "net"
+        assert server.host.links["vm1"].master == "net"
 
 
 def drift(resource: dict[str, Any]) -> bool:

@@ -7,17 +7,13 @@ gl-1, gl-2    TAPs that somebody else made, for a glob
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from hostnet.agent.linux.libnftables import Nft
-
+from tests.lab.kernel import Kernel, Link
 from tests.lab.namespaces import Namespaces
 
-T = TypeVar("T")
 UPLINK = "eth0"
 FREE = ("gl-1", "gl-2")
 SWITCHES = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv6.conf.eth0.accept_ra")
@@ -25,7 +21,7 @@ _CONF = "/proc/sys/net/{family}/conf/{link}/{name}"
 
 
 class Bed:
-    """The namespace and what an observer in it can tell, by `ip` and nft alone."""
+    """The namespace and what an observer in it can tell."""
 
     def __init__(self, role: str = "bed") -> None:
         """Make it."""
@@ -44,7 +40,6 @@ class Bed:
             *(f"tuntap add {name} mode tap" for name in FREE),
             *(f"link set {name} up" for name in FREE),
         )
-        self._nft = self.host.call(Nft)
         self.switch("net.ipv4.ip_forward", "0")
         self.switch("net.ipv6.conf.all.forwarding", "0")
 
@@ -52,48 +47,36 @@ class Bed:
         """Take it away."""
         self._namespaces.close()
 
+    @property
+    def kernel(self) -> Kernel:
+        """What the kernel has here."""
+        return self.host.kernel
+
     def nft(self, batch: str) -> None:
         """Run nft commands here."""
-        self.host.call(self._nft.run, batch)
+        self.kernel.nft(batch)
 
     def switch(self, name: str, value: str | None = None) -> str:
         """Read a sysctl, or set it."""
         return self.host.sysctl(name, value)
 
-    def links(self) -> tuple[dict[str, dict[str, Any]], dict[str, set[str]]]:
-        """Links by name and static routes by link, as `ip -j` has them."""
-        asked = [self.host.submit(_ip, command) for command in ("address show", "route show", "-6 route show")]
-        addresses, routes4, routes6 = (answer.result() for answer in asked)
-        links = {one["ifname"]: one for one in addresses}
-        routes: dict[str, set[str]] = {}
-        for route in (*routes4, *routes6):
-            if route["dst"] != "default" and route.get("protocol") in ("static", "boot"):
-                single = "/128" if ":" in route["dst"] else "/32"
-                cidr = route["dst"] if "/" in route["dst"] else route["dst"] + single
-                routes.setdefault(route["dev"], set()).add(cidr)
-        return links, routes
+    def links(self) -> dict[str, Link]:
+        """Links by name."""
+        return self.kernel.links()
 
     def ruleset(self) -> list[dict[str, Any]]:
         """All of nftables here, as JSON."""
-        return self.host.call(self._nft.list, "list ruleset")
+        return self.kernel.ruleset()
 
     def snapshot(self) -> dict[str, Any]:
         """All that hostnet may touch, in a form to compare."""
-        links, routes = self.links()
+        links = self.links()
         return {
-            "links": {
-                name: (
-                    link["mtu"],
-                    link.get("master"),
-                    "UP" in link["flags"],
-                    sorted(_cidrs(link)),
-                    self.host.call(_conf, name),
-                )
-                for name, link in links.items()
-            },
-            "routes": routes,
+            "links": {name: link.lasting for name, link in links.items()},
+            "sysctls": {name: self.host.call(_conf, name) for name in links},
+            "routes": self.kernel.static_routes(),
             "switches": {name: self.switch(name) for name in SWITCHES},
-            "ruleset": [_plain(item) for item in self.ruleset() if "metainfo" not in item],
+            "ruleset": [_plain(item) for item in self.ruleset()],
         }
 
 
@@ -127,21 +110,4 @@ def _conf(link: str) -> dict[str, str]:
     for family, name in (("ipv4", "route_localnet"), ("ipv6", "accept_ra"), ("ipv6", "forwarding")):
         path = Path(_CONF.format(family=family, link=link, name=name))
         found[name] = path.read_text().strip() if path.exists() else ""
-    return found
-
-
-def _cidrs(link: dict[str, Any]) -> list[str]:
-    return [
-        f"{one['local']}/{one['prefixlen']}"
-        for one in link["addr_info"]
-        if not (one["family"] == "inet6" and one["scope"] == "link")
-    ]
-
-
-cidrs_of: Callable[[dict[str, Any]], list[str]] = _cidrs
-
-
-def _ip(command: str) -> list[dict[str, Any]]:
-    done = subprocess.run(["ip", "-j", "-d", *command.split()], capture_output=True, text=True, check=True)
-    found: list[dict[str, Any]] = json.loads(done.stdout or "[]")
     return found

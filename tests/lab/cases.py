@@ -7,7 +7,8 @@ A file is `{"cases": [case, …]}`; a resource is `{"kind": "Bridge", …its inp
     matrix      {"family": ["v4", "v6"], "proto": ["tcp", "udp"]}: one test for each combination. A value is text or a
                 number that takes the place of `<proto>`; or {"label": {"x": …, "y": …}}: several places at once
     sysctls     of the host, before anything else
-    before      commands before anything else: "host nft …", "guest1 ip …" (undone only by what they are)
+    before      commands before anything else: "host nft …", "guest1 ip …" (undone only by what they are);
+                "host second-uplink": see `Topology`; "host ready br-f": wait until a link has carrier and addresses
     servers     {"guest1": "tcp:80 udp:5000-5002"}
     use         names out of tests/cases/shared.json, in an order that dependencies allow
     resources   further resources; also `${name.output}` in their inputs
@@ -27,8 +28,14 @@ A file is `{"cases": [case, …]}`; a resource is `{"kind": "Bridge", …its inp
       hammer    {"probe": "outsider tcp …", "update": {…}}: an `update` during which no connection may fail
       plug      {"guest5": {"tap": "vm0", "mac": "…", "commands": ["address add …"]}}: a guest behind a TAP
       outputs   {"net.gateway": "10.0.0.1"}
-      shows     {"host ip -d link show br-a": "stp_state 1"}: text, or a list of texts, in what a command prints;
-                a text that begins with `!` is not in it
+      kernel    what the host's kernel has, read apart from hostnet (kernel.py):
+                {"links": {"br-a": {"mtu": 1400, "addresses": ["10.0.0.1/24"]}, "br-x": null}}: facts of links by
+                the names of `Link`'s attributes, addresses in any order; null: there is no such link
+                {"ports": {"br-a": ["a-1"]}}: all ports of a bridge
+                {"routes": {"vm0": ["10.2.0.5/32"]}}: all static routes by link, default routes apart
+                {"sysctls": {"net.ipv4.ip_forward": 1}}
+                {"tables": ["inet hostnet"]}: all tables of nftables
+                {"sets": {"hairpin": []}}: all elements of a set in `inet hostnet`
       destroy   true: everything
 
 A probe is `FROM PROTOCOL TARGET [from SOURCE] -> RESULT [as SEEN]`: `outsider tcp 192.0.2.2:8080 -> guest1 as
@@ -48,8 +55,9 @@ import itertools
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +65,10 @@ import pytest
 from hostnet.wire.errors import HostnetError
 
 from tests.lab.driver import CheckError, Stack
+from tests.lab.kernel import LOCAL, Kernel, Link
 from tests.lab.lab import Lab
 from tests.lab.probes import DOUBT, PATIENCE, Conversation, Verdict
+from tests.lab.waiting import until
 
 CASES = Path(__file__).parent.parent / "cases"
 
@@ -218,6 +228,8 @@ class Runner:
             role, *argv = shlex.split(command)
             if argv == ["second-uplink"]:
                 self.lab.net.second_uplink()
+            elif argv[0] == "ready":
+                until(partial(_is_ready, self.lab[role].kernel, argv[1]))
             else:
                 self.lab[role].run(argv)
 
@@ -314,12 +326,19 @@ class Runner:
         found = {path: self.stack[path] for path in expected}
         assert json.loads(json.dumps(found)) == expected
 
-    def _shows(self, expected: dict[str, str | list[str]]) -> None:
-        for command, texts in expected.items():
-            role, *argv = shlex.split(command)
-            printed = " ".join(self.lab[role].run(argv, check=False).split())
-            for text in [texts] if isinstance(texts, str) else texts:
-                assert (text.lstrip("!") in printed) is not text.startswith("!"), f"{command}: {text}: {printed}"
+    def _kernel(self, expected: dict[str, Any]) -> None:
+        kernel = self.lab.host.kernel
+        links = kernel.links()
+        read: dict[str, Callable[[Any], Any]] = {
+            "links": lambda facts: {name: _facts(links.get(name), wanted) for name, wanted in facts.items()},
+            "ports": lambda ports: {bridge: sorted(kernel.ports(bridge)) for bridge in ports},
+            "routes": lambda _: {name: sorted(routes) for name, routes in kernel.static_routes().items()},
+            "sysctls": lambda names: {name: int(self.lab.host.sysctl(name)) for name in names},
+            "tables": lambda _: sorted(kernel.tables()),
+            "sets": lambda names: {name: kernel.elements(name) for name in names},
+        }
+        found = {what: read[what](value) for what, value in expected.items()}
+        assert found == _sorted(expected)
 
     def _destroy(self, whether: bool) -> None:  # noqa: FBT001 - a step's value
         assert whether
@@ -336,6 +355,28 @@ def _program(resources: dict[str, dict[str, Any]]) -> dict[str, tuple[str, dict[
 def _top(path: str) -> str:
     """The top-level property of a path."""
     return re.split(r"[.\[]", path)[0]
+
+
+def _is_ready(kernel: Kernel, name: str) -> bool:
+    """Whether a link is connected, and its addresses answer: IPv6's do so after a moment only."""
+    link = kernel.links()[name]
+    local = {route.destination.split("/")[0] for route in kernel.routes(table=LOCAL) if route.device == name}
+    return link.carrier and {address.split("/")[0] for address in link.addresses} <= local
+
+
+def _facts(link: Link | None, wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The facts of a link that a case asks for; None where there is no such link."""
+    if link is None:
+        return None
+    found = {what: getattr(link, what) for what in wanted or ("name",)}
+    return {what: sorted(value) if what == "addresses" else value for what, value in found.items()}
+
+
+def _sorted(value: Any) -> Any:
+    """Lists in the order in which the kernel's are compared."""
+    if isinstance(value, dict):
+        return {key: _sorted(item) for key, item in value.items()}
+    return sorted(value) if isinstance(value, list) else value
 
 
 def _fits(verdict: Verdict, result: str, seen: str | None) -> bool:

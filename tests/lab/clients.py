@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
@@ -64,7 +63,7 @@ class Client:
             f"link add {link} type veth peer name eth0 address {mac} netns {self.namespace.name}", f"link set {link} up"
         )
         self.namespace.ip("link set eth0 up")
-        if "br-a" in lab.host.run("ip -br link"):
+        if "br-a" in lab.host.kernel.links():
             lab.host.ip(f"link set {link} master br-a")
         self._folder.mkdir()
         self._script = self._folder / "script"
@@ -110,10 +109,7 @@ class Client:
 
     def addresses6(self) -> list[str]:
         """Its global v6 addresses with prefix lengths."""
-        links = json.loads(self.namespace.run("ip -j -6 address show dev eth0 scope global"))
-        return sorted(
-            f"{a['local']}/{a['prefixlen']}" for link in links for a in link.get("addr_info", ()) if "local" in a
-        )
+        return sorted(one for one in self.namespace.kernel.links()["eth0"].addresses if ":" in one)
 
     def old(self, timeout: float = PATIENCE) -> str:
         """A DISCOVER whose answer is read off the wire: `whole`, `none` (no checksum), `damaged`, or `silent`."""

@@ -96,7 +96,7 @@ class Firewall:
 
     def rules(self) -> str:
         """All rules that are not hostnet's table, without counters."""
-        return _without_ours(self.host.run("nft -s list ruleset"))
+        return _without_ours(self.host.kernel.listing(stateless=True))
 
 
 class Native(Firewall):

@@ -20,6 +20,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.lab.kernel import Link
+
 Inputs = Mapping[str, Any]
 Program = Mapping[str, tuple[str, Inputs]]
 Fact = tuple[Any, ...]
@@ -428,34 +430,17 @@ _IGNORED = frozenset({*(f"{name}_counters{n}" for name in ("forward", "range") f
 _SOURCES = re.compile(r"port_sources(?P<length>\d+)_[46]")
 
 
-def link_facts(links: Mapping[str, Mapping[str, Any]], routes: Mapping[str, set[str]]) -> dict[Fact, Any]:
-    """Facts of what `ip -j -d address show` lists."""
+def link_facts(links: Mapping[str, Link], routes: Mapping[str, set[str]]) -> dict[Fact, Any]:
+    """Facts of links, and of the static routes of each."""
     facts: dict[Fact, Any] = {}
     for name, link in links.items():
-        info = link.get("linkinfo", {})
-        data, port = info.get("info_data", {}), info.get("info_slave_data", {})
-        kind = "tap" if data.get("type") == "tap" else info.get("info_kind", "")
-        facts["link", name, "kind"] = kind
-        facts["link", name, "addresses"] = frozenset(
-            f"{one['local']}/{one['prefixlen']}"
-            for one in link["addr_info"]
-            if one["family"] == "inet" or one["scope"] != "link"
-        )
+        facts["link", name, "addresses"] = frozenset(link.addresses)
         facts["link", name, "routes"] = frozenset(routes.get(name, ()))
-        facts["link", name, "stp"] = bool(data.get("stp_state", 0))
-        facts["link", name, "mtu"], facts["link", name, "mac"] = link["mtu"], link["address"]
-        facts["link", name, "master"] = link.get("master")
-        facts["link", name, "user"] = _number(data.get("user"))
-        facts["link", name, "group"] = None if data.get("group") is None else str(data["group"])
-        facts["link", name, "isolated"] = bool(port.get("isolated", False))
-        facts["link", name, "hairpin"] = bool(port.get("hairpin", False))
+        for what in ("kind", "stp", "mtu", "mac", "master", "isolated", "hairpin"):
+            facts["link", name, what] = getattr(link, what)
+        facts["link", name, "user"] = None if link.owner is None else str(link.owner)
+        facts["link", name, "group"] = None if link.group is None else str(link.group)
     return facts
-
-
-def _number(user: Any) -> str | None:
-    if user is None:
-        return None
-    return str(user) if str(user).isdigit() else str(pwd.getpwnam(user).pw_uid)
 
 
 def table_facts(listed: Iterable[Mapping[str, Any]]) -> dict[Fact, Any]:

@@ -24,6 +24,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from tests.lab.kernel import Kernel
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -70,6 +72,7 @@ class Namespace:
         ip([f"netns add {self.name}"])
         # Several, so that probes go on while a program runs.
         self._threads = ThreadPoolExecutor(4, thread_name_prefix=role, initializer=_enter, initargs=(self.name,))
+        self.kernel = Kernel(self.call)
         self.ip("link set lo up")
 
     def __repr__(self) -> str:

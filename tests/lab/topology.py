@@ -35,10 +35,9 @@ All stay from test to test but the host: `fresh_host` makes it anew, `snapshot` 
 from __future__ import annotations
 
 import contextlib
-import json
-from typing import Any
 
 from tests.lab.background import Background
+from tests.lab.kernel import Link, Route
 from tests.lab.namespaces import Namespace, Namespaces
 from tests.lab.taps import TapGuest
 
@@ -66,6 +65,9 @@ HOST_SYSCTLS = (
     "net.bridge.bridge-nf-call-iptables",
     "net.bridge.bridge-nf-call-ip6tables",
 )
+
+# <linux/if.h>
+_FLAGS = {"UP": 0x1, "BROADCAST": 0x2, "PROMISC": 0x100, "MULTICAST": 0x1000}
 
 
 class Topology:
@@ -204,14 +206,17 @@ class Topology:
             self._plugged.popitem()[1].close()
 
     def snapshot(self) -> str:
-        """All of the host that hostnet may touch: links, addresses, routes, rules and sysctls, as text to compare."""
-        host = self.host
-        links: list[dict[str, Any]] = json.loads(host.run("ip -j -d address show"))
-        lines = [_describe(link) for link in links]
-        for family in ("-4", "-6"):
-            lines += sorted(filter(None, map(_route, host.run(f"ip {family} route show table all").splitlines())))
+        """All of the host that hostnet may touch, as text to compare.
+
+        Links, addresses, routes, policy rules, proxied neighbours, queueing disciplines, sysctls and nftables.
+        """
+        host, kernel = self.host, self.host.kernel
+        lines = [_describe(link) for link in kernel.links().values()]
+        lines += sorted(str(route) for route in kernel.routes(table=None) if _is_set(route))
+        lines += [*map(str, kernel.rules()), *map(str, kernel.neighbours(proxies=True))]
+        lines += [f"{qdisc.kind} on {qdisc.device}" for qdisc in kernel.qdiscs()]
         lines += [f"{name} = {host.sysctl(name)}" for name in HOST_SYSCTLS]
-        return "\n".join([*lines, host.run("nft list ruleset")])
+        return "\n".join([*lines, kernel.listing()])
 
     def is_pristine(self) -> bool:
         """Whether the host is there, and as it was made."""
@@ -272,14 +277,13 @@ def _guest_wire(link: str, namespace: str, role: str) -> str:
     return f"link add {link} type veth peer name eth0 address {mac} netns {namespace}"
 
 
-def _describe(link: dict[str, Any]) -> str:
+def _describe(link: Link) -> str:
     """A link without what counts up or depends on the moment."""
-    addresses = sorted(f"{a['local']}/{a['prefixlen']}" for a in link["addr_info"] if a["scope"] != "link")
-    kind = link.get("linkinfo", {}).get("info_kind")
-    flags = sorted({"UP", "MULTICAST", "BROADCAST", "PROMISC"} & set(link["flags"]))
-    return f"{link['ifname']} {kind} mtu={link['mtu']} master={link.get('master')} {flags} {addresses}"
+    flags = sorted(name for name, flag in _FLAGS.items() if link.flags & flag)
+    port = f"isolated={link.isolated} hairpin={link.hairpin}" if link.master else ""
+    return f"{link.name} {link.kind} mtu={link.mtu} master={link.master} {port} {flags} {sorted(link.addresses)}"
 
 
-def _route(line: str) -> str:
-    """A route without what depends on the moment; link-local ones come and go with carriers."""
-    return "" if "fe80:" in line or line.startswith(("multicast ", "anycast ")) else " ".join(line.split())
+def _is_set(route: Route) -> bool:
+    """Whether a route is more than what comes and goes with a carrier: link-local ones do."""
+    return route.kind not in ("multicast", "anycast") and not route.destination.startswith("fe80:")

@@ -25,8 +25,10 @@ TAP: Program = {"net": ("TapBinding", {"name": "vm5", "addresses": ["fd12::1/128
 
 def learned(lab: Lab) -> str:
     """What the host has from router advertisements: routes, and addresses of the prefixes."""
-    addresses = [line for line in lab.host.run("ip -6 -o address show").splitlines() if "db8:bad" in line]
-    return "\n".join([lab.host.run("ip -6 route show proto ra"), *addresses])
+    kernel = lab.host.kernel
+    addresses = [f"{one} dev {link.name}" for link in kernel.links().values() for one in link.addresses]
+    routes = [str(route) for route in kernel.routes() if route.protocol == "ra"]
+    return "\n".join([*routes, *(line for line in addresses if "db8:bad" in line)])
 
 
 def guest_of(lab: Lab, kind: str) -> str:
@@ -45,7 +47,7 @@ def test_a_guest_is_no_router_of_the_hosts(lab: Lab, stack: Stack, kind: str) ->
     assert lab.host.sysctl("net.ipv6.conf.all.forwarding") == "0"
     guest, link = guest_of(lab, kind), stack["net.name"]
     lab.host.ip("link add br-x type bridge", "link set b-3 master br-x", "link set br-x up")
-    until(lambda: "fe80" in lab.host.run("ip -6 address show dev br-x"))
+    until(lambda: lab.host.kernel.links()["br-x"].link_local)
     assert _hears_nothing(lab, guest)
 
     for value in (1, 2):
@@ -80,7 +82,7 @@ def test_what_is_heard_is_drift_that_is_taken_away(lab: Lab, stack: Stack) -> No
     until(lambda: "default" in learned(lab) and "db8:bad" in learned(lab))
     assert set(stack.refresh()) == {"net"}
     stack.again()
-    assert "db8:bad" not in lab.host.run("ip -6 -o address show dev br-a")
+    assert not [one for one in lab.host.kernel.links()["br-a"].addresses if "db8:bad" in one]
     assert stack.refresh() == {}
     stack.destroy()
 
@@ -127,7 +129,7 @@ def test_the_uplinks_router_is_heard_on(lab: Lab, stack: Stack, how: str) -> Non
 
     Switched on by hand, the kernel forgets the route and hears nothing more.
     """
-    lab.host.run("ip -6 route delete default")
+    lab.host.ip("route delete ::/0")
     advertise(lab["outsider"], PREFIX)
     until(lambda: "default" in learned(lab) and "db8:bad:" in learned(lab))
     if how == "hostnet":

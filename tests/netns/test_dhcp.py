@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostnet.agent.dhcp import checksums, dnsmasq
+from hostnet.agent.dhcp import dnsmasq
 from hostnet.wire.errors import Code, HostnetError
 
 from tests.lab.clients import Client, advertisement, ask, old_client, until
 from tests.lab.driver import Provider, Stack, refused
+from tests.lab.kernel import CLSACT_EGRESS
 from tests.lab.lab import Lab
 from tests.lab.probes import DOUBT
 from tools.guest import READY, qemu_argv
@@ -228,7 +229,7 @@ def test_a_slaac_guest_has_a_v6_name(lab: Lab, stack: Stack, client: NewClient) 
     assert ask(asker.namespace, "10.0.0.1", "web") == [host["addresses"][0].split("/")[0]]
     made = until(lambda: ask(asker.namespace, "10.0.0.1", "web", "AAAA"), 20)
     assert [f"{address}/64" for address in made] != [host["addresses"][1]]
-    assert f"{made[0]}/64" in lab["guest5"].run("ip -6 address show dev eth0")
+    assert f"{made[0]}/64" in lab["guest5"].kernel.links()["eth0"].addresses
     stack.destroy()
 
 
@@ -464,7 +465,7 @@ def test_a_server_that_does_not_start_undoes_the_bridge(lab: Lab, stack: Stack) 
         stack.up({"net": network({})["net"], **other})
     assert refused(error.value, Code.CONFLICT)
     assert set(stack.state) == {"alone"}
-    assert "br-a" not in lab.host.run("ip -br link")
+    assert "br-a" not in lab.host.kernel.links()
     stack.up({"net": network({})["net"], **other})
     assert len(pids(lab)) == 1
     taken = lab.host.socket(socket.AF_INET6, socket.SOCK_DGRAM)
@@ -534,7 +535,7 @@ def test_a_forward_of_port_53_leaves_guests_their_dns(lab: Lab, stack: Stack, cl
         assert ask(guest.namespace, "10.0.0.1", "web.vm.internal") == [expected]
         assert stack.refresh() == {}
     stack.destroy()
-    assert not lab.host.run("nft list ruleset")
+    assert not lab.host.kernel.listing()
 
 
 @pytest.mark.parametrize("way", ["veth", "tap", "tap without vnet_hdr"])
@@ -563,7 +564,7 @@ def test_what_fills_checksums_comes_and_goes(lab: Lab, stack: Stack, client: New
     ours = _checksums(lab)
     assert ours != before
     # Which of the two it is depends on the kernel.
-    lab.host.call(checksums._offload, "br-a", on=True)
+    lab.host.run("ethtool -K br-a tx on")
     lab.host.run("tc qdisc delete dev br-a clsact", check=False)
     assert set(stack.refresh()) == {"net"}
     stack.again()
@@ -577,10 +578,11 @@ def test_what_fills_checksums_comes_and_goes(lab: Lab, stack: Stack, client: New
     stack.destroy()
 
 
-def _checksums(lab: Lab) -> tuple[bool | None, str, str]:
+def _checksums(lab: Lab) -> tuple[bool, list[str], list[str]]:
     """What the host does about them on the bridge."""
-    offload = lab.host.call(checksums._offload, "br-a")
-    return offload, lab.host.run("tc qdisc show dev br-a"), lab.host.run("tc filter show dev br-a egress")
+    offload = "tx-checksumming: on" in lab.host.run("ethtool -k br-a")
+    qdiscs = [one.kind for one in lab.host.kernel.qdiscs() if one.device == "br-a"]
+    return offload, qdiscs, [one.kind for one in lab.host.kernel.filters("br-a", CLSACT_EGRESS)]
 
 
 def test_microvms_boot_with_dhcp_alone(lab: Lab, stack: Stack) -> None:
@@ -641,7 +643,7 @@ def test_an_input_chain_that_drops(lab: Lab, stack: Stack, client: NewClient) ->
         assert ask(guest.namespace, server, "web", tcp=True) == ["10.0.0.50"]
     assert lab.blocked(guest.namespace.role, "tcp 10.0.0.1:22")
     stack.destroy()
-    assert "hostnet" not in lab.host.run("nft list ruleset")
+    assert "hostnet" not in lab.host.kernel.listing()
 
 
 def test_a_guest_has_its_own_name_and_no_siblings(lab: Lab, stack: Stack, client: NewClient) -> None:

@@ -126,7 +126,7 @@ def test_a_guest_behind_a_tap(lab: Lab, vnet_hdr: bool) -> None:  # noqa: FBT001
     flag = "vnet_hdr" if vnet_hdr else ""
     lab.host.ip("address add 10.2.0.1/24 dev lo", f"tuntap add vm0 mode tap {flag}", "link set vm0 up")
     lab.host.ip("route add 10.2.0.5/32 dev vm0")
-    before = lab.host.run("ip -d link show vm0").split("tun type", 1)[1]
+    before = lab.host.kernel.links()["vm0"].details
     lab.net.plug(
         "vm0",
         "guest5",
@@ -141,17 +141,17 @@ def test_a_guest_behind_a_tap(lab: Lab, vnet_hdr: bool) -> None:  # noqa: FBT001
     for protocol in ("tcp", "udp", "sctp"):
         assert lab.reaches("host", f"{protocol} 10.2.0.5:80 from 10.2.0.1")[0] == "guest5"
         assert lab.reaches("attacker", f"{protocol} 10.2.0.5:80") == ("guest5", "192.0.2.30")
-    assert lab.host.run("ip -d link show vm0").split("tun type", 1)[1] == before
+    assert lab.host.kernel.links()["vm0"].details == before
     lab.net.unplug()
-    assert "vm0" in lab.host.run("ip -br link show vm0")
+    assert "vm0" in lab.host.kernel.links()
 
 
 def test_opening_an_absent_tap_makes_it_for_a_while(lab: Lab) -> None:
     """What a hypervisor does that makes its TAP itself: the interface lives as long as its descriptor."""
     descriptor = lab.host.call(open_tap, "vm-x")
-    assert "vm-x" in lab.host.run("ip -br link")
+    assert "vm-x" in lab.host.kernel.links()
     os.close(descriptor)
-    assert "vm-x" not in lab.host.run("ip -br link")
+    assert "vm-x" not in lab.host.kernel.links()
 
 
 def test_a_kept_connection_tells_whether_it_lives(lab: Lab) -> None:
@@ -222,8 +222,8 @@ def test_a_touched_host_is_made_anew_and_an_untouched_one_is_not(lab: Lab) -> No
 def test_each_guest_is_wired(lab: Lab) -> None:
     """Every guest's veth carries its traffic once it is on a bridge."""
     for role, (link, net) in GUESTS.items():
-        lab.host.ip(f"link set {link} master br{net}" if f"br{net}" in lab.host.run("ip -br link") else "netconf show")
-        if f"br{net}" not in lab.host.run("ip -br link"):
+        lab.host.ip(f"link set {link} master br{net}" if f"br{net}" in lab.host.kernel.links() else "netconf show")
+        if f"br{net}" not in lab.host.kernel.links():
             lab.host.ip(
                 f"link add br{net} type bridge forward_delay 0",
                 f"link set br{net} up",

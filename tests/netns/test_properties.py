@@ -183,20 +183,16 @@ class Vandals:
 
     def __init__(self, bed: Bed, draw: Draw, expected: Expected) -> None:
         self._bed, self._draw = bed, draw
-        self._links, _ = bed.links()
+        self._links = bed.links()
         ours = {key[1]: value for key, (value, _) in expected.facts.items() if key[0] == "link" and key[2] == "kind"}
         there = {name: kind for name, kind in ours.items() if name in self._links}
         self._bridges = [name for name, kind in there.items() if kind == "bridge"]
         self._taps = [name for name, kind in there.items() if kind == "tap"]
-        ports = [name for name in self._taps if self._links[name].get("master")]
+        ports = [name for name in self._taps if self._links[name].master]
         self._ports = ports
         self._routed = [name for name in self._taps if name not in ports]
         self._sized = {key[1] for key in expected.facts if key[0] == "link" and key[2] == "mtu"}
-        self._tables = sorted(
-            f"{item['table']['family']} {item['table']['name']}"
-            for item in bed.ruleset()
-            if "table" in item and item["table"]["name"] == "hostnet"
-        )
+        self._tables = sorted(name for name in bed.kernel.tables() if name.endswith(" hostnet"))
 
     def act(self) -> str:
         """Do one thing; says what."""
@@ -228,7 +224,7 @@ class Vandals:
 
     def _delete_address(self) -> str:
         name = self._one(self._bridges)
-        there = [f"{a['local']}/{a['prefixlen']}" for a in self._links[name]["addr_info"] if a["scope"] != "link"]
+        there = list(self._links[name].addresses)
         return self._ip(f"address delete {self._one(there)} dev {name}") if there else "nothing"
 
     def _set_mtu(self) -> str:
@@ -279,7 +275,7 @@ class Vandals:
 
     def _elements(self, *prefixes: str) -> list[tuple[str, str, str]]:
         """Elements that one resource has: (set, key, value) as nft takes them."""
-        text = self._bed.host.run("nft list table inet hostnet")
+        text = self._bed.kernel.listing("table inet hostnet")
         return _elements_of(text, prefixes)
 
     def _delete_element(self) -> str:
@@ -417,8 +413,9 @@ class HostMachine(RuleBasedStateMachine):
             return
         program = self.stack.program
         expected = self.model.expected(program)
-        seen = self.facts()
-        whole = not expected.table or rules(self.bed.ruleset()) == self.ground.template
+        ruleset = self.bed.ruleset()
+        seen = self.facts(ruleset)
+        whole = not expected.table or rules(ruleset) == self.ground.template
         wanted = drift(program, expected, seen, whole_table=whole)
         for digit, switch in (("4", V4), ("6", V6)):
             for name in self.model.families(program)[digit]:
@@ -432,16 +429,17 @@ class HostMachine(RuleBasedStateMachine):
             assert _fits(properties, tops[name]), (name, tops, wanted)
         self.found, self.drifted = set(wanted), False
 
-    def facts(self) -> dict[Fact, Any]:
+    def facts(self, ruleset: list[dict[str, Any]]) -> dict[Fact, Any]:
         """What an observer sees."""
-        return link_facts(*self.bed.links()) | table_facts(self.bed.ruleset())
+        return link_facts(self.bed.links(), self.bed.kernel.static_routes()) | table_facts(ruleset)
 
     def check(self) -> None:
         """The kernel is as the model says; a refresh has nothing to show and another `up` nothing to do."""
         program = self.stack.program
         expected = self.model.expected(program)
-        assert expected.differences(self.facts()) == {}
-        listed = rules(self.bed.ruleset())
+        ruleset = self.bed.ruleset()
+        assert expected.differences(self.facts(ruleset)) == {}
+        listed = rules(ruleset)
         if expected.table and not self.ground.template:
             self.ground.template = listed
         assert listed == (self.ground.template if expected.table else [])
@@ -610,8 +608,7 @@ def test_a_declared_mtu_stays(ground: Ground, stack: Stack) -> None:
     stack.up({"net": ("Bridge", {"name": "br0", "addresses": ["10.0.0.1/24"]})})
     stack.up({"net": net})
     stack.up({"net": net, "tap": ("TapBinding", {"name": "vm0", "bridge": "${net.name}", "mtu": 1400})})
-    links, _ = ground.bed.links()
-    assert links["br0"]["mtu"] == 1500
+    assert ground.bed.links()["br0"].mtu == 1500
     assert stack.refresh() == {}
 
 
@@ -620,7 +617,7 @@ def test_a_routed_taps_routes_outlive_its_last_address(ground: Ground, stack: St
     routes = ["10.2.0.5/32", "10.3.0.0/24"]
     stack.up({"tap": ("TapBinding", {"name": "vm0", "addresses": ["10.2.0.1/32"], "routes": routes})})
     stack.up({"tap": ("TapBinding", {"name": "vm0", "routes": routes})})
-    assert ground.bed.links()[1]["vm0"] == set(routes)
+    assert ground.bed.kernel.static_routes()["vm0"] == set(routes)
     assert stack.refresh() == {}
 
 
@@ -630,7 +627,7 @@ def test_a_bridges_isolation_is_seen_on_its_taps(ground: Ground, stack: Stack) -
     stack.up({"net": net, "tap": ("TapBinding", {"name": "vm0", "bridge": "${net.name}"})})
     ground.bed.host.run("ip link set vm0 type bridge_slave isolated off")
     mends(stack, ground.bed)
-    assert link_facts(*ground.bed.links())["link", "vm0", "isolated"]
+    assert ground.bed.links()["vm0"].isolated
 
 
 SHARED = (
@@ -683,4 +680,4 @@ def test_a_way_to_oneself_that_is_shut_is_seen_and_opened(ground: Ground, stack:
         ground.bed.host.run("ip link set vm0 type bridge_slave hairpin off")
     mends(stack, ground.bed)
     assert difference(ground.bed.snapshot(), had) == []
-    assert link_facts(*ground.bed.links())["link", "vm0", "hairpin"]
+    assert ground.bed.links()["vm0"].hairpin

@@ -128,11 +128,11 @@ def test_a_clamped_mss_fits_a_narrow_uplink(lab: Lab, stack: Stack) -> None:
     count = "tcp flags & (syn | ack) == syn tcp option maxseg size <= 1240"
     lab["internet"].nft(f"table ip t {{ chain c {{ type filter hook input priority 0; {count} counter; }}; }}")
     lab.reaches("guest1", "tcp 198.51.100.10:80")
-    assert "packets 0 " in lab["internet"].run("nft list ruleset")
+    assert "packets 0 " in lab["internet"].kernel.listing()
     kind, inputs = program["nat"]
     stack.up({**program, "nat": (kind, {**inputs, "mssClamp": True})})
     lab.reaches("guest1", "tcp 198.51.100.10:80")
-    assert "packets 1 " in lab["internet"].run("nft list ruleset")
+    assert "packets 1 " in lab["internet"].kernel.listing()
     lab["internet"].nft("delete table ip t")
     stack.destroy()
 
@@ -143,8 +143,8 @@ def test_a_guest_whose_namespace_is_gone_is_cleaned_up(lab: Lab, stack: Stack) -
     lab["guest1"].ip("link delete eth0")
     assert stack.refresh() == {}
     stack.destroy()
-    assert "br-a" not in lab.host.run("ip -br link")
-    assert not lab.host.run("nft list ruleset")
+    assert "br-a" not in lab.host.kernel.links()
+    assert not lab.host.kernel.listing()
 
 
 def test_what_hostnet_made_is_imported_clean(lab: Lab, stack: Stack) -> None:

@@ -95,12 +95,11 @@ class Scene:
 
     def ports(self, bridge: str = "br-a") -> set[str]:
         """The links in a bridge."""
-        links, _ = self.bed.links()
-        return {name for name, link in links.items() if link.get("master") == bridge}
+        return self.bed.kernel.ports(bridge)
 
     def hairpin(self, name: str) -> bool:
         """Whether a port is in hairpin mode."""
-        return bool(self.bed.links()[0][name]["linkinfo"]["info_slave_data"]["hairpin"])
+        return self.bed.links()[name].hairpin
 
     def until(self, ready: Callable[[], bool]) -> None:
         """Wait for something, looking after every change of a link."""
@@ -155,8 +154,8 @@ def test_an_interface_that_appears_is_attached_and_nothing_else_is(scene: Scene)
     scene.stack.up(NET)
     scene.leave()
     scene.add("vm-1", "other")
-    scene.until(lambda: scene.attached("vm-1") and "UP" in scene.bed.links()[0]["vm-1"]["flags"])
-    assert "UP" not in scene.bed.links()[0]["other"]["flags"]
+    scene.until(lambda: scene.attached("vm-1") and scene.bed.links()["vm-1"].up)
+    assert not scene.bed.links()["other"].up
     scene.until(lambda: "attached vm-1 to br-a" in scene.log())
     assert scene.stack.refresh() == {}
     assert scene.stack["vms.members"] == ["vm-1"]
@@ -339,7 +338,7 @@ def test_a_hypervisor_that_makes_its_tap_itself(scene: Scene) -> None:
         held = scene.open("vm-1")
         scene.until(lambda: scene.attached("vm-1"))
         scene.end(held)
-        scene.until(lambda: "vm-1" not in scene.bed.links()[0])
+        scene.until(lambda: "vm-1" not in scene.bed.links())
     scene.settled()
     scene.add("vm-2")
     scene.until(lambda: set(scene.record()["attached"]) == {"vm-2"})
@@ -421,13 +420,13 @@ def test_isolation_and_hairpin_of_what_appears_later(scene: Scene) -> None:
     scene.leave()
     scene.add("vm-1")
     scene.until(lambda: "attached vm-1" in scene.log())
-    port = scene.bed.links()[0]["vm-1"]["linkinfo"]["info_slave_data"]
-    assert (port["isolated"], port["hairpin"]) == (True, True)
-    scene.until(lambda: '"vm-1" . "vm-1"' in scene.host.run("nft list ruleset"))
+    port = scene.bed.links()["vm-1"]
+    assert (port.isolated, port.hairpin) == (True, True)
+    scene.until(lambda: '"vm-1" . "vm-1"' in scene.host.kernel.listing())
     assert scene.stack.refresh() == {}
     scene.stack.up({name: program[name] for name in ("net", "nat", "web")})
     assert scene.ports() == set()
-    assert "vm-1" not in scene.host.run("nft list ruleset")
+    assert "vm-1" not in scene.host.kernel.listing()
 
 
 def test_ports_attached_by_an_update_are_in_our_table(scene: Scene) -> None:
@@ -436,7 +435,7 @@ def test_ports_attached_by_an_update_are_in_our_table(scene: Scene) -> None:
     scene.stack.up(program)
     scene.add("vm-1")
     scene.stack.up({**program, "vms": NET["vms"]})
-    assert '"vm-1" . "vm-1"' in scene.host.run("nft list ruleset")
+    assert '"vm-1" . "vm-1"' in scene.host.kernel.listing()
 
 
 def test_a_tap_with_a_resource_of_its_own_is_not_taken(scene: Scene) -> None:

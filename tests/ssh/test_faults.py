@@ -347,12 +347,12 @@ def test_a_full_disk(world: World) -> None:
 
     async def work(session: Session) -> None:
         in_mounts(world, *fill)
-        network = world.server.bridges(), world.server.namespace.run("nft list ruleset")
+        network = world.server.bridges(), world.server.namespace.kernel.listing()
         for change in (bridge("br1"), forward(8080), removal("br0")):
             with pytest.raises(HostnetError, match="ENOSPC") as error:
                 await session.apply(change)
             assert "Make room" in error.value.fix
-            assert (world.server.bridges(), world.server.namespace.run("nft list ruleset")) == network
+            assert (world.server.bridges(), world.server.namespace.kernel.listing()) == network
         assert held_there(world) == ["br0"]
         in_mounts(world, "rm", filler)
         assert (await session.apply(bridge("br1"))).id == "br1"
@@ -372,13 +372,13 @@ def test_read_only_sysctls(world: World) -> None:
     assert switch == "0", "else it need not be set"
 
     async def work(session: Session) -> None:
-        rules = world.server.namespace.run("nft list ruleset")
+        rules = world.server.namespace.kernel.listing()
         asked = [session.apply(forward(8080)), session.apply(bridge("br1"))]
         failed, done = await asyncio.gather(*asked, return_exceptions=True)
         assert isinstance(failed, HostnetError)
         assert "read-only" in failed.fix
         assert not isinstance(done, BaseException)
-        assert world.server.namespace.run("nft list ruleset") == rules
+        assert world.server.namespace.kernel.listing() == rules
         assert owners(world) == ["br0", "br1"]
         in_mounts(world, "mount", "-o", "remount,bind,rw", "/proc/sys")
         await session.apply(forward(8080))

@@ -287,7 +287,7 @@ def test_namespaces_of_one_server(up: World) -> None:
         await pool.close()
 
     up.run(applying)
-    assert "br0" in guest.run("ip -o link")
+    assert "br0" in guest.kernel.links()
     assert up.server.bridges() == {}
 
 

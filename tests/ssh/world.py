@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -206,8 +205,8 @@ class Server:
 
     def bridges(self) -> dict[str, int]:
         """The bridges there, and their ifindex."""
-        links = json.loads(self.namespace.run("ip -json link show type bridge"))
-        return {link["ifname"]: link["ifindex"] for link in links if link}
+        links = self.namespace.kernel.links()
+        return {name: link.index for name, link in links.items() if link.kind == "bridge"}
 
     def log_ins(self) -> int:
         """How many there were so far."""
@@ -239,9 +238,7 @@ class World:
         left.ip(f"address add {left_address} dev {name}", f"link set {name} up")
         right.ip(f"address add {right_address} dev eth0", "link set eth0 up")
         # The kernel takes note of carriers in the background, and with many links on a machine it may take a while.
-        until(
-            lambda: '"UP"' in left.run(f"ip -json link show {name}") and '"UP"' in right.run("ip -json link show eth0")
-        )
+        until(lambda: left.kernel.links()[name].carrier and right.kernel.links()["eth0"].carrier)
 
     def put_jump_between(self) -> Server:
         """Move the server behind a jump host."""
