@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hostnet.agent.dhcp.config import Setup, inputs_to_open, parse_leases, setup_of
 from hostnet.agent.linux.snapshot import Snapshot
-from hostnet.agent.plan.resolve import World
+from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.wire.errors import HostnetError
 from hostnet.wire.objects import Address, DhcpServer, Guest, Lease, Link, Object, StaticLease

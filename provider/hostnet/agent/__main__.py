@@ -24,7 +24,9 @@ Codes = dict[str, CodeType]  # by the path in the zip
 class Finder:
     """Finds the agent's modules among what is compiled, as if they came from the zip.
 
-    :param file: the zip.
+    Args:
+        file: The zip.
+        codes: What is compiled, by the path in the zip.
     """
 
     def __init__(self, file: Path, codes: Codes) -> None:

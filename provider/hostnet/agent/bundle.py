@@ -33,8 +33,9 @@ FALLBACK_DIRECTORY = "/run/hostnet"
 class Bundle:
     """The agent's file.
 
-    :param data: its bytes, a zip that Python runs.
-    :param digest: their SHA-256, in hexadecimal: its name on the host.
+    Attributes:
+        data: Its bytes, a zip that Python runs.
+        digest: Their SHA-256, in hexadecimal: its name on the host.
     """
 
     data: bytes
@@ -78,11 +79,12 @@ def _bootstrap() -> str:
 def command(prefix: Sequence[str], state_dir: str, arguments: Sequence[str]) -> str:
     """The command line that starts the agent on a host, for the user's login shell.
 
-    :param prefix: how to become root (`sudo -n --`).
-    :param state_dir: the host's state directory.
-    :param arguments: the agent's own. No secret is among them: other users see command lines.
+    Args:
+        prefix: How to become root (`sudo -n --`).
+        state_dir: The host's state directory.
+        arguments: The agent's own. No secret is among them: other users see command lines.
     """
     made = bundle()
     start = ["python3", "-I", "-S", "-c", _bootstrap(), made.digest, str(len(made.data)), *directories(state_dir)]
-    # `exec`, so that a shell does not stand between the agent and what is told of its end.
+    # `exec`, so that the exit status is the agent's and not a shell's.
     return "exec " + shlex.join([*prefix, *start, *arguments])

@@ -28,7 +28,7 @@ from hostnet.wire.protocol import AgentProcess, Answer, Greeting, Request, event
 
 # A provider that lost the connection tries again for minutes before it gives up.
 _REMEMBERED_SECONDS = 300
-_PAUSES = (1, 2, 4, 8, 15, 30, 60)  # seconds between attempts to undo what nobody confirmed
+_PAUSES = (1, 2, 4, 8, 15, 30, 60)  # seconds between attempts to roll back
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     early: list[Request] = []
     while request := early.pop() if early else _next_request():
         if namespace_of(options.netns) != here:
-            # The namespace was deleted, and perhaps another made by its name: what we are in is nobody's any more.
+            # The namespace was deleted, and perhaps another created by its name: the one that we are in has no name.
             try:
                 host = open_host(options.state_dir, options.netns, options.persist, options.via)
             except HostnetError as error:
@@ -139,7 +139,7 @@ def _roll_back(options: argparse.Namespace, transaction: str) -> None:
             host = open_host(options.state_dir, options.netns, options.persist)
             if host.roll_back(transaction, options.confirm):
                 syslog.syslog(syslog.LOG_WARNING, "hostnet: rolled back a change that its provider did not confirm")
-                # Whoever wants it to end, a shutdown above all, need not wait.
+                # A shutdown need not wait for it.
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
                 signal.sigtimedwait({signal.SIGTERM}, _REMEMBERED_SECONDS)
                 host.forget(transaction)
@@ -214,9 +214,14 @@ def _alone(options: argparse.Namespace) -> int:
 def open_host(state_dir: Path, netns: str | None, persist: str = "keep", via: str | None = None) -> Host:
     """The host, or the named namespace on it, which this process enters.
 
-    :param persist: whether a reboot is to bring back what is recorded (the provider's configuration).
-    :param via: the name by which the provider calls this host.
-    :raises HostnetError: where there is no such namespace, or this is not root.
+    Args:
+        state_dir: The provider's `stateDir`.
+        netns: The namespace; None: this process stays where it is.
+        persist: Whether a reboot brings back what is recorded (the provider's configuration).
+        via: The name by which the provider calls this host.
+
+    Raises:
+        HostnetError: There is no such namespace, or this is not root.
     """
     if os.geteuid() != 0:
         raise HostnetError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hostnet.agent.dhcp import config as dhcp
 from hostnet.agent.dhcp.config import Setup
 from hostnet.agent.dhcp.dnsmasq import ServerError
-from hostnet.agent.plan.resolve import World
+from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.errors import HostnetError
 from hostnet.wire.objects import DhcpServer, DhcpState, Lease
@@ -48,7 +48,7 @@ class FakeDhcpServers:
                 raise ServerError(bridge, self._refusals.pop(bridge))
             self.running[bridge] = dhcp.setup_of(wanted[bridge], world)
 
-    def see(self, server: DhcpServer, world: World) -> DhcpState:
+    def state(self, server: DhcpServer, world: World) -> DhcpState:
         """Whether a server runs as declared, and its leases."""
         try:
             running = self.running.get(server.bridge) == dhcp.setup_of(server, world)

@@ -53,6 +53,11 @@ class Link:
         """Identity on a host."""
         return f"link {self.name}"
 
+    @property
+    def noun(self) -> str:
+        """For messages: "bridge", "TAP"."""
+        return "bridge" if self.kind == "bridge" else "TAP"
+
 
 @dataclass(frozen=True)
 class Address:

@@ -21,7 +21,7 @@ from hostnet.agent.linux.operations import Operation, Step
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
 from hostnet.agent.nft.ruleset import Element
 from hostnet.agent.plan.links import Names
-from hostnet.agent.plan.resolve import World
+from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.wire.objects import Object, from_json, to_json
 

@@ -17,7 +17,7 @@ from hostnet.agent.nft.table import ClashError, Compiler
 from hostnet.agent.observe.drift import drift
 from hostnet.agent.observe.observation import Elements, Observation
 from hostnet.agent.observe.states import states
-from hostnet.agent.plan.resolve import World
+from hostnet.agent.plan.world import World
 from hostnet.wire.objects import DhcpServer, Forward, Gateway
 from hypothesis import given
 from hypothesis import strategies as st

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hostnet.agent.linux.operations import CreateBridge, CreateTap
 from hostnet.agent.plan.links import Plan, hairpin, plan
-from hostnet.agent.plan.resolve import World
+from hostnet.agent.plan.world import World
 
 from tests.unit.agent.data import NAMES, Case, check, operation, owner, owners, parameters, snapshot, step
 

@@ -30,13 +30,13 @@ def begin(directory: Path, instance: str | None = None) -> None:
         store(directory, instance).save(record)
 
 
-def test_what_was_noted_is_attached_for_whoever_looks_next(tmp_path: Path) -> None:
-    """In the order in which it was noted; the next save takes it into the record."""
+def test_what_is_in_the_journal_is_attached_for_the_next_agent(tmp_path: Path) -> None:
+    """In the order in which it was written; the next save takes it into the record."""
     begin(tmp_path)
     first = store(tmp_path)
     with first.locked() as record:
-        first.note_attached(record, {"vm-1": "key", "vm-2": "key"})
-        first.note_attached(record, {"vm-2": "other"})
+        first.journal_attached(record, {"vm-1": "key", "vm-2": "key"})
+        first.journal_attached(record, {"vm-2": "other"})
         assert record.attached == {"vm-0": "key", "vm-1": "key", "vm-2": "other"}
     second = store(tmp_path)
     with second.locked() as record:
@@ -56,17 +56,17 @@ def test_a_line_that_was_cut_off_hides_no_other(tmp_path: Path) -> None:
     first = store(tmp_path)
     with first.locked() as record:
         assert record.attached == {"vm-0": "key"}
-        first.note_attached(record, {"vm-2": "key"})
+        first.journal_attached(record, {"vm-2": "key"})
     with store(tmp_path).locked() as record:
         assert record.attached == {"vm-0": "key", "vm-2": "key"}
 
 
-def test_notes_of_a_former_namespace_are_nobodys(tmp_path: Path) -> None:
+def test_the_journal_of_a_former_namespace_is_ignored(tmp_path: Path) -> None:
     """As its record is."""
     begin(tmp_path, "before")
     old = store(tmp_path, "before")
     with old.locked() as record:
-        old.note_attached(record, {"vm-1": "key"})
+        old.journal_attached(record, {"vm-1": "key"})
     with store(tmp_path, "now").locked() as record:
         assert record.attached == {}
     begin(tmp_path, "now")
@@ -74,13 +74,13 @@ def test_notes_of_a_former_namespace_are_nobodys(tmp_path: Path) -> None:
         assert record.attached == {"vm-0": "key"}
 
 
-def test_the_last_delete_takes_notes_along(tmp_path: Path) -> None:
+def test_the_last_delete_takes_the_journal_along(tmp_path: Path) -> None:
     """Nothing is left in the directory, nor it."""
     directory = tmp_path / "state"
     begin(directory)
     last = store(directory)
     with last.locked() as record:
-        last.note_attached(record, {"vm-1": "key"})
+        last.journal_attached(record, {"vm-1": "key"})
         record.owners.remove(OWNER.key)
         record.attached.clear()
         last.save(record)

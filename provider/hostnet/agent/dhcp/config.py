@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Union
 
-from hostnet.agent.plan.resolve import World
+from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Address, DhcpServer, Guest, Lease, Link
@@ -96,23 +96,19 @@ def inputs_to_open(owners: Iterable[Owner]) -> list[tuple[str, str, tuple[int, .
 
 def bridges_of(owner: Owner | None) -> set[str]:
     """The bridges whose server an owner has a part in."""
-    found = set()
-    for item in owner.objects if owner else ():
-        if isinstance(item, DhcpServer) or (isinstance(item, Guest) and item.bridge):
-            found.add(item.bridge)
-        elif isinstance(item, Link) and item.kind == "bridge":
-            found.add(item.name)
-        elif isinstance(item, Address):
-            found.add(item.link)
-    return {name for name in found if name}
+    if owner is None:
+        return set()
+    return {
+        *(item.bridge for item in owner.of(DhcpServer)),
+        *(item.bridge for item in owner.of(Guest) if item.bridge),
+        *(item.name for item in owner.of(Link) if item.kind == "bridge"),
+        *(item.link for item in owner.of(Address)),
+    }
 
 
 def servers(world: World) -> Iterator[DhcpServer]:
     """All that are declared."""
-    for owner in world.holding(DhcpServer):
-        for item in owner.objects:
-            if isinstance(item, DhcpServer):
-                yield item
+    return world.owners.every(DhcpServer)
 
 
 # --- what can't be -------------------------------------------------------------------------------------------------
@@ -123,32 +119,27 @@ def check(owner: Owner, world: World) -> None:
 
     :raises HostnetError: with what stands in the way.
     """
-    for item in owner.objects:
-        if isinstance(item, DhcpServer):
-            _check_server(item, owner, world)
-        elif isinstance(item, Guest):
-            _check_guest(item, world)
+    for server in owner.of(DhcpServer):
+        _check_server(server, owner, world)
+    for guest in owner.of(Guest):
+        _check_guest(guest, world)
 
 
 def _check_server(item: DhcpServer, owner: Owner, world: World) -> None:
     owners = world.owners.copy()
     owners[owner.key] = owner
     setup_of(item, World(owners, world.snapshot))
-    for other in world.holding(Guest):
-        for guest in other.objects:
-            if isinstance(guest, Guest) and guest.bridge == item.bridge:
-                for index, lease in enumerate(item.static_leases):
-                    _compare(f"staticLeases[{index}] of {item.bridge}", lease.mac, lease.address, guest, other.label)
+    for other, guest in world.owners.holding(Guest):
+        if guest.bridge == item.bridge:
+            for index, lease in enumerate(item.static_leases):
+                _compare(f"staticLeases[{index}] of {item.bridge}", lease.mac, lease.address, guest, other.label)
 
 
 def _check_guest(item: Guest, world: World) -> None:
-    for other in world.holding(DhcpServer):
-        for server in other.objects:
-            if isinstance(server, DhcpServer) and server.bridge == item.bridge:
-                for lease in server.static_leases:
-                    _compare(
-                        f"guest of {item.link}", lease.mac, lease.address, item, f"a static lease of {other.label}"
-                    )
+    for other, server in world.owners.holding(DhcpServer):
+        if server.bridge == item.bridge:
+            for lease in server.static_leases:
+                _compare(f"guest of {item.link}", lease.mac, lease.address, item, f"a static lease of {other.label}")
 
 
 def _compare(what: str, mac: str, address: str, guest: Guest, whose: str) -> None:
@@ -304,8 +295,7 @@ def _known(server: DhcpServer, world: World, what: str) -> Iterator[_Known]:
 
 
 def _guests(bridge: str, world: World) -> list[Guest]:
-    owners = world.holding(Guest)
-    return [item for owner in owners for item in owner.objects if isinstance(item, Guest) and item.bridge == bridge]
+    return [item for item in world.owners.every(Guest) if item.bridge == bridge]
 
 
 def _guest(guest: Guest, server: DhcpServer, what: str) -> _Known:

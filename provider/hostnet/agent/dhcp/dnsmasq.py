@@ -39,7 +39,7 @@ from hostnet.agent.dhcp.config import Setup
 from hostnet.agent.linux import files, systemd, units
 from hostnet.agent.linux.install_hints import advice_here
 from hostnet.agent.linux.process import end_process
-from hostnet.agent.plan.resolve import World
+from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.record import Store
 from hostnet.wire.errors import Code, HostnetError
@@ -239,7 +239,7 @@ class DhcpServers:
 
     # --- seeing ----------------------------------------------------------------------------------------------------
 
-    def see(self, server: DhcpServer, world: World) -> DhcpState:
+    def state(self, server: DhcpServer, world: World) -> DhcpState:
         """Whether it runs as declared, and its leases."""
         leases = self.leases(server.bridge)
         place = self._run / server.bridge

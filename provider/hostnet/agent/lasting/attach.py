@@ -25,7 +25,7 @@ from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import context_of, ports_of
 from hostnet.agent.nft.table import Compiler, Table
 from hostnet.agent.plan.links import Plan, glob_members, glob_steps, hairpin
-from hostnet.agent.plan.resolve import World
+from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owners
 from hostnet.agent.record.record import Record, Store
 from hostnet.wire.objects import Glob
@@ -105,7 +105,7 @@ class Follower:
         plan = plan_links(globs, World(record.owners, snapshot), after, look, report)
         record.attached = after
         if plan.attached:
-            self._store.note_attached(record, plan.attached)
+            self._store.journal_attached(record, plan.attached)
         for name in self._perform(plan.build, report):
             del record.attached[name]
         return set(plan.attached)

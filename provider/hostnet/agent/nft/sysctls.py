@@ -50,7 +50,7 @@ class Sysctls:
                 self._write(name, value)
         self._release(record, wanted)
 
-    def note(self, record: Record, owners: Mapping[str, Owner], context: Context, snapshot: Snapshot) -> None:
+    def remember(self, record: Record, owners: Mapping[str, Owner], context: Context, snapshot: Snapshot) -> None:
         """Take down what is about to be set, and what it is now: whoever finishes or undoes it has to know."""
         for name, value in self._wanted(record, owners, context, snapshot):
             current = self._kernel.sysctl(name)

@@ -1,6 +1,6 @@
-"""Is this host ready? What the kernel can is tried, in a network namespace that goes at once; the rest is read.
+"""Is this host ready? The kernel's features are tried in a network namespace that is deleted at once, the rest is read.
 
-Nothing of the host is changed, but that the kernel may load the modules that hostnet would have it load.
+Nothing on the host is changed, except that the kernel may load modules that hostnet needs.
 """
 
 from __future__ import annotations
@@ -52,8 +52,11 @@ _MAPS = (
 def check(name: str, level: str, found: str, fix: str = "") -> Check:
     """One line of the doctor's.
 
-    :param level: `ok`, `note` (worth knowing), `warn` (something won't work that not all need), `fail`.
-    :param fix: the command, or what to do.
+    Args:
+        name: What is checked.
+        level: `ok`, `note` (worth knowing), `warn` (something does not work that not all need), `fail`.
+        found: What was found.
+        fix: The command, or what to do.
     """
     return {"name": name, "level": level, "found": found, "fix": fix}
 
@@ -69,7 +72,13 @@ def doctor(
 ) -> dict[str, Any]:
     """All checks, what matters most first.
 
-    :param machine: this is the machine itself, not a namespace on it.
+    Args:
+        record: The host's.
+        state_dir: Where it is.
+        table: Our nftables table.
+        watching: The watcher.
+        kernel: The host's.
+        machine: This is the machine itself, not a namespace on it.
     """
     tried = try_kernel()
     checks = [
@@ -123,7 +132,7 @@ _TRIES: dict[str, Callable[[], None]] = {
 
 
 def try_kernel() -> dict[str, str | None]:
-    """What the kernel says to each, in a namespace of a process of its own: a crash of a library is an answer, too."""
+    """What the kernel says to each, in a process and a namespace of its own: a crash of a library is a result, too."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -147,7 +156,7 @@ def try_kernel() -> dict[str, str | None]:
 def _try_all(answers: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNET):
-        why = f"no network namespace can be made: {os.strerror(ctypes.get_errno())}"
+        why = f"can't create a network namespace: {os.strerror(ctypes.get_errno())}"
         os.write(answers, json.dumps(dict.fromkeys(_TRIES, why)).encode())
         return
     for name, function in _TRIES.items():
@@ -157,7 +166,7 @@ def _try_all(answers: int) -> None:
 def _attempt(function: Callable[[], None]) -> str | None:
     try:
         function()
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is what stands in the way
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is why this does not work
         return (str(error).splitlines() or [type(error).__name__])[0]
     return None
 
@@ -209,9 +218,13 @@ def _sysctls(kernel: Kernel) -> Iterator[Check]:
             yield check(f"{family} forwarding", _OK, text)
     value = kernel.sysctl("net.bridge.bridge-nf-call-iptables")
     if value is None:
-        yield check("br_netfilter", _OK, "not loaded: frames within a bridge meet no firewall")
+        yield check("br_netfilter", _OK, "not loaded: frames within a bridge pass no firewall")
     else:
-        text = "frames within a bridge meet the firewalls; hostnet's rules reckon with it" if value != "0" else "off"
+        text = (
+            "frames within a bridge pass the firewalls; hostnet's rules take that into account"
+            if value != "0"
+            else "off"
+        )
         yield check("br_netfilter", _OK, f"bridge-nf-call-iptables = {value}: {text}")
 
 
@@ -249,7 +262,7 @@ def _clock(state_dir: Path) -> Iterator[Check]:
     shown = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
     if now < max(_MODERN, newest - 60):
         fix = "`timedatectl set-ntp true`, or set it by hand; DHCP leases end by this clock"
-        yield check("clock", _FAIL, f"it says {shown}, which is past", fix)
+        yield check("clock", _FAIL, f"the clock says {shown}, which is in the past", fix)
     else:
         yield check("clock", _OK, shown)
 
@@ -271,18 +284,18 @@ def _watcher(watching: Watching) -> Iterator[Check]:
     if not watching.needed:
         return
     if watching.process is None:
-        yield check("watcher", _FAIL, "no process follows new interfaces for `match`", "`hostnet restore`")
+        yield check("watcher", _FAIL, "no process attaches new interfaces for `match`", "`hostnet restore`")
     else:
-        yield check("watcher", _OK, f"process {watching.process.pid} follows new interfaces")
+        yield check("watcher", _OK, f"process {watching.process.pid} attaches new interfaces")
 
 
 def _daemons(state_dir: Path, *, recorded: bool) -> Iterator[Check]:
     places = Places()
     for title, runs in (("systemd-networkd", places.networkd_runs), ("NetworkManager", places.network_manager_runs)):
         if runs.exists():
-            yield check(title, _NOTE, "runs; hostnet marks what it makes as unmanaged for it")
+            yield check(title, _NOTE, "runs; hostnet tells it to leave hostnet's interfaces unmanaged")
     if not systemd.runs():
-        text = "does not run here: after a reboot, `hostnet restore` has to be run by the host's own init"
+        text = "does not run here: have the host's init run `hostnet restore` after a reboot"
         yield check("systemd", _NOTE, text)
         return
     unit = places.units / f"{units.instance_name(state_dir)}.service"

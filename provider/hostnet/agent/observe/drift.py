@@ -45,7 +45,7 @@ def _link_drift(item: Link, owner: Owner, observation: Observation) -> Iterator[
     view = link_view(item.name, observation)
     if view is None or view.kernel.our_kind != item.kind:
         what = "does not exist" if view is None else f"is another kind of interface ({view.kernel.our_kind})"
-        yield Difference(item.key, "", f"{_noun(item)} {item.name} {what}", declared=item)
+        yield Difference(item.key, "", f"{item.noun} {item.name} {what}", declared=item)
         return
     yield from _setting_drift(item, view.kernel)
     if item.kind == "tap":
@@ -58,10 +58,6 @@ def _link_drift(item: Link, owner: Owner, observation: Observation) -> Iterator[
         yield Difference(item.key, "advertised", text, there=True, declared=False)
     if observation.dropped & {item.key, f"dhcp {item.name}"}:
         yield is_off(item, "open_firewall", "another firewall drops its traffic")
-
-
-def _noun(item: Link) -> str:
-    return "bridge" if item.kind == "bridge" else "TAP"
 
 
 def _setting_drift(item: Link, kernel: KernelLink) -> Iterator[Difference]:

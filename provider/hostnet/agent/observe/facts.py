@@ -13,7 +13,7 @@ from hostnet.agent.nft.elements import counted
 from hostnet.agent.nft.ruleset import TABLES
 from hostnet.agent.nft.sysctls import FORWARDING
 from hostnet.agent.nft.table import Table
-from hostnet.agent.plan.resolve import World, external_of
+from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owners
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Forward, Lease, ports_text
@@ -70,12 +70,13 @@ def _base_chains(listed: list[dict[str, Any]]) -> Iterator[str]:
 def bridge_facts(name: str, snapshot: Snapshot, leases: Iterable[Lease] = ()) -> Facts:
     """A bridge, ours or not.
 
-    :raises HostnetError: where there is none of this name.
+    Raises:
+        HostnetError: There is none of this name.
     """
     link = snapshot.links.get(name)
     if link is None or link.kind != "bridge":
         why = f"there is no interface {name}" if link is None else f"{name} is no bridge"
-        raise HostnetError(Code.NOT_FOUND, f"bridge {name} can't be read", why, "`ip link show type bridge` lists them")
+        raise HostnetError(Code.NOT_FOUND, f"can't read bridge {name}", why, "`ip link show type bridge` lists them")
     addresses = snapshot.addresses.get(name, ())
     interfaces = [ipaddress.ip_interface(cidr) for cidr in addresses]
     return {
@@ -103,21 +104,18 @@ def forward_facts(owners: Owners, snapshot: Snapshot, table: Table) -> Facts:
         listing = None
     counters = listing.counters if listing else {}
     found = []
-    for owner in owners.values():
-        for item in owner.objects:
-            if not isinstance(item, Forward):
-                continue
-            counts = [counters.get((e.set, e.key), (0, 0)) for e in counted(item)]
-            found.append(
-                {
-                    "id": item.id_on(external_of(item, world)),
-                    "protocol": "+".join(item.protocols),
-                    "sourcePorts": ports_text(item.ports),
-                    "destinationAddress": item.address,
-                    "destinationPorts": ports_text(item.to_ports),
-                    "owner": owner.urn,
-                    "packets": sum(packets for packets, _ in counts),
-                    "bytes": sum(size for _, size in counts),
-                }
-            )
+    for owner, item in owners.holding(Forward):
+        counts = [counters.get(element.place, (0, 0)) for element in counted(item)]
+        found.append(
+            {
+                "id": item.id_on(world.external_of(item)),
+                "protocol": "+".join(item.protocols),
+                "sourcePorts": ports_text(item.ports),
+                "destinationAddress": item.address,
+                "destinationPorts": ports_text(item.to_ports),
+                "owner": owner.urn,
+                "packets": sum(packets for packets, _ in counts),
+                "bytes": sum(size for _, size in counts),
+            }
+        )
     return {"portForwards": found}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
-from hostnet.agent.plan.resolve import World, resolve
+from hostnet.agent.plan.resolve import resolve
+from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.record import Record
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Address, Forward, Gateway, Glob, Link, Object, Port
 from hostnet.wire.requests import Change, Query
 
-_DEFAULT_MTU = 1500  # ETH_DATA_LEN: what a bridge or TAP has where nobody says
+_DEFAULT_MTU = 1500  # ETH_DATA_LEN: what a bridge or TAP has by default
 
 
 def owner_of(query: Query, record: Record, snapshot: Snapshot) -> Owner | None:
@@ -48,7 +49,7 @@ def _find(query: Query, record: Record, snapshot: Snapshot) -> Owner | None:
 
 
 def _link_objects(state: KernelLink, snapshot: Snapshot) -> list[Object]:
-    """A link that somebody else made, as objects."""
+    """A link that another program created, as objects."""
     bridge = state.kind == "bridge"
     objects: list[Object] = [
         Link(
@@ -70,12 +71,14 @@ def _link_objects(state: KernelLink, snapshot: Snapshot) -> list[Object]:
     return objects
 
 
-def is_gone(owner: Owner, seen: tuple[object | None, ...]) -> bool:
-    """Whether the thing itself is not there any more: its link, or a forward's every element."""
-    for item, what in zip(owner.objects, seen):
-        if isinstance(item, Link):
-            return what is None
-        if isinstance(item, (Gateway, Glob)):
-            return False
-    forwards = [what for item, what in zip(owner.objects, seen) if isinstance(item, Forward)]
-    return bool(forwards) and not any(forwards)
+def is_gone(owner: Owner, states: tuple[object | None, ...]) -> bool:
+    """Whether the thing itself is not there any more: its link, or a forward's every element.
+
+    Args:
+        owner: The resource.
+        states: The state of each of its objects; None for one that is not there.
+    """
+    there = {type(item) for item, state in zip(owner.objects, states) if state is not None}
+    if Link in owner.kinds:
+        return Link not in there
+    return owner.kinds & {Gateway, Glob} == set() and Forward in owner.kinds and Forward not in there

@@ -1,4 +1,4 @@
-"""All that was looked at on the host, as data. What it means for an owner is said elsewhere (`view`, `drift`). Pure."""
+"""All that was looked at on the host, as data. `view` and `drift` say what it means for an owner. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cached_property
 from hostnet.agent.nft.elements import Context, Tagged, compile_common, compile_object
 from hostnet.agent.nft.ruleset import Element, Place
 from hostnet.agent.plan.links import Names
-from hostnet.agent.plan.resolve import World
+from hostnet.agent.plan.world import World
 from hostnet.wire.objects import DhcpServer, DhcpState, Object
 
 Elements = Mapping[Place, tuple[str, ...]]
@@ -17,7 +17,7 @@ Elements = Mapping[Place, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Observation:
-    """What was seen, and what the record says.
+    """What the host has, and what the record says.
 
     Attributes:
         world: All owners, and what the kernel has of links, addresses and routes.
@@ -30,7 +30,7 @@ class Observation:
         loopback_fault: What is wrong with what all forwards share for `loopback`; "": nothing.
         held: The keys of owners that the record has: an import is judged by what was done for it, and not before.
         dropped: The keys of objects whose traffic another firewall drops for want of our rules.
-        watcher_runs: Whether a process follows new interfaces.
+        watcher_runs: Whether a process attaches new interfaces.
         dhcp: Whether a bridge's server runs as declared, and its leases.
     """
 

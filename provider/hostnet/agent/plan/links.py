@@ -1,7 +1,7 @@
-"""From what an owner had, what it should have and what the kernel has, to operations and what undoes them. Pure.
+"""The operations on links that take an owner from what it has to what it should have, and their inverses. Pure.
 
 Creating comes before removing: `Plan.build` runs before the nftables batch and the sysctls, `Plan.remove` after them,
-so that a new network is closed before it is reachable and an old one stays closed until it is gone.
+so that a new network is closed before it can be reached, and an old one stays closed until it is gone.
 """
 
 from __future__ import annotations
@@ -14,29 +14,36 @@ from dataclasses import dataclass, field, replace
 from hostnet.agent.linux import operations as ops
 from hostnet.agent.linux.operations import Operation, Step
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
-from hostnet.agent.plan.resolve import World
+from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner
-from hostnet.wire.objects import Address, Glob, Link, Object, Port, Route
+from hostnet.wire.objects import Address, Glob, Link, Port, Route
 
 _IPV6_MIN_MTU = 1280
 
 
 @dataclass
 class Plan:
-    """The steps of a transaction, in order, and the links that globs attach or let go."""
+    """The steps of a transaction, in order.
+
+    Attributes:
+        build: Those that come before the nftables batch.
+        remove: Those that come after it.
+        attached: By the name of a link that a glob attaches, the key of the glob's owner.
+        detached: The links that globs release.
+    """
 
     build: list[Step] = field(default_factory=list)
     remove: list[Step] = field(default_factory=list)
-    attached: dict[str, str] = field(default_factory=dict)  # link -> owner key of the glob
+    attached: dict[str, str] = field(default_factory=dict)
     detached: list[str] = field(default_factory=list)
 
     @property
     def undo(self) -> tuple[Operation, ...]:
-        """What takes it all back, in order: the last step first."""
+        """The inverses of all steps, the last step first."""
         return self.undo_but(())
 
     def undo_but(self, failed: Container[str]) -> tuple[Operation, ...]:
-        """What takes it back but for the steps of these owners, of which nothing is left."""
+        """The inverses, but for the steps of these owners, which are undone already."""
         steps = (step for step in reversed([*self.build, *self.remove]) if step.owner not in failed)
         return tuple(each for step in steps for each in step.undo)
 
@@ -52,37 +59,42 @@ class Names:
 def plan(
     old: Owner | None, new: Owner | None, world: World, attached: Mapping[str, str], names: Names, into: Plan
 ) -> None:
-    """Add the steps that take one owner from `old` to `new`, given what the kernel has.
+    """Add the steps that take one owner from `old` to `new`.
 
-    :param world: all owners as they will be, and the snapshot.
-    :param attached: which glob attached which link so far.
+    Args:
+        old: What it has; None: nothing.
+        new: What it should have; None: nothing.
+        world: All owners as they will be, and what the kernel has.
+        attached: By link, the owner whose glob attached it so far.
+        names: The numbers of users and groups.
+        into: Where the steps are added.
     """
-    key = (new or old).key  # type: ignore[union-attr]
-    wanted = {item.key: item for item in new.objects} if new else {}
-    had = {item.key: item for item in old.objects} if old else {}
-    for item in wanted.values():
-        if isinstance(item, Link):
-            before = had.get(item.key)
-            world = _remade(key, item, world, names, into)
-            _link(key, item, before if isinstance(before, Link) else None, world.snapshot, names, into)
-            _other_ports(key, item, world, attached, into)
-    _addresses(key, wanted.values(), world.snapshot, into)
-    for item in wanted.values():
-        if isinstance(item, Port):
-            _port(key, item, world, into)
-        elif isinstance(item, Glob):
-            glob_steps(key, item, world, attached, into)
-    for name, item in had.items():
-        if name not in wanted:
-            _gone(key, item, wanted, world.snapshot, attached, into)
+    new = new or _without_objects(old)
+    old = old or _without_objects(new)
+    key = new.key
+    had = {item.name: item for item in old.of(Link)}
+    for item in new.of(Link):
+        world = _recreated(key, item, world, names, into)
+        _link(key, item, had.get(item.name), world.snapshot, names, into)
+        _other_ports(key, item, world, attached, into)
+        _addresses(key, item, new, world.snapshot, into)
+    for port in new.of(Port):
+        _port(key, port, world, into)
+    for glob in new.of(Glob):
+        glob_steps(key, glob, world, attached, into)
+    _remove(old, new, world.snapshot, attached, into)
 
 
-def _remade(key: str, item: Link, world: World, names: Names, into: Plan) -> World:
-    """A TAP whose owner or group is taken back is made anew: the kernel can change them, but not take them off."""
+def _without_objects(owner: Owner | None) -> Owner:
+    return replace(owner, objects=()) if owner else Owner("", "")
+
+
+def _recreated(key: str, item: Link, world: World, names: Names, into: Plan) -> World:
+    """A TAP whose owner or group is unset is created again: the kernel can change them, and not unset them."""
     state = world.snapshot.links.get(item.name)
     if state is None or item.kind != "tap" or not takes_user_off(item, state, names):
         return world
-    into.build.append(Step(key, ops.DeleteLink(item.name), tuple(_remake(item, world.snapshot))))
+    into.build.append(Step(key, ops.DeleteLink(item.name), tuple(_recreate(item, world.snapshot))))
     links = {name: link for name, link in world.snapshot.links.items() if name != item.name}
     addresses = {name: cidrs for name, cidrs in world.snapshot.addresses.items() if name != item.name}
     routes = {name: cidrs for name, cidrs in world.snapshot.routes.items() if name != item.name}
@@ -90,7 +102,7 @@ def _remade(key: str, item: Link, world: World, names: Names, into: Plan) -> Wor
 
 
 def takes_user_off(item: Link, state: KernelLink, names: Names) -> bool:
-    """Whether the declaration wants a TAP without the group, or without the owner, that it has."""
+    """Whether a TAP has an owner or a group that the declaration does not name."""
     if same_user(item, state, names):
         return False
     no_user = item.user is None and item.group is not None and state.uid is not None
@@ -132,9 +144,10 @@ def _change_link(key: str, item: Link, before: Link | None, snapshot: Snapshot, 
             ops.SetLink(item.name, mtu=item.mtu, bridge_device=bridge),
             ops.SetLink(item.name, mtu=state.mtu, bridge_device=bridge),
         )
-    # Below 1280 bytes a link has no IPv6; when that comes back, so does what the host accepts by default.
-    anew = state.accept_ra is None and state.mtu < _IPV6_MIN_MTU <= (item.mtu or 0)
-    if snapshot.takes_routers(item.name) or anew:
+    # With an MTU below 1280 bytes a link has no IPv6 sysctls (addrconf_notify). They come back with the default of
+    # the host, which accepts router advertisements.
+    gets_ipv6 = state.accept_ra is None and state.mtu < _IPV6_MIN_MTU <= (item.mtu or 0)
+    if snapshot.takes_routers(item.name) or gets_ipv6:
         add(ops.SetLink(item.name, accept_ra=0), ops.SetLink(item.name, accept_ra=state.accept_ra))
     if bridge and state.stp != item.stp:
         add(ops.SetBridgeOption(item.name, "stp", item.stp), ops.SetBridgeOption(item.name, "stp", state.stp))
@@ -149,45 +162,41 @@ def _change_link(key: str, item: Link, before: Link | None, snapshot: Snapshot, 
 
 
 def _former_user(item: Link, state: KernelLink, snapshot: Snapshot) -> tuple[Operation, ...]:
-    """What gives a TAP its former owner and group; one that it had not can only be taken off by making it anew."""
+    """What gives a TAP its former owner and group. Where it had none, only creating it again unsets the new one."""
     if (state.uid is None and item.user is not None) or (state.gid is None and item.group is not None):
-        return (ops.DeleteLink(item.name), *_remake(item, snapshot))
+        return (ops.DeleteLink(item.name), *_recreate(item, snapshot))
     return (ops.SetTapUser(item.name, _number(state.uid), _number(state.gid), item.multi_queue, item.vnet_hdr),)
 
 
 def same_user(item: Link, state: KernelLink, names: Names) -> bool:
-    """Whether the TAP may be opened by whom the declaration says (nobody named: root)."""
+    """Whether the TAP has the declared owner and group (where neither is declared: root)."""
     uid = names.users.get(item.user) if item.user is not None else (0 if item.group is None else None)
     gid = names.groups.get(item.group) if item.group is not None else None
     return uid == state.uid and gid == state.gid
 
 
-def _addresses(key: str, wanted: Iterable[Object], snapshot: Snapshot, into: Plan) -> None:
-    """Addresses of a link of ours are exclusive: what somebody else added goes."""
-    wanted = list(wanted)
-    for item in wanted:
-        if not isinstance(item, Link):
-            continue
-        link = item.name
-        declared = [item.cidr for item in wanted if isinstance(item, Address) and item.link == link]
-        seen = snapshot.addresses.get(link, ())
-        extra = [cidr for cidr in seen if cidr not in declared]
-        missing = [cidr for cidr in declared if cidr not in seen]
-        _exchange(key, link, declared, missing, extra, snapshot.through.get(link, ()), into)
-        if item.kind == "tap":
-            routes = [route.cidr for route in wanted if isinstance(route, Route) and route.link == link]
-            _routes(key, link, routes, snapshot.routes.get(link, ()), into)
-            if any(":" not in cidr for cidr in extra):
-                # With a link's last IPv4 address the kernel drops its IPv4 routes: put ours back.
-                into.remove.extend(Step(key, ops.AddRoute(link, cidr)) for cidr in routes if ":" not in cidr)
+def _addresses(key: str, item: Link, owner: Owner, snapshot: Snapshot, into: Plan) -> None:
+    """Addresses of a link of ours are exclusive: those that another program added are removed."""
+    link = item.name
+    declared = list(dict.fromkeys(address.cidr for address in owner.of(Address) if address.link == link))
+    there = snapshot.addresses.get(link, ())
+    extra = [cidr for cidr in there if cidr not in declared]
+    missing = [cidr for cidr in declared if cidr not in there]
+    _exchange(key, link, declared, missing, extra, snapshot.through.get(link, ()), into)
+    if item.kind == "tap":
+        routes = [route.cidr for route in owner.of(Route) if route.link == link]
+        _routes(key, link, routes, snapshot.routes.get(link, ()), into)
+        if any(":" not in cidr for cidr in extra):
+            # With a link's last IPv4 address the kernel deletes its IPv4 routes (fib_disable_ip): put ours back.
+            into.remove.extend(Step(key, ops.AddRoute(link, cidr)) for cidr in routes if ":" not in cidr)
 
 
-def _routes(key: str, link: str, declared: list[str], seen: tuple[str, ...], into: Plan) -> None:
-    """Routes through a TAP of ours are exclusive, as its addresses are. A bridge's are its host's business."""
+def _routes(key: str, link: str, declared: list[str], there: tuple[str, ...], into: Plan) -> None:
+    """Routes through a TAP of ours are exclusive, as its addresses are. Those through a bridge are not ours."""
     for cidr in declared:
-        if cidr not in seen:
+        if cidr not in there:
             into.build.append(Step(key, ops.AddRoute(link, cidr), (ops.DeleteRoute(link, cidr),)))
-    for cidr in seen:
+    for cidr in there:
         if cidr not in declared:
             into.remove.append(Step(key, ops.DeleteRoute(link, cidr), (ops.AddRoute(link, cidr),)))
 
@@ -203,7 +212,14 @@ def _exchange(
 ) -> None:
     """Add before deleting, but for a v6 address that only changes its prefix length: the kernel has each once.
 
-    :param through: the routes that may go with the addresses; undone last, when the addresses are back.
+    Args:
+        key: The owner's.
+        link: The link.
+        declared: All addresses that it should have.
+        missing: Those that it has not.
+        extra: Those that it has, and should not have.
+        through: The routes that may go with the addresses; put back last, when the addresses are back.
+        into: Where the steps are added.
     """
     again = {ipaddress.ip_interface(cidr).ip for cidr in missing if ":" in cidr}
     for cidr in extra:
@@ -240,40 +256,36 @@ def _attach(key: str, link: str, bridge: str, *, isolated: bool, snapshot: Snaps
 
 
 def _other_ports(key: str, item: Link, world: World, attached: Mapping[str, str], into: Plan) -> None:
-    """Other owners' ports of a bridge: as isolated as it says, and back in it when it is made anew."""
+    """Other owners' ports of a bridge: isolated as it says, and put back when it is created again."""
     if item.kind != "bridge":
         return
-    anew = item.name not in world.snapshot.links
-    for owner in world.owners.structural.values():
-        if owner.key == key:
-            continue
-        for port in owner.objects:
-            if not isinstance(port, (Port, Glob)) or port.bridge != item.name:
-                continue
-            if isinstance(port, Glob) and anew:
-                glob_steps(owner.key, port, world, attached, into)
-                continue
-            links = [port.link] if isinstance(port, Port) else [x for x, by in attached.items() if by == owner.key]
-            for link in links:
-                there = link in world.snapshot.links
-                if there and world.snapshot.master_of(link) == (None if anew else item.name):
-                    _attach(
-                        key,
-                        link,
-                        item.name,
-                        isolated=port.isolated or item.port_isolation,
-                        snapshot=world.snapshot,
-                        into=into,
-                    )
+    created = item.name not in world.snapshot.links
+    others = ((o, x) for o, x in world.owners.holding(Port) if x.bridge == item.name and o.key != key)
+    ports: list[tuple[Port | Glob, str]] = [(port, port.link) for _, port in others]
+    globs = [(o.key, x) for o, x in world.owners.holding(Glob) if x.bridge == item.name and o.key != key]
+    if not created:
+        ports += [(glob, link) for owner, glob in globs for link, by in attached.items() if by == owner]
+    for port, link in ports:
+        there = link in world.snapshot.links
+        if there and world.snapshot.master_of(link) == (None if created else item.name):
+            isolated = port.isolated or item.port_isolation
+            _attach(key, link, item.name, isolated=isolated, snapshot=world.snapshot, into=into)
+    for owner, glob in globs if created else ():
+        glob_steps(owner, glob, world, attached, into)
 
 
 def hairpin(key: str, old: Iterable[str], new: Iterable[str], snapshot: Snapshot, into: Plan) -> None:
     """Hairpin mode of ports: on where a guest may reach a forward to itself, off again where none is left.
 
-    With br_netfilter the translation happens on the way through the bridge, and the frame has to leave by the port it
-    came in by. What is flooded comes back, too: the bridge table drops that.
+    With br_netfilter the translation happens as the frame crosses the bridge, and it has to leave by the port that it
+    came in by. Flooded frames come back, too: the bridge table drops those.
 
-    :param old: the ports that had it on our account; `new`: those that shall.
+    Args:
+        key: The owner that the steps are for.
+        old: The ports that hostnet put into hairpin mode.
+        new: The ports that should be in it.
+        snapshot: What the kernel has.
+        into: Where the steps are added.
     """
     new = set(new)
     joining = {
@@ -283,61 +295,62 @@ def hairpin(key: str, old: Iterable[str], new: Iterable[str], snapshot: Snapshot
         state = snapshot.links.get(port)
         if port in joining or (state is not None and state.master and not state.hairpin):
             into.build.append(Step(key, ops.SetLink(port, hairpin=True)))
-    anew = {step.operation.name for step in into.build if isinstance(step.operation, ops.DeleteLink)}
-    for port in sorted(set(old) - new - anew):
+    recreated = {step.operation.name for step in into.build if isinstance(step.operation, ops.DeleteLink)}
+    for port in sorted(set(old) - new - recreated):
         state = snapshot.links.get(port)
         if state is not None and state.master and state.hairpin:
             into.build.append(Step(key, ops.SetLink(port, hairpin=False), (ops.SetLink(port, hairpin=True),)))
 
 
 def glob_members(item: Glob, snapshot: Snapshot) -> tuple[list[str], list[str]]:
-    """The interfaces that a glob should have now, and those that match but sit in another bridge."""
+    """The interfaces that a glob should have now, and those that match and are in another bridge."""
     members: list[str] = []
-    left: list[str] = []
+    elsewhere: list[str] = []
     for name in sorted(snapshot.links):
         if name == item.bridge or not fnmatch.fnmatchcase(name, item.pattern):
             continue
         if name in snapshot.uplinks or snapshot.links[name].physical or snapshot.links[name].kind == "bridge":
             continue
         master = snapshot.master_of(name)
-        (members if master in (None, item.bridge) else left).append(name)
-    return members, left
+        (members if master in (None, item.bridge) else elsewhere).append(name)
+    return members, elsewhere
 
 
 def glob_steps(key: str, item: Glob, world: World, attached: Mapping[str, str], into: Plan) -> None:
     """Add the steps that attach what a glob matches now: up, in the bridge, as isolated as it says."""
     bridge = world.link(item.bridge)
-    declared = {x.name for owner in world.holding(Link) for x in owner.objects if isinstance(x, Link)}
+    declared = {link.name for link in world.owners.every(Link)}
     isolated = item.isolated or (bridge is not None and bridge.port_isolation)
     for name in glob_members(item, world.snapshot)[0]:
         if name in declared:
             continue  # it has a resource of its own, which says where it belongs
         mine = attached.get(name) == key
         if world.snapshot.master_of(name) == item.bridge and not mine:
-            continue  # somebody else put it there: not ours to change, nor to let go
+            continue  # another program put it there: not ours to change, nor to release
         _attach(key, name, item.bridge, isolated=isolated, snapshot=world.snapshot, into=into)
         if not world.snapshot.links[name].up:
             into.build.append(Step(key, ops.SetLink(name, up=True)))
         into.attached[name] = key
 
 
-def _gone(
-    key: str, item: Object, wanted: Mapping[str, Object], snapshot: Snapshot, attached: Mapping[str, str], into: Plan
-) -> None:
-    """What the owner had and shall not have any more."""
-    if isinstance(item, Link):
-        state = snapshot.links.get(item.name)
-        if state is not None and state.our_kind == item.kind:
-            into.remove.append(Step(key, ops.DeleteLink(item.name), tuple(_remake(item, snapshot))))
-    elif isinstance(item, Port):
-        if f"link {item.link}" in wanted and snapshot.master_of(item.link) == item.bridge:
-            undo = (ops.SetLink(item.link, bridge=item.bridge),)
-            into.remove.append(Step(key, ops.SetLink(item.link, bridge=""), undo))
-    elif isinstance(item, Glob):
-        _let_go(key, item, snapshot, attached, into)
+def _remove(old: Owner, new: Owner, snapshot: Snapshot, attached: Mapping[str, str], into: Plan) -> None:
+    """What the owner has and should not have any more."""
+    key, kept = new.key, {item.key for item in new.objects}
+    for link in old.of(Link):
+        state = snapshot.links.get(link.name)
+        if link.key not in kept and state is not None and state.our_kind == link.kind:
+            into.remove.append(Step(key, ops.DeleteLink(link.name), tuple(_recreate(link, snapshot))))
+    for port in old.of(Port):
+        # A link that is deleted leaves its bridge by itself.
+        if port.key not in kept and f"link {port.link}" in kept and snapshot.master_of(port.link) == port.bridge:
+            undo = (ops.SetLink(port.link, bridge=port.bridge),)
+            into.remove.append(Step(key, ops.SetLink(port.link, bridge=""), undo))
+    for glob in old.of(Glob):
+        if glob.key not in kept:
+            _release(key, glob, snapshot, attached, into)
 
 
-def _let_go(key: str, item: Glob, snapshot: Snapshot, attached: Mapping[str, str], into: Plan) -> None:
+def _release(key: str, item: Glob, snapshot: Snapshot, attached: Mapping[str, str], into: Plan) -> None:
     """Detach exactly what the glob attached, where it still is."""
     for name, owner in attached.items():
         if owner != key or name in into.attached:
@@ -348,8 +361,8 @@ def _let_go(key: str, item: Glob, snapshot: Snapshot, attached: Mapping[str, str
             into.remove.append(Step(key, ops.SetLink(name, bridge=""), undo))
 
 
-def _remake(item: Link, snapshot: Snapshot) -> Iterable[Operation]:
-    """What brings a deleted link back as it was, whatever is declared by now."""
+def _recreate(item: Link, snapshot: Snapshot) -> Iterable[Operation]:
+    """The operations that bring a deleted link back as it was, whatever is declared by now."""
     name, state = item.name, snapshot.links[item.name]
     if item.kind == "bridge":
         yield ops.CreateBridge(name, state.mac, item.mtu, state.stp, state.vlan_filtering)

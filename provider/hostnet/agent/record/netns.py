@@ -36,15 +36,16 @@ def has_name() -> bool:
 def enter(netns: str) -> None:
     """Move this process into a named namespace.
 
-    :raises HostnetError: where there is none of this name.
+    Raises:
+        HostnetError: There is none of this name.
     """
     try:
         descriptor = os.open(NAMED_NAMESPACES / netns, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         raise HostnetError(
             Code.UNREACHABLE,
-            "the network namespace can't be entered",
-            f"ENOENT: there is none of the name {netns}",
+            f"can't enter network namespace {netns}",
+            "ENOENT: there is none of this name",
             f"Create it (`ip netns add {netns}`), or correct connection.netns",
         ) from None
     libc = ctypes.CDLL(None, use_errno=True)
@@ -52,13 +53,15 @@ def enter(netns: str) -> None:
     code = ctypes.get_errno()
     os.close(descriptor)
     if failed:
-        raise HostnetError(Code.UNREACHABLE, f"network namespace {netns} can't be entered", os.strerror(code))
+        raise HostnetError(Code.UNREACHABLE, f"can't enter network namespace {netns}", os.strerror(code))
 
 
 def store_here(state_dir: Path, netns: str | None) -> Store:
     """The record of the machine, or of the namespace that this process is in: that one ends with it, or with the boot.
 
-    :param netns: the name by which the namespace was entered, if by one.
+    Args:
+        state_dir: The provider's `stateDir`.
+        netns: The name by which the namespace was entered, if by one.
     """
     here = Path("/proc/self/ns/net").stat().st_ino
     if here in _machine_namespace():
@@ -101,7 +104,7 @@ def _sweep(state_dir: Path, boot: str) -> None:
             with path.open() as file:
                 instance = str(json.loads(file.readline()).get("instance") or "").split()
         except (OSError, ValueError):
-            continue  # being written, or somebody else's
+            continue  # being written, or another program's
         if len(instance) < _UNNAMED or instance[0] != boot or not _alive(instance):
             path.unlink(missing_ok=True)
             for ending in (".lock", ".attached"):

@@ -1,4 +1,4 @@
-"""Who has what on a host, and the indexes that make many owners quick to look through."""
+"""What each resource has on a host, and the indexes that make ten thousand of them quick to look through."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ class Owner:
 class Owners(dict[str, Owner]):
     """All owners by key.
 
-    Most of many are port forwards: `structural` has the others, which relations are looked for in, and `forwards` tells
-    which ports are taken.
+    Most of many owners are port forwards. `structural` has the others, among which relations are looked up; `forwards`
+    has the ports that are taken.
     """
 
     def __init__(self, owners: dict[str, Owner] | None = None) -> None:
@@ -117,8 +117,12 @@ class Owners(dict[str, Owner]):
 
     def every(self, kind: type[Kind]) -> Iterator[Kind]:
         """All objects of a type."""
-        for owner in (self if kind in _FORWARDS else self.structural).values():
-            yield from owner.of(kind)
+        return (item for _, item in self.holding(kind))
+
+    def holding(self, kind: type[Kind]) -> Iterator[tuple[Owner, Kind]]:
+        """All objects of a type, each with its owner."""
+        owners = self if kind in _FORWARDS else self.structural
+        return ((owner, item) for owner in owners.values() for item in owner.of(kind))
 
     def copy(self) -> Owners:
         """One that changes apart from this."""
@@ -197,9 +201,10 @@ class ForwardIndex:
                 yield port, port, self._single[place, port]
 
     def check(self, owner: Owner, owners: Owners) -> None:
-        """Refuse a forward whose key is taken, whole or in part, by another owner or twice by this one.
+        """Refuse a forward whose ports are taken, whole or in part, by another owner or twice by this one.
 
-        :raises HostnetError: naming who has it.
+        Raises:
+            HostnetError: They are; names the owner that has them.
         """
         mine: dict[ForwardPlace, list[tuple[int, int]]] = {}
         for place, (low, high) in _places(owner, owners):
@@ -216,13 +221,10 @@ class ForwardIndex:
 
 
 def _places(owner: Owner, owners: Owners) -> Iterator[tuple[ForwardPlace, tuple[int, int]]]:
-    forwards = [item for item in owner.objects if isinstance(item, Forward)] if Forward in owner.kinds else []
-    if not forwards:
+    if Forward not in owner.kinds:
         return
-    gateways = {
-        x.name: x for each in (*owners.structural.values(), owner) for x in each.objects if isinstance(x, Gateway)
-    }
-    for item in forwards:
+    gateways = {item.name: item for item in (*owners.every(Gateway), *owner.of(Gateway))}
+    for item in owner.of(Forward):
         gateway = gateways.get(item.gateway) if item.gateway else None
         external = (gateway.external if gateway else item.external) or ""
         listens = {"*" if listen in ANY_ADDRESS.values() else listen for listen in item.listen} or {"*"}
@@ -237,7 +239,7 @@ def _taken(place: ForwardPlace, asked: tuple[int, int], taken: tuple[int, int], 
     who = holder.label if holder else "another entry of the same forwardPorts"
     return HostnetError(
         Code.CONFLICT,
-        f"{protocol} port {_span(asked)} on {external} ({family}) can't be forwarded",
+        f"can't forward {protocol} port {_span(asked)} on {external} ({family})",
         f"{protocol} port {_span(taken)}{at} there belongs to {who}",
         "Choose another port, or remove that forward first",
     )

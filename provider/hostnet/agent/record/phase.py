@@ -29,7 +29,7 @@ class Idle:
 
 @dataclass(frozen=True)
 class Pending:
-    """A transaction is being applied. Whoever finds this in a record that nobody holds: its agent died half way.
+    """A transaction is being applied. Where an agent gets the host's lock and finds this, another one died half way.
 
     Attributes:
         pairs: What each owner had, and what it should have.
@@ -57,7 +57,7 @@ class Unconfirmed:
 
 @dataclass(frozen=True)
 class RolledBack:
-    """A transaction that nobody confirmed is rolled back, and its provider may come back to ask what became of it.
+    """A transaction that was not confirmed is rolled back, and its provider may come back to ask what became of it.
 
     Until then the record is kept, also where it holds nothing else.
 

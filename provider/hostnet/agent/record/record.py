@@ -45,7 +45,7 @@ class Mark:
     Attributes:
         rules: A hash of their chains and rules as the kernel lists them ("": there are none).
         template: The version of our template that they were made from.
-        generation: nftables' generation then; while it is the same nobody changed anything since. 0: not known.
+        generation: nftables' generation then; while it is the same no program changed anything since. 0: not known.
         observed: A hash of what its elements were compiled from beside the owners (`Context.observed`).
     """
 
@@ -87,7 +87,7 @@ class Record:
     def by_id(self, identity: str, kind: type[Object] | None = None) -> Owner | None:
         """The owner of this id (and with an object of this kind)."""
         for owner in self.owners.values():
-            if owner.id == identity and (kind is None or any(isinstance(x, kind) for x in owner.objects)):
+            if owner.id == identity and (kind is None or kind in owner.kinds):
                 return owner
         return None
 
@@ -105,7 +105,7 @@ class Store:
     def __init__(self, directory: Path, name: str, instance: str | None) -> None:
         self._path = directory / f"{name}.json"
         self._lock = directory / f"{name}.lock"
-        self._noted = directory / f"{name}.attached"
+        self._journal = directory / f"{name}.attached"
         self._directory = directory
         self._instance = instance
         self._stat: tuple[int, int, int] | None = None
@@ -131,7 +131,7 @@ class Store:
             except OSError as error:
                 raise HostnetError(
                     Code.KERNEL,
-                    f"can't keep the record in {self._directory}",
+                    f"can't write the record in {self._directory}",
                     f"{errno.errorcode.get(error.errno or 0, 'error')}: {os.strerror(error.errno or 0)}",
                     "Set the provider's stateDir to a directory that root can write",
                 ) from None
@@ -173,20 +173,20 @@ class Store:
         except FileNotFoundError:
             self._stat, self._record = None, Record()
             return self._record
-        seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-        if seen != self._stat:
+        now = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        if now != self._stat:
             self._record = self._read()
-            self._stat = seen
-        self._record.attached.update(self._noted_links())
+            self._stat = now
+        self._record.attached.update(self._journalled_links())
         return self._record
 
-    def note_attached(self, record: Record, links: Mapping[str, str]) -> None:
-        """Write down what is about to be attached, in a line beside the record, until `save` takes it in.
+    def journal_attached(self, record: Record, links: Mapping[str, str]) -> None:
+        """Append what is about to be attached to a journal beside the record, until `save` takes it in.
 
-        It is quick, and enough for the death of this process: attachments end with the host.
+        It is quick, and outlives this process. It need not outlive the host: attachments do not.
         """
         line = f"\n{json.dumps([self._instance, dict(links)])}\n".encode()  # apart from one that was cut off
-        descriptor = os.open(self._noted, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self._journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             if os.write(descriptor, line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -194,9 +194,9 @@ class Store:
             os.close(descriptor)
         record.attached.update(links)
 
-    def _noted_links(self) -> Mapping[str, str]:
+    def _journalled_links(self) -> Mapping[str, str]:
         try:
-            lines = self._noted.read_text().splitlines()
+            lines = self._journal.read_text().splitlines()
         except OSError:
             return {}
         found: dict[str, str] = {}
@@ -214,7 +214,7 @@ class Store:
                 Code.INVALID,
                 f"can't read the record {self._path}",
                 f"{type(error).__name__}: {error}",
-                "Move it away: what the stacks' states know is taken as theirs again at their next `pulumi up`",
+                "Move it away: at its next `pulumi up` each stack takes what its state knows as its own again",
             ) from None
 
     def _parse(self, text: str) -> Record:
@@ -266,19 +266,19 @@ class Store:
         lines = [json.dumps(header), *(owner.line for owner in record.owners.values())]
         # A namespace's record has nothing to outlive: it ends with the boot.
         files.write(self._path, "\n".join(lines) + "\n", 0o600, sync=self._instance is None)
-        self._noted.unlink(missing_ok=True)
+        self._journal.unlink(missing_ok=True)
         stat = self._path.stat()
         self._stat, self._record = (stat.st_ino, stat.st_mtime_ns, stat.st_size), record
 
     def _remove(self) -> None:
         """Take the record, the lock and, where nothing else is in it, the directory away."""
-        for path in (self._path, self._lock, self._noted):
+        for path in (self._path, self._lock, self._journal):
             path.unlink(missing_ok=True)
         self._stat, self._record = None, Record()
         try:
             self._directory.rmdir()
         except OSError:
-            return  # another namespace's record is there, or it was somebody else's directory to begin with
+            return  # another namespace's record is there, or the directory is not ours alone
 
 
 def _phase(header: dict[str, Any]) -> Phase:

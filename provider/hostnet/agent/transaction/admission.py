@@ -10,7 +10,8 @@ from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import context_of
 from hostnet.agent.observe import listeners
 from hostnet.agent.plan.links import takes_user_off
-from hostnet.agent.plan.resolve import World, resolve
+from hostnet.agent.plan.resolve import resolve
+from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.phase import Pairs, Result
 from hostnet.agent.record.record import Record
@@ -87,7 +88,7 @@ class Admission:
                 admitted.owners[number] = Owner(change.urn, change.id)
                 continue
             admitted.owners[number] = new or Owner(change.urn, change.id)
-            _take(old, new, admitted, after, change)
+            _add(old, new, admitted, after, change)
         return admitted
 
     def accept(self, record: Record, admitted: Admitted) -> None:
@@ -126,7 +127,7 @@ class Admission:
         """What the owner has, and what it should have (None: nothing)."""
         old = after.get(Owner(change.urn, change.id).key)
         if old is None and change.known:
-            old = _taken_up(change, after, World(after, snapshot), claims)
+            old = _found_by_state(change, after, World(after, snapshot), claims)
         if not change.objects:
             return old, None
         if old is not None and old.key in after and old.urn != change.urn:
@@ -160,8 +161,8 @@ class Admission:
         return owner.replaced is not None and owner.replaced == self._via != owner.via
 
 
-def _take(old: Owner | None, new: Owner | None, admitted: Admitted, after: Owners, change: Change) -> None:
-    """Note what an accepted change does."""
+def _add(old: Owner | None, new: Owner | None, admitted: Admitted, after: Owners, change: Change) -> None:
+    """Add an accepted change to what is admitted."""
     owner = new or old or Owner(change.urn, change.id)
     if old is not None and old.key != owner.key:
         # The resource's URN changed: its objects change hands, nothing else.
@@ -177,9 +178,7 @@ def _take(old: Owner | None, new: Owner | None, admitted: Admitted, after: Owner
 
 
 def _check_users(owner: Owner) -> None:
-    for item in owner.objects:
-        if not isinstance(item, Link):
-            continue
+    for item in owner.of(Link):
         for kind, name, find in (("user", item.user, user_id), ("group", item.group, group_id)):
             try:
                 if name is not None:
@@ -187,31 +186,35 @@ def _check_users(owner: Owner) -> None:
             except LookupError:
                 raise HostnetError(
                     Code.NOT_FOUND,
-                    f"TAP {item.name} can't be set up",
+                    f"can't set up TAP {item.name}",
                     f"this host has no {kind} {name}",
                     f"Create the {kind} first, or give its number",
                 ) from None
 
 
 def _check_open(owner: Owner, snapshot: Snapshot) -> None:
-    """Taking the owner or group off a TAP makes it anew, which a VM that has it open would not survive."""
+    """Refuse to take the owner or group off a TAP that a VM has open: it would have to be deleted and created again.
+
+    The kernel can change them, and not unset them (TUNSETOWNER and TUNSETGROUP with -1: EINVAL).
+    """
     names = names_of([owner])
-    for item in owner.objects:
-        state = snapshot.links.get(item.name) if isinstance(item, Link) and item.kind == "tap" else None
-        if isinstance(item, Link) and state is not None and state.carrier and takes_user_off(item, state, names):
+    for item in owner.of(Link):
+        state = snapshot.links.get(item.name) if item.kind == "tap" else None
+        if state is not None and state.carrier and takes_user_off(item, state, names):
             raise HostnetError(
                 Code.CONFLICT,
-                f"the owner or group of TAP {item.name} can't be taken off",
-                "EBUSY: a program has it open, and the kernel can only make it anew without one",
+                f"can't take the owner or group off TAP {item.name}",
+                "EBUSY: a program has it open, and the kernel can't unset them without creating the TAP again",
                 "Stop the VM first, or name another owner or group",
             )
 
 
-def _taken_up(change: Change, owners: Owners, world: World, claims: Mapping[str, str]) -> Owner | None:
-    """What a state knows and the record has under no or another name: taken as ours, where nobody else's.
+def _found_by_state(change: Change, owners: Owners, world: World, claims: Mapping[str, str]) -> Owner | None:
+    """What a resource has that its state knows, and that the record has not, or has under another URN.
 
-    A resource whose URN changed (an alias) is found by its id within the same stack and project; one that this
-    resource imported is handed over by the stack that made it.
+    A resource whose URN changed (an alias) is found by its id within the same stack and project. What this resource
+    imported is handed over by the stack that created it. Where the record was lost, what the kernel still has is taken
+    as ours again, unless another resource has it.
     """
     urn, holder = Urn.parse(change.urn), _other_holder(change, owners)
     if holder is not None and (Urn.parse(holder.urn).is_in_stack_of(urn) or claims.get(holder.key) == change.urn):
@@ -232,14 +235,14 @@ def _taken_up(change: Change, owners: Owners, world: World, claims: Mapping[str,
 
 
 def _other_holder(change: Change, owners: Owners) -> Owner | None:
-    """Who else has the thing of this id."""
+    """Another owner of the thing of this id."""
     return next(
         (x for x in owners.values() if x.id == change.id and x.urn != change.urn and _same_kind(x, change)), None
     )
 
 
 def left_alone(change: Change, owners: Owners) -> tuple[str, ...]:
-    """What a delete did not touch, since it is another resource's by now."""
+    """A warning where a delete did not touch the thing, since it is another resource's by now."""
     holder = None if change.objects else _other_holder(change, owners)
     return (f"{change.id} stays on the host: it belongs to {holder.label}",) if holder else ()
 

@@ -38,9 +38,9 @@ class Applier:
         """
         transition = Transition.plan(record, pairs, snapshot)
         record.phase = Pending(pairs, transition.links.undo)
-        # Whoever finishes or undoes this has to know what the sysctls were.
+        # The agent that finishes or undoes this has to know what the sysctls were.
         after = transition.owners
-        self._subsystems.sysctls.note(record, after, context_of(after, snapshot, record.attached), snapshot)
+        self._subsystems.sysctls.remember(record, after, context_of(after, snapshot, record.attached), snapshot)
         self._subsystems.save(record)
         self._subsystems.persistence.declare_unmanaged(owner for _, owner in pairs.values() if owner is not None)
         record.attached = attached_after(record.attached, transition.links, ())
@@ -74,8 +74,8 @@ class Applier:
                     if refusal.errno != errno.ENODEV:  # gone already
                         left.append(f"{operation}: {reason_of(refusal)}")
         if left:
-            why = f"{error.what}: {error.why}; then undoing it failed: {'; '.join(left)}"
-            error = HostnetError(Code.PARTIAL, "applied in part", why, "The next `pulumi up` repairs it")
+            why = f"{error.why}; undoing the rest of the change failed as well: {'; '.join(left)}"
+            error = HostnetError(Code.PARTIAL, error.what, why, "The next `pulumi up` repairs it")
         transition.failed[key] = error
 
     def _sync_all(self, transition: Transition, *, verify: bool) -> None:

@@ -1,7 +1,7 @@
 """A change counts once its provider confirms it; else a process beside the agent rolls it back.
 
-That process (`hostnet-confirm` in ps) outlives the agent, the connection and the provider. The agent tells it through a
-pipe how far a transaction is; the end of the pipe tells that the agent died. Then
+That process (`hostnet-confirm` in ps) outlives the agent, the connection and the provider. The agent writes to
+a pipe how far a transaction is; the end of the pipe means that the agent died. Then
 
 - before a transaction, and after one: it ends;
 - of one that has begun: it rolls it back at once, since no provider has heard of it;
@@ -44,7 +44,7 @@ class Confirmation(Protocol):
         """The host is about to be changed."""
 
     def request(self, outcomes: list[Outcome], transaction: str, *, reconnect: bool) -> str:
-        """Tell the provider what is applied, and wait for its answer.
+        """Send the provider what is applied, and wait for its answer.
 
         Args:
             outcomes: What is applied.
@@ -93,20 +93,20 @@ class CommitConfirm:
 
     def begun(self, transaction: str) -> None:
         """The host is about to be changed."""
-        self._tell(_BEGUN + transaction.encode())
+        self._write(_BEGUN + transaction.encode())
 
     def applied(self, transaction: str) -> None:
         """It is changed, recorded, and waits for its confirmation from now on."""
-        self._tell(_APPLIED + transaction.encode())
+        self._write(_APPLIED + transaction.encode())
 
     def ended(self) -> None:
         """It is confirmed, or rolled back."""
-        self._tell(_ENDED)
+        self._write(_ENDED)
 
-    def _tell(self, what: bytes) -> None:
+    def _write(self, what: bytes) -> None:
         try:
             os.write(self._pipe, what + b"\n")
-        except BrokenPipeError:  # somebody killed it
+        except BrokenPipeError:  # it was killed
             os.close(self._pipe)
             self._pipe = self._start()
             os.write(self._pipe, what + b"\n")

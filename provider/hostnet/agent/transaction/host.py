@@ -1,7 +1,7 @@
 """One step for many changes: observe, resolve, plan, apply, record, report, under the host's lock.
 
 A change that fails is undone and fails alone; the others commit. Before the first operation the record has what was
-and what should be, so that an agent that dies half way is cleaned up after by the next one.
+and what should be, so that the next agent cleans up after one that dies half way.
 
 `admission` accepts changes or refuses them, `apply` brings the host from here to there, `restore` brings it back,
 `queries` reports.
@@ -78,7 +78,7 @@ class Host:
         """
 
         def refuse(_: Record) -> list[Outcome]:
-            raise HostnetError(Code.AGENT_DIED, "apply the transaction", "it was not applied, or is rolled back")
+            raise HostnetError(Code.AGENT_DIED, "the transaction has no result", "its agent died before it was applied")
 
         return self._conclude(changes, transaction, confirmation or AlwaysConfirmed(), otherwise=refuse)
 
@@ -90,7 +90,7 @@ class Host:
         *,
         otherwise: Callable[[Record], list[Outcome]],
     ) -> list[Outcome]:
-        """See a transaction to its end: from where the record has it, or, where it does not know it, by `otherwise`."""
+        """Bring a transaction to its end: from where the record has it, else by `otherwise`."""
         with self._store.locked() as record:
             if not (isinstance(record.phase, Unconfirmed) and record.phase.transaction == transaction):
                 self._roll_back(record)
@@ -104,7 +104,7 @@ class Host:
             except EOFError:
                 raise  # no provider is there to confirm: the process beside the agent knows what to do
             except Exception:
-                # The record can't be written, say: what is half done is not to wait for another agent.
+                # The record can't be written, say: what is half done must not wait for another agent.
                 with contextlib.suppress(HostnetError):
                     self._roll_back(self._store.reload())
                 confirmation.ended()
@@ -149,7 +149,7 @@ class Host:
             changes: All of them.
             admitted: Those that were applied, and what became of the others.
             result: The errors.
-            warnings: About all of them; told with the first.
+            warnings: About all of them; they go with the first outcome.
         """
         outcomes = dict(admitted.outcomes)
         for (number, owner), states in zip(
@@ -185,7 +185,7 @@ class Host:
 
         Returns:
             Whether its provider may come back to ask: it was applied. Where an agent died half way, its provider knows
-            that already, and `outcome` tells the rest.
+            that already.
         """
         with self._store.locked() as record:
             phase = record.phase

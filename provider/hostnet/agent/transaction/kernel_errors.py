@@ -1,4 +1,4 @@
-"""What can't be, and whose fault it is: the kernel's refusals and clashes as errors that a person can act on."""
+"""Refusals of the kernel and conflicts of owners, as errors that a person can act on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from hostnet.wire.errors import Code, HostnetError
 
 
 class OwnerError(Exception):
-    """What can't be, and whose it is."""
+    """An error of some owners of a transaction.
+
+    Args:
+        keys: The owners.
+        error: What they are told.
+    """
 
     def __init__(self, keys: list[str], error: HostnetError) -> None:
         super().__init__(str(error))
@@ -20,19 +25,15 @@ class OwnerError(Exception):
 
 
 def clash_error(clash: ClashError, holder: Owner | None) -> HostnetError:
-    """That two owners want the same."""
+    """Two owners need different values of one element."""
     element = clash.element
+    what = f"can't put {' . '.join(element.key)} : {' . '.join(element.value)} into the nftables map {element.set}"
     who = holder.label if holder else "another resource"
-    return HostnetError(
-        Code.CONFLICT,
-        f"{' '.join(element.key)} can't go to {' '.join(element.value) or 'it'}",
-        f"it belongs to {who}",
-        "Remove one of the two",
-    )
+    return HostnetError(Code.CONFLICT, what, f"{who} needs another value there", "Remove one of the two")
 
 
 def kernel_error(operation: Operation, error: OSError | LookupError) -> HostnetError:
-    """What the kernel would not do, and what a person can."""
+    """The kernel refused an operation."""
     if isinstance(error, LookupError):
         return HostnetError(Code.NOT_FOUND, f"can't {operation}", str(error))
     code = Code.PERMISSION if error.errno in (errno.EPERM, errno.EACCES) else Code.KERNEL

@@ -1,6 +1,6 @@
 """Whether a change may keep a provider on another machine from logging in again.
 
-A connection in progress is no proof that the next one works: conntrack keeps it on its way whatever a new rule does.
+A connection in progress is no proof that the next one works: conntrack keeps it on its path whatever a new rule does.
 """
 
 from __future__ import annotations

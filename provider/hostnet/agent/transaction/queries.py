@@ -17,7 +17,7 @@ from hostnet.agent.observe.lookup import is_gone, owner_of
 from hostnet.agent.observe.observation import Elements, Observation
 from hostnet.agent.observe.states import extra, states
 from hostnet.agent.observe.status import status
-from hostnet.agent.plan.resolve import World
+from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.phase import Idle
 from hostnet.agent.record.record import Record
@@ -37,7 +37,7 @@ class Queries:
         self._subsystems, self._applier, self._restorer = subsystems, applier, restorer
 
     def read(self, queries: list[Query]) -> list[View | HostnetError | None]:
-        """What there is for each query, from one look at the host."""
+        """What the host has for each query, from one look at it."""
         with self._subsystems.store.locked() as record:
             self._restorer.roll_back(record)
             snapshot = self._subsystems.kernel.snapshot()
@@ -76,9 +76,10 @@ class Queries:
         self._subsystems.save(record)
 
     def facts(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Answer a function's question.
+        """Answer a function (`getHost`, …) or a command (`hostnet status`, …).
 
-        :raises HostnetError: for a thing that is not there.
+        Raises:
+            HostnetError: What is asked for is not there.
         """
         with self._subsystems.store.locked() as record:
             snapshot = self._subsystems.kernel.snapshot()
@@ -155,12 +156,12 @@ class Queries:
             names_of(record.owners.values()),
             lambda family: self._subsystems.sysctls.on(record, family),
             loopback_fault=self._loopback_fault(record, context, snapshot, elements),
-            dhcp=lambda server: self._subsystems.servers.see(server, world),
+            dhcp=lambda server: self._subsystems.servers.state(server, world),
         )
 
     def _listed(self, record: Record) -> Elements:
         """The table's elements; none where its rules are not as we made them: elements without rules do nothing."""
-        if not any(True for kind in (Gateway, Forward) for _ in record.owners.every(kind)):
+        if not any(owner.kinds & {Gateway, Forward} for owner in record.owners.values()):
             return {}
         try:
             listing = self._subsystems.table.listing()

@@ -133,12 +133,12 @@ class Restorer:
 
 
 def _fail_in_part(transition: Transition, key: str, error: HostnetError) -> None:
-    """An owner does not get all that it should have; the first reason is the one that is told."""
+    """An owner does not get all that it should have. The first error is kept."""
     transition.failed.setdefault(key, HostnetError(Code.PARTIAL, error.what, error.why, error.fix))
 
 
 def _reversed(record: Record, pairs: Pairs) -> Pairs:
-    """The way back. The record has, from here on, what there may be of the transaction."""
+    """The pairs that lead back. From here on the record has what there may be of the transaction."""
     back: Pairs = {}
     for key, (old, new) in pairs.items():
         if new is not None:
@@ -154,8 +154,9 @@ def _rolled_back(reason: str, failed: Iterable[HostnetError]) -> HostnetError:
     left = "; ".join(map(str, failed))
     return HostnetError(
         Code.ROLLED_BACK,
-        "rolled the change back, since it may have made this host unreachable",
+        "rolled the change back",
         f"{reason}; the rollback failed in part: {left}" if left else reason,
-        "Look for what takes the host's address, its route to you or its SSH port, in this and in what was changed "
-        "with it; where the host is only slow, raise the provider's confirmTimeout",
+        "It may have made the host unreachable: look for what takes the host's address, its route to you or its SSH "
+        "port, in this change and in those applied together with it. Where the host is only slow, raise the provider's "
+        "confirmTimeout",
     )

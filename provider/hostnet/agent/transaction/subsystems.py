@@ -12,7 +12,7 @@ from hostnet.agent.linux.kernel import Kernel
 from hostnet.agent.linux.rtnetlink import LinuxKernel
 from hostnet.agent.nft.sysctls import Sysctls
 from hostnet.agent.nft.table import Compiler, Table
-from hostnet.agent.plan.resolve import World
+from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.phase import Unconfirmed
 from hostnet.agent.record.record import Record, Store
@@ -31,9 +31,9 @@ class Servers(Protocol):
         """Raise a HostnetError where an owner's server, or a guest beside one, can't be served."""
 
     def sync(self, world: World, concerned: set[str]) -> None:
-        """Bring the servers of these bridges to what the owners want; end those that nobody wants."""
+        """Bring the servers of these bridges to what the owners want; end those that no owner wants."""
 
-    def see(self, server: DhcpServer, world: World) -> DhcpState:
+    def state(self, server: DhcpServer, world: World) -> DhcpState:
         """Whether one runs as declared, and its leases."""
 
     def leases(self, bridge: str) -> tuple[Lease, ...]:

@@ -17,7 +17,7 @@ from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
 from hostnet.agent.nft.context import context_of
 from hostnet.agent.nft.sysctls import SysctlError
 from hostnet.agent.nft.table import ClashError, Desired, changed_udp, refused
-from hostnet.agent.plan.resolve import World
+from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owners
 from hostnet.agent.record.phase import Pairs
 from hostnet.agent.transaction.kernel_errors import OwnerError, clash_error, kernel_error
@@ -43,7 +43,7 @@ class Synchronizer:
         Where it verifies, it puts back what is missing of any owner.
 
         Returns:
-            The UDP flows that should go elsewhere now. The kernel keeps each on its way while packets come.
+            The UDP flows that should go elsewhere now. The kernel keeps each on its path while packets come.
 
         Raises:
             OwnerError: Two owners need different values of one element, nft refused, or it is not installed.

@@ -1,4 +1,4 @@
-"""The way of a host from what its owners had to what they should have, and how far it is."""
+"""A host on its way from what its owners had to what they should have: the plan, what is done, what failed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import context_of
 from hostnet.agent.nft.elements import Context
 from hostnet.agent.plan.links import Names, Plan, hairpin, plan
-from hostnet.agent.plan.resolve import World
+from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.phase import Idle, Pairs, Phase, Unconfirmed
 from hostnet.agent.record.record import Record
@@ -135,7 +135,7 @@ def names_of(owners: Iterable[Owner]) -> Names:
 
 
 def _without_links(snapshot: Snapshot, gone: set[str]) -> Snapshot:
-    """Without the addresses of links of ours that go: what goes is not somebody else's."""
+    """Without the addresses of our links that are deleted: later they would be taken for another program's."""
     if not gone:
         return snapshot
     return replace(snapshot, addresses={k: cidrs for k, cidrs in snapshot.addresses.items() if k not in gone})

@@ -1,0 +1,108 @@
+"""A guest's addresses: those it asks for, checked, or the lowest free of each subnet of its bridge. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Union
+
+from hostnet.agent.plan.world import World
+from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.objects import DhcpServer, Guest, Object, Route
+from hostnet.wire.requests import Change
+
+Ip = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
+Interface = Union[ipaddress.IPv4Interface, ipaddress.IPv6Interface]
+Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+
+
+def resolve_guest(item: Guest, change: Change, done: list[Object], world: World) -> Guest:
+    """A guest with its addresses as CIDRs.
+
+    Args:
+        item: The guest as declared.
+        change: The change that it is part of.
+        done: The objects before it, resolved.
+        world: All owners, and the kernel.
+
+    Raises:
+        HostnetError: An address or its MAC is taken, or no address is free.
+    """
+    if item.bridge is None:
+        return _routed_guest(item, done)
+    what = f"can't set up the guest of {item.link}"
+    networks = [ipaddress.ip_interface(cidr) for cidr in world.cidrs(item.bridge)]
+    used = _used(item.bridge, change, world)
+    _check_mac(item, change, world, what)
+    if item.addresses is not None:
+        return replace(item, addresses=tuple(_explicit(a, item.bridge, networks, used, what) for a in item.addresses))
+    chosen = []
+    leased = {
+        ipaddress.ip_address(address): f"a DHCP lease of {mac}"
+        for address, mac in world.snapshot.leased.get(item.bridge, {}).items()
+        if mac != item.mac
+    }
+    for interface in networks:
+        address = _hinted(item.hint, interface.network, used)
+        # What a client has on lease is taken only where nothing else is free.
+        address = address or _lowest(interface.network, {**used, **leased}) or _lowest(interface.network, used)
+        if address is None:
+            why = f"no address of {interface.network} on {item.bridge} is free"
+            raise HostnetError(Code.CONFLICT, what, why, "Widen the subnet")
+        used[address] = "this guest"
+        chosen.append(f"{address}/{interface.network.prefixlen}")
+    return replace(item, addresses=tuple(chosen))
+
+
+def _routed_guest(item: Guest, done: list[Object]) -> Guest:
+    """A routed TAP has no subnet: the guest's addresses are the host routes through it."""
+    routes = [ipaddress.ip_network(r.cidr) for r in done if isinstance(r, Route) and r.link == item.link]
+    hosts = tuple(str(network) for network in routes if network.prefixlen == network.max_prefixlen)
+    wanted = item.addresses if item.addresses is not None else hosts
+    return replace(item, addresses=tuple(str(ipaddress.ip_interface(address)) for address in wanted))
+
+
+def _used(bridge: str, change: Change, world: World) -> dict[Ip, str]:
+    """The addresses that are taken on a bridge, and by what."""
+    used = {ipaddress.ip_interface(cidr).ip: f"bridge {bridge} itself" for cidr in world.cidrs(bridge)}
+    for owner, guest in world.others(change, Guest):
+        if guest.bridge == bridge:
+            used.update((ipaddress.ip_interface(cidr).ip, owner.label) for cidr in guest.addresses or ())
+    for owner, server in world.others(change, DhcpServer):
+        if server.bridge == bridge:
+            leases = (ipaddress.ip_address(lease.address) for lease in server.static_leases)
+            used.update((address, f"a static lease of {owner.label}") for address in leases)
+    return used
+
+
+def _check_mac(item: Guest, change: Change, world: World, what: str) -> None:
+    for owner, other in world.others(change, Guest):
+        if other.bridge == item.bridge and other.mac == item.mac:
+            why = f"MAC address {item.mac} on {item.bridge} belongs to the guest of {owner.label}"
+            raise HostnetError(Code.CONFLICT, what, why, "Choose another MAC address")
+
+
+def _explicit(address: str, bridge: str, networks: list[Interface], used: Mapping[Ip, str], what: str) -> str:
+    ip = ipaddress.ip_interface(address).ip
+    home = next((n.network for n in networks if n.version == ip.version and ip in n.network), None)
+    if home is None:
+        there = ", ".join(str(n.network) for n in networks) or "none"
+        why = f"{ip} is in no subnet of bridge {bridge}"
+        raise HostnetError(Code.INVALID, what, why, f"The bridge's subnets are: {there}")
+    if ip in used:
+        raise HostnetError(Code.CONFLICT, what, f"{ip} belongs to {used[ip]}", "Choose another address")
+    return f"{ip}/{home.prefixlen}"
+
+
+def _hinted(hint: tuple[str, ...], network: Network, used: Mapping[Ip, str]) -> Ip | None:
+    for cidr in hint:
+        ip = ipaddress.ip_interface(cidr).ip
+        if ip.version == network.version and ip in network and ip not in used:
+            return ip
+    return None
+
+
+def _lowest(network: Network, used: Mapping[Ip, str]) -> Ip | None:
+    """The lowest free host address (`hosts` leaves out network, broadcast and subnet-router anycast)."""
+    return next((address for address in network.hosts() if address not in used), None)

@@ -1,0 +1,49 @@
+"""Everything that a decision about one resource is made from: all owners, and what the kernel has. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hostnet.agent.linux.snapshot import Snapshot
+from hostnet.agent.record.owners import Kind, Owner, Owners
+from hostnet.wire.objects import Address, Forward, Gateway, Link
+from hostnet.wire.requests import Change
+
+
+@dataclass(frozen=True)
+class World:
+    """All owners (those of this transaction that were admitted so far included) and what the kernel has."""
+
+    owners: Owners
+    snapshot: Snapshot
+
+    def others(self, change: Change, kind: type[Kind]) -> Iterator[tuple[Owner, Kind]]:
+        """The objects of a type that a change may conflict with, with their owners (not for forwards).
+
+        Those of its own resource are left out: what it has, and what it replaces (the same URN with another id).
+        """
+        return ((x, item) for x in self.owners.structural.values() if x.urn != change.urn for item in x.of(kind))
+
+    def link_owner(self, name: str) -> Owner | None:
+        """The owner of a link."""
+        owners = self.owners.structural.values()
+        return next((owner for owner in owners if any(item.name == name for item in owner.of(Link))), None)
+
+    def link(self, name: str) -> Link | None:
+        """A declared link."""
+        return next((item for item in self.owners.every(Link) if item.name == name), None)
+
+    def cidrs(self, link: str) -> tuple[str, ...]:
+        """A link's addresses: as declared where it is ours, else as the kernel has them."""
+        declared = tuple(item.cidr for item in self.owners.every(Address) if item.link == link)
+        return declared or self.snapshot.addresses.get(link, ())
+
+    def gateway(self, name: str) -> Gateway | None:
+        """A declared gateway."""
+        return next((item for item in self.owners.every(Gateway) if item.name == name), None)
+
+    def external_of(self, forward: Forward) -> str:
+        """The external interface of a resolved forward."""
+        gateway = self.gateway(forward.gateway) if forward.gateway else None
+        return (gateway.external if gateway else forward.external) or ""
