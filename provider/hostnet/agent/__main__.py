@@ -1,7 +1,7 @@
 """`__main__` of the agent's file: runs the agent from what this Python made of its modules at the first start.
 
-Python keeps what it compiled of a file, but not of one in a zip, and to compile takes longer than all else that an
-agent does before it greets. So it is kept here, beside the zip, for this Python and no other.
+Python keeps what it compiled of a module in a file, but not of one in a zip, and compiling takes longer than all else
+that an agent does before it greets. So it is kept here, beside the zip, for this Python and no other.
 """
 
 from __future__ import annotations

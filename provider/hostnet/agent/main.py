@@ -42,11 +42,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--confirm", type=float, metavar="SECONDS")
     options = parser.parse_args(arguments)
     if options.task != "serve":
-        return _alone(options)
+        return _run_task(options)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole process group; the provider decides
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else prints must not look like an answer
-    used = _use_file()
+    used = _hold_file()
     # Before anything is open here: it is to share nothing with this process.
     confirm = CommitConfirm(options.confirm, lambda number: _roll_back(options, number)) if options.confirm else None
     try:
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
         except EOFError:
             return 0  # no provider is there to confirm: hostnet-confirm waits for another agent that one talks to
         _send(out, answer.to_line())
-    _leave(options.state_dir, used)
+    _remove_files(options.state_dir, used)
     return 0
 
 
@@ -144,14 +144,14 @@ def _roll_back(options: argparse.Namespace, transaction: str) -> None:
                 signal.sigtimedwait({signal.SIGTERM}, _REMEMBERED_SECONDS)
                 host.forget(transaction)
             break
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next attempt may work
             what = "hostnet: can't roll back a change that its provider did not confirm"
             syslog.syslog(syslog.LOG_ERR, f"{what}: {type(error).__name__}: {error}")
         if pause is None:
             return
         time.sleep(pause)
     with contextlib.suppress(FileNotFoundError):
-        _leave(options.state_dir, _opened())
+        _remove_files(options.state_dir, _opened())
 
 
 def _watch(options: argparse.Namespace, out: BinaryIO) -> None:
@@ -166,15 +166,16 @@ def _watch(options: argparse.Namespace, out: BinaryIO) -> None:
 
 
 def _opened() -> int | None:
-    """The file that this agent came to the host in, opened; None where it came in none."""
+    """The file that this agent runs from, opened; None where it runs from a package or a checkout."""
     file = Path(sys.argv[0])
     return os.open(file, os.O_RDONLY | os.O_CLOEXEC) if file.suffix == ".zip" else None
 
 
-def _use_file() -> int | None:
-    """Keep the file that this agent came in from being taken away by another that leaves: watchers start from it.
+def _hold_file() -> int | None:
+    """Hold the file that this agent runs from, so that another agent that ends does not remove it.
 
-    What can't be opened any more is said as Python says it of a file that went a moment earlier (`hosts/ssh.py`).
+    Watchers start from it. Where it is removed already, the message is Python's about a missing file, which
+    `hosts/ssh.py` knows.
     """
     with contextlib.suppress(FileNotFoundError):
         used = _opened()
@@ -183,11 +184,11 @@ def _use_file() -> int | None:
         fcntl.flock(used, fcntl.LOCK_SH)
         if os.fstat(used).st_nlink:
             return used
-    sys.exit(f"can't open file {sys.argv[0]}: it was taken away")
+    sys.exit(f"can't open file {sys.argv[0]}: it was removed")
 
 
-def _leave(state_dir: Path, used: int | None) -> None:
-    """Take away the files that agents came in, where nothing is recorded on the host, but for those in use."""
+def _remove_files(state_dir: Path, used: int | None) -> None:
+    """Remove the files that agents run from, where nothing is recorded on the host, except those in use."""
     if used is None or any(state_dir.glob("*.json")):
         return
     os.close(used)
@@ -196,8 +197,8 @@ def _leave(state_dir: Path, used: int | None) -> None:
         state_dir.rmdir()
 
 
-def _alone(options: argparse.Namespace) -> int:
-    """A task without a provider: systemd's, or the background's."""
+def _run_task(options: argparse.Namespace) -> int:
+    """A task that systemd or another agent starts, without a provider."""
     try:
         if options.task == "watch":
             if options.netns is not None:

@@ -1,4 +1,4 @@
-"""Ports that a program of the host listens on: a forward takes them away from it, which a preview should say."""
+"""Ports that a program of the host listens on: a forward takes them from it, of which a preview warns."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ def warnings(owner: Owner, snapshot: Snapshot, listening: Callable[[str, str], s
     """What a person should know before these forwards and gateways are made.
 
     Args:
-        owner: Who is to have them.
-        snapshot: The host as it is.
+        owner: The resource that should have them.
+        snapshot: What the kernel has.
         listening: The ports with a listener, by protocol and family (`Kernel.listening`).
     """
-    for item in owner.objects:
-        if isinstance(item, Forward):
-            for protocol in item.protocols:
-                yield from _taken(item, protocol, listening(protocol, item.family))
-            yield from _absent("listenAddresses", (x for x in item.listen if x not in _ALWAYS_THERE), snapshot)
-        elif isinstance(item, Gateway):
-            yield from _absent("externalIp", (x for x in (item.snat4, item.snat6) if x), snapshot)
+    for gateway in owner.of(Gateway):
+        yield from _absent("externalIp", (x for x in (gateway.snat4, gateway.snat6) if x), snapshot)
+    for forward in owner.of(Forward):
+        for protocol in forward.protocols:
+            yield from _taken(forward, protocol, listening(protocol, forward.family))
+        yield from _absent("listenAddresses", (x for x in forward.listen if x not in _ALWAYS_THERE), snapshot)
 
 
 def _taken(item: Forward, protocol: str, listening: Iterable[int]) -> Iterator[str]:
@@ -35,7 +34,7 @@ def _taken(item: Forward, protocol: str, listening: Iterable[int]) -> Iterator[s
         ports = ", ".join(map(str, taken))
         yield (
             f"a program on the host listens on {protocol} port {ports} ({item.family}): "
-            "from outside, the forward takes its place"
+            "from outside, the forward gets its connections"
         )
 
 

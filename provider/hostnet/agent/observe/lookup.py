@@ -1,4 +1,4 @@
-"""What the host has for one resource, or by its name for an import."""
+"""The owner that a query is about: as recorded, as its state knows it, or as found by its name for an import."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DEFAULT_MTU = 1500  # ETH_DATA_LEN: what a bridge or TAP has by default
 
 
 def owner_of(query: Query, record: Record, snapshot: Snapshot) -> Owner | None:
-    """The owner that a query means: as recorded, as its state says, or, for an import, as found on the host."""
+    """The owner that a query is about; None where an import finds nothing."""
     recorded = record.owners.get(Owner(query.urn, query.id).key)
     if recorded is not None:
         return recorded

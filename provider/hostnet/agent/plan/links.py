@@ -281,20 +281,23 @@ def hairpin(key: str, old: Iterable[str], new: Iterable[str], snapshot: Snapshot
     came in by. Flooded frames come back, too: the bridge table drops those.
 
     Args:
-        key: The owner that the steps are for.
+        key: The owner that the steps for ports of other owners belong to.
         old: The ports that hostnet put into hairpin mode.
         new: The ports that should be in it.
         snapshot: What the kernel has.
         into: Where the steps are added.
     """
     new = set(new)
+    # A port that can't join its bridge fails its own resource, and no other.
     joining = {
-        step.operation.name for step in into.build if isinstance(step.operation, ops.SetLink) and step.operation.bridge
+        step.operation.name: step.owner
+        for step in into.build
+        if isinstance(step.operation, ops.SetLink) and step.operation.bridge
     }
     for port in sorted(new):
         state = snapshot.links.get(port)
         if port in joining or (state is not None and state.master and not state.hairpin):
-            into.build.append(Step(key, ops.SetLink(port, hairpin=True)))
+            into.build.append(Step(joining.get(port, key), ops.SetLink(port, hairpin=True)))
     recreated = {step.operation.name for step in into.build if isinstance(step.operation, ops.DeleteLink)}
     for port in sorted(set(old) - new - recreated):
         state = snapshot.links.get(port)

@@ -1,0 +1,294 @@
+"""A transaction, phase by phase, on a kernel and nftables in memory: what is on disk when, and what a rollback leaves.
+
+tests/netns/test_failures.py does the same to a real kernel.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hostnet.agent.linux import operations as ops
+from hostnet.agent.record.record import Record
+from hostnet.agent.transaction.host import Host
+from hostnet.agent.transaction.subsystems import Outcome
+from hostnet.fakes.host import FakeHost
+from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.objects import Address, Forward, Forwarding, Gateway, Link, Object, Port
+from hostnet.wire.requests import Change, Query, View
+
+from tests.unit.agent.data import urn
+
+OBJECTS: dict[str, tuple[Object, ...]] = {
+    "Bridge br0": (Link("br0", "bridge", mac="06:00:00:00:00:01"), Address("br0", "10.0.0.1/24")),
+    "TapBinding vm0": (Link("vm0", "tap"), Port("vm0", "br0")),
+    "NatGateway nat": (Gateway("nat", "eth0", ("br0",)), Forwarding("ipv4")),
+    "PortForward web": (Forward("ipv4", ("tcp",), (80, 80), "10.0.0.2", (80, 80), external="eth0"),),
+}
+
+
+def changes(**values: Any) -> list[Change]:
+    """A create of each; or an update or a delete of each, where all are there."""
+    return [Change(urn(name), name.split()[1], objects, **values) for name, objects in OBJECTS.items()]
+
+
+DELETES = [Change(urn(name), name.split()[1], (), objects, known=True) for name, objects in OBJECTS.items()]
+
+
+@pytest.fixture
+def fake() -> FakeHost:
+    """A bare server."""
+    return FakeHost()
+
+
+@pytest.fixture
+def phases(fake: FakeHost, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The phase of each record that is written, in order."""
+    written: list[str] = []
+    save = fake._store.save
+
+    def noting(record: Record) -> None:
+        written.append(type(record.phase).__name__)
+        save(record)
+
+    monkeypatch.setattr(fake._store, "save", noting)
+    return written
+
+
+class Provider:
+    """A provider that gives an answer, or (None) hangs up.
+
+    Args:
+        answer: "": it confirms; else why it refuses.
+    """
+
+    required = True
+
+    def __init__(self, answer: str | None) -> None:
+        self._answer = answer
+        self.asked: list[bool] = []
+
+    def begun(self, transaction: str) -> None:
+        """See `Confirmation`."""
+
+    def request(self, outcomes: list[Outcome], transaction: str, *, reconnect: bool) -> str:
+        """See `Confirmation`."""
+        del outcomes, transaction
+        self.asked.append(reconnect)
+        if self._answer is None:
+            raise EOFError
+        return self._answer
+
+    def ended(self) -> None:
+        """See `Confirmation`."""
+
+
+def agent(fake: FakeHost) -> Host:
+    """Another agent, after the first one died."""
+    fake.restart_agent()
+    return fake.agent
+
+
+def dump(fake: FakeHost) -> Any:
+    """Everything on the host, but for the numbers of interfaces: what is created again gets another."""
+    found = fake.dump()
+    for link in found["links"].values():
+        del link["index"], link["master"]
+    return found
+
+
+def codes(outcomes: list[Outcome]) -> set[Code]:
+    """Those of the errors among them."""
+    return {each.code for each in outcomes if isinstance(each, HostnetError)}
+
+
+def test_a_local_change_is_pending_and_then_idle(fake: FakeHost, phases: list[str]) -> None:
+    """On disk before the first operation, and after the last one."""
+    assert codes(fake.agent.apply(changes())) == set()
+    assert phases == ["Pending", "Idle"]
+
+
+def test_a_preview_writes_nothing(fake: FakeHost, phases: list[str]) -> None:
+    """Nor does it change anything."""
+    before = dump(fake)
+    assert codes(fake.agent.apply(changes(dry=True))) == set()
+    assert phases == []
+    assert dump(fake) == before
+
+
+def test_a_confirmed_change_counts(fake: FakeHost, phases: list[str]) -> None:
+    """From then on no agent rolls it back."""
+    assert codes(fake.agent.apply(changes(), "t1", confirmation=Provider(""))) == set()
+    assert phases == ["Pending", "Unconfirmed", "Idle"]
+    after = dump(fake)
+    assert not agent(fake).roll_back("t1", 30)
+    assert dump(fake) == after
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["create", "delete"])
+def test_a_refused_change_is_rolled_back(fake: FakeHost, phases: list[str], *, there: bool) -> None:
+    """At once, and whoever asks again for the same transaction hears the same."""
+    if there:
+        fake.agent.apply(changes())
+        phases.clear()
+    before = dump(fake)
+    outcomes = fake.agent.apply(DELETES if there else changes(), "t1", confirmation=Provider("no way back"))
+    assert codes(outcomes) == {Code.ROLLED_BACK}
+    assert all("no way back" in str(each) for each in outcomes)
+    assert phases == ["Pending", "Unconfirmed", "Idle"]
+    assert dump(fake) == before
+    if there:  # else nothing is left to remember it
+        assert codes(agent(fake).apply(DELETES, "t1", confirmation=Provider(""))) == {Code.ROLLED_BACK}
+        assert dump(fake) == before
+
+
+def test_no_answer_in_time_is_remembered_till_the_provider_comes_back(fake: FakeHost) -> None:
+    """The record is kept for that alone, where it holds nothing else."""
+    before = dump(fake)
+    with pytest.raises(EOFError):
+        fake.agent.apply(changes(), "t1", confirmation=Provider(None))
+    confirm = agent(fake)
+    assert phase(fake) == "Unconfirmed"
+    assert not confirm.roll_back("another", 30), "it is not of this process"
+    assert confirm.roll_back("t1", 30)
+    assert not confirm.roll_back("t1", 30), "it is done"
+    assert phase(fake) == "RolledBack"
+    assert dump(fake) == before
+    assert codes(agent(fake).outcome(changes(), "t1")) == {Code.ROLLED_BACK}
+    confirm = agent(fake)
+    confirm.forget("another")
+    assert phase(fake) == "RolledBack"
+    confirm.forget("t1")
+    assert not fake._store.path.exists()
+    with pytest.raises(HostnetError, match="has no result"):
+        confirm.outcome(changes(), "t1")
+
+
+def test_the_next_change_ends_the_memory_of_a_rollback(fake: FakeHost) -> None:
+    """Of the phase; the result is kept with the others."""
+    with pytest.raises(EOFError):
+        fake.agent.apply(changes(), "t1", confirmation=Provider(None))
+    agent(fake).roll_back("t1", 30)
+    assert codes(agent(fake).apply(changes(), "t2", confirmation=Provider(""))) == set()
+    assert phase(fake) == "Idle"
+    assert codes(agent(fake).outcome(changes(), "t1")) == {Code.ROLLED_BACK}
+
+
+def test_a_provider_that_comes_back_confirms_through_another_agent(fake: FakeHost) -> None:
+    """Nothing is applied twice; another transaction instead would have rolled it back."""
+    with pytest.raises(EOFError):
+        fake.agent.apply(changes(), "t1", confirmation=Provider(None))
+    after, performed = dump(fake), len(fake.kernel.performed)
+    outcomes = agent(fake).outcome(changes(), "t1", confirmation=Provider(""))
+    assert all(isinstance(each, View) and each.seen[0] is not None for each in outcomes)
+    assert (dump(fake), len(fake.kernel.performed)) == (after, performed)
+    assert phase(fake) == "Idle"
+
+
+def test_another_transaction_rolls_back_what_a_dead_agent_left(fake: FakeHost) -> None:
+    """Its provider learns that later."""
+    fake.agent.apply(changes()[:1])
+    with pytest.raises(EOFError):
+        fake.agent.apply(changes()[1:], "t1", confirmation=Provider(None))
+    read = agent(fake).read([Query(urn("Bridge br0"), "br0", "Bridge")])
+    assert isinstance(read[0], View)
+    assert "vm0" not in fake.dump()["links"]
+    assert codes(agent(fake).outcome(changes()[1:], "t1")) == {Code.ROLLED_BACK}
+
+
+class DeadError(BaseException):
+    """SIGKILL."""
+
+
+class Mortal:
+    """A kernel whose agent dies in the operation after so many.
+
+    Args:
+        perform: The kernel's own.
+        left: How many are still performed.
+    """
+
+    def __init__(self, perform: Callable[[ops.Operation], None], left: int) -> None:
+        self._perform, self.left = perform, left
+
+    def __call__(self, operation: ops.Operation) -> None:
+        """Perform it, or die."""
+        self.left -= 1
+        if self.left < 0:
+            raise DeadError
+        self._perform(operation)
+
+
+def test_an_agent_that_dies_at_any_operation_leaves_what_was(fake: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record says `Pending`; the next agent rolls back, and there is no result to report."""
+    fake.agent.apply(changes()[:1])
+    before, perform = dump(fake), fake.kernel.perform
+    for moment in range(100):
+        dying, mortal = agent(fake), Mortal(perform, moment)
+        monkeypatch.setattr(fake.kernel, "perform", mortal)
+        try:
+            dying.apply(changes()[1:], f"t{moment}")
+        except DeadError:
+            assert phase(fake) == "Pending"
+        finally:
+            monkeypatch.setattr(fake.kernel, "perform", perform)
+        if mortal.left >= 0:
+            assert moment > 5
+            return
+        with pytest.raises(HostnetError, match="has no result"):
+            agent(fake).outcome(changes()[1:], f"t{moment}")
+        assert phase(fake) == "Idle"
+        assert dump(fake) == before, f"died at operation {moment}"
+    raise AssertionError("it never ends")
+
+
+def test_a_change_that_fails_is_undone_alone(fake: FakeHost) -> None:
+    """The others are applied, and a provider that lost the answer is told the same."""
+    fake.kernel.refuse(errno.EBUSY, lambda operation: isinstance(operation, ops.CreateTap))
+    first = fake.agent.apply(changes(), "t1")
+    assert [isinstance(each, HostnetError) for each in first] == [False, True, False, False]
+    again = agent(fake).outcome(changes(), "t1")
+    assert [str(each) for each in again if isinstance(each, HostnetError)] == [str(first[1])]
+
+
+def test_what_cannot_be_restored_stays_recorded(fake: FakeHost, phases: list[str]) -> None:
+    """Each resource gets what it can have, and the error says what is missing."""
+    fake.agent.apply(changes())
+    fake.remove_link("br0")
+    fake.remove_link("vm0")
+    phases.clear()
+    fake.kernel.refuse(errno.EACCES, lambda operation: isinstance(operation, ops.CreateTap))
+    with pytest.raises(HostnetError, match="could not restore 1 of 4 resources"):
+        fake.agent.restore()
+    assert phases == ["Idle"], "a restore is never pending: what it does is right"
+    assert "br0" in fake.dump()["links"]
+    assert len(fake.dump()["owners"]) == 4
+    assert agent(fake).restore() == 4
+    assert "vm0" in fake.dump()["links"]
+
+
+@pytest.mark.parametrize(
+    ("port", "reconnect"), [(22, True), (80, False)], ids=["the SSH port is forwarded", "another port is forwarded"]
+)
+def test_a_change_that_may_divert_log_ins_needs_one(
+    fake: FakeHost, port: int, *, reconnect: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection in progress proves nothing then."""
+    monkeypatch.setattr("hostnet.agent.transaction.lockout.ssh_port", lambda: 22)
+    provider = Provider("")
+    forward = Forward("ipv4", ("tcp",), (port, port), "10.0.0.2", (port, port), external="eth0")
+    fake.agent.apply([Change(urn("PortForward ssh"), "ssh", (forward,))], confirmation=provider)
+    assert provider.asked == [reconnect]
+
+
+def phase(fake: FakeHost) -> str:
+    """The record's, as the next agent reads it; "" where there is no record."""
+    with fake._store.locked():
+        pass
+    if not fake._store.path.exists():
+        return ""
+    fresh = type(fake._store)(fake._store.path.parent, "host", None)
+    with fresh.locked() as record:
+        return type(record.phase).__name__
