@@ -22,9 +22,9 @@ from hostnet.agent.linux.process import started_at
 from hostnet.agent.record.netns import enter, namespace_of, store_here
 from hostnet.agent.transaction.commit_confirm import CommitConfirm, Confirmation
 from hostnet.agent.transaction.host import Host
-from hostnet.agent.transaction.subsystems import Outcome, Subsystems
+from hostnet.agent.transaction.subsystems import Subsystems
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.protocol import AgentProcess, Answer, Greeting, Request, event, outcomes_to_json, refusal
+from hostnet.wire.protocol import AgentProcess, Answer, Greeting, Outcome, Request, event, outcomes_to_json, refusal
 
 # A provider that lost the connection tries again for minutes before it gives up.
 _REMEMBERED_SECONDS = 300

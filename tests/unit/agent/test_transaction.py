@@ -13,10 +13,10 @@ import pytest
 from hostnet.agent.linux import operations as ops
 from hostnet.agent.record.record import Record
 from hostnet.agent.transaction.host import Host
-from hostnet.agent.transaction.subsystems import Outcome
 from hostnet.fakes.host import FakeHost
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Address, Forward, Forwarding, Gateway, Link, Object, Port
+from hostnet.wire.protocol import Outcome
 from hostnet.wire.requests import Change, Query, View
 
 from tests.unit.agent.data import urn

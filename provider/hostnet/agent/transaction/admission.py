@@ -15,10 +15,11 @@ from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.phase import Pairs, Result
 from hostnet.agent.record.record import Record
-from hostnet.agent.transaction.subsystems import Outcome, Subsystems
+from hostnet.agent.transaction.subsystems import Subsystems
 from hostnet.agent.transaction.transition import names_of
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Link
+from hostnet.wire.protocol import Outcome
 from hostnet.wire.requests import Change, View
 from hostnet.wire.urn import Urn
 

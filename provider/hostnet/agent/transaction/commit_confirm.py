@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from hostnet.agent.linux.process import let_go
-from hostnet.agent.transaction.subsystems import Outcome
+from hostnet.wire.protocol import Outcome
 
 NAME = "hostnet-confirm"  # as ps and top show it; the kernel keeps 15 bytes (TASK_COMM_LEN)
 _PR_SET_NAME = 15

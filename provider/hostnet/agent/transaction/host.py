@@ -23,8 +23,9 @@ from hostnet.agent.transaction.commit_confirm import AlwaysConfirmed, Confirmati
 from hostnet.agent.transaction.handover import take_over
 from hostnet.agent.transaction.queries import Queries
 from hostnet.agent.transaction.restore import Restorer
-from hostnet.agent.transaction.subsystems import Outcome, Subsystems
+from hostnet.agent.transaction.subsystems import Subsystems
 from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.protocol import Outcome
 from hostnet.wire.requests import Change, View
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, Union
+from typing import Protocol
 
 from hostnet.agent.dhcp.dnsmasq import DhcpServers
 from hostnet.agent.firewalls.sync import Firewalls
@@ -19,9 +19,6 @@ from hostnet.agent.record.record import Record, Store
 from hostnet.agent.transaction.kernel_errors import reason_of
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import DhcpServer, DhcpState, Lease
-from hostnet.wire.requests import View
-
-Outcome = Union[View, HostnetError]
 
 
 class Servers(Protocol):
