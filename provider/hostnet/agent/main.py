@@ -145,7 +145,7 @@ def _roll_back(options: argparse.Namespace, transaction: str) -> None:
                 host.forget(transaction)
             break
         except Exception as error:  # noqa: BLE001 - whatever it is, the next attempt may work
-            what = "hostnet: can't roll back a change that its provider did not confirm"
+            what = "hostnet: cannot roll back a change that its provider did not confirm"
             syslog.syslog(syslog.LOG_ERR, f"{what}: {type(error).__name__}: {error}")
         if pause is None:
             return
@@ -184,7 +184,7 @@ def _hold_file() -> int | None:
         fcntl.flock(used, fcntl.LOCK_SH)
         if os.fstat(used).st_nlink:
             return used
-    sys.exit(f"can't open file {sys.argv[0]}: it was removed")
+    sys.exit(f"cannot open file {sys.argv[0]}: it was removed")
 
 
 def _remove_files(state_dir: Path, used: int | None) -> None:

@@ -156,7 +156,7 @@ def try_kernel() -> dict[str, str | None]:
 def _try_all(answers: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNET):
-        why = f"can't create a network namespace: {os.strerror(ctypes.get_errno())}"
+        why = f"cannot create a network namespace: {os.strerror(ctypes.get_errno())}"
         os.write(answers, json.dumps(dict.fromkeys(_TRIES, why)).encode())
         return
     for name, function in _TRIES.items():
@@ -271,7 +271,7 @@ def _state(record: Record, state_dir: Path) -> Iterator[Check]:
     there = next(path for path in (state_dir, *state_dir.parents) if path.exists())
     free = os.statvfs(there)
     if not os.access(there, os.W_OK) or free.f_flag & os.ST_RDONLY:
-        yield check("state", _FAIL, f"{there} can't be written", "Set the provider's stateDir to a place that can be")
+        yield check("state", _FAIL, f"{there} cannot be written", "Set the provider's stateDir to a place that can be")
     elif free.f_bavail * free.f_frsize < _ROOM:
         yield check("state", _FAIL, f"{there} is full", f"Make room: `df {there}`")
     else:

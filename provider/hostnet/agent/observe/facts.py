@@ -76,7 +76,7 @@ def bridge_facts(name: str, snapshot: Snapshot, leases: Iterable[Lease] = ()) ->
     link = snapshot.links.get(name)
     if link is None or link.kind != "bridge":
         why = f"there is no interface {name}" if link is None else f"{name} is no bridge"
-        raise HostnetError(Code.NOT_FOUND, f"can't read bridge {name}", why, "`ip link show type bridge` lists them")
+        raise HostnetError(Code.NOT_FOUND, f"cannot read bridge {name}", why, "`ip link show type bridge` lists them")
     addresses = snapshot.addresses.get(name, ())
     interfaces = [ipaddress.ip_interface(cidr) for cidr in addresses]
     return {

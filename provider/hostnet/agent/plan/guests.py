@@ -31,7 +31,7 @@ def resolve_guest(item: Guest, change: Change, done: list[Object], world: World)
     """
     if item.bridge is None:
         return _routed_guest(item, done)
-    what = f"can't set up the guest of {item.link}"
+    what = f"cannot set up the guest of {item.link}"
     networks = [ipaddress.ip_interface(cidr) for cidr in world.cidrs(item.bridge)]
     used = _used(item.bridge, change, world)
     _check_mac(item, change, world, what)

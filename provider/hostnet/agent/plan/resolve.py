@@ -65,7 +65,7 @@ def _identity(change: Change, objects: list[Object], world: World) -> str:
 
 
 def _check_link(item: Link, change: Change, world: World) -> None:
-    what = f"can't create {item.noun} {item.name}"
+    what = f"cannot create {item.noun} {item.name}"
     owner = world.link_owner(item.name)
     mine = owner is not None and owner.urn == change.urn and (owner.id == change.id or not change.id)
     if owner is not None and not mine:
@@ -110,7 +110,7 @@ def _check_subnet(item: Address, change: Change, world: World) -> None:
         if alike and mine.overlaps(theirs):
             raise HostnetError(
                 Code.CONFLICT,
-                f"can't give {item.link} the address {item.cidr}",
+                f"cannot give {item.link} the address {item.cidr}",
                 f"its subnet overlaps {other.cidr} of {other.link}, which belongs to {owner.label}",
                 "Choose another subnet",
             )
@@ -134,11 +134,11 @@ def _check_route(item: Route, change: Change, world: World) -> None:
 
 def _route_conflict(item: Route, why: str) -> HostnetError:
     fix = "Remove one of the two, or choose another network"
-    return HostnetError(Code.CONFLICT, f"can't route {item.cidr} through {item.link}", why, fix)
+    return HostnetError(Code.CONFLICT, f"cannot route {item.cidr} through {item.link}", why, fix)
 
 
 def _check_port(item: Port, _: Change, world: World) -> None:
-    what = f"can't put {item.link} into bridge {item.bridge}"
+    what = f"cannot put {item.link} into bridge {item.bridge}"
     if item.link in world.snapshot.uplinks:
         raise _uplink(what, item.link, world.snapshot)
     _check_bridge(item.bridge, what, world)
@@ -157,7 +157,7 @@ def _check_bridge(bridge: str, what: str, world: World) -> None:
 
 
 def _check_glob(item: Glob, _: Change, world: World) -> None:
-    what = f"can't attach {item.pattern!r} to bridge {item.bridge}"
+    what = f"cannot attach {item.pattern!r} to bridge {item.bridge}"
     _check_bridge(item.bridge, what, world)
     for name, link in world.snapshot.links.items():
         if fnmatch.fnmatchcase(name, item.pattern) and name != item.bridge:
@@ -203,7 +203,7 @@ def _default_link(what: str, family: Family | None, snapshot: Snapshot) -> str:
 
 
 def _resolve_gateway(item: Gateway, world: World) -> Gateway:
-    what = f"can't set up NAT gateway {item.name}"
+    what = f"cannot set up NAT gateway {item.name}"
     external = item.external or _default_link(what, None, world.snapshot)
     if external not in world.snapshot.links:
         raise _missing_external(what, external, world.snapshot)
@@ -221,7 +221,7 @@ def _missing_external(what: str, name: str, snapshot: Snapshot) -> HostnetError:
 
 def _resolve_forward(item: Forward, change: Change, world: World) -> Forward:
     ports = "-".join(map(str, dict.fromkeys(item.ports)))
-    what = f"can't forward {'+'.join(item.protocols)} port {ports} to {item.address}"
+    what = f"cannot forward {'+'.join(item.protocols)} port {ports} to {item.address}"
     if item.gateway is not None:
         own = any(isinstance(x, Gateway) and x.name == item.gateway for x in change.objects)
         if not own and world.gateway(item.gateway) is None:

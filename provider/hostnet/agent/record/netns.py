@@ -44,7 +44,7 @@ def enter(netns: str) -> None:
     except FileNotFoundError:
         raise HostnetError(
             Code.UNREACHABLE,
-            f"can't enter network namespace {netns}",
+            f"cannot enter network namespace {netns}",
             "ENOENT: there is none of this name",
             f"Create it (`ip netns add {netns}`), or correct connection.netns",
         ) from None
@@ -53,7 +53,7 @@ def enter(netns: str) -> None:
     code = ctypes.get_errno()
     os.close(descriptor)
     if failed:
-        raise HostnetError(Code.UNREACHABLE, f"can't enter network namespace {netns}", os.strerror(code))
+        raise HostnetError(Code.UNREACHABLE, f"cannot enter network namespace {netns}", os.strerror(code))
 
 
 def store_here(state_dir: Path, netns: str | None) -> Store:

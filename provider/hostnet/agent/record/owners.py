@@ -239,7 +239,7 @@ def _taken(place: ForwardPlace, asked: tuple[int, int], taken: tuple[int, int], 
     who = holder.label if holder else "another entry of the same forwardPorts"
     return HostnetError(
         Code.CONFLICT,
-        f"can't forward {protocol} port {_span(asked)} on {external} ({family})",
+        f"cannot forward {protocol} port {_span(asked)} on {external} ({family})",
         f"{protocol} port {_span(taken)}{at} there belongs to {who}",
         "Choose another port, or remove that forward first",
     )

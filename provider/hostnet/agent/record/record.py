@@ -131,7 +131,7 @@ class Store:
             except OSError as error:
                 raise HostnetError(
                     Code.KERNEL,
-                    f"can't write the record in {self._directory}",
+                    f"cannot write the record in {self._directory}",
                     f"{errno.errorcode.get(error.errno or 0, 'error')}: {os.strerror(error.errno or 0)}",
                     "Set the provider's stateDir to a directory that root can write",
                 ) from None
@@ -212,7 +212,7 @@ class Store:
         except (ValueError, KeyError, TypeError) as error:
             raise HostnetError(
                 Code.INVALID,
-                f"can't read the record {self._path}",
+                f"cannot read the record {self._path}",
                 f"{type(error).__name__}: {error}",
                 "Move it away: at its next `pulumi up` each stack takes what its state knows as its own again",
             ) from None

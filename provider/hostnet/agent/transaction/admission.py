@@ -187,7 +187,7 @@ def _check_users(owner: Owner) -> None:
             except LookupError:
                 raise HostnetError(
                     Code.NOT_FOUND,
-                    f"can't set up TAP {item.name}",
+                    f"cannot set up TAP {item.name}",
                     f"this host has no {kind} {name}",
                     f"Create the {kind} first, or give its number",
                 ) from None
@@ -204,8 +204,8 @@ def _check_open(owner: Owner, snapshot: Snapshot) -> None:
         if state is not None and state.carrier and takes_user_off(item, state, names):
             raise HostnetError(
                 Code.CONFLICT,
-                f"can't take the owner or group off TAP {item.name}",
-                "EBUSY: a program has it open, and the kernel can't unset them without creating the TAP again",
+                f"cannot take the owner or group off TAP {item.name}",
+                "EBUSY: a program has it open, and the kernel cannot unset them without creating the TAP again",
                 "Stop the VM first, or name another owner or group",
             )
 

@@ -27,7 +27,7 @@ class OwnerError(Exception):
 def clash_error(clash: ClashError, holder: Owner | None) -> HostnetError:
     """Two owners need different values of one element."""
     element = clash.element
-    what = f"can't put {' . '.join(element.key)} : {' . '.join(element.value)} into the nftables map {element.set}"
+    what = f"cannot put {' . '.join(element.key)} : {' . '.join(element.value)} into the nftables map {element.set}"
     who = holder.label if holder else "another resource"
     return HostnetError(Code.CONFLICT, what, f"{who} needs another value there", "Remove one of the two")
 
@@ -35,9 +35,9 @@ def clash_error(clash: ClashError, holder: Owner | None) -> HostnetError:
 def kernel_error(operation: Operation, error: OSError | LookupError) -> HostnetError:
     """The kernel refused an operation."""
     if isinstance(error, LookupError):
-        return HostnetError(Code.NOT_FOUND, f"can't {operation}", str(error))
+        return HostnetError(Code.NOT_FOUND, f"cannot {operation}", str(error))
     code = Code.PERMISSION if error.errno in (errno.EPERM, errno.EACCES) else Code.KERNEL
-    return HostnetError(code, f"can't {operation}", reason_of(error), _advice(operation, error))
+    return HostnetError(code, f"cannot {operation}", reason_of(error), _advice(operation, error))
 
 
 def reason_of(error: OSError) -> str:

@@ -70,7 +70,7 @@ class Subsystems:
         except OSError as error:
             raise HostnetError(
                 Code.KERNEL,
-                f"can't write the record {self.store.path}",
+                f"cannot write the record {self.store.path}",
                 reason_of(error),
                 "Make room, or set stateDir to a directory that can be written",
             ) from None

@@ -72,7 +72,7 @@ class Synchronizer:
 
     def _table_error(self, transition: Transition, pairs: Pairs, error: NftError | MissingLibraryError) -> OwnerError:
         if isinstance(error, MissingLibraryError):
-            what = "can't set up NAT and port forwards"
+            what = "cannot set up NAT and port forwards"
             missing = HostnetError(Code.UNSUPPORTED, what, str(error), advice_here("libnftables"))
             return OwnerError(list(pairs), missing)
         at_fault = [key for key in pairs if self._is_refused(transition, {key: pairs[key]})]
