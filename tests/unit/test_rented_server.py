@@ -158,7 +158,7 @@ def test_a_preview_does_not_know_the_server(program: Callable[..., Engine]) -> N
 
 
 def test_who_logs_in_where(program: Callable[..., Engine]) -> None:
-    """With the key that the cloud was told, to the server's address, which shows the key that cloud-init was told."""
+    """Hostnet logs in with the key that the cloud knows, and expects the host key that cloud-init installs."""
     engine = program(preview=False)
     login, user_data = engine.inputs("SshKey login").values, cloud_config(engine)
     bridge = engine.inputs("Bridge vms")

@@ -119,5 +119,5 @@ def _notes(data: dict[str, Any]) -> Iterator[str]:
     if data["undeclared"]:
         yield (
             f"[yellow]No resource declares {data['undeclared']} elements of hostnet's nftables tables.[/] "
-            "`pulumi refresh` says more."
+            "Run `pulumi refresh` for details."
         )

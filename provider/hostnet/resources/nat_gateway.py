@@ -246,8 +246,8 @@ pulumi.export("externalAddresses", nat.external_addresses)
 
     def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:
         """The external interface and its addresses, and the forwarding switches."""
-        seen, wish = view.state(GatewayState), view.object(Gateway)
-        external = seen.external if seen else (wish.external if wish else None) or inputs.get("externalInterface")
+        seen, asked = view.state(GatewayState), view.object(Gateway)
+        external = seen.external if seen else (asked.external if asked else None) or inputs.get("externalInterface")
         return without_none(
             {
                 "externalInterface": external,

@@ -334,9 +334,9 @@ pulumi.export("web", web.source_ports)
 
     def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:
         """The ports and the destination, as the kernel has them if it has the forward."""
-        seen, wish = view.state(ForwardState), view.object(Forward)
+        seen, asked = view.state(ForwardState), view.object(Forward)
         forward = to_forward(self.inputs.typed(inputs), None, None)
-        external = seen.external if seen else (wish.external if wish else None) or inputs.get("externalInterface")
+        external = seen.external if seen else (asked.external if asked else None) or inputs.get("externalInterface")
         return without_none(
             {
                 "sourcePorts": ports_text(forward.ports),

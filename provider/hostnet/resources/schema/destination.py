@@ -38,7 +38,7 @@ class Destination:
     @staticmethod
     @lru_cache(maxsize=65536)  # a gateway with 10,000 forwards compares, judges and sends the same few texts
     def parse(spelled: str) -> Destination:
-        """The destination that somebody wrote.
+        """The destination with this spelling.
 
         Raises:
             BadValueError: saying what would be right.

@@ -1,4 +1,4 @@
-"""From a declaration to the fields of the object that goes to a host, and back: what `prop(..., field=...)` is for."""
+"""From a declaration to the fields of an object on the wire, and back, by `prop(..., field=...)`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def declared_by(record: Record[Any], item: Object, *, but: Collection[str] = ())
 
 
 def settle(declared: dict[str, Value], record: Record[Any], seen: ObjectState, *, but: Collection[str] = ()) -> None:
-    """Put what the kernel has in place of what it has otherwise than declared.
+    """Replace each declared value that the kernel has otherwise by the kernel's.
 
     Args:
         declared: The inputs; changed in place.
@@ -69,7 +69,7 @@ def _mapped(record: Record[Any]) -> Iterator[tuple[str, Property, Field]]:
 
 
 def settle_value(declared: dict[str, Value], record: Record[Any], name: str, seen: Value) -> None:
-    """Write what was seen, unless it means the same; `seen` None takes the property out."""
+    """Write the value that was seen, unless it means the same. `seen` None removes the property."""
     about = record.properties[name]
     found: Changes = {}
     had = declared.get(name)
@@ -83,7 +83,7 @@ def settle_value(declared: dict[str, Value], record: Record[Any], name: str, see
 
 
 def settle_list(declared: dict[str, Value], record: Record[Any], name: str, seen: Iterable[Value]) -> None:
-    """Keep the declared elements that were seen, as they are spelled; append what else was seen."""
+    """Keep the declared elements that were seen, with their spelling, and append the others that were seen."""
     about = record.properties[name]
     if not isinstance(about.type, ListOf):
         raise TypeError(name)

@@ -1,4 +1,4 @@
-"""How a property is declared once, and what follows from the declaration.
+"""A property is declared once; this is what follows from the declaration.
 
 A `Type` checks a value, gives its canonical form, compares two values by meaning and describes itself for schema.json.
 A kind's inputs are a `Declared` class whose attributes are made with `prop`; `Record` turns the class into a type.
@@ -90,12 +90,12 @@ def has_unknown(value: Value) -> bool:
 
 
 def known(value: Value) -> Value:
-    """The value, or None where it is unknown or was refused: for rules that need a real one."""
+    """The value, or None if it is unknown or was refused, for rules that need a value."""
     return None if value is UNKNOWN else value
 
 
 def known_items(value: Value) -> list[tuple[int, Value]]:
-    """The elements of a judged list that are known, each with its index."""
+    """The known elements of a checked list, each with its index."""
     if value is UNKNOWN or value is None:
         return []
     return [(index, item) for index, item in enumerate(value) if item is not None and not has_unknown(item)]
@@ -108,11 +108,11 @@ class Type:
     record: Record[Any] | None = None
 
     def check(self, value: Value, path: str, report: Report) -> Value:
-        """Report what is wrong; returns the canonical value with `UNKNOWN` in place of what was refused."""
+        """Report what is wrong, and return the canonical value with `UNKNOWN` for each refused part."""
         raise NotImplementedError
 
     def canonical(self, value: Value) -> Value:
-        """The one spelling of all values that mean the same. Total: what can't be read is returned as it is."""
+        """The one spelling of all values with the same meaning. A value that can't be read is returned unchanged."""
         raise NotImplementedError
 
     def typed(self, value: Value) -> Value:
@@ -137,7 +137,7 @@ class Type:
 
 
 class Scalar(Type):
-    """A type whose values have no parts: `parse` is all there is to it."""
+    """A type whose values have no parts. A subclass only needs `parse`."""
 
     json: Value = "string"
 
@@ -176,7 +176,7 @@ class Scalar(Type):
 
 
 def freeze(value: Value) -> Value:
-    """Something hashable that equals for equal values; 1 and true stay apart."""
+    """A hashable form of a value: equal for equal values, different for 1 and true."""
     if isinstance(value, Mapping):
         return ("record", *sorted((key, freeze(item)) for key, item in value.items() if item is not None))
     if isinstance(value, list | tuple):
@@ -185,7 +185,13 @@ def freeze(value: Value) -> Value:
 
 
 class ListOf(Type):
-    """A list. `ordered`: the order has meaning; else it is a set, matched by `key` (of the canonical element)."""
+    """A list, or a set if it is not `ordered`.
+
+    Args:
+        item: The type of the elements.
+        ordered: Whether the order has meaning.
+        key: The identity of a canonical element of a set; None: the whole element.
+    """
 
     def __init__(self, item: Type, *, ordered: bool = False, key: Callable[[Value], Value] | None = None) -> None:
         self.item, self.ordered, self.key = item, ordered, key
@@ -254,7 +260,7 @@ class ListOf(Type):
                 compare_items(self.item, old[index], new[index], place, changes)
 
     def _compare_set(self, old: Value, new: Value, path: str, changes: Changes) -> None:
-        # Thousands of forwards, one changed: only the elements that moved or changed are worth a closer look.
+        # Of thousands of forwards one has changed: only elements that moved or changed are compared in detail.
         pairs = zip(old, new, strict=False) if self.key else ()
         same = {index for index, (before, after) in enumerate(pairs) if before == after}
         left, right = self._keyed(old, same), self._keyed(new, same)
@@ -267,14 +273,14 @@ class ListOf(Type):
         for index in sorted(gone | come | {i for i, found in inside.items() if found}):
             place = f"{path}[{index}]"
             if index in gone and (index in come or inside.get(index)):
-                changes[place] = "update"  # one path can't hold two changes: an old and a new element share the index
+                changes[place] = "update"  # a path has one change, but an old and a new element share the index
             elif index in gone or index in come:
                 changes[place] = "delete" if index in gone else "add"
             else:
                 changes.update(inside[index])
 
     def _keyed(self, items: Value, skip: set[int]) -> dict[Value, int]:
-        """Index by identity; what is not known yet is told apart by its count."""
+        """The index of each element by its identity; unknown elements are counted."""
         out: dict[Value, int] = {}
         unknowns = 0
         for index, item in enumerate(items):
@@ -290,7 +296,7 @@ class ListOf(Type):
 
 
 def compare_items(kind: Type, old: Value, new: Value, path: str, changes: Changes) -> None:
-    """Compare two values either of which may be unknown or null."""
+    """Compare two values; each may be unknown or null."""
     if old is new or (type(old) is type(new) and not isinstance(old, bool) and old == new):
         return
     if old is UNKNOWN or new is UNKNOWN or old is None or new is None:
@@ -339,7 +345,7 @@ class Property:
 
     @property
     def default_text(self) -> str:
-        """The default for a person, "" where there is none."""
+        """The default in words; "" if there is none."""
         if self.default_doc:
             return self.default_doc
         if self.default is None or self.default == ():
@@ -406,7 +412,7 @@ def camel(attribute: str) -> str:
 
 
 class Declared:
-    """A class whose attributes are properties; an object of it has a program's values and can't be changed.
+    """A class whose attributes are properties. Its objects have a program's values, and are immutable.
 
     Not a dataclass: those generate and compile code for each class, which the plugin's start would wait for.
     """
@@ -414,7 +420,7 @@ class Declared:
     properties_: ClassVar[dict[str, Property]] = {}
 
     def __init_subclass__(cls) -> None:
-        """Collect the declarations, inherited ones first, and leave what their absence means in their place."""
+        """Collect the declarations, inherited ones first, and replace each by its default."""
         own = {name: about for name, about in vars(cls).items() if isinstance(about, Property)}
         cls.properties_ = {**cls.properties_, **own}
         for name, about in own.items():
@@ -480,7 +486,7 @@ class Record(Type, Generic[T]):
         return judged
 
     def canonical(self, value: Value) -> Value:
-        """All properties, absent ones with what their absence means."""
+        """All properties, absent ones with their defaults."""
         if not isinstance(value, Mapping):
             return value
         out: dict[str, Value] = {}
@@ -513,7 +519,7 @@ class Record(Type, Generic[T]):
     def compare_property(
         self, name: str, old: Mapping[str, Value], new: Mapping[str, Value], path: str, changes: Changes
     ) -> None:
-        """Compare one property of two records; a default given or absent is the same."""
+        """Compare one property of two records. An absent property equals its default."""
         about = self.properties[name]
         left, right = old.get(name), new.get(name)
         if left is right:
@@ -532,7 +538,7 @@ class Record(Type, Generic[T]):
     def schema(self, types: dict[str, Value]) -> dict[str, Value]:
         """A reference to the type, which is added to `types`."""
         if self.token not in types:
-            types[self.token] = {}  # a placeholder ends the recursion of a type that holds itself
+            types[self.token] = {}  # ends the recursion of a type that contains itself
             types[self.token] = {"type": "object", "description": self.doc, **self.schema_properties(types)}
         return {"$ref": f"#/types/{self.token}"}
 
@@ -558,7 +564,7 @@ class Record(Type, Generic[T]):
 
 
 def nearest(key: str, names: Iterable[str]) -> str | None:
-    """The known name that was probably meant."""
+    """The known name that the program probably means."""
     flat = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in names}
     wanted = re.sub(r"[^a-z0-9]", "", key[:SHOWN].lower())
     close = difflib.get_close_matches(wanted, flat, n=1, cutoff=0.6)
@@ -587,5 +593,5 @@ def property_schema(about: Property, types: dict[str, Value]) -> dict[str, Value
 
 
 def without_none(values: Mapping[str, Value]) -> dict[str, Value]:
-    """What is there."""
+    """The values that are not None."""
     return {name: value for name, value in values.items() if value is not None}

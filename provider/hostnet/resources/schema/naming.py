@@ -16,7 +16,7 @@ SUFFIX = 7  # hexadecimal digits of an autoname, as many as Pulumi's own
 
 
 def digest(*parts: str | bytes) -> bytes:
-    """A hash of the parts, each apart from the next."""
+    """A hash of the parts. Each has its length before it, so that ("ab", "c") and ("a", "bc") differ."""
     out = hashlib.sha256()
     for part in parts:
         data = part if isinstance(part, bytes) else part.encode(errors="surrogatepass")
@@ -25,17 +25,17 @@ def digest(*parts: str | bytes) -> bytes:
 
 
 def derived_mac(first: int, *parts: str) -> str:
-    """A MAC address that is always the same for the same parts: locally administered, unicast."""
+    """A locally administered unicast MAC address, always the same for the same parts."""
     return ":".join(f"{byte:02x}" for byte in (first, *digest(*parts)[:5]))
 
 
 def sanitised(name: str, fallback: str) -> str:
-    """A name out of `[a-z0-9-]`, without a hyphen at either end."""
+    """The name in characters of `[a-z0-9-]`, without a hyphen at either end."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or fallback
 
 
 def autonamed(autoname: Autoname, fallback: str) -> str:
-    """A name for an interface: at most 15 bytes, with a suffix that keeps it apart from others.
+    """A name for an interface: at most 15 bytes, with a suffix that makes it unique.
 
     Raises:
         BadValueError: where the user's own configuration of autonaming gives none that fits.
@@ -66,7 +66,7 @@ def _cut(name: str, seed: bytes) -> str:
 def fill_interface_name(
     kept: dict[str, Value], olds: Inputs, autoname: Autoname, report: Report, fallback: str
 ) -> None:
-    """Add `name`: the one it has, else a new one."""
+    """Add `name`: the resource's present name, or a new one."""
     if kept.get("name") is not None:
         return
     if isinstance(olds.get("name"), str):
