@@ -1,8 +1,8 @@
-"""What must get through other people's firewalls, and how a rule says so to nft and to iptables. Pure.
+"""The traffic that other firewalls must accept, and the rules that accept it, for nft and for iptables. Pure.
 
-Accepting what goes to an internal interface, whoever sends it, opens nothing: our own table drops it unless it is a
-reply, a forward's, or between networks that may talk to each other. It is one rule an interface where pairs would be
-as many as their square.
+A rule that accepts everything to an internal interface opens nothing: our own table drops what is neither a reply, nor
+a forward's, nor between networks that may reach each other. So there is one rule for each interface, where rules for
+pairs of interfaces would be as many as their square.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hostnet.agent.record.owners import Owner
 from hostnet.wire.family import FAMILIES, NFT_HEADER, Family
 from hostnet.wire.objects import Forward, Gateway, Link
 
-TAG = "hostnet: "  # begins the comment of every rule of ours in somebody else's chain
+TAG = "hostnet: "  # the comment of every rule of ours in another firewall's chain begins with it
 FORWARD, INPUT = "forward", "input"
 _ONE_FAMILY: dict[int, Family] = {67: "ipv4", 547: "ipv6"}  # DHCP's ports
 _IPTABLES_NAME = re.compile(r"[A-Za-z0-9_.@-]{1,15}")
@@ -29,14 +29,23 @@ _IPTABLES_NAME = re.compile(r"[A-Za-z0-9_.@-]{1,15}")
 
 @dataclass(frozen=True)
 class Traffic:
-    """Traffic to accept in a hook; what is None may be anything.
+    """Traffic to accept in a hook. What is None may be anything.
 
-    :param holder: the key of the object that asks for it.
-    :param ports: "80" or "8000-8002"; `way` tells whether destination (`dport`) or source.
-    :param icmp: an ICMPv6 type's number.
+    Attributes:
+        requester: The key of the object that needs it.
+        hook: `FORWARD` or `INPUT`.
+        iif: The interface that it comes in by.
+        oif: The interface that it leaves by.
+        family: Its family.
+        source: Its source network.
+        target: Its destination network.
+        protocol: "tcp", "udp", "sctp" or "ipv6-icmp".
+        port_side: Which of its ports `ports` is about: "dport", the destination's, or "sport", the source's.
+        ports: "80" or "8000-8002".
+        icmp: The number of an ICMPv6 type.
     """
 
-    holder: str
+    requester: str
     hook: str = FORWARD
     iif: str | None = None
     oif: str | None = None
@@ -44,22 +53,22 @@ class Traffic:
     source: str | None = None
     target: str | None = None
     protocol: str | None = None
-    way: str = "dport"
+    port_side: str = "dport"
     ports: str | None = None
     icmp: int | None = None
 
     @property
-    def plain(self) -> bool:
-        """Interfaces alone."""
+    def interfaces_only(self) -> bool:
+        """Whether interfaces alone describe it."""
         return not (self.family or self.source or self.target or self.protocol)
 
     @property
-    def what(self) -> str:
-        """For the comment: tells this from every other opening of its hook."""
+    def text(self) -> str:
+        """For the rule's comment: no other traffic of its hook has the same."""
         service = (
             self.protocol,
             f"type {self.icmp}" if self.icmp else None,
-            f"{self.way} {self.ports}" if self.ports else None,
+            f"{self.port_side} {self.ports}" if self.ports else None,
         )
         words = [
             f"{self.iif or 'any'} to {self.oif or 'host'}" if self.hook == FORWARD or self.iif else "",
@@ -71,21 +80,24 @@ class Traffic:
 
 @dataclass(frozen=True)
 class AcceptRule:
-    """One rule as a firewall takes it.
+    """A rule as a firewall takes it.
 
-    :param text: in nft syntax, without the verdict; for iptables, its arguments.
+    Attributes:
+        text: What it matches: in nft syntax, or as arguments of iptables.
+        comment: Its comment, by which it is found again.
+        requesters: The keys of the objects that need it.
     """
 
     text: str
     comment: str
-    holders: frozenset[str] = field(default=frozenset(), compare=False)
+    requesters: frozenset[str] = field(default=frozenset(), compare=False)
 
 
-# --- what must pass ------------------------------------------------------------------------------------------------
+# --- what must be accepted -------------------------------------------------------------------------------------------
 
 
-def wants_any(owners: Iterable[Owner]) -> bool:
-    """Whether any of them asks for other people's firewalls to be opened."""
+def needs_accepts(owners: Iterable[Owner]) -> bool:
+    """Whether other firewalls must accept anything for these owners."""
     return any(
         (isinstance(item, Gateway) and item.firewall)
         or (isinstance(item, Link) and item.kind == "bridge" and item.open_firewall)
@@ -95,9 +107,12 @@ def wants_any(owners: Iterable[Owner]) -> bool:
 
 
 def traffic_of(owners: Mapping[str, Owner], structural: Mapping[str, Owner], context: Context) -> Iterator[Traffic]:
-    """All that must pass, of all owners.
+    """All traffic that must be accepted.
 
-    :param structural: those with more than forwards.
+    Args:
+        owners: All owners.
+        structural: Those with more than forwards.
+        context: What their elements depend on.
     """
     items = [item for owner in structural.values() for item in owner.objects]
     for item in items:
@@ -148,7 +163,7 @@ def _forwarded6(gateway: Gateway) -> tuple[str, ...]:
 
 
 def _dmz(gateway: Gateway, inside: _Inside) -> Iterator[Traffic]:
-    """To and from a dmz host that is behind no interface of the gateway."""
+    """To and from a dmz host that is behind none of the gateway's interfaces."""
     for family, address in zip(FAMILIES, (gateway.dmz4, gateway.dmz6)):
         if address and inside.external(address) != gateway.external:
             yield Traffic(gateway.key, iif=gateway.external, family=family, target=address)
@@ -156,7 +171,7 @@ def _dmz(gateway: Gateway, inside: _Inside) -> Iterator[Traffic]:
 
 
 class _Inside:
-    """Which addresses the gateways' interfaces and networks lead to, and so are let through without more rules."""
+    """The addresses behind the gateways' interfaces and networks, which the rules for those accept already."""
 
     def __init__(self, gateways: Iterable[Gateway], context: Context) -> None:
         self._networks = [
@@ -171,7 +186,7 @@ class _Inside:
         self._known: dict[str, str | None] = {}
 
     def external(self, address: str) -> str | None:
-        """The external interface of the gateway that it is behind; None where it is behind none."""
+        """The external interface of the gateway that the address is behind; None if it is behind none."""
         if address not in self._known:
             parsed = ipaddress.ip_address(address)
             self._known[address] = next((name for network, name in self._networks if parsed in network), None)
@@ -179,11 +194,11 @@ class _Inside:
 
 
 def _forward(item: Forward, gateways: Mapping[str, Gateway], inside: _Inside, context: Context) -> Iterator[Traffic]:
-    """What a forward needs beyond its gateway's interfaces: mostly nothing."""
+    """What a forward needs beyond the rules for its gateway's interfaces: mostly nothing."""
     within = inside.external(item.address)
     gateway = gateways.get(item.gateway) if item.gateway else None
     if gateway is None and (item.gateway or within is None):
-        return  # no gateway with `firewall: auto` answers for it
+        return  # it is of no gateway with `firewall: auto`
     external, inner = forward_devices(item, context)
     if within == external:
         return
@@ -192,7 +207,7 @@ def _forward(item: Forward, gateways: Mapping[str, Gateway], inside: _Inside, co
     ports = str(low) if low == high else f"{low}-{high}"
     for protocol in item.protocols:
         there = Traffic(key, family=item.family, target=item.address, protocol=protocol, ports=ports)
-        back = Traffic(key, family=item.family, source=item.address, protocol=protocol, way="sport", ports=ports)
+        back = Traffic(key, family=item.family, source=item.address, protocol=protocol, port_side="sport", ports=ports)
         if within is None:
             for source in item.sources or (None,):
                 yield replace(there, iif=external, source=source)
@@ -203,16 +218,19 @@ def _forward(item: Forward, gateways: Mapping[str, Gateway], inside: _Inside, co
         yield replace(back, oif=external)
 
 
-# --- as rules ------------------------------------------------------------------------------------------------------
+# --- rules -----------------------------------------------------------------------------------------------------------
 
 
 def for_nft(wanted: Iterable[Traffic], family: str) -> list[AcceptRule]:
-    """As rules of a native nft table: one for all pairs of interfaces, one for all that is reached whoever asks."""
+    """The rules for a table of nft: one for all pairs of interfaces, one for all interfaces that may be sent to."""
     rest: list[Traffic] = []
     pairs: list[Traffic] = []
     targets: list[Traffic] = []
     for each in _of(wanted, family):
-        (rest if not each.plain or each.hook != FORWARD else pairs if each.iif and each.oif else targets).append(each)
+        if each.hook != FORWARD or not each.interfaces_only:
+            rest.append(each)
+        else:
+            (pairs if each.iif and each.oif else targets).append(each)
     accepts = []
     for what, group, key in (
         ("between interfaces", pairs, "iifname . oifname"),
@@ -222,32 +240,33 @@ def for_nft(wanted: Iterable[Traffic], family: str) -> list[AcceptRule]:
             members = sorted({" . ".join(_name(x) for x in (each.iif, each.oif) if x) for each in group})
             text = f"{key} {{ {', '.join(members)} }}"
             digest = hashlib.sha256(text.encode()).hexdigest()[:6]
-            holders = frozenset(each.holder for each in group)
-            accepts.append(AcceptRule(text, f"{TAG}{what} ({digest})", holders))
+            requesters = frozenset(each.requester for each in group)
+            accepts.append(AcceptRule(text, f"{TAG}{what} ({digest})", requesters))
     return accepts + _merged(
-        AcceptRule(_nft_text(each, family), TAG + each.what, frozenset((each.holder,))) for each in rest
+        AcceptRule(_nft_text(each, family), TAG + each.text, frozenset((each.requester,))) for each in rest
     )
 
 
 def for_iptables_nft(wanted: Iterable[Traffic], family: str) -> list[AcceptRule]:
-    """As rules of an iptables-nft table: nothing in them that iptables can't read back.
+    """The rules for a table of iptables-nft, of what iptables can read back.
 
-    It knows no SCTP ports (1.8.9): those rules show, and match, the protocol alone.
+    It shows a rule with a set of interfaces wrongly, and it knows no ports of SCTP (1.8.9): those rules match the
+    protocol alone.
     """
     return _merged(
         AcceptRule(
             _nft_text(replace(each, ports=None) if each.protocol == "sctp" else each, family) + " counter",
-            clean_comment(TAG + each.what),
-            frozenset((each.holder,)),
+            clean_comment(TAG + each.text),
+            frozenset((each.requester,)),
         )
         for each in _of(wanted, family)
     )
 
 
 def for_iptables(wanted: Iterable[Traffic], family: str) -> list[AcceptRule]:
-    """As arguments of iptables-legacy, which takes a `+` at a name's end for any ending: such names are left out."""
+    """The rules for iptables-legacy. A `+` at the end of a name means any ending there: such names get no rule."""
     return _merged(
-        AcceptRule(_iptables_text(each), clean_comment(TAG + each.what), frozenset((each.holder,)))
+        AcceptRule(_iptables_text(each), clean_comment(TAG + each.text), frozenset((each.requester,)))
         for each in _of(wanted, family)
         if all(_IPTABLES_NAME.fullmatch(name) for name in (each.iif, each.oif) if name)
     )
@@ -258,15 +277,15 @@ def _of(wanted: Iterable[Traffic], family: str) -> Iterator[Traffic]:
 
 
 def _merged(accepts: Iterable[AcceptRule]) -> list[AcceptRule]:
-    """Each once, with all that ask for it."""
+    """Each rule once, with all its requesters."""
     found: dict[AcceptRule, frozenset[str]] = {}
     for each in accepts:
-        found[each] = found.get(each, frozenset()) | each.holders
-    return [AcceptRule(each.text, each.comment, holders) for each, holders in found.items()]
+        found[each] = found.get(each, frozenset()) | each.requesters
+    return [AcceptRule(each.text, each.comment, requesters) for each, requesters in found.items()]
 
 
 def _name(name: str) -> str:
-    """Checked and quoted."""
+    """An interface's name, checked and quoted."""
     return render_key("our_links", (name,))
 
 
@@ -284,7 +303,7 @@ def _nft_text(each: Traffic, family: str) -> str:
     if each.icmp:
         parts.append(f"icmpv6 type {each.icmp}")
     elif each.ports:
-        parts.append(f"{each.protocol} {each.way} {each.ports}")
+        parts.append(f"{each.protocol} {each.port_side} {each.ports}")
     elif each.protocol:
         parts.append(f"meta l4proto {PROTOCOLS[each.protocol]}")
     return " ".join(parts)
@@ -296,11 +315,11 @@ def _iptables_text(each: Traffic) -> str:
     if each.icmp:
         parts.append(f"-m icmp6 --icmpv6-type {each.icmp}")
     elif each.ports:
-        parts.append(f"-m {each.protocol} --{each.way} {each.ports.replace('-', ':')}")
+        parts.append(f"-m {each.protocol} --{each.port_side} {each.ports.replace('-', ':')}")
     return " ".join(parts)
 
 
 def _bare(address: str | None) -> str:
-    """Checked, and as nft prints it."""
+    """A network, checked, as nft prints it."""
     network = ipaddress.ip_network(address or "")
     return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)

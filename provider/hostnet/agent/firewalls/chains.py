@@ -1,8 +1,9 @@
-"""Other people's base chains at forward and input: read from nftables and iptables-legacy, and whether they drop.
+"""The base chains of other firewalls at forward and input, and the places in them where an accept rule works.
 
-A chain drops where its policy does, or where a rule that looks at nothing drops or rejects, in itself or in a chain
-that it always jumps to. Rules that look at something (a bad state, a network, a zone) are somebody's will: what we
-insert stands behind them, right before what drops the rest.
+They are read from nftables (iptables-nft's are there as well) and from iptables-legacy. A chain drops our traffic if
+its policy does, or if an unconditional rule drops or rejects, in the chain itself or in one that it always jumps to.
+Rules with a condition (a bad state, a network, a zone) are what the administrator wants: ours come after them, right
+before what drops the rest.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from hostnet.agent.nft.ruleset import TABLES
 from hostnet.agent.nft.table import Table
 
 NFT, IPTABLES_NFT, LEGACY = "nft", "iptables-nft", "iptables-legacy"
-USER_CHAIN = "DOCKER-USER"  # Docker leaves it to the administrator, and jumps there before all else
-LOCK_SECONDS = 30  # for the lock that all iptables commands share; somebody may hold it and hang
+USER_CHAIN = "DOCKER-USER"  # Docker never changes what is in it, and jumps to it first
+LOCK_SECONDS = 30  # for the lock of all iptables commands: a process that holds it may hang
 _NAME = re.compile(r"[A-Za-z0-9_./-]+")  # what needs no quotes in nft
 _LEGACY_COMMANDS = {"ip": "iptables-legacy", "ip6": "ip6tables-legacy"}
 _LEGACY_TABLES = {"ip": "ip_tables_names", "ip6": "ip6_tables_names"}
-_OWNED = "the program that made its table owns it, and lets nobody else in"
-# firewalld from 2.1 on. A line that is not there means "yes" to some versions.
+_OWNED = "the program that made its table owns it, and the kernel refuses rules of others"
+# firewalld owns its table from version 2.1 on. Some versions take a missing line for "yes".
 _FIREWALLD = (
     "`sed -i '/^NftablesTableOwner=/d' /etc/firewalld/firewalld.conf && "
     "echo NftablesTableOwner=no >>/etc/firewalld/firewalld.conf && systemctl restart firewalld`"
 )
-_DEEPEST = 16  # jumps in a row; the kernel allows as many
+_DEEPEST = 16  # jumps in a row: as many as the kernel allows (NFT_JUMP_STACK_SIZE)
 _XT_COMMENT = "\0"  # stands for one that nft does not show
 
 
@@ -42,27 +43,39 @@ _XT_COMMENT = "\0"  # stands for one that nft does not show
 class Rule:
     """A rule, as far as it matters here.
 
-    :param place: its handle (nft) or its number in the chain (iptables-legacy).
-    :param verdict: "drop" (also for reject), "accept", "return", "jump", "goto", or "" for none.
-    :param free: it looks at nothing: every packet that comes here gets its verdict.
-    :param interfaces: where it looks at interfaces alone: those conditions, as (equal, names) each.
+    Attributes:
+        place: Its handle (nft) or its number in the chain (iptables-legacy).
+        verdict: "drop" (also for reject), "accept", "return", "jump", "goto", or "" for none.
+        target: The chain that it jumps to.
+        unconditional: Whether every packet gets its verdict.
+        interfaces: If all its conditions are about interfaces: these, as (equal, names) each.
+        comment: Its comment.
+        text: iptables-legacy: its arguments.
     """
 
     place: int
     verdict: str
     target: str = ""
-    free: bool = False
+    unconditional: bool = False
     interfaces: tuple[tuple[bool, frozenset[str]], ...] = ()
     comment: str = ""
-    text: str = ""  # iptables-legacy: its arguments
+    text: str = ""
 
 
 @dataclass(frozen=True)
 class Chain:
-    """A base chain of somebody else's, and the chains that it always jumps to.
+    """A base chain of another firewall.
 
-    :param kind: `NFT`, `IPTABLES_NFT` or `LEGACY`.
-    :param closed: why nothing can be inserted here; "" where it can.
+    Attributes:
+        kind: `NFT`, `IPTABLES_NFT` or `LEGACY`.
+        family: Its table's family.
+        table: Its table.
+        name: Its name.
+        hook: `FORWARD` or `INPUT`.
+        policy: "accept" or "drop".
+        rules: Its rules.
+        targets: The rules of the chains that it always jumps to.
+        read_only: Why no rule can be added; "" if one can.
     """
 
     kind: str
@@ -72,92 +85,104 @@ class Chain:
     hook: str
     policy: str
     rules: tuple[Rule, ...] = ()
-    others: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
-    closed: str = ""
+    targets: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
+    read_only: str = ""
 
     @property
-    def mend(self) -> str:
-        """What a person can do where nothing can be inserted: a command, where there is one."""
-        if self.closed == _OWNED and self.table == "firewalld":
+    def fix(self) -> str:
+        """What a person can do if no rule can be added: a command, if there is one."""
+        if self.read_only == _OWNED and self.table == "firewalld":
             return _FIREWALLD
-        if self.closed and self.kind == LEGACY:
+        if self.read_only and self.kind == LEGACY:
             return advice_here("iptables-legacy")
-        return "Let that firewall accept the guests' traffic by its own means"
+        return "Have that firewall accept the guests' traffic by its own configuration"
 
     def __str__(self) -> str:
-        """As a person names it."""
+        """Its name in messages."""
         of = f"{self.family} {self.table} {self.name}"
         return f"{of} (iptables-legacy)" if self.kind == LEGACY else of
 
 
 @dataclass(frozen=True)
-class Spot:
-    """Where an accept works: in chain `name`, before the rule number `before` (None: at the end)."""
+class Position:
+    """A place where an accept rule works.
 
-    name: str
+    Attributes:
+        chain: The chain's name.
+        before: The number of the rule that it goes before; None: the end.
+    """
+
+    chain: str
     before: int | None
 
 
-def spots(chain: Chain, inner: frozenset[str], outer: frozenset[str]) -> tuple[Spot, ...]:
-    """Where an accept can go, best first; () where the chain does not drop.
+def positions(chain: Chain, internal: frozenset[str], external: frozenset[str]) -> tuple[Position, ...]:
+    """The places where an accept rule works, the best one first; () if the chain does not drop our traffic.
 
-    :param inner: our interfaces; a rule that names one of them means it, and counts for no drop of the rest.
-    :param outer: the external interfaces.
+    Args:
+        chain: A chain of another firewall.
+        internal: Our interfaces. A rule that names one of them is about it, and not a drop of all the rest.
+        external: The external interfaces.
     """
-    found: list[Spot] = []
+    found: list[Position] = []
     for number, rule in enumerate(chain.rules):
-        if rule.free and rule.verdict == "jump" and rule.target == USER_CHAIN and chain.hook == FORWARD:
-            found.insert(0, Spot(USER_CHAIN, _end(chain.others.get(USER_CHAIN, ()))))
-        fate = _fate(rule, chain.others, inner, outer)
-        if fate == "accept" or (not fate and rule.free and rule.verdict in ("return", "goto")):
-            # Here the rules end: what is behind is reached by nothing.
-            dropped = fate != "accept" and chain.policy == "drop"
-            return (*found, Spot(chain.name, number)) if dropped else ()
-        if fate == "drop":
-            return (*found, Spot(chain.name, number))
-    return (*found, Spot(chain.name, None)) if chain.policy == "drop" else ()
+        if rule.unconditional and rule.verdict == "jump" and rule.target == USER_CHAIN and chain.hook == FORWARD:
+            found.insert(0, Position(USER_CHAIN, _first_final(chain.targets.get(USER_CHAIN, ()))))
+        verdict = _verdict(rule, chain.targets, internal, external)
+        if verdict == "accept" or (not verdict and rule.unconditional and rule.verdict in ("return", "goto")):
+            # No packet reaches the rules after this one.
+            dropped = verdict != "accept" and chain.policy == "drop"
+            return (*found, Position(chain.name, number)) if dropped else ()
+        if verdict == "drop":
+            return (*found, Position(chain.name, number))
+    return (*found, Position(chain.name, None)) if chain.policy == "drop" else ()
 
 
-def _end(rules: tuple[Rule, ...]) -> int | None:
-    """The first rule that no packet gets past."""
-    return next((i for i, rule in enumerate(rules) if rule.free and rule.verdict in ("drop", "accept", "return")), None)
+def _first_final(rules: tuple[Rule, ...]) -> int | None:
+    """The number of the first rule that no packet gets past."""
+    final = ("drop", "accept", "return")
+    return next((i for i, rule in enumerate(rules) if rule.unconditional and rule.verdict in final), None)
 
 
-def _fate(
-    rule: Rule, others: Mapping[str, tuple[Rule, ...]], inner: frozenset[str], outer: frozenset[str], deep: int = 0
+def _verdict(
+    rule: Rule,
+    targets: Mapping[str, tuple[Rule, ...]],
+    internal: frozenset[str],
+    external: frozenset[str],
+    depth: int = 0,
 ) -> str:
-    """What becomes of a packet of ours that no rule before this looked at: "drop", "accept" or "" (it goes on)."""
-    if rule.verdict == "drop" and (rule.free or _concerns(rule, inner, outer)):
+    """The verdict on a packet of ours that met no condition before: "drop", "accept" or "" (it goes on)."""
+    if rule.verdict == "drop" and (rule.unconditional or _drops_ours(rule, internal, external)):
         return "drop"
-    if not rule.free or deep > _DEEPEST:
+    if not rule.unconditional or depth > _DEEPEST:
         return ""
     if rule.verdict == "accept":
         return "accept"
     if rule.verdict in ("jump", "goto"):
-        for each in others.get(rule.target, ()):
-            fate = _fate(each, others, inner, outer, deep + 1)
-            if fate or (each.free and each.verdict in ("return", "goto")):
-                return fate
+        for each in targets.get(rule.target, ()):
+            verdict = _verdict(each, targets, internal, external, depth + 1)
+            if verdict or (each.unconditional and each.verdict in ("return", "goto")):
+                return verdict
     return ""
 
 
-def _concerns(rule: Rule, inner: frozenset[str], outer: frozenset[str]) -> bool:
-    """Whether a drop that looks at interfaces alone is for all but some, or for all of an external interface."""
+def _drops_ours(rule: Rule, internal: frozenset[str], external: frozenset[str]) -> bool:
+    """Whether a drop with conditions on interfaces is for all but some, or for all of an external interface."""
     return bool(rule.interfaces) and all(
-        bool(names & outer) and not names & inner if equal else bool((inner | outer) - names)
+        bool(names & external) and not names & internal if equal else bool((internal | external) - names)
         for equal, names in rule.interfaces
     )
 
 
-# --- nftables ------------------------------------------------------------------------------------------------------
+# --- nftables --------------------------------------------------------------------------------------------------------
 
 
-class Reader:
+class ChainReader:
     """Reads the chains of this network namespace.
 
     Args:
-        table: Of hostnet; its nftables is asked.
-        legacy: Whether to look for iptables-legacy's chains too, which a command lists.
+        table: Our table, whose nftables is asked.
+        legacy: Whether iptables-legacy's chains are listed, too, by its command.
     """
 
     def __init__(self, table: Table, *, legacy: bool = True) -> None:
@@ -166,7 +191,8 @@ class Reader:
     def chains(self) -> list[Chain]:
         """All base chains at forward and input that are not ours.
 
-        :raises MissingLibraryError: where there are nftables tables and no libnftables to read them.
+        Raises:
+            MissingLibraryError: There are tables of nftables, and no libnftables to read them.
         """
         return [*self._nft(), *(_legacy() if self._sees_legacy else ())]
 
@@ -183,26 +209,26 @@ class Reader:
 
     def _chain(self, chain: dict[str, Any], names: set[str], *, owned: bool) -> Chain:
         family, table, name = chain["family"], chain["table"], chain["name"]
-        strange = not (_NAME.fullmatch(table) and _NAME.fullmatch(name))
+        quotable = bool(_NAME.fullmatch(table) and _NAME.fullmatch(name))
         iptables = table == "filter" and family in ("ip", "ip6")
-        closed = "its name is none that hostnet would paste into a rule" if strange else ""
-        closed = closed or (_OWNED if owned else "")
-        rules: tuple[Rule, ...] = () if strange else self._rules(family, table, name)
-        others: dict[str, tuple[Rule, ...]] = {}
+        read_only = "" if quotable else "its name has characters that hostnet writes into no command"
+        read_only = read_only or (_OWNED if owned else "")
+        rules = self._rules(family, table, name) if quotable else ()
+        targets: dict[str, tuple[Rule, ...]] = {}
         waiting = _targets(rules) + ([USER_CHAIN] if USER_CHAIN in names and iptables else [])
         while waiting:
             target = waiting.pop()
-            if target in names and target not in others and _NAME.fullmatch(target):
-                others[target] = self._rules(family, table, target)
-                waiting += _targets(others[target])
-        kind = IPTABLES_NFT if iptables else NFT
-        return Chain(kind, family, table, name, chain["hook"], chain.get("policy", "accept"), rules, others, closed)
+            if target in names and target not in targets and _NAME.fullmatch(target):
+                targets[target] = self._rules(family, table, target)
+                waiting += _targets(targets[target])
+        kind, policy = IPTABLES_NFT if iptables else NFT, chain.get("policy", "accept")
+        return Chain(kind, family, table, name, chain["hook"], policy, rules, targets, read_only)
 
     def _rules(self, family: str, table: str, name: str) -> tuple[Rule, ...]:
         try:
             listed = self._nftables.list(f"list chain {family} {table} {name}", terse=True)
         except NftError:
-            return ()  # it went in between
+            return ()  # it was deleted in between
         rules = [_rule(item["rule"]) for item in listed if "rule" in item]
         if any(rule.comment == _XT_COMMENT for rule in rules):
             comments = self._nftables.xt_comments(family, table, name)
@@ -211,12 +237,15 @@ class Reader:
 
 
 def _targets(rules: Iterable[Rule]) -> list[str]:
-    return [rule.target for rule in rules if rule.free and rule.target]
+    return [rule.target for rule in rules if rule.unconditional and rule.target]
 
 
 def _rule(data: dict[str, Any]) -> Rule:
-    """From nft's JSON."""
-    verdict, target, free, interfaces, comment = "", "", True, [], data.get("comment", "")
+    """A rule of nft's JSON.
+
+    libnftables 1.0.6 lists what an extension of iptables does as `xt`, with its name and nothing else.
+    """
+    verdict, target, unconditional, interfaces, comment = "", "", True, [], data.get("comment", "")
     for expression in data.get("expr", ()):
         (kind, body), *_ = expression.items()
         extension = body.get("name", "") if kind == "xt" and isinstance(body, dict) else ""
@@ -229,14 +258,15 @@ def _rule(data: dict[str, Any]) -> Rule:
         elif kind in ("jump", "goto"):
             verdict, target = kind, body["target"]
         elif kind not in ("counter", "log") and extension != "LOG":
-            free = False
+            unconditional = False
             interfaces.append(_interfaces(body) if kind == "match" else None)
-    alone = tuple(each for each in interfaces if each is not None)
-    return Rule(data["handle"], verdict, target, free, alone if len(alone) == len(interfaces) else (), comment)
+    known = tuple(each for each in interfaces if each is not None)
+    conditions = known if len(known) == len(interfaces) else ()
+    return Rule(data["handle"], verdict, target, unconditional, conditions, comment)
 
 
 def _interfaces(match: dict[str, Any]) -> tuple[bool, frozenset[str]] | None:
-    """The condition, where it is one on an interface's name."""
+    """The condition, if it is one on an interface's name."""
     left, right = match["left"], match["right"]
     key = left.get("meta", {}).get("key") if isinstance(left, dict) else None
     names = right.get("set") if isinstance(right, dict) else [right]
@@ -247,11 +277,11 @@ def _interfaces(match: dict[str, Any]) -> tuple[bool, frozenset[str]] | None:
     return match["op"] == "==", frozenset(names)
 
 
-# --- iptables-legacy -----------------------------------------------------------------------------------------------
+# --- iptables-legacy -------------------------------------------------------------------------------------------------
 
 
 def legacy_command(family: str) -> str | None:
-    """The command that sees iptables-legacy's rules of a family, where it is installed."""
+    """The command that lists iptables-legacy's rules of a family, if it is installed."""
     return shutil.which(_LEGACY_COMMANDS[family])
 
 
@@ -260,14 +290,14 @@ def _legacy() -> Iterator[Chain]:
         try:
             tables = Path("/proc/self/net", names).read_text().split()
         except OSError:
-            continue  # not in this kernel
+            continue  # this kernel has no iptables-legacy
         if "filter" not in tables:
             continue
         command = legacy_command(family)
         if command is None:
             for hook in (FORWARD, INPUT):
-                why = f"{_LEGACY_COMMANDS[family]} is not installed, and nothing else sees its rules"
-                yield Chain(LEGACY, family, "filter", hook.upper(), hook, "drop", closed=why)
+                why = f"{_LEGACY_COMMANDS[family]} is not installed, and no other command lists its rules"
+                yield Chain(LEGACY, family, "filter", hook.upper(), hook, "drop", read_only=why)
             continue
         yield from _legacy_chains(family, command)
 
@@ -283,16 +313,16 @@ def _legacy_chains(family: str, command: str) -> Iterator[Chain]:
             policies[name] = rest[0].lower()
         elif option == "-A":
             rules.append(_legacy_rule(len(rules) + 1, rest, line.split(" ", 2)[2]))
-    others = {name: tuple(rules) for name, rules in chains.items() if name not in policies}
+    targets = {name: tuple(rules) for name, rules in chains.items() if name not in policies}
     for hook in (FORWARD, INPUT):
         name = hook.upper()
         if name in policies:
-            yield Chain(LEGACY, family, "filter", name, hook, policies[name], tuple(chains[name]), others)
+            yield Chain(LEGACY, family, "filter", name, hook, policies[name], tuple(chains[name]), targets)
 
 
 def _legacy_rule(number: int, words: list[str], text: str) -> Rule:
-    """From a line of `iptables -S`."""
-    verdict, target, comment, free = "", "", "", True
+    """A rule of `iptables -S`."""
+    verdict, target, comment, unconditional = "", "", "", True
     rest = iter(words)
     for word in rest:
         if word in ("-j", "-g"):
@@ -302,14 +332,14 @@ def _legacy_rule(number: int, words: list[str], text: str) -> Rule:
             )
             break  # what follows are the target's own options
         if word == "-m":
-            free = free and (target := next(rest)) == "comment"
+            unconditional = unconditional and (target := next(rest)) == "comment"
         elif word == "--comment":
             comment = next(rest)
         else:
-            free = False
-    return Rule(number, verdict, target if verdict in ("jump", "goto") else "", free, (), comment, text)
+            unconditional = False
+    return Rule(number, verdict, target if verdict in ("jump", "goto") else "", unconditional, (), comment, text)
 
 
-def tagged(rules: Iterable[Rule]) -> list[Rule]:
-    """Those of ours."""
-    return [rule for rule in rules if rule.comment.startswith(TAG)]
+def is_ours(rule: Rule) -> bool:
+    """Whether hostnet made the rule."""
+    return rule.comment.startswith(TAG)

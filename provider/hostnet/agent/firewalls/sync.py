@@ -1,7 +1,7 @@
-"""Other people's firewalls: an accept of ours in each chain that would drop our traffic, tagged, and taken out again.
+"""Keeps an accept rule of ours in each chain of another firewall that would drop our traffic.
 
-A packet passes only where every base chain of its hook lets it, so no rule of our own table can help. All state there
-is are the rules themselves: they are found by their comment.
+A packet passes only if every base chain of its hook accepts it (nft(8), "verdict statements"): no rule of our own table
+overrides a drop in another. The rules themselves are the only state: their comment says that they are ours.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from hostnet.agent.firewalls.accepts import (
     for_iptables,
     for_iptables_nft,
     for_nft,
+    needs_accepts,
     traffic_of,
-    wants_any,
 )
 from hostnet.agent.firewalls.chains import (
     IPTABLES_NFT,
@@ -26,12 +26,12 @@ from hostnet.agent.firewalls.chains import (
     LOCK_SECONDS,
     USER_CHAIN,
     Chain,
-    Reader,
+    ChainReader,
+    Position,
     Rule,
-    Spot,
+    is_ours,
     legacy_command,
-    spots,
-    tagged,
+    positions,
 )
 from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
 from hostnet.agent.nft.elements import Context
@@ -40,11 +40,11 @@ from hostnet.agent.record.owners import Owner, Owners
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Forward, Gateway
 
-_ATTEMPTS = 3  # somebody else may change a chain between our look and our change
+_ATTEMPTS = 3  # another program may change a chain after we have read it
 
 
 class FirewallError(Exception):
-    """A chain that would not take our rules."""
+    """A chain that did not take our rules."""
 
     def __init__(self, chain: Chain, why: str) -> None:
         super().__init__(str(chain), why)
@@ -52,107 +52,127 @@ class FirewallError(Exception):
 
 
 @dataclass(frozen=True)
-class Repair:
-    """What a chain lacks, and what it has of ours that nobody needs.
+class ChainUpdate:
+    """What to change in a chain.
 
-    :param insert: what to accept, and in which chain before which rule.
-    :param remove: our rules to take out, by the name of the chain that they are in.
+    Attributes:
+        chain: The chain.
+        position: Where rules are inserted.
+        insert: The rules that are missing.
+        remove: Our rules that are not needed, each with the name of its chain.
     """
 
     chain: Chain
-    spot: Spot | None = None
+    position: Position | None = None
     insert: tuple[AcceptRule, ...] = ()
     remove: tuple[tuple[str, Rule], ...] = ()
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What must pass, and the interfaces that it is about."""
+class Required:
+    """What the owners require of other firewalls.
 
-    openings: tuple[Traffic, ...] = ()
-    inner: frozenset[str] = frozenset()
-    outer: frozenset[str] = frozenset()
+    Attributes:
+        traffic: What they must accept.
+        internal: The interfaces that it is about, but for the external ones.
+        external: The external interfaces.
+    """
+
+    traffic: tuple[Traffic, ...] = ()
+    internal: frozenset[str] = frozenset()
+    external: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, owners: Owners, context: Context) -> Wishes:
-        """Those of all owners."""
+    def by(cls, owners: Owners, context: Context) -> Required:
+        """What all owners together require."""
         found = tuple(traffic_of(owners, owners.structural, context))
-        outer = frozenset(gateway.external for gateway in context.gateways.values() if gateway.external)
+        external = frozenset(gateway.external for gateway in context.gateways.values() if gateway.external)
         named = {name for each in found for name in (each.iif, each.oif) if name}
-        return cls(found, frozenset(named) - outer, outer)
+        return cls(found, frozenset(named) - external, external)
 
 
-def repairs(chains: Iterable[Chain], wishes: Wishes) -> Iterator[Repair]:
-    """What to do to these chains. Pure."""
+def updates(chains: Iterable[Chain], required: Required) -> Iterator[ChainUpdate]:
+    """What to change in these chains. Pure."""
     for chain in chains:
-        if chain.closed:
+        if chain.read_only:
             continue
-        places = spots(chain, wishes.inner, wishes.outer if chain.hook == FORWARD else frozenset())
-        wanted = _accepts(chain, wishes) if places else []
-        had = _ours(chain)
-        if not (wanted or had):
+        places = positions(chain, required.internal, required.external if chain.hook == FORWARD else frozenset())
+        wanted = _rules(chain, required) if places else []
+        ours = _ours(chain)
+        if not (wanted or ours):
             continue
-        there: set[str] = set()
+        kept: set[str] = set()
         remove = []
-        comments = {accept.comment for accept in wanted}
-        for name, number, rule in had:
-            if rule.comment in comments - there and _works(name, number, places):
-                there.add(rule.comment)
+        comments = {rule.comment for rule in wanted}
+        for name, number, rule in ours:
+            if rule.comment in comments - kept and _works(name, number, places):
+                kept.add(rule.comment)
             else:
                 remove.append((name, rule))
-        insert = tuple(accept for accept in wanted if accept.comment not in there)
+        insert = tuple(rule for rule in wanted if rule.comment not in kept)
         if insert or remove:
-            yield Repair(chain, places[0] if places else None, insert, tuple(remove))
+            yield ChainUpdate(chain, places[0] if places else None, insert, tuple(remove))
 
 
 def _ours(chain: Chain) -> list[tuple[str, int, Rule]]:
-    """Our rules in a chain and in the administrator's: (chain, number, rule)."""
+    """Our rules in a chain and in the administrator's, each with its chain's name and its number."""
     lists = [(chain.name, chain.rules)]
     if chain.hook == FORWARD:
-        lists.append((USER_CHAIN, chain.others.get(USER_CHAIN, ())))
-    return [(name, i, rule) for name, rules in lists for i, rule in enumerate(rules) if tagged([rule])]
+        lists.append((USER_CHAIN, chain.targets.get(USER_CHAIN, ())))
+    return [(name, i, rule) for name, rules in lists for i, rule in enumerate(rules) if is_ours(rule)]
 
 
-def _works(name: str, number: int, places: Sequence[Spot]) -> bool:
-    """Whether a rule at this place is met before what drops."""
-    return any(name == spot.name and (spot.before is None or number < spot.before) for spot in places)
+def _works(name: str, number: int, places: Sequence[Position]) -> bool:
+    """Whether packets meet a rule at this place before they are dropped."""
+    return any(name == place.chain and (place.before is None or number < place.before) for place in places)
 
 
-def _accepts(chain: Chain, wishes: Wishes) -> list[AcceptRule]:
-    wanted = [each for each in wishes.openings if each.hook == chain.hook]
+def _rules(chain: Chain, required: Required) -> list[AcceptRule]:
+    """The rules that a chain needs."""
+    traffic = [each for each in required.traffic if each.hook == chain.hook]
     render = {LEGACY: for_iptables, IPTABLES_NFT: for_iptables_nft}.get(chain.kind, for_nft)
-    return render(wanted, chain.family)
+    return render(traffic, chain.family)
 
 
 class Firewalls:
-    """Other people's firewalls in this network namespace."""
+    """The other firewalls of this network namespace.
+
+    Args:
+        table: Our table, whose nftables is asked.
+        legacy: Whether iptables-legacy's chains are looked at, too.
+    """
 
     def __init__(self, table: Table, *, legacy: bool = True) -> None:
         self._table = table
-        self._reader = Reader(table, legacy=legacy)
+        self._reader = ChainReader(table, legacy=legacy)
 
     def sync(self, before: Owners, after: Owners, context: Context, *, exact: bool = False) -> None:
-        """Accept what these owners need in the chains that drop, and take out what nobody needs any more.
+        """Have the chains that drop accept what these owners need, and take out the rules that no owner needs.
 
-        :param before: who was there; where neither they nor `after` ask for anything, nothing is looked at.
-        :param exact: look in any case.
-        :raises FirewallError: where a chain does not take a change.
+        Args:
+            before: The owners until now. If neither they nor `after` need anything, no chain is read.
+            after: The owners from now on.
+            context: What their elements depend on.
+            exact: Read the chains in any case.
+
+        Raises:
+            FirewallError: A chain does not take a change.
         """
-        if not (exact or wants_any(before.structural.values()) or wants_any(after.structural.values())):
+        if not (exact or needs_accepts(before.structural.values()) or needs_accepts(after.structural.values())):
             return
         refusals: list[FirewallError | None] = []
         for _ in range(_ATTEMPTS):
-            todo = self._todo(after, context)
-            if not todo:
+            needed = self._updates(after, context)
+            if not needed:
                 return
-            refusals = [self._perform(repair) for repair in todo]
-        left = self._todo(after, context)
+            refusals = [self._perform(update) for update in needed]
+        left = self._updates(after, context)
         if left:
-            raise next(filter(None, refusals), FirewallError(left[0].chain, "it keeps changing"))
+            raise next(filter(None, refusals), FirewallError(left[0].chain, "another program changes it all the time"))
 
-    def _todo(self, owners: Owners, context: Context) -> list[Repair]:
+    def _updates(self, owners: Owners, context: Context) -> list[ChainUpdate]:
         chains = self._chains()
-        return list(repairs(chains, Wishes.of(owners, context))) if chains else []
+        return list(updates(chains, Required.by(owners, context))) if chains else []
 
     def _chains(self) -> list[Chain]:
         try:
@@ -160,96 +180,90 @@ class Firewalls:
         except (MissingLibraryError, NftError):
             return []
 
-    def missing(self, owners: Owners, context: Context) -> frozenset[str]:
-        """The keys of the objects whose traffic some chain would drop for want of our rules."""
-        if not wants_any(owners.structural.values()):
+    def dropped(self, owners: Owners, context: Context) -> frozenset[str]:
+        """The keys of the objects whose traffic some chain drops because a rule of ours is missing."""
+        if not needs_accepts(owners.structural.values()):
             return frozenset()
-        todo = self._todo(owners, context)
-        return frozenset(key for repair in todo for accept in repair.insert for key in accept.holders)
+        needed = self._updates(owners, context)
+        return frozenset(key for update in needed for rule in update.insert for key in rule.requesters)
 
     def warnings(self, owner: Owner, owners: Owners, context: Callable[[], Context]) -> Iterator[str]:
-        """What a person should know: who drops this owner's traffic, where we leave that or can't change it.
+        """The chains that drop this owner's traffic and get no rule from us, for a person.
 
-        :param context: made only where there is a chain to look at.
+        Args:
+            owner: The owner that changes.
+            owners: All owners afterwards.
+            context: Makes what their elements depend on; called only if there is a chain to look at.
         """
-        gateways = [item for item in owner.objects if isinstance(item, Gateway)]
-        loose = [x for x in owner.objects if isinstance(x, Forward) and x.gateway is None]
-        if not (gateways or loose or wants_any([owner])):
+        gateways = list(owner.of(Gateway))
+        without = [forward for forward in owner.of(Forward) if forward.gateway is None]
+        if not (gateways or without or needs_accepts([owner])):
             return
         chains = self._chains()
         if not chains:
             return
-        wishes = Wishes.of(owners, context())
-        inner = wishes.inner | {name for gateway in gateways for name in gateway.internal}
-        outer = wishes.outer | {gateway.external for gateway in gateways if gateway.external}
+        required = Required.by(owners, context())
+        internal = required.internal | {name for gateway in gateways for name in gateway.internal}
+        external = required.external | {gateway.external for gateway in gateways if gateway.external}
         for chain in chains:
-            if not spots(chain, inner, outer):
+            if not positions(chain, internal, external):
                 continue
-            if chain.hook == FORWARD and (loose or any(not gateway.firewall for gateway in gateways)):
-                yield _left(chain, gateways)
-            elif chain.closed and any(each.hook == chain.hook for each in wishes.openings):
-                yield f"{chain} drops traffic, and no rule can be added there: {chain.closed}. {chain.mend}"
+            if chain.hook == FORWARD and (without or any(not gateway.firewall for gateway in gateways)):
+                yield _unhandled(chain, gateways)
+            elif chain.read_only and any(each.hook == chain.hook for each in required.traffic):
+                yield f"{chain} drops traffic, and hostnet can add no rule to it: {chain.read_only}. {chain.fix}"
 
-    # --- changes ---------------------------------------------------------------------------------------------------
+    # --- changes -----------------------------------------------------------------------------------------------------
 
-    def _perform(self, repair: Repair) -> FirewallError | None:
-        """One chain's change, whole or not at all; gives what was said against it."""
-        if repair.chain.kind == LEGACY:
-            return _restore(repair)
+    def _perform(self, update: ChainUpdate) -> FirewallError | None:
+        """Change one chain, as a whole or not at all; gives the error if the firewall refuses it."""
+        if update.chain.kind == LEGACY:
+            return _restore(update)
         try:
-            self._table.nft.run("".join(_batch(repair)))
+            self._table.nft.run("".join(_batch(update)))
         except NftError as error:
-            return FirewallError(repair.chain, str(error).splitlines()[0])
+            return FirewallError(update.chain, str(error).splitlines()[0])
         return None
 
 
-def _left(chain: Chain, gateways: Sequence[Gateway]) -> str:
+def _unhandled(chain: Chain, gateways: Sequence[Gateway]) -> str:
     if any(not gateway.firewall for gateway in gateways):
-        return f'forwarded traffic is dropped by {chain}: with `firewall: "none"` hostnet leaves that to you'
+        return f'{chain} drops forwarded traffic: with `firewall: "none"` hostnet adds no rule to it'
     return (
-        f"forwarded traffic may be dropped by {chain}: for a forward without `natGateway` hostnet adds no rule there, "
-        "unless its destination is behind a gateway"
+        f"{chain} may drop forwarded traffic: for a forward without `natGateway` hostnet adds no rule to it, "
+        "unless the destination is behind a gateway"
     )
 
 
 def _rules_of(chain: Chain, name: str) -> tuple[Rule, ...]:
-    return chain.rules if name == chain.name else chain.others.get(name, ())
+    return chain.rules if name == chain.name else chain.targets.get(name, ())
 
 
-def _batch(repair: Repair) -> Iterator[str]:
-    """In nft's syntax; deletions last, for a rule may be the one that another is inserted before."""
-    chain, spot = repair.chain, repair.spot
+def _batch(update: ChainUpdate) -> Iterator[str]:
+    """The change in nft's syntax. Deletions come last: a rule may be the one that another is inserted before."""
+    chain, position = update.chain, update.position
     table = f"{chain.family} {chain.table}"
-    if spot is not None:
-        at = _rules_of(chain, spot.name)[spot.before].place if spot.before is not None else None
-        verb = f"add rule {table} {spot.name}" if at is None else f"insert rule {table} {spot.name} handle {at}"
-        for accept in repair.insert:
-            yield f'{verb} {accept.text} accept comment "{accept.comment}"\n'
-    for name, rule in repair.remove:
-        yield f"delete rule {table} {name} handle {rule.place}\n"
+    if position is not None:
+        rules = _rules_of(chain, position.chain)
+        at = rules[position.before].place if position.before is not None else None
+        verb = f"add rule {table} {position.chain}"
+        if at is not None:
+            verb = f"insert rule {table} {position.chain} handle {at}"
+        for rule in update.insert:
+            yield f'{verb} {rule.text} accept comment "{rule.comment}"\n'
+    for name, old in update.remove:
+        yield f"delete rule {table} {name} handle {old.place}\n"
 
 
-def _restore(repair: Repair) -> FirewallError | None:
-    """By iptables-legacy-restore, which takes a table's changes as one."""
-    chain, spot = repair.chain, repair.spot
+def _restore(update: ChainUpdate) -> FirewallError | None:
+    """Change a chain with iptables-legacy-restore, which commits a table's changes at once."""
+    chain = update.chain
     command = legacy_command(chain.family)
     if command is None:
-        return FirewallError(chain, "its command is gone")
-    # A deletion takes the first rule of its text: before an insertion puts another of that text in front.
-    lines = ["*filter", *(f"-D {name} {rule.text}" for name, rule in repair.remove)]
-    if spot is not None:
-        verb = f"-A {spot.name}"
-        if spot.before is not None:
-            gone = sum(name == spot.name and rule.place <= spot.before for name, rule in repair.remove)
-            verb = f"-I {spot.name} {spot.before + 1 - gone}"
-        lines += [
-            f'{verb} {accept.text} -m comment --comment "{accept.comment}" -j ACCEPT'
-            for accept in reversed(repair.insert)
-        ]
-    text = "\n".join([*lines, "COMMIT", ""])
+        return FirewallError(chain, "its command is not installed any more")
     done = subprocess.run(
         [f"{command}-restore", "--noflush", f"--wait={LOCK_SECONDS}"],
-        input=text,
+        input="\n".join(["*filter", *_legacy_lines(update), "COMMIT", ""]),
         capture_output=True,
         text=True,
         check=False,
@@ -259,12 +273,30 @@ def _restore(repair: Repair) -> FirewallError | None:
     return FirewallError(chain, done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "it failed")
 
 
+def _legacy_lines(update: ChainUpdate) -> Iterator[str]:
+    """The change in iptables-restore's syntax.
+
+    Deletions come first: `-D` deletes the first rule of its text, and an insertion puts another of that text before it.
+    """
+    position = update.position
+    for name, old in update.remove:
+        yield f"-D {name} {old.text}"
+    if position is None:
+        return
+    verb = f"-A {position.chain}"
+    if position.before is not None:
+        gone = sum(name == position.chain and old.place <= position.before for name, old in update.remove)
+        verb = f"-I {position.chain} {position.before + 1 - gone}"
+    for rule in reversed(update.insert):
+        yield f'{verb} {rule.text} -m comment --comment "{rule.comment}" -j ACCEPT'
+
+
 def firewall_error(failure: FirewallError) -> HostnetError:
-    """For whom asked for the change."""
+    """The error for the resource that needs the change."""
     return HostnetError(
         Code.KERNEL,
-        f"{failure.chain} can't be changed",
+        f"can't change {failure.chain}",
         failure.why,
-        "Set the gateway's `firewall` to \"none\" (or the bridge's `openFirewall` to false), and let that firewall "
-        "accept the traffic by its own means",
+        "Set the gateway's `firewall` to \"none\" (or the bridge's `openFirewall` to false), and have that firewall "
+        "accept the traffic by its own configuration",
     )

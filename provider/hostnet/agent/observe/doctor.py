@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hostnet.agent.firewalls.chains import Chain, Reader, spots
+from hostnet.agent.firewalls.chains import Chain, ChainReader, positions
 from hostnet.agent.lasting.persistence import Places, Watching
 from hostnet.agent.linux import operations as ops
 from hostnet.agent.linux import systemd, units
@@ -88,7 +88,7 @@ def doctor(
         *_programs(),
         *_sysctls(kernel),
         *_conntrack(),
-        *(_firewalls(Reader(table).chains()) if tried["libnftables"] is None else ()),
+        *(_firewalls(ChainReader(table).chains()) if tried["libnftables"] is None else ()),
         *_clock(state_dir),
         *_state(record, state_dir),
         *_watcher(watching),
@@ -242,10 +242,12 @@ def _conntrack() -> Iterator[Check]:
 
 
 def _firewalls(chains: Iterable[Chain]) -> Iterator[Check]:
-    dropping = [chain for chain in chains if spots(chain, frozenset(), frozenset())]
+    dropping = [chain for chain in chains if positions(chain, frozenset(), frozenset())]
     for chain in dropping:
-        if chain.closed:
-            yield check("firewall", _WARN, f"{chain} drops, and no rule can be added there: {chain.closed}", chain.mend)
+        if chain.read_only:
+            yield check(
+                "firewall", _WARN, f"{chain} drops, and hostnet can add no rule to it: {chain.read_only}", chain.fix
+            )
         else:
             text = f"{chain} drops; hostnet adds its accepts there (NatGateway.firewall, Bridge.openFirewall)"
             yield check("firewall", _NOTE, text)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 from hostnet.agent.firewalls.accepts import Traffic, for_iptables_nft, for_nft
-from hostnet.agent.firewalls.chains import IPTABLES_NFT, NFT, USER_CHAIN, Chain, Rule, Spot, spots
-from hostnet.agent.firewalls.sync import Wishes, repairs
+from hostnet.agent.firewalls.chains import IPTABLES_NFT, NFT, USER_CHAIN, Chain, Position, Rule, positions
+from hostnet.agent.firewalls.sync import Required, updates
 
-DROP = Rule(1, "drop", free=True)
-ACCEPT = Rule(2, "accept", free=True)
+DROP = Rule(1, "drop", unconditional=True)
+ACCEPT = Rule(2, "accept", unconditional=True)
 SOME = Rule(3, "drop")  # looks at something
-RETURN = Rule(4, "return", free=True)
-INNER, OUTER = frozenset({"br-a"}), frozenset({"eth0"})
+RETURN = Rule(4, "return", unconditional=True)
+INTERNAL, EXTERNAL = frozenset({"br-a"}), frozenset({"eth0"})
 
 
 def jump(target: str, verdict: str = "jump") -> Rule:
     """A rule that always jumps to the target."""
-    return Rule(9, verdict, target, free=True)
+    return Rule(9, verdict, target, unconditional=True)
 
 
 def on(*conditions: tuple[bool, set[str]]) -> Rule:
@@ -29,7 +29,7 @@ def chain(*rules: Rule, policy: str = "accept", x: tuple[Rule, ...] = (), user: 
     return Chain(NFT, "inet", "t", "c", "forward", policy, rules, {"x": x, USER_CHAIN: user})
 
 
-END, FIRST, SECOND = Spot("c", None), Spot("c", 0), Spot("c", 1)
+END, FIRST, SECOND = Position("c", None), Position("c", 0), Position("c", 1)
 
 
 @pytest.mark.parametrize(
@@ -51,47 +51,48 @@ END, FIRST, SECOND = Spot("c", None), Spot("c", 0), Spot("c", 1)
         (chain(SOME, on((False, {"lan"}))), (SECOND,)),
         (chain(SOME, on((True, {"br-a"}))), ()),
         (chain(SOME, on((True, {"docker0"}), (False, {"docker0"}))), ()),
-        (chain(jump(USER_CHAIN), policy="drop", user=(SOME,)), (Spot(USER_CHAIN, None), END)),
-        (chain(jump(USER_CHAIN), policy="drop", user=(SOME, RETURN)), (Spot(USER_CHAIN, 1), END)),
-        (chain(jump(USER_CHAIN), user=(SOME, DROP)), (Spot(USER_CHAIN, 1), FIRST)),
+        (chain(jump(USER_CHAIN), policy="drop", user=(SOME,)), (Position(USER_CHAIN, None), END)),
+        (chain(jump(USER_CHAIN), policy="drop", user=(SOME, RETURN)), (Position(USER_CHAIN, 1), END)),
+        (chain(jump(USER_CHAIN), user=(SOME, DROP)), (Position(USER_CHAIN, 1), FIRST)),
         (chain(jump(USER_CHAIN), user=(SOME,)), ()),
     ],
 )
-def test_where_an_accept_goes(made: Chain, expected: tuple[Spot, ...]) -> None:
+def test_where_an_accept_goes(made: Chain, expected: tuple[Position, ...]) -> None:
     """Without a drop there is no accept; otherwise it goes before the drop, if possible in the chain DOCKER-USER."""
-    assert spots(made, INNER, OUTER) == expected
+    assert positions(made, INTERNAL, EXTERNAL) == expected
 
 
-WISHES = Wishes((Traffic("gateway nat", iif="br-a", oif="eth0"), Traffic("gateway nat", oif="br-a")), INNER, OUTER)
+TRAFFIC = (Traffic("gateway nat", iif="br-a", oif="eth0"), Traffic("gateway nat", oif="br-a"))
+REQUIRED = Required(TRAFFIC, INTERNAL, EXTERNAL)
 
 
-def test_a_repaired_chain_needs_no_repair() -> None:
+def test_an_updated_chain_needs_no_update() -> None:
     """Nothing is to do the second time. Without resources, only hostnet's own rules are removed."""
-    comments = [accept.comment for accept in for_nft(WISHES.openings, "inet")]
+    comments = [rule.comment for rule in for_nft(REQUIRED.traffic, "inet")]
     ours = tuple(Rule(20 + i, "accept", comment=comment) for i, comment in enumerate(comments))
     whole = chain(SOME, *ours, DROP)
-    assert list(repairs([whole], WISHES)) == []
-    (gone,) = repairs([whole], Wishes())
+    assert list(updates([whole], REQUIRED)) == []
+    (gone,) = updates([whole], Required())
     assert gone.remove == (("c", ours[0]), ("c", ours[1]))
     assert not gone.insert
 
 
 def test_an_accept_after_the_drop_is_moved() -> None:
     """A new one goes before the drop, and the useless one is removed."""
-    comments = [accept.comment for accept in for_nft(WISHES.openings, "inet")]
+    comments = [rule.comment for rule in for_nft(REQUIRED.traffic, "inet")]
     late = Rule(20, "accept", comment=comments[0])
-    (repair,) = repairs([chain(DROP, late)], WISHES)
-    assert [accept.comment for accept in repair.insert] == comments
-    assert repair.remove == (("c", late),)
+    (update,) = updates([chain(DROP, late)], REQUIRED)
+    assert [rule.comment for rule in update.insert] == comments
+    assert update.remove == (("c", late),)
 
 
 def test_rules_as_each_firewall_takes_them() -> None:
     """One concise rule is for nft; plain rules, which `iptables -S` can show, are for iptables."""
-    assert [accept.text for accept in for_nft(WISHES.openings, "inet")] == [
+    assert [rule.text for rule in for_nft(REQUIRED.traffic, "inet")] == [
         'iifname . oifname { "br-a" . "eth0" }',
         'oifname { "br-a" }',
     ]
-    assert [(accept.text, accept.comment) for accept in for_iptables_nft(WISHES.openings, "ip")] == [
+    assert [(rule.text, rule.comment) for rule in for_iptables_nft(REQUIRED.traffic, "ip")] == [
         ('iifname "br-a" oifname "eth0" counter', "hostnet: br-a to eth0"),
         ('oifname "br-a" counter', "hostnet: any to br-a"),
     ]
@@ -109,5 +110,5 @@ def test_a_bad_interface_name_is_refused(name: str) -> None:
 
 def test_a_chain_that_cant_be_written_to_is_skipped() -> None:
     """Its owner, or its form, does not allow rules of others."""
-    closed = Chain(IPTABLES_NFT, "ip", "filter", "FORWARD", "forward", "drop", closed="owned")
-    assert list(repairs([closed], WISHES)) == []
+    closed = Chain(IPTABLES_NFT, "ip", "filter", "FORWARD", "forward", "drop", read_only="owned")
+    assert list(updates([closed], REQUIRED)) == []
