@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostnet.agent.dhcp import dnsmasq
+from hostnet.agent.dhcp.process import ABOUT, RUN
 from hostnet.wire.errors import Code, HostnetError
 
 from tests.lab.clients import Client, advertisement, ask, old_client, until
@@ -342,7 +342,7 @@ def test_lists_that_somebody_changed_are_drift(lab: Lab, stack: Stack) -> None:
 def _directories(stack: Stack) -> list[Path]:
     """Those of /run/hostnet that are this stack's."""
     mine = str(stack.provider.directory)
-    return [path.parent for path in dnsmasq.RUN.glob(f"*/{dnsmasq._ABOUT}") if mine in path.read_text()]
+    return [path.parent for path in RUN.glob(f"*/{ABOUT}") if mine in path.read_text()]
 
 
 def test_it_outlives_the_provider_and_restore_brings_it_back(lab: Lab, client: NewClient) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hostnet.agent.dhcp.config import Setup, inputs_to_open, parse_leases, setup_of
+from hostnet.agent.dhcp.config import ServerConfig, config_of, inputs_to_open, parse_leases
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner, Owners
@@ -19,7 +19,7 @@ MAC = "02:00:00:00:00:0{}"
 BASE = DhcpServer("br-a", dhcp=True)
 
 
-def setup(server: DhcpServer, *others: Object, cidrs: tuple[str, ...] = ("10.0.0.1/24",)) -> Setup:
+def setup(server: DhcpServer, *others: Object, cidrs: tuple[str, ...] = ("10.0.0.1/24",)) -> ServerConfig:
     """The set-up of a server on a bridge with these addresses and other objects."""
     bridge: tuple[Object, ...] = (
         Link(server.bridge, "bridge"),
@@ -27,12 +27,12 @@ def setup(server: DhcpServer, *others: Object, cidrs: tuple[str, ...] = ("10.0.0
         server,
     )
     owners = {"net": Owner("urn:net", "br-a", bridge), "more": Owner("urn:more", "more", others)}
-    return setup_of(server, World(Owners(owners), Snapshot()))
+    return config_of(server, World(Owners(owners), Snapshot()))
 
 
 def test_the_whole_subnet() -> None:
     """Without a range, all hosts of the gateway's subnet get leases. Other subnets serve static leases."""
-    config = setup(BASE, cidrs=("10.0.0.1/24", "10.0.2.1/30", "fd12::1/64")).config
+    config = setup(BASE, cidrs=("10.0.0.1/24", "10.0.2.1/30", "fd12::1/64")).lines
     assert "dhcp-range=set:net0,10.0.0.1,10.0.0.254,255.255.255.0,1h" in config
     assert "dhcp-range=set:net1,10.0.2.0,static,255.255.255.252,1h" in config
     assert "dhcp-option=tag:net0,option:router,10.0.0.1" in config
@@ -42,9 +42,9 @@ def test_the_whole_subnet() -> None:
 
 def test_without_dns_of_its_own() -> None:
     """Guests are given other servers or none, and port 53 stays closed."""
-    some = setup(replace(BASE, dns_servers=("9.9.9.9", "2620:fe::9"))).config
+    some = setup(replace(BASE, dns_servers=("9.9.9.9", "2620:fe::9"))).lines
     assert {"port=0", "dhcp-option=option:dns-server,9.9.9.9"} <= set(some)
-    assert {"port=0", "dhcp-option=option:dns-server"} <= set(setup(replace(BASE, dns_servers=())).config)
+    assert {"port=0", "dhcp-option=option:dns-server"} <= set(setup(replace(BASE, dns_servers=())).lines)
 
 
 def test_reserved_and_named() -> None:
@@ -101,7 +101,7 @@ def test_no_unchecked_text_gets_into_a_line(domain: str, hostname: str, mac: str
         made = setup(replace(BASE, domain=domain, lease_time=time, static_leases=(lease,)))
     except HostnetError:
         return
-    for line in (*made.config, *made.hosts, *made.names):
+    for line in (*made.lines, *made.hosts, *made.names):
         assert line.isascii()
         assert not set(line) & set("\n\r\"'#\\;\t")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hostnet.agent.dhcp import config as dhcp
-from hostnet.agent.dhcp.config import Setup
+from hostnet.agent.dhcp.config import ServerConfig
 from hostnet.agent.dhcp.dnsmasq import ServerError
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner
@@ -20,7 +20,7 @@ class FakeDhcpServers:
     """
 
     def __init__(self) -> None:
-        self.running: dict[str, Setup] = {}
+        self.running: dict[str, ServerConfig] = {}
         self.given: dict[str, tuple[Lease, ...]] = {}
         self._refusals: dict[str, HostnetError] = {}
 
@@ -46,12 +46,12 @@ class FakeDhcpServers:
         for bridge in sorted(concerned & wanted.keys()):
             if bridge in self._refusals:
                 raise ServerError(bridge, self._refusals.pop(bridge))
-            self.running[bridge] = dhcp.setup_of(wanted[bridge], world)
+            self.running[bridge] = dhcp.config_of(wanted[bridge], world)
 
     def state(self, server: DhcpServer, world: World) -> DhcpState:
         """Whether a server runs as declared, and its leases."""
         try:
-            running = self.running.get(server.bridge) == dhcp.setup_of(server, world)
+            running = self.running.get(server.bridge) == dhcp.config_of(server, world)
         except HostnetError:
             running = False
         return DhcpState(running, self.leases(server.bridge))

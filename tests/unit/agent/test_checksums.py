@@ -68,42 +68,42 @@ def link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Link:
 def test_a_filter_of_dhcps_answers_alone(link: Link) -> None:
     """From port 67 to port 68, on the way out; offload stays on, and all goes again."""
     link.has("csum")
-    assert checksums.fill("br0") == TC_ALONE
+    assert checksums.complete("br0") == TC_ALONE
     assert link.there == {"clsact", "filter-egress"}
     assert "match ip sport 67 0xffff match ip dport 68 0xffff action csum udp" in link.filter
     assert link.offload
-    assert checksums.whole("br0", TC_ALONE)
-    checksums.leave("br0", TC_ALONE)
+    assert checksums.is_complete("br0", TC_ALONE)
+    checksums.restore("br0", TC_ALONE)
     assert link.there == set()
-    assert not checksums.whole("br0", TC_ALONE)
+    assert not checksums.is_complete("br0", TC_ALONE)
 
 
 def test_a_queueing_discipline_of_somebody_elses_stays(link: Link) -> None:
     """It was there before, so it is there afterwards."""
     link.has("csum", "clsact")
-    assert checksums.fill("br0") == TC
+    assert checksums.complete("br0") == TC
     assert "csum" in link.filter
-    checksums.leave("br0", TC)
+    checksums.restore("br0", TC)
     assert link.there == {"clsact"}
 
 
 def test_somebody_elses_filter_keeps_ours_place(link: Link) -> None:
     """Where somebody has used the queueing discipline that we made, it stays for them."""
     link.has("csum")
-    assert checksums.fill("br0") == TC_ALONE
+    assert checksums.complete("br0") == TC_ALONE
     link.has("filter-ingress")
-    checksums.leave("br0", TC_ALONE)
+    checksums.restore("br0", TC_ALONE)
     assert link.there == {"clsact", "filter-ingress"}
 
 
 def test_a_second_time_replaces_the_first(link: Link) -> None:
     """A server that is started again does not add a filter each time."""
     link.has("csum")
-    assert checksums.fill("br0") == TC_ALONE
-    assert checksums.fill("br0", TC_ALONE) == TC_ALONE
+    assert checksums.complete("br0") == TC_ALONE
+    assert checksums.complete("br0", TC_ALONE) == TC_ALONE
     said = (link.folder / "said").read_text()
     assert said.count("filter add") == said.count("filter delete") == 2
-    checksums.leave("br0", TC_ALONE)
+    checksums.restore("br0", TC_ALONE)
     assert link.there == set()
 
 
@@ -112,14 +112,14 @@ def test_a_kernel_without_the_action(link: Link, *, clsact: bool) -> None:
     """Nothing of the attempt stays, and the bridge computes its checksums itself."""
     if clsact:
         link.has("clsact")
-    assert checksums.fill("br0") == OFFLOAD
+    assert checksums.complete("br0") == OFFLOAD
     assert link.there == ({"clsact"} if clsact else set())
     assert not link.offload
-    assert checksums.fill("br0", OFFLOAD) == OFFLOAD
-    assert checksums.whole("br0", OFFLOAD)
+    assert checksums.complete("br0", OFFLOAD) == OFFLOAD
+    assert checksums.is_complete("br0", OFFLOAD)
     link.offload = True
-    assert not checksums.whole("br0", OFFLOAD)
-    checksums.leave("br0", OFFLOAD)
+    assert not checksums.is_complete("br0", OFFLOAD)
+    checksums.restore("br0", OFFLOAD)
     assert link.offload
 
 
@@ -127,9 +127,9 @@ def test_a_host_without_tc(link: Link) -> None:
     """Likewise; and where the bridge computes them already, nothing is done, and nothing undone."""
     (link.folder / "tc").unlink()
     link.offload = False
-    assert checksums.fill("br0") == ""
-    assert checksums.whole("br0", "")
-    checksums.leave("br0", "")
+    assert checksums.complete("br0") == ""
+    assert checksums.is_complete("br0", "")
+    checksums.restore("br0", "")
     assert not link.offload
     link.offload = True
-    assert checksums.fill("br0") == OFFLOAD
+    assert checksums.complete("br0") == OFFLOAD

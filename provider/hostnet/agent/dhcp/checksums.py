@@ -1,13 +1,16 @@
-"""UDP checksums of DHCP answers, for clients that check them in a packet that never was on a wire.
+"""Complete UDP checksums in DHCP answers, for clients that check them in a packet that was on no wire.
 
-The kernel leaves the checksum of what it sends to a bridge to the last device, and a TAP's guest or a veth never gets
-it filled in. Today's clients know (PACKET_AUXDATA); dhclient as old as 2010 drops the answer as damaged. Measured with
-real packets (kernel 6.18, nftables 1.0.6): nft's `udp checksum set 0` is fine on a veth and *wrong* on a TAP without
-checksum offload, where the kernel later adds the sum of all but the pseudo-header; nft has nothing that fills in. What
-works: tc's action `csum`, which touches DHCP's answers alone (libvirt's way); and where the kernel is built without
-it, leaving no checksum of the bridge to devices, which costs segmentation in software. That kernel has no `csum`: the
-first way is tested with a stand-in for `tc` and on a whole server (tests/vm), the second with packets. With Debian 12's
-kernel 6.1 the first made damaged answers whole, left other packets alone, and went without a trace.
+The kernel leaves the checksum of what it sends to a bridge to the last device, and neither a TAP nor a veth completes
+it. Today's clients know (PACKET_AUXDATA); dhclient of 2010 and earlier drops the answer as damaged. Seen with packets:
+
+- nft has no statement that completes a checksum. `udp checksum set 0` works on a veth and is wrong on a TAP without
+  checksum offload, where the kernel then adds the sum of all but the pseudo-header (kernel 6.18, nftables 1.0.6).
+- tc's action `csum` works and concerns DHCP answers alone; libvirt does the same. Debian 12's kernel 6.1 completed
+  damaged answers, left other packets alone, and kept no trace after the filter was deleted.
+- Where the kernel has no `csum` (6.18 as the tests have it), the bridge leaves no checksum to devices: TX checksum
+  offload is off. That costs segmentation in software for all that the host sends to the bridge.
+
+The first is tested with a stand-in for `tc` and on a whole server (tests/vm), the second with packets.
 """
 
 from __future__ import annotations
@@ -24,11 +27,15 @@ _SIOCETHTOOL, _GET, _SET = 0x8946, 0x16, 0x17  # linux/sockios.h; linux/ethtool.
 _VALUE = struct.Struct("=II")
 
 
-def fill(bridge: str, had: str = "") -> str:
-    """See to it that DHCP answers leave with a whole checksum.
+def complete(bridge: str, had: str = "") -> str:
+    """Have DHCP answers leave the bridge with a complete checksum.
 
-    :param had: what this gave when it was done before and not taken back.
-    :returns: what `leave` needs to know: how it was done; "" where nothing had to be, or could be.
+    Args:
+        bridge: The bridge.
+        had: What an earlier call returned that `restore` has not undone.
+
+    Returns:
+        How, for `restore`; "" if nothing was needed or possible.
     """
     how = _filter(bridge, ours=had == TC_ALONE)
     if not how and _offload(bridge) and _offload(bridge, on=False) is False:
@@ -36,28 +43,30 @@ def fill(bridge: str, had: str = "") -> str:
     return how or (had if had == OFFLOAD else "")
 
 
-def whole(bridge: str, how: str) -> bool:
-    """Whether it is as `fill` left it.
+def is_complete(bridge: str, how: str) -> bool:
+    """Whether the bridge is as `complete` left it.
 
-    :param how: what `fill` gave.
+    Args:
+        bridge: The bridge.
+        how: What `complete` returned.
     """
     if how in (TC, TC_ALONE):
         return "csum" in (_tc("filter", "show", "dev", bridge, "egress") or "")
     return how != OFFLOAD or not _offload(bridge)
 
 
-def leave(bridge: str, how: str) -> None:
-    """Take it back; a bridge that is gone took it along."""
+def restore(bridge: str, how: str) -> None:
+    """Undo `complete`. A bridge that was deleted took it along."""
     if how in (TC, TC_ALONE):
         _tc("filter", "delete", "dev", bridge, "egress", "prio", _PRIORITY)
-    if how == TC_ALONE and not any(_tc("filter", "show", "dev", bridge, way) for way in ("ingress", "egress")):
+    if how == TC_ALONE and not any(_tc("filter", "show", "dev", bridge, hook) for hook in ("ingress", "egress")):
         _tc("qdisc", "delete", "dev", bridge, "clsact")
     elif how == OFFLOAD:
         _offload(bridge, on=True)
 
 
 def _filter(bridge: str, *, ours: bool) -> str:
-    """Put tc's filter in place (one of ours that is there goes first): how, or "" where this kernel or host can't."""
+    """Add tc's filter in place of an earlier one of ours; returns how, or "" if this kernel or host can't."""
     alone = _tc("qdisc", "add", "dev", bridge, "clsact") is not None or ours
     match = "u32 match ip protocol 17 0xff match ip sport 67 0xffff match ip dport 68 0xffff action csum udp"
     _tc("filter", "delete", "dev", bridge, "egress", "prio", _PRIORITY)
@@ -69,7 +78,7 @@ def _filter(bridge: str, *, ours: bool) -> str:
 
 
 def _tc(*arguments: str) -> str | None:
-    """What tc says; None where it refuses, or there is none."""
+    """What tc prints; None if it fails or is not installed."""
     try:
         done = subprocess.run(["tc", *arguments], capture_output=True, text=True, check=False)
     except OSError:
@@ -78,7 +87,7 @@ def _tc(*arguments: str) -> str | None:
 
 
 def _offload(bridge: str, *, on: bool | None = None) -> bool | None:
-    """Whether the bridge leaves checksums to devices, after setting it where asked; None where it can't be told."""
+    """Switch TX checksum offload (None: leave it), and say whether it is on; None if the kernel does not say."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         try:
             if on is not None:

@@ -1,9 +1,9 @@
-"""What a bridge's dnsmasq shall do, from the objects of all owners. Pure.
+"""The configuration of a bridge's dnsmasq, from the objects of all owners. Pure.
 
-DHCP hands out the subnet of the bridge's first v4 address (or the declared range) and keeps the addresses of static
-leases and of recorded guests for them. DNS answers their names. Router advertisements announce the declared prefixes.
-Every value is checked again here, and written as a number or a checked word: nothing of a user's text becomes a line
-of dnsmasq's configuration.
+DHCP leases the subnet of the bridge's first IPv4 address (or the declared range), and keeps the addresses of static
+leases and of guests for them. DNS answers their names. Router advertisements announce the declared prefixes. Every
+value is checked again here and written as a number or a checked word: no other text of a program becomes a line of the
+configuration.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Union
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import Address, DhcpServer, Guest, Lease, Link
+from hostnet.wire.objects import Address, DhcpServer, Guest, Lease, Link, StaticLease
 
 DNS, DHCP = 53, 67
 _SOLICITATIONS = (133, 135, 136)  # ICMPv6: router solicitation, neighbour solicitation and advertisement (RFC 4861)
 _SLAAC_LENGTH = 64
-# How long a guest keeps an announced prefix that is not announced again (they are every ten minutes).
+# How long a guest keeps a prefix that is not announced again. dnsmasq announces it every ten minutes.
 _PREFIX_LIFETIME = "1h"
-_MOST_LEASES = 1 << 20  # dnsmasq's own limit of 1000 is less than a /22
-_ETHERNET_ONLY = 17  # characters of a MAC address: dnsmasq writes that of other hardware with its type in front
+_MOST_LEASES = 1 << 20  # dnsmasq's default, 1000, is less than the hosts of a /22
+_MAC_LENGTH = 17  # characters; dnsmasq writes the address of hardware other than Ethernet with its type in front
 
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@+=~%-]{1,15}", re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
@@ -36,40 +36,42 @@ Ip = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What one dnsmasq is told: its configuration, and the two files that it reads anew on a signal.
+class ServerConfig:
+    """The configuration of one dnsmasq, and the two files that it reads again on a signal.
 
-    :param config: lines, but for those that name files and users.
-    :param hosts: reserved addresses (`dhcp-hostsfile`).
-    :param names: what DNS answers (`addn-hosts`).
+    Attributes:
+        bridge: The bridge that it serves.
+        lines: The configuration, without the lines that name files and users.
+        hosts: Reserved addresses (`dhcp-hostsfile`).
+        names: The names that DNS answers (`addn-hosts`).
     """
 
     bridge: str
-    config: tuple[str, ...]
+    lines: tuple[str, ...]
     hosts: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class _Known:
-    """A machine whose addresses are settled."""
+class _Host:
+    """A machine with a reserved address."""
 
     mac: str
     address: str | None  # v4
     hostname: str | None
-    names: tuple[str, ...]  # addresses that its name stands for
+    name_addresses: tuple[str, ...]  # DNS answers its name with these
 
 
-# --- what it serves ------------------------------------------------------------------------------------------------
+# --- services --------------------------------------------------------------------------------------------------------
 
 
 def answers_dns(server: DhcpServer) -> bool:
-    """Whether guests are told to ask the gateway."""
+    """Whether the bridge's own server answers DNS: guests get no other server's address."""
     return server.dhcp and server.dns_servers is None
 
 
 def served_ports(server: DhcpServer) -> Iterator[tuple[str, int]]:
-    """The protocols and ports of the bridge's own address that are dnsmasq's."""
+    """The protocols and ports on which a bridge's dnsmasq listens."""
     if server.dhcp:
         yield "udp", DHCP
     if answers_dns(server):
@@ -78,24 +80,21 @@ def served_ports(server: DhcpServer) -> Iterator[tuple[str, int]]:
 
 
 def inputs_to_open(owners: Iterable[Owner]) -> list[tuple[str, str, tuple[int, ...]]]:
-    """What other people's firewalls must let in for `openFirewall`: (bridge, protocol, ports or ICMPv6 types)."""
+    """What other firewalls must accept for `openFirewall`: (bridge, protocol, ports or ICMPv6 types)."""
     found: list[tuple[str, str, tuple[int, ...]]] = []
-    for owner in owners:
-        for item in owner.objects:
-            if not isinstance(item, DhcpServer) or not item.open_firewall:
-                continue
-            ports = list(served_ports(item))
-            for wanted in ("udp", "tcp"):
-                of_this = tuple(port for protocol, port in ports if protocol == wanted)
-                if of_this:
-                    found.append((item.bridge, wanted, of_this))
-            if item.send_ra:
-                found.append((item.bridge, "icmpv6", _SOLICITATIONS))
+    for server in (item for owner in owners for item in owner.of(DhcpServer) if item.open_firewall):
+        served = list(served_ports(server))
+        for protocol in ("udp", "tcp"):
+            ports = tuple(port for each, port in served if each == protocol)
+            if ports:
+                found.append((server.bridge, protocol, ports))
+        if server.send_ra:
+            found.append((server.bridge, "icmpv6", _SOLICITATIONS))
     return found
 
 
 def bridges_of(owner: Owner | None) -> set[str]:
-    """The bridges whose server an owner has a part in."""
+    """The bridges whose server depends on an owner."""
     if owner is None:
         return set()
     return {
@@ -107,17 +106,22 @@ def bridges_of(owner: Owner | None) -> set[str]:
 
 
 def servers(world: World) -> Iterator[DhcpServer]:
-    """All that are declared."""
+    """All declared servers."""
     return world.owners.every(DhcpServer)
 
 
-# --- what can't be -------------------------------------------------------------------------------------------------
+# --- refusals --------------------------------------------------------------------------------------------------------
 
 
 def check(owner: Owner, world: World) -> None:
-    """Refuse a server that can't be, and a reserved address or MAC that two machines would have.
+    """Refuse a server that can't run, and an address or MAC address that would be reserved for two machines.
 
-    :raises HostnetError: with what stands in the way.
+    Args:
+        owner: The owner that changes.
+        world: All owners, and the host as it is.
+
+    Raises:
+        HostnetError: What is refused, and why.
     """
     for server in owner.of(DhcpServer):
         _check_server(server, owner, world)
@@ -128,72 +132,92 @@ def check(owner: Owner, world: World) -> None:
 def _check_server(item: DhcpServer, owner: Owner, world: World) -> None:
     owners = world.owners.copy()
     owners[owner.key] = owner
-    setup_of(item, World(owners, world.snapshot))
+    config_of(item, World(owners, world.snapshot))
     for other, guest in world.owners.holding(Guest):
         if guest.bridge == item.bridge:
             for index, lease in enumerate(item.static_leases):
-                _compare(f"staticLeases[{index}] of {item.bridge}", lease.mac, lease.address, guest, other.label)
+                _compare(f"staticLeases[{index}] of {item.bridge}", lease, guest, other.label)
 
 
 def _check_guest(item: Guest, world: World) -> None:
     for other, server in world.owners.holding(DhcpServer):
         if server.bridge == item.bridge:
             for lease in server.static_leases:
-                _compare(f"guest of {item.link}", lease.mac, lease.address, item, f"a static lease of {other.label}")
+                _compare(f"the guest of {item.link}", lease, item, f"a static lease of {other.label}")
 
 
-def _compare(what: str, mac: str, address: str, guest: Guest, whose: str) -> None:
-    """A static lease beside a guest: both the same machine with the same address, or neither in common."""
-    theirs = {cidr.split("/")[0] for cidr in guest.addresses or ()}
-    v4 = {one for one in theirs if ":" not in one}
-    if guest.mac == mac and address not in theirs and v4:
-        held = f"MAC address {mac} has another address ({', '.join(sorted(v4 | {address}))}) there"
-    elif guest.mac != mac and address in theirs:
-        held = f"{address} is the address of another machine there"
+def _compare(what: str, lease: StaticLease, guest: Guest, holder: str) -> None:
+    """Refuse a static lease and a guest that share the MAC address or the address, but not both.
+
+    Args:
+        what: The one of the two that is new.
+        lease: The static lease.
+        guest: The guest.
+        holder: Whose the other one is.
+
+    Raises:
+        HostnetError: They share one of the two.
+    """
+    addresses = {cidr.split("/")[0] for cidr in guest.addresses or ()}
+    v4 = {one for one in addresses if ":" not in one}
+    if guest.mac == lease.mac and lease.address not in addresses and v4:
+        both = ", ".join(sorted(v4 | {lease.address}))
+        why = f"MAC address {lease.mac} would have two addresses ({both})"
+    elif guest.mac != lease.mac and lease.address in addresses:
+        why = f"two machines would have {lease.address}"
     else:
         return
     raise HostnetError(
         Code.CONFLICT,
-        f"{what} can't be set up",
-        f"{held}: it belongs to {whose}",
-        "A guest of a TapBinding has its lease without being listed in staticLeases: leave one of the two out",
+        f"can't set up {what}",
+        f"{why}: the other one belongs to {holder}",
+        "A guest of a TapBinding has its lease without an entry in staticLeases: remove one of the two",
     )
 
 
-# --- the configuration ---------------------------------------------------------------------------------------------
+# --- the configuration -----------------------------------------------------------------------------------------------
 
 
-def setup_of(server: DhcpServer, world: World) -> Setup:
-    """What the dnsmasq of this server is told.
+def config_of(server: DhcpServer, world: World) -> ServerConfig:
+    """The configuration of a server's dnsmasq.
 
-    :raises HostnetError: where a value is not what it must be, or the bridge has no subnet to serve.
+    Args:
+        server: What is declared.
+        world: All owners, and the host as it is.
+
+    Raises:
+        HostnetError: A value is not what it must be, or the bridge has no subnet to serve.
     """
-    what = f"DHCP and router advertisements can't be served on {server.bridge}"
+    what = f"can't serve DHCP and router advertisements on {server.bridge}"
     bridge = _word(_INTERFACE, server.bridge, "name that dnsmasq takes for an interface", what)
     own = [ipaddress.ip_interface(cidr) for cidr in world.cidrs(server.bridge)]
     domain = _domain(server.domain, what) if server.domain else None
-    config = [f"interface={bridge}", *_ALWAYS, f"port={DNS if answers_dns(server) else 0}"]
+    lines = [f"interface={bridge}", *_ALWAYS, f"port={DNS if answers_dns(server) else 0}"]
     if domain:
-        config.append(f"domain={domain}")
+        lines.append(f"domain={domain}")
     if answers_dns(server):
-        config += ["expand-hosts", "domain-needed", *([f"local=/{domain}/"] if domain else ())]
+        lines += ["expand-hosts", "domain-needed", *([f"local=/{domain}/"] if domain else ())]
     if server.dhcp:
         link = world.link(server.bridge)
-        config += _dhcp(server, own, link.mtu if link else None, what)
+        lines += _dhcp(server, own, link.mtu if link else None, what)
     if server.send_ra:
-        config += _advertisements(server, own, domain, what)
+        lines += _advertisements(server, own, domain, what)
     known = list(_known(server, world, what)) if server.dhcp else []
-    return Setup(bridge, tuple(config), tuple(_hosts(known)), tuple(_names(known)))
+    return ServerConfig(bridge, tuple(lines), tuple(_hosts(known)), tuple(_names(known)))
 
 
-# On the bridge alone; what guests call themselves must not stand for the proxy that browsers look for.
 _ALWAYS = (
+    # On the bridge alone. dnsmasq adds lo to `interface=` by itself, and without bind-dynamic it binds the wildcard
+    # address, which takes port 53 from the host's own DNS server.
     "except-interface=lo",
     "bind-dynamic",
     "no-hosts",
     "quiet-dhcp",
     "quiet-ra",
+    # It is the only DHCP server of its bridge: it need not ignore a request for a lease that it does not know, and the
+    # guest does not wait until it gives that one up.
     "dhcp-authoritative",
+    # A guest that calls itself wpad would be the proxy of all browsers that look for one (CERT VU#598349).
     "dhcp-name-match=set:wpad,wpad",
     "dhcp-ignore-names=tag:wpad",
 )
@@ -228,7 +252,7 @@ def _dhcp(
 def _range(
     server: DhcpServer, networks: list[ipaddress.IPv4Network], what: str
 ) -> tuple[ipaddress.IPv4Address, ipaddress.IPv4Address, ipaddress.IPv4Network]:
-    """The addresses to lease and their subnet; undeclared: all hosts of the gateway's."""
+    """The first and last address to lease, and their subnet; by default all hosts of the first subnet."""
     if not networks:
         raise HostnetError(
             Code.INVALID, what, "the bridge has no IPv4 subnet", "Give it an address such as 10.0.0.1/24"
@@ -242,7 +266,7 @@ def _range(
         if first in network and last in network:
             return first, last, network
     there = ", ".join(map(str, networks))
-    raise HostnetError(Code.INVALID, what, f"{first} to {last} is in no subnet of the bridge ({there})")
+    raise HostnetError(Code.INVALID, what, f"{first} to {last} is not in one subnet of the bridge ({there})")
 
 
 def _advertisements(
@@ -254,7 +278,8 @@ def _advertisements(
     if not server.ra_prefixes:
         raise HostnetError(Code.INVALID, what, "there is no prefix to advertise", "Give ipv6Prefixes a /64")
     yield "enable-ra"
-    # With names, dnsmasq finds out the SLAAC address of a guest that has a v4 lease, and answers it for its name.
+    # ra-names: dnsmasq derives the SLAAC address of a guest with an IPv4 lease, checks that it answers a ping, and then
+    # answers the guest's name with it.
     mode = "ra-names" if answers_dns(server) else "ra-only"
     for prefix in server.ra_prefixes:
         network = ipaddress.ip_network(prefix)
@@ -264,7 +289,7 @@ def _advertisements(
             raise HostnetError(
                 Code.INVALID,
                 what,
-                f"the bridge has no address in {network}, and its guests' packets could not be answered",
+                f"the bridge has no address in {network}, so it could not answer its guests",
                 "Add an address of that prefix to the bridge's `addresses`",
             )
         yield f"dhcp-range={network.network_address},{mode},{_SLAAC_LENGTH},{_PREFIX_LIFETIME}"
@@ -276,13 +301,13 @@ def _advertisements(
         yield f"dhcp-option=option6:domain-search,{domain}"
 
 
-def _known(server: DhcpServer, world: World, what: str) -> Iterator[_Known]:
-    """Static leases and guests; where two claim a MAC or an address (a replacement), one of them."""
+def _known(server: DhcpServer, world: World, what: str) -> Iterator[_Host]:
+    """Static leases and guests. Of two with one MAC address or address (a guest and its replacement), the later one."""
     found = [_guest(guest, server, what) for guest in _guests(server.bridge, world)]
     for lease in server.static_leases:
         address = str(_ips((lease.address,), what)[0])
         name = lease.hostname and _word(_LABEL, lease.hostname, "host name", what)
-        found.append(_Known(_word(_MAC, lease.mac, "MAC address", what), address, name, (address,)))
+        found.append(_Host(_word(_MAC, lease.mac, "MAC address", what), address, name, (address,)))
     macs: dict[str, int] = {}
     addresses: dict[str, int] = {}
     for number, each in enumerate(found):
@@ -298,26 +323,26 @@ def _guests(bridge: str, world: World) -> list[Guest]:
     return [item for item in world.owners.every(Guest) if item.bridge == bridge]
 
 
-def _guest(guest: Guest, server: DhcpServer, what: str) -> _Known:
+def _guest(guest: Guest, server: DhcpServer, what: str) -> _Host:
     ips: list[Ip] = [ipaddress.ip_interface(cidr).ip for cidr in guest.addresses or ()]
     v4 = [str(ip) for ip in ips if ip.version == 4]
-    # A guest that is sent advertisements makes its own v6 address: its name must not stand for one that it does not
-    # answer on, which clients would try first. dnsmasq finds the real one (`ra-names`).
+    # A guest that gets advertisements makes its own IPv6 address. Its name must not stand for an address that it does
+    # not have, which clients would try first; dnsmasq finds the real one (ra-names).
     named = v4 if v4 and server.send_ra else [str(ip) for ip in ips]
     name = guest.hostname and _word(_LABEL, guest.hostname, "host name", what)
-    return _Known(_word(_MAC, guest.mac, "MAC address", what), v4[0] if v4 else None, name, tuple(named))
+    return _Host(_word(_MAC, guest.mac, "MAC address", what), v4[0] if v4 else None, name, tuple(named))
 
 
-def _hosts(known: Iterable[_Known]) -> Iterator[str]:
+def _hosts(known: Iterable[_Host]) -> Iterator[str]:
     for each in known:
         if each.address or each.hostname:
             yield ",".join(filter(None, (each.mac, each.address, each.hostname)))
 
 
-def _names(known: Iterable[_Known]) -> Iterator[str]:
+def _names(known: Iterable[_Host]) -> Iterator[str]:
     for each in known:
         if each.hostname:
-            yield from (f"{address} {each.hostname}" for address in each.names)
+            yield from (f"{address} {each.hostname}" for address in each.name_addresses)
 
 
 def _domain(value: str, what: str) -> str:
@@ -340,15 +365,20 @@ def _word(pattern: re.Pattern[str], value: str, kind: str, what: str) -> str:
     return value
 
 
-# --- leases --------------------------------------------------------------------------------------------------------
+# --- leases ----------------------------------------------------------------------------------------------------------
 
 
 def parse_leases(text: str, now: float) -> Iterator[Lease]:
-    """The v4 leases in use, from dnsmasq's lease file: `<expiry> <mac> <address> <name or *> <client id or *>`."""
+    """The IPv4 leases in use, from dnsmasq's lease file: `<expiry> <mac> <address> <name or *> <client id or *>`.
+
+    Args:
+        text: The file.
+        now: Seconds since the epoch; leases that have ended are left out. An expiry of 0 is never.
+    """
     for line in text.splitlines():
         fields = line.split()
         if len(fields) < 4 or not fields[0].isdigit() or ":" in fields[2]:
             continue
         expires, mac = int(fields[0]), fields[1].lower()
-        if len(mac) == _ETHERNET_ONLY and (expires == 0 or expires > now):
+        if len(mac) == _MAC_LENGTH and (expires == 0 or expires > now):
             yield Lease(mac, fields[2], "" if fields[3] == "*" else fields[3], expires)

@@ -1,19 +1,20 @@
-"""The dnsmasq processes: one a bridge, started, told and stopped; they live on when the agent and the provider end.
+"""The DHCP servers of a record: one dnsmasq for each bridge. They live on when agent and provider end.
 
-Two places: the leases stay beside the record (a namespace's, which end with the boot, with the rest); the rest is in
-/run/hostnet, because dnsmasq, no longer root, must read its lists again on a signal, and the state directory is closed
-to all but root:
+The leases of the machine's own bridges stay beside the record. All else is in /run/hostnet: dnsmasq gives up root and
+must read its lists again on a signal, and root alone can enter the state directory. The leases of a namespace are there
+as well, for they end with the boot.
 
-    /run/hostnet/<digest of state directory and instance>/about-this-directory.json   whose it is, for `sweep`
+    /run/hostnet/<digest of state directory and instance>/about-this-directory.json   whose it is, for `process.sweep`
         <bridge>/<digest of its text>.conf    read once, by root
         <bridge>/hosts, names                 read again on SIGHUP
         <bridge>/pid, checksums
 
-A process is known by its command line, which names its configuration: by it also whether it runs with the declared one.
-A change of `hosts` or `names` takes a signal, of all else another process; the leases stay either way.
+The name of the configuration file is a digest of its text, so a process's command line says whether it runs with the
+declared configuration. For a change of `hosts` or `names` dnsmasq gets SIGHUP (dnsmasq(8): it reads dhcp-hostsfile and
+addn-hosts again, but no conf-file); for any other change another process replaces it. The leases stay in both cases.
 
-Where systemd runs, the machine's own are services, which it starts again should they die; those of a namespace, which
-may lose its name at any time, are on their own there as well.
+Where systemd runs, the machine's own servers are services, which it restarts if they die. Those of a namespace are not:
+a service would start them again in a namespace that has lost its name.
 """
 
 from __future__ import annotations
@@ -27,190 +28,193 @@ import pwd
 import shutil
 import signal
 import socket
-import subprocess
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from hostnet.agent.dhcp import checksums
+from hostnet.agent.dhcp import checksums, process
 from hostnet.agent.dhcp import config as dhcp
-from hostnet.agent.dhcp.config import Setup
+from hostnet.agent.dhcp.config import ServerConfig
+from hostnet.agent.dhcp.process import ABOUT, RUN
 from hostnet.agent.linux import files, systemd, units
 from hostnet.agent.linux.install_hints import advice_here
-from hostnet.agent.linux.process import end_process
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.record import Store
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import DhcpServer, DhcpState, Lease
 
-RUN = Path("/run/hostnet")
-_ABOUT = "about-this-directory.json"  # longer than any interface's name
-_NAMED_NAMESPACES = Path("/run/netns")
-_RESOLVED = Path("/run/systemd/resolve/resolv.conf")  # systemd-resolved's own servers, for those who can't ask it
+_RESOLVED = Path("/run/systemd/resolve/resolv.conf")  # the servers that systemd-resolved itself asks
 _RESOLV_CONF = Path("/etc/resolv.conf")
-_START = 10.0  # seconds of patience
 _USERS = ("dnsmasq", "nobody")
 
 
 class ServerError(Exception):
-    """A server that does not start."""
+    """A server that does not run."""
 
     def __init__(self, bridge: str, error: HostnetError) -> None:
         super().__init__(str(error))
         self.bridge, self.error = bridge, error
 
 
-@dataclass(frozen=True)
-class _Process:
-    """A dnsmasq of ours that runs.
-
-    :param config: the file that its command line names.
-    """
-
-    pid: int
-    config: Path
-
-
 def check_installed(bridge: str) -> None:
-    """Whether this host has dnsmasq.
+    """Check that this host has dnsmasq.
 
-    :raises HostnetError: naming the package.
+    Args:
+        bridge: The bridge that needs it, for the message.
+
+    Raises:
+        HostnetError: It has not; the error names the package.
     """
     if shutil.which("dnsmasq") is None:
         raise HostnetError(
             Code.UNSUPPORTED,
-            f"DHCP and router advertisements can't be served on {bridge}",
+            f"can't serve DHCP and router advertisements on {bridge}",
             "dnsmasq is not installed (or not in PATH)",
             advice_here("dnsmasq"),
         )
 
 
 class DhcpServers:
-    """All servers of one record."""
+    """All servers of one record.
+
+    Args:
+        store: The record's.
+    """
 
     def __init__(self, store: Store) -> None:
-        sweep()
+        process.sweep()
         name = f"{store.path.absolute()} {store.instance or ''}"
         self._run = RUN / hashlib.sha256(name.encode()).hexdigest()[:16]
-        self._kept = store.path.with_suffix(".dhcp") if store.instance is None else self._run
+        self._lease_directory = store.path.with_suffix(".dhcp") if store.instance is None else self._run
         self._machine, self._state = store.instance is None, store.path.parent.absolute()
 
     @staticmethod
     def check(owner: Owner, world: World) -> None:
-        """Whether an owner's server, or guest beside one, can be.
+        """Check that an owner's server, or a guest beside one, can be served.
 
-        :raises HostnetError: with what stands in the way.
+        Args:
+            owner: The owner that changes.
+            world: All owners, and the host as it is.
+
+        Raises:
+            HostnetError: It can't.
         """
-        for item in owner.objects if DhcpServer in owner.kinds else ():
-            if isinstance(item, DhcpServer):
-                check_installed(item.bridge)
+        for item in owner.of(DhcpServer):
+            check_installed(item.bridge)
         dhcp.check(owner, world)
 
-    # --- from here to there ----------------------------------------------------------------------------------------
+    # --- changes -----------------------------------------------------------------------------------------------------
 
     def sync(self, world: World, concerned: set[str]) -> None:
-        """Bring the servers of these bridges to what the owners want; end those that nobody wants.
+        """Bring the servers of some bridges to what the owners want, and end those that no owner wants.
 
-        :raises ServerError: for the first that can't be had.
+        Args:
+            world: All owners, and the host as it is.
+            concerned: The bridges whose servers may have to change.
+
+        Raises:
+            ServerError: A server does not run. The bridges after it are not looked at.
         """
         wanted = {server.bridge: server for server in dhcp.servers(world)}
-        for bridge in self._there():
+        for bridge in self._bridges():
             if bridge not in wanted:
                 self._remove(bridge)
         for bridge in sorted(concerned & set(wanted)):
-            self._try(wanted[bridge], world)
+            self._run_server(wanted[bridge], world)
         if not wanted:
-            self._clear()
+            self._remove_directories()
 
-    def _try(self, server: DhcpServer, world: World) -> None:
+    def _run_server(self, server: DhcpServer, world: World) -> None:
         try:
-            self._ensure(dhcp.setup_of(server, world))
+            self._ensure(dhcp.config_of(server, world))
         except HostnetError as error:
             raise ServerError(server.bridge, error) from None
         except OSError as error:
             why = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
-            raise ServerError(server.bridge, _failed(server.bridge, why)) from None
+            raise ServerError(server.bridge, process.failure(server.bridge, why)) from None
 
-    def _ensure(self, setup: Setup) -> None:
-        place = self._run / setup.bridge
-        text = self._text(setup)
-        config = place / _file(text)
-        process = _find(place)
-        if process is not None and process.config == config:
-            if self._write_lists(setup):
-                _signal(process, signal.SIGHUP)
-            if not self._whole(setup.bridge):
-                self._fill(setup.bridge)
+    def _ensure(self, config: ServerConfig) -> None:
+        """Have a server run with this configuration."""
+        bridge, place = config.bridge, self._run / config.bridge
+        text = self._text(config)
+        file = place / _file_name(text)
+        running = process.find(place)
+        if running is not None and running.config == file:
+            if self._write_lists(config):
+                running.signal(signal.SIGHUP)
+            if not self._checksums_whole(bridge):
+                self._complete_checksums(bridge)
             return
-        check_installed(setup.bridge)
-        self._end(setup.bridge)
-        self._prepare(setup.bridge)
+        check_installed(bridge)
+        self._end(bridge)
+        self._make_directories(bridge)
         for old in place.glob("*.conf"):
             old.unlink()
-        files.write(config, text, 0o600, sync=False)
-        self._write_lists(setup)
-        self._start(setup.bridge, config)
-        self._fill(setup.bridge)
+        files.write(file, text, 0o600, sync=False)
+        self._write_lists(config)
+        self._start(bridge, file)
+        self._complete_checksums(bridge)
 
-    def _fill(self, bridge: str) -> None:
-        (self._run / bridge / "checksums").write_text(checksums.fill(bridge, self._filled(bridge)))
+    def _complete_checksums(self, bridge: str) -> None:
+        how = checksums.complete(bridge, self._checksums(bridge))
+        (self._run / bridge / "checksums").write_text(how)
 
-    def _whole(self, bridge: str) -> bool:
-        return checksums.whole(bridge, self._filled(bridge))
+    def _checksums_whole(self, bridge: str) -> bool:
+        return checksums.is_complete(bridge, self._checksums(bridge))
 
-    def _filled(self, bridge: str) -> str:
+    def _checksums(self, bridge: str) -> str:
+        """How the checksums of a bridge's answers are completed."""
         return files.text_of(self._run / bridge / "checksums") or ""
 
     def _start(self, bridge: str, config: Path) -> None:
-        """Start one; it returns when its sockets are bound and it has gone into the background.
+        """Start a server.
 
-        :raises HostnetError: with what it said.
+        Raises:
+            HostnetError: It did not start.
         """
-        argv, said, unit = ["dnsmasq", f"--conf-file={config}"], config.with_name("said"), self._unit(bridge)
+        argv, errors, unit = process.argv_of(config), config.with_name("errors"), self._unit(bridge)
         if unit is None:
-            _begin(bridge, systemd.in_scope(argv), said)
+            process.start(bridge, systemd.in_scope(argv), errors)
             return
         try:
             what = f"hostnet: DHCP, DNS and router advertisements on {bridge}"
-            _begin(bridge, systemd.as_service(unit, what, config.with_name("pid"), said, argv), said)
+            process.start(bridge, systemd.as_service(unit, what, config.with_name("pid"), errors, argv), errors)
         except HostnetError:
-            systemd.tell("stop", unit)  # or it would be tried again
+            systemd.tell("stop", unit)  # Restart=always would try for ever
             raise
 
     def _end(self, bridge: str) -> None:
         """End the server of a bridge, and wait for its end."""
-        unit, place = self._unit(bridge), self._run / bridge
+        unit = self._unit(bridge)
         if unit is not None:
             systemd.tell("stop", unit)
-        process = _find(place)
-        if process is not None:
-            _stop(process)
+        running = process.find(self._run / bridge)
+        if running is not None:
+            running.stop()
 
     def _unit(self, bridge: str) -> str | None:
-        """The service that a bridge's server is; None where it is a process and no more."""
+        """The name of the service that a bridge's server is; None if it is a process of its own."""
         return units.server_unit(self._state, bridge) if self._machine and systemd.runs() else None
 
-    def _prepare(self, bridge: str) -> None:
-        """The directories and the lease file."""
+    def _make_directories(self, bridge: str) -> None:
+        """Make the directories and the lease file of a server."""
         _, group = _account()
-        _directory(RUN, 0o711)
-        _directory(self._run, 0o711)
-        about = {"state": str(self._state), "netns": None if self._kept != self._run else _namespace()}
-        files.write(self._run / _ABOUT, json.dumps(about), 0o600, sync=False)  # /run ends with the boot
+        _make_directory(RUN, 0o711)
+        _make_directory(self._run, 0o711)
+        about = {"state": str(self._state), "netns": None if self._machine else process.namespace()}
+        files.write(self._run / ABOUT, json.dumps(about), 0o600, sync=False)  # /run ends with the boot
         place = self._run / bridge
-        _directory(place, 0o750)
+        _make_directory(place, 0o750)
         os.chown(place, 0, group)
-        _directory(self._kept, 0o700)
+        _make_directory(self._lease_directory, 0o700)
         os.close(os.open(self._lease_file(bridge), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
-    def _write_lists(self, setup: Setup) -> bool:
-        """Write what dnsmasq reads again; True where it changed."""
+    def _write_lists(self, config: ServerConfig) -> bool:
+        """Write the files that dnsmasq reads again on a signal; True if one has changed."""
         _, group = _account()
         changed = False
-        for name, text in _lists(setup).items():
-            path = self._run / setup.bridge / name
+        for name, text in _lists(config).items():
+            path = self._run / config.bridge / name
             if files.text_of(path) != text:
                 files.write(path, text, 0o640, group=group, sync=False)
                 changed = True
@@ -219,38 +223,38 @@ class DhcpServers:
     def _remove(self, bridge: str) -> None:
         place = self._run / bridge
         self._end(bridge)
-        checksums.leave(bridge, self._filled(bridge))
+        checksums.restore(bridge, self._checksums(bridge))
         shutil.rmtree(place, ignore_errors=True)
         self._lease_file(bridge).unlink(missing_ok=True)
 
-    def _clear(self) -> None:
-        """Leave no empty directory."""
+    def _remove_directories(self) -> None:
+        """Remove what is empty without servers."""
         if self._run.exists():
-            _forget(self._run)
+            process.remove_directory(self._run)
         with contextlib.suppress(OSError):
-            self._kept.rmdir()
+            self._lease_directory.rmdir()
 
-    def _there(self) -> list[str]:
-        """The bridges that have, or had, a server: after a boot there are only leases."""
-        held = {path.name for path in _directories(self._run)}
-        if self._kept != self._run:
-            held |= {path.name[: -len(".leases")] for path in self._kept.glob("*.leases")}
+    def _bridges(self) -> list[str]:
+        """The bridges that have, or had, a server: after a boot there are leases alone."""
+        held = {path.name for path in process.directories(self._run)}
+        if self._machine:
+            held |= {path.name[: -len(".leases")] for path in self._lease_directory.glob("*.leases")}
         return sorted(held)
 
-    # --- seeing ----------------------------------------------------------------------------------------------------
+    # --- state -------------------------------------------------------------------------------------------------------
 
     def state(self, server: DhcpServer, world: World) -> DhcpState:
-        """Whether it runs as declared, and its leases."""
+        """Whether a server runs as declared, and its leases."""
         leases = self.leases(server.bridge)
         place = self._run / server.bridge
         try:
-            setup = dhcp.setup_of(server, world)
-            process = _find(place)
-            running = process is not None and process.config == place / _file(self._text(setup))
+            config = dhcp.config_of(server, world)
+            running = process.find(place)
+            as_declared = running is not None and running.config == place / _file_name(self._text(config))
         except (HostnetError, OSError):
             return DhcpState(running=False, leases=leases)
-        lists = all(files.text_of(place / name) == text for name, text in _lists(setup).items())
-        return DhcpState(running and lists and self._whole(server.bridge), leases)
+        lists = all(files.text_of(place / name) == text for name, text in _lists(config).items())
+        return DhcpState(as_declared and lists and self._checksums_whole(server.bridge), leases)
 
     def leases(self, bridge: str) -> tuple[Lease, ...]:
         """The leases in use on a bridge."""
@@ -259,28 +263,30 @@ class DhcpServers:
         return tuple(dhcp.parse_leases(files.text_of(self._lease_file(bridge)) or "", time.time()))
 
     def leased(self) -> dict[str, dict[str, str]]:
-        """The addresses on lease, by bridge, with the MAC that has each."""
-        return {bridge: {each.address: each.mac for each in self.leases(bridge)} for bridge in self._there()}
+        """The leased addresses by bridge, each with the MAC address that has it."""
+        return {bridge: {each.address: each.mac for each in self.leases(bridge)} for bridge in self._bridges()}
 
     def _lease_file(self, bridge: str) -> Path:
-        return self._kept / f"{bridge}.leases" if self._kept != self._run else self._run / bridge / "leases"
+        return self._lease_directory / f"{bridge}.leases" if self._machine else self._run / bridge / "leases"
 
-    def _text(self, setup: Setup) -> str:
-        """The configuration file.
+    def _text(self, config: ServerConfig) -> str:
+        """The text of the configuration file.
 
-        :raises OSError: where there is no such bridge.
+        Raises:
+            OSError: There is no such bridge.
         """
-        place = self._run / setup.bridge
+        place = self._run / config.bridge
         user, group = _account()
         lines = [
-            f"# hostnet: {setup.bridge}. Written by hostnet; what is changed here is lost.",
-            # dnsmasq binds its DHCP socket to the interface: a bridge that was made anew takes another process.
-            f"# interface {socket.if_nametoindex(setup.bridge)}",
-            *setup.config,
+            f"# DHCP, DNS and router advertisements on {config.bridge}. Written by hostnet: changes here are lost.",
+            # dnsmasq binds its DHCP socket to the interface (SO_BINDTODEVICE): a bridge that was deleted and made again
+            # needs another process.
+            f"# Interface number {socket.if_nametoindex(config.bridge)}",
+            *config.lines,
             f"user={user}",
             f"group={grp.getgrgid(group).gr_name}",
             f"pid-file={place / 'pid'}",
-            f"dhcp-leasefile={self._lease_file(setup.bridge)}",
+            f"dhcp-leasefile={self._lease_file(config.bridge)}",
             f"dhcp-hostsfile={place / 'hosts'}",
             f"addn-hosts={place / 'names'}",
             f"resolv-file={_resolv_file()}",
@@ -288,18 +294,16 @@ class DhcpServers:
         return "\n".join(lines) + "\n"
 
 
-def _lists(setup: Setup) -> dict[str, str]:
+def _lists(config: ServerConfig) -> dict[str, str]:
+    """The files that dnsmasq reads again on a signal, by name."""
     return {
-        "hosts": "".join(f"{line}\n" for line in setup.hosts),
-        "names": "".join(f"{line}\n" for line in setup.names),
+        "hosts": "".join(f"{line}\n" for line in config.hosts),
+        "names": "".join(f"{line}\n" for line in config.names),
     }
 
 
-def _file(text: str) -> str:
+def _file_name(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16] + ".conf"
-
-
-# --- files ---------------------------------------------------------------------------------------------------------
 
 
 def _account() -> tuple[str, int]:
@@ -310,37 +314,23 @@ def _account() -> tuple[str, int]:
     return "root", 0
 
 
-def _directory(path: Path, mode: int) -> None:
-    """Make a directory where there is none, whatever this process's umask."""
+def _make_directory(path: Path, mode: int) -> None:
+    """Make a directory if there is none, with this mode whatever the umask is."""
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
         path.chmod(mode)
 
 
-def _directories(path: Path) -> Iterator[Path]:
-    try:
-        yield from (entry for entry in path.iterdir() if entry.is_dir())
-    except OSError:
-        return
-
-
-def _forget(run: Path) -> None:
-    """Take away a directory of ours whose processes are gone, and the one above where nothing else is in it."""
-    shutil.rmtree(run, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        RUN.rmdir()
-
-
 def _resolv_file() -> Path:
-    """Where the name servers to ask are: the host's; in a named namespace its own (ip-netns(8)), if it has one.
+    """The file that names the DNS servers to ask: the host's, or a named namespace's own (ip-netns(8)).
 
-    Another namespace can't ask at the loopback address where systemd-resolved answers.
+    A namespace can't reach 127.0.0.53, where systemd-resolved answers the host: it asks the servers behind it.
     """
-    here = _namespace()
-    if here == _inode(Path("/proc/1/ns/net")):
+    here = process.namespace()
+    if here == process.inode(Path("/proc/1/ns/net")):
         return _RESOLV_CONF
-    for entry in _names_of(here):
-        own = Path("/etc/netns") / entry / "resolv.conf"
+    for name in process.names_of(here):
+        own = Path("/etc/netns") / name / "resolv.conf"
         if own.exists():
             return own
     servers = [line.split()[1] for line in (files.text_of(_RESOLV_CONF) or "").splitlines() if _is_server(line)]
@@ -350,163 +340,3 @@ def _resolv_file() -> Path:
 
 def _is_server(line: str) -> bool:
     return line.startswith("nameserver") and len(line.split()) > 1
-
-
-# --- processes -----------------------------------------------------------------------------------------------------
-
-
-def _begin(bridge: str, argv: list[str], said: Path) -> None:
-    """Run what starts a server.
-
-    :param said: a file in which more may be than it says itself.
-    :raises HostnetError: with what was said.
-    """
-    said.unlink(missing_ok=True)
-    try:
-        done = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            check=False,
-            cwd="/",
-            start_new_session=True,
-            timeout=_START,
-        )
-    except subprocess.TimeoutExpired:
-        raise _failed(bridge, f"dnsmasq did not start within {_START:.0f} s") from None
-    if done.returncode:
-        lines = ((files.text_of(said) or "").strip() or done.stderr.strip()).splitlines()
-        raise _failed(bridge, lines[-1] if lines else f"dnsmasq ended with exit code {done.returncode}")
-
-
-def _failed(bridge: str, why: str) -> HostnetError:
-    what = f"DHCP and router advertisements can't be served on {bridge}"
-    if "Address already in use" in why:
-        return HostnetError(
-            Code.CONFLICT,
-            what,
-            why,
-            "Another DNS server listens on every address of this host: bind it to its own (dnsmasq: `bind-dynamic`), "
-            "or set dhcpServer.dnsServers",
-        )
-    return HostnetError(Code.KERNEL, what, why, "The host's log has more (`journalctl -t dnsmasq`)")
-
-
-def _find(place: Path) -> _Process | None:
-    """The process whose configuration is in this directory; its pid file is looked at first, then all processes."""
-    noted = files.text_of(place / "pid")
-    if noted is None and not place.exists():
-        return None
-    if noted is not None and noted.strip().isdigit():
-        found = _process(int(noted), place)
-        if found is not None:
-            return found
-    candidates = (_process(int(entry.name), place) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    return next(filter(None, candidates), None)
-
-
-def _process(pid: int, place: Path) -> _Process | None:
-    """The process of this number if it is our dnsmasq: in this namespace, with a configuration of this directory."""
-    config = _config_of(pid)
-    if config is None or config.parent != place or _inode(Path(f"/proc/{pid}/ns/net")) != _namespace():
-        return None
-    return _Process(pid, config)
-
-
-def _config_of(pid: int) -> Path | None:
-    """The configuration file on the command line of a dnsmasq; None for any other process."""
-    words = (files.text_of(Path(f"/proc/{pid}/cmdline")) or "").split("\0")
-    option = "--conf-file="
-    if len(words) < 2 or Path(words[0]).name != "dnsmasq" or not words[1].startswith(option):
-        return None
-    return Path(words[1][len(option) :])
-
-
-def _signal(process: _Process, number: signal.Signals) -> bool:
-    """Send a signal to this very process; False where it is gone."""
-    with _opened(process) as descriptor:
-        if descriptor is None:
-            return False
-        signal.pidfd_send_signal(descriptor, number)
-        return True
-
-
-def _stop(process: _Process) -> None:
-    """End it and wait for its end."""
-    with _opened(process) as descriptor:
-        if descriptor is not None:
-            end_process(descriptor)
-
-
-@contextlib.contextmanager
-def _opened(process: _Process) -> Iterator[int | None]:
-    """A descriptor of the process, which no later process of its number gets; None where it is not there any more."""
-    try:
-        descriptor = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        yield None
-        return
-    try:
-        # Looked at again, now that the number can't become another's.
-        yield descriptor if _process(process.pid, process.config.parent) else None
-    finally:
-        os.close(descriptor)
-
-
-# --- namespaces ----------------------------------------------------------------------------------------------------
-
-
-def _inode(path: Path) -> int:
-    try:
-        return path.stat().st_ino
-    except OSError:
-        return 0
-
-
-def _namespace() -> int:
-    """The network namespace of the calling thread."""
-    return _inode(Path("/proc/thread-self/ns/net"))
-
-
-def _names_of(namespace: int) -> list[str]:
-    """The names of a namespace (ip-netns(8))."""
-    try:
-        return [entry.name for entry in _NAMED_NAMESPACES.iterdir() if _inode(entry) == namespace]
-    except OSError:
-        return []
-
-
-def sweep() -> None:
-    """End what serves in namespaces that have no name any more and nobody else in them: they would live for ever.
-
-    What a state directory left that is gone itself goes, too, unless it still serves.
-    """
-    for run in _directories(RUN):
-        try:
-            about = json.loads((run / _ABOUT).read_text())
-            namespace = int(about["netns"] or 0)
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if _names_of(namespace) if namespace else Path(about["state"]).exists():
-            continue
-        inside = _processes_in(namespace)
-        ours = [pid for pid, config in inside.items() if config is not None and config.parent.parent == run]
-        if (len(ours) == len(inside)) if namespace else not ours:
-            for pid in ours:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGTERM)
-            _forget(run)
-
-
-def _processes_in(namespace: int) -> Mapping[int, Path | None]:
-    """The processes of a namespace (0: every dnsmasq), with the configuration file of those that are a dnsmasq."""
-    found: dict[int, Path | None] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (not namespace or _inode(entry / "ns" / "net") == namespace):
-            config = _config_of(int(entry.name))
-            if namespace or config is not None:
-                found[int(entry.name)] = config
-    return found

@@ -1,0 +1,221 @@
+"""The process of a dnsmasq: found by its command line, started, signalled, stopped.
+
+A process of ours is a dnsmasq whose command line names a configuration file in a directory of ours. The number in a pid
+file proves nothing: the kernel gives it to another process later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hostnet.agent.linux import files
+from hostnet.agent.linux.process import end_process
+from hostnet.wire.errors import Code, HostnetError
+
+RUN = Path("/run/hostnet")
+ABOUT = "about-this-directory.json"  # longer than any interface's name, and so no bridge's directory
+_NAMED_NAMESPACES = Path("/run/netns")
+_START_SECONDS = 10.0
+_CONFIG_OPTION = "--conf-file="
+
+
+@dataclass(frozen=True)
+class DnsmasqProcess:
+    """A dnsmasq of ours that runs.
+
+    Attributes:
+        pid: Its number.
+        config: The configuration file that its command line names.
+    """
+
+    pid: int
+    config: Path
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal; nothing happens if it has ended."""
+        with self._opened() as descriptor:
+            if descriptor is not None:
+                signal.pidfd_send_signal(descriptor, number)
+
+    def stop(self) -> None:
+        """End it, and wait for its end."""
+        with self._opened() as descriptor:
+            if descriptor is not None:
+                end_process(descriptor)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int | None]:
+        """A descriptor that means this process and no later one of its number; None if it has ended."""
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            yield None
+            return
+        try:
+            # Checked behind pidfd_open: from then on the descriptor can't come to mean another process.
+            yield descriptor if _process(self.pid, self.config.parent) else None
+        finally:
+            os.close(descriptor)
+
+
+def argv_of(config: Path) -> list[str]:
+    """The command line of a dnsmasq with this configuration file."""
+    return ["dnsmasq", f"{_CONFIG_OPTION}{config}"]
+
+
+def find(place: Path) -> DnsmasqProcess | None:
+    """The process whose configuration file is in this directory, in this network namespace.
+
+    The process of the pid file is looked at first; the others only if it is not that one.
+    """
+    pid = files.text_of(place / "pid")
+    if pid is None and not place.exists():
+        return None
+    if pid is not None and pid.strip().isdigit():
+        found = _process(int(pid), place)
+        if found is not None:
+            return found
+    candidates = (_process(int(entry.name), place) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return next(filter(None, candidates), None)
+
+
+def _process(pid: int, place: Path) -> DnsmasqProcess | None:
+    config = _config_of(pid)
+    if config is None or config.parent != place or inode(Path(f"/proc/{pid}/ns/net")) != namespace():
+        return None
+    return DnsmasqProcess(pid, config)
+
+
+def _config_of(pid: int) -> Path | None:
+    """The configuration file on the command line of a dnsmasq; None for any other process."""
+    words = (files.text_of(Path(f"/proc/{pid}/cmdline")) or "").split("\0")
+    if len(words) < 2 or Path(words[0]).name != "dnsmasq" or not words[1].startswith(_CONFIG_OPTION):
+        return None
+    return Path(words[1][len(_CONFIG_OPTION) :])
+
+
+def start(bridge: str, argv: list[str], errors: Path) -> None:
+    """Start a server. dnsmasq goes into the background once its sockets are bound: what fails before is its exit code.
+
+    Args:
+        bridge: Its bridge, for the message.
+        argv: The command line: dnsmasq's, or that of a program that starts it.
+        errors: The file for dnsmasq's standard error, where another program starts it.
+
+    Raises:
+        HostnetError: It did not start.
+    """
+    errors.unlink(missing_ok=True)
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            check=False,
+            cwd="/",
+            start_new_session=True,
+            timeout=_START_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise failure(bridge, f"dnsmasq did not start within {_START_SECONDS:.0f} s") from None
+    if done.returncode:
+        lines = ((files.text_of(errors) or "").strip() or done.stderr.strip()).splitlines()
+        raise failure(bridge, lines[-1] if lines else f"dnsmasq ended with exit code {done.returncode}")
+
+
+def failure(bridge: str, why: str) -> HostnetError:
+    """The error for a server that does not run."""
+    what = f"can't serve DHCP and router advertisements on {bridge}"
+    if "Address already in use" in why:
+        return HostnetError(
+            Code.CONFLICT,
+            what,
+            why,
+            "Another DNS server listens on every address of this host: bind it to its own (dnsmasq: `bind-dynamic`), "
+            "or set dhcpServer.dnsServers",
+        )
+    return HostnetError(Code.KERNEL, what, why, "The host's log has more (`journalctl -t dnsmasq`)")
+
+
+# --- namespaces ----------------------------------------------------------------------------------------------------
+
+
+def inode(path: Path) -> int:
+    """A file's inode, which names a namespace; 0 if there is no such file."""
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0
+
+
+def namespace() -> int:
+    """The network namespace of the calling thread."""
+    return inode(Path("/proc/thread-self/ns/net"))
+
+
+def names_of(namespace: int) -> list[str]:
+    """The names of a network namespace (ip-netns(8))."""
+    try:
+        return [entry.name for entry in _NAMED_NAMESPACES.iterdir() if inode(entry) == namespace]
+    except OSError:
+        return []
+
+
+def sweep() -> None:
+    """End the servers of namespaces that have lost their name and have no other process.
+
+    The kernel keeps a namespace as long as a process is in it: it would stay for ever. The directories of state
+    directories that were deleted go as well, unless a server still runs from one.
+    """
+    for run in directories(RUN):
+        try:
+            about = json.loads((run / ABOUT).read_text())
+            netns = int(about["netns"] or 0)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if names_of(netns) if netns else Path(about["state"]).exists():
+            continue
+        inside = _processes_in(netns)
+        ours = [pid for pid, config in inside.items() if config is not None and config.parent.parent == run]
+        if (len(ours) == len(inside)) if netns else not ours:
+            for pid in ours:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+            remove_directory(run)
+
+
+def _processes_in(namespace: int) -> Mapping[int, Path | None]:
+    """The processes of a namespace (0: every dnsmasq), with the configuration file of those that are a dnsmasq."""
+    found: dict[int, Path | None] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (not namespace or inode(entry / "ns" / "net") == namespace):
+            config = _config_of(int(entry.name))
+            if namespace or config is not None:
+                found[int(entry.name)] = config
+    return found
+
+
+def directories(path: Path) -> Iterator[Path]:
+    """The directories in a directory; none if it does not exist."""
+    try:
+        yield from (entry for entry in path.iterdir() if entry.is_dir())
+    except OSError:
+        return
+
+
+def remove_directory(run: Path) -> None:
+    """Remove a directory below `RUN` whose servers have ended, and `RUN` if it was the last one."""
+    shutil.rmtree(run, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        RUN.rmdir()
