@@ -28,7 +28,7 @@ def test_a_host_that_holds_nothing(terminal: Terminal) -> None:
     assert (done.returncode, done.stderr) == (OK, "")
     assert "hostnet has no resources here" in done.stdout
     assert terminal.run("restore").returncode == OK
-    assert "nothing to follow" in terminal.run("watch").stdout
+    assert "nothing to watch for" in terminal.run("watch").stdout
     assert not terminal.provider.directory.exists() or not list(terminal.provider.directory.iterdir())
 
 
@@ -115,7 +115,7 @@ def test_watch_in_the_foreground_takes_over_and_hands_back(terminal: Terminal) -
     first = file.read()
     watch = subprocess.Popen(terminal.argv("watch"), env=terminal.environment, stdout=subprocess.PIPE, text=True)
     assert watch.stdout is not None
-    assert watch.stdout.readline() == "following gl-* for br-a\n"
+    assert watch.stdout.readline() == "attaching gl-* to br-a\n"
     terminal.bed.host.ip("tuntap add gl-9 mode tap")
     assert watch.stdout.readline() == "attached gl-9 to br-a\n"
     assert file.read() != first

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hostnet.agent.lasting.persistence import Persistence, Places, Tools, agent_command
+from hostnet.agent.lasting.agent_file import agent_command
+from hostnet.agent.lasting.persistence import Commands, Persistence, Places
 from hostnet.agent.linux import units
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.record import Store
@@ -19,14 +20,14 @@ ARGV = ["/usr/bin/python3", "-I", "-S", "/var/lib/hostnet/agent/0123.zip"]
 
 
 @dataclass
-class Told(Tools):
+class Noted(Commands):
     """What would have been run."""
 
-    commands: list[str] = field(default_factory=list)
+    noted: list[str] = field(default_factory=list)
 
     def run(self, *argv: str) -> str:
         """Note it."""
-        self.commands.append(" ".join(argv))
+        self.noted.append(" ".join(argv))
         return ""
 
 
@@ -40,12 +41,12 @@ class Bench:
         for place in (self.places.systemd, self.places.units, self.places.network_manager_runs):
             place.mkdir(parents=True)
         self.places.networkd_runs.write_text("")
-        self.tools = Told()
+        self.commands = Noted()
         self.store = Store(directory / "state", "host", None)
 
     def service(self, persist: str) -> Persistence:
         """One, as an agent has it."""
-        return Persistence(self.store, None, persist, self.places, self.tools)
+        return Persistence(self.store, None, persist, self.places, self.commands)
 
     def sync(self, persist: str, *objects: Object) -> tuple[str, ...]:
         """Record these and bring the rest to it."""
@@ -75,20 +76,20 @@ def test_units_come_with_the_first_resource_and_go_with_the_last(bench: Bench) -
     """Enabled, with a copy of the agent that outlives the provider's; the watcher's only with a match."""
     bench.sync("auto", BRIDGE)
     assert bench.units() == {"", "-firewall"}
-    assert any(command.startswith("systemctl enable") for command in bench.tools.commands)
+    assert any(command.startswith("systemctl enable") for command in bench.commands.noted)
     agent = list((bench.store.path.parent / "agent").glob("*.zip"))
     assert len(agent) == 1
     text = next(path for path in bench.places.units.iterdir() if "-firewall" not in path.name).read_text()
     assert str(agent[0]) in text
     bench.sync("auto", BRIDGE, GLOB)
     assert bench.units() == {"", "-firewall", "-watch"}
-    assert "start --no-block" in bench.tools.commands[-1]
+    assert "start --no-block" in bench.commands.noted[-1]
     bench.sync("auto", BRIDGE)
     assert bench.units() == {"", "-firewall"}
-    assert any("disable --quiet --now" in command for command in bench.tools.commands)
-    before = len(bench.tools.commands)
+    assert any("disable --quiet --now" in command for command in bench.commands.noted)
+    before = len(bench.commands.noted)
     bench.sync("auto", BRIDGE)
-    assert len(bench.tools.commands) == before, "nothing changed: nobody is told"
+    assert len(bench.commands.noted) == before, "nothing changed: nobody is told"
     bench.sync("auto")
     assert bench.units() == set()
     assert not bench.store.path.parent.exists()
@@ -137,7 +138,7 @@ def test_network_daemons_are_kept_off(bench: Bench) -> None:
     assert "[Match]\nName=br0\n" in text
     assert "Unmanaged=yes" in text
     assert "unmanaged-devices+=interface-name:br0\n" in next(manager.iterdir()).read_text()
-    assert bench.tools.commands == ["networkctl reload", "systemctl reload NetworkManager.service"]
+    assert bench.commands.noted == ["networkctl reload", "systemctl reload NetworkManager.service"]
     bench.service("never").declare_unmanaged([Owner("urn", "id", (GLOB,))])
     assert "Name=br0\nName=vm-*\n" in next(networkd.iterdir()).read_text()
     assert (next(networkd.iterdir()).stat().st_mode & 0o777) == 0o644
@@ -158,7 +159,7 @@ def test_a_network_daemon_may_start_later(bench: Bench) -> None:
     places.network_manager.mkdir()
     bench.sync("never", BRIDGE)
     assert "interface-name:br0\n" in next(manager.iterdir()).read_text()
-    assert bench.tools.commands == []
+    assert bench.commands.noted == []
 
 
 def test_network_daemons_are_kept_off_where_etc_cannot_be_written(bench: Bench) -> None:
@@ -166,7 +167,7 @@ def test_network_daemons_are_kept_off_where_etc_cannot_be_written(bench: Bench) 
     for place in (bench.places.networkd, bench.places.network_manager):
         place.write_text("not a directory")
     bench.sync("never", BRIDGE)
-    networkd, manager = bench.places.networkd_passing, bench.places.network_manager_passing
+    networkd, manager = bench.places.networkd_until_reboot, bench.places.network_manager_until_reboot
     assert "Name=br0\n" in next(networkd.iterdir()).read_text()
     assert "interface-name:br0\n" in next(manager.iterdir()).read_text()
     bench.sync("never")

@@ -204,7 +204,7 @@ def test_what_is_in_another_bridge_is_left_there_and_named(scene: Scene) -> None
     scene.stack.up({**NET, **OTHER})
     scene.host.ip("tuntap add tmp mode tap", "link set tmp master br-b", "link set tmp name vm-2")
     scene.until(lambda: "vm-2" in scene.log())
-    assert "left vm-2, which fits vm-*, in br-b" in scene.log()
+    assert "did not attach vm-2, which matches vm-*: it is in br-b" in scene.log()
     scene.settled()
     assert scene.ports("br-b") == {"vm-2"}
 
@@ -224,7 +224,7 @@ def test_an_uplink_is_never_bridged(scene: Scene) -> None:
     scene.host.ip("link set tmp name vm-up")
     scene.until(lambda: "it has the default route" in scene.log())
     scene.settled()
-    assert "left vm-up, which fits vm-*: it has the default route" in scene.log()
+    assert "did not attach vm-up, which matches vm-*: it has the default route" in scene.log()
 
 
 def test_renamed_so_that_it_fits_and_away_again(scene: Scene) -> None:
@@ -234,11 +234,11 @@ def test_renamed_so_that_it_fits_and_away_again(scene: Scene) -> None:
     scene.host.ip("link set tap7 name vm-7")
     scene.until(lambda: scene.attached("vm-7"))
     scene.host.ip("link set vm-7 down", "link set vm-7 name vm-8")
-    scene.until(lambda: "is called vm-8 now" in scene.log())
+    scene.until(lambda: "vm-7 was renamed to vm-8: it stays in br-a" in scene.log())
     assert scene.ports() == {"vm-8"}
     assert set(scene.record()["attached"]) == {"vm-8"}
     scene.host.ip("link set vm-8 down", "link set vm-8 name tap7")
-    scene.until(lambda: "let tap7 go" in scene.log())
+    scene.until(lambda: "detached tap7, which was vm-8" in scene.log())
     assert scene.ports() == set()
     scene.until(lambda: scene.record()["attached"] == {})
 
@@ -374,7 +374,7 @@ def test_killed_and_restarted(scene: Scene) -> None:
     scene.until(lambda: scene.watcher() is None)
     scene.add("vm-1")
     warned = scene.provider.run(_read_warnings(scene.stack))
-    assert any("no process follows new interfaces" in line for line in warned)
+    assert any("no process attaches new interfaces" in line for line in warned)
     scene.stack.up({**NET, **OTHER})
     scene.until(lambda: scene.attached("vm-1"))
     assert scene.watcher() not in (None, first)

@@ -17,7 +17,8 @@ from typing import Any, BinaryIO
 
 from hostnet import __version__
 from hostnet.agent.lasting import watch
-from hostnet.agent.lasting.persistence import Persistence, forget_agents
+from hostnet.agent.lasting.agent_file import remove_agents
+from hostnet.agent.lasting.persistence import Persistence
 from hostnet.agent.linux.process import started_at
 from hostnet.agent.record.netns import enter, namespace_of, store_here
 from hostnet.agent.transaction.commit_confirm import CommitConfirm, Confirmation
@@ -192,7 +193,7 @@ def _remove_files(state_dir: Path, used: int | None) -> None:
     if used is None or any(state_dir.glob("*.json")):
         return
     os.close(used)
-    forget_agents(Path(sys.argv[0]).parent)
+    remove_agents(Path(sys.argv[0]).parent)
     with contextlib.suppress(OSError):
         state_dir.rmdir()
 
@@ -203,7 +204,7 @@ def _run_task(options: argparse.Namespace) -> int:
         if options.task == "watch":
             if options.netns is not None:
                 enter(options.netns)
-            return watch.follow(store_here(options.state_dir, options.netns))
+            return watch.background(store_here(options.state_dir, options.netns))
         count = open_host(options.state_dir, options.netns, options.persist).restore()
     except HostnetError as error:
         sys.stderr.write(f"hostnet: {error}\n")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hostnet.agent.firewalls.sync import Firewalls
-from hostnet.agent.lasting.attach import Follower
+from hostnet.agent.lasting.attach import Attacher
 from hostnet.agent.linux.link_events import Changes
 from hostnet.agent.linux.operations import WriteSysctl
 from hostnet.agent.linux.snapshot import KernelLink
@@ -225,7 +225,7 @@ class FakeHost(Session):
     def _follow(self, changes: Changes) -> None:
         """What the watcher's process does with the kernel's message, if it runs."""
         if self.persistence.watched:
-            Follower(Store(self._state, "host", None), self.kernel, Table(self.nftables)).follow(changes)
+            Attacher(Store(self._state, "host", None), self.kernel, Table(self.nftables)).step(changes)
 
     async def _arrive(self, method: Method, request: Any) -> _Failure | None:
         async with self._arrivals:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from hostnet import __version__
-from hostnet.agent.lasting.persistence import Persistence, Places, Tools
+from hostnet.agent.lasting.persistence import Commands, Persistence, Places
 from hostnet.agent.linux.process import Process
 from hostnet.agent.record.record import Store
 
 
-class RecordedTools(Tools):
+class RecordedCommands(Commands):
     """Runs no command.
 
     Attributes:
@@ -32,8 +32,8 @@ class FakePersistence(Persistence):
     Attributes:
         places: Where systemd and the daemons are looked for. Nothing is there at first: make `places.systemd`, and
             systemd runs.
-        tools: What would have been run.
-        watched: Whether a watcher follows new interfaces. A test that sets it to False has ended it.
+        commands: What would have been run.
+        watched: Whether a watcher attaches new interfaces. A test that sets it to False has ended it.
     """
 
     def __init__(self, store: Store, root: Path, persist: str = "keep") -> None:
@@ -42,13 +42,13 @@ class FakePersistence(Persistence):
             units=root / "etc/systemd/system",
             networkd_runs=root / "run/systemd/netif/state",
             networkd=root / "etc/systemd/network",
-            networkd_passing=root / "run/systemd/network",
+            networkd_until_reboot=root / "run/systemd/network",
             network_manager_runs=root / "run/NetworkManager/devices",
             network_manager=root / "etc/NetworkManager",
-            network_manager_passing=root / "run/NetworkManager/conf.d",
+            network_manager_until_reboot=root / "run/NetworkManager/conf.d",
         )
-        self.tools, self.watched = RecordedTools(), False
-        super().__init__(store, None, persist, self.places, self.tools)
+        self.commands, self.watched = RecordedCommands(), False
+        super().__init__(store, None, persist, self.places, self.commands)
 
     def _watcher(self) -> Process | None:
         return Process(0, 0, __version__) if self.watched else None

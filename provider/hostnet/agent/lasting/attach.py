@@ -1,8 +1,8 @@
-"""One step of the watcher: attach what globs match and nobody attached yet, and nothing else.
+"""One step of the watcher: attach the interfaces that match a glob and are not attached yet, and do nothing else.
 
-What is about to be attached is written down first, in a line beside the record: should the watcher die in between, the
-delete of the TapBinding still detaches exactly what it attached. While links keep appearing they are attached; what
-can wait (the record itself, hairpin mode, our table) is done once, when no more come.
+An interface is noted before it is attached, in a line beside the record: if the watcher dies in between, the delete of
+the TapBinding still detaches exactly what the watcher attached. As long as interfaces keep appearing, they are
+attached; the rest (the record itself, hairpin mode, our table) is done once, when no more come.
 """
 
 from __future__ import annotations
@@ -30,17 +30,19 @@ from hostnet.agent.record.owners import Owners
 from hostnet.agent.record.record import Record, Store
 from hostnet.wire.objects import Glob
 
-_ROUNDS = 100  # of looks at what appeared, before others get their turn at the host
-Globs = tuple[tuple[str, Glob], ...]  # by their owners' keys
+_ROUNDS = 100  # with the host's lock held; then an agent that waits for it gets it
+Globs = tuple[tuple[str, Glob], ...]  # each with its owner's key
 More = Callable[[], "Changes | None"]
 
 
 @dataclass
 class Report:
-    """What was done, for the log.
+    """What was done.
 
-    :param done: no glob is recorded any more; there is nothing to follow.
-    :param missed: something happened that nobody told of: everything has to be looked at.
+    Attributes:
+        done: No glob is recorded any more, and the watcher can end.
+        missed: The kernel dropped events: the next step has to look at all interfaces.
+        lines: For the log.
     """
 
     done: bool = False
@@ -49,18 +51,18 @@ class Report:
 
 
 def globs_of(owners: Owners) -> Globs:
-    """The globs that are to be followed."""
-    return tuple(
-        (owner.key, item)
-        for owner in owners.structural.values()
-        if Glob in owner.kinds
-        for item in owner.objects
-        if isinstance(item, Glob)
-    )
+    """The recorded globs."""
+    return tuple((owner.key, item) for owner in owners.structural.values() for item in owner.of(Glob))
 
 
-class Follower:
-    """Attaches, in the network namespace that the process is in when this is made."""
+class Attacher:
+    """Attaches interfaces, in the network namespace that the process is in when this is made.
+
+    Args:
+        store: The record's.
+        kernel: The kernel; None: this host's.
+        table: Our table; None: this host's.
+    """
 
     def __init__(self, store: Store, kernel: Kernel | None = None, table: Table | None = None) -> None:
         self._store = store
@@ -68,19 +70,23 @@ class Follower:
         self._table = table or Table()
         self._compiler = Compiler()
 
-    def follow(self, changes: Changes, more: More = lambda: None) -> Report:
-        """Attach what matches, let go what matches no more.
+    def step(self, changes: Changes, more: More = lambda: None) -> Report:
+        """Attach the interfaces that match, and detach those of ours that do not match any more.
 
-        :param changes: since the last call; where some were missed, all links are looked at.
-        :param more: gives those that came in the meantime; None where there are none.
-        :raises OSError: where it can't be written down; nothing more is attached then.
+        Args:
+            changes: What happened since the last step. If the kernel dropped events, all interfaces are looked at.
+            more: Returns what has happened in the meantime; None if nothing has.
+
+        Raises:
+            OSError: The record can't be written. Nothing more is attached.
         """
         report = Report()
         with self._store.locked() as record:
             globs = globs_of(record.owners)
             if not globs:
                 report.done = True
-                self._leave(record)
+                if not record.owners:
+                    self._store.save(record)  # taking the lock has made its file again: this removes it
                 return report
             before = dict(record.attached)
             joined = self._round(record, globs, changes, report)
@@ -95,8 +101,8 @@ class Follower:
         return report
 
     def _round(self, record: Record, globs: Globs, changes: Changes, report: Report) -> set[str]:
-        """Attach and let go; gives what was attached, or was about to be."""
-        after = self._release(globs, record.attached, changes.renamed, report)
+        """Attach and detach; returns what was attached, or was going to be."""
+        after = self._update_renamed(globs, record.attached, changes.renamed, report)
         snapshot = self.kernel.snapshot() if changes.missed else self._glimpse(globs, changes.appeared)
         look = set(snapshot.links) if changes.missed else changes.appeared & set(snapshot.links)
         for name in list(after) if changes.missed else changes.gone:
@@ -114,18 +120,13 @@ class Follower:
         return bool(self.kernel.glimpse([name]).links)
 
     def _glimpse(self, globs: Globs, names: Iterable[str]) -> Snapshot:
-        """As much of the host as a decision about these links takes: its hundred other TAPs cost time."""
+        """These interfaces and the bridges alone: to read a host's hundred other TAPs takes time."""
         return self.kernel.glimpse({*names, *(item.bridge for _, item in globs)})
 
-    def _leave(self, record: Record) -> None:
-        """Where the record is gone, taking its lock made its file anew."""
-        if not record.owners:
-            self._store.save(record)
-
-    def _release(
+    def _update_renamed(
         self, globs: Globs, attached: Mapping[str, str], renamed: Mapping[str, str], report: Report
     ) -> dict[str, str]:
-        """Members must match: a link that is called otherwise now is let go, unless its glob takes that name, too."""
+        """What is attached after some interfaces were renamed; one whose new name does not match is detached."""
         after = dict(attached)
         known = dict(globs)
         snapshot = self.kernel.snapshot() if any(old in attached for old in renamed) else Snapshot()
@@ -136,21 +137,22 @@ class Follower:
                 continue
             if fnmatch.fnmatchcase(new, item.pattern):
                 after[new] = key
-                report.lines.append(f"{old}, in {item.bridge}, is called {new} now")
+                report.lines.append(f"{old} was renamed to {new}: it stays in {item.bridge}")
                 continue
             try:
                 self.kernel.perform(ops.SetLink(new, bridge=""))
             except OSError as error:
-                report.lines.append(f"{new}, which was {old}, can't be let go: {_why(error)}")
+                report.lines.append(f"can't detach {new}, which was {old}: {_why(error)}")
             else:
-                report.lines.append(f"let {new} go, which was {old}: it does not fit {item.pattern} any more")
+                report.lines.append(f"detached {new}, which was {old}: it does not match {item.pattern} any more")
         return after
 
     def _perform(self, steps: Iterable[Step], report: Report) -> set[str]:
-        """Link by link, so that one that goes away in the middle keeps no other from its bridge.
+        """Perform steps, interface by interface: one that disappears in the middle keeps no other from its bridge.
 
-        :returns: those that are not attached. One that had joined its bridge when its name was gone is: it was renamed
-            at that moment, or deleted, and which of the two the kernel is about to tell.
+        Returns:
+            The interfaces that are not attached. One that joined its bridge and then had no such name is attached: it
+            was renamed or deleted at that moment, and the kernel's next event says which of the two.
         """
         failed: dict[str, str] = {}
         done: dict[str, list[Step]] = {}
@@ -174,33 +176,33 @@ class Follower:
     def _undo(self, steps: Iterable[Step]) -> None:
         for step in reversed(list(steps)):
             for operation in step.undo:
-                with contextlib.suppress(OSError):  # it went away
+                with contextlib.suppress(OSError):  # the interface was deleted
                     self.kernel.perform(operation)
 
     def _settle(self, record: Record, before: Mapping[str, str], joined: set[str], report: Report) -> None:
-        """What can wait: ports in hairpin mode, where a forward leads back to its guest, and our table that knows them.
+        """Note ports in our table, and set hairpin mode, where a forward may lead back to the guest that asks.
 
-        The table comes first: it drops what hairpin mode would send back to where it came from.
+        The table comes first: it drops what hairpin mode would flood back to the port that it came from.
         """
         owners = record.owners
         old, new = ports_of(owners, before), ports_of(owners, record.attached)
         if old != new or new & joined:
             snapshot = self.kernel.snapshot()
-            self._reflect(record, before, snapshot, report)
+            self._sync_table(record, before, snapshot, report)
             plan = Plan()
             hairpin("", (), (new - old) | (new & joined), snapshot, plan)
             self._perform(plan.build, report)
 
-    def _reflect(self, record: Record, before: Mapping[str, str], snapshot: Snapshot, report: Report) -> None:
+    def _sync_table(self, record: Record, before: Mapping[str, str], snapshot: Snapshot, report: Report) -> None:
         owners = record.owners
         old, new = (context_of(owners, snapshot, attached) for attached in (before, record.attached))
         comments = {key: owner.comment for key, owner in owners.items()}
         try:
-            was, shall = self._compiler.desired(owners, old), self._compiler.desired(owners, new)
-            mark = self._table.sync(was, shall, comments, record.table)
+            before_, after = self._compiler.desired(owners, old), self._compiler.desired(owners, new)
+            mark = self._table.sync(before_, after, comments, record.table)
             mark = replace(mark, observed=record.table.observed)
         except (NftError, MissingLibraryError) as error:
-            report.lines.append(f"ports in hairpin mode can't be noted in nftables: {str(error).splitlines()[0]}")
+            report.lines.append(f"can't note ports in hairpin mode in nftables: {str(error).splitlines()[0]}")
             return
         if mark != record.table:
             record.table = mark
@@ -208,13 +210,21 @@ class Follower:
 
 
 def plan_links(globs: Globs, world: World, attached: Mapping[str, str], look: set[str], report: Report) -> Plan:
-    """The steps for links among `look` that are not attached yet; and what is left alone, for the log. Pure."""
+    """The steps for interfaces that are not attached yet; for the log, those that match and are left alone. Pure.
+
+    Args:
+        globs: The recorded globs.
+        world: All owners, and the interfaces as they are.
+        attached: What is attached, with the keys of the globs.
+        look: The names of the interfaces to decide about.
+        report: Gets the lines for the log.
+    """
     into = Plan()
     snapshot = world.snapshot
     for key, item in globs:
         if item.bridge not in snapshot.links:
-            fitting = (name for name in sorted(look) if fnmatch.fnmatchcase(name, item.pattern))
-            report.lines += [f"{name} fits {item.pattern}, but there is no bridge {item.bridge}" for name in fitting]
+            matching = (name for name in sorted(look) if fnmatch.fnmatchcase(name, item.pattern))
+            report.lines += [f"did not attach {name}: there is no bridge {item.bridge}" for name in matching]
             continue
         mine = Plan()
         glob_steps(key, item, world, attached, mine)
@@ -230,17 +240,18 @@ def plan_links(globs: Globs, world: World, attached: Mapping[str, str], look: se
 
 
 def _left(item: Glob, snapshot: Snapshot, look: set[str]) -> Iterator[str]:
-    """What fits and is not attached."""
+    """Why interfaces that match are not attached."""
     for name in glob_members(item, snapshot)[1]:
         if name in look:
-            yield f"left {name}, which fits {item.pattern}, in {snapshot.master_of(name)}"
+            master = snapshot.master_of(name)
+            yield f"did not attach {name}, which matches {item.pattern}: it is in {master}"
     for name in sorted(look):
         if name == item.bridge or not fnmatch.fnmatchcase(name, item.pattern):
             continue
         if name in snapshot.uplinks:
-            yield f"left {name}, which fits {item.pattern}: it has the default route"
+            yield f"did not attach {name}, which matches {item.pattern}: it has the default route"
         elif snapshot.links[name].physical:
-            yield f"left {name}, which fits {item.pattern}: it is a physical interface"
+            yield f"did not attach {name}, which matches {item.pattern}: it is a physical interface"
 
 
 def _link_of(step: Step) -> str:
@@ -248,7 +259,7 @@ def _link_of(step: Step) -> str:
 
 
 def _joining(step: Step) -> tuple[str, str] | None:
-    """The link and the bridge, where this step brings them together."""
+    """The interface and the bridge, if this step attaches one to the other."""
     operation = step.operation
     return (operation.name, operation.bridge) if isinstance(operation, ops.SetLink) and operation.bridge else None
 

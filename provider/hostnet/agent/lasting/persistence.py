@@ -1,22 +1,19 @@
-"""What goes on when no provider runs: the watcher, systemd's units, and what keeps network daemons off our interfaces.
+"""What works while no provider runs: the watcher, systemd's units, and the files for network daemons.
 
-`Persistence.sync` brings them to what the record asks for, after each transaction; with nothing recorded nothing stays.
+`Persistence.sync` brings them to what the record needs, after each transaction. Without owners nothing of them is left.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import hostnet
 from hostnet import __version__
+from hostnet.agent.lasting.agent_file import agent_command, agent_root, keep_agent, remove_agents
 from hostnet.agent.lasting.attach import globs_of
 from hostnet.agent.lasting.unmanaged import Daemon, UnmanagedFiles
 from hostnet.agent.linux import files, systemd, units
@@ -25,40 +22,42 @@ from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.record import Record, Store
 from hostnet.wire.objects import Glob, Link
 
-_SYSTEM_PYTHONS = ("/usr/bin/python3", "/run/current-system/sw/bin/python3")
-_ENDED = "no process follows new interfaces: it was ended; the next change here, or `hostnet restore`, starts it"
-# What an interface's name or a glob may be made of; more is checked before it gets here.
+_ENDED = (
+    "no process attaches new interfaces: it was ended. The next change on this host, or `hostnet restore`, starts it"
+)
+# The characters of an interface's name or a glob. They were checked before; here they go into files of other programs.
 _PLAIN = re.compile(r"[A-Za-z0-9_.*?\[\]-]{1,64}")
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where systemd and network daemons are looked for and told; tests have their own."""
+    """Where systemd and the network daemons are, and where their files are; tests have their own."""
 
     systemd: Path = systemd.BOOTED
     units: Path = Path("/etc/systemd/system")
     networkd_runs: Path = Path("/run/systemd/netif/state")
     networkd: Path = Path("/etc/systemd/network")
-    networkd_passing: Path = Path("/run/systemd/network")
+    networkd_until_reboot: Path = Path("/run/systemd/network")
     network_manager_runs: Path = Path("/run/NetworkManager/devices")
     network_manager: Path = Path("/etc/NetworkManager")
-    network_manager_passing: Path = Path("/run/NetworkManager/conf.d")
+    network_manager_until_reboot: Path = Path("/run/NetworkManager/conf.d")
 
 
-class Tools:
-    """The few commands that tell others."""
+class Commands:
+    """Runs the commands of systemd and of the network daemons; tests only note them."""
 
     def run(self, *argv: str) -> str:
-        """Run one; gives what it said where it failed."""
+        """Run one; returns its error message, "" if it succeeds."""
         return systemd.run(*argv)
 
 
 @dataclass(frozen=True)
-class Watching:
-    """How the watcher is.
+class WatcherState:
+    """The state of the watcher.
 
-    :param needed: whether a glob is recorded.
-    :param process: the watcher, if it lives.
+    Attributes:
+        needed: Whether a glob is recorded.
+        process: The watcher's process, if it runs.
     """
 
     needed: bool
@@ -66,10 +65,15 @@ class Watching:
 
 
 class Persistence:
-    """Of one record.
+    """What lasts, of one record.
 
-    :param netns: the named namespace that this is; None otherwise.
-    :param persist: `auto`, `always` or `never`, as the provider's configuration says; `keep`: as it was.
+    Args:
+        store: The record's.
+        netns: The name of the network namespace; None for the machine's own.
+        persist: `auto`, `always` or `never`, as in the provider's configuration; `keep`: units that exist are kept up
+            to date, and none is added.
+        places: Where systemd and the network daemons are; None: where they are on a host.
+        commands: Runs their commands; None: as they are.
     """
 
     def __init__(
@@ -78,52 +82,60 @@ class Persistence:
         netns: str | None = None,
         persist: str = "keep",
         places: Places | None = None,
-        tools: Tools | None = None,
+        commands: Commands | None = None,
     ) -> None:
         self._state = store.path.parent.absolute()
         self._machine = store.instance is None
         self._netns, self._persist = netns, persist
-        self._places, self._tools = places or Places(), tools or Tools()
+        self._places, self._commands = places or Places(), commands or Commands()
         self._name = units.instance_name(self._state)
-        self._shields = UnmanagedFiles(self._unmanaged(), self._tools.run)
+        self._unmanaged = UnmanagedFiles(self._daemons(), self._commands.run)
         self._log = log_path(store.path)
         self._pid = PidFile(pid_path(store.path))
+        self._agents = self._state / "agent"
 
-    # --- what is asked for -----------------------------------------------------------------------------------------
+    # --- sync --------------------------------------------------------------------------------------------------------
 
     def declare_unmanaged(self, owners: Iterable[Owner]) -> None:
-        """Keep network daemons off the interfaces of these owners, too; before they are made."""
+        """Keep network daemons off the interfaces of these owners, too. To be called before the interfaces exist."""
         if self._machine:
-            self._shields.write(set(_names(owners)), keep=True)
+            self._unmanaged.write(set(_names(owners)), keep=True)
 
     def sync(self, record: Record) -> tuple[str, ...]:
-        """Bring everything to what the record asks for; gives what a person should know."""
+        """Bring everything to what the record needs.
+
+        Args:
+            record: The host's.
+
+        Returns:
+            Warnings for a person.
+        """
         globs = bool(globs_of(record.owners))
         warnings: list[str] = []
         by_unit = False
         if self._machine:
             by_unit = self._sync_units(record.owners, globs=globs, warnings=warnings)
-            self._shields.write(set(_names(record.owners.values())), keep=False)
+            self._unmanaged.write(set(_names(record.owners.values())), keep=False)
         try:
             self._sync_watcher(globs=globs, by_unit=by_unit)
         except OSError as error:
-            warnings.append(f"no process follows new interfaces: it can't be started ({error.strerror})")
+            warnings.append(f"no process attaches new interfaces: it can't be started ({error.strerror})")
         if not record.owners:
             with contextlib.suppress(OSError):
                 self._state.rmdir()
         return tuple(warnings)
 
-    def watching(self, owners: Owners) -> Watching:
-        """How the watcher is."""
-        return Watching(bool(globs_of(owners)), self._watcher())
+    def watching(self, owners: Owners) -> WatcherState:
+        """The state of the watcher."""
+        return WatcherState(bool(globs_of(owners)), self._watcher())
 
     def warnings(self, owner: Owner) -> tuple[str, ...]:
-        """What is wrong for this owner: a watcher that died."""
+        """Warnings about this owner: that its watcher has ended."""
         if Glob not in owner.kinds or self._watcher() is not None:
             return ()
         return (_ENDED,)
 
-    # --- the watcher -----------------------------------------------------------------------------------------------
+    # --- the watcher -------------------------------------------------------------------------------------------------
 
     def _watcher(self) -> Process | None:
         return self._pid.read()
@@ -140,15 +152,15 @@ class Persistence:
                 process.stop()
                 process = None
             if process is None:
-                # Not waited for: at boot this runs in the unit that the watcher's comes after.
-                self._tools.run("systemctl", "start", "--no-block", f"{self._name}-watch.service")
+                # Without waiting: at boot this runs in the unit that comes before the watcher's (After=).
+                self._commands.run("systemctl", "start", "--no-block", f"{self._name}-watch.service")
         elif process is None or process.version != __version__:
             if process is not None:
                 process.stop()
-            self._pid.write(spawn([*agent_command(_root()), *self._arguments("watch")]))
+            self._pid.write(spawn([*agent_command(agent_root()), *self._arguments("watch")]))
 
     def hand_over(self) -> None:
-        """End the watcher, for somebody who does its work."""
+        """End the watcher: this process takes over its work."""
         process = self._pid.read()
         if process is not None and process.pid != os.getpid():
             process.stop()
@@ -164,15 +176,15 @@ class Persistence:
         except OSError:
             return False
 
-    # --- systemd ---------------------------------------------------------------------------------------------------
+    # --- systemd -----------------------------------------------------------------------------------------------------
 
     def _sync_units(self, owners: Owners, *, globs: bool, warnings: list[str]) -> bool:
-        """Install what is wanted, remove what is not; True where the watcher is a unit."""
+        """Install the units that are needed and remove the others; True if the watcher is a unit."""
         there = self._places.systemd.is_dir()
         held = (self._places.units / f"{self._name}.service").exists()
         if owners and self._persist == "always" and not there:
             warnings.append(
-                "persist is `always`, but systemd does not run here: have the host's init run "
+                "persist is `always`, but systemd does not run on this host: have its init run "
                 "`hostnet restore` at boot, before guests start"
             )
         wanted: dict[str, str] = {}
@@ -191,13 +203,13 @@ class Persistence:
     def _not_persistent(self, error: OSError) -> str:
         where = f" {error.filename}" if error.filename else ""
         return (
-            f"this network won't come back after a reboot: systemd's units can't be written ({error.strerror}{where}). "
+            f"this network won't come back after a reboot: can't write systemd's units ({error.strerror}{where}). "
             "Run `hostnet restore` at boot by other means (NixOS: a service in configuration.nix), "
             "and set persist to `never`"
         )
 
     def _texts(self, *, globs: bool) -> dict[str, str]:
-        argv = agent_command(self._kept_agent())
+        argv = agent_command(keep_agent(self._agents))
         texts = {
             f"{self._name}.service": units.restore_unit(self._state, argv),
             f"{self._name}-firewall.service": units.firewall_unit(self._name, self._state),
@@ -207,7 +219,37 @@ class Persistence:
         return texts
 
     def _write_units(self, wanted: dict[str, str]) -> None:
-        removed, written, new_here = [], [], not (self._places.units / f"{self._name}.service").exists()
+        """Write, enable, disable and remove units.
+
+        Args:
+            wanted: The units' texts by file name.
+
+        Raises:
+            OSError: One can't be written.
+        """
+        new_here = not (self._places.units / f"{self._name}.service").exists()
+        written, removed = self._change_files(wanted)
+        run = self._commands.run
+        if written:
+            run("systemctl", "enable", "--quiet", "--no-reload", *written)
+        if written or removed:
+            run("systemctl", "daemon-reload")
+        if written:
+            run("systemctl", "try-restart", "--no-block", f"{self._name}-watch.service")
+            remove_agents(self._agents, keep_agent(self._agents))
+        if written and new_here:
+            # systemd propagates a firewall's reload (ReloadPropagatedFrom=) to active units alone: without this start
+            # none would come before the next boot. Without waiting: it needs the lock that is held here.
+            run("systemctl", "start", "--no-block", f"{self._name}.service")
+        if removed:
+            run("systemctl", "stop", "--no-block", *removed)
+            run("systemctl", "reset-failed", *removed)
+        if removed and not wanted and not agent_root().is_file():
+            remove_agents(self._agents)  # an agent that runs from such a file removes its own when it ends
+
+    def _change_files(self, wanted: dict[str, str]) -> tuple[list[str], list[str]]:
+        """Write and remove the units' files; returns the names of those that were written, and of those removed."""
+        written, removed = [], []
         for suffix in ("", "-firewall", "-watch"):
             file = f"{self._name}{suffix}.service"
             path = self._places.units / file
@@ -218,125 +260,38 @@ class Persistence:
                 files.write(path, new)
                 written.append(file)
                 continue
-            stop = ["--now"] if suffix == "-watch" else []  # this may run in one of the others
-            self._tools.run("systemctl", "disable", "--quiet", *stop, "--no-reload", file)
+            now = ["--now"] if suffix == "-watch" else []  # this process may belong to one of the other two
+            self._commands.run("systemctl", "disable", "--quiet", *now, "--no-reload", file)
             path.unlink(missing_ok=True)
             removed.append(file)
-        if written:
-            self._tools.run("systemctl", "enable", "--quiet", "--no-reload", *written)
-        if written or removed:
-            self._tools.run("systemctl", "daemon-reload")
-        if written:
-            self._tools.run("systemctl", "try-restart", "--no-block", f"{self._name}-watch.service")
-            forget_agents(self._state / "agent", self._kept_agent())
-        if written and new_here:
-            # Else no firewall's reload would reach it before the next boot. It waits for the lock that is held here.
-            self._tools.run("systemctl", "start", "--no-block", f"{self._name}.service")
-        if removed:
-            self._tools.run("systemctl", "stop", "--no-block", *removed)
-            self._tools.run("systemctl", "reset-failed", *removed)
-        if removed and not wanted:
-            self._drop_agent()
+        return written, removed
 
-    def _kept_agent(self) -> Path:
-        """The agent as a file that outlives a boot and what this one runs from."""
-        directory, root = self._state / "agent", _root()
-        if root.is_file() and root.parent == directory:
-            return root
-        if root.is_file():
-            data = root.read_bytes()
-        else:
-            from hostnet.agent.bundle import bundle  # noqa: PLC0415 - a checkout's or a package's; a zip has none
-
-            data = bundle().data
-        path = directory / f"{hashlib.sha256(data).hexdigest()}.zip"
-        if not path.exists():
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            files.write(path, data, 0o600)
-        return path
-
-    def _drop_agent(self) -> None:
-        """Take our copy away; an agent that runs from such a file takes its own away when it ends."""
-        if _root().is_file():
-            return
-        forget_agents(self._state / "agent")
-
-    def _unmanaged(self) -> Iterator[Daemon]:
-        """The network daemons, and our files for them."""
+    def _daemons(self) -> Iterator[Daemon]:
+        """The network daemons, with our files for them."""
         places = self._places
-        file = f"00-{self._name}.network"  # of all files that fit a link the first counts
+        # Of all files that match an interface the first one, by its name, counts (systemd.network(5)).
+        file = f"00-{self._name}.network"
         yield Daemon(
-            installed=places.systemd,  # it is part of it
+            installed=places.systemd,  # systemd-networkd is a part of it
             runs=places.networkd_runs,
-            lasting=places.networkd / file,
-            passing=places.networkd_passing / file,
+            permanent=places.networkd / file,
+            until_reboot=places.networkd_until_reboot / file,
             text=units.networkd_text,
-            tell=("networkctl", "reload"),
+            reload=("networkctl", "reload"),
         )
         file = f"90-{self._name}.conf"
         yield Daemon(
             installed=places.network_manager,
             runs=places.network_manager_runs,
-            lasting=places.network_manager / "conf.d" / file,
-            passing=places.network_manager_passing / file,
+            permanent=places.network_manager / "conf.d" / file,
+            until_reboot=places.network_manager_until_reboot / file,
             text=units.network_manager_text,
-            tell=("systemctl", "reload", "NetworkManager.service"),
+            reload=("systemctl", "reload", "NetworkManager.service"),
         )
 
 
-def agent_command(root: Path) -> list[str]:
-    """How this agent's code is run.
-
-    :param root: the directory or the zip that the package is in.
-    """
-    python = python_path()
-    if root.is_file():
-        return [python, "-I", "-S", str(root)]
-    code = f"import sys; sys.path.insert(0, {str(root)!r}); "
-    code += "from hostnet.agent.main import main; sys.exit(main())"
-    return [python, "-I", "-S", "-c", code]
-
-
-def compiled_of(file: Path) -> Path:
-    """Where a Python keeps what it compiled of an agent's file (`agent/__main__.py`)."""
-    return file.with_suffix(".compiled")
-
-
-def forget_agents(directory: Path, kept: Path | None = None) -> None:
-    """Take away the agent's files, those of earlier versions too, but for any that an agent runs from now.
-
-    :param kept: one that stays in any case.
-    """
-    for file in directory.glob("*.zip"):
-        if file == kept:
-            continue
-        with contextlib.suppress(OSError):
-            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                for part in (file, compiled_of(file)):
-                    part.unlink(missing_ok=True)
-            finally:
-                os.close(descriptor)
-    with contextlib.suppress(OSError):
-        directory.rmdir()
-
-
-def python_path() -> str:
-    """A Python that is there tomorrow, too: not a virtual environment's, nor one that only Nix's store names."""
-    real = os.path.realpath(sys.executable)
-    return next((path for path in _SYSTEM_PYTHONS if os.path.realpath(path) == real), real)
-
-
-def _root() -> Path:
-    return Path(hostnet.__file__).absolute().parent.parent
-
-
 def _names(owners: Iterable[Owner]) -> Iterator[str]:
+    """The names and globs of the owners' interfaces."""
     for owner in owners:
-        if not owner.kinds & {Link, Glob}:
-            continue
-        for item in owner.objects:
-            name = item.name if isinstance(item, Link) else item.pattern if isinstance(item, Glob) else ""
-            if _PLAIN.fullmatch(name):
-                yield name
+        names = (*(link.name for link in owner.of(Link)), *(glob.pattern for glob in owner.of(Glob)))
+        yield from (name for name in names if _PLAIN.fullmatch(name))

@@ -1,7 +1,7 @@
-"""What keeps network daemons off our interfaces: a file for each, there before the interfaces are.
+"""The files that keep network daemons off our interfaces. A file exists before the interfaces do.
 
-It is where it outlives a boot: a daemon has read it when the interfaces come back, and need not be told, which takes
-D-Bus and may be too early for that. On a host whose /etc can't be written (NixOS) it is below /run.
+It outlives a reboot: the daemon has read it when the interfaces come back, and needs no reload, which goes over D-Bus
+and is not possible so early in the boot. Where /etc can't be written (NixOS) the file is below /run.
 """
 
 from __future__ import annotations
@@ -19,70 +19,78 @@ from hostnet.agent.linux import files
 class Daemon:
     """A network daemon.
 
-    :param installed: is there where it is installed: it may start later.
-    :param runs: is there where it runs.
-    :param lasting: our file's place.
-    :param passing: the same, till the next boot.
-    :param text: what says that interfaces of these names or globs are not its.
-    :param tell: the command that has it read that.
+    Attributes:
+        installed: A path that exists where it is installed: it may start later.
+        runs: A path that exists while it runs.
+        permanent: The path of our file.
+        until_reboot: The path below /run, if the other one can't be written.
+        text: Returns the file's text for interfaces of these names or globs.
+        reload: The command that has it read the file.
     """
 
     installed: Path
     runs: Path
-    lasting: Path
-    passing: Path
+    permanent: Path
+    until_reboot: Path
     text: Callable[[Iterable[str]], str]
-    tell: tuple[str, ...]
+    reload: tuple[str, ...]
 
-    def now(self) -> str | None:
-        """What our file says now."""
-        return files.text_of(self.lasting) or files.text_of(self.passing)
+    def current(self) -> str | None:
+        """The text of our file; None if there is none."""
+        return files.text_of(self.permanent) or files.text_of(self.until_reboot)
 
-    def put(self, text: str) -> None:
+    def write(self, text: str) -> None:
         """Write our file."""
-        for path in (self.lasting, self.passing):
+        for path in (self.permanent, self.until_reboot):
             with contextlib.suppress(OSError):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 files.write(path, text)
                 return
 
-    def take_away(self) -> None:
-        """Remove it, and below /run the directories that may be ours."""
+    def remove(self) -> None:
+        """Remove our file, and below /run the directories that it was alone in."""
         with contextlib.suppress(OSError):
-            self.lasting.unlink(missing_ok=True)
+            self.permanent.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
-            self.passing.unlink(missing_ok=True)
-            self.passing.parent.rmdir()
-            self.passing.parent.parent.rmdir()
+            self.until_reboot.unlink(missing_ok=True)
+            self.until_reboot.parent.rmdir()
+            self.until_reboot.parent.parent.rmdir()
 
 
 class UnmanagedFiles:
-    """Of one record.
+    """The files of one record.
 
-    :param run: runs a command.
+    Args:
+        daemons: The network daemons.
+        run: Runs a command.
     """
 
     def __init__(self, daemons: Iterable[Daemon], run: Callable[..., object]) -> None:
         self._daemons, self._run = tuple(daemons), run
 
     def write(self, names: set[str], *, keep: bool) -> None:
-        """Say that these are not theirs; `keep`: beside what was said."""
+        """Keep the daemons off these interfaces.
+
+        Args:
+            names: Names and globs.
+            keep: Whether those of the last call stay, too.
+        """
         for daemon in self._daemons:
-            old = daemon.now()
+            old = daemon.current()
             wanted = names | (set(_listed(old or "")) if keep else set())
-            there = daemon.installed.exists() or daemon.runs.exists()
-            new = daemon.text(wanted) if wanted and there else None
+            concerned = daemon.installed.exists() or daemon.runs.exists()
+            new = daemon.text(wanted) if wanted and concerned else None
             if old == new or (new is None and keep):
                 continue
             if new is None:
-                daemon.take_away()
+                daemon.remove()
             else:
-                daemon.put(new)
+                daemon.write(new)
             if daemon.runs.exists():
-                self._run(*daemon.tell)
+                self._run(*daemon.reload)
 
 
 def _listed(text: str) -> Iterator[str]:
-    """The names in a text of ours."""
+    """The names and globs in a file of ours, of either daemon."""
     yield from re.findall(r"^Name=(.+)$", text, re.MULTILINE)
     yield from re.findall(r"interface-name:([^;\s]+)", text)

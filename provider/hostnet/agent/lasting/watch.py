@@ -1,8 +1,8 @@
 """The watcher: a process that attaches interfaces to their bridge when they appear, for the `match` of TapBindings.
 
-One a host (or namespace). It starts with the first glob and ends with the last, by itself or by an agent's hand; it
-listens to RTNLGRP_LINK, and looks at everything at its start and where it missed something. What it does it writes to
-a file beside the record and to the system's log. Its name in a process list: `… watch --state-dir …`.
+There is one for each host (or namespace). It starts with the first glob and ends with the last, by itself or stopped by
+an agent. It listens to RTNLGRP_LINK, and looks at all interfaces at its start and after the kernel has dropped events.
+It writes what it does to a file beside the record and to the system's log. `ps` shows it as `hostnet-watch`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from hostnet.agent.lasting.attach import Follower, Globs, globs_of
+from hostnet.agent.lasting.attach import Attacher, Globs, globs_of
 from hostnet.agent.lasting.persistence import Persistence
 from hostnet.agent.linux import systemd
 from hostnet.agent.linux.link_events import Changes, LinkEvents
@@ -30,18 +30,19 @@ from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.record import Store
 from hostnet.wire.errors import HostnetError
 
-Say = Callable[..., None]  # of lines
+Say = Callable[..., None]  # prints lines
 _LOG_BYTES = 128 << 10
 _RETRY_SECONDS = 2.0  # after something that failed
-_QUIET = 0.01  # seconds without another link, after which what can wait is done
-_LOOK_SECONDS = 60.0  # where nobody tells of a record that changed (inotify can't watch every file system)
-_NICE = -10  # it has little to do, and that soon, however busy the host is
+_QUIET_SECONDS = 0.01  # without another interface: then the rest is done
+_LOOK_SECONDS = 60.0  # at the record: inotify(7) reports nothing on network file systems
+_NICE = -10  # a guest waits for it, also on a busy host
 _IN_MOVED_TO, _IN_DELETE, _IN_DELETE_SELF = 0x80, 0x200, 0x400
 _IN_NONBLOCK, _IN_CLOEXEC = 0o4000, 0o2000000
+_NAME, _PR_SET_NAME = b"hostnet-watch", 15  # the kernel keeps 15 bytes (prctl(2))
 
 
 def recorded_globs(record: Path) -> Globs:
-    """The globs in a record's file, without taking the lock and without reading ten thousand forwards."""
+    """The globs in a record's file, without its lock and without parsing ten thousand forwards."""
     try:
         _, *lines = record.read_text().splitlines()
     except (OSError, ValueError):
@@ -55,17 +56,21 @@ def recorded_globs(record: Path) -> Globs:
 
 
 class Log:
-    """Bounded, beside the record; and the system's, where it is not told anyway (systemd reads standard error)."""
+    """The watcher's log: a file of bounded size beside the record, and the system's log.
+
+    Args:
+        path: The file.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._told = "JOURNAL_STREAM" in os.environ
-        if not self._told:
+        self._journal = "JOURNAL_STREAM" in os.environ  # systemd reads standard error (systemd.exec(5))
+        if not self._journal:
             syslog.openlog("hostnet", syslog.LOG_PID, syslog.LOG_DAEMON)
 
     def __call__(self, *lines: str) -> None:
-        """Write lines; a disk that is full keeps nobody from their work."""
-        if self._told:
+        """Write lines. With a full disk the work goes on without them."""
+        if self._journal:
             sys.stderr.writelines(f"{line}\n" for line in lines)
             sys.stderr.flush()
         else:
@@ -82,7 +87,11 @@ class Log:
 
 
 class Inotify:
-    """Tells that something in a directory was replaced or deleted. Where the kernel can't, it never tells."""
+    """Wakes a poll when a file in a directory is replaced or deleted; never where the kernel has no inotify.
+
+    Args:
+        directories: The directories.
+    """
 
     def __init__(self, *directories: Path) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -92,41 +101,44 @@ class Inotify:
             libc.inotify_add_watch(self._descriptor, os.fsencode(directory), mask)
 
     def register(self, poll: select.poll) -> None:
-        """Have it wake a poll."""
+        """Add it to a poll."""
         if self._descriptor >= 0:
             poll.register(self._descriptor, select.POLLIN)
 
     def drain(self) -> None:
-        """Forget what was told: whoever asks looks for himself."""
+        """Drop the events: they say that something changed, and the caller looks what."""
         with contextlib.suppress(OSError):
             while os.read(self._descriptor, 1 << 16):
                 pass
 
 
 class Watcher:
-    """Follows the interfaces of the namespace that the process is in when this is made.
+    """Watches the interfaces of the network namespace that the process is in when this is made.
 
-    :param say: told what is done.
+    Args:
+        store: The record's.
+        say: Gets the lines for the log.
     """
 
     def __init__(self, store: Store, say: Say) -> None:
         self._record, self._say = store.path, say
-        # A namespace lives as long as a process is in it: the watcher ends when the last name of its own is gone.
+        # The kernel keeps a namespace as long as a process is in it: the watcher ends when it has lost its last name.
         self._named = store.instance is not None and has_name()
-        self._events = LinkEvents()  # before the first look, so that nothing falls in between
-        self._follower = Follower(store)
+        self._events = LinkEvents()  # before the first look at all interfaces: none appears unseen in between
+        self._attacher = Attacher(store)
         self._inotify = Inotify(store.path.parent, *([NAMED_NAMESPACES] if self._named else []))
         self._globs: Globs = ()
         self._stat: tuple[int, int] | None = None
-        self._behind = True  # something failed or was missed: everything has to be looked at
+        self._behind = True  # a step failed or events were dropped: the next one looks at all interfaces
         self._over = False
-        self._gone: set[str] = set()  # links that went, of which nobody was told yet
-        self._trouble = ""  # said once, however often it is met
+        self._gone: set[str] = set()  # deleted interfaces that no step knows of yet
+        self._failure = ""  # the last step's; a repetition is not logged
 
     def run(self, also: int | None = None) -> None:
-        """Follow until no glob is recorded, or the namespace has lost its name.
+        """Watch until no glob is recorded, or the namespace has lost its name.
 
-        :param also: a descriptor; follow until something can be read from it, too.
+        Args:
+            also: A descriptor; the watcher also ends when something can be read from it.
         """
         poll = select.poll()
         poll.register(self._events.fileno(), select.POLLIN)
@@ -136,7 +148,7 @@ class Watcher:
         self._reload()
         self._step(Changes())
         while not self._over:
-            wait = _RETRY_SECONDS if self._trouble else 0 if self._behind else _LOOK_SECONDS
+            wait = _RETRY_SECONDS if self._failure else 0 if self._behind else _LOOK_SECONDS
             ready = dict(poll.poll(wait * 1000))
             if also in ready:
                 return
@@ -149,7 +161,7 @@ class Watcher:
                 self._step(Changes())
 
     def _reload(self) -> bool:
-        """Look at the globs, where the record is another than it was; True where they are others."""
+        """Read the globs if the record has changed; True if they have."""
         try:
             stat = self._record.stat()
             now = (stat.st_ino, stat.st_mtime_ns)
@@ -166,39 +178,47 @@ class Watcher:
         changes.missed |= self._behind
         changes.gone |= self._gone
         if changes.missed:
-            links = self._follower.kernel.snapshot().links.values()
+            links = self._attacher.kernel.snapshot().links.values()
             changes.renamed = {**self._events.learn({link.index: link.name for link in links}), **changes.renamed}
-        elif not any(map(self._fits, (*changes.appeared, *changes.renamed))):
+        elif not any(map(self._matches, (*changes.appeared, *changes.renamed))):
             self._gone = changes.gone
             return
         self._behind, self._gone = True, changes.gone
         try:
-            report = self._follower.follow(changes, self._more)
+            report = self._attacher.step(changes, self._more)
         except (OSError, HostnetError) as error:
-            if str(error) != self._trouble:
-                self._say(f"can't follow: {error}; it is tried again every {_RETRY_SECONDS:g} s")
-            self._trouble = str(error)
+            if str(error) != self._failure:
+                self._say(f"can't attach interfaces: {error}. Trying again every {_RETRY_SECONDS:g} s")
+            self._failure = str(error)
             return
-        self._trouble = ""
+        self._failure = ""
         self._behind, self._over, self._gone = report.missed, report.done, set()
         if report.lines:
             self._say(*report.lines)
 
     def _more(self) -> Changes | None:
-        """What concerns a glob and came in the meantime, or comes before it has been quiet for a moment."""
-        end = time.monotonic() + _QUIET
+        """Events that concern a glob and have come in the meantime, or come before the next quiet moment."""
+        end = time.monotonic() + _QUIET_SECONDS
         while select.select([self._events], [], [], max(0.0, end - time.monotonic()))[0]:
             changes = self._events.read()
-            if changes.missed or any(map(self._fits, (*changes.appeared, *changes.renamed, *changes.gone))):
+            if changes.missed or any(map(self._matches, (*changes.appeared, *changes.renamed, *changes.gone))):
                 return changes
         return None
 
-    def _fits(self, name: str) -> bool:
+    def _matches(self, name: str) -> bool:
         return any(fnmatch.fnmatchcase(name, item.pattern) for _, item in self._globs)
 
 
-def follow(store: Store) -> int:
-    """Be the watcher of the background: one a record, until it is over or somebody ends it."""
+def background(store: Store) -> int:
+    """Be the watcher in the background, the only one of its record, until it is over or a signal ends it.
+
+    Args:
+        store: The record's.
+
+    Returns:
+        The process's exit code.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, _NAME, 0, 0, 0)
     record, own = store.path, PidFile(pid_path(store.path))
     other = own.read()
     if (other is not None and other.pid != os.getpid()) or not recorded_globs(record):
@@ -225,20 +245,26 @@ def follow(store: Store) -> int:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """An exception, so that a wait for the lock ends as well."""
+    """End by an exception, which ends a wait for the lock as well."""
     del number, frame
     raise SystemExit(0)
 
 
 def foreground(store: Store, persistence: Persistence, say: Say) -> None:
-    """Do the watcher's work here, with a person looking on, until standard input ends; then the background goes on."""
+    """Be the watcher while a person looks on, until standard input ends; then one in the background goes on.
+
+    Args:
+        store: The record's.
+        persistence: Ends the watcher in the background, and starts it again.
+        say: Prints lines.
+    """
     if not recorded_globs(store.path):
-        say("no TapBinding with `match` is recorded here: there is nothing to follow")
+        say("no TapBinding with `match` is recorded here: there is nothing to watch for")
         return
     with store.locked():
         persistence.hand_over()
     for _, item in recorded_globs(store.path):
-        say(f"following {item.pattern} for {item.bridge}")
+        say(f"attaching {item.pattern} to {item.bridge}")
     try:
         Watcher(store, say).run(also=sys.stdin.fileno())
     finally:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hostnet.agent.firewalls.chains import Chain, ChainReader, positions
-from hostnet.agent.lasting.persistence import Places, Watching
+from hostnet.agent.lasting.persistence import Places, WatcherState
 from hostnet.agent.linux import operations as ops
 from hostnet.agent.linux import systemd, units
 from hostnet.agent.linux.install_hints import advice_here
@@ -65,7 +65,7 @@ def doctor(
     record: Record,
     state_dir: Path,
     table: Table,
-    watching: Watching,
+    watching: WatcherState,
     kernel: Kernel,
     *,
     machine: bool,
@@ -282,7 +282,7 @@ def _state(record: Record, state_dir: Path) -> Iterator[Check]:
         yield check("transaction", _WARN, "one is unfinished, or waits for its confirmation", "`hostnet restore`")
 
 
-def _watcher(watching: Watching) -> Iterator[Check]:
+def _watcher(watching: WatcherState) -> Iterator[Check]:
     if not watching.needed:
         return
     if watching.process is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hostnet.agent.lasting.persistence import Watching
+from hostnet.agent.lasting.persistence import WatcherState
 from hostnet.agent.observe.drift import drift
 from hostnet.agent.observe.observation import Observation
 from hostnet.agent.record.owners import Owner
@@ -14,7 +14,7 @@ from hostnet.wire.urn import Urn
 Facts = dict[str, Any]
 
 
-def status(observation: Observation, watching: Watching) -> Facts:
+def status(observation: Observation, watching: WatcherState) -> Facts:
     """Every resource that is recorded, with its drift in words."""
     process = watching.process
     return {
