@@ -118,7 +118,7 @@ def test_interfaces_that_appear_are_attached(host: FakeHost) -> None:
     assert host.kernel.snapshot().ports_of("vms") == ("vm-1",)
     view = run(host.read(Query(urn("TapBinding", "vms/vm-*"), "vms/vm-*", "TapBinding", ())))
     assert view is not None
-    assert "no process follows" in view.warnings[0]
+    assert "no process attaches" in view.warnings[0]
 
 
 def test_drift_is_seen(host: FakeHost) -> None:
@@ -172,7 +172,7 @@ def test_systemd_gets_units_where_it_runs() -> None:
     host.persistence.places.units.mkdir(parents=True)
     make(host, change("Bridge", "vms", *NET))
     assert [path.name for path in host.persistence.places.units.glob("*.service")]
-    assert ("systemctl", "daemon-reload") in host.persistence.tools.ran
+    assert ("systemctl", "daemon-reload") in host.persistence.commands.ran
 
 
 def test_facts(host: FakeHost) -> None:

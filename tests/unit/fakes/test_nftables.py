@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hostnet.agent.firewalls.chains import Reader
+from hostnet.agent.firewalls.chains import ChainReader
 from hostnet.agent.linux.libnftables import NftError
 from hostnet.agent.nft.ruleset import table_text
 from hostnet.agent.nft.syntax import parse_listing
@@ -95,8 +95,8 @@ def test_a_table_that_a_program_owns() -> None:
     nft = FakeNftables()
     nft.run("add table inet firewalld { flags owner; }")
     nft.run("add chain inet firewalld filter_FORWARD { type filter hook forward priority 0; policy drop; }")
-    (chain,) = Reader(Table(nft), legacy=False).chains()
-    assert chain.closed
+    (chain,) = ChainReader(Table(nft), legacy=False).chains()
+    assert chain.read_only
     assert "flags owner" in nft.dump()
 
 
