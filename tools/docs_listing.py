@@ -10,7 +10,8 @@ Markers in a document say which commands run, in order:
 The commands of a document run in one network namespace, which stands for the host (eth0: 192.0.2.2/24 and
 2001:db8::2/64, default routes); `pulumi` has a home and a backend of its own. What varies from run to run does not
 show: the namespace's name and the temporary folder read as on a real host, durations are left out, and consecutive
-resources of a diff, which Pulumi prints in the order in which they finish, are sorted.
+resources of a diff, which Pulumi prints in the order in which they finish, are sorted. A rule set reads as nft 1.1
+prints it, whichever version runs.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ _LEFT_OUT = re.compile(r"^(Duration: .*|@ .*|View Live: .*|\s+pulumi:pulumi:Stac
 _RESOURCE = re.compile(r"^    \S+ hostnet:index:")
 _BELONGS = " " * 5
 _SECONDS = re.compile(r" \(\d+(\.\d+)?s\)")
+# nft 1.0.6 has no name for this priority at the output hook, and prints the number.
+_UNNAMED = "hook output priority -100;"
+_NAMED = "hook output priority dstnat;"
 
 
 class Stage:
@@ -103,6 +107,7 @@ class Stage:
 
     def _shown(self, text: str) -> str:
         text = text.replace(f" (namespace {self.namespace})", "").replace(str(self.folder), "~/shop")
+        text = text.replace(_UNNAMED, _NAMED)
         lines = [line.rstrip() for line in text.splitlines() if not _LEFT_OUT.match(line)]
         kept = re.sub(r"\n{2,}", "\n\n", "\n".join(in_order(lines)))
         return _SECONDS.sub("", kept).strip("\n")
