@@ -90,7 +90,7 @@ def place_pulumi() -> None:
     """Put this checkout's `pulumi` and the stand-ins into one folder, if the machine has no `pulumi`.
 
     The engine looks for its host programs beside its own executable, and warns in every run about those that it finds
-    elsewhere. Checkouts share the cache, so the stand-ins can't be there.
+    elsewhere. Checkouts share the cache, so the stand-ins cannot be there.
     """
     if system_program("pulumi"):
         return

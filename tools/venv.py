@@ -33,7 +33,7 @@ def build() -> None:
     """Make the virtual environment and install hostnet and its SDK into it.
 
     Raises:
-        SetupError: This Python is too old or lacks `ensurepip`, or a package can't be installed.
+        SetupError: This Python is too old or lacks `ensurepip`, or a package cannot be installed.
     """
     if _is_done(STAMP):
         done("virtual environment .venv")
@@ -52,7 +52,7 @@ def add_tools() -> None:
     """Install the development tools into the environment that `build` made.
 
     Raises:
-        SetupError: A package can't be installed.
+        SetupError: A package cannot be installed.
     """
     if _is_done(TOOLS_STAMP):
         done("development tools in .venv")
