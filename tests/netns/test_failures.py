@@ -74,7 +74,7 @@ def urn(name: str, kind: str = "Bridge") -> str:
     return f"urn:pulumi:dev::shop::hostnet:index:{kind}::{name}"
 
 
-def wish(name: str, *objects: Object, known: bool = False, prior: tuple[Object, ...] = ()) -> Change:
+def change_of(name: str, *objects: Object, known: bool = False, prior: tuple[Object, ...] = ()) -> Change:
     """A change of a resource whose id is its name."""
     return Change(urn(name), name, objects, prior, known)
 
@@ -129,7 +129,7 @@ class Agent:
 
     def remove(self, **objects: tuple[Object, ...]) -> list[View | HostnetError]:
         """Delete."""
-        return self.apply(*(wish(name, known=True, prior=prior) for name, prior in objects.items()))
+        return self.apply(*(change_of(name, known=True, prior=prior) for name, prior in objects.items()))
 
     def read(self, name: str, objects: tuple[Object, ...] = ()) -> View | HostnetError | None:
         """Read one resource."""
@@ -164,7 +164,7 @@ def test_a_read_only_proc_with_the_right_value_is_fine(bed: Bed, state: Path) ->
     """netavark: what is right already is not written."""
     bed.switch(V4, "1")
     bed.switch("net.ipv4.conf.default.route_localnet", "1")
-    changes = [wish("nat", Gateway("nat", "eth0", internal4=("10.9.0.0/24",)), Forwarding("ipv4"))]
+    changes = [change_of("nat", Gateway("nat", "eth0", internal4=("10.9.0.0/24",)), Forwarding("ipv4"))]
     (outcome,) = with_read_only_proc(bed, state, changes)
     assert isinstance(outcome, View), outcome
 
@@ -172,7 +172,7 @@ def test_a_read_only_proc_with_the_right_value_is_fine(bed: Bed, state: Path) ->
 def test_a_read_only_proc_with_the_wrong_value_is_an_error(bed: Bed, state: Path) -> None:
     """netavark: it names the switch and what to do, and nothing has changed."""
     before = bed.snapshot()
-    changes = [wish("nat", Gateway("nat", "eth0", internal4=("10.9.0.0/24",)), Forwarding("ipv4"))]
+    changes = [change_of("nat", Gateway("nat", "eth0", internal4=("10.9.0.0/24",)), Forwarding("ipv4"))]
     (outcome,) = with_read_only_proc(bed, state, changes)
     assert isinstance(outcome, HostnetError), outcome
     assert outcome.code is Code.KERNEL
@@ -196,29 +196,29 @@ def test_a_full_state_directory_is_an_error_that_changes_nothing(bed: Bed, state
     """What was recorded before still is, and the kernel is as it says."""
     with tiny(state):
         agent = Agent(bed, state)
-        agent.make(wish("br0", *NETWORK["br0"]))
+        agent.make(change_of("br0", *NETWORK["br0"]))
         before, recorded = bed.snapshot(), agent.record.read_text()
         (state / "ballast").write_bytes(b"x" * 4096 * 3)
         with pytest.raises(HostnetError) as error:
-            agent.apply(*(wish(name, *objects) for name, objects in CHANGED.items()), *many_bridges())
+            agent.apply(*(change_of(name, *objects) for name, objects in CHANGED.items()), *many_bridges())
         assert error.value.code is Code.KERNEL
         assert "ENOSPC" in str(error.value)
         assert "stateDir" in error.value.fix
         assert difference(bed.snapshot(), before) == []
         assert agent.record.read_text() == recorded
         (state / "ballast").unlink()
-        agent.another().make(wish("br0", *CHANGED["br0"], known=True))
+        agent.another().make(change_of("br0", *CHANGED["br0"], known=True))
 
 
 def many_bridges() -> list[Change]:
     """Enough for a record of several pages."""
-    return [wish(f"x{n}", *bridge(f"x{n}", f"10.{n}.0.1/24")) for n in range(100, 160)]
+    return [change_of(f"x{n}", *bridge(f"x{n}", f"10.{n}.0.1/24")) for n in range(100, 160)]
 
 
 def test_a_record_that_can_not_be_written_in_the_end_is_told_and_recovered(bed: Bed, state: Path) -> None:
     """The disk fills up between the first write and the last: an error, and the next agent makes the two agree."""
     agent = Agent(bed, state)
-    agent.make(wish("br0", *NETWORK["br0"]))
+    agent.make(change_of("br0", *NETWORK["br0"]))
     before = bed.snapshot()
     store, saves = agent.host._store, []
     save = store.save
@@ -231,7 +231,7 @@ def test_a_record_that_can_not_be_written_in_the_end_is_told_and_recovered(bed: 
 
     store.save = once  # type: ignore[method-assign]
     with pytest.raises(HostnetError, match="ENOSPC"):
-        agent.apply(wish("br0", *CHANGED["br0"], known=True), wish("web", *NETWORK["web"]))
+        agent.apply(change_of("br0", *CHANGED["br0"], known=True), change_of("web", *NETWORK["web"]))
     another = agent.another()
     assert isinstance(another.read("br0"), View)
     assert difference(bed.snapshot(), before) == []
@@ -244,7 +244,7 @@ def test_a_state_directory_that_is_no_directory_is_a_clear_error(bed: Bed, state
     before = bed.snapshot()
     agent = Agent(bed, occupied)
     with pytest.raises(HostnetError) as error:
-        agent.apply(wish("br0", *NETWORK["br0"]))
+        agent.apply(change_of("br0", *NETWORK["br0"]))
     assert str(occupied) in str(error.value)
     assert "stateDir" in error.value.fix
     assert difference(bed.snapshot(), before) == []
@@ -255,10 +255,10 @@ def test_a_state_directory_that_is_no_directory_is_a_clear_error(bed: Bed, state
 
 def test_a_tap_that_is_open_elsewhere_keeps_its_owner_and_the_others_go_on(bed: Bed, agent: Agent) -> None:
     """EBUSY when changing who may open it: that resource is as before, the others of the batch are changed."""
-    agent.make(*(wish(name, *objects) for name, objects in NETWORK.items()))
+    agent.make(*(change_of(name, *objects) for name, objects in NETWORK.items()))
     descriptor = bed.host.call(open_tap, "vm0")
     try:
-        outcomes = agent.apply(*(wish(name, *objects, known=True) for name, objects in CHANGED.items()))
+        outcomes = agent.apply(*(change_of(name, *objects, known=True) for name, objects in CHANGED.items()))
         errors = {name: x for name, x in zip(CHANGED, outcomes, strict=True) if isinstance(x, HostnetError)}
         assert set(errors) == {"vm0"}
         assert errors["vm0"].code is Code.KERNEL
@@ -268,7 +268,7 @@ def test_a_tap_that_is_open_elsewhere_keeps_its_owner_and_the_others_go_on(bed: 
         assert "10.0.0.3" in json.dumps(bed.ruleset())
     finally:
         os.close(descriptor)
-    agent.make(wish("vm0", *CHANGED["vm0"], known=True))
+    agent.make(change_of("vm0", *CHANGED["vm0"], known=True))
 
 
 def test_a_create_that_fails_half_way_leaves_nothing(bed: Bed, agent: Agent) -> None:
@@ -282,7 +282,9 @@ def test_a_create_that_fails_half_way_leaves_nothing(bed: Bed, agent: Agent) -> 
         perform(operation)
 
     agent.host.kernel.perform = race  # type: ignore[method-assign]
-    first, second = agent.apply(wish("br1", *bridge("br1", "10.1.0.1/24", "fd13::1/64")), wish("br0", *NETWORK["br0"]))
+    first, second = agent.apply(
+        change_of("br1", *bridge("br1", "10.1.0.1/24", "fd13::1/64")), change_of("br0", *NETWORK["br0"])
+    )
     assert isinstance(first, HostnetError)
     assert "fd13::1/64" in str(first)
     assert isinstance(second, View)
@@ -301,7 +303,7 @@ def test_a_name_that_is_taken_in_between_is_an_error(bed: Bed, agent: Agent) -> 
         perform(operation)
 
     agent.host.kernel.perform = race  # type: ignore[method-assign]
-    taken, fine = agent.apply(wish("br1", *bridge("br1", "10.1.0.1/24")), wish("br0", *NETWORK["br0"]))
+    taken, fine = agent.apply(change_of("br1", *bridge("br1", "10.1.0.1/24")), change_of("br0", *NETWORK["br0"]))
     assert isinstance(taken, HostnetError)
     assert "EEXIST" in str(taken)
     assert isinstance(fine, View)
@@ -310,7 +312,7 @@ def test_a_name_that_is_taken_in_between_is_an_error(bed: Bed, agent: Agent) -> 
 
 def test_a_batch_that_nft_refuses_fails_its_owner_alone(bed: Bed, agent: Agent) -> None:
     """DESIGN.md 2.3: a request that fails in a joined batch fails alone. The kernel refuses one element here."""
-    agent.make(wish("nat", Gateway("nat", "eth0", internal4=("10.9.0.0/24",)), Forwarding("ipv4")))
+    agent.make(change_of("nat", Gateway("nat", "eth0", internal4=("10.9.0.0/24",)), Forwarding("ipv4")))
     nft = bed.host.call(lambda: agent.host.table.nft)
     run = nft.run
 
@@ -320,7 +322,7 @@ def test_a_batch_that_nft_refuses_fails_its_owner_alone(bed: Bed, agent: Agent) 
 
     nft.run = picky  # type: ignore[method-assign]
     good, bad, bridge_too = agent.apply(
-        wish("web", *forward(80)), wish("bad", *forward(81, "10.66.6.6")), wish("br0", *NETWORK["br0"])
+        change_of("web", *forward(80)), change_of("bad", *forward(81, "10.66.6.6")), change_of("br0", *NETWORK["br0"])
     )
     assert isinstance(bad, HostnetError)
     assert isinstance(good, View), good
@@ -340,20 +342,20 @@ def test_an_undo_that_fails_is_a_partial_failure_and_the_next_up_repairs_it(bed:
         perform(operation)
 
     agent.host.kernel.perform = broken  # type: ignore[method-assign]
-    (outcome,) = agent.apply(wish("br0", *NETWORK["br0"]))
+    (outcome,) = agent.apply(change_of("br0", *NETWORK["br0"]))
     assert isinstance(outcome, HostnetError)
     assert outcome.code is Code.PARTIAL
     assert "EIO" in outcome.why
     agent.host.kernel.perform = perform  # type: ignore[method-assign]
     assert isinstance(agent.read("br0", NETWORK["br0"]), View)
-    agent.make(wish("br0", *NETWORK["br0"], known=True, prior=NETWORK["br0"]))
+    agent.make(change_of("br0", *NETWORK["br0"], known=True, prior=NETWORK["br0"]))
     assert "10.0.0.1/24" in bed.links()["br0"].addresses
 
 
 def test_a_part_of_a_delete_that_fails_still_removes_the_rest(bed: Bed, agent: Agent) -> None:
     """Netavark. What could not be deleted is recorded still, and goes the next time."""
     before = bed.snapshot()
-    agent.make(*(wish(name, *objects) for name, objects in NETWORK.items()))
+    agent.make(*(change_of(name, *objects) for name, objects in NETWORK.items()))
     perform = agent.host.kernel.perform
 
     def stuck(operation: ops.Operation) -> None:
@@ -370,7 +372,7 @@ def test_a_part_of_a_delete_that_fails_still_removes_the_rest(bed: Bed, agent: A
     assert "vm0" in links
     assert not bed.kernel.tables()
     agent.host.kernel.perform = perform  # type: ignore[method-assign]
-    agent.make(wish("vm0", known=True, prior=NETWORK["vm0"]))
+    agent.make(change_of("vm0", known=True, prior=NETWORK["vm0"]))
     assert difference(bed.snapshot(), before) == []
     assert not agent.record.exists()
 
@@ -445,10 +447,10 @@ def owners(record: Path) -> list[str]:
 def test_a_create_that_dies_at_any_moment_leaves_nothing(bed: Bed, agent: Agent) -> None:
     """The next agent goes back to what was, from the record."""
     before = bed.snapshot()
-    changes = [wish(name, *objects) for name, objects in NETWORK.items()]
+    changes = [change_of(name, *objects) for name, objects in NETWORK.items()]
     assert die_everywhere(agent, changes, before) > 20
     heir = agent.another()
-    heir.make(*(wish(name, *objects, known=True) for name, objects in NETWORK.items()))
+    heir.make(*(change_of(name, *objects, known=True) for name, objects in NETWORK.items()))
     heir.remove(**NETWORK)
     assert difference(bed.snapshot(), before) == []
     assert not heir.record.exists()
@@ -457,9 +459,9 @@ def test_a_create_that_dies_at_any_moment_leaves_nothing(bed: Bed, agent: Agent)
 def test_an_update_that_dies_at_any_moment_is_undone(bed: Bed, agent: Agent) -> None:
     """Links, addresses, elements and switches are as they were; the record too."""
     pristine = bed.snapshot()
-    agent.make(*(wish(name, *objects) for name, objects in NETWORK.items()))
+    agent.make(*(change_of(name, *objects) for name, objects in NETWORK.items()))
     before = bed.snapshot()
-    assert die_everywhere(agent, [wish(n, *o, known=True) for n, o in CHANGED.items()], before) > 10
+    assert die_everywhere(agent, [change_of(n, *o, known=True) for n, o in CHANGED.items()], before) > 10
     agent.another().remove(**CHANGED)
     assert difference(bed.snapshot(), pristine) == []
 
@@ -467,9 +469,9 @@ def test_an_update_that_dies_at_any_moment_is_undone(bed: Bed, agent: Agent) -> 
 def test_a_delete_that_dies_at_any_moment_is_undone(bed: Bed, agent: Agent) -> None:
     """What was deleted is made again, as it was declared."""
     pristine = bed.snapshot()
-    agent.make(*(wish(name, *objects) for name, objects in NETWORK.items()))
+    agent.make(*(change_of(name, *objects) for name, objects in NETWORK.items()))
     before = bed.snapshot()
-    assert die_everywhere(agent, [wish(n, known=True, prior=o) for n, o in NETWORK.items()], before) > 10
+    assert die_everywhere(agent, [change_of(n, known=True, prior=o) for n, o in NETWORK.items()], before) > 10
     agent.another().remove(**NETWORK)
     assert difference(bed.snapshot(), pristine) == []
 
@@ -507,9 +509,9 @@ class Answer:
 
 
 SETS: dict[str, tuple[bool, list[Change]]] = {
-    "create": (False, [wish(n, *o) for n, o in NETWORK.items()]),
-    "update": (True, [wish(n, *o, known=True) for n, o in CHANGED.items()]),
-    "delete": (True, [wish(n, known=True, prior=o) for n, o in NETWORK.items()]),
+    "create": (False, [change_of(n, *o) for n, o in NETWORK.items()]),
+    "update": (True, [change_of(n, *o, known=True) for n, o in CHANGED.items()]),
+    "delete": (True, [change_of(n, known=True, prior=o) for n, o in NETWORK.items()]),
 }
 
 
@@ -517,7 +519,7 @@ def unconfirmed(agent: Agent, name: str, answer: Answer) -> list[Any]:
     """Apply one of the sets, on a host that has what it changes; gives what was told."""
     there, changes = SETS[name]
     if there:
-        agent.make(*(wish(name, *objects) for name, objects in NETWORK.items()))
+        agent.make(*(change_of(name, *objects) for name, objects in NETWORK.items()))
     agent.before = agent.bed.snapshot()
     return agent.bed.host.call(agent.host.apply, changes, "t1", confirmation=answer)
 
@@ -587,7 +589,7 @@ def test_an_agent_that_dies_before_the_answer_at_any_moment(bed: Bed, agent: Age
     for moment in range(1, 500):
         mortal = agent.another()
         if moment == 1 and SETS[name][0]:
-            mortal.make(*(wish(name, *objects) for name, objects in NETWORK.items()))
+            mortal.make(*(change_of(name, *objects) for name, objects in NETWORK.items()))
         before, recorded = bed.snapshot(), owners(mortal.record)
         Mortal(mortal, moment)
         try:
@@ -619,7 +621,7 @@ def test_a_link_that_took_a_name_stays_where_the_others_are_undone(bed: Bed, age
             return super().request(applied, transaction, reconnect=reconnect)
 
     agent.host.kernel.perform = race  # type: ignore[method-assign]
-    changes = [wish("br0", *NETWORK["br0"]), wish("br1", Link("br1", "bridge"))]
+    changes = [change_of("br0", *NETWORK["br0"]), change_of("br1", Link("br1", "bridge"))]
     bed.host.call(agent.host.apply, changes, "t1", confirmation=Refusing("no"))
     links = bed.links()
     assert "br1" in links
@@ -630,7 +632,7 @@ def test_a_new_urn_is_taken_back(bed: Bed, agent: Agent) -> None:
     """With the links that a glob has attached; the record has the resource once, here as well as on the disk."""
     bed.host.ip("link add vm-1 type veth peer name far")
     glob = (Glob("br0", "vm-*"),)
-    agent.make(wish("br0", *bridge("br0", "10.0.0.1/24")), wish("g", *glob))
+    agent.make(change_of("br0", *bridge("br0", "10.0.0.1/24")), change_of("g", *glob))
     before, recorded, attached = bed.snapshot(), owners(agent.record), header(agent)["attached"]
     assert attached
     renamed = [
@@ -640,7 +642,7 @@ def test_a_new_urn_is_taken_back(bed: Bed, agent: Agent) -> None:
     bed.host.call(agent.host.apply, renamed, "t1", confirmation=Answer("no"))
     assert (owners(agent.record), header(agent)["attached"]) == (recorded, attached)
     assert difference(bed.snapshot(), before) == []
-    agent.make(wish("br0", *bridge("br0", "10.0.0.1/24"), known=True))
+    agent.make(change_of("br0", *bridge("br0", "10.0.0.1/24"), known=True))
     assert owners(agent.record) == recorded
     agent.remove(g=glob)
     agent.remove(br0=bridge("br0", "10.0.0.1/24"))
@@ -655,7 +657,9 @@ def header(agent: Agent) -> dict[str, Any]:
 
 def test_what_cannot_be_restored_stays_recorded(bed: Bed, agent: Agent) -> None:
     """It gets what it can, and the next boot tries again."""
-    agent.make(wish("br0", *bridge("br0", "10.0.0.1/24", "10.1.0.1/24")), wish("br1", *bridge("br1", "10.2.0.1/24")))
+    agent.make(
+        change_of("br0", *bridge("br0", "10.0.0.1/24", "10.1.0.1/24")), change_of("br1", *bridge("br1", "10.2.0.1/24"))
+    )
     recorded = owners(agent.record)
     bed.host.ip("link delete br0", "link delete br1")
     failing = agent.another()
@@ -681,7 +685,7 @@ def test_what_may_take_the_ssh_port_is_asked_for_a_new_connection(bed: Bed, agen
     web = (Forward("ipv4", ("tcp",), (80, 80), "10.0.0.2", (80, 80), external="eth0"),)
     for objects, known, reconnect in ((ssh, False, True), (ssh + web, True, False), (ssh, True, False)):
         answer = Answer("")
-        bed.host.call(agent.host.apply, [wish("f", *objects, known=known)], confirmation=answer)
+        bed.host.call(agent.host.apply, [change_of("f", *objects, known=known)], confirmation=answer)
         assert answer.reconnect is reconnect
 
 
@@ -815,12 +819,12 @@ def test_two_agents_take_turns(bed: Bed, stack: Stack) -> None:
 def test_a_lost_record_is_made_again_from_what_the_state_knows(bed: Bed, agent: Agent) -> None:
     """DESIGN.md 2.2: what a stack's state knows and the kernel still shows is taken as ours again."""
     before = bed.snapshot()
-    agent.make(*(wish(name, *objects) for name, objects in NETWORK.items()))
+    agent.make(*(change_of(name, *objects) for name, objects in NETWORK.items()))
     agent.record.unlink()
     heir = agent.another()
     for name, objects in NETWORK.items():
         assert isinstance(heir.read(name, objects), View), name
-    heir.make(*(wish(n, *CHANGED[n], known=True, prior=NETWORK[n]) for n in NETWORK))
+    heir.make(*(change_of(n, *CHANGED[n], known=True, prior=NETWORK[n]) for n in NETWORK))
     assert "10.0.0.3" in json.dumps(bed.ruleset())
     heir.remove(**CHANGED)
     left = bed.snapshot()
@@ -832,7 +836,7 @@ def test_a_lost_record_is_made_again_from_what_the_state_knows(bed: Bed, agent: 
 
 def test_a_lost_record_does_no_harm_to_a_destroy(bed: Bed, agent: Agent) -> None:
     """Everything that the state knows goes, straight away."""
-    agent.make(*(wish(name, *objects) for name, objects in NETWORK.items()))
+    agent.make(*(change_of(name, *objects) for name, objects in NETWORK.items()))
     agent.record.unlink()
     outcomes = agent.another().remove(**NETWORK)
     assert not [x for x in outcomes if isinstance(x, HostnetError)]
@@ -844,7 +848,7 @@ def test_a_namespaces_record_goes_with_it(state: Path) -> None:
     """Another namespace, even under the same name and inode, starts without one."""
     old = Bed("doomed")
     agent = Agent(old, state)
-    agent.make(wish("br0", *NETWORK["br0"]))
+    agent.make(change_of("br0", *NETWORK["br0"]))
     recorded = agent.record.read_text()
     old.close()
     new = Bed("doomed")
@@ -852,7 +856,7 @@ def test_a_namespaces_record_goes_with_it(state: Path) -> None:
         heir = Agent(new, state)
         heir.record.write_text(recorded)  # as if it had got the old one's inode
         assert heir.read("br0") is None
-        heir.make(wish("br0", *NETWORK["br0"]))
+        heir.make(change_of("br0", *NETWORK["br0"]))
     finally:
         new.close()
 
@@ -869,12 +873,12 @@ def test_a_namespaces_record_goes_with_it(state: Path) -> None:
 )
 def test_a_damaged_record_is_a_clear_error(bed: Bed, agent: Agent, damage: Callable[[str], str]) -> None:
     """It names the file and what to do, changes nothing, and is no "bug in hostnet"."""
-    agent.make(*(wish(name, *objects) for name, objects in NETWORK.items()))
+    agent.make(*(change_of(name, *objects) for name, objects in NETWORK.items()))
     before = bed.snapshot()
     agent.record.write_text(damage(agent.record.read_text()))
     heir = agent.another()
     with pytest.raises(HostnetError) as error:
-        heir.apply(wish("br0", *CHANGED["br0"], known=True, prior=NETWORK["br0"]))
+        heir.apply(change_of("br0", *CHANGED["br0"], known=True, prior=NETWORK["br0"]))
     assert str(heir.record) in str(error.value)
     assert error.value.fix
     assert difference(bed.snapshot(), before) == []

@@ -56,8 +56,8 @@ def owners(world: World) -> list[str]:
     return [json.loads(line)["id"] for line in path.read_text().splitlines()[1:]] if path else []
 
 
-def wish(kind: str, name: str, prior: dict[str, Any] | None = None, /, **inputs: Any) -> Change:
-    """A resource's wish, as the provider makes it."""
+def change_of(kind: str, name: str, prior: dict[str, Any] | None = None, /, **inputs: Any) -> Change:
+    """A change of a resource, as the provider sends it."""
     token = f"hostnet:index:{kind}"
     identity = name if prior is not None else ""
     urn = f"urn:pulumi:dev::shop::{token}::{name}"
@@ -67,8 +67,8 @@ def wish(kind: str, name: str, prior: dict[str, Any] | None = None, /, **inputs:
 
 
 def cutting(name: str = "bad") -> Change:
-    """The wish for a bridge behind which this server looks for the client."""
-    return wish("Bridge", name, name=name, addresses=["192.0.2.5/29"])
+    """The change that makes a bridge behind which this server looks for the client."""
+    return change_of("Bridge", name, name=name, addresses=["192.0.2.5/29"])
 
 
 class Pausing(Session):
@@ -143,7 +143,7 @@ def test_a_change_that_leaves_the_way_counts(up: World) -> None:
 
 CUTS = {
     "a subnet that takes in the client": cutting(),
-    "a route to the client by a TAP": wish(
+    "a route to the client by a TAP": change_of(
         "TapBinding", "bad", name="bad", addresses=["10.9.0.1/32"], routes=["192.0.2.1/32"]
     ),
 }
@@ -219,13 +219,13 @@ def test_the_address_taken_off_the_uplinks_bridge(up: World, as_before: Look, to
     uplink_on_a_bridge(up)
 
     async def work(session: Pausing) -> None:
-        await session.apply(wish("Bridge", "wan", **UPLINK))
+        await session.apply(change_of("Bridge", "wan", **UPLINK))
         before = as_before()
-        held = wish("Bridge", "wan", **UPLINK)
+        held = change_of("Bridge", "wan", **UPLINK)
         if to is None:
             change = Change(held.urn, "wan", (), held.objects, known=True)
         else:
-            change = wish("Bridge", "wan", UPLINK, **{**UPLINK, **to})
+            change = change_of("Bridge", "wan", UPLINK, **{**UPLINK, **to})
         await rolled_back(session.apply(change))
         assert as_before() == before
         view = await session.apply(replace(held, known=True))
@@ -255,11 +255,11 @@ def test_routes_whose_gateway_is_on_no_subnet(up: World, as_before: Look) -> Non
     inputs = {**UPLINK, "addresses": ["192.0.2.2/32", "2001:db8::2/128"]}
 
     async def work(session: Pausing) -> None:
-        await session.apply(wish("Bridge", "wan", **inputs))
+        await session.apply(change_of("Bridge", "wan", **inputs))
         before = as_before()
         assert any("via fe80::1" in route for route in before["routes"])
-        for to in (wish("Bridge", "wan", inputs, **{**inputs, "addresses": []}), None):
-            held = wish("Bridge", "wan", **inputs)
+        for to in (change_of("Bridge", "wan", inputs, **{**inputs, "addresses": []}), None):
+            held = change_of("Bridge", "wan", **inputs)
             await rolled_back(session.apply(to or Change(held.urn, "wan", (), held.objects, known=True)))
             assert as_before() == before
 
@@ -276,9 +276,9 @@ def test_what_cannot_come_back_as_it_was(up: World, as_before: Look) -> None:
     up.server.start()
 
     async def work(session: Pausing) -> None:
-        await session.apply(wish("Bridge", "vmbr", **inputs, **server))
+        await session.apply(change_of("Bridge", "vmbr", **inputs, **server))
         before = as_before()
-        bad = wish("Bridge", "vmbr", {**inputs, **server}, name="vmbr", addresses=["192.0.2.5/29"])
+        bad = change_of("Bridge", "vmbr", {**inputs, **server}, name="vmbr", addresses=["192.0.2.5/29"])
         asked = asyncio.ensure_future(session.apply(bad))
         await watch(lambda: phase(up) == "unconfirmed")
         assert up.server._sshd is not None
@@ -296,11 +296,11 @@ def test_what_cannot_come_back_as_it_was(up: World, as_before: Look) -> None:
 
 ETH0 = {"externalInterface": "eth0"}
 TAKERS = {
-    "a forward of the SSH port": wish("PortForward", "ssh", sourcePort=22, destination="10.0.0.2", **ETH0),
-    "a range with it": wish(
+    "a forward of the SSH port": change_of("PortForward", "ssh", sourcePort=22, destination="10.0.0.2", **ETH0),
+    "a range with it": change_of(
         "PortForward", "range", sourcePort="20:30", destination="10.0.0.2", protocol="tcp+udp", **ETH0
     ),
-    "a dmz host that gets all": wish("NatGateway", "dmz", **ETH0, dmzHost="10.0.0.2", dmzExceptPorts=[2222]),
+    "a dmz host that gets all": change_of("NatGateway", "dmz", **ETH0, dmzHost="10.0.0.2", dmzExceptPorts=[2222]),
 }
 
 
@@ -326,10 +326,12 @@ def test_a_gateway_that_takes_a_forward_along(up: World) -> None:
     inputs = {"externalInterface": "other", "internalIps": ["10.0.0.0/24"]}
 
     async def work(session: Pausing) -> None:
-        made = wish("NatGateway", "gw", **inputs)
+        made = change_of("NatGateway", "gw", **inputs)
         gateway = await session.apply(made)
-        await session.apply(wish("PortForward", "ssh", natGateway=gateway.id, sourcePort=22, destination="10.0.0.2"))
-        moved = wish("NatGateway", gateway.id, inputs, **{**inputs, **ETH0})
+        await session.apply(
+            change_of("PortForward", "ssh", natGateway=gateway.id, sourcePort=22, destination="10.0.0.2")
+        )
+        moved = change_of("NatGateway", gateway.id, inputs, **{**inputs, **ETH0})
         error = await rolled_back(session.apply(replace(moved, urn=made.urn)))
         assert "after the change a new connection to the host failed" in error.why
         await session._transport.verify_login()
@@ -340,9 +342,9 @@ def test_a_gateway_that_takes_a_forward_along(up: World) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        wish("PortForward", "web", sourcePort=80, destination="10.0.0.2", **ETH0),
-        wish("PortForward", "dns", sourcePort="1:1024", destination="10.0.0.2", **ETH0, protocol="udp"),
-        wish("NatGateway", "dmz", **ETH0, dmzHost="10.0.0.2"),
+        change_of("PortForward", "web", sourcePort=80, destination="10.0.0.2", **ETH0),
+        change_of("PortForward", "dns", sourcePort="1:1024", destination="10.0.0.2", **ETH0, protocol="udp"),
+        change_of("NatGateway", "dmz", **ETH0, dmzHost="10.0.0.2"),
     ],
     ids=["another port", "UDP", "a dmz host with the exception"],
 )
@@ -358,7 +360,7 @@ def test_what_leaves_the_ssh_port_needs_no_second_log_in(up: World, change: Chan
 
 def test_a_forward_of_the_ssh_port_elsewhere(up: World) -> None:
     """Where new log-ins still come through, it counts."""
-    change = wish(
+    change = change_of(
         "PortForward",
         "ssh",
         sourcePort=22,
@@ -494,7 +496,9 @@ def test_the_agent_dies_before_a_slow_log_in(up: World, monkeypatch: pytest.Monk
     """The next agent's answer is confirmed, however long that takes."""
     monkeypatch.setattr("hostnet.hosts.session._OUTCOME_SECONDS", 1.0)
     up.settings = replace(up.settings, confirm_timeout=LONG)
-    change = wish("PortForward", "ssh", sourcePort=22, destination="10.0.0.2", **ETH0, sourceCidrs=["198.51.100.0/24"])
+    change = change_of(
+        "PortForward", "ssh", sourcePort=22, destination="10.0.0.2", **ETH0, sourceCidrs=["198.51.100.0/24"]
+    )
 
     async def work(session: Pausing) -> None:
         log_in, times = session._transport.verify_login, []

@@ -1,6 +1,6 @@
 """How DHCP answers get whole checksums by tc's action `csum`, which the kernel under the tests may lack.
 
-A stand-in for `tc` keeps what it is told in files and refuses what a kernel would. What is not shown here is that the
+A stand-in for `tc` keeps its arguments in files and refuses what a kernel would. What is not shown here is that the
 kernel's action fills in what it should: tests/netns/test_dhcp.py reads the answers off the wire, by whichever way the
 kernel has.
 """
@@ -46,7 +46,7 @@ class Link:
     def has(self, *names: str) -> None:
         """Put files there: `csum` (the kernel's action), `clsact`, `filter-egress`, `filter-ingress`."""
         for name in names:
-            (self.folder / name).write_text("somebody's\n" if name.startswith("filter") else "")
+            (self.folder / name).write_text("another program's\n" if name.startswith("filter") else "")
 
     @property
     def there(self) -> set[str]:
@@ -78,7 +78,7 @@ def test_a_filter_of_dhcps_answers_alone(link: Link) -> None:
     assert not checksums.is_complete("br0", TC_ALONE)
 
 
-def test_a_queueing_discipline_of_somebody_elses_stays(link: Link) -> None:
+def test_a_queueing_discipline_of_another_program_stays(link: Link) -> None:
     """It was there before, so it is there afterwards."""
     link.has("csum", "clsact")
     assert checksums.complete("br0") == TC
@@ -87,8 +87,8 @@ def test_a_queueing_discipline_of_somebody_elses_stays(link: Link) -> None:
     assert link.there == {"clsact"}
 
 
-def test_somebody_elses_filter_keeps_ours_place(link: Link) -> None:
-    """Where somebody has used the queueing discipline that we made, it stays for them."""
+def test_the_filter_of_another_program_keeps_our_queueing_discipline(link: Link) -> None:
+    """Where another program uses the queueing discipline that we made, it stays."""
     link.has("csum")
     assert checksums.complete("br0") == TC_ALONE
     link.has("filter-ingress")

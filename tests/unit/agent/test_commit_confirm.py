@@ -46,13 +46,13 @@ def noted(note: Path, transaction: str) -> None:
     part.rename(note)
 
 
-def agent(told: list[str], note: Path) -> int:
-    """Be an agent in a process of its own: tell hostnet-confirm these, and hang; gives how that process ended."""
+def agent(calls: list[str], note: Path) -> int:
+    """Run an agent in a process: it makes these calls to hostnet-confirm, and hangs; gives how that process ended."""
     child = os.fork()
     if child == 0:
         made = commit_confirm.CommitConfirm(0.05, lambda transaction: noted(note, transaction))
-        for what in told:
-            getattr(made, what)(*(["t1"] if what != "ended" else []))
+        for name in calls:
+            getattr(made, name)(*(["t1"] if name != "ended" else []))
         signal.alarm(60)  # its end, should hostnet-confirm not see to it
         signal.pause()
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -75,7 +75,7 @@ def test_a_change_that_is_not_confirmed_is_rolled_back(tmp_path: Path) -> None:
 
 
 def until(true: Callable[[], bool]) -> None:
-    """Wait for what nobody tells of."""
+    """Wait for what causes no event."""
     end = time.monotonic() + 30
     while not true():
         assert time.monotonic() < end

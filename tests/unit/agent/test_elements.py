@@ -27,7 +27,7 @@ from tests.unit.agent.data import NAMES, Case, check, element, owners, parameter
 
 @parameters("elements")
 def test_objects_become_these_elements(case: Case) -> None:
-    """Each owner's own, and what all share; every one of them is one that nft can be told."""
+    """Each owner's own, and what all share; nft can be given every one of them."""
     held = owners(case)
     context = context_of(held, snapshot(case), case.get("attached", {}))
     own = {
@@ -114,7 +114,7 @@ _LISTS = st.lists(st.lists(_NETWORKS, min_size=1, max_size=4, unique=True), min_
 
 
 @given(_LISTS)
-def test_networks_that_may_talk_are_told_once(lists: list[list[str]]) -> None:
+def test_networks_that_may_talk_are_in_one_element_each(lists: list[list[str]]) -> None:
     """Whatever networks gateways have, who may talk to whom is just what they say, and no two elements overlap."""
     gateways = [
         Gateway(f"nat{number}", "eth0", internal=("br0",), internal4=tuple(nets), internal_forwarding=True)

@@ -53,7 +53,7 @@ def test_a_full_disk_leaves_the_old_content(path: Path, monkeypatch: pytest.Monk
 
 
 def test_what_a_killed_process_left_is_replaced(path: Path) -> None:
-    """A part that somebody wrote before is no obstacle, and is gone afterwards."""
+    """A part that was written before is no obstacle, and is gone afterwards."""
     path.with_name(".host.json.new").write_text("half")
     files.write(path, "new")
     assert path.read_text() == "new"

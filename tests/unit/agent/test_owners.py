@@ -71,7 +71,7 @@ def test_an_owner_survives_the_record(
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 8), st.integers(0, 3)), max_size=12))
-def test_the_index_of_ports_is_as_if_made_anew(steps: list[tuple[int, int, int]]) -> None:
+def test_the_index_of_ports_is_as_if_made_from_scratch(steps: list[tuple[int, int, int]]) -> None:
     """Kept up over every change, it says what one that is made from scratch says."""
     kept = Owners()
     assert kept.forwards

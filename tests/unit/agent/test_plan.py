@@ -53,7 +53,7 @@ def test_what_a_step_changes_it_can_take_back(case: Case) -> None:
 
 @parameters("hairpin")
 def test_hairpin_mode_follows_who_needs_it(case: Case) -> None:
-    """On where a port joins or lacks it, off where nobody needs it any more, untouched where it is right."""
+    """On where a port joins or lacks it, off where no forward needs it any more, untouched where it is right."""
     into = Plan()
     if "joins" in case:
         plan(None, owner("TapBinding t", case["joins"], case), World(owners(case), snapshot(case)), {}, NAMES, into)

@@ -1,4 +1,4 @@
-"""A process is its number and its start together: nobody else's process is ended by mistake."""
+"""A process is its number and its start together: no other process is ended by mistake."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hostnet.agent.linux.process import PidFile, Process, parent, started_at
 
 @pytest.fixture
 def child() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that ends only when it is told to."""
+    """A process that ends only when it is asked to."""
     with subprocess.Popen(["sleep", "3600"]) as running:
         yield running
         running.kill()

@@ -1,4 +1,4 @@
-"""From a wish to an owner, or to the error that names whose thing stands in the way."""
+"""From a change to an owner, or to the error that names the resource that it conflicts with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.unit.agent.data import Case, as_json, check, objects, parameters, urn
 
 
 @parameters("resolve")
-def test_a_wish_is_resolved_or_refused(case: Case) -> None:
+def test_a_change_is_resolved_or_refused(case: Case) -> None:
     """Interfaces and addresses are filled in; a refusal says what was asked, why not and what to do."""
     label = case.get("owner", "Bridge net")
     identity = case.get("id", label.split()[-1])

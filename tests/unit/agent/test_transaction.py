@@ -245,7 +245,7 @@ def test_an_agent_that_dies_at_any_operation_leaves_what_was(fake: FakeHost, mon
 
 
 def test_a_change_that_fails_is_undone_alone(fake: FakeHost) -> None:
-    """The others are applied, and a provider that lost the answer is told the same."""
+    """The others are applied, and a provider that lost the answer gets the same."""
     fake.kernel.refuse(errno.EBUSY, lambda operation: isinstance(operation, ops.CreateTap))
     first = fake.agent.apply(changes(), "t1")
     assert [isinstance(each, HostnetError) for each in first] == [False, True, False, False]
