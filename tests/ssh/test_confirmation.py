@@ -387,9 +387,8 @@ def kill_agents(world: World) -> None:
 
 
 async def abandon(session: Session) -> None:
-    """Be a provider that is killed: its connection ends without a word."""
-    way = session._transport._way  # type: ignore[attr-defined]
-    way.connection.abort()
+    """Be a provider that is killed: its connection ends at once."""
+    session._transport._login.connection.abort()  # type: ignore[attr-defined]
 
 
 class Gone(BaseException):
@@ -398,7 +397,7 @@ class Gone(BaseException):
 
 @pytest.mark.parametrize("change", [bridge("br1"), cutting()], ids=["harmless", "cutting"])
 def test_the_provider_dies(up: World, as_before: Look, change: Change) -> None:
-    """Nobody is there to confirm: it is undone when the time is up, whatever it was."""
+    """No provider is there to confirm: it is rolled back when the time is up, whatever it was."""
 
     async def work(session: Pausing) -> None:
         before = as_before()
