@@ -16,8 +16,9 @@ from hostnet.agent.lasting.attach import Attacher
 from hostnet.agent.linux.link_events import Changes
 from hostnet.agent.linux.operations import WriteSysctl
 from hostnet.agent.linux.snapshot import KernelLink
+from hostnet.agent.nft.desired import Compiler
 from hostnet.agent.nft.sysctls import FORWARDING, Sysctls
-from hostnet.agent.nft.table import Compiler, Table
+from hostnet.agent.nft.table import Table
 from hostnet.agent.record.record import Store
 from hostnet.agent.transaction.host import Host
 from hostnet.agent.transaction.subsystems import Subsystems

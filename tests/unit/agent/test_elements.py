@@ -9,11 +9,11 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-from hostnet.agent.nft.context import context_of
-from hostnet.agent.nft.elements import Context, compile_common, compile_object
+from hostnet.agent.nft.context import Context, context_of
+from hostnet.agent.nft.desired import ClashError, Compiler
+from hostnet.agent.nft.elements import compile_common, compile_object
 from hostnet.agent.nft.ruleset import SETS, Element, table_text
 from hostnet.agent.nft.syntax import parse_listing, render
-from hostnet.agent.nft.table import ClashError, Compiler
 from hostnet.agent.observe.drift import drift
 from hostnet.agent.observe.observation import Elements, Observation
 from hostnet.agent.observe.states import states

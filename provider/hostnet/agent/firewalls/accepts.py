@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from hostnet.agent.dhcp.config import inputs_to_open
-from hostnet.agent.nft.elements import LOOPBACK_DEVICE, Context, forward_devices
+from hostnet.agent.nft.context import Context
+from hostnet.agent.nft.forward_elements import LOOPBACK_DEVICE, forward_devices
 from hostnet.agent.nft.ruleset import PROTOCOLS
 from hostnet.agent.nft.syntax import clean_comment, render_key
 from hostnet.agent.record.owners import Owner

@@ -34,7 +34,7 @@ from hostnet.agent.firewalls.chains import (
     positions,
 )
 from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
-from hostnet.agent.nft.elements import Context
+from hostnet.agent.nft.context import Context
 from hostnet.agent.nft.table import Table
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.wire.errors import Code, HostnetError

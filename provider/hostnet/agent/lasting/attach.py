@@ -23,7 +23,8 @@ from hostnet.agent.linux.operations import Step
 from hostnet.agent.linux.rtnetlink import LinuxKernel
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import context_of, ports_of
-from hostnet.agent.nft.table import Compiler, Table
+from hostnet.agent.nft.desired import Compiler
+from hostnet.agent.nft.table import Table
 from hostnet.agent.plan.links import Plan, glob_members, glob_steps, hairpin
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owners

@@ -1,20 +1,65 @@
-"""What elements depend on beside their own owner, gathered from all owners. Pure."""
+"""What the elements of an owner depend on beside its own objects, from all owners. Pure."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from hostnet.agent.linux.snapshot import Snapshot
-from hostnet.agent.nft.elements import Context, overlap
+from hostnet.agent.nft.networks import overlap
 from hostnet.agent.record.owners import Owners
+from hostnet.wire.family import digit_of
 from hostnet.wire.objects import Address, Forward, Gateway, Link, Object, Port, Route
 
 
-def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) -> Context:
-    """The context; empty while no gateway and no forward is there, and so nothing needs the table.
+@dataclass(frozen=True)
+class Context:
+    """What elements of one owner depend on beside its own objects.
 
-    :param attached: the links that globs attached.
+    Attributes:
+        devices: Our bridges and routed TAPs, sorted: a forward without a gateway listens there for `loopback`.
+        addresses: By interface, the CIDRs of `devices` (as declared), and of internal and external interfaces (as
+            observed).
+        gateways: The gateways by name, with their external interfaces resolved.
+        ports: The bridge ports that hostnet attached, if a forward has `loopback`: they are in hairpin mode.
+        doubled: (family, protocol, port) that several external interfaces forward. From within, the address decides
+            which of them is meant.
+        bridges: Bridges of other programs with an address in a network of a gateway, and their addresses.
+        observed: A digest of the observed part: with the same owners it can have been another one before.
+    """
+
+    devices: tuple[str, ...] = ()
+    addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    gateways: Mapping[str, Gateway] = field(default_factory=dict)
+    ports: tuple[str, ...] = ()
+    doubled: frozenset[tuple[str, str, int]] = frozenset()
+    bridges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    observed: str = ""
+
+    @cached_property
+    def inner(self) -> Mapping[str, tuple[str, ...]]:
+        """By gateway, the interfaces that its guests are behind: those that it names, and those in its networks.
+
+        For a gateway that names none these are all of ours: a routed TAP needs no address in its guest's network.
+        """
+        known = {**{name: self.addresses.get(name, ()) for name in self.devices}, **self.bridges}
+        found = {}
+        for name, gateway in self.gateways.items():
+            networks = (*gateway.internal4, *gateway.internal6)
+            homes = [device for device, cidrs in known.items() if networks and overlap(networks, cidrs)]
+            found[name] = tuple(dict.fromkeys((*(gateway.internal or self.devices), *homes)))
+        return found
+
+
+def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) -> Context:
+    """The context; an empty one if there is no gateway and no forward, and so no need for our table.
+
+    Args:
+        owners: All owners.
+        snapshot: The host's interfaces and their addresses.
+        attached: The interfaces that globs attached, each with its glob's key.
     """
     items = [item for owner in owners.structural.values() for item in owner.objects]
     gateways = {item.name: item for item in items if isinstance(item, Gateway)}
@@ -30,15 +75,15 @@ def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) 
     looked_up = {name: snapshot.addresses.get(name, ()) for name in {*inner, *externals} - set(devices)}
     addresses = {**looked_up, **{name: declared.get(name, ()) for name in devices}}
     ports = tuple(sorted(_ports(items, inner, attached))) if _looped(owners) else ()
-    bridges = _strangers(gateways, snapshot, inner)
+    bridges = _other_bridges(gateways, snapshot, inner)
     observed = hashlib.sha256(repr(sorted({**looked_up, **bridges}.items())).encode()).hexdigest()[:16]
     return Context(devices, addresses, gateways, ports, doubled, bridges, observed if looked_up or bridges else "")
 
 
-def _strangers(
+def _other_bridges(
     gateways: Mapping[str, Gateway], snapshot: Snapshot, inner: Container[str]
 ) -> dict[str, tuple[str, ...]]:
-    """Other people's bridges in the gateways' networks, with their addresses."""
+    """Bridges of other programs with an address in a network of a gateway, and their addresses."""
     networks = [cidr for gateway in gateways.values() for cidr in (*gateway.internal4, *gateway.internal6)]
     return {
         name: cidrs
@@ -48,7 +93,7 @@ def _strangers(
 
 
 def ports_of(owners: Owners, attached: Mapping[str, str]) -> frozenset[str]:
-    """`Context.ports` alone, without a look at ten thousand forwards."""
+    """`Context.ports` alone, without reading ten thousand forwards."""
     items = [item for owner in owners.structural.values() for item in owner.objects]
     declared = {item.link: ("",) for item in items if isinstance(item, Address)}
     inner = {*_devices(items, declared), *(name for x in items if isinstance(x, Gateway) for name in x.internal)}
@@ -69,12 +114,12 @@ def _ports(items: list[Object], bridges: set[str], attached: Mapping[str, str]) 
 
 
 def _looped(owners: Owners) -> bool:
-    """Whether any forward may be reached from within."""
+    """Whether a forward can be reached from within."""
     return any(isinstance(item, Forward) and item.loopback for owner in owners.values() for item in owner.objects)
 
 
 def _doubled(owners: Owners, gateways: Mapping[str, Gateway]) -> tuple[frozenset[tuple[str, str, int]], frozenset[str]]:
-    """The ports that several external interfaces forward, and those interfaces (none, where there is just one)."""
+    """The ports that several external interfaces forward, and these interfaces; nothing if there is only one."""
     externals: dict[str, list[Forward]] = {}
     for owner in owners.values():
         for item in owner.objects:
@@ -92,3 +137,9 @@ def _doubled(owners: Owners, gateways: Mapping[str, Gateway]) -> tuple[frozenset
                 if seen.setdefault(key, external) != external:
                     doubled.add(key)
     return frozenset(doubled), frozenset(externals)
+
+
+def own_addresses(context: Context, name: str) -> Iterator[tuple[str, str]]:
+    """The host's addresses on an interface: (digit of the family, bare address)."""
+    for cidr in context.addresses.get(name, ()):
+        yield digit_of(cidr), cidr.split("/")[0]

@@ -77,6 +77,10 @@ class Element:
         return self.set, self.key
 
 
+Tag = tuple[str, str]  # field, item
+Tagged = tuple[Element, Tag]
+
+
 # --- sets and maps -------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
-"""The sysctls that owners need: set with the first, kept while any is there, restored with the last.
+"""The sysctls that owners need: set with the first owner that needs one, and restored with the last.
 
-A value is restored only while it still is ours: what somebody set since is theirs.
+An old value is restored only if the sysctl still has ours: another program may have set it since.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from hostnet.agent.linux.kernel import Kernel
 from hostnet.agent.linux.operations import WriteSysctl
 from hostnet.agent.linux.snapshot import Snapshot
-from hostnet.agent.nft.elements import Context, localnet_devices
+from hostnet.agent.nft.context import Context
+from hostnet.agent.nft.forward_elements import localnet_devices
 from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.record import Record, Sysctl
 from hostnet.wire.objects import Forwarding, Link, Port
@@ -29,21 +30,32 @@ class SysctlError(Exception):
 
 
 class Sysctls:
-    """The host's sysctls as hostnet holds them."""
+    """The sysctls of a host.
+
+    Args:
+        kernel: The host's.
+    """
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
 
     def sync(self, record: Record, owners: Mapping[str, Owner], context: Context, snapshot: Snapshot) -> None:
-        """Set what these owners need, restore what nobody needs any more.
+        """Set what these owners need, and restore what no owner needs any more.
 
-        :raises SysctlError: where one can't be set.
+        Args:
+            record: The host's; it remembers old values.
+            owners: All owners.
+            context: What their elements depend on.
+            snapshot: The host's interfaces.
+
+        Raises:
+            SysctlError: One can't be set.
         """
         wanted = dict(self._wanted(record, owners, context, snapshot))
         for name, value in wanted.items():
             current = self._kernel.sysctl(name)
             if current is None:
-                continue  # the interface is not there (yet)
+                continue  # the interface does not exist (yet)
             if name not in record.sysctls:
                 record.sysctls[name] = Sysctl(current, value)
             if current != value:
@@ -51,16 +63,17 @@ class Sysctls:
         self._release(record, wanted)
 
     def remember(self, record: Record, owners: Mapping[str, Owner], context: Context, snapshot: Snapshot) -> None:
-        """Take down what is about to be set, and what it is now: whoever finishes or undoes it has to know."""
+        """Have the record remember the values that `sync` is going to change, for whoever undoes the transaction."""
         for name, value in self._wanted(record, owners, context, snapshot):
             current = self._kernel.sysctl(name)
             if current is not None and name not in record.sysctls:
                 record.sysctls[name] = Sysctl(current, value)
 
     def release(self, record: Record, owners: Mapping[str, Owner], context: Context, snapshot: Snapshot) -> None:
-        """Restore what none of these owners needs any more; set nothing.
+        """Restore what none of these owners needs any more, and set nothing.
 
-        :raises SysctlError: where one can't be set.
+        Raises:
+            SysctlError: One can't be set.
         """
         self._release(record, dict(self._wanted(record, owners, context, snapshot)))
 
@@ -77,19 +90,19 @@ class Sysctls:
         try:
             self._kernel.perform(operation)
         except OSError as error:
-            if error.errno != errno.ENOENT:  # the interface went in between
+            if error.errno != errno.ENOENT:  # the interface was deleted in between
                 raise SysctlError(operation, error) from None
 
     def _wanted(
         self, record: Record, owners: Mapping[str, Owner], context: Context, snapshot: Snapshot
     ) -> Iterator[tuple[str, str]]:
-        families = {item.family for owner in owners.values() for item in owner.objects if isinstance(item, Forwarding)}
+        families = {item.family for owner in owners.values() for item in owner.of(Forwarding)}
         items = [item for owner in owners.values() for item in owner.objects]
         for device in sorted(localnet_devices(items, context)):
             yield f"net.ipv4.conf.{device.replace('.', '/')}.route_localnet", "1"
         if "ipv6" in families:
-            # Before: once forwarding is on, an interface that accepts router advertisements as a host stops to, and
-            # the uplink loses its default route (systemd#40322). One that does not accept them (0) is left alone.
+            # Before forwarding: with it on, the kernel ignores router advertisements on an interface with accept_ra=1,
+            # and the uplink loses its default route (systemd#40322). 0 is left alone.
             inner = _inner(owners, context)
             for name in self._accepting(record, inner, snapshot):
                 yield name, "2"
@@ -105,12 +118,12 @@ class Sysctls:
                 yield name
 
     def local(self, record: Record) -> bool:
-        """Whether 127.0.0.1 reaches the guests that it should: every `route_localnet` that was set still is."""
+        """Whether 127.0.0.1 reaches the guests that it should: every `route_localnet` has our value."""
         held = [(name, each) for name, each in record.sysctls.items() if name.endswith(".route_localnet")]
         return all(self._kernel.sysctl(name) in (None, each.ours) for name, each in held)
 
     def on(self, record: Record, family: str) -> bool:
-        """Whether everything that forwarding of this family needs has its value."""
+        """Whether every sysctl that forwarding of this family needs has its value."""
         names = [FORWARDING[family]]
         if family == "ipv6":
             names += [name for name in record.sysctls if name.endswith(_ACCEPT_RA)]
@@ -122,10 +135,8 @@ class Sysctls:
 
 
 def _inner(owners: Mapping[str, Owner], context: Context) -> set[str]:
-    """The interfaces that are no uplinks: ours, those we put into bridges, and those behind gateways."""
+    """The interfaces that are no uplinks: ours, those that we attached to bridges, and those behind gateways."""
     names = {name for gateway in context.gateways.values() for name in gateway.internal}
     for owner in owners.values():
-        if owner.kinds & {Link, Port}:
-            names |= {item.name for item in owner.objects if isinstance(item, Link)}
-            names |= {item.link for item in owner.objects if isinstance(item, Port)}
+        names |= {link.name for link in owner.of(Link)} | {port.link for port in owner.of(Port)}
     return names

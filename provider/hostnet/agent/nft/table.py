@@ -4,83 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from hostnet.agent.linux.conntrack import Flows
 from hostnet.agent.linux.kernel import Nftables
 from hostnet.agent.linux.libnftables import MissingLibraryError, Nft, NftError
-from hostnet.agent.nft.elements import Context, compile_common, compile_object
+from hostnet.agent.nft.desired import Desired
 from hostnet.agent.nft.ruleset import SETS, TABLES, TEMPLATE, Element, Place, table_text
 from hostnet.agent.nft.syntax import Listing, parse_listing, render, render_key
-from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.record import Mark
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.family import family_of_set
 
 _ELEMENTS_PER_LINE = 500  # of a batch: few commands, and none too long for nft's parser
 
 
-@dataclass(frozen=True)
-class Desired:
-    """What the tables should hold.
+class Table:
+    """The tables in the kernel.
 
     Args:
-        elements: Values by place.
-        owners: The owner's key by place; "" for what all share.
+        nft: nftables in the namespace; None: the library's, in the namespace that the process is in.
     """
-
-    elements: Mapping[Place, tuple[str, ...]] = field(default_factory=dict)
-    owners: Mapping[Place, str] = field(default_factory=dict)
-
-
-class ClashError(Exception):
-    """Two owners ask for different values in one place."""
-
-    def __init__(self, owner: str, holder: str, element: Element) -> None:
-        super().__init__(owner, holder, element)
-        self.owner, self.holder, self.element = owner, holder, element
-
-
-class Compiler:
-    """Compiles owners to elements, and only those that changed since the last time."""
-
-    def __init__(self) -> None:
-        self._context = Context()
-        self._compiled: dict[str, tuple[Owner, tuple[Element, ...]]] = {}
-
-    def desired(self, owners: Mapping[str, Owner], context: Context) -> Desired:
-        """What the tables should hold for all these owners.
-
-        Raises:
-            ClashError: Two of them exclude each other.
-        """
-        alike = replace(context, ports=())  # no owner's own elements depend on what is attached
-        if alike != self._context:
-            self._context, self._compiled = alike, {}
-        elements: dict[Place, tuple[str, ...]] = {}
-        holders: dict[Place, str] = {}
-        for element, _ in compile_common(context):
-            elements[element.set, element.key] = element.value
-            holders[element.set, element.key] = ""
-        for key, owner in owners.items():
-            for element in self._elements(key, owner, context):
-                place = (element.set, element.key)
-                if elements.setdefault(place, element.value) != element.value:
-                    raise ClashError(key, holders[place], element)
-                holders.setdefault(place, key)
-        return Desired(elements, holders)
-
-    def _elements(self, key: str, owner: Owner, context: Context) -> tuple[Element, ...]:
-        cached = self._compiled.get(key)
-        if cached is None or cached[0] is not owner:
-            found = tuple(element for item in owner.objects for element, _ in compile_object(item, context))
-            self._compiled[key] = cached = (owner, found)
-        return cached[1]
-
-
-class Table:
-    """The tables in the kernel."""
 
     def __init__(self, nft: Nftables | None = None) -> None:
         self.nft = nft or Nft()
@@ -285,21 +228,6 @@ def _batch(removed: list[Place], added: list[Element], after: Desired, comments:
             for at in range(0, len(texts), _ELEMENTS_PER_LINE):
                 elements = ", ".join(texts[at : at + _ELEMENTS_PER_LINE])
                 yield f"{verb} element {SETS[name].table} {name} {{ {elements} }}\n"
-
-
-def changed_udp(before: Desired, after: Desired) -> list[Flows]:
-    """The UDP ports whose forwards appeared, changed or went."""
-    flows = []
-    places = [p for p, value in before.elements.items() if after.elements.get(p) != value]
-    places += [p for p in after.elements if p not in before.elements]
-    for name, key in places:
-        if name in ("dmz_hosts4", "dmz_hosts6"):
-            flows.append(Flows(family_of_set(name), (1, 65535)))
-        elif len(key) > 2 and key[1] == "udp" and (SETS[name].value or name.startswith("port_sources")):
-            # The port is the last field, but for the sets of sources: there nft prints a masked address at the end.
-            low, _, high = key[-1 if SETS[name].value else 2].partition("-")
-            flows.append(Flows(family_of_set(name), (int(low), int(high or low))))
-    return flows
 
 
 def refused(what: str, error: NftError) -> HostnetError:

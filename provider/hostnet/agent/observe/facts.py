@@ -9,7 +9,7 @@ from typing import Any
 
 from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
-from hostnet.agent.nft.elements import counted
+from hostnet.agent.nft.forward_elements import counted
 from hostnet.agent.nft.ruleset import TABLES
 from hostnet.agent.nft.sysctls import FORWARDING
 from hostnet.agent.nft.table import Table

@@ -6,8 +6,9 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from hostnet.agent.nft.elements import Context, Tagged, compile_common, compile_object
-from hostnet.agent.nft.ruleset import Element, Place
+from hostnet.agent.nft.context import Context
+from hostnet.agent.nft.elements import compile_common, compile_object
+from hostnet.agent.nft.ruleset import Element, Place, Tagged
 from hostnet.agent.plan.links import Names
 from hostnet.agent.plan.world import World
 from hostnet.wire.objects import DhcpServer, DhcpState, Object

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from hostnet.agent.nft.elements import Cell, Tag, counted, forward_cells, forward_devices
-from hostnet.agent.nft.ruleset import SETS, Element
+from hostnet.agent.nft.forward_elements import Cell, counted, forward_cells, forward_devices
+from hostnet.agent.nft.ruleset import SETS, Element, Tag
 from hostnet.agent.observe.differences import Difference, is_not, is_off, lost
 from hostnet.agent.observe.observation import Observation
 from hostnet.agent.observe.undeclared import undeclared_forwards

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hostnet.agent.nft.elements import LOOPBACK_DEVICE
+from hostnet.agent.nft.forward_elements import LOOPBACK_DEVICE
 from hostnet.agent.observe.observation import Observation
 from hostnet.wire.family import ANY_NETWORK, family_of_set
 from hostnet.wire.objects import Forward, Gateway, Ports

@@ -6,7 +6,7 @@ import errno
 import os
 
 from hostnet.agent.linux.operations import Operation, WriteSysctl
-from hostnet.agent.nft.table import ClashError
+from hostnet.agent.nft.desired import ClashError
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.errors import Code, HostnetError
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from hostnet.agent.linux.libnftables import MissingLibraryError
 from hostnet.agent.linux.snapshot import Snapshot
-from hostnet.agent.nft.context import context_of
-from hostnet.agent.nft.elements import Context, compile_common
+from hostnet.agent.nft.context import Context, context_of
+from hostnet.agent.nft.elements import compile_common
 from hostnet.agent.nft.sysctls import FORWARDING
 from hostnet.agent.observe import facts
 from hostnet.agent.observe.doctor import doctor

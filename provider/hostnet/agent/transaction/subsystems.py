@@ -10,8 +10,9 @@ from hostnet.agent.firewalls.sync import Firewalls
 from hostnet.agent.lasting.persistence import Persistence
 from hostnet.agent.linux.kernel import Kernel
 from hostnet.agent.linux.rtnetlink import LinuxKernel
+from hostnet.agent.nft.desired import Compiler
 from hostnet.agent.nft.sysctls import Sysctls
-from hostnet.agent.nft.table import Compiler, Table
+from hostnet.agent.nft.table import Table
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.phase import Unconfirmed

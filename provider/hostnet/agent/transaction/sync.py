@@ -15,8 +15,9 @@ from hostnet.agent.linux.conntrack import Flows
 from hostnet.agent.linux.install_hints import advice_here
 from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
 from hostnet.agent.nft.context import context_of
+from hostnet.agent.nft.desired import ClashError, Desired, changed_udp
 from hostnet.agent.nft.sysctls import SysctlError
-from hostnet.agent.nft.table import ClashError, Desired, changed_udp, refused
+from hostnet.agent.nft.table import refused
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owners
 from hostnet.agent.record.phase import Pairs

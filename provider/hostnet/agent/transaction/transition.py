@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from hostnet.agent.linux.operations import Step
 from hostnet.agent.linux.rtnetlink import group_id, user_id
 from hostnet.agent.linux.snapshot import Snapshot
-from hostnet.agent.nft.context import context_of
-from hostnet.agent.nft.elements import Context
+from hostnet.agent.nft.context import Context, context_of
 from hostnet.agent.plan.links import Names, Plan, hairpin, plan
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner, Owners

@@ -1,0 +1,180 @@
+"""From port forwards to elements of our tables. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hostnet.agent.nft.context import Context
+from hostnet.agent.nft.networks import widest
+from hostnet.agent.nft.ruleset import SOURCE_LENGTHS, Element
+from hostnet.wire.family import ANY_ADDRESS, ANY_NETWORK, DIGIT
+from hostnet.wire.objects import Forward, Object
+
+LOOPBACK_DEVICE = "lo"  # what the host sends to its own addresses leaves through it
+
+_PARTS_BITS = 7  # 128 elements for a source at most: a network with more parts is one element of an interval set
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The elements of a forward for one protocol, listen address and source.
+
+    Attributes:
+        protocol: The protocol.
+        listen: The listen address; None: every address of the host.
+        source: The source network; None: every source.
+        loopback: Whether they are for packets from within.
+        elements: The elements.
+    """
+
+    protocol: str
+    listen: str | None
+    source: str | None
+    loopback: bool
+    elements: tuple[Element, ...]
+
+
+def forward_devices(forward: Forward, context: Context) -> tuple[str, tuple[str, ...]]:
+    """The interfaces that a forward's packets come in by: its external one, and those that `loopback` adds.
+
+    Raises:
+        KeyError: There is no gateway of that name.
+    """
+    if forward.gateway is None:
+        if forward.external is None:
+            msg = "a forward without an external interface"
+            raise ValueError(msg)
+        return forward.external, (*context.devices, LOOPBACK_DEVICE)
+    gateway = context.gateways[forward.gateway]
+    if gateway.external is None:
+        msg = f"gateway {gateway.name} has no external interface yet"
+        raise ValueError(msg)
+    return gateway.external, (*context.inner[gateway.name], LOOPBACK_DEVICE)
+
+
+def forward_cells(forward: Forward, context: Context) -> Iterator[Cell]:
+    """A forward's elements, in cells: which cell is missing says which property of the forward has drifted."""
+    external, inner = forward_devices(forward, context)
+    wildcard = ANY_ADDRESS[forward.family]
+    for protocol in forward.protocols:
+        for listen in forward.listen or (None,):
+            if listen != "127.0.0.1":
+                for source in forward.sources or (None,):
+                    elements = _forward_elements(forward, external, protocol, listen, source)
+                    yield Cell(protocol, listen, source, loopback=False, elements=tuple(elements))
+            for at in _inner_addresses(forward, external, protocol, listen, context):
+                for device in _loopback_devices(forward, inner, listen):
+                    elements = _forward_elements(forward, device, protocol, at, None)
+                    yield Cell(protocol, listen, None, loopback=True, elements=tuple(elements))
+        if wildcard in forward.listen:
+            devices = [external, *(inner if forward.loopback else ())]
+            ports = _range(forward.ports)
+            every = tuple(
+                Element("dnat_wildcard" + DIGIT[forward.family], (device, protocol, ports))
+                for device in devices
+                if device != LOOPBACK_DEVICE
+            )
+            yield Cell(protocol, wildcard, None, loopback=False, elements=every)
+
+
+def _inner_addresses(
+    forward: Forward, external: str, protocol: str, listen: str | None, context: Context
+) -> tuple[str | None, ...]:
+    """The addresses of the host that mean this forward from within: the declared one.
+
+    If another external interface forwards the port as well, those of this forward's interface.
+    """
+    low, high = forward.ports
+    if listen is not None or not any((forward.family, protocol, port) in context.doubled for port in (low, high)):
+        return (listen,)
+    wanted = ":" if forward.family == "ipv6" else "."
+    return tuple(cidr.split("/")[0] for cidr in context.addresses.get(external, ()) if wanted in cidr)
+
+
+def _loopback_devices(forward: Forward, inner: tuple[str, ...], listen: str | None) -> Iterable[str]:
+    if not forward.loopback:
+        # A forward that listens on 127.0.0.1 can be reached from the host itself alone.
+        return (LOOPBACK_DEVICE,) if listen == "127.0.0.1" else ()
+    return (LOOPBACK_DEVICE,) if listen == "127.0.0.1" else inner
+
+
+def _forward_elements(
+    forward: Forward, device: str, protocol: str, listen: str | None, source: str | None
+) -> Iterator[Element]:
+    digit = DIGIT[forward.family]
+    low, high = forward.ports
+    to_low, to_high = forward.to_ports
+    single, same = low == high, (low, high) == (to_low, to_high)
+    specific = listen is not None and listen != ANY_ADDRESS[forward.family]
+    saddr = widest(source, forward.sources) if source else ANY_NETWORK[forward.family]
+    if not single and same:
+        # The kernel keeps the port if the value is an address alone: one element for the whole range.
+        name, at = ("dnat_addr_range", [listen]) if specific and listen is not None else ("dnat_range", [])
+        yield Element(name + digit, (device, protocol, *at, saddr, _range(forward.ports)), (forward.address,))
+        return
+    if to_low == to_high:
+        spans = [(_range(forward.ports), to_low)]
+    else:
+        spans = [(str(low + offset), to_low + offset) for offset in range(high - low + 1)]
+    for ports, to_port in spans:
+        value = (forward.address, str(to_port))
+        parts = parts_of(saddr) if source and "-" not in ports else None
+        if specific and listen is not None:
+            if source or "-" in ports:
+                yield Element("dnat_addr_source" + digit, (device, protocol, listen, saddr, ports), value)
+            else:
+                yield Element("dnat_addr" + digit, (device, protocol, listen, ports), value)
+        elif parts is not None:
+            yield Element("dnat_limited" + digit, (device, protocol, ports), value)
+            for length, address in parts:
+                yield Element(f"port_sources{length}_{digit}", (device, protocol, ports, address))
+        elif source or "-" in ports:
+            yield Element("dnat_source" + digit, (device, protocol, saddr, ports), value)
+        else:
+            yield Element("dnat_port" + digit, (device, protocol, ports), value)
+
+
+def parts_of(cidr: str) -> list[tuple[int, str]] | None:
+    """A network as parts of one of the prefix lengths that have a hash table: (length, first address).
+
+    Returns:
+        None if there would be too many.
+    """
+    network: Any = ipaddress.ip_network(cidr)
+    length = min(each for each in SOURCE_LENGTHS[str(network.version)] if each >= network.prefixlen)
+    if length - network.prefixlen > _PARTS_BITS:
+        return None
+    return [(length, str(part.network_address)) for part in network.subnets(new_prefix=length)]
+
+
+def counted(forward: Forward) -> Iterator[Element]:
+    """The elements that count a forward's packets."""
+    name = "forward_counters" if forward.ports[0] == forward.ports[1] else "range_counters"
+    for protocol in forward.protocols:
+        yield Element(name + DIGIT[forward.family], (protocol, _range(forward.ports), forward.address))
+
+
+def _range(ports: tuple[int, int]) -> str:
+    return str(ports[0]) if ports[0] == ports[1] else f"{ports[0]}-{ports[1]}"
+
+
+def localnet_devices(items: Iterable[Object], context: Context) -> set[str]:
+    """The interfaces that need `route_localnet`: a forward leads from 127.0.0.1 on the host to a guest behind them."""
+    targets = {
+        item.address
+        for item in items
+        if isinstance(item, Forward)
+        and item.family == "ipv4"
+        and ("127.0.0.1" in item.listen or (item.loopback and not set(item.listen) - {ANY_ADDRESS["ipv4"]}))
+    }
+    if not targets:
+        return set()
+    addresses = [ipaddress.ip_address(target) for target in targets]
+    return {
+        name
+        for name, cidrs in (*context.addresses.items(), *context.bridges.items())
+        if any(address in ipaddress.ip_interface(cidr).network for cidr in cidrs for address in addresses)
+    }

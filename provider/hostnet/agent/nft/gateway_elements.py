@@ -1,0 +1,101 @@
+"""From gateways to elements of our tables. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+
+from hostnet.agent.nft.context import Context, own_addresses
+from hostnet.agent.nft.networks import overlap, widest
+from hostnet.agent.nft.ruleset import Element, Tag, Tagged
+from hostnet.wire.objects import Gateway
+
+
+def gateway_elements(gateway: Gateway, context: Context) -> Iterator[Tagged]:
+    """The elements of a gateway.
+
+    Raises:
+        ValueError: Its external interface is not resolved.
+    """
+    external = gateway.external
+    if external is None:
+        msg = f"gateway {gateway.name} has no external interface yet"
+        raise ValueError(msg)
+    yield Element("external_links", (external,)), ("external", "")
+    for name in gateway.internal:
+        yield from _internal_interface(gateway, external, name, context)
+    yield from _internal_networks(gateway, external)
+    yield from _addresses_in_networks(gateway, context)
+    yield from _bridges_in_networks(gateway, context)
+    if gateway.mss_clamp:
+        yield Element("mss_clamp_links", (external,)), ("mss_clamp", "")
+    for digit, host in (("4", gateway.dmz4), ("6", gateway.dmz6)):
+        if host is not None:
+            yield Element("dmz_hosts" + digit, (external,), (host,)), ("dmz" + digit, "")
+    if gateway.dmz4 or gateway.dmz6:
+        for port in gateway.dmz_except:
+            yield Element("dmz_except_ports", (external, str(port))), ("dmz_except", str(port))
+
+
+def _internal_interface(gateway: Gateway, external: str, name: str, context: Context) -> Iterator[Tagged]:
+    tag = ("internal", name)
+    yield Element("internal_links", (name,)), tag
+    yield Element("forward_pairs4", (name, external)), tag
+    yield _translate("pairs4", (name, external), gateway.snat4, tag)
+    for digit, address in own_addresses(context, name):
+        yield Element("gateway_addrs" + digit, (address,)), tag
+    if gateway.nat6:
+        yield Element("forward_pairs6", (name, external)), ("nat6", "")
+        yield _translate("pairs6", (name, external), gateway.snat6, ("nat6", ""))
+    if gateway.route6:
+        yield Element("forward_pairs6", (name, external)), ("route6", "")
+        yield Element("forward_pairs6", (external, name)), ("route6", "")
+    if gateway.internal_forwarding:
+        for other in gateway.internal:
+            if other != name:
+                yield Element("forward_pairs4", (name, other)), ("internal_forwarding", "")
+                yield Element("forward_pairs6", (name, other)), ("internal_forwarding", "")
+
+
+def _internal_networks(gateway: Gateway, external: str) -> Iterator[Tagged]:
+    for digit, networks, fixed in (
+        ("4", gateway.internal4, gateway.snat4),
+        ("6", gateway.internal6, gateway.snat6),
+    ):
+        field_name = "internal" + digit
+        for cidr in networks:
+            tag = (field_name, cidr)
+            key = (external, widest(cidr, networks))
+            if digit == "6" and gateway.route6:
+                yield Element("routed_nets6", key), tag
+            if digit == "4" or gateway.nat6 or gateway.route6:
+                yield Element("forward_nets" + digit, key), tag
+            if digit == "4" or gateway.nat6:
+                yield _translate("nets" + digit, key, fixed, tag)
+
+
+def _addresses_in_networks(gateway: Gateway, context: Context) -> Iterator[Tagged]:
+    """Our own bridges' addresses in networks that are given by address: they do not answer to the outside either."""
+    for field_name, networks in (("internal4", gateway.internal4), ("internal6", gateway.internal6)):
+        for cidr in networks:
+            network = ipaddress.ip_network(cidr)
+            for name in context.devices:
+                for digit, address in own_addresses(context, name):
+                    if digit == field_name[-1] and ipaddress.ip_address(address) in network:
+                        yield Element("gateway_addrs" + digit, (address,)), (field_name, cidr)
+
+
+def _bridges_in_networks(gateway: Gateway, context: Context) -> Iterator[Tagged]:
+    """Bridges of other programs: with br_netfilter, frames between their own ports come to our chains, and pass."""
+    for field_name, networks in (("internal4", gateway.internal4), ("internal6", gateway.internal6)):
+        for cidr in networks:
+            for name, cidrs in context.bridges.items():
+                if overlap([cidr], cidrs):
+                    yield Element("hairpin_pairs", (name, name)), (field_name, cidr)
+
+
+def _translate(what: str, key: tuple[str, ...], fixed: str | None, tag: Tag) -> Tagged:
+    """Source NAT for this key of the sets `…_<what>` (`pairs4`, `nets6`): to a fixed address, or masquerade."""
+    if fixed is None:
+        return Element(f"masquerade_{what}", key), tag
+    return Element(f"snat_{what}", key, (fixed,)), tag
