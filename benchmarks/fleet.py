@@ -59,7 +59,7 @@ class Project:
         plugin.write_text(MEASURED.format(plugin=provider / plugin.name, told=self._told))
         plugin.chmod(0o755)
         self._environment = project(self._folder, plugin.parent, "", stateDir=STATE_DIR)
-        ways = [fleet.way(number) for number in range(HOSTS)]
+        ways = [fleet.arguments(number) for number in range(HOSTS)]
         fleet.write_program(self._folder, ways, taps=TAPS, forwards=FORWARDS, port=80)
 
     def run(self, arguments: list[str]) -> Took:

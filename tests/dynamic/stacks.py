@@ -36,16 +36,18 @@ class DynamicStack(Stack):
 def changes(run: Run) -> dict[str, str]:
     """Resource -> what was done (or planned), without what stays the same; of a replacement just `replace`."""
     quiet = {"same", "refresh", "read", "create-replacement", "delete-replaced"}
-    told = (event.get("resOutputsEvent", event.get("resOpFailedEvent")) for event in run.events)
-    steps = (one["metadata"] for one in told if one and OURS in one["metadata"]["urn"])
+    ended = (event.get("resOutputsEvent", event.get("resOpFailedEvent")) for event in run.events)
+    steps = (one["metadata"] for one in ended if one and OURS in one["metadata"]["urn"])
     return {Urn.parse(one["urn"]).name: one["op"] for one in steps if one["op"] not in quiet}
 
 
 def network(host: Host, resources: ModuleType = hostnet.dynamic, **bridge: Any) -> Program:
     """A bridge, a guest's TAP, a gateway and two forwards.
 
-    :param resources: where the classes come from: `hostnet.dynamic`, or the plugin's SDK.
-    :param bridge: inputs of the bridge, beside or instead of what is here.
+    Args:
+        host: Where it is.
+        resources: Where the classes come from: `hostnet.dynamic`, or the plugin's SDK.
+        bridge: Inputs of the bridge, beside or instead of those here.
     """
 
     def program() -> None:

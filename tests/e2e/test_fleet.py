@@ -56,7 +56,7 @@ def write(fleet: Fleet, stack: Stack, port: int, **sick: int) -> None:
 
     :param sick: what is said of the connection to the host that fails.
     """
-    ways = [fleet.way(number, **(sick if number == SICK else {})) for number in range(len(fleet.servers))]
+    ways = [fleet.arguments(number, **(sick if number == SICK else {})) for number in range(len(fleet.servers))]
     fleet.write_program(stack.folder, ways, taps=1, forwards=2, port=port)
 
 

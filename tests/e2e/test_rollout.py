@@ -54,7 +54,7 @@ class Rollout:
         :param patience: seconds that a VM has to answer.
         """
         groups = {
-            group: {f"s{number}": self.fleet.way(number, dial_error_limit=1) for number in numbers}
+            group: {f"s{number}": self.fleet.arguments(number, dial_error_limit=1) for number in numbers}
             for group, numbers in GROUPS.items()
         }
         file = self.project / "servers.json"

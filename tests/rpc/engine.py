@@ -31,7 +31,7 @@ SECONDS = 30  # no test takes this long: it is how long a broken one hangs
 
 
 class LogService(engine_pb2_grpc.EngineServicer):
-    """The engine's log: keeps what it is told."""
+    """The engine's log: keeps every line."""
 
     def __init__(self) -> None:
         """No line yet."""
@@ -58,7 +58,8 @@ class Engine:
     def __init__(self, *, attach: bool = False) -> None:
         """Nothing runs yet.
 
-        :param attach: tell the plugin the engine's address by Attach, not by Handshake.
+        Args:
+            attach: Give the plugin the engine's address by Attach, not by Handshake.
         """
         self.pool = FakePool()
         self.logged = LogService()
@@ -138,8 +139,12 @@ class Resource:
     ) -> None:
         """Declare it.
 
-        :param kind: `Bridge`, …
-        :param secrets: the paths of the inputs that are secret.
+        Args:
+            engine: Where the plugin runs.
+            kind: `Bridge`, …
+            name: Its name in the program.
+            secrets: The paths of the inputs that are secret.
+            inputs: The inputs.
         """
         self.engine = engine
         self.token = f"hostnet:index:{kind}"

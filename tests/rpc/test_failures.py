@@ -1,4 +1,4 @@
-"""What the engine is told when something goes wrong, and what it is not told."""
+"""What the engine hears when something goes wrong, and what it must not hear."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_partial_update(engine: Engine) -> None:
 
 
 def test_a_bug_says_where(engine: Engine) -> None:
-    """An exception that nobody foresaw is one clear line, without its text."""
+    """An unforeseen exception is one clear line, without its text."""
     engine.host.fail(ZeroDivisionError(PASSWORD))
     with pytest.raises(grpc.RpcError) as raised:
         bridge(engine).create()
@@ -168,7 +168,7 @@ def test_a_host_that_takes_its_time_in_a_preview(engine: Engine, monkeypatch: py
     """One that shows signs of life is waited for, longer than one that shows none; that one is not looked at."""
     monkeypatch.setattr(host_access, "PREVIEW_SECONDS", 0.05)
     far, silent = {"host": "203.0.113.9"}, {"host": "203.0.113.10"}
-    hosts = [engine.pool.at(Connection.from_inputs(way)) for way in (far, silent)]
+    hosts = [engine.pool.at(Connection.from_inputs(each)) for each in (far, silent)]
     for host in hosts:
         engine.run(host.hold)
     hosts[0].transport.last_activity = math.inf  # always just now
@@ -194,7 +194,7 @@ def test_unreachable_is_not_gone(engine: Engine) -> None:
 
 
 def test_delete_on_unreachable_host(engine: Engine) -> None:
-    """Deleting on a host that is gone names the way out, and with it succeeds with a warning."""
+    """Deleting on a host that is gone names the opt-in, and with it succeeds with a warning."""
     it = bridge(engine, connection=REMOTE).create()
     engine.pool.unreachable.add("root@203.0.113.9")
     with pytest.raises(grpc.RpcError) as raised:

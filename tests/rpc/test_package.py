@@ -100,8 +100,8 @@ def test_what_happens_with_a_host_shows_under_its_own_resources(engine: Engine) 
         engine.run(partial(engine.pool.log, f"root@{host}", f"{host}, try 2"))
     creating.append(engine.stub.Create.future(late.create_request()))
     engine.logged.expect(about(late))
-    told = {(line.urn, line.message) for line in engine.logged.lines if "try" in line.message}
-    assert told == {
+    lines = {(line.urn, line.message) for line in engine.logged.lines if "try" in line.message}
+    assert lines == {
         (one.urn, "203.0.113.9, try 2"),
         (other.urn, "203.0.113.10, try 2"),
         (late.urn, "203.0.113.9, try 2"),
@@ -223,7 +223,7 @@ def test_process_ends_with_its_engine() -> None:
 
 
 def test_protos_leave_pulumi_alone() -> None:
-    """Our short way to the protocol runs none of Pulumi's own code, and a later import of Pulumi is the real one."""
+    """Importing the protocol alone runs none of Pulumi's own code, and a later import of Pulumi is the real one."""
     program = (
         "import sys\n"
         "from hostnet.rpc import protos\n"

@@ -116,7 +116,7 @@ def test_byte_strings() -> None:
 
 @pytest.mark.parametrize("signature", [ASSET, "0123"])
 def test_foreign_values_are_refused(engine: Engine, signature: str) -> None:
-    """An asset, or a signature that nobody knows, is a check failure with its path."""
+    """An asset, or an unknown signature, is a check failure with its path."""
     bridge = Resource(engine, "Bridge", "it", addresses=[{SIGNATURE: signature, "text": "x"}])
     failures = bridge.check().failures
     assert [failure.property for failure in failures] == [""]
@@ -180,14 +180,14 @@ def test_nested_unknowns_stay_leaves(engine: Engine) -> None:
     assert guest is not UNKNOWN
 
 
-def test_scrubber() -> None:
+def test_redactor() -> None:
     """Secrets are hidden whole, line by line, quoted and cut short; short ones as words of their own."""
-    scrub = Redactor()
-    scrub.learn(["-----BEGIN KEY-----\nabcdefghijklmnop\n", "hunter2-hunter2-hunter2", "80"])
-    assert scrub("line 2 is abcdefghijklmnop") == f"line 2 is {HIDDEN}"
-    assert scrub(repr("-----BEGIN KEY-----\nabcdefghijklmnop\n")).count("abcdef") == 0
-    assert scrub("'hunter2-hunter2-…' is no name") == f"'{HIDDEN}…' is no name"
-    assert scrub("port 80 of 8080") == f"port {HIDDEN} of 8080"
+    redact = Redactor()
+    redact.learn(["-----BEGIN KEY-----\nabcdefghijklmnop\n", "hunter2-hunter2-hunter2", "80"])
+    assert redact("line 2 is abcdefghijklmnop") == f"line 2 is {HIDDEN}"
+    assert redact(repr("-----BEGIN KEY-----\nabcdefghijklmnop\n")).count("abcdef") == 0
+    assert redact("'hunter2-hunter2-…' is no name") == f"'{HIDDEN}…' is no name"
+    assert redact("port 80 of 8080") == f"port {HIDDEN} of 8080"
 
 
 def test_secret_signature_is_pulumis() -> None:

@@ -59,25 +59,28 @@ class Fleet:
         server.start()
         return server
 
-    def way(self, number: int, **more: Any) -> dict[str, Any]:
+    def arguments(self, number: int, **more: Any) -> dict[str, Any]:
         """The arguments of a server's connection."""
         server = self.servers[number]
         return {"host": address(number), "private_key": self.key.read_text(), "host_key": server.host_key, **more}
 
     def connection(self, number: int, **more: Any) -> Connection:
-        """The way to a server."""
-        return Connection(**self.way(number, **more))
+        """The connection to a server."""
+        return Connection(**self.arguments(number, **more))
 
-    def write_program(self, folder: Path, ways: list[dict[str, Any]], **how: int) -> None:
+    def write_program(self, folder: Path, connections: list[dict[str, Any]], **how: int) -> None:
         """Put a program for these servers into a project's folder.
 
-        :param how: `taps` and `forwards` of each, and the `port` that these lead to.
+        Args:
+            folder: The project's.
+            connections: Those of the servers (`arguments`).
+            how: `taps` and `forwards` of each, and the `port` that these lead to.
         """
         shutil.copy(_PROGRAM, folder / "__main__.py")
-        (folder / "fleet.json").write_text(json.dumps({"servers": ways, **how}))
+        (folder / "fleet.json").write_text(json.dumps({"servers": connections, **how}))
 
     def unplug(self, number: int) -> None:
-        """Take a server's cable out. It is found within seconds that nobody is at the address."""
+        """Take a server's cable out. The kernel notices within seconds that the address does not answer."""
         self.client.ip(f"link set s{number} down", f"neigh flush to {address(number)}")
 
     def plug(self, number: int) -> None:

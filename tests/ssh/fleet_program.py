@@ -6,8 +6,8 @@ from pathlib import Path
 import pulumi_hostnet as hostnet
 
 fleet = json.loads(Path("fleet.json").read_text())
-for number, way in enumerate(fleet["servers"]):
-    connection = hostnet.ConnectionArgs(**way)
+for number, given in enumerate(fleet["servers"]):
+    connection = hostnet.ConnectionArgs(**given)
     bridge = hostnet.Bridge(f"vms-{number}", name="vms", addresses=["10.0.0.1/24"], connection=connection)
     nat = hostnet.NatGateway(f"nat-{number}", internal_interfaces=[bridge.name], connection=connection)
     for vm in range(fleet["taps"]):

@@ -233,15 +233,15 @@ def test_every_python_from_the_oldest_on(world: World, version: str) -> None:
         session = world.session()
         view = await session.apply(bridge("br0"))
         assert view.seen[0] is not None
-        wish = forward(8080)
-        made = await session.apply(wish)
+        change = forward(8080)
+        made = await session.apply(change)
         assert all(made.seen)
-        read = await session.read(Query(wish.urn, made.id, "PortForward", wish.objects))
+        read = await session.read(Query(change.urn, made.id, "PortForward", change.objects))
         assert read is not None
         assert all(read.seen)
         assert (await session.facts("host", {})).data
         assert (await session.facts("forwards", {})).data
-        await session.apply(replace(wish, id=made.id, objects=(), prior=wish.objects, known=True))
+        await session.apply(replace(change, id=made.id, objects=(), prior=change.objects, known=True))
         await session.apply(removal("br0"))
         await session.close()
         return str(session.greeting.python)

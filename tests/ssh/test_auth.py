@@ -78,7 +78,7 @@ def test_a_password(up: World) -> None:
 
 
 def test_a_wrong_password(up: World) -> None:
-    """Refused once, and not told."""
+    """Refused once, and not shown."""
     connection = up.connection(user="admin", private_key=None, password="opened by nobody")  # noqa: S106 - a wrong one
     with pytest.raises(HostnetError, match="does not accept the password") as error:
         up.connect(connection)
@@ -117,11 +117,11 @@ async def _interactive(password: str) -> str:
     server = await asyncssh.listen("127.0.0.1", 2222, server_factory=_Asks, server_host_keys=[key])
     async with server:
         public = key.export_public_key().decode()
-        way = Connection(host="127.0.0.1", port=2222, user="admin", password=password, host_key=public)
-        connection = await log_in(way, None)
-        name = str(connection.get_extra_info("username"))
-        connection.close()
-        await connection.wait_closed()
+        connection = Connection(host="127.0.0.1", port=2222, user="admin", password=password, host_key=public)
+        login = await log_in(connection, None)
+        name = str(login.get_extra_info("username"))
+        login.close()
+        await login.wait_closed()
     return name
 
 

@@ -81,7 +81,7 @@ def test_the_second_start_runs_what_the_first_compiled(file: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["half", "other", "another Python's"])
-def test_what_is_not_whole_is_compiled_anew(file: Path, harm: str) -> None:
+def test_what_is_not_whole_is_compiled_again(file: Path, harm: str) -> None:
     """Nothing of it is run."""
     assert run(file) == 0
     kept = file.with_suffix(".compiled")

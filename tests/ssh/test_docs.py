@@ -38,7 +38,7 @@ def encrypted(world: World) -> Connection:
 
 
 def unknown(world: World) -> Connection:
-    """A server that nobody knows."""
+    """A server that is not in known_hosts."""
     world.server.start()
     return world.connection(host_key=None)
 

@@ -79,7 +79,7 @@ def in_session(world: World, work: Callable[[Session], Awaitable[None]], **value
     world.run(working)
 
 
-def test_an_idle_session_is_made_anew(up: World) -> None:
+def test_an_idle_session_reconnects(up: World) -> None:
     """What sshd had for us is killed while nothing is asked: the next request does not notice."""
 
     async def work(session: Session) -> None:
@@ -94,7 +94,7 @@ def test_an_idle_session_is_made_anew(up: World) -> None:
 
 
 def test_done_but_the_answer_is_lost(up: World) -> None:
-    """The outcome is asked: what was done is not done twice, and is told as if nothing had happened."""
+    """The session asks for the outcome: no change is made twice, and each gets its view as if nothing had happened."""
 
     async def work(session: Session) -> None:
         asked = [asyncio.ensure_future(session.apply(bridge(name))) for name in ("br1", "br2")]
@@ -176,7 +176,7 @@ def _waits_for_lock(pid: int) -> bool:
 
 
 def test_a_dead_link(up: World, impatient: None) -> None:
-    """The link goes down in mid-request, and nobody says so: keep-alive notices; the link's return is waited for."""
+    """The link goes down during a request without an error: keep-alive notices, and the session waits for the link."""
 
     async def work(session: Session) -> None:
         with held(up):
@@ -210,7 +210,7 @@ def test_a_host_that_does_not_come_back(up: World, impatient: None) -> None:
 
 
 def test_a_connection_that_breaks_twice(up: World) -> None:
-    """It is made anew once a request; then the request fails, and the next one is served."""
+    """The session reconnects once a request; then the request fails, and the next one is served."""
 
     async def work(session: Session) -> None:
         with held(up):
@@ -245,7 +245,7 @@ def test_a_killed_agent(up: World) -> None:
 
 
 def test_an_agent_that_was_killed_while_idle(up: World) -> None:
-    """Nothing was asked of it, so nothing is to be told: another one starts."""
+    """No request was under way, so there is no error: another one starts."""
 
     async def work(session: Session) -> None:
         assert session._channel is not None
@@ -274,7 +274,7 @@ def test_sshd_restarts(up: World) -> None:
     in_session(up, work, dial_error_limit=-1)
 
 
-def test_a_server_that_was_made_anew(up: World) -> None:
+def test_a_server_that_was_reinstalled(up: World) -> None:
     """Another key at the same address in mid-session: nothing is sent to it, and it is not taken for gone."""
 
     async def work(session: Session) -> None:
@@ -298,7 +298,7 @@ def test_a_server_that_was_made_anew(up: World) -> None:
 
 @pytest.mark.parametrize(("delay", "lost", "doubled"), [(25, 0, 0), (100, 0, 0), (0, 10, 0), (10, 5, 5)])
 def test_a_bad_line(up: World, delay: float, lost: float, doubled: float) -> None:
-    """Slow (50, 200 ms there and back), with losses and duplicates: TCP's business, while nobody takes it for dead."""
+    """Slow (50, 200 ms there and back), with losses and duplicates: TCP's business, and no reason to reconnect."""
 
     async def work(session: Session) -> None:
         views = await asyncio.gather(*(session.apply(bridge(f"b{number}")) for number in range(20)))

@@ -77,13 +77,13 @@ def test_a_preview_looks_at_a_host_that_is_far_away(up: World) -> None:
 
     async def previewing() -> None:
         log = EngineLog(kept, str)
-        reach = HostAccess(log, Pool)
-        await reach.configure(None, up.settings)
-        way = {"host": SERVER, "privateKey": up.key.read_text(), "hostKey": up.server.host_key}
+        access = HostAccess(log, Pool)
+        await access.configure(None, up.settings)
+        connection = {"host": SERVER, "privateKey": up.key.read_text(), "hostKey": up.server.host_key}
         start = time.monotonic()
-        await reach.preview("it", {"connection": way}, bridge("br0", dry=True))
+        await access.preview("it", {"connection": connection}, bridge("br0", dry=True))
         assert time.monotonic() - start > PREVIEW_SECONDS
-        await reach.close()
+        await access.close()
         await log.close()
 
     with up.wire(delay=200):

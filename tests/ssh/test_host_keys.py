@@ -66,7 +66,7 @@ def test_hashed_known_hosts(up: World, home: Path) -> None:
 
 @pytest.mark.parametrize("source", ["connection.hostKey", "known_hosts"])
 def test_a_changed_key(up: World, home: Path, source: str) -> None:
-    """Both fingerprints, and what to do if the host was made anew; nothing is sent to it."""
+    """Both fingerprints, and what to do if the host was reinstalled; nothing is sent to it."""
     values: dict[str, str | None] = {"host_key": OTHER}
     if source == "known_hosts":
         values["host_key"] = None

@@ -63,11 +63,11 @@ def test_what_is_there_already_is_not_waited_for_long(world: World) -> None:
 
     async def trying() -> list[str]:
         session = world.session(world.connection(dial_error_limit=5))
-        wish = bridge("br0")
+        change = bridge("br0")
         asking: list[Callable[[], Awaitable[object]]] = [
-            lambda: session.read(Query(wish.urn, wish.id, "Bridge", wish.objects)),
+            lambda: session.read(Query(change.urn, change.id, "Bridge", change.objects)),
             lambda: session.apply(removal("br0")),
-            lambda: session.apply(wish),
+            lambda: session.apply(change),
         ]
         reasons = []
         for ask in asking:
@@ -208,8 +208,9 @@ def test_something_else_listens_there(world: World) -> None:
     async def trying() -> str:
         server = await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", 2222)
         async with server:
-            way = world.connection(host="127.0.0.1", port=2222, dial_error_limit=1, per_dial_timeout=0.2)
-            session = world.session(way)
+            session = world.session(
+                world.connection(host="127.0.0.1", port=2222, dial_error_limit=1, per_dial_timeout=0.2)
+            )
             with pytest.raises(HostnetError) as error:
                 await session.connect()
             await session.close()
@@ -219,7 +220,7 @@ def test_something_else_listens_there(world: World) -> None:
 
 
 def test_cancel_ends_the_waiting(world: World) -> None:
-    """Ctrl-C while a server boots: whoever waits is told so, and nothing was sent."""
+    """Ctrl-C while a server boots: whoever waits gets an error, and nothing was sent."""
 
     async def cancelling() -> None:
         pool = world.pool()
@@ -257,11 +258,11 @@ def test_hosts_do_not_wait_for_each_other(up: World) -> None:
 
 
 def test_a_host_is_never_this_machine(world: World) -> None:
-    """Whatever fails on the way to a host, no agent is started here."""
+    """Whatever fails before a host is reached, no agent is started here."""
     connection = world.connection(dial_error_limit=1)
-    for way in (connection, replace(connection, host="127.0.0.1")):
+    for each in (connection, replace(connection, host="127.0.0.1")):
         with pytest.raises(HostnetError) as error:
-            world.connect(way)
+            world.connect(each)
         assert error.value.code is Code.UNREACHABLE
     assert not (world.directory / "state").exists()
 
@@ -302,8 +303,8 @@ def test_a_close_does_not_wait_for_a_dead_host(up: World) -> None:
     """The link is down: closing is done all the same."""
 
     async def closing() -> None:
-        way = up.connection()
-        session = Session(way.label, SSHTransport(way, up.settings, backoff=FAST))
+        connection = up.connection()
+        session = Session(connection.label, SSHTransport(connection, up.settings, backoff=FAST))
         await session.apply(bridge("br0"))
         await asyncio.to_thread(up.client.ip, "link set eth0 down")
         async with asyncio.timeout(PATIENCE):

@@ -136,7 +136,9 @@ class Server:
     def path(self, *programs: str, **links: str) -> None:
         """Let its users find these programs only.
 
-        :param links: programs by name that are others under that name.
+        Args:
+            programs: Their names.
+            links: Names under which other programs are found.
         """
         folder = self.directory / "bin"
         folder.mkdir()
@@ -256,7 +258,7 @@ class World:
             (server.directory / "authorized_keys").write_text(text)
 
     def connection(self, **values: Any) -> Connection:
-        """The way to the server."""
+        """The connection to the server."""
         given = {"host": SERVER, "private_key": self.key.read_text(), "host_key": self.server.host_key, **values}
         return Connection(**given)
 
@@ -266,8 +268,8 @@ class World:
 
     def session(self, connection: Connection | None = None) -> Session:
         """A session with the server, which does not pause long before it tries again."""
-        way = connection or self.connection()
-        return Session(way.label, self.transport(way), self.said.append)
+        connection = connection or self.connection()
+        return Session(connection.label, self.transport(connection), self.said.append)
 
     def pool(self) -> Pool:
         """A pool of sessions."""
@@ -364,12 +366,12 @@ def urn(name: str) -> str:
 
 
 def bridge(name: str, *, dry: bool = False, known: bool = False) -> Change:
-    """The wish for a bridge; known: it is there already."""
+    """The change for a bridge; known: it exists already."""
     return Change(urn(name), name, (Link(name, "bridge"),), known=known, dry=dry)
 
 
 def forward(port: int) -> Change:
-    """The wish for a forward of a port of the server."""
+    """The change for a forward of a port of the server."""
     kind = KINDS["hostnet:index:PortForward"]
     inputs = {"externalInterface": "eth0", "sourcePort": port, "destination": f"10.0.0.2:{port}"}
     change = kind.change(f"urn:pulumi:dev::shop::hostnet:index:PortForward::f{port}", inputs)
@@ -378,12 +380,12 @@ def forward(port: int) -> Change:
 
 
 def removal(name: str) -> Change:
-    """The wish that a bridge goes."""
+    """The change that deletes a bridge."""
     return Change(urn(name), name, (), (Link(name, "bridge"),), known=True)
 
 
 def until(true: Callable[[], object]) -> None:
-    """Wait for what nobody tells of."""
+    """Wait for something of which there is no event."""
     end = time.monotonic() + PATIENCE
     while not true():
         assert time.monotonic() < end, "it does not come about"
