@@ -8,7 +8,7 @@ connected as Hetzner's are: one public address without a subnet, and a gateway t
     route to 203.0.113.N                     default via 172.31.1.1
                                              bridge, NAT: hostnet's --- vm-web --- eth0
 
-A server gets its address and its host key when it is created, and accepts log-ins only after it has booted. Its sshd
+A server gets its address and its host key when it is created, and accepts logins only after it has booted. Its sshd
 has its own /run, /var/lib and root user; the rest of its disk is this machine's.
 """
 
@@ -213,7 +213,7 @@ def _boot(name: str, authorized_key: str, seconds: int) -> str:
     disk.joinpath("authorized_keys").write_text(authorized_key)
     disk.joinpath("sshd_config").write_text(SSHD_CONFIG.format(disk=disk))
     users = Path("/etc/shadow").read_text().splitlines()
-    # No password, but not locked: sshd refuses log-ins to locked accounts.
+    # No password, but not locked: sshd refuses logins to locked accounts.
     users = [line for line in users if not line.startswith("root:")] + ["root:*:20000:0:99999:7:::"]
     disk.joinpath("shadow").write_text("\n".join(users) + "\n")
     _start(subprocess.DEVNULL, "ip", "netns", "exec", name, "sh", "-c", BOOT.format(disk=disk, seconds=seconds))

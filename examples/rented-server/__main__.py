@@ -59,8 +59,8 @@ connection = hostnet.ConnectionArgs(
     host=server.ipv4_address,
     host_key=identity.public_key_openssh,
     private_key=login.private_key_openssh,
-    # The server exists long before it has booted, and accepts log-ins before cloud-init has installed the packages. So
-    # hostnet waits about eight minutes for the log-in, and three for cloud-init.
+    # The server exists long before it has booted, and accepts logins before cloud-init has installed the packages. So
+    # hostnet waits about eight minutes for the login, and three for cloud-init.
     dial_error_limit=40,
 )
 # The network is deleted with the server: nothing has to be deleted on it first, also if it is dead.

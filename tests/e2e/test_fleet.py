@@ -1,4 +1,4 @@
-"""Fifty hosts over SSH in one program: one provider process, one log-in each, and none waits for another.
+"""Fifty hosts over SSH in one program: one provider process, one login each, and none waits for another.
 
 tests/ssh/fleet.py has the address plan. `python -m benchmarks.fleet` has more on each host, and the times.
 """

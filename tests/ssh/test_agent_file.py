@@ -250,7 +250,7 @@ def test_every_python_from_the_oldest_on(world: World, version: str) -> None:
 
 
 def test_a_shell_that_talks(world: World) -> None:
-    """What log-in scripts print before the agent's first word is no answer of the agent's."""
+    """What login scripts print before the agent's first word is no answer of the agent's."""
     world.server.shell("/bin/bash")
     rc = world.server.directory / "home" / ".bashrc"
     rc.write_text('echo "Welcome to {the} machine"; echo; echo noise >&2\n')

@@ -62,7 +62,7 @@ def test_what_is_no_key(world: World) -> None:
 
 
 def test_a_key_that_the_host_does_not_know(up: World) -> None:
-    """It is said which key was offered by its kind, and the host is not asked again: one log-in was tried."""
+    """It is said which key was offered by its kind, and the host is not asked again: one login was tried."""
     connection = up.connection(private_key=keygen(up.directory / "other").read_text())
     with pytest.raises(HostnetError, match="does not accept the private key") as error:
         up.connect(connection)
@@ -73,7 +73,7 @@ def test_a_key_that_the_host_does_not_know(up: World) -> None:
 
 
 def test_a_password(up: World) -> None:
-    """OpenSSH's own password log-in, and sudo for the user who is not root."""
+    """OpenSSH's own password login, and sudo for the user who is not root."""
     assert up.connect(up.connection(user="admin", private_key=None, password=PASSWORD))
 
 

@@ -359,7 +359,7 @@ def test_what_leaves_the_ssh_port_needs_no_second_log_in(up: World, change: Chan
 
 
 def test_a_forward_of_the_ssh_port_elsewhere(up: World) -> None:
-    """Where new log-ins still come through, it counts."""
+    """Where new logins still come through, it counts."""
     change = change_of(
         "PortForward",
         "ssh",

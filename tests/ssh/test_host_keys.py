@@ -177,7 +177,7 @@ def test_a_jump_host_that_forwards_nothing(world: World) -> None:
 
 
 def test_a_server_that_boots_behind_a_jump_host(world: World) -> None:
-    """One log-in on the jump host serves all attempts."""
+    """One login on the jump host serves all attempts."""
     jump = world.put_jump_between()
     jump.start()
     proxy = world.connection(host=JUMP, host_key=jump.host_key)

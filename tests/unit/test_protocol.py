@@ -49,7 +49,7 @@ REQUESTS = [
     Request(5, "restore"),
     Request(6, "watch"),
     Request(7, "confirm"),
-    Request(8, "undo", why="no new log-in"),
+    Request(8, "undo", why="no new login"),
 ]
 
 
@@ -63,7 +63,7 @@ def test_a_request_is_read_as_it_was_written(request_: Request) -> None:
 
 
 def test_a_greeting() -> None:
-    """It is told from what a log-in script prints, and has the agent's identity."""
+    """It is told from what a login script prints, and has the agent's identity."""
     line = _GREETING.to_line()
     assert is_greeting(line)
     assert Greeting.parse(line, "root@192.0.2.2") == _GREETING

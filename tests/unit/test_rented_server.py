@@ -110,7 +110,7 @@ def engine(request: pytest.FixtureRequest, program: Callable[..., Engine]) -> En
 
 
 def test_what_it_makes(engine: Engine) -> None:
-    """Two keys, the server and its log-in, and on it one network."""
+    """Two keys, the server and its login, and on it one network."""
     assert set(engine.registered) - {"Stack rented-stack"} == {
         "PrivateKey login",
         "PrivateKey identity",

@@ -130,7 +130,7 @@ class Machine:
             "ConnectTimeout": 5,
             "ConnectionAttempts": PATIENCE,  # one a second
             "ServerAliveInterval": 5,
-            "ControlMaster": "auto",  # a log-in costs a second there
+            "ControlMaster": "auto",  # a login costs a second there
             "ControlPath": self._directory / "ssh",
             "ControlPersist": "yes",
             "LogLevel": "ERROR",
@@ -139,7 +139,7 @@ class Machine:
         return ["ssh", "-F", "none", *words, *options, f"root@{ADDRESS}"]
 
     def hang_up(self) -> None:
-        """End the connection that commands share, and so the log-in session there."""
+        """End the connection that commands share, and so the login session there."""
         self._outside.run(self._ssh("-O", "exit"), check=False)
 
     def boot_id(self) -> str:

@@ -1,4 +1,4 @@
-"""What only a whole system shows: systemd's units, a reboot, network daemons, log-ins that end.
+"""What only a whole system shows: systemd's units, a reboot, network daemons, logins that end.
 
 One server for all of it (machine.py has the address plan). The tests are in the order of a machine's life: `world` has
 booted it and run `pulumi up`; each test leaves it as it should be; the last one destroys the stack.
@@ -169,7 +169,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     made = World(tmp_path_factory.mktemp("server"))
     try:
         made.server.start()
-        with timed("from its start to the first log-in"):
+        with timed("from its start to the first login"):
             made.files = made.system_files()
         with timed("pulumi up"):
             made.pulumi("up")
@@ -317,7 +317,7 @@ def test_it_reboots(world: World) -> None:
 def test_network_manager_leaves_ours_alone(world: World) -> None:
     """Started in the place of systemd-networkd, and again: what we made is not its, and the uplink is."""
     addresses, ports = world.addresses(), world.ports()
-    # Not in a log-in, which lives no longer than the uplink's address.
+    # Not in a login, which lives no longer than the uplink's address.
     stop = "systemctl disable --now systemd-networkd.socket systemd-networkd.service"
     for command in (f"systemd-run sh -c '{stop}; systemctl start NetworkManager'", "systemctl restart NetworkManager"):
         world.server(command)

@@ -103,7 +103,7 @@ def refusal(error: HostnetError) -> bytes:
 
 
 def is_greeting(line: bytes) -> bool:
-    """Whether a line is a greeting. Before it, a log-in script of the host may print anything."""
+    """Whether a line is a greeting. Before it, a login script of the host may print anything."""
     return line.startswith(_GREETING)
 
 

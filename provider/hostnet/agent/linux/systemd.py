@@ -1,7 +1,7 @@
 """What hostnet asks of systemd, where it runs: a control group for processes that outlive the provider.
 
 A process stays in the control group in which it was started, and systemd ends all processes of a group together: those
-of a service when the service ends (systemd.kill(5), KillMode=), those of a log-in session at its log-out where the
+of a service when the service ends (systemd.kill(5), KillMode=), those of a login session at its logout where the
 machine is configured so (logind.conf(5), KillUserProcesses=). Without a group of their own, our background processes
 would end with the SSH session through which the provider came.
 """

@@ -127,7 +127,7 @@ class CommitConfirm:
 def _detach(pipe: int) -> None:
     """Be a process of one's own, with the pipe as the only open file: as standard input."""
     os.setsid()
-    # SIGTERM is what the processes of a log-in session get at its end (logind.conf(5), KillUserProcesses=), 90 seconds
+    # SIGTERM is what the processes of a login session get at its end (logind.conf(5), KillUserProcesses=), 90 seconds
     # before they are killed: the end of the session may be what this is for.
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
