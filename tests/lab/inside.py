@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hostnet.agent import main
 from hostnet.agent.lasting.persistence import Persistence
-from hostnet.agent.record import netns as instance
+from hostnet.agent.record import netns
 from hostnet.agent.record.record import Store
 from hostnet.agent.transaction.host import Host
 from hostnet.agent.transaction.subsystems import Subsystems
@@ -40,7 +40,7 @@ def open_host(namespace: Namespace, state: Path) -> Host:
         # A thread's namespace is not its process's, which is what `main` asks for.
         here = Path("/proc/thread-self/ns/net").stat().st_ino
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        store = Store(state, f"netns-{here}", f"{boot} {here} {instance._netns_cookie()}")
+        store = Store(state, f"netns-{here}", f"{boot} {here} {netns._netns_cookie()}")
         host = Host(Subsystems.of(store, Unwatched(store, persist="never")))
         # Their sockets belong to the namespace of the thread that opens them: now, and never a test's own thread,
         # which is in the machine's namespace.
