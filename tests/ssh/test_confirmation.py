@@ -1,8 +1,8 @@
 """Commit-confirmed: a change that makes the host unreachable is rolled back by the host, whoever dies meanwhile.
 
-The server is reached at 192.0.2.2 from 192.0.2.1. What cuts the way: a bridge with a subnet that takes in the client, a
-route of a TAP to it, the address taken off the bridge that has the uplink, that bridge deleted. What leaves the
-connection in progress but takes the next: a forward of the SSH port, a dmz host without an exception for it.
+The server is reached at 192.0.2.2 from 192.0.2.1. What makes it unreachable: a bridge with a subnet that takes in the
+client, a route of a TAP to it, the address taken off the bridge that has the uplink, that bridge deleted. What leaves
+the connection in progress but takes the next: a forward of the SSH port, a dmz host without an exception for it.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def in_session(world: World, work: Callable[[Pausing], Awaitable[None]], **value
     """Do something in a session that has made the bridge br0."""
 
     async def working() -> None:
-        way = world.connection(per_dial_timeout=1, dial_error_limit=-1, **values)
-        session = Pausing(way.label, world.transport(way), world.said.append)
+        connection = world.connection(per_dial_timeout=1, dial_error_limit=-1, **values)
+        session = Pausing(connection.label, world.transport(connection), world.said.append)
         await session.apply(bridge("br0"))
         await work(session)
         await session.close()
@@ -151,7 +151,7 @@ CUTS = {
 
 @pytest.mark.parametrize("change", CUTS.values(), ids=CUTS)
 def test_what_cuts_the_way_is_undone(up: World, as_before: Look, change: Change) -> None:
-    """By the host itself; the provider is told when the way is back, and what it asks next is done."""
+    """By the host itself; the provider hears of it when it can connect again, and its next request is served."""
 
     async def work(session: Pausing) -> None:
         before = as_before()
@@ -167,12 +167,11 @@ def test_what_cuts_the_way_is_undone(up: World, as_before: Look, change: Change)
 
 
 def test_the_first_change_of_all(up: World, as_before: Look) -> None:
-    """Nothing is recorded before it: the provider is told of its end all the same."""
+    """Nothing is recorded before it, and the provider still hears of its end."""
     before = as_before()
 
     async def work() -> None:
-        way = up.connection(per_dial_timeout=1, dial_error_limit=-1)
-        session = up.session(way)
+        session = up.session(up.connection(per_dial_timeout=1, dial_error_limit=-1))
         await rolled_back(session.apply(cutting()))
         await session.close()
 
@@ -267,7 +266,7 @@ def test_routes_whose_gateway_is_on_no_subnet(up: World, as_before: Look) -> Non
 
 
 def test_what_cannot_come_back_as_it_was(up: World, as_before: Look) -> None:
-    """The rest does; the record says what was, not what cut the way, or the next boot would cut it again."""
+    """The rest does; the record says what was, and not the change, or the next boot would make it again."""
     inputs = {"name": "vmbr", "addresses": ["10.5.0.1/24"]}
     server = {"dhcpServer": {"rangeStart": "10.5.0.10", "rangeEnd": "10.5.0.20"}}
     up.server.mounts += "cp $(readlink -f $(command -v dnsmasq)) /run/dnsmasq\n"
