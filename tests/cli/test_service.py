@@ -1,4 +1,4 @@
-"""What is written for systemd and for network daemons: with places of the test's own, and nobody told."""
+"""The files for systemd and for network daemons, in directories of the test; no command is run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ARGV = ["/usr/bin/python3", "-I", "-S", "/var/lib/hostnet/agent/0123.zip"]
 
 @dataclass
 class Noted(Commands):
-    """What would have been run."""
+    """Notes commands and runs none."""
 
     noted: list[str] = field(default_factory=list)
 
@@ -32,10 +32,10 @@ class Noted(Commands):
 
 
 class Bench:
-    """A service of the machine itself, in a directory."""
+    """What lasts on a machine, in a directory."""
 
     def __init__(self, directory: Path) -> None:
-        """Systemd and both network daemons run."""
+        """Systemd and both network daemons seem to run."""
         self.directory = directory
         self.places = Places(*(directory / str(field) for field in Places.__dataclass_fields__))
         for place in (self.places.systemd, self.places.units, self.places.network_manager_runs):
@@ -45,11 +45,11 @@ class Bench:
         self.store = Store(directory / "state", "host", None)
 
     def service(self, persist: str) -> Persistence:
-        """One, as an agent has it."""
+        """The persistence of an agent."""
         return Persistence(self.store, None, persist, self.places, self.commands)
 
     def sync(self, persist: str, *objects: Object) -> tuple[str, ...]:
-        """Record these and bring the rest to it."""
+        """Record these objects, and bring everything to what they need."""
         with self.store.locked() as record:
             owner = Owner("urn:pulumi:dev::shop::hostnet:index:Bridge::net", "net", objects)
             record.owners = Owners({owner.key: owner} if objects else {})
@@ -57,7 +57,7 @@ class Bench:
             return self.service(persist).sync(record)
 
     def units(self) -> set[str]:
-        """The units that are there, by their role."""
+        """The roles of the units that exist."""
         name = units.instance_name(self.store.path.parent)
         return {path.name.removeprefix(name).removesuffix(".service") for path in self.places.units.iterdir()}
 
@@ -73,7 +73,7 @@ GLOB = Glob("br0", "vm-*")
 
 
 def test_units_come_with_the_first_resource_and_go_with_the_last(bench: Bench) -> None:
-    """Enabled, with a copy of the agent that outlives the provider's; the watcher's only with a match."""
+    """They are enabled, with a copy of the agent that outlives the provider. The watcher has one only with a match."""
     bench.sync("auto", BRIDGE)
     assert bench.units() == {"", "-firewall"}
     assert any(command.startswith("systemctl enable") for command in bench.commands.noted)
@@ -89,14 +89,14 @@ def test_units_come_with_the_first_resource_and_go_with_the_last(bench: Bench) -
     assert any("disable --quiet --now" in command for command in bench.commands.noted)
     before = len(bench.commands.noted)
     bench.sync("auto", BRIDGE)
-    assert len(bench.commands.noted) == before, "nothing changed: nobody is told"
+    assert len(bench.commands.noted) == before, "nothing has changed: no command is run"
     bench.sync("auto")
     assert bench.units() == set()
     assert not bench.store.path.parent.exists()
 
 
-def test_units_that_are_written_anew_leave_no_earlier_agent(bench: Bench) -> None:
-    """Of another version of hostnet; one that an agent runs from stays till the next time."""
+def test_units_that_are_written_again_leave_no_earlier_agent(bench: Bench) -> None:
+    """Files of other versions of hostnet go. One that an agent runs from stays until the next time."""
     bench.sync("auto", BRIDGE)
     directory = bench.store.path.parent / "agent"
     (kept,) = directory.glob("*.zip")
@@ -109,7 +109,7 @@ def test_units_that_are_written_anew_leave_no_earlier_agent(bench: Bench) -> Non
 
 
 def test_never_and_always(bench: Bench) -> None:
-    """`never`: no unit, and those that are there go. `always` without systemd: a warning that says what to do."""
+    """`never` removes all units. `always` without systemd is a warning that says what to do."""
     bench.sync("auto", BRIDGE)
     bench.sync("never", BRIDGE)
     assert bench.units() == set()
@@ -122,7 +122,7 @@ def test_never_and_always(bench: Bench) -> None:
 
 
 def test_units_that_cannot_be_written_are_a_warning(bench: Bench) -> None:
-    """NixOS: /etc/systemd/system is the store's. The network is made all the same."""
+    """On NixOS /etc/systemd/system is read-only. The network is set up nevertheless."""
     shutil.rmtree(bench.places.units)
     bench.places.units.write_text("not a directory")
     warnings = bench.sync("auto", BRIDGE)
@@ -130,7 +130,7 @@ def test_units_that_cannot_be_written_are_a_warning(bench: Bench) -> None:
 
 
 def test_network_daemons_are_kept_off(bench: Bench) -> None:
-    """Before the interfaces are made, and for as long as they are there; where they have read it at the next boot."""
+    """Their files exist before the interfaces do and as long as they do, where a daemon reads them at the next boot."""
     networkd, manager = bench.places.networkd, bench.places.network_manager / "conf.d"
     bench.service("never").declare_unmanaged([Owner("urn", "id", (BRIDGE,))])
     assert [path.suffix for path in networkd.iterdir()] == [".network"]
@@ -149,7 +149,7 @@ def test_network_daemons_are_kept_off(bench: Bench) -> None:
 
 
 def test_a_network_daemon_may_start_later(bench: Bench) -> None:
-    """It finds what is not its own written down, if it is installed; until it runs it is not told."""
+    """It finds the file if it is installed. While it does not run, nothing is reloaded."""
     networkd, manager, places = bench.places.networkd, bench.places.network_manager / "conf.d", bench.places
     places.networkd_runs.unlink()
     places.network_manager_runs.rmdir()
@@ -163,7 +163,7 @@ def test_a_network_daemon_may_start_later(bench: Bench) -> None:
 
 
 def test_network_daemons_are_kept_off_where_etc_cannot_be_written(bench: Bench) -> None:
-    """NixOS: till the next boot, at which `hostnet restore` does it again."""
+    """On NixOS the files last until the next boot, when `hostnet restore` writes them again."""
     for place in (bench.places.networkd, bench.places.network_manager):
         place.write_text("not a directory")
     bench.sync("never", BRIDGE)
@@ -176,7 +176,7 @@ def test_network_daemons_are_kept_off_where_etc_cannot_be_written(bench: Bench) 
 
 
 def test_a_namespace_has_neither(tmp_path: Path) -> None:
-    """Units and daemons are the machine's own."""
+    """Units and network daemons belong to the machine."""
     bench = Bench(tmp_path)
     bench.store = Store(tmp_path / "state", "netns-1", "boot 1 1")
     bench.service("always").declare_unmanaged([Owner("urn", "id", (BRIDGE,))])
@@ -186,14 +186,14 @@ def test_a_namespace_has_neither(tmp_path: Path) -> None:
 
 
 def test_other_state_directories_have_other_units() -> None:
-    """They are different owners."""
+    """Different state directories have different units."""
     assert units.instance_name(Path("/var/lib/hostnet")) == "hostnet"
     assert units.instance_name(Path("/srv/a")) != units.instance_name(Path("/srv/b"))
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
-    """It finds no fault with them, and reads odd paths as they are meant."""
+    """`systemd-analyze verify` finds no fault, also with unusual paths."""
     odd = tmp_path / "a b%c$d"
     argv = agent_command(Path(__file__).resolve().parents[2] / "provider")
     texts = {
@@ -214,7 +214,7 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
 
 
 def test_restore_comes_before_guests_and_after_firewalls() -> None:
-    """The order at boot."""
+    """The order at boot is in the unit."""
     text = units.restore_unit(Path("/var/lib/hostnet"), ARGV)
     assert 'ExecStart="/usr/bin/python3" "-I" "-S" "/var/lib/hostnet/agent/0123.zip" "restore"' in text
     lines = dict.fromkeys(text.splitlines())
@@ -226,7 +226,7 @@ def test_restore_comes_before_guests_and_after_firewalls() -> None:
 
 
 def test_a_firewall_that_empties_nftables_is_followed() -> None:
-    """By its start, and, since the unit stays active, by its reload, after it."""
+    """It is followed by its start and, since the unit stays active, by its reload."""
     text = units.restore_unit(Path("/var/lib/hostnet"), ARGV)
     assert "RemainAfterExit=yes" in text
     assert "ExecReload=" in text
@@ -251,5 +251,5 @@ def _values(text: str, key: str) -> str:
     ],
 )
 def test_the_servers_service_has_a_name_that_systemd_takes(bridge: str, unit: str) -> None:
-    """Whatever the kernel allows in an interface's name."""
+    """Everything that the kernel allows in an interface's name is escaped."""
     assert units.server_unit(Path("/var/lib/hostnet"), bridge) == unit

@@ -1,4 +1,4 @@
-"""DHCP, DNS and router advertisements on a bridge, seen by real clients.
+"""DHCP, DNS and router advertisements on a bridge, as real clients see them.
 
 Addresses: see tests/lab/topology.py. The bridge is `br-a` with 10.0.0.1/24 and fd12::1/64; clients are namespaces of
 their own behind `vm-1`, `vm-2`, … with nothing but a MAC address.
@@ -30,12 +30,12 @@ from tools.guest import READY, qemu_argv
 
 Program = dict[str, tuple[str, dict[str, Any]]]
 MAC = "02:00:00:00:01:0{}"
-BOOT_PATIENCE = 120.0  # seconds: a microVM boots in 4, on a busy machine in many more
+BOOT_PATIENCE = 120.0  # seconds; a microVM boots in 4, on a busy machine in many more
 NET4, NET6 = ["10.0.0.1/24"], ["10.0.0.1/24", "fd12::1/64"]
 
 
 def network(dhcp: dict[str, Any] | None = None, **bridge: Any) -> Program:
-    """The bridge with its clients' wires."""
+    """The bridge and its clients' links."""
     server = {} if dhcp is None else {"dhcpServer": dhcp}
     return {
         "net": ("Bridge", {"name": "br-a", "addresses": NET4, **server, **bridge}),
@@ -48,7 +48,7 @@ NewClient = Callable[[int], Client]
 
 @pytest.fixture
 def client(lab: Lab, tmp_path: Path) -> Iterator[NewClient]:
-    """Makes clients: `client(1)` is behind `vm-1`."""
+    """Make clients: `client(1)` is behind `vm-1`."""
     made: list[Client] = []
 
     def make(number: int) -> Client:
@@ -68,7 +68,7 @@ def pids(lab: Lab) -> list[int]:
 
 
 def test_a_guest_gets_all_it_needs(lab: Lab, stack: Stack, client: NewClient) -> None:
-    """Address out of the range, router, name server, domain, lease time and MTU; and the lease is read."""
+    """It gets an address of the range, router, name server, domain, lease time and MTU. A refresh shows the lease."""
     guest = client(1)
     dhcp = {"rangeStart": "10.0.0.100", "rangeEnd": "10.0.0.110", "leaseTime": "20m", "domain": "vm.internal"}
     stack.up(network(dhcp, mtu=1400))
@@ -85,7 +85,7 @@ def test_a_guest_gets_all_it_needs(lab: Lab, stack: Stack, client: NewClient) ->
 
 
 def test_an_undeclared_range_is_the_subnet_less_what_is_used(lab: Lab, stack: Stack, client: NewClient) -> None:
-    """Of a /29 with a gateway, a guest and a static lease three addresses are left, and a fourth client gets none."""
+    """A /29 with a gateway, a guest and a static lease has three addresses left; a fourth client gets none."""
     lease = {"macAddress": MAC.format(9), "address": "10.0.0.6"}
     program = network({"staticLeases": [lease]}, addresses=["10.0.0.1/29"])
     program["tap"] = ("TapBinding", {"name": "web", "bridge": "${net.name}", "guest": {}})
@@ -99,7 +99,7 @@ def test_an_undeclared_range_is_the_subnet_less_what_is_used(lab: Lab, stack: St
 
 
 def test_an_address_on_lease_is_not_free(lab: Lab, stack: Stack, client: NewClient) -> None:
-    """A guest's derived address is the lowest that no client has on lease; the lease's own MAC is no hindrance."""
+    """A guest's derived address is the lowest one that no client has leased."""
     guest = client(1)
     stack.up(network({"rangeStart": "10.0.0.2", "rangeEnd": "10.0.0.3"}))
     taken = {guest.udhcpc()["ip"], client(2).udhcpc()["ip"]}
@@ -127,7 +127,7 @@ def test_dhclient(lab: Lab, stack: Stack, client: NewClient) -> None:
 
 
 def test_names(lab: Lab, stack: Stack, client: NewClient) -> None:
-    """Static leases' and guests' names are answered with and without the domain, by UDP and TCP, to guests alone."""
+    """Names of static leases and guests are answered with and without the domain, by UDP and TCP."""
     guest = client(1)
     lease = {"macAddress": MAC.format(8), "address": "10.0.0.50", "hostname": "db"}
     program = network({"domain": "vm.internal", "staticLeases": [lease]}, addresses=NET6)
@@ -155,7 +155,7 @@ def test_names(lab: Lab, stack: Stack, client: NewClient) -> None:
 
 
 def test_other_names_are_asked_of_the_hosts_own_servers(lab: Lab, stack: Stack, client: NewClient) -> None:
-    """The host's resolv.conf (a named namespace's own, see ip-netns(8)) tells whom the gateway asks."""
+    """The gateway asks the servers in the host's resolv.conf, in a named namespace its own (ip-netns(8))."""
     guest = client(1)
     folder = Path("/etc/netns", lab.host.name)
     folder.mkdir(parents=True)
@@ -182,7 +182,7 @@ def test_other_names_are_asked_of_the_hosts_own_servers(lab: Lab, stack: Stack, 
 
 
 def test_router_advertisements(lab: Lab, stack: Stack, client: NewClient) -> None:
-    """A kernel gives itself an address of the declared prefix, and of no other that the bridge has."""
+    """A guest's kernel gives itself an address of the declared prefix, and of no other one of the bridge."""
     guest = client(1)
     addresses = [*NET6, "fd99::1/64"]
     stack.up(network({}, addresses=addresses, ipv6SendRa=True, ipv6Prefixes=["fd12::/64"]))
@@ -203,7 +203,7 @@ def test_router_advertisements(lab: Lab, stack: Stack, client: NewClient) -> Non
 
 
 def test_advertisements_alone(lab: Lab, stack: Stack, client: NewClient) -> None:
-    """Without a dhcpServer there are advertisements without a name server, and neither DHCP nor DNS."""
+    """Without a dhcpServer, advertisements name no DNS server, and there is neither DHCP nor DNS."""
     guest = client(1)
     stack.up(network(None, addresses=["fd12::1/64"], ipv6SendRa=True))
     assert until(guest.addresses6) == ["fd12::ff:fe00:101/64"]
@@ -215,7 +215,7 @@ def test_advertisements_alone(lab: Lab, stack: Stack, client: NewClient) -> None
 
 
 def test_a_slaac_guest_has_a_v6_name(lab: Lab, stack: Stack, client: NewClient) -> None:
-    """With advertisements a guest's name stands for the v6 address that it made, not for one that it does not have."""
+    """With advertisements a guest's name stands for the IPv6 address that it made itself."""
     stack.up(network({}, addresses=NET6, ipv6SendRa=True))
     program = dict(stack.program)
     program["tap"] = ("TapBinding", {"name": "web", "bridge": "${net.name}", "guest": {"hostname": "web"}})
@@ -234,7 +234,7 @@ def test_a_slaac_guest_has_a_v6_name(lab: Lab, stack: Stack, client: NewClient) 
 
 
 def test_leases_come_and_go_without_a_restart(lab: Lab, stack: Stack, client: NewClient) -> None:
-    """A static lease and a guest are added and taken out: the process is the same, others keep what they have."""
+    """Adding and removing a static lease and a guest keeps the process, and the leases of others."""
     first, second = client(1), client(2)
     stack.up(network({}))
     (process,) = pids(lab)
@@ -262,7 +262,7 @@ def _leases(stack: Stack) -> list[dict[str, Any]]:
 
 
 def test_another_configuration_keeps_the_leases(lab: Lab, stack: Stack, client: NewClient) -> None:
-    """Range, lease time, addresses and MTU change in place: another process, the same leases."""
+    """A change of range, lease time, addresses and MTU takes another process; the leases stay."""
     guest = client(1)
     stack.up(network({"rangeStart": "10.0.0.100", "rangeEnd": "10.0.0.199"}))
     mine = guest.udhcpc()["ip"]
@@ -279,7 +279,7 @@ def test_another_configuration_keeps_the_leases(lab: Lab, stack: Stack, client: 
 
 
 def test_nothing_answers_on_the_uplink(lab: Lab, stack: Stack, client: NewClient) -> None:
-    """An outsider gets neither DHCP nor DNS, at whichever address; a guest on the same path does."""
+    """An outsider gets neither DHCP nor DNS at any address; a guest on the same path does."""
     stack.up(network({}, addresses=NET6))
     guest = client(1)
     guest.udhcpc()
@@ -296,7 +296,7 @@ def test_nothing_answers_on_the_uplink(lab: Lab, stack: Stack, client: NewClient
 
 
 def test_two_bridges_have_two_servers(lab: Lab, stack: Stack, client: NewClient) -> None:
-    """One process a bridge; the end of one is not the other's."""
+    """Each bridge has its own process; the end of one does not concern the other."""
     program = network({})
     program["other"] = ("Bridge", {"name": "br-b", "addresses": ["10.1.0.1/24"], "dhcpServer": {}})
     stack.up(program)
@@ -313,7 +313,7 @@ def test_two_bridges_have_two_servers(lab: Lab, stack: Stack, client: NewClient)
 
 
 def test_one_that_died_is_drift_and_comes_back(lab: Lab, stack: Stack, client: NewClient) -> None:
-    """A refresh tells that the server is gone; the next up starts it, with its leases."""
+    """A refresh shows that the server has ended. The next `up` starts it, with its leases."""
     guest = client(1)
     stack.up(network({}, addresses=NET6, ipv6SendRa=True))
     mine = guest.udhcpc()["ip"]
@@ -329,7 +329,7 @@ def test_one_that_died_is_drift_and_comes_back(lab: Lab, stack: Stack, client: N
 
 
 def test_lists_that_somebody_changed_are_drift(lab: Lab, stack: Stack) -> None:
-    """What the server would read on its next signal is as declared, or it is drift."""
+    """A file that the server reads on its next signal and that is not as declared is drift."""
     stack.up(network({"staticLeases": [{"macAddress": MAC.format(9), "address": "10.0.0.9"}]}))
     (hosts,) = (path / "br-a" / "hosts" for path in _directories(stack))
     hosts.write_text("")
@@ -340,13 +340,13 @@ def test_lists_that_somebody_changed_are_drift(lab: Lab, stack: Stack) -> None:
 
 
 def _directories(stack: Stack) -> list[Path]:
-    """Those of /run/hostnet that are this stack's."""
+    """The directories of this stack in /run/hostnet."""
     mine = str(stack.provider.directory)
     return [path.parent for path in RUN.glob(f"*/{ABOUT}") if mine in path.read_text()]
 
 
 def test_it_outlives_the_provider_and_restore_brings_it_back(lab: Lab, client: NewClient) -> None:
-    """No provider, no agent: guests are served. After a kill, `restore` starts it again."""
+    """Guests are served without a provider or an agent. After a kill, `restore` starts the server again."""
     provider = Provider()
     guest = client(1)
     try:
@@ -377,8 +377,8 @@ async def _restore(provider: Provider, netns: str) -> None:
     await host.restore()
 
 
-def test_a_bridge_that_was_made_anew_is_served(lab: Lab, stack: Stack, client: NewClient) -> None:
-    """Somebody deletes the bridge under its server: up makes both work again."""
+def test_a_bridge_that_was_made_again_is_served(lab: Lab, stack: Stack, client: NewClient) -> None:
+    """After another program has deleted the bridge, `up` makes bridge and server work again."""
     guest = client(1)
     stack.up(network({}))
     guest.udhcpc()
@@ -392,7 +392,7 @@ def test_a_bridge_that_was_made_anew_is_served(lab: Lab, stack: Stack, client: N
 
 
 def test_a_destroy_leaves_nothing(lab: Lab, stack: Stack, client: NewClient) -> None:
-    """No process, no file, no lease; also where the server alone is taken out of the bridge."""
+    """No process, file or lease is left, also if only the server is removed from the bridge."""
     guest = client(1)
     stack.up(network({}))
     guest.udhcpc()
@@ -412,7 +412,7 @@ def test_a_destroy_leaves_nothing(lab: Lab, stack: Stack, client: NewClient) -> 
 
 
 def test_what_a_deleted_namespace_leaves_is_swept(lab: Lab, client: NewClient) -> None:
-    """A server keeps a namespace alive that has lost its name; the next agent on the machine ends it."""
+    """A server in a namespace that has lost its name is ended by the next agent on the machine."""
     provider = Provider()
     host = lab.net.namespaces.add("host2")
     try:
@@ -435,7 +435,7 @@ def test_what_a_deleted_namespace_leaves_is_swept(lab: Lab, client: NewClient) -
 
 
 def test_dnsmasq_is_missing(lab: Lab, stack: Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A clear error that names the package, in a preview too; and nothing is left."""
+    """The error names the package, in a preview too, and nothing is left."""
     for program in ("ip", "nft", "env"):
         (tmp_path / program).symlink_to(Path("/usr/sbin", program) if program != "env" else "/usr/bin/env")
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -457,7 +457,7 @@ def test_dnsmasq_is_missing(lab: Lab, stack: Stack, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_server_that_does_not_start_undoes_the_bridge(lab: Lab, stack: Stack) -> None:
-    """Port 53 is another's: the error says so, the bridge is not there, and others of the same step are."""
+    """Port 53 is in use: the error says so, the bridge is undone, and others of the same step are not."""
     taken = lab.host.socket(socket.AF_INET, socket.SOCK_DGRAM)
     taken.bind(("0.0.0.0", 53))  # noqa: S104 - what a careless DNS server does
     other = {"alone": ("Bridge", {"name": "br-b", "addresses": ["10.1.0.1/24"]})}
@@ -479,7 +479,7 @@ def test_a_server_that_does_not_start_undoes_the_bridge(lab: Lab, stack: Stack) 
 
 
 def test_a_prefix_needs_an_address(lab: Lab, stack: Stack) -> None:
-    """Announced is what the bridge has an address in: anything else is refused, and the way out said."""
+    """A prefix in which the bridge has no address is refused, and the error says what to do."""
     with pytest.raises(HostnetError, match="no address in fd99::/64"):
         stack.up(network(None, addresses=NET6, ipv6SendRa=True, ipv6Prefixes=["fd99::/64"]))
     stack.destroy()
@@ -487,7 +487,7 @@ def test_a_prefix_needs_an_address(lab: Lab, stack: Stack) -> None:
 
 
 def test_a_reserved_address_is_one_machines(lab: Lab, stack: Stack) -> None:
-    """A static lease can't take a guest's address, nor give its MAC another."""
+    """A static lease with a guest's address, or with its MAC address and another address, is refused."""
     program = network({})
     program["tap"] = ("TapBinding", {"name": "web", "bridge": "${net.name}", "guest": {}})
     stack.up(program)
@@ -501,7 +501,7 @@ def test_a_reserved_address_is_one_machines(lab: Lab, stack: Stack) -> None:
 
 
 def test_a_forward_of_port_53_leaves_guests_their_dns(lab: Lab, stack: Stack, client: NewClient) -> None:
-    """A guest that serves DNS to the world is not its siblings' name server; what sees to that is drift if it goes."""
+    """A guest behind a forward of port 53 is not its siblings' DNS server. The loss of what prevents it is drift."""
     program = network({"domain": "vm.internal"})
     program["tap"] = ("TapBinding", {"name": "web", "bridge": "${net.name}", "guest": {"hostname": "web"}})
     program["nat"] = ("NatGateway", {"internalInterfaces": ["${net.name}"]})
@@ -538,14 +538,14 @@ def test_a_forward_of_port_53_leaves_guests_their_dns(lab: Lab, stack: Stack, cl
     assert not lab.host.kernel.listing()
 
 
-@pytest.mark.parametrize("way", ["veth", "tap", "tap without vnet_hdr"])
-def test_checksums_are_whole_on_every_wire(lab: Lab, stack: Stack, client: NewClient, way: str) -> None:
-    """A client that believes the checksum it reads takes the answer; a TAP without offload adds nothing wrong."""
+@pytest.mark.parametrize("wire", ["veth", "tap", "tap without vnet_hdr"])
+def test_checksums_are_complete_on_every_wire(lab: Lab, stack: Stack, client: NewClient, wire: str) -> None:
+    """A client that checks the checksum accepts the answer, also behind a TAP without offload."""
     program = network({})
-    offload = way == "tap"
+    offload = wire == "tap"
     program["tap"] = ("TapBinding", {"name": "old", "bridge": "${net.name}", "vnetHdr": offload, "guest": {}})
     stack.up(program)
-    if way == "veth":
+    if wire == "veth":
         assert client(1).old() == "whole"
     else:
         mac = stack["tap.guest.macAddress"]
@@ -554,8 +554,8 @@ def test_checksums_are_whole_on_every_wire(lab: Lab, stack: Stack, client: NewCl
     stack.destroy()
 
 
-def test_what_fills_checksums_comes_and_goes(lab: Lab, stack: Stack, client: NewClient) -> None:
-    """It is there with the server, missed where somebody takes it away, and goes with the server."""
+def test_what_completes_checksums_comes_and_goes(lab: Lab, stack: Stack, client: NewClient) -> None:
+    """It comes and goes with the server, and if another program removes it, that is drift."""
     guest = client(1)
     stack.up(network())
     before = _checksums(lab)
@@ -579,14 +579,14 @@ def test_what_fills_checksums_comes_and_goes(lab: Lab, stack: Stack, client: New
 
 
 def _checksums(lab: Lab) -> tuple[bool, list[str], list[str]]:
-    """What the host does about them on the bridge."""
+    """How the host completes checksums on the bridge."""
     offload = "tx-checksumming: on" in lab.host.run("ethtool -k br-a")
     qdiscs = [one.kind for one in lab.host.kernel.qdiscs() if one.device == "br-a"]
     return offload, qdiscs, [one.kind for one in lab.host.kernel.filters("br-a", CLSACT_EGRESS)]
 
 
 def test_microvms_boot_with_dhcp_alone(lab: Lab, stack: Stack) -> None:
-    """QEMU behind TAPs with `ip=dhcp`: each has its guest's address and name, and one reaches the other by its name."""
+    """Each guest of QEMU with `ip=dhcp` gets its address and name, and one reaches the other by its name."""
     program = network({"domain": "vm.internal"}, addresses=NET6, ipv6SendRa=True)
     for name in ("web", "sibling"):
         inputs = {"name": f"t-{name}", "bridge": "${net.name}", "guest": {"hostname": name}}
@@ -604,7 +604,7 @@ def test_microvms_boot_with_dhcp_alone(lab: Lab, stack: Stack) -> None:
 
 
 def _boot(lab: Lab, machines: contextlib.ExitStack, tap: str, mac: str, append: str) -> subprocess.Popen[str]:
-    """A microVM that ends with the block."""
+    """Start a microVM that ends with the block."""
     argv = qemu_argv(tap, mac, append)
     machine = lab.host.call(subprocess.Popen, argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     machines.callback(machine.wait)
@@ -613,7 +613,7 @@ def _boot(lab: Lab, machines: contextlib.ExitStack, tap: str, mac: str, append: 
 
 
 def _wait_for(machine: subprocess.Popen[str], mark: str) -> str:
-    """What a machine said up to a line; a watchdog ends one that never says it."""
+    """What a machine printed up to a line; a watchdog ends a machine that never prints it."""
     watchdog = threading.Timer(BOOT_PATIENCE, machine.kill)
     watchdog.start()
     said = ""
@@ -627,7 +627,7 @@ def _wait_for(machine: subprocess.Popen[str], mark: str) -> str:
 
 
 def test_an_input_chain_that_drops(lab: Lab, stack: Stack, client: NewClient) -> None:
-    """With openFirewall guests get DHCP, DNS and advertisements past somebody's dropping chain; without, nothing."""
+    """With openFirewall guests get DHCP, DNS and advertisements in spite of a dropping chain; without it, nothing."""
     lab.host.nft("table inet fw { chain input { type filter hook input priority 0; policy drop; }; }")
     lab.serve("host", "tcp:22")
     guest = client(1)
@@ -647,7 +647,7 @@ def test_an_input_chain_that_drops(lab: Lab, stack: Stack, client: NewClient) ->
 
 
 def test_a_guest_has_its_own_name_and_no_siblings(lab: Lab, stack: Stack, client: NewClient) -> None:
-    """What a client calls itself is answered, unless a guest, a static lease or the gateway has that name."""
+    """The name that a client gives itself is answered, unless a guest, a static lease or the gateway has it."""
     lease = {"macAddress": MAC.format(9), "address": "10.0.0.9", "hostname": "printer"}
     program = network({"domain": "vm.internal", "staticLeases": [lease]}, addresses=NET6)
     guest = {"name": "web", "bridge": "${net.name}", "guest": {"hostname": "web"}}

@@ -1,4 +1,4 @@
-"""Beside other people's firewalls: traffic passes, nothing else does, a reload is mended, and nothing of ours stays.
+"""Beside other firewalls: what should pass passes, and nothing else; a reload is repaired; no rule of ours is left.
 
 Addresses: see tests/lab/topology.py; the firewalls: tests/lab/firewalls.py.
 """
@@ -20,7 +20,7 @@ from tests.lab.firewalls import NAMES, Firewall, running
 from tests.lab.lab import Lab
 from tests.lab.probes import DOUBT
 
-_DHCP_PATIENCE = 4.0  # seconds; dnsmasq first asks whether anybody has the address
+_DHCP_PATIENCE = 4.0  # seconds; dnsmasq first pings the address that it is going to offer
 
 Program = dict[str, tuple[str, dict[str, Any]]]
 
@@ -32,7 +32,7 @@ OWN = ["outsider tcp 192.0.2.2:8081", "guest1 udp 192.0.2.2:53"]  # the host's o
 
 
 def program(*, auto: bool) -> Program:
-    """Networks A and B behind one gateway, a forward to guest1 in each family."""
+    """Networks A and B are behind one gateway, with a forward to guest1 in each family."""
     mode = "auto" if auto else "none"
     forward = {"natGateway": "${nat.id}", "protocol": "tcp+udp", "sourcePort": 8080}
     return {
@@ -50,7 +50,7 @@ def program(*, auto: bool) -> Program:
 
 
 def prepare(lab: Lab) -> None:
-    """Servers, and a kernel that shows bridged frames to IP's firewalls."""
+    """Start servers, and have br_netfilter hand bridged frames to the firewalls of IP."""
     lab.serve("guest1", "tcp:80 udp:80")
     lab.serve("internet", "tcp:80 udp:80")
     lab.serve("host", "tcp:8081 udp:53")
@@ -59,7 +59,7 @@ def prepare(lab: Lab) -> None:
 
 
 def judge(lab: Lab, *, passes: list[str], blocked: list[str]) -> None:
-    """Every probe ends as told."""
+    """Every probe ends as expected."""
     asked = [(line, *line.split(" ", 1)) for line in passes]
     verdicts = lab.probes([(role, target) for _, role, target in asked])
     assert not {line: str(v) for (line, *_), v in zip(asked, verdicts, strict=True) if v.outcome != "reached"}
@@ -69,7 +69,7 @@ def judge(lab: Lab, *, passes: list[str], blocked: list[str]) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_beside_a_firewall(lab: Lab, stack: Stack, name: str) -> None:
-    """Without us it drops; with `auto` all passes that should and nothing else; a reload is drift, and mended."""
+    """With `none` it drops; with `auto` what should pass passes, and nothing else. A reload is drift."""
     prepare(lab)
     with running(name, lab.host) as firewall:
         before = firewall.rules()
@@ -92,7 +92,7 @@ def test_beside_a_firewall(lab: Lab, stack: Stack, name: str) -> None:
 
 
 def _reload(lab: Lab, stack: Stack, firewall: Firewall) -> None:
-    """Its own reload, and what is left of ours then."""
+    """Reload the firewall: rules of ours that are gone are drift, and come back."""
     firewall.reload()
     if firewall.survives_reload:
         assert stack.refresh() == {}
@@ -105,7 +105,7 @@ def _reload(lab: Lab, stack: Stack, firewall: Firewall) -> None:
 
 
 def test_our_rules_in_iptables_can_be_read(lab: Lab, stack: Stack) -> None:
-    """`iptables -S` shows each with its comment, in DOCKER-USER; a saved and loaded copy of ours is ours still."""
+    """`iptables -S` shows each with its comment in DOCKER-USER. Rules that were saved and loaded are still ours."""
     prepare(lab)
     with running("docker", lab.host) as firewall:
         before = firewall.rules()
@@ -128,7 +128,7 @@ def _named(rules: str) -> str:
 
 
 def test_an_administrators_drop_goes_before_ours(lab: Lab, stack: Stack) -> None:
-    """What looks at something is somebody's will: our accept stands behind it, and before a RETURN or the last drop."""
+    """Our accept comes after the administrator's rules with a condition, and before a RETURN or the last drop."""
     prepare(lab)
     with running("docker", lab.host):
         lab.host.run("iptables-nft -A DOCKER-USER -s 192.0.2.20 -j DROP")
@@ -142,8 +142,8 @@ def test_an_administrators_drop_goes_before_ours(lab: Lab, stack: Stack) -> None
 
 
 @pytest.mark.parametrize("table", ["firewalld", "another"])
-def test_a_table_that_a_program_owns_is_told(lab: Lab, stack: Stack, table: str) -> None:
-    """As firewalld 2.1 makes its own: a preview says that nothing can be added, and no drift is shown for ever.
+def test_a_table_that_a_program_owns_is_reported(lab: Lab, stack: Stack, table: str) -> None:
+    """As of firewalld 2.1: a preview says that no rule can be added, and a refresh shows no drift.
 
     `hostnet doctor` has the command that makes firewalld let others in.
     """
@@ -167,7 +167,7 @@ def test_a_table_that_a_program_owns_is_told(lab: Lab, stack: Stack, table: str)
 
 
 def _doctor(stack: Stack) -> list[dict[str, str]]:
-    """What `hostnet doctor` says of the stack's host."""
+    """What `hostnet doctor` finds on the stack's host."""
 
     async def ask() -> list[dict[str, str]]:
         host = await stack.provider.host({"connection": {"netns": stack.netns}})
@@ -179,7 +179,7 @@ def _doctor(stack: Stack) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("before", ["", "NftablesTableOwner=yes\n", "NftablesTableOwner=no\nNftablesTableOwner=yes\n"])
 def test_the_command_for_firewalld(before: str, tmp_path: Path) -> None:
-    """It leaves one line, and all others as they were."""
+    """The command leaves one such line, and all other lines as they were."""
     conf = tmp_path / "firewalld.conf"
     conf.write_text(f"DefaultZone=public\n{before}LogDenied=off\n")
     command = _FIREWALLD.strip("`").replace("/etc/firewalld/firewalld.conf", str(conf))
@@ -188,7 +188,7 @@ def test_the_command_for_firewalld(before: str, tmp_path: Path) -> None:
 
 
 def _keep(rules: str, table: str) -> subprocess.Popen[str]:
-    """A program that makes a table and lives on, as its owner."""
+    """A program that makes a table, and owns it while it runs."""
     process = subprocess.Popen(["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin
     assert process.stdout
@@ -201,7 +201,7 @@ def _keep(rules: str, table: str) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("name", ["docker", "native", "legacy"])
 def test_a_gateway_of_forwards_alone(lab: Lab, stack: Stack, name: str) -> None:
-    """Networks that no gateway lists stay shut in a chain that drops, but for the forwarded port of the guest."""
+    """Networks that no gateway lists stay closed in a chain that drops, except for the guest's forwarded port."""
     prepare(lab)
     made = program(auto=True)
     forwards = [
@@ -224,7 +224,7 @@ def test_a_gateway_of_forwards_alone(lab: Lab, stack: Stack, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["native", "docker", "legacy"])
 def test_networks_given_by_addresses(lab: Lab, stack: Stack, name: str) -> None:
-    """They reach out and, with internalForwarding, each other, IPv6 without NAT66 as well; outsiders get nothing."""
+    """They reach the internet and, with internalForwarding, each other, also by IPv6 without NAT66."""
     prepare(lab)
     lab.serve("guest3", "tcp:80")
     lab.host.sysctl("net.ipv6.conf.all.forwarding", 1)
@@ -247,14 +247,14 @@ def test_networks_given_by_addresses(lab: Lab, stack: Stack, name: str) -> None:
 
 
 def _answered(lab: Lab) -> set[str]:
-    """What the gateway of network A serves to guest1: of "dhcp", "dns" and "dns over tcp"."""
+    """What the gateway of network A answers to guest1, of "dhcp", "dns" and "dns over tcp"."""
     guest = lab["guest1"]
     names = {"dhcp": _discover, "dns": _resolve, "dns over tcp": _connect}
     return {name for name, ask in names.items() if guest.call(ask)}
 
 
 def _discover() -> bool:
-    """Whether a DHCPDISCOVER is answered, by broadcast as it asks for (RFC 2131)."""
+    """Whether a DHCPDISCOVER is answered; it asks for an answer by broadcast (RFC 2131)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
@@ -266,7 +266,7 @@ def _discover() -> bool:
 
 
 def _resolve() -> bool:
-    """Whether a DNS query is answered, whatever the answer."""
+    """Whether a DNS query gets any answer."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(DOUBT)
         client.sendto(bytes.fromhex("00010100000100000000000001610000010001"), ("10.0.0.1", 53))
@@ -288,7 +288,7 @@ def _connect() -> bool:
 
 @pytest.mark.parametrize("name", ["native", "ufw", "firewalld", "legacy"])
 def test_a_bridge_serves_in_spite_of_a_firewall(lab: Lab, stack: Stack, name: str) -> None:
-    """Where input drops, DHCP and DNS are shut, open with `openFirewall`, and nothing else is; a wipe is drift."""
+    """With a dropping input chain `openFirewall` opens DHCP and DNS alone. A reload that removes that is drift."""
     lab.serve("host", "tcp:8081 udp:8053")
     inputs = {"name": "br-a", "addresses": ["10.0.0.1/24", "fd12::1/64"], "dhcpServer": {}, "ipv6SendRa": True}
     guests = {"vms-a": ("TapBinding", {"match": "a-*", "bridge": "br-a"})}

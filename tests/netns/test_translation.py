@@ -1,4 +1,4 @@
-"""Which source address is seen outside, read off the wire: what is translated, and what never is.
+"""The source address that is seen outside, read off the wire: what is translated, and what never is.
 
 Addresses: see tests/lab/topology.py.
 """
@@ -48,7 +48,7 @@ def program(behind: str, fixed: str = "masquerade", **options: Any) -> dict[str,
 def test_multicast_keeps_its_source(
     lab: Lab, stack: Stack, guest: str, group: str, unicast: str, seen: dict[str, str], behind: str, fixed: str
 ) -> None:
-    """A guest's group datagram that the host routes is not translated; one to a single host, on the same way, is."""
+    """A guest's multicast that the host routes is not translated; a datagram to a single host on the same path is."""
     # With br_netfilter, kernels from 6.8 on know a group's connection before it is routed, and translate none of it.
     for name in ("iptables", "ip6tables"):
         lab.host.sysctl(f"net.bridge.bridge-nf-call-{name}", 0)
@@ -63,7 +63,7 @@ def test_multicast_keeps_its_source(
 @pytest.mark.parametrize("fixed", FIXED)
 @pytest.mark.parametrize("behind", BEHIND)
 def test_a_directed_broadcast_keeps_its_source(lab: Lab, stack: Stack, behind: str, fixed: str) -> None:
-    """Where the host forwards those (bc_forwarding), a guest's to the uplink's segment is not translated."""
+    """If the host forwards directed broadcasts (bc_forwarding), a guest's to the uplink's segment is not translated."""
     stack.up(program(behind, fixed))
     for link in ("all", "br-a"):
         lab.host.sysctl(f"net.ipv4.conf.{link}.bc_forwarding", 1)
@@ -76,7 +76,7 @@ def test_a_directed_broadcast_keeps_its_source(lab: Lab, stack: Stack, behind: s
 
 @pytest.mark.parametrize("fixed", FIXED)
 def test_a_limited_broadcast_keeps_its_source(lab: Lab, stack: Stack, fixed: str) -> None:
-    """No router forwards it; the host's own, from its address in a network behind the gateway, is not translated."""
+    """No router forwards it. The host's own, from its address in a network behind the gateway, is not translated."""
     stack.up(program("networks", fixed))
     with Wire(lab["outsider"]) as wire:
         send(lab.host, b"to all", "255.255.255.255", source="10.0.0.1", device="eth0")
@@ -98,7 +98,7 @@ def test_a_limited_broadcast_keeps_its_source(lab: Lab, stack: Stack, fixed: str
 def test_a_source_address_opens_nothing_from_outside(
     lab: Lab, stack: Stack, nat: dict[str, Any], guest: str, sibling: str
 ) -> None:
-    """internalForwarding: the guest's datagram reaches its sibling, an outsider's with the guest's address does not."""
+    """With internalForwarding a guest reaches its sibling; an outsider who uses the guest's address does not."""
     lab.host.sysctl("net.ipv4.conf.all.rp_filter", 0)
     lab.host.sysctl("net.ipv4.conf.eth0.rp_filter", 0)
     stack.up(
@@ -127,7 +127,7 @@ _PMTUDISC_DO, NARROW = 2, 1300
 
 
 def path_mtu(namespace: Namespace, address: str, port: int) -> int:
-    """Send what is too much for a narrow link until the kernel knows how narrow it is."""
+    """Send what is too big for a narrow link until the kernel knows the path's MTU."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     level, discover, mtu = _ASKS[family]
     with namespace.call(socket.socket, family, socket.SOCK_DGRAM) as sender:
@@ -145,7 +145,7 @@ def path_mtu(namespace: Namespace, address: str, port: int) -> int:
 
 @pytest.fixture
 def forgetful(lab: Lab) -> Iterator[None]:
-    """What others learned of paths is forgotten at the end, and the router's link is wide again."""
+    """At the end, flush the routes that neighbours learned, and restore the MTU of the router's link."""
     yield
     lab["router"].ip("link set inet mtu 1500")
     for role in ("guest1", "outsider", "internet"):
@@ -158,7 +158,7 @@ def forgetful(lab: Lab) -> Iterator[None]:
 @pytest.mark.parametrize("family", ["v4", "v6"])
 @pytest.mark.usefixtures("forgetful")
 def test_the_paths_mtu_is_learned(lab: Lab, stack: Stack, family: str, where: str, nf: int) -> None:
-    """moby#12565: what a narrow link's router says reaches the guest, and one who asks a guest through a forward."""
+    """moby#12565: a router's "too big" reaches the guest, and a client of a guest through a forward."""
     six = family == "v6"
     for name in ("iptables", "ip6tables"):
         lab.host.sysctl(f"net.bridge.bridge-nf-call-{name}", nf)

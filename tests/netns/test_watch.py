@@ -1,7 +1,7 @@
 """The watcher: interfaces that appear after `pulumi up`, while no Pulumi process runs.
 
-A host with an uplink and nothing else (tests/lab/bed.py); br-a 10.0.0.1/24 takes `vm-*`. Waiting is for events alone:
-nothing here asserts how long it took; it is printed (`pytest -s -k at_once`).
+A host with an uplink and nothing else (tests/lab/bed.py); br-a 10.0.0.1/24 attaches `vm-*`. The tests wait for events:
+none asserts a duration, which is printed instead (`pytest -s -k at_once`).
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ LOOPED: Program = {
 
 
 def report(line: str) -> None:
-    """What was measured, for `pytest -s`."""
+    """Print what was measured, for `pytest -s`."""
     sys.stdout.write(line + "\n")
 
 
 class Scene:
-    """A host, its stack, and how to look at them."""
+    """A host and its stack, with what tests look at."""
 
     def __init__(self) -> None:
         """Nothing is declared yet."""
@@ -64,7 +64,7 @@ class Scene:
         self._open: list[int] = []
 
     def close(self) -> None:
-        """Take all away."""
+        """Remove everything."""
         for descriptor in self._open:
             os.close(descriptor)
         try:
@@ -73,23 +73,23 @@ class Scene:
             self.bed.close()
 
     def leave(self) -> None:
-        """End the provider and its agents, as at the end of `pulumi up`; another stands by for the next one."""
+        """End the provider and its agents, as at the end of `pulumi up`; another one is ready for the next `up`."""
         beside = Provider(beside=self.provider)
         beside._own, self.provider._own = True, False
         self.provider.close()
         self.provider = self.stack.provider = beside
 
     def add(self, *names: str) -> None:
-        """Persistent TAPs appear."""
+        """Add persistent TAPs."""
         self.host.ip(*(f"tuntap add {name} mode tap" for name in names))
 
     def open(self, name: str) -> int:
-        """A hypervisor makes its TAP itself: it goes when that ends."""
+        """Add a TAP as a hypervisor does: it is deleted when its descriptor is closed."""
         self._open.append(self.host.call(open_tap, name))
         return self._open[-1]
 
     def end(self, descriptor: int) -> None:
-        """The hypervisor ends."""
+        """End the hypervisor."""
         self._open.remove(descriptor)
         os.close(descriptor)
 
@@ -102,7 +102,7 @@ class Scene:
         return self.bed.links()[name].hairpin
 
     def until(self, ready: Callable[[], bool]) -> None:
-        """Wait for something, looking after every change of a link."""
+        """Wait until it is so; look after every event of a link."""
         end = time.monotonic() + PATIENCE
         events = self.host.call(LinkEvents)
         while not ready():
@@ -111,16 +111,16 @@ class Scene:
             events.read()
 
     def attached(self, *names: str, bridge: str = "br-a") -> bool:
-        """Whether these, and only these, are in the bridge."""
+        """Whether exactly these are in the bridge."""
         return self.ports(bridge) == set(names)
 
     def watcher(self) -> Process | None:
-        """The watcher, if it lives."""
+        """The watcher, if it runs."""
         found = [PidFile(path).read() for path in self.provider.directory.glob("*.watch.pid")]
         return found[0] if found else None
 
     def settled(self, *names: str) -> None:
-        """Wait until these are in the bridge, and all that appeared before has been dealt with."""
+        """Wait until these are in the bridge and the watcher has finished with all that appeared before."""
         self.add("vm-last")
         self.until(lambda: "vm-last" in self.ports())
         self.host.ip("link delete vm-last")
@@ -150,7 +150,7 @@ def scene() -> Iterator[Scene]:
 
 
 def test_an_interface_that_appears_is_attached_and_nothing_else_is(scene: Scene) -> None:
-    """Up, in the bridge, named in the log; no provider and no agent runs; `refresh` gives it in `members`."""
+    """Without a provider or an agent it comes up in the bridge; the log has it, and `refresh` shows it in `members`."""
     scene.stack.up(NET)
     scene.leave()
     scene.add("vm-1", "other")
@@ -162,7 +162,7 @@ def test_an_interface_that_appears_is_attached_and_nothing_else_is(scene: Scene)
 
 
 def test_it_comes_with_the_first_match_and_goes_with_the_last(scene: Scene) -> None:
-    """One process a host; with the last match nothing of it stays, though the bridge does."""
+    """There is one process for each host. It goes with the last match, even if the bridge stays."""
     scene.stack.up({"net": NET["net"]})
     assert scene.watcher() is None
     scene.stack.up(NET)
@@ -189,7 +189,7 @@ def _alive(process: Process) -> bool:
 
 
 def test_a_delete_detaches_exactly_what_was_attached(scene: Scene) -> None:
-    """What somebody else put into the bridge stays there, also where it fits."""
+    """An interface that another program put into the bridge stays there, even if it matches."""
     scene.stack.up(NET)
     scene.host.ip("tuntap add tmp mode tap", "link set tmp master br-a", "link set tmp name vm-theirs")
     scene.add("vm-1")
@@ -200,7 +200,7 @@ def test_a_delete_detaches_exactly_what_was_attached(scene: Scene) -> None:
 
 
 def test_what_is_in_another_bridge_is_left_there_and_named(scene: Scene) -> None:
-    """Also where it appears in it with its name (a hypervisor's own script)."""
+    """So does one that gets its name in the other bridge (by a hypervisor's script)."""
     scene.stack.up({**NET, **OTHER})
     scene.host.ip("tuntap add tmp mode tap", "link set tmp master br-b", "link set tmp name vm-2")
     scene.until(lambda: "vm-2" in scene.log())
@@ -210,7 +210,7 @@ def test_what_is_in_another_bridge_is_left_there_and_named(scene: Scene) -> None
 
 
 def test_an_uplink_is_never_bridged(scene: Scene) -> None:
-    """The interface that has the default route at that moment, whatever it is called by then."""
+    """The interface with the default route is not attached, whatever its name is."""
     scene.stack.up(NET)
     scene.host.ip(
         "link add tmp type veth peer name tmp-peer",
@@ -228,7 +228,7 @@ def test_an_uplink_is_never_bridged(scene: Scene) -> None:
 
 
 def test_renamed_so_that_it_fits_and_away_again(scene: Scene) -> None:
-    """Attached with the name, kept while the name fits, let go when it does not; and the record knows."""
+    """It is attached when its name matches, stays while it does, and is detached afterwards. The record follows."""
     scene.stack.up(NET)
     scene.add("tap7")
     scene.host.ip("link set tap7 name vm-7")
@@ -244,7 +244,7 @@ def test_renamed_so_that_it_fits_and_away_again(scene: Scene) -> None:
 
 
 def test_renamed_to_another_match(scene: Scene) -> None:
-    """It changes bridges."""
+    """It moves from one bridge to the other."""
     more = ("TapBinding", {"match": "ct-*", "bridge": "${other.name}"})
     scene.stack.up({**NET, **OTHER, "more": more})
     scene.add("vm-1")
@@ -257,7 +257,7 @@ def test_renamed_to_another_match(scene: Scene) -> None:
 @pytest.mark.parametrize("looped", [False, True], ids=["plain", "with a forward from within"])
 @pytest.mark.parametrize("number", [1, 20, 200])
 def test_many_at_once(scene: Scene, number: int, *, looped: bool) -> None:
-    """All are attached, in the order of nothing in particular; the record has each. How long it took is printed."""
+    """All are attached, in any order, and the record has each. The durations are printed."""
     scene.stack.up(NET | LOOPED if looped else NET)
     scene.leave()
     scene.settled()
@@ -279,10 +279,10 @@ def test_many_at_once(scene: Scene, number: int, *, looped: bool) -> None:
 
 
 class Clock:
-    """When the kernel told first of each link, and first of it as a port."""
+    """Notes the first event of each link, and the first one of it as a port."""
 
     def __init__(self, host: Namespace) -> None:
-        """Begin to listen."""
+        """Start to listen."""
         self._told: list[tuple[float, bytes]] = []
         self._events = host.call(LinkEvents)
         self._end = threading.Event()
@@ -297,7 +297,7 @@ class Clock:
                         self._told.append((time.monotonic(), self._events._socket.recv(1 << 20)))
 
     def stop(self) -> dict[int, float]:
-        """By the index of each link that is a port by now, how long that took."""
+        """The seconds between the two, by the index of the link."""
         self._end.set()
         self._thread.join()
         first: dict[int, float] = {}
@@ -312,7 +312,7 @@ class Clock:
 
 
 def test_killed_in_the_middle_of_two_hundred(scene: Scene) -> None:
-    """Whatever it had attached when it died is detached with the match, and only that; nothing is left behind."""
+    """Exactly what it had attached when it died is detached with the match, and nothing is left."""
     scene.stack.up(NET)
     scene.leave()
     process = scene.watcher()
@@ -332,7 +332,7 @@ def test_killed_in_the_middle_of_two_hundred(scene: Scene) -> None:
 
 
 def test_a_hypervisor_that_makes_its_tap_itself(scene: Scene) -> None:
-    """A TAP that lives as long as a process holds it: attached each time it comes; gone, it is forgotten."""
+    """A TAP exists as long as a process holds it. It is attached each time; once deleted, it is not in the record."""
     scene.stack.up(NET)
     for _ in range(3):
         held = scene.open("vm-1")
@@ -346,7 +346,7 @@ def test_a_hypervisor_that_makes_its_tap_itself(scene: Scene) -> None:
 
 @pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs QEMU")
 def test_qemu_makes_its_tap(scene: Scene) -> None:
-    """QEMU's own netdev, without its scripts; it is attached as it appears and goes with QEMU."""
+    """A netdev of QEMU without scripts is attached when it appears, and goes with QEMU."""
     scene.stack.up(NET)
     scene.leave()
     qemu = scene.host.call(
@@ -366,7 +366,7 @@ def test_qemu_makes_its_tap(scene: Scene) -> None:
 
 
 def test_killed_and_restarted(scene: Scene) -> None:
-    """A refresh says that it is dead; the next change starts it, and what appeared meanwhile is attached."""
+    """A read warns that the watcher ended. The next change starts it, and it attaches what appeared meanwhile."""
     scene.stack.up(NET)
     first = scene.watcher()
     assert first is not None
@@ -390,7 +390,7 @@ async def _read_warnings(stack: Stack) -> tuple[str, ...]:
 
 
 def test_a_pid_of_another_process_is_not_killed(scene: Scene) -> None:
-    """The pid file names a process that started at another time: it is left alone, and the watcher is started."""
+    """A process of the pid file that started at another time is left alone, and a watcher is started."""
     scene.stack.up(NET)
     first = scene.watcher()
     assert first is not None
@@ -410,7 +410,7 @@ def test_a_pid_of_another_process_is_not_killed(scene: Scene) -> None:
 
 
 def test_isolation_and_hairpin_of_what_appears_later(scene: Scene) -> None:
-    """As the bridge and the forwards ask for: isolated; in hairpin mode, and our table told, where a forward loops."""
+    """A port gets what bridge and forwards need: isolation; hairpin mode and an element in our table for a loopback."""
     program: Program = {
         "net": ("Bridge", {"name": "br-a", "addresses": ["10.0.0.1/24"], "portIsolation": True}),
         "vms": NET["vms"],
@@ -430,7 +430,7 @@ def test_isolation_and_hairpin_of_what_appears_later(scene: Scene) -> None:
 
 
 def test_ports_attached_by_an_update_are_in_our_table(scene: Scene) -> None:
-    """What an update attaches itself is noted there in the same step."""
+    """Ports that an update attaches get their elements in the same step."""
     program: Program = {"net": NET["net"], **LOOPED}
     scene.stack.up(program)
     scene.add("vm-1")
@@ -439,7 +439,7 @@ def test_ports_attached_by_an_update_are_in_our_table(scene: Scene) -> None:
 
 
 def test_a_tap_with_a_resource_of_its_own_is_not_taken(scene: Scene) -> None:
-    """A routed TAP whose name fits stays routed."""
+    """A routed TAP with a matching name stays routed."""
     routed = ("TapBinding", {"name": "vm-r", "addresses": ["10.9.0.1/32"], "routes": ["10.9.0.5/32"]})
     scene.stack.up(NET)
     scene.stack.up({**NET, "routed": routed})
@@ -451,7 +451,7 @@ def test_a_tap_with_a_resource_of_its_own_is_not_taken(scene: Scene) -> None:
 
 @pytest.mark.parametrize("what", ["record", "namespace"])
 def test_it_outlives_neither_the_namespace_nor_the_record(scene: Scene, what: str) -> None:
-    """It ends with the namespace's name (a namespace lives while a process is in it), and with the record."""
+    """It ends with the last name of its namespace, which it would keep alive, and with the record."""
     scene.stack.up(NET)
     scene.leave()
     scene.settled()
@@ -470,7 +470,7 @@ def test_it_outlives_neither_the_namespace_nor_the_record(scene: Scene, what: st
 
 
 def test_the_record_says_it_first(scene: Scene) -> None:
-    """An interface that was written down and then not attached, since the watcher died in between, does no harm."""
+    """An interface that was noted and not attached, because the watcher died in between, does no harm."""
     scene.stack.up(NET)
     process = scene.watcher()
     assert process is not None
