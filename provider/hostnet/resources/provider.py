@@ -81,8 +81,8 @@ def parse_config(inputs: Inputs, environ: Mapping[str, str] | None = None) -> tu
     """The default connection (as inputs) and the settings, from a checked configuration.
 
     Args:
-        inputs: the configuration.
-        environ: the process's environment, for `HOSTNET_DELETE_UNREACHABLE`.
+        inputs: The configuration.
+        environ: The process's environment, for `HOSTNET_DELETE_UNREACHABLE`.
     """
     values = decode_config(inputs)
     typed = PROVIDER.typed({name: value for name, value in values.items() if name != "connection"})

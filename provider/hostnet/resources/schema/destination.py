@@ -41,7 +41,7 @@ class Destination:
         """The destination with this spelling.
 
         Raises:
-            BadValueError: saying what would be right.
+            BadValueError: The value is refused; the message says what would be right.
         """
         address, ports = _split(spelled)
         usable_ip(address, loopback=True)

@@ -149,7 +149,7 @@ class Scalar(Type):
         """The canonical value.
 
         Raises:
-            BadValueError: saying what would be right.
+            BadValueError: The value is refused; the message says what would be right.
         """
         raise NotImplementedError
 
@@ -439,11 +439,11 @@ class Record(Type, Generic[T]):
     """A `Declared` class as a type.
 
     Args:
-        cls: the class.
+        cls: The class.
         token: "hostnet:index:Name" for a type of its own; "" for a resource's whole inputs or outputs.
-        rules: what the properties must fulfil together; gets the judged values, the path and the report.
-        normal: makes canonical values that mean the same equal, where that takes more than one property.
-        replaces: properties whose change replaces the resource, beyond those declared so.
+        rules: What the properties must fulfil together. It gets the checked values, the path and the report.
+        normal: Makes canonical values with the same meaning equal, if this needs more than one property.
+        replaces: Further properties whose change replaces the resource.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ def autonamed(autoname: Autoname, fallback: str) -> str:
     """A name for an interface: at most 15 bytes, with a suffix that makes it unique.
 
     Raises:
-        BadValueError: where the user's own configuration of autonaming gives none that fits.
+        BadValueError: Autonaming is off, or its configuration gives a name that does not fit.
     """
     if autoname.mode == "disable":
         raise BadValueError("given: autonaming is switched off")

@@ -243,7 +243,7 @@ def parse_ip(value: str) -> IpAddress:
     """An address, bare.
 
     Raises:
-        BadValueError: for anything else, also for a v6 address with a zone or an embedded v4 one.
+        BadValueError: It is something else, or an IPv6 address with a zone or an embedded IPv4 address.
     """
     should = "an IP address such as 10.0.0.2 or fd12::2"
     try:
@@ -260,7 +260,7 @@ def parse_interface(value: str) -> IpInterface:
     """An address with its prefix length.
 
     Raises:
-        BadValueError: for anything else.
+        BadValueError: It is something else.
     """
     should = "an address with its prefix length such as 10.0.0.1/24 or fd12::1/64"
     address, slash, prefix = value.partition("/")
@@ -296,7 +296,7 @@ def usable_ip(found: IpAddress, *, wildcard: bool = False, loopback: bool = Fals
     """Refuse an address that no guest and no host can have, or that others can't reach.
 
     Raises:
-        BadValueError: It says which address would be right.
+        BadValueError: The address is refused; the message says which would be right.
     """
     if found.is_multicast or str(found) == "255.255.255.255":
         raise BadValueError("a unicast address")
@@ -316,7 +316,7 @@ def host_address(found: IpInterface) -> None:
     """Refuse what can't be an interface's address: network, broadcast, loopback and link-local IPv6 addresses.
 
     Raises:
-        BadValueError: saying what would be right.
+        BadValueError: The value is refused; the message says what would be right.
     """
     usable_ip(found.ip)
     network = found.network
@@ -434,7 +434,7 @@ def check_range(low: int, high: int, should: str) -> None:
     """Refuse ports out of bounds and reversed ranges.
 
     Raises:
-        BadValueError: `should`, or that the range is reversed.
+        BadValueError: A port is out of bounds, or the range is reversed.
     """
     if not (1 <= low <= PORT_MAX and 1 <= high <= PORT_MAX):
         raise BadValueError(should)
