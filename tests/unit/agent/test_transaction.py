@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hostnet.agent.linux import operations as ops
 from hostnet.agent.record.record import Record
 from hostnet.agent.transaction.host import Host
+from hostnet.agent.transaction.lockout import Login
 from hostnet.fakes.host import FakeHost
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Address, Forward, Forwarding, Gateway, Link, Object, Port
@@ -276,10 +278,41 @@ def test_a_change_that_may_divert_log_ins_needs_one(
     fake: FakeHost, port: int, *, reconnect: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection in progress proves nothing then."""
-    monkeypatch.setattr("hostnet.agent.transaction.lockout.ssh_port", lambda: 22)
+    monkeypatch.setattr("hostnet.agent.transaction.lockout._login", Login)
     provider = Provider("")
     forward = Forward("ipv4", ("tcp",), (port, port), "10.0.0.2", (port, port), external="eth0")
     fake.agent.apply([Change(urn("PortForward ssh"), "ssh", (forward,))], confirmation=provider)
+    assert provider.asked == [reconnect]
+
+
+BRIDGE = Link("br1", "bridge")
+LOGIN = Login("203.0.113.9", "198.51.100.1", 22)
+
+
+@pytest.mark.parametrize(
+    ("cidrs", "gateway", "reconnect"),
+    [
+        (("10.0.0.1/24",), False, False),
+        (("203.0.113.1/24",), False, True),
+        (("198.51.100.1/32",), False, True),
+        (("10.0.0.1/24",), True, False),
+    ],
+    ids=["another network", "the client's network", "the address that it connects to", "a gateway of another network"],
+)
+def test_what_may_refuse_the_next_log_in_needs_one(
+    fake: FakeHost, cidrs: tuple[str, ...], *, gateway: bool, reconnect: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replies that leave by another interface, an address that moves; and a preview says so."""
+    monkeypatch.setattr("hostnet.agent.transaction.lockout._login", lambda: LOGIN)
+    provider = Provider("")
+    bridge: tuple[Object, ...] = (BRIDGE, *(Address("br1", cidr) for cidr in cidrs))
+    wanted = [Change(urn("Bridge br1"), "br1", bridge)]
+    if gateway:
+        wanted.append(Change(urn("NatGateway nat"), "nat", (Gateway("nat", "eth0", internal=("br1",)),)))
+    previews = fake.agent.apply([replace(change, dry=True) for change in wanted])
+    warned = [text for view in previews if isinstance(view, View) for text in view.warnings if "new SSH" in text]
+    assert bool(warned) == reconnect
+    fake.agent.apply(wanted, confirmation=provider)
     assert provider.asked == [reconnect]
 
 

@@ -27,6 +27,8 @@ class Context:
         doubled: (family, protocol, port) that several external interfaces forward. From within, the address decides
             which of them is meant.
         bridges: Bridges of other programs with an address in a network of a gateway, and their addresses.
+        shared: Our addresses that an interface outside the gateways' networks has, too. A main address that is on a
+            bridge as /32 (Hetzner's routed set-up) stays reachable.
         observed: A digest of the observed part: with the same owners it can have been another one before.
     """
 
@@ -36,6 +38,7 @@ class Context:
     ports: tuple[str, ...] = ()
     doubled: frozenset[tuple[str, str, int]] = frozenset()
     bridges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    shared: frozenset[str] = frozenset()
     observed: str = ""
 
     @cached_property
@@ -76,8 +79,17 @@ def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) 
     addresses = {**looked_up, **{name: declared.get(name, ()) for name in devices}}
     ports = tuple(sorted(_ports(items, inner, attached))) if _looped(owners) else ()
     bridges = _other_bridges(gateways, snapshot, inner)
-    observed = hashlib.sha256(repr(sorted({**looked_up, **bridges}.items())).encode()).hexdigest()[:16]
-    return Context(devices, addresses, gateways, ports, doubled, bridges, observed if looked_up or bridges else "")
+    shared = _shared(addresses, snapshot, inner)
+    seen = (sorted({**looked_up, **bridges}.items()), sorted(shared))
+    observed = hashlib.sha256(repr(seen).encode()).hexdigest()[:16] if any(seen) else ""
+    return Context(devices, addresses, gateways, ports, doubled, bridges, shared, observed)
+
+
+def _shared(addresses: Mapping[str, tuple[str, ...]], snapshot: Snapshot, inner: Container[str]) -> frozenset[str]:
+    """The addresses of our links and of those behind a gateway that another interface has, too."""
+    own = {cidr.split("/")[0] for name, cidrs in addresses.items() if name in inner for cidr in cidrs}
+    others = (cidr.split("/")[0] for name, cidrs in snapshot.addresses.items() if name not in inner for cidr in cidrs)
+    return frozenset(own.intersection(others))
 
 
 def _other_bridges(
@@ -140,6 +152,8 @@ def _doubled(owners: Owners, gateways: Mapping[str, Gateway]) -> tuple[frozenset
 
 
 def own_addresses(context: Context, name: str) -> Iterator[tuple[str, str]]:
-    """The host's addresses on an interface: (digit of the family, bare address)."""
+    """The host's addresses on an interface, and on no other outside: (digit of the family, bare address)."""
     for cidr in context.addresses.get(name, ()):
-        yield digit_of(cidr), cidr.split("/")[0]
+        address = cidr.split("/")[0]
+        if address not in context.shared:
+            yield digit_of(cidr), address

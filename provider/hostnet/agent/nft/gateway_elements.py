@@ -37,6 +37,12 @@ def gateway_elements(gateway: Gateway, context: Context) -> Iterator[Tagged]:
             yield Element("dmz_except_ports", (external, str(port))), ("dmz_except", str(port))
 
 
+def closed_addresses(context: Context) -> set[str]:
+    """The addresses of the host that do not answer to the outside."""
+    found = (element for gateway in context.gateways.values() for element, _ in gateway_elements(gateway, context))
+    return {element.key[0] for element in found if element.set in ("gateway_addrs4", "gateway_addrs6")}
+
+
 def _internal_interface(gateway: Gateway, external: str, name: str, context: Context) -> Iterator[Tagged]:
     tag = ("internal", name)
     yield Element("internal_links", (name,)), tag

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from hostnet.agent.linux.rtnetlink import group_id, user_id
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import context_of
+from hostnet.agent.nft.gateway_elements import closed_addresses
 from hostnet.agent.observe import listeners
 from hostnet.agent.plan.links import takes_user_off
 from hostnet.agent.plan.resolve import resolve
@@ -15,6 +17,7 @@ from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.phase import Pairs, Result
 from hostnet.agent.record.record import Record
+from hostnet.agent.transaction import lockout
 from hostnet.agent.transaction.subsystems import Subsystems
 from hostnet.agent.transaction.transition import names_of
 from hostnet.wire.errors import Code, HostnetError
@@ -115,11 +118,13 @@ class Admission:
             self._previewed[old.key] = (old, None)
         self._previewed[new.key] = (old, new)
         planned[new.key] = new
-        dropped = self._subsystems.firewalls.warnings(new, planned, lambda: context_of(planned, snapshot, {}))
+        context = cache(lambda: context_of(planned, snapshot, {}))
+        dropped = self._subsystems.firewalls.warnings(new, planned, context)
+        refused = lockout.warnings(old, new, lambda: closed_addresses(context()))
         return View(
             new.id,
             new.objects,
-            warnings=(*listeners.warnings(new, snapshot, self._subsystems.kernel.listening), *dropped),
+            warnings=(*listeners.warnings(new, snapshot, self._subsystems.kernel.listening), *dropped, *refused),
         )
 
     def _admit_one(

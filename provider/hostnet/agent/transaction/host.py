@@ -14,6 +14,8 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 
+from hostnet.agent.nft.context import context_of
+from hostnet.agent.nft.gateway_elements import closed_addresses
 from hostnet.agent.record.phase import Idle, Open, Pairs, Phase, Result, RolledBack, Unconfirmed
 from hostnet.agent.record.record import Record
 from hostnet.agent.transaction import lockout
@@ -165,7 +167,7 @@ class Host:
         self, record: Record, phase: Unconfirmed, outcomes: list[Outcome], confirmation: Confirmation
     ) -> list[Outcome]:
         """Have the provider confirm a transaction, or roll it back."""
-        reconnect = lockout.is_possible(record.owners, phase.pairs)
+        reconnect = lockout.is_possible(record.owners, phase.pairs, lambda: self._closed(record))
         refusal = confirmation.request(outcomes, phase.transaction, reconnect=reconnect)
         if refusal:
             self._roll_back(record, refusal)
@@ -176,6 +178,10 @@ class Host:
         if not record.owners:
             self.persistence.sync(record)
         return outcomes
+
+    def _closed(self, record: Record) -> set[str]:
+        """The addresses of this host that do not answer to the outside."""
+        return closed_addresses(context_of(record.owners, self.kernel.snapshot(), record.attached))
 
     def roll_back(self, transaction: str, seconds: float) -> bool:
         """Roll back a transaction that its provider did not confirm.
