@@ -199,11 +199,13 @@ class DhcpServers:
     def _make_directories(self, bridge: str) -> None:
         """Make the directories and the lease file of a server."""
         _, group = _account()
+        # dnsmasq's own user passes through these two, and has no need to list them.
         _make_directory(RUN, 0o711)
         _make_directory(self._run, 0o711)
         about = {"state": str(self._state), "netns": None if self._machine else process.namespace()}
         files.write(self._run / ABOUT, json.dumps(about), 0o600, sync=False)  # /run ends with the boot
         place = self._run / bridge
+        # After it has given up root, dnsmasq reads the lists in here again.
         _make_directory(place, 0o750)
         os.chown(place, 0, group)
         _make_directory(self._lease_directory, 0o700)

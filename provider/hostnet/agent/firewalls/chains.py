@@ -24,9 +24,11 @@ from hostnet.agent.nft.ruleset import TABLES
 from hostnet.agent.nft.table import Table
 
 NFT, IPTABLES_NFT, LEGACY = "nft", "iptables-nft", "iptables-legacy"
-USER_CHAIN = "DOCKER-USER"  # Docker never changes what is in it, and jumps to it first
+USER_CHAIN = "DOCKER-USER"  # for the administrator's rules; Docker jumps to it before all others
 LOCK_SECONDS = 30  # for the lock of all iptables commands: a process that holds it may hang
 _NAME = re.compile(r"[A-Za-z0-9_./-]+")  # what needs no quotes in nft
+# iptables-legacy's rules are in a subsystem of their own in the kernel: nft and iptables-nft don't list them. These
+# files in /proc/net name a table once a legacy command has used it; without one they are empty or missing.
 _LEGACY_COMMANDS = {"ip": "iptables-legacy", "ip6": "ip6tables-legacy"}
 _LEGACY_TABLES = {"ip": "ip_tables_names", "ip6": "ip6_tables_names"}
 _OWNED = "the program that made its table owns it, and the kernel refuses rules of others"
@@ -203,6 +205,7 @@ class ChainReader:
         listed = [item["chain"] for item in self._nftables.list("list chains") if "chain" in item]
         for chain in listed:
             key = (chain["family"], chain["table"])
+            # A chain of type nat sees the first packet of a connection alone, and is not where firewalls drop.
             if key in tables and chain.get("hook") in (FORWARD, INPUT) and chain.get("type") == "filter":
                 names = {each["name"] for each in listed if (each["family"], each["table"]) == key}
                 yield self._chain(chain, names, owned=tables[key])
@@ -215,6 +218,7 @@ class ChainReader:
         read_only = read_only or (_OWNED if owned else "")
         rules = self._rules(family, table, name) if quotable else ()
         targets: dict[str, tuple[Rule, ...]] = {}
+        # DOCKER-USER may hold rules of ours although no rule jumps to it any more.
         waiting = _targets(rules) + ([USER_CHAIN] if USER_CHAIN in names and iptables else [])
         while waiting:
             target = waiting.pop()
@@ -226,6 +230,7 @@ class ChainReader:
 
     def _rules(self, family: str, table: str, name: str) -> tuple[Rule, ...]:
         try:
+            # Terse: other programs' sets may have a hundred thousand elements (blocklists), and none matters here.
             listed = self._nftables.list(f"list chain {family} {table} {name}", terse=True)
         except NftError:
             return ()  # it was deleted in between

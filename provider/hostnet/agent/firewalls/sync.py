@@ -161,6 +161,8 @@ class Firewalls:
         if not (exact or needs_accepts(before.structural.values()) or needs_accepts(after.structural.values())):
             return
         refusals: list[FirewallError | None] = []
+        # Rules are inserted by the handle or number of another: a reload of that firewall in between makes it invalid
+        # (ENOENT), or gives the number to another rule.
         for _ in range(_ATTEMPTS):
             needed = self._updates(after, context)
             if not needed:

@@ -243,7 +243,7 @@ class Persistence:
             run("systemctl", "start", "--no-block", f"{self._name}.service")
         if removed:
             run("systemctl", "stop", "--no-block", *removed)
-            run("systemctl", "reset-failed", *removed)
+            run("systemctl", "reset-failed", *removed)  # a failed unit is listed as long as it is not reset
         if removed and not wanted and not agent_root().is_file():
             remove_agents(self._agents)  # an agent that runs from such a file removes its own when it ends
 

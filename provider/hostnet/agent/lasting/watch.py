@@ -32,7 +32,7 @@ from hostnet.wire.errors import HostnetError
 
 Say = Callable[..., None]  # prints lines
 _LOG_BYTES = 128 << 10
-_RETRY_SECONDS = 2.0  # after something that failed
+_RETRY_SECONDS = 2.0  # after a step that failed
 _QUIET_SECONDS = 0.01  # without another interface: then the rest is done
 _LOOK_SECONDS = 60.0  # at the record: inotify(7) reports nothing on network file systems
 _NICE = -10  # a guest waits for it, also on a busy host
