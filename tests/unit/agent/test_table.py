@@ -1,0 +1,91 @@
+"""When our tables are replaced as a whole. With packets: tests/netns/test_upgrade.py."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import pytest
+from hostnet.agent.nft import table
+from hostnet.agent.nft.ruleset import TABLE
+from hostnet.fakes import FakeHost
+from hostnet.wire.objects import Address, Forward, Forwarding, Gateway, Link, Object
+from hostnet.wire.requests import Change, Query, View
+
+T = TypeVar("T")
+RESOURCES: dict[str, tuple[Object, ...]] = {
+    "Bridge": (Link("vms", "bridge"), Address("vms", "10.0.0.1/24")),
+    "NatGateway": (Gateway("nat", "eth0", internal=("vms",)), Forwarding("ipv4")),
+    "PortForward": (Forward("ipv4", ("tcp",), (80, 80), "10.0.0.2", (80, 80), gateway="nat"),),
+}
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run it in a loop of its own."""
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(work)
+    finally:
+        loop.close()
+
+
+def urn(kind: str) -> str:
+    """A resource's URN."""
+    return f"urn:pulumi:test::project::hostnet:index:{kind}::{kind.lower()}"
+
+
+def apply(host: FakeHost, kind: str) -> None:
+    """Create or update a resource."""
+    assert isinstance(run(host.apply(Change(urn(kind), kind.lower(), RESOURCES[kind]))), View)
+
+
+def read(host: FakeHost) -> View | None:
+    """Read the forward."""
+    return run(host.read(Query(urn("PortForward"), "portforward", "PortForward", RESOURCES["PortForward"])))
+
+
+def replacements(host: FakeHost, since: int) -> list[str]:
+    """The batches that delete our table and make it again."""
+    return [each for each in host.nftables.batches[since:] if f"delete table {TABLE}" in each]
+
+
+@pytest.fixture
+def upgraded(monkeypatch: pytest.MonkeyPatch) -> FakeHost:
+    """A host whose tables another version of hostnet made."""
+    host = FakeHost()
+    with monkeypatch.context() as patch:
+        patch.setattr(table, "TEMPLATE", "of another version")
+        for kind in RESOURCES:
+            apply(host, kind)
+    return host
+
+
+def test_tables_of_another_version_are_replaced_by_a_change(upgraded: FakeHost) -> None:
+    """In one batch, with all elements; after it, changes touch their own elements again."""
+    before, elements = len(upgraded.nftables.batches), upgraded.dump()["nftables"]
+    apply(upgraded, "Bridge")
+    (batch,) = replacements(upgraded, before)
+    assert "add element" in batch
+    assert upgraded.dump()["nftables"] == elements
+    before = len(upgraded.nftables.batches)
+    apply(upgraded, "NatGateway")
+    assert replacements(upgraded, before) == []
+
+
+def test_tables_of_another_version_are_replaced_before_a_read(upgraded: FakeHost) -> None:
+    """Its sets may have other names: the read would find every element missing. A second read changes nothing."""
+    before = len(upgraded.nftables.batches)
+    assert read(upgraded) is not None
+    assert len(replacements(upgraded, before)) == 1
+    before = len(upgraded.nftables.batches)
+    assert read(upgraded) is not None
+    assert len(upgraded.nftables.batches) == before
+
+
+def test_tables_of_another_version_that_were_changed_are_drift(upgraded: FakeHost) -> None:
+    """A read that replaced them would hide what another program did."""
+    upgraded.nftables.run(f"flush chain {TABLE} postrouting\n")
+    before = len(upgraded.nftables.batches)
+    assert read(upgraded) is None
+    assert replacements(upgraded, before) == []
