@@ -276,17 +276,21 @@ class FakeKernel:
     def _create_tap(self, operation: ops.CreateTap) -> None:
         if operation.name in self._links:
             raise _refusal(errno.EBUSY)  # IFF_TUN_EXCL
-        made = self._fresh(operation.name, "tun")
-        self._add(replace(made, tap=True, persistent=True, multi_queue=operation.multi_queue))
-        self._own(operation)
+        self._make_tap(operation)
+
+    def _make_tap(self, tap: ops.CreateTap | ops.SetTapUser) -> None:
+        made = self._fresh(tap.name, "tun")
+        self._add(replace(made, tap=True, persistent=True, multi_queue=tap.multi_queue))
+        self._own(tap)
 
     def _set_tap_user(self, operation: ops.SetTapUser) -> None:
         link = self._links.get(operation.name)
-        if link is None:  # TUNSETIFF makes one, then
-            self._create_tap(ops.CreateTap(operation.name, None, None, operation.multi_queue, operation.vnet_hdr))
+        if link is None:
+            self._make_tap(operation)  # TUNSETIFF makes one, then
         elif link.kind != "tun" or link.multi_queue != operation.multi_queue:
             raise _refusal(errno.EINVAL)
-        self._own(operation)
+        else:
+            self._own(operation)
 
     def _own(self, tap: ops.CreateTap | ops.SetTapUser) -> None:
         """Say who may open a TAP: root, where nobody is named."""
@@ -303,7 +307,6 @@ class FakeKernel:
 
     def _set_link(self, operation: ops.SetLink) -> None:
         name = operation.name
-        self._found(name)
         if operation.mac is not None:
             self._set_mac(name, operation.mac)
         if operation.mtu is not None:
@@ -312,16 +315,21 @@ class FakeKernel:
             self._set_master(name, operation.bridge)
         for option, value in (("isolated", operation.isolated), ("hairpin", operation.hairpin)):
             if value is not None:
-                if not self._links[name].master:
-                    raise _refusal(errno.EOPNOTSUPP)
-                self._links[name] = _with(self._links[name], option, value)
+                self._set_port(name, option, on=value)
         if operation.accept_ra is not None and self._has_ipv6(name):
             self._sysctls.write(sysctl_of("ipv6", name, "accept_ra"), str(operation.accept_ra))
             self._sync_ipv6(name)
         if operation.up is not None:
             self._set_up(name, up=operation.up)
 
+    def _set_port(self, name: str, option: str, *, on: bool) -> None:
+        link = self._found(name)
+        if not link.master:
+            raise _refusal(errno.EOPNOTSUPP)
+        self._links[name] = _with(link, option, on)
+
     def _set_mac(self, name: str, mac: str) -> None:
+        self._found(name)
         if mac == _NO_MAC or int(mac[:2], 16) & 1:
             raise _refusal(errno.EADDRNOTAVAIL)
         link = self._links[name] = replace(self._links[name], mac=mac)
@@ -331,9 +339,9 @@ class FakeKernel:
 
     def _set_mtu(self, name: str, mtu: int, *, fix: bool = False) -> None:
         """Set an MTU. A bridge's follows its smallest port until it is changed by hand, or by force (`fix`)."""
+        link = self._found(name)
         if not _SMALLEST_MTU <= mtu <= _LARGEST_MTU:
             raise _refusal(errno.EINVAL)
-        link = self._links[name]
         if link.kind == "bridge" and (fix or link.mtu != mtu):
             self._fixed_mtu.add(name)
         self._links[name] = replace(link, mtu=mtu)
@@ -341,7 +349,7 @@ class FakeKernel:
         self._follow_ports(link.master)
 
     def _set_master(self, name: str, bridge: str) -> None:
-        link = self._links[name]
+        link = self._found(name)
         if not bridge:
             self._leave(link)
             return
@@ -377,7 +385,7 @@ class FakeKernel:
         self._sync_ipv6(bridge.name)
 
     def _set_up(self, name: str, *, up: bool) -> None:
-        self._links[name] = replace(self._links[name], up=up)
+        self._links[name] = replace(self._found(name), up=up)
         if not up:
             self._routes = [route for route in self._routes if route.link != name]
             if self.sysctl(sysctl_of("ipv6", name, "keep_addr_on_down")) != "1":
@@ -461,12 +469,15 @@ class FakeKernel:
 
     def _insert(self, route: ops.PutRoute, *, instead: bool) -> None:
         """Add a route; where one of its destination, TOS and metric is in the table, that one stays or goes."""
-        if not self._found(route.link).up:
-            raise _refusal(errno.ENETDOWN)
-        if ":" in route.cidr and not route.metric:
-            route = replace(route, metric=_IPV6_METRIC)
-        if route.gateway and not route.onlink and not self._reaches(route.link, route.gateway):
+        link = self._found(route.link)
+        if ":" in route.cidr:
+            if not self._has_ipv6(link.name):
+                raise _refusal(errno.ENODEV)
+            route = replace(route, metric=route.metric or _IPV6_METRIC)
+        if route.gateway and not route.onlink and not (link.up and self._reaches(route.link, route.gateway)):
             raise _refusal(errno.EHOSTUNREACH if ":" in route.gateway else errno.ENETUNREACH)
+        if not link.up:
+            raise _refusal(errno.ENETDOWN)
         if route.source and not self.snapshot().local(route.source):
             raise _refusal(errno.EINVAL)
         same = [each for each in self._routes if _identity(each) == _identity(route)]

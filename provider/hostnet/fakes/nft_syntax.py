@@ -267,10 +267,17 @@ def _known(reader: _Reader) -> dict[str, Any] | None:
         reader.take()
         numbers = {name: int(reader.take()) if reader.taken(name) else 0 for name in ("packets", "bytes")}
         return {"counter": numbers}
-    if word in ("reject", "log"):
+    if word == "log":
         reader.take()
-        while reader.next and reader.next not in (*_VERDICTS, "jump", "goto"):
-            reader.take()  # its options
+        while reader.taken("prefix", "level", "group", "snaplen", "queue-threshold", "flags"):
+            reader.take()
+        return {word: None}
+    if word == "reject":
+        reader.take()
+        if reader.taken("with"):  # `icmpx admin-prohibited`, `icmp type port-unreachable`, `tcp reset`
+            reader.take()
+            reader.taken("type")
+            reader.take()
         return {word: None}
     return _interface(reader) if word in _INTERFACES else None
 

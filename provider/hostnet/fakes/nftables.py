@@ -10,77 +10,16 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from hostnet.agent.linux.libnftables import NftError
 from hostnet.fakes import nft_syntax
+from hostnet.fakes.nft_state import ADDRESSES, NUMBERS, Chain, Held, Key, Place, Rule, Set, Table
 from hostnet.fakes.nft_syntax import PRIORITIES, Command, Element, NftSyntaxError, Words
 
-Place = tuple[str, str]  # family and name of a table
-Key = tuple[str, ...]
 _PROTOCOLS = {"icmp": "1", "tcp": "6", "udp": "17", "ipv6-icmp": "58", "sctp": "132"}
-_NUMBERS = ("inet_proto", "inet_service", "mark")
-_ADDRESSES = ("ipv4_addr", "ipv6_addr")
-
-
-@dataclass(frozen=True)
-class _Held:
-    """An element as it is in a set."""
-
-    value: Key = ()
-    comment: str = ""
-    packets: int = 0
-    bytes: int = 0
-
-
-@dataclass
-class _Set:
-    name: str
-    handle: int
-    key: Key
-    value: Key
-    interval: bool
-    counter: bool
-    elements: dict[Key, _Held] = field(default_factory=dict)
-
-    def copy(self) -> _Set:
-        return replace(self, elements=dict(self.elements))
-
-
-@dataclass(frozen=True)
-class _Rule:
-    handle: int
-    words: tuple[str, ...]
-
-
-@dataclass
-class _Chain:
-    name: str
-    handle: int
-    hook: dict[str, Any]  # type, hook, prio and policy of a base chain
-    rules: list[_Rule] = field(default_factory=list)
-
-    def copy(self) -> _Chain:
-        return replace(self, rules=list(self.rules))
-
-
-@dataclass
-class _Table:
-    handle: int
-    owned: bool = False
-    handles: int = 0
-    chains: dict[str, _Chain] = field(default_factory=dict)
-    sets: dict[str, _Set] = field(default_factory=dict)
-
-    def copy(self) -> _Table:
-        chains = {name: chain.copy() for name, chain in self.chains.items()}
-        return replace(self, chains=chains, sets={name: each.copy() for name, each in self.sets.items()})
-
-    def next_handle(self) -> int:
-        self.handles += 1
-        return self.handles
 
 
 class FakeNftables:
@@ -92,7 +31,7 @@ class FakeNftables:
 
     def __init__(self) -> None:
         self.batches: list[str] = []
-        self._tables: dict[Place, _Table] = {}
+        self._tables: dict[Place, Table] = {}
         self._generation = 1
         self._handles = 0
         self._dry = False
@@ -105,7 +44,7 @@ class FakeNftables:
 
         Counters are left out. `run(dump)` makes the same in an empty `FakeNftables`.
         """
-        return "".join(f"{line}\n" for line in self._dumped())
+        return "".join(f"{line}\n" for place, table in sorted(self._tables.items()) for line in table.text(place))
 
     def count(self, family: str, table: str, name: str, key: Key, packets: int, size: int) -> None:
         """Packets came: set the counter of a set's element.
@@ -181,48 +120,17 @@ class FakeNftables:
         _, what, *of = command.split()
         listed: list[dict[str, Any]] = [{"metainfo": {"version": "1.0.6-fake", "json_schema_version": 1}}]
         if what in ("tables", "chains", "ruleset"):
-            for place in self._tables:
-                listed += [each for each in self._listed(place, terse=terse) if what == "ruleset" or what[:-1] in each]
-        elif what == "table":
-            listed += self._listed(self._found(of), terse=terse)
-        elif what == "chain":
-            family, name = self._found(of)
-            chain = self._tables[family, name].chains.get(of[2])
-            if chain is None:
-                raise _refusal(errno.ENOENT, command)
-            listed += [{"chain": _chain_json(family, name, chain)}, *_rules_json(family, name, chain)]
-        else:
+            found = [item for place, table in self._tables.items() for item in table.json(place, terse=terse)]
+            return listed + [item for item in found if what == "ruleset" or what[:-1] in item]
+        if what not in ("table", "chain"):
             raise NotImplementedError(command)
-        return listed
-
-    def _found(self, words: Words) -> Place:
-        family, name = words[:2]
-        if (family, name) not in self._tables:
-            raise _refusal(errno.ENOENT, f"list table {family} {name}")
-        return family, name
-
-    def _listed(self, place: Place, *, terse: bool) -> Iterator[dict[str, Any]]:
-        family, name = place
-        table = self._tables[place]
-        yield {"table": {"family": family, "name": name, "handle": table.handle}}
-        for each in table.sets.values():
-            yield {"map" if each.value else "set": _set_json(family, name, each, terse=terse)}
-        for chain in table.chains.values():
-            yield {"chain": _chain_json(family, name, chain)}
-        for chain in table.chains.values():
-            yield from _rules_json(family, name, chain)
-
-    def _dumped(self) -> Iterator[str]:
-        for (family, name), table in sorted(self._tables.items()):
-            yield f"add table {family} {name}" + (" { flags owner; }" if table.owned else "")
-            for chain in sorted(table.chains.values(), key=lambda each: each.name):
-                yield f"add chain {family} {name} {chain.name}" + _hook_text(chain.hook)
-            for each in sorted(table.sets.values(), key=lambda each: each.name):
-                yield f"add {'map' if each.value else 'set'} {family} {name} {each.name} {_set_text(each)}"
-                for key, held in sorted(each.elements.items()):
-                    yield f"add element {family} {name} {each.name} {{ {_element_text(each, key, held)} }}"
-            for chain in sorted(table.chains.values(), key=lambda each: each.name):
-                yield from (f"add rule {family} {name} {chain.name} {' '.join(rule.words)}" for rule in chain.rules)
+        place = of[0], of[1]
+        table = self._tables.get(place)
+        if table is None or (what == "chain" and of[2] not in table.chains):
+            raise _refusal(errno.ENOENT, command)
+        if what == "table":
+            return [*listed, *table.json(place, terse=terse)]
+        return [*listed, table.chains[of[2]].json(place), *table.chains[of[2]].rules_json(place)]
 
 
 # --- changes -------------------------------------------------------------------------------------------------------
@@ -235,7 +143,7 @@ class _Batch:
         changed: Whether it changes anything.
     """
 
-    def __init__(self, tables: dict[Place, _Table], handles: int) -> None:
+    def __init__(self, tables: dict[Place, Table], handles: int) -> None:
         self.tables, self.handles, self.changed = tables, handles, False
 
     def perform(self, command: Command) -> None:
@@ -254,19 +162,19 @@ class _Batch:
             raise NotImplementedError(command.text)
         perform(command)
 
-    def _table(self, command: Command) -> _Table:
+    def _table(self, command: Command) -> Table:
         table = self.tables.get((command.family, command.table))
         if table is None:
             raise _refusal(errno.ENOENT, command.text)
         return table
 
-    def _set(self, command: Command) -> _Set:
+    def _set(self, command: Command) -> Set:
         found = self._table(command).sets.get(command.name)
         if found is None:
             raise _refusal(errno.ENOENT, command.text)
         return found
 
-    def _chain(self, command: Command) -> _Chain:
+    def _chain(self, command: Command) -> Chain:
         chain = self._table(command).chains.get(command.name)
         if chain is None:
             raise _refusal(errno.ENOENT, command.text)
@@ -279,7 +187,7 @@ class _Batch:
                 raise _refusal(errno.EEXIST, command.text)
             return
         self.handles += 1
-        self.tables[place] = _Table(self.handles, owned="owner" in command.properties.get("flags", ()))
+        self.tables[place] = Table(self.handles, owned="owner" in command.properties.get("flags", ()))
         self.changed = True
 
     def _delete_table(self, command: Command) -> None:
@@ -300,12 +208,12 @@ class _Batch:
                 raise _refusal(errno.EEXIST, command.text)
             return
         hook = _hook(command.properties)
-        table.chains[command.name] = _Chain(command.name, table.next_handle(), hook)
+        table.chains[command.name] = Chain(command.name, table.next_handle(), hook)
 
     def _delete_chain(self, command: Command) -> None:
         table = self._table(command)
         self._chain(command)
-        if any({"jump", "goto"} & set(words) and command.name in words for words in _all_words(table)):
+        if any({"jump", "goto"} & {*rule.words} and command.name in rule.words for rule in table.rules()):
             raise _refusal(errno.EBUSY, command.text)
         del table.chains[command.name]
         self.changed = True
@@ -321,7 +229,7 @@ class _Batch:
             key, value = _types(command.properties["type"])
             interval = "interval" in command.properties.get("flags", ())
             counter = "counter" in command.properties
-            table.sets[command.name] = _Set(command.name, table.next_handle(), key, value, interval, counter)
+            table.sets[command.name] = Set(command.name, table.next_handle(), key, value, interval, counter)
             self.changed = True
         elif command.verb == "create":
             raise _refusal(errno.EEXIST, command.text)
@@ -330,7 +238,7 @@ class _Batch:
     def _delete_set(self, command: Command) -> None:
         table = self._table(command)
         self._set(command)
-        if any(f"@{command.name}" in words for words in _all_words(table)):
+        if any(f"@{command.name}" in rule.words for rule in table.rules()):
             raise _refusal(errno.EBUSY, command.text)
         del table.sets[command.name]
         self.changed = True
@@ -347,7 +255,7 @@ class _Batch:
             held = found.elements.get(key)
             if held is None:
                 _check_overlap(found, key, element, command)
-                found.elements[key] = _Held(value, element.comment)
+                found.elements[key] = Held(value, element.comment)
                 self.changed = True
             elif held.value != value or command.verb == "create":
                 raise _refusal(errno.EEXIST, command.text, element)
@@ -356,9 +264,13 @@ class _Batch:
         found = self._set(command)
         for element in command.elements:
             key = _normal(found.key, element.key)
+            if found.interval and len(found.key) == 1 and key not in found.elements:
+                # nft sees it before it asks the kernel.
+                raise NftError(f"Error: element does not exist\n{command.text}")
+            if found.interval and len(found.key) > 1:
+                # nft_set_pipapo takes the first element that the lowest key lies in.
+                key = next((other for other in found.elements if _holds(found, other, key)), key)
             if key not in found.elements:
-                if found.interval and len(found.key) == 1:  # nft sees it before it asks the kernel
-                    raise NftError(f"Error: element does not exist\n{command.text}")
                 raise _refusal(errno.ENOENT, command.text, element)
             del found.elements[key]
             self.changed = True
@@ -370,7 +282,7 @@ class _Batch:
                 raise _refusal(errno.ENOENT, command.text)
             if before in ("jump", "goto") and word not in table.chains:
                 raise _refusal(errno.ENOENT, command.text)
-        rule = _Rule(table.next_handle(), tuple(command.words))
+        rule = Rule(table.next_handle(), tuple(command.words))
         if command.handle is None:
             chain.rules.insert(0 if command.verb == "insert" else len(chain.rules), rule)
         else:
@@ -390,16 +302,12 @@ def _refusal(code: int, text: str, element: Element | None = None) -> NftError:
     return NftError(f"Error: Could not process rule: {os.strerror(code)}\n{what}")
 
 
-def _number(chain: _Chain, handle: int, text: str) -> int:
+def _number(chain: Chain, handle: int, text: str) -> int:
     """The place of the rule of this handle."""
     for number, rule in enumerate(chain.rules):
         if rule.handle == handle:
             return number
     raise _refusal(errno.ENOENT, text)
-
-
-def _all_words(table: _Table) -> Iterable[tuple[str, ...]]:
-    return (rule.words for chain in table.chains.values() for rule in chain.rules)
 
 
 def _types(words: Words) -> tuple[Key, Key]:
@@ -428,7 +336,7 @@ def _normal(kinds: Key, fields: Key) -> Key:
 def _normal_field(kind: str, part: str) -> str:
     if kind == "inet_proto":
         return _PROTOCOLS.get(part, part)
-    if kind in _ADDRESSES and "/" in part:
+    if kind in ADDRESSES and "/" in part:
         network = ipaddress.ip_network(part)
         return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
     return part
@@ -436,112 +344,38 @@ def _normal_field(kind: str, part: str) -> str:
 
 def _span(kind: str, part: str) -> tuple[Any, Any]:
     """The first and last value of a field."""
-    if kind in _ADDRESSES:
+    if kind in ADDRESSES:
         if "/" in part:
             network = ipaddress.ip_network(part)
             return int(network[0]), int(network[-1])
         low, _, high = part.partition("-")
         return int(ipaddress.ip_address(low)), int(ipaddress.ip_address(high or low))
-    if kind in _NUMBERS:
+    if kind in NUMBERS:
         low, _, high = part.partition("-")
         return int(low), int(high or low)
     return part, part
 
 
-def _check_overlap(into: _Set, key: Key, element: Element, command: Command) -> None:
+def _spans(into: Set, key: Key) -> list[tuple[Any, Any]]:
+    return [_span(kind, part) for kind, part in zip(into.key, key, strict=True)]
+
+
+def _holds(into: Set, other: Key, key: Key, end: int = 0) -> bool:
+    """Whether the lowest key of an element (`end` 1: the highest) lies in another element."""
+    pairs = zip(_spans(into, key), _spans(into, other), strict=True)
+    return all(old[0] <= new[end] <= old[1] for new, old in pairs)
+
+
+def _check_overlap(into: Set, key: Key, element: Element, command: Command) -> None:
     """Refuse what overlaps with another element of an interval set.
 
     A set of one field refuses any overlap. nft_set_pipapo, of several, looks up the new element's lowest and highest
     key, and takes one that only contains another.
     """
-    if not into.interval:
-        return
-    new = [_span(kind, part) for kind, part in zip(into.key, key, strict=True)]
-    for other in into.elements:
-        old = [_span(kind, part) for kind, part in zip(into.key, other, strict=True)]
-        if len(new) == 1:
-            if new[0][0] <= old[0][1] and old[0][0] <= new[0][1]:
+    for other in into.elements if into.interval else ():
+        if len(key) == 1:
+            (new,), (old,) = _spans(into, key), _spans(into, other)
+            if new[0] <= old[1] and old[0] <= new[1]:
                 raise NftError(f"Error: interval overlaps with an existing one\n{command.text}")
-        elif any(all(o[0] <= n[end] <= o[1] for n, o in zip(new, old, strict=True)) for end in (0, 1)):
+        elif _holds(into, other, key) or _holds(into, other, key, end=1):
             raise _refusal(errno.EEXIST, command.text, element)
-
-
-# --- as JSON -------------------------------------------------------------------------------------------------------
-
-
-def _set_json(family: str, table: str, each: _Set, *, terse: bool) -> dict[str, Any]:
-    body: dict[str, Any] = {"family": family, "name": each.name, "table": table, "type": _one_or_all(each.key)}
-    body["handle"] = each.handle
-    if each.value:
-        body["map"] = " . ".join(each.value)
-    if each.interval:
-        body["flags"] = ["interval"]
-    if each.elements and not terse:
-        body["elem"] = [_element_json(each, key, held) for key, held in each.elements.items()]
-    if each.counter:
-        body["stmt"] = [{"counter": None}]
-    return body
-
-
-def _element_json(each: _Set, key: Key, held: _Held) -> Any:
-    shown = _fields_json(each.key, key)
-    more: dict[str, Any] = {"comment": held.comment} if held.comment else {}
-    if each.counter:
-        more["counter"] = {"packets": held.packets, "bytes": held.bytes}
-    if more:
-        shown = {"elem": {"val": shown, **more}}
-    return [shown, _fields_json(each.value, held.value)] if each.value else shown
-
-
-def _fields_json(kinds: Key, fields: Key) -> Any:
-    shown = [_field_json(kind, part) for kind, part in zip(kinds, fields, strict=True)]
-    return shown[0] if len(shown) == 1 else {"concat": shown}
-
-
-def _field_json(kind: str, part: str) -> Any:
-    if kind in _ADDRESSES and "/" in part:
-        address, _, length = part.partition("/")
-        return {"prefix": {"addr": address, "len": int(length)}}
-    if kind in (*_ADDRESSES, *_NUMBERS) and "-" in part:
-        return {"range": [_field_json(kind, end) for end in part.split("-")]}
-    return int(part) if kind in _NUMBERS else part
-
-
-def _one_or_all(fields: Key) -> Any:
-    return fields[0] if len(fields) == 1 else list(fields)
-
-
-def _chain_json(family: str, table: str, chain: _Chain) -> dict[str, Any]:
-    return {"family": family, "table": table, "name": chain.name, "handle": chain.handle, **chain.hook}
-
-
-def _rules_json(family: str, table: str, chain: _Chain) -> Iterator[dict[str, Any]]:
-    for rule in chain.rules:
-        found, comment = nft_syntax.expressions(list(rule.words))
-        body = {"family": family, "table": table, "chain": chain.name, "handle": rule.handle}
-        yield {"rule": {**body, **({"comment": comment} if comment else {}), "expr": found}}
-
-
-# --- as text -------------------------------------------------------------------------------------------------------
-
-
-def _hook_text(hook: dict[str, Any]) -> str:
-    if not hook:
-        return ""
-    return " {{ type {type} hook {hook} priority {prio}; policy {policy}; }}".format(**hook)
-
-
-def _set_text(each: _Set) -> str:
-    value = f" : {' . '.join(each.value)}" if each.value else ""
-    flags = (" flags interval;" if each.interval else "") + (" counter;" if each.counter else "")
-    return f"{{ type {' . '.join(each.key)}{value};{flags} }}"
-
-
-def _element_text(each: _Set, key: Key, held: _Held) -> str:
-    comment = f' comment "{held.comment}"' if held.comment else ""
-    value = f" : {_fields_text(each.value, held.value)}" if each.value else ""
-    return _fields_text(each.key, key) + comment + value
-
-
-def _fields_text(kinds: Key, fields: Key) -> str:
-    return " . ".join(f'"{part}"' if kind == "ifname" else part for kind, part in zip(kinds, fields, strict=True))

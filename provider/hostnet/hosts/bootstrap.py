@@ -106,7 +106,11 @@ def place(data: bytes, digest: str, directories: "list[str]") -> str:
 
 
 def write(data: bytes, directory: str, digest: str) -> str:
-    """Write, sync, rename: a file of that name is complete."""
+    """Write, sync, rename: a file of that name is complete.
+
+    Like agent/linux/files.py, which is in the file that is only now written. With a name of this process's own: nothing
+    keeps two of these from running at the same time.
+    """
     path = os.path.join(directory, digest + ".zip")
     part = "%s.%d" % (path, os.getpid())
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

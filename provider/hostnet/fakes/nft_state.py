@@ -1,0 +1,204 @@
+"""What a fake nftables holds, and how nft prints it: as JSON, and in its own language."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hostnet.fakes import nft_syntax
+
+Place = tuple[str, str]  # family and name of a table
+Key = tuple[str, ...]  # an element's key or value: its fields as nft prints them
+NUMBERS = ("inet_proto", "inet_service", "mark")
+ADDRESSES = ("ipv4_addr", "ipv6_addr")
+
+
+@dataclass(frozen=True)
+class Held:
+    """An element as it is in a set."""
+
+    value: Key = ()
+    comment: str = ""
+    packets: int = 0
+    bytes: int = 0
+
+
+@dataclass
+class Set:
+    """A set, or a map, whose elements have a value.
+
+    Attributes:
+        name: Its name.
+        handle: Its handle.
+        key: nft's types of the key's fields.
+        value: nft's types of the value's fields; none for a set.
+        interval: Whether fields may be ranges or networks.
+        counter: Whether each element counts what it matched.
+        elements: By key.
+    """
+
+    name: str
+    handle: int
+    key: Key
+    value: Key
+    interval: bool
+    counter: bool
+    elements: dict[Key, Held] = field(default_factory=dict)
+
+    def copy(self) -> Set:
+        """The same, to be changed."""
+        return replace(self, elements=dict(self.elements))
+
+    def json(self, place: Place, *, terse: bool) -> dict[str, Any]:
+        """As `nft -j` lists it; `terse`: without elements."""
+        types = self.key[0] if len(self.key) == 1 else list(self.key)
+        body: dict[str, Any] = {"family": place[0], "name": self.name, "table": place[1], "type": types}
+        body["handle"] = self.handle
+        if self.value:
+            body["map"] = " . ".join(self.value)
+        if self.interval:
+            body["flags"] = ["interval"]
+        if self.elements and not terse:
+            body["elem"] = [self._element(key, held) for key, held in self.elements.items()]
+        if self.counter:
+            body["stmt"] = [{"counter": None}]
+        return {"map" if self.value else "set": body}
+
+    def _element(self, key: Key, held: Held) -> Any:
+        shown = _fields_json(self.key, key)
+        more: dict[str, Any] = {"comment": held.comment} if held.comment else {}
+        if self.counter:
+            more["counter"] = {"packets": held.packets, "bytes": held.bytes}
+        if more:
+            shown = {"elem": {"val": shown, **more}}
+        return [shown, _fields_json(self.value, held.value)] if self.value else shown
+
+    def text(self, place: Place) -> Iterator[str]:
+        """The commands that make it, with its elements in order of their keys."""
+        kind, of = "map" if self.value else "set", f"{' '.join(place)} {self.name}"
+        types = " . ".join(self.key) + (f" : {' . '.join(self.value)}" if self.value else "")
+        flags = (" flags interval;" if self.interval else "") + (" counter;" if self.counter else "")
+        yield f"add {kind} {of} {{ type {types};{flags} }}"
+        for key, held in sorted(self.elements.items()):
+            comment = f' comment "{held.comment}"' if held.comment else ""
+            value = f" : {_fields_text(self.value, held.value)}" if self.value else ""
+            yield f"add element {of} {{ {_fields_text(self.key, key)}{comment}{value} }}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule: its words."""
+
+    handle: int
+    words: tuple[str, ...]
+
+
+@dataclass
+class Chain:
+    """A chain.
+
+    Attributes:
+        name: Its name.
+        handle: Its handle.
+        hook: Type, hook, prio and policy of a base chain.
+        rules: Its rules in order.
+    """
+
+    name: str
+    handle: int
+    hook: dict[str, Any]
+    rules: list[Rule] = field(default_factory=list)
+
+    def copy(self) -> Chain:
+        """The same, to be changed."""
+        return replace(self, rules=list(self.rules))
+
+    def json(self, place: Place) -> dict[str, Any]:
+        """As `nft -j` lists it, without rules."""
+        body = {"family": place[0], "table": place[1], "name": self.name, "handle": self.handle}
+        return {"chain": {**body, **self.hook}}
+
+    def rules_json(self, place: Place) -> Iterator[dict[str, Any]]:
+        """Its rules, as `nft -j` lists them."""
+        for rule in self.rules:
+            found, comment = nft_syntax.expressions(list(rule.words))
+            body = {"family": place[0], "table": place[1], "chain": self.name, "handle": rule.handle}
+            yield {"rule": {**body, **({"comment": comment} if comment else {}), "expr": found}}
+
+    def text(self, place: Place) -> str:
+        """The command that makes it, without rules."""
+        hook = (
+            " {{ type {type} hook {hook} priority {prio}; policy {policy}; }}".format(**self.hook) if self.hook else ""
+        )
+        return f"add chain {' '.join(place)} {self.name}{hook}"
+
+
+@dataclass
+class Table:
+    """A table.
+
+    Attributes:
+        handle: Its handle.
+        owned: Whether a program owns it.
+        handles: The last handle that was given to something in it.
+        chains: By name.
+        sets: By name.
+    """
+
+    handle: int
+    owned: bool = False
+    handles: int = 0
+    chains: dict[str, Chain] = field(default_factory=dict)
+    sets: dict[str, Set] = field(default_factory=dict)
+
+    def copy(self) -> Table:
+        """The same, to be changed."""
+        chains = {name: chain.copy() for name, chain in self.chains.items()}
+        return replace(self, chains=chains, sets={name: each.copy() for name, each in self.sets.items()})
+
+    def next_handle(self) -> int:
+        """A handle for something new in it."""
+        self.handles += 1
+        return self.handles
+
+    def rules(self) -> Iterator[Rule]:
+        """All rules of all chains."""
+        for chain in self.chains.values():
+            yield from chain.rules
+
+    def json(self, place: Place, *, terse: bool) -> Iterator[dict[str, Any]]:
+        """As `nft -j` lists it."""
+        yield {"table": {"family": place[0], "name": place[1], "handle": self.handle}}
+        yield from (each.json(place, terse=terse) for each in self.sets.values())
+        yield from (chain.json(place) for chain in self.chains.values())
+        for chain in self.chains.values():
+            yield from chain.rules_json(place)
+
+    def text(self, place: Place) -> Iterator[str]:
+        """The commands that make it: chains and sets in order of their names, rules in their own."""
+        chains = sorted(self.chains.values(), key=lambda each: each.name)
+        yield f"add table {' '.join(place)}" + (" { flags owner; }" if self.owned else "")
+        yield from (chain.text(place) for chain in chains)
+        for each in sorted(self.sets.values(), key=lambda each: each.name):
+            yield from each.text(place)
+        for chain in chains:
+            yield from (f"add rule {' '.join(place)} {chain.name} {' '.join(rule.words)}" for rule in chain.rules)
+
+
+def _fields_json(kinds: Key, fields: Key) -> Any:
+    shown = [_field_json(kind, part) for kind, part in zip(kinds, fields, strict=True)]
+    return shown[0] if len(shown) == 1 else {"concat": shown}
+
+
+def _field_json(kind: str, part: str) -> Any:
+    if kind in ADDRESSES and "/" in part:
+        address, _, length = part.partition("/")
+        return {"prefix": {"addr": address, "len": int(length)}}
+    if kind in (*ADDRESSES, *NUMBERS) and "-" in part:
+        return {"range": [_field_json(kind, end) for end in part.split("-")]}
+    return int(part) if kind in NUMBERS else part
+
+
+def _fields_text(kinds: Key, fields: Key) -> str:
+    return " . ".join(f'"{part}"' if kind == "ifname" else part for kind, part in zip(kinds, fields, strict=True))
