@@ -36,31 +36,31 @@ SEGMENT = {
 
 
 def report(line: str) -> None:
-    """What was measured, for `pytest -s`."""
+    """Print a measurement, for `pytest -s`."""
     sys.stdout.write(line + "\n")
 
 
 def until(true: Callable[[], object]) -> None:
-    """Wait for what nobody tells of."""
+    """Wait until a condition holds that no event reports."""
     end = time.monotonic() + PATIENCE
     while not true():
-        assert time.monotonic() < end, "it does not come about"
+        assert time.monotonic() < end, f"not true within {PATIENCE} s"
         time.sleep(0.1)
 
 
 @contextmanager
 def timed(what: str) -> Iterator[None]:
-    """Measure what is done."""
+    """Measure how long the block takes."""
     start = time.monotonic()
     yield
     report(f"{what}: {time.monotonic() - start:.1f} s")
 
 
 class Machine:
-    """The server: its keys, its disk, and QEMU, which is started again whenever the server reboots."""
+    """The server: its keys, its disk, and QEMU, which starts again whenever the server reboots."""
 
     def __init__(self, outside: Namespace, directory: Path, mac: str) -> None:
-        """Copy the disk and make the keys; it is not started."""
+        """Copy the disk and make the keys; the server is not started."""
         self._outside, self._directory, self._mac = outside, directory, mac
         self.console = directory / "console"
         self.key, self._host_key = keygen(directory / "key"), keygen(directory / "host_key")
@@ -78,7 +78,7 @@ class Machine:
 
     @property
     def host_key(self) -> str:
-        """What it shows itself with."""
+        """Its public host key."""
         return self._host_key.with_suffix(".pub").read_text().strip()
 
     def _seed(self) -> Path:
@@ -90,7 +90,7 @@ class Machine:
         return seed
 
     def start(self) -> None:
-        """Switch it on."""
+        """Turn the power on."""
         self._mains.start()
 
     def _supply(self) -> None:
@@ -102,7 +102,7 @@ class Machine:
                 return
 
     def close(self) -> None:
-        """Pull the plug."""
+        """Turn the power off, and delete the disk."""
         self._on = False
         if self._qemu is not None:
             self._qemu.kill()
@@ -116,8 +116,11 @@ class Machine:
     def __call__(self, command: str, *, check: bool = True) -> str:
         """Run a command line there as root.
 
-        :returns: its standard output.
-        :raises AssertionError: with its standard error, where it fails and `check` is set.
+        Returns:
+            Its standard output.
+
+        Raises:
+            AssertionError: It fails and `check` is set; with its standard error.
         """
         return self._outside.run([*self._ssh(), command], check=check)
 
@@ -139,17 +142,17 @@ class Machine:
         return ["ssh", "-F", "none", *words, *options, f"root@{ADDRESS}"]
 
     def hang_up(self) -> None:
-        """End the connection that commands share, and so the login session there."""
+        """Close the connection that commands share. This ends the login session on the server."""
         self._outside.run(self._ssh("-O", "exit"), check=False)
 
     def boot_id(self) -> str:
-        """Which boot this is."""
+        """The identifier of the current boot."""
         return self("cat /proc/sys/kernel/random/boot_id").strip()
 
     # --- over HTTP -------------------------------------------------------------------------------------------------
 
     def get(self, port: int) -> str:
-        """What a port of the server answers from outside; "" where nothing does."""
+        """The answer of a port of the server, asked from outside; "" if there is none."""
         return self._outside.call(_get, port)
 
 
@@ -165,7 +168,7 @@ class Place:
     """The segment with the server on it."""
 
     def __init__(self, directory: Path) -> None:
-        """Make the segment by hostnet and switch the server on."""
+        """Make the segment with hostnet, and the server on it; it is not started."""
         self.namespaces = Namespaces()
         self.outside = self.namespaces.add("outside")
         self.provider = Provider()
@@ -174,7 +177,7 @@ class Place:
         self.server = Machine(self.outside, directory, self.segment["server.guest.macAddress"])
 
     def close(self) -> None:
-        """Take all away."""
+        """Delete everything."""
         with contextlib.ExitStack() as stack:
             stack.callback(self.namespaces.close)
             stack.callback(self.provider.close)

@@ -1,10 +1,10 @@
 """What only a whole system shows: systemd's units, a reboot, network daemons, logins that end.
 
-One server for all of it (machine.py has the address plan). The tests are in the order of a machine's life: `world` has
-booted it and run `pulumi up`; each test leaves it as it should be; the last one destroys the stack.
+All tests use one server (machine.py has the address plan), in the order of a machine's life: `world` boots it and runs
+`pulumi up`, each test leaves it as the stack declares it, and the last one destroys the stack.
 
-As many servers are: systemd-networkd takes every link that no file before its own names, by DHCP, and logind ends what
-somebody started when they log out (seed/). The provider logs in as `admin`, who has sudo.
+The server is set up as many are (seed/): systemd-networkd configures by DHCP every link that no earlier file names, and
+logind ends the processes of a user who logs out. The provider logs in as `admin`, who has sudo.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ hostnet.TapBinding("vms", match="vm-*", bridge=net.name, **options)
 
 
 class Slow(Stack):
-    """A stack whose host is slow."""
+    """A stack on a slow host."""
 
     @staticmethod
     def ended(running: Running) -> Run:
-        """Wait for the end of it."""
+        """Wait until `pulumi` ends."""
         text, _ = running.process.communicate(timeout=PATIENCE)
         return Run(str(running.process.args), running.process.returncode, text, running.events())
 
@@ -94,7 +94,10 @@ class World:
     def new_stack(self, name: str, program: str, **more: Any) -> Slow:
         """A stack for the server.
 
-        :param more: of the connection.
+        Args:
+            name: Of the stack.
+            program: The Pulumi program.
+            more: Further properties of the connection.
         """
         stack = Slow(self.cli, name)
         stack.write(program)
@@ -109,13 +112,13 @@ class World:
         return stack
 
     def pulumi(self, command: str, stack: Slow | None = None) -> Run:
-        """Run `pulumi` on a stack (absent: the server's) from across the segment; it has nothing to warn of."""
+        """Run `pulumi` on a stack (absent: the server's) from the other end of the segment; it must not warn."""
         run: Run = self.place.outside.call(getattr(stack or self.stack, command), *([None] if command == "up" else []))
         assert run.warnings == []
         return run
 
     def hostnet(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run the command line from across the segment, as root of the server."""
+        """Run the command line from the other end of the segment, as root of the server."""
         home = self.directory / "home"
         (home / ".ssh").mkdir(parents=True, exist_ok=True)
         shutil.copy(self.directory / "known_hosts", home / ".ssh")
@@ -131,7 +134,7 @@ class World:
         """The server's interface on the segment."""
         return str(self.stack.resources["nat"]["outputs"]["externalInterface"])
 
-    # --- what is there ---------------------------------------------------------------------------------------------
+    # --- its state ----------------------------------------------------------------------------------------------------
 
     def answers(self) -> bool:
         """Whether the guest answers through the forward."""
@@ -142,7 +145,7 @@ class World:
         return self.server(f"systemctl show --property={prop} --value {unit}").strip()
 
     def addresses(self) -> dict[str, list[str]]:
-        """The addresses of what we made."""
+        """The addresses of the links that the stack makes."""
         links = json.loads(self.server("ip -json address show"))
         return {
             link["ifname"]: sorted(f"{one['local']}/{one['prefixlen']}" for one in link["addr_info"])
@@ -151,12 +154,12 @@ class World:
         }
 
     def ports(self) -> dict[str, str]:
-        """Links by what they are a port of."""
+        """The bridge of each link that is a port of one."""
         links = json.loads(self.server("ip -json link show"))
         return {link["ifname"]: link["master"] for link in links if "master" in link}
 
     def system_files(self) -> set[str]:
-        """The files that tell systemd and the network daemons something, and where we keep the rest."""
+        """The files that systemd and network daemons read, and the folders in which hostnet keeps its own."""
         folders = "/etc/systemd /etc/NetworkManager /run/systemd/system /run/systemd/network /run/systemd/transient"
         found = self.server(f"find {folders} /run/NetworkManager/conf.d /run/hostnet -type f -o -type l", check=False)
         files = {path for path in found.splitlines() if not Path(path).name.startswith("session-")}
@@ -165,7 +168,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A server that has booted, a stack that is up on it, and a guest's service, enabled and started."""
+    """A server that has booted, with the stack up and with a guest's service enabled and started."""
     made = World(tmp_path_factory.mktemp("server"))
     try:
         made.server.start()
@@ -181,7 +184,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def test_systemd_finds_no_fault(world: World) -> None:
-    """It has read our units, and would start them at a boot; none failed."""
+    """It reads hostnet's units without a complaint and has them enabled; no unit has failed."""
     assert world.server("systemd-analyze verify --man=no /etc/systemd/system/hostnet*.service 2>&1") == ""
     assert world.server("systemctl is-enabled hostnet hostnet-firewall hostnet-watch").split() == ["enabled"] * 3
     assert world.server("systemctl --failed --no-legend") == ""
@@ -197,7 +200,7 @@ def test_network_daemons_leases_come_from_a_bridge_of_ours(world: World) -> None
 
 
 def test_dhcp_answers_get_their_checksums_from_tc(world: World) -> None:
-    """This kernel has the action `csum`, which the one under the other tests lacks: what guests got went through it."""
+    """The server's kernel has the action `csum`, which a test machine's may lack: DHCP answers to guests pass it."""
     shown = world.server("tc -s filter show dev vmbr egress")
     assert "csum (udp)" in shown
     sent = re.search(r"Sent \d+ bytes (\d+) pkt", shown)
@@ -206,7 +209,7 @@ def test_dhcp_answers_get_their_checksums_from_tc(world: World) -> None:
 
 
 def test_nothing_goes_with_the_log_in(world: World) -> None:
-    """Everyone has logged out, and logind ends what they left; what we left is not theirs. In a namespace, too."""
+    """After the log-out logind ends the session's processes, but none of hostnet's, in a namespace neither."""
     world.server("ip netns add cell")
     cell = world.new_stack("cell", IN_A_NAMESPACE, netns="cell")
     world.pulumi("up", cell)
@@ -224,7 +227,7 @@ def test_nothing_goes_with_the_log_in(world: World) -> None:
 
 
 def test_what_dies_is_started_again(world: World) -> None:
-    """By systemd, which nobody has to ask: the DHCP server, however it ended, and the watcher."""
+    """Systemd restarts the watcher, and the DHCP server whatever its end was."""
     for unit, signal in ((UNITS[3], "KILL"), (UNITS[3], "TERM"), (UNITS[2], "KILL")):
         before = world.show(unit, "MainPID")
         world.server(f"systemctl kill --signal={signal} {unit}")
@@ -235,7 +238,7 @@ def test_what_dies_is_started_again(world: World) -> None:
 
 
 def _is_followed(world: World) -> None:
-    """The watcher attaches what appears."""
+    """The watcher attaches a link that appears."""
     world.server("ip link add vm-late type veth peer name late")
     until(lambda: world.ports().get("vm-late") == "vmbr")
     world.server("ip link delete vm-late")
@@ -246,7 +249,7 @@ def _runs_again(world: World, unit: str, before: str) -> bool:
 
 
 def test_networkd_leaves_ours_alone(world: World) -> None:
-    """Its files are read again, it is started again: what we made keeps its addresses and its bridge."""
+    """After a reload and after a restart, hostnet's links have the same addresses and bridges."""
     addresses, ports = world.addresses(), world.ports()
     assert {"10.0.0.1/24", "fd12::1/64"} <= set(addresses["vmbr"])
     assert ports == {"tap-web": "vmbr", "vm-guest": "vmbr"}
@@ -259,24 +262,24 @@ def test_networkd_leaves_ours_alone(world: World) -> None:
 
 
 def _setup(world: World) -> dict[str, str]:
-    """What systemd-networkd says of each link."""
+    """The state of each link in systemd-networkd."""
     return {line.split()[1]: line.split()[-1] for line in world.server("networkctl --no-legend list").splitlines()}
 
 
 @pytest.mark.parametrize("action", ["enable --now", "reload", "restart"])
 def test_a_firewall_that_empties_nftables(world: World, action: str) -> None:
-    """Debian's nftables.service starts with `flush ruleset`: what we had there is there again after it."""
+    """Debian's nftables.service starts with `flush ruleset`; hostnet's rules are back after it."""
     if action != "enable --now":  # alone, or on a server of its own, it is not active: systemd reloads no such unit
         world.server("systemctl enable --now nftables.service")
         until(world.answers)
     world.server("nft add table inet witness")
     world.server(f"systemctl {action} nftables.service")
-    assert "witness" not in world.server("nft list tables"), "it has emptied nftables"
+    assert "witness" not in world.server("nft list tables"), "nftables.service flushes the ruleset"
     until(world.answers)
 
 
 def test_the_command_line_from_afar(world: World) -> None:
-    """`doctor` finds the host ready, `status` finds all as declared, and `restore` mends what somebody broke."""
+    """`doctor` finds the host ready, `status` shows what is not as declared, and `restore` repairs it."""
     done = world.hostnet("doctor", "--json")
     assert done.returncode == 0, done.stdout
     checks = {check["name"]: check["level"] for check in json.loads(done.stdout)["checks"]}
@@ -295,7 +298,7 @@ def _drift(world: World) -> set[str]:
 
 
 def test_it_reboots(world: World) -> None:
-    """With nobody's help the guest answers again; its service found the network there, and all is as declared."""
+    """The guest answers again by itself; the network was there before its service, and there is no drift."""
     before = world.server.boot_id()
     world.server.hang_up()
     with timed("from the request to reboot to the guest's answer"):
@@ -318,9 +321,9 @@ def test_it_reboots(world: World) -> None:
 
 
 def test_network_manager_leaves_ours_alone(world: World) -> None:
-    """Started in the place of systemd-networkd, and again: what we made is not its, and the uplink is."""
+    """Started instead of systemd-networkd and restarted, it manages the uplink and none of hostnet's links."""
     addresses, ports = world.addresses(), world.ports()
-    # Not in a login, which lives no longer than the uplink's address.
+    # Not in a login session, which ends with the uplink's address.
     stop = "systemctl disable --now systemd-networkd.socket systemd-networkd.service"
     for command in (f"systemd-run sh -c '{stop}; systemctl start NetworkManager'", "systemctl restart NetworkManager"):
         world.server(command)
@@ -332,12 +335,12 @@ def test_network_manager_leaves_ours_alone(world: World) -> None:
 
 
 def _devices(world: World) -> list[str]:
-    """What NetworkManager says of each link."""
+    """The state of each link in NetworkManager."""
     return world.server("nmcli --terse --fields DEVICE,STATE device", check=False).splitlines()
 
 
 def test_destroy_leaves_nothing(world: World) -> None:
-    """No unit, no file of systemd's or a network daemon's, no agent, no record; systemd knows nothing of ours."""
+    """There is no unit, no file for systemd or a network daemon, no agent and no record any more."""
     world.server("systemctl enable systemd-networkd.socket systemd-networkd.service")
     world.server("systemctl disable systemd-networkd-wait-online.service nftables.service guest.service")
     world.pulumi("destroy")
