@@ -12,8 +12,10 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeVar
 
 from tests.lab.namespaces import Namespace, temporary_directory
 from tools.firewalls import folder
@@ -143,6 +145,8 @@ class Ufw(Firewall):
         """Copy its files, and enable it."""
         self._root = temporary_directory("ufw")
         shutil.copytree(folder(), self._root, dirs_exist_ok=True)
+        if not (self._root / "lib").exists():  # from Debian 13 on its files are below /usr, where /lib leads to
+            (self._root / "lib").symlink_to("usr/lib")
         for path in (self._root / "usr/share/ufw").glob("*.*"):
             shutil.copy(path, self._root / "etc/ufw")
         defaults = self._root / "etc/default/ufw"
@@ -168,13 +172,26 @@ class Ufw(Firewall):
 
 
 class Firewalld(Firewall):
-    """firewalld with its defaults, as a daemon with a D-Bus of its own."""
+    """firewalld with its defaults, but open to rules of others, as a daemon with a D-Bus of its own."""
 
-    def start(self) -> None:
-        """Start both, and wait for them."""
+    def __init__(self, host: Namespace, *, as_packaged: bool = False) -> None:
+        """Copy its configuration; nothing is started yet.
+
+        Args:
+            host: The namespace.
+            as_packaged: Leave the configuration as it is, with which a firewalld from 2.1 on owns its table.
+        """
+        super().__init__(host)
         self._root = temporary_directory("firewalld")
         self._running: list[subprocess.Popen[bytes]] = []
         shutil.copytree(folder() / "etc/firewalld", self._root / "conf")
+        self.conf = self._root / "conf/firewalld.conf"
+        if not as_packaged:
+            kept = self.conf.read_text().replace("NftablesTableOwner=yes", "NftablesTableOwner=no")
+            self.conf.write_text(kept)
+
+    def start(self) -> None:
+        """Start both, and wait for them."""
         bus = self._root / "bus.conf"
         bus.write_text(
             f"<busconfig><type>system</type><listen>unix:path={self._root}/bus</listen><auth>EXTERNAL</auth>"
@@ -186,21 +203,34 @@ class Firewalld(Firewall):
             assert self._running[0].poll() is None, "dbus-daemon ended"
         program = ["/usr/bin/python3", f"{folder()}/usr/sbin/firewalld", "--nofork", "--nopid"]
         options = ["--system-config", f"{self._root}/conf", "--default-config", f"{folder()}/usr/lib/firewalld"]
-        self._spawn(*self._environment(), *program, *options, "--log-file", f"{self._root}/log")
+        log = self._root / "log"
+        self._spawn(*self._environment(), *program, *options, "--log-file", str(log))
         while "running" not in self._command("--state", check=False):
-            assert self._running[1].poll() is None, (self._root / "out").read_text()
+            assert not log.exists() or "COMMAND_FAILED" not in log.read_text(), log.read_text()
+            assert all(one.poll() is None for one in self._running), (self._root / "out").read_text()
 
     def reload(self) -> None:
         """As an administrator does."""
         self._command("--reload")
 
+    def restart(self) -> None:
+        """As `systemctl restart` does."""
+        # Ended by SIGKILL, it leaves its table, which in Linux 6.18 nobody can take over without the flag `owner`.
+        self._end(signal.SIGTERM)
+        self.start()
+
     def stop(self) -> None:
         """End both."""
-        for process in reversed(self._running):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+        self._end(signal.SIGKILL)
         shutil.rmtree(self._root, ignore_errors=True)
+
+    def _end(self, number: signal.Signals) -> None:
+        while self._running:
+            process = self._running.pop()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+            process.wait()
+        (self._root / "bus").unlink(missing_ok=True)  # dbus-daemon makes it, and leaves it
 
     def _environment(self) -> list[str]:
         bus = f"DBUS_SYSTEM_BUS_ADDRESS=unix:path={self._root}/bus"
@@ -216,13 +246,24 @@ class Firewalld(Firewall):
         self._running.append(process)
 
 
-_KINDS = {"native": Native, "docker": Docker, "ufw": Ufw, "firewalld": Firewalld, "legacy": Legacy}
+F = TypeVar("F", bound=Firewall)
+_KINDS: dict[str, Callable[[Namespace], Firewall]] = {
+    "native": Native,
+    "docker": Docker,
+    "ufw": Ufw,
+    "firewalld": Firewalld,
+    "legacy": Legacy,
+}
+
+
+def running(name: str, host: Namespace) -> AbstractContextManager[Firewall]:
+    """The firewall of this name in a namespace, for as long as the block runs. Its rules end with the namespace."""
+    return started(_KINDS[name](host))
 
 
 @contextlib.contextmanager
-def running(name: str, host: Namespace) -> Iterator[Firewall]:
-    """The firewall of this name in a namespace, for as long as the block runs. Its rules end with the namespace."""
-    firewall = _KINDS[name](host)
+def started(firewall: F) -> Iterator[F]:
+    """A firewall, started, for as long as the block runs."""
     firewall.start()
     try:
         yield firewall

@@ -16,7 +16,7 @@ import pytest
 from hostnet.agent.firewalls.chains import _FIREWALLD
 
 from tests.lab.driver import Stack
-from tests.lab.firewalls import NAMES, Firewall, running
+from tests.lab.firewalls import NAMES, Firewall, Firewalld, running, started
 from tests.lab.lab import Lab
 from tests.lab.probes import DOUBT
 
@@ -166,6 +166,29 @@ def test_a_table_that_a_program_owns_is_reported(lab: Lab, stack: Stack, table: 
         keeper.wait()
 
 
+def test_firewalld_as_its_package_sets_it_up(lab: Lab, stack: Stack) -> None:
+    """Where it owns its table, a preview names the command with which all passes; an older one needs none."""
+    prepare(lab)
+    with started(Firewalld(lab.host, as_packaged=True)) as firewall:
+        owned = "flags owner" in lab.host.run("nft list table inet firewalld")
+        said = [text for text in stack.preview(program(auto=True)) if "inet firewalld" in text]
+        assert all(_FIREWALLD in text for text in said)
+        assert bool(said) is owned
+        if owned:
+            _edit(firewall.conf)
+            firewall.restart()
+        stack.up(program(auto=True))
+        judge(lab, passes=OUT + IN + ACROSS, blocked=NEVER + OWN)
+        assert stack.refresh() == {}
+        stack.destroy()
+
+
+def _edit(conf: Path) -> None:
+    """What the command that we name does to firewalld's configuration."""
+    command = _FIREWALLD.strip("`").replace("/etc/firewalld/firewalld.conf", str(conf))
+    subprocess.run(["sh", "-c", command.rpartition(" && ")[0]], check=True)
+
+
 def _doctor(stack: Stack) -> list[dict[str, str]]:
     """What `hostnet doctor` finds on the stack's host."""
 
@@ -182,8 +205,7 @@ def test_the_command_for_firewalld(before: str, tmp_path: Path) -> None:
     """The command leaves one such line, and all other lines as they were."""
     conf = tmp_path / "firewalld.conf"
     conf.write_text(f"DefaultZone=public\n{before}LogDenied=off\n")
-    command = _FIREWALLD.strip("`").replace("/etc/firewalld/firewalld.conf", str(conf))
-    subprocess.run(["sh", "-c", command.rpartition(" && ")[0]], check=True)
+    _edit(conf)
     assert conf.read_text() == "DefaultZone=public\nLogDenied=off\nNftablesTableOwner=no\n"
 
 
