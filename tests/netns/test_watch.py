@@ -168,6 +168,7 @@ def test_it_comes_with_the_first_match_and_goes_with_the_last(scene: Scene) -> N
     scene.stack.up(NET)
     first = scene.watcher()
     assert first is not None
+    scene.until(lambda: Path(f"/proc/{first.pid}/comm").read_text() == "hostnet-watch\n")
     more = ("TapBinding", {"match": "ct-*", "bridge": "br-a", "isolated": True})
     scene.stack.up({**NET, "more": more})
     assert scene.watcher() == first
