@@ -84,10 +84,10 @@ def _seen(host: Host) -> dict[str, Any]:
     return {"links": links, "routes": sorted(map(str, routes)), "rules": rules}
 
 
-def _without_handles(told: Any) -> Any:
-    if isinstance(told, dict):
-        return {name: _without_handles(value) for name, value in told.items() if name != "handle"}
-    return [_without_handles(item) for item in told] if isinstance(told, list) else told
+def _without_handles(listing: Any) -> Any:
+    if isinstance(listing, dict):
+        return {name: _without_handles(value) for name, value in listing.items() if name != "handle"}
+    return [_without_handles(item) for item in listing] if isinstance(listing, list) else listing
 
 
 def test_all_failures_at_once_each_with_its_path(stack: DynamicStack, host: Host) -> None:

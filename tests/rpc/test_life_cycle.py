@@ -131,7 +131,7 @@ def test_replacement_is_decided(made: Resource, kind: str) -> None:
 
 
 def test_drift_is_read_and_repaired(engine: Engine, made: Resource, kind: str) -> None:
-    """What somebody else changes, a refresh sees, a diff names, and an update repairs."""
+    """A change by another program: a refresh sees it, a diff names it, and an update repairs it."""
     program = dict(LIVES[kind][0])
     before = engine.host.dump()
     LIVES[kind][3](engine)

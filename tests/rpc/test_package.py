@@ -72,7 +72,7 @@ def test_attach_gives_the_log() -> None:
 
 
 def test_waiting_shows_in_the_status_column(engine: Engine) -> None:
-    """A resource whose host takes its time says what it waits for, and what the pool tells of it, till it is done."""
+    """A resource whose host takes long says what it waits for, and what the pool reports of it, until it is done."""
     engine.run(engine.pool.hold)
     bridge = Resource(engine, "Bridge", "it", name="vms", connection={"host": "203.0.113.9"})
     creating = engine.stub.Create.future(bridge.create_request())
@@ -86,7 +86,7 @@ def test_waiting_shows_in_the_status_column(engine: Engine) -> None:
 
 
 def test_what_happens_with_a_host_shows_under_its_own_resources(engine: Engine) -> None:
-    """Two servers that boot: each resource tells of its own, also one that joins the waiting later."""
+    """Two servers that boot: each resource has the status of its own, also one that joins the wait later."""
     engine.run(engine.pool.hold)
     hosts = ("203.0.113.9", "203.0.113.10")
     one, other, late = (

@@ -1,4 +1,4 @@
-"""How a provider logs in, and that it never tells with what."""
+"""How a provider logs in, and that no message has a secret in it."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def as_before(up: World) -> Look:
 
 
 def test_a_change_that_leaves_the_way_counts(up: World) -> None:
-    """It is confirmed within the request; nothing is left open, and nobody stays behind to watch."""
+    """It is confirmed within the request; nothing is left open, and no process stays behind."""
 
     async def work(session: Pausing) -> None:
         async def look() -> None:
@@ -181,13 +181,13 @@ def test_the_first_change_of_all(up: World, as_before: Look) -> None:
 
 
 def test_those_that_went_with_it(up: World, as_before: Look) -> None:
-    """One transaction counts as a whole: each of its resources is told."""
+    """One transaction counts as a whole: each of its resources has the error."""
 
     async def work(session: Pausing) -> None:
         before = as_before()
         asked = [session.apply(bridge("br1")), session.apply(cutting()), session.apply(bridge("br2"))]
-        told = await asyncio.gather(*asked, return_exceptions=True)
-        assert [each.code for each in told if isinstance(each, HostnetError)] == [Code.ROLLED_BACK] * 3
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        assert [each.code for each in outcomes if isinstance(each, HostnetError)] == [Code.ROLLED_BACK] * 3
         assert as_before() == before
 
     in_session(up, work)
@@ -456,7 +456,7 @@ def test_the_log_in_ends_with_the_way_cut(up: World, as_before: Look) -> None:
 
 
 def test_the_agent_dies_with_the_way_open(up: World) -> None:
-    """The next one is told to confirm: it is done, once, and counts."""
+    """The next one gets the confirmation: the change was made once, and counts."""
     up.settings = replace(up.settings, confirm_timeout=LONG)
 
     async def work(session: Pausing) -> None:
@@ -473,7 +473,7 @@ def test_the_agent_dies_with_the_way_open(up: World) -> None:
 
 
 def test_the_agent_dies_half_way(up: World) -> None:
-    """What it died of is told, though hostnet-confirm rolls back at once what it had done; nothing is kept of it."""
+    """The error says what it died of, though hostnet-confirm rolls back at once; nothing is kept of it."""
     changes = [bridge(f"x{number}") for number in range(60)]
 
     async def work(session: Pausing) -> None:
@@ -481,9 +481,9 @@ def test_the_agent_dies_half_way(up: World) -> None:
         asked = [asyncio.ensure_future(session.apply(change)) for change in changes]
         await watch(lambda: phase(up) in ("pending", "unconfirmed"))
         os.kill(first, signal.SIGKILL)
-        told = await asyncio.gather(*asked, return_exceptions=True)
-        assert {each.code for each in told if isinstance(each, HostnetError)} == {Code.AGENT_DIED}
-        assert "SIGKILL" in str(told[0])
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        assert {each.code for each in outcomes if isinstance(each, HostnetError)} == {Code.AGENT_DIED}
+        assert "SIGKILL" in str(outcomes[0])
         assert owners(up) == ["br0"]
         assert phase(up) == "idle"
 

@@ -228,7 +228,7 @@ def test_a_connection_that_breaks_twice(up: World) -> None:
 
 
 def test_a_killed_agent(up: World) -> None:
-    """It is said how it ended; the next one starts on the same login and knows what there is."""
+    """The error says how it ended; the next one starts in the same login and has the record."""
 
     async def work(session: Session) -> None:
         with held(up):

@@ -1,4 +1,4 @@
-"""A host must show the key that is known of it; an error tells how to make another one known."""
+"""A host must present a trusted key; an error says how to trust another one."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_the_jump_hosts_key_is_checked(world: World, jump: Server) -> None:
 
 
 def test_the_key_behind_the_jump_host_is_checked(world: World, jump: Server) -> None:
-    """The jump host may be somebody in between, too."""
+    """The connection to the jump host may be intercepted, too."""
     proxy = world.connection(host=JUMP, host_key=jump.host_key)
     with pytest.raises(HostnetError, match="host key mismatch") as error:
         world.connect(world.connection(host=FAR_SERVER, host_key=jump.host_key, proxy=proxy))

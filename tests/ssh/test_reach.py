@@ -20,7 +20,7 @@ from tests.ssh.world import FAST, PATIENCE, SERVER, World, bridge, removal, unti
 
 
 def test_a_server_that_boots(world: World) -> None:
-    """It is waited for; a status tells why and how often it was tried; all that wait for it join one transaction."""
+    """The session waits for it; the status says why, and counts attempts; what waits joins one transaction."""
 
     async def booting() -> list[str]:
         session = world.session(world.connection(dial_error_limit=-1))

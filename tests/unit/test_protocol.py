@@ -49,7 +49,7 @@ REQUESTS = [
     Request(5, "restore"),
     Request(6, "watch"),
     Request(7, "confirm"),
-    Request(8, "undo", why="no new login"),
+    Request(8, "roll-back", why="no new login"),
 ]
 
 

@@ -120,7 +120,7 @@ class ProviderConfirmation:
             request = _next_request()
         if request is None:
             raise EOFError
-        if request.op not in ("confirm", "undo"):
+        if request.op not in ("confirm", "roll-back"):
             self._early.append(request)
             return "its provider sent another request instead of a confirmation"
         return "" if request.op == "confirm" else request.why

@@ -352,7 +352,7 @@ class Session:
         if answer.confirm is None:
             return answer
         refusal = await self._login_failure() if answer.confirm == "login" else ""
-        word = Request(request.id, "undo", why=refusal) if refusal else Request(request.id, "confirm")
+        word = Request(request.id, "roll-back", why=refusal) if refusal else Request(request.id, "confirm")
         settled = await self._exchange(channel, word, doing)
         return settled if refusal or settled.error else answer
 

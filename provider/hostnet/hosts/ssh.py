@@ -351,7 +351,7 @@ class _Stream(asyncssh.SSHClientSession[bytes]):
 
 
 def _signal_of(status: int | None) -> str:
-    """The signal that a shell, or sudo, tells of by an exit status above 128; "" where it is none."""
+    """The signal that a shell, or sudo, reports by an exit status above 128; "" for another status."""
     try:
         return signal.Signals((status or 0) - _KILLED).name
     except ValueError:

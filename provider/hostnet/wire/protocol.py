@@ -3,14 +3,18 @@
 Every message is one JSON object on one line. Provider and agent are of the same version, since the provider brings its
 agent along: a message that one of them can't read is a bug, and there is no negotiation.
 
-    agent -> provider    {"greeting": {"version": …, "pid": …}}                   unasked, or {"greeting": {"error": …}}
+    agent -> provider    {"greeting": {"version": …, "process": {…}, …}}
     provider -> agent    {"id": 1, "op": "apply", "transaction": "…", "changes": […]}
-    agent -> provider    {"id": 1, "result": […]}                                 or {"id": 1, "error": {…}}
+    agent -> provider    {"id": 1, "result": […]}
 
-On a host that is reached over SSH a change has to be confirmed (docs/architecture.md). Then the answer asks for that:
+An agent that can't serve greets with `{"greeting": {"error": {…}}}`. A request that fails has `"error": {…}` in its
+answer instead of `"result"`.
 
-    agent -> provider    {"id": 1, "result": […], "confirm": "answer"}            or "confirm": "login"
-    provider -> agent    {"id": 1, "op": "confirm"}                               or {"id": 1, "op": "undo", "why": "…"}
+On a host that is reached over SSH a change has to be confirmed (docs/architecture.md). Then the answer asks for that,
+with the proof that the provider needs first, and a second answer follows:
+
+    agent -> provider    {"id": 1, "result": […], "confirm": "login"}
+    provider -> agent    {"id": 1, "op": "confirm"}    or    {"id": 1, "op": "roll-back", "why": "…"}
     agent -> provider    {"id": 1, "result": […]}
 
 After `{"op": "watch"}` the agent serves no more requests. It sends `{"event": "attached vm-1 to br0"}` until there is
@@ -28,7 +32,7 @@ from hostnet.wire.errors import HostnetError
 from hostnet.wire.objects import Json, from_json, state_from_json, state_to_json, to_json
 from hostnet.wire.requests import Change, Query, View
 
-Operation = Literal["apply", "read", "facts", "restore", "watch", "confirm", "undo"]
+Operation = Literal["apply", "read", "facts", "restore", "watch", "confirm", "roll-back"]
 
 # What became of a change or a query; None: a read found nothing.
 Outcome = Union[View, HostnetError]
@@ -49,7 +53,7 @@ def _line(message: Json) -> bytes:
 
 @dataclass(frozen=True)
 class AgentProcess:
-    """An agent's process. The time of its start tells it from a later process with the same number.
+    """An agent's process. A later process with the same number has another time of start.
 
     Args:
         pid: Its number on its host.
@@ -116,7 +120,7 @@ class Request:
 
     Args:
         id: The number of the request; the answer has the same.
-        op: `apply`, `read`, `facts`, `restore` or `watch`; `confirm` or `undo` about the request of that number.
+        op: `apply`, `read`, `facts`, `restore` or `watch`; `confirm` or `roll-back` about the request of that number.
         changes: Those of `apply`.
         queries: Those of `read`.
         transaction: A name for an `apply`. An `apply` with a name that the host's record knows is not done again: the
@@ -125,7 +129,7 @@ class Request:
         replaces: An agent that the provider lost and that may still live; this one ends it first.
         facts: The name of the facts: `host`, `bridge`, `forwards`, `status`, `doctor`.
         arguments: Those of `facts`.
-        why: The reason of `undo`.
+        why: The reason of `roll-back`.
     """
 
     id: int
