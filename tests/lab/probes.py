@@ -128,6 +128,9 @@ async def _socket(namespace: Namespace, target: Target, kind: int, protocol: int
     """A socket in the namespace, bound to the wanted source, that reports ICMP errors."""
     made = await asyncio.wrap_future(namespace.submit(socket.socket, target.family, kind, protocol))
     made.setblocking(False)  # noqa: FBT003 - the standard library's signature
+    loop = asyncio.get_running_loop()
+    loop.remove_reader(made)  # of an earlier socket of this number: see `servers.add_reader`
+    loop.remove_writer(made)
     if target.family == socket.AF_INET:
         made.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
     else:

@@ -6,12 +6,14 @@ an INIT ACK that has it as its cookie. Answers leave from the address that was a
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.lab.background import Background
 from tests.lab.namespaces import Namespace
@@ -111,7 +113,7 @@ class Servers:
                 self._accepted[connection] = namespace.role
                 with contextlib.suppress(ConnectionError):
                     connection.send(greeting(namespace.role, peer[:2]))
-                loop.add_reader(connection, echo, connection)
+                add_reader(loop, connection, echo, connection)
 
         def echo(connection: socket.socket) -> None:
             data = b""
@@ -125,7 +127,7 @@ class Servers:
                 connection.send(namespace.role.encode() + b" " + data)
 
         loop = self._background.loop
-        self._background.call(loop.add_reader, listener, accept)
+        self._background.call(add_reader, loop, listener, accept)
         return listener
 
     def _start_udp(self, namespace: Namespace, family: int, port: int) -> socket.socket:
@@ -137,7 +139,7 @@ class Servers:
                 _, ancillary, _, peer = server.recvmsg(65536, ANCILLARY_SPACE)
                 server.sendmsg([greeting(namespace.role, peer[:2])], reply_from(ancillary), 0, peer)
 
-        self._background.call(self._background.loop.add_reader, server, answer)
+        self._background.call(add_reader, self._background.loop, server, answer)
         return server
 
     def _start_sctp(self, namespace: Namespace, port: int) -> None:
@@ -148,10 +150,21 @@ class Servers:
             self._sctp[namespace.role] = state
             for raw in state.sockets:
                 want_packet_info(raw)
-                self._background.call(
-                    self._background.loop.add_reader, raw, _answer_init, raw, namespace.role, state.ports
-                )
+                loop = self._background.loop
+                self._background.call(add_reader, loop, raw, _answer_init, raw, namespace.role, state.ports)
         state.ports.add(port)
+
+
+def add_reader(
+    loop: asyncio.AbstractEventLoop, one: socket.socket | int, callback: Callable[..., None], *args: Any
+) -> None:
+    """Have a new socket, or another descriptor, read by the loop.
+
+    Where an earlier socket of this number was closed while the loop still read it, the loop takes the new one for that
+    (Python 3.11: `selectors` changes nothing where the events are the same), and it would never be read: forget it.
+    """
+    loop.remove_reader(one)
+    loop.add_reader(one, callback, *args)
 
 
 def _answer_init(raw: socket.socket, role: str, ports: set[int]) -> None:

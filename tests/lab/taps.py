@@ -13,6 +13,7 @@ import struct
 
 from tests.lab.background import Background
 from tests.lab.namespaces import Namespace
+from tests.lab.servers import add_reader
 
 # <linux/if_tun.h>
 TUNSETIFF = 0x400454CA
@@ -55,8 +56,8 @@ class TapGuest:
         self._guest = guest.call(open_tap, "eth0", vnet_hdr=vnet_hdr)  # the same headers go in and out unchanged
         guest.ip(f"link set eth0 address {mac} up")
         loop = background.loop
-        background.call(loop.add_reader, self._host, _copy, self._host, self._guest)
-        background.call(loop.add_reader, self._guest, _copy, self._guest, self._host)
+        background.call(add_reader, loop, self._host, _copy, self._host, self._guest)
+        background.call(add_reader, loop, self._guest, _copy, self._guest, self._host)
 
     def close(self) -> None:
         """Unplug: the guest's interface goes, the host's TAP stays."""
