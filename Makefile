@@ -12,7 +12,7 @@ export PATH := $(shell $(PYTHON) -m tools.setup env)
 # The output of `make test` reads from top to bottom, and pytest's closing line comes last.
 .NOTPARALLEL:
 
-.PHONY: help setup setup-demo setup-dev demo test lint unit kernel fuzz schema docs sdk bench fleet latency clean
+.PHONY: help setup setup-demo setup-dev demo test lint unit kernel systems systems-whole fuzz schema docs sdk bench fleet latency clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -40,7 +40,15 @@ unit: setup-dev ## Run the tests that need neither root nor the kernel's network
 	$(PY) -m pytest -q tests/unit
 
 kernel: setup ## Run all other tests: real packets, the real pulumi, a microVM, a whole server (as root)
-	$(PY) -m pytest -q -n 2 --dist loadgroup --ignore=tests/unit tests
+	$(PY) -m pytest -q -n 2 --dist loadgroup --ignore=tests/unit --ignore=tests/systems tests
+
+systems: setup ## Run set-up and tests in minimal systems, a Debian 12 and a Debian 13 (as root, on a Debian)
+	@$(PYTHON) -m tools.setup systems
+	$(PY) -m pytest -q -n 2 --dist loadgroup tests/systems
+
+systems-whole: setup ## Run the demo and all tests in the minimal systems (long)
+	@$(PYTHON) -m tools.setup systems
+	$(PY) -m pytest -q -n 2 --dist loadgroup tests/systems/whole.py
 
 fuzz: setup ## Run random sequences against the model: HOSTNET_SEQUENCES (default 5000), HOSTNET_SEED (the time)
 	@HOSTNET_SEQUENCES=$${HOSTNET_SEQUENCES:-5000} HOSTNET_SEED=$${HOSTNET_SEED:-$$(date +%s)} \

@@ -1,6 +1,8 @@
 """Debian and Ubuntu packages: which are missing, and how to install them."""
 
 import os
+import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -117,15 +119,29 @@ def exists(package: str) -> bool:
     return result.returncode == 0
 
 
-def sources() -> list[str]:
+def sources(release: str = "") -> list[str]:
     """The distribution's own package sources as this machine has them, one line each (sources.list(5)).
 
     Others are left out: what is built from these is the same on every machine of the distribution.
+
+    Args:
+        release: The code name of another release of the distribution; absent: the machine's own.
+
+    Raises:
+        SetupError: The package lists can't be read, or name the machine's release in another form than its code name.
     """
     form = "$(ORIGIN) deb $(REPO_URI) $(RELEASE) $(COMPONENT)"
     listed = run(["apt-get", "indextargets", f"--format={form}", "Created-By: Packages"], "Run `apt-get update`.")
     origins = [line.partition(" ") for line in sorted(set(listed.splitlines()))]
-    return [source for origin, _, source in origins if origin in ("Debian", "Ubuntu")]
+    own = [source for origin, _, source in origins if origin in ("Debian", "Ubuntu")]
+    if not release:
+        return own
+    here = platform.freedesktop_os_release()["VERSION_CODENAME"]
+    # The suites of a release are CODENAME, CODENAME-updates, CODENAME-security.
+    other = [re.sub(rf" {here}\b", f" {release}", source) for source in own]
+    if release != here and other == own:
+        raise SetupError(f"The package sources of this machine do not name {here}: write it there instead of an alias.")
+    return other
 
 
 def unpack(package: str, folder: Path) -> None:

@@ -4,6 +4,7 @@ Each command does what is missing and skips what is done:
     demo     what `make demo` needs: nftables and QEMU, the virtual environment, `pulumi`, a microVM
     dev      what a change of the code needs: the development tools, the generator of the SDKs
     test     both, and what `make test` needs besides: DHCP clients, firewalls, a test server (the default)
+    systems  what `make systems` needs besides: a minimal Debian 12 and a minimal Debian 13
 
 Others:
     env      print the PATH with which `pulumi` is found
@@ -16,7 +17,7 @@ import shutil
 import sys
 from collections.abc import Callable
 
-from tools import debian, firewalls, golang, guest, server, venv
+from tools import debian, firewalls, golang, guest, server, systems, venv
 from tools.paths import HOST_PROGRAMS, VENV, cache, missing_hosts, tool_path
 from tools.steps import SetupError, done
 
@@ -76,7 +77,7 @@ def print_gensdk() -> None:
 def clean() -> None:
     """Remove what set-up made. Debian's packages stay installed."""
     # By name: HOSTNET_CACHE may be a folder that holds other things too.
-    for folder in (VENV, *(cache() / name for name in ("bin", "go", "guest", "firewalls", "server"))):
+    for folder in (VENV, *(cache() / name for name in ("bin", "go", "guest", "firewalls", "server", "systems"))):
         if folder.exists():
             shutil.rmtree(folder)
             print(f"removed {folder}")
@@ -86,6 +87,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "demo": prepare_demo,
     "dev": prepare_dev,
     "test": prepare_test,
+    "systems": systems.prepare,
     "env": print_path,
     "gensdk": print_gensdk,
     "clean": clean,

@@ -83,6 +83,11 @@ def done(what: str) -> None:
     print(f"setup: {what}: already done", flush=True)
 
 
+def left_out(what: str, why: str) -> None:
+    """Say that a step can't be done on this machine, and need not."""
+    print(f"setup: {what}: left out: {why}", flush=True)
+
+
 @contextmanager
 def doing(what: str) -> Iterator[None]:
     """Say what a step does, that it is still at work, and how long it took."""

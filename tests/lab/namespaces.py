@@ -173,14 +173,24 @@ def sweep() -> None:
     for entry in RUN_NETNS.glob("hnt*"):
         if _is_left(entry.name):
             remove(entry.name)
-    for entry in Path(tempfile.gettempdir()).glob("hnt*"):
+    sweep_directories(Path(tempfile.gettempdir()))
+
+
+def sweep_directories(folder: Path) -> None:
+    """Remove the temporary directories in a folder whose maker is dead."""
+    for entry in folder.glob("hnt*"):
         if _is_left(entry.name):
             shutil.rmtree(entry, ignore_errors=True)
 
 
-def temporary_directory(role: str) -> Path:
-    """A directory that `sweep` finds, should its maker be killed."""
-    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}-{role}-"))
+def temporary_directory(role: str, folder: Path | None = None) -> Path:
+    """A directory that `sweep` finds, should its maker be killed.
+
+    Args:
+        role: A word for its name.
+        folder: Where it is to be, for `sweep_directories` to find; absent: where temporary files are.
+    """
+    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}-{role}-", dir=folder))
 
 
 def _is_left(name: str) -> bool:

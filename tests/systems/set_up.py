@@ -1,0 +1,22 @@
+"""Set-up for tests, run in a minimal system by its own Python: `python3 -m tests.systems.set_up`.
+
+All that `make setup` does but `pulumi` and the test server, which take minutes and which these tests don't need.
+"""
+
+from __future__ import annotations
+
+from tools import debian, firewalls, golang, guest, venv
+
+
+def main() -> None:
+    """Do the steps, in the order of `make setup`."""
+    debian.install()
+    venv.build()
+    venv.add_tools()
+    golang.gensdk()
+    guest.prepare()
+    firewalls.prepare()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""What takes longer on minimal systems; no part of `make systems`. Run it with `make systems-whole`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.systems.system import System
+
+
+def test_the_demo_needs_make_and_python_alone(bare: System) -> None:
+    """`make demo` installs what it needs and ends well; a `pulumi` that this machine has built is not built again."""
+    bare.online("make", "setup-demo")
+    assert "GUEST READY" in bare.offline("make", "demo")
+
+
+@pytest.mark.parametrize("folder", ["unit", "rpc", "netns", "cli", "dynamic"])
+def test_folder(system: System, folder: str) -> None:
+    """All tests of a folder."""
+    system.pytest("-n", "2", "--dist", "loadgroup", f"tests/{folder}")
