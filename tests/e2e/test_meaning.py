@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pulumi
 import pulumi_hostnet as hostnet
 
 from tests.e2e.stacks import Host, Program, Stack
@@ -132,11 +133,23 @@ def test_each_replacing_property_replaces_in_an_order_that_works(stack: Stack, h
                 ("listen", {"source_port": 83, "listen_addresses": say(None, ["192.0.2.2"])}),
                 ("family", {"source_port": 84, "destination": say("10.0.0.9", "fd12::9")}),
                 ("gateway", {"source_port": 85, "nat_gateway": say(first.id, second.id)}),
-                ("swap-a", {"source_port": say(86, 87)}),
-                ("swap-b", {"source_port": say(88, 86)}),
             ):
                 arguments: dict[str, Any] = {"destination": "10.0.0.9", "nat_gateway": first.id, **key}
                 hostnet.PortForward(name, connection=connection, **arguments)
+            # Port 86 goes from one to the other. The engine does not know, and runs the two in any order: who wants it
+            # done in one run says which of them has to let go first.
+            swaps = [("swap-a", say(86, 87)), ("swap-b", say(88, 86))]
+            before: list[pulumi.Resource] = []
+            for name, port in swaps if after else reversed(swaps):
+                forward = hostnet.PortForward(
+                    name,
+                    destination="10.0.0.9",
+                    nat_gateway=first.id,
+                    source_port=port,
+                    connection=connection,
+                    opts=pulumi.ResourceOptions(depends_on=before),
+                )
+                before = [forward]
 
         return declare
 

@@ -332,6 +332,15 @@ def test_a_batch_that_nft_refuses_fails_its_owner_alone(bed: Bed, agent: Agent) 
     assert "10.66.6.6" not in text
 
 
+def test_a_port_that_one_gives_up_another_takes_in_the_same_transaction(bed: Bed, agent: Agent) -> None:
+    """The engine sends both at once: which of them arrives first is chance."""
+    agent.make(change_of("web", *forward(80)))
+    agent.make(change_of("two", *forward(80, "10.0.0.3")), change_of("web", known=True, prior=forward(80)))
+    assert "10.0.0.3" in json.dumps(bed.ruleset())
+    assert "10.0.0.2" not in json.dumps(bed.ruleset())
+    agent.remove(two=forward(80, "10.0.0.3"))
+
+
 def test_an_undo_that_fails_is_a_partial_failure_and_the_next_up_repairs_it(bed: Bed, agent: Agent) -> None:
     """The record says what should be, so that nothing is forgotten."""
     perform = agent.host.kernel.perform

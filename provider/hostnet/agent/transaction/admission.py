@@ -74,10 +74,14 @@ class Admission:
         self._recreated: set[str] = set()
 
     def admit(self, changes: list[Change], record: Record, snapshot: Snapshot) -> Admitted:
-        """Judge each in turn, as if those before it were applied already. Changes nothing: see `accept`."""
+        """Judge each in turn, as if those before it were applied already. Changes nothing: see `accept`.
+
+        Deletes come first. The engine has sent all of them at once, so their order says nothing, and what one resource
+        gives up another may take.
+        """
         after = record.owners.copy()
         admitted = Admitted(snapshot, recreated=set(self._recreated))
-        for number, change in enumerate(changes):
+        for number, change in sorted(enumerate(changes), key=lambda numbered: bool(numbered[1].objects)):
             try:
                 if change.dry:
                     admitted.outcomes[number] = self._preview(change, after, snapshot, record.claims)
