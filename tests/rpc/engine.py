@@ -55,12 +55,14 @@ class LogService(engine_pb2_grpc.EngineServicer):
 class Engine:
     """An engine with one hostnet plugin."""
 
-    def __init__(self, *, attach: bool = False) -> None:
+    def __init__(self, *, attach: bool = False, starts: bool = False) -> None:
         """Nothing runs yet.
 
         Args:
             attach: Give the plugin the engine's address by Attach, not by Handshake.
+            starts: The engine starts the plugin: it gives the address on the command line as well.
         """
+        self._starts = starts
         self.pool = FakePool()
         self.logged = LogService()
         self._loop = asyncio.new_event_loop()
@@ -103,7 +105,7 @@ class Engine:
 
     async def _start(self) -> int:
         self._server, port = plugin.listen()
-        self._servicer = await plugin.start(self._server, None, self._make_pool)
+        self._servicer = await plugin.start(self._server, self.address if self._starts else None, self._make_pool)
         return port
 
     def _make_pool(self, settings: Settings, log: Callable[[str, str], None]) -> FakePool:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from grpc import aio
 
+from hostnet.rpc.peers import OwnUser
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -37,13 +39,16 @@ _CLOSE_SECONDS = 1.0
 
 
 def listen() -> tuple[aio.Server, int]:
-    """A server with a port of its own on this machine's loopback. It answers nothing before `start`.
+    """A server with a port of its own on this machine's loopback, for this process's user and for root.
+
+    It answers nothing before `start`.
 
     Raises:
         OSError: There is no free port.
     """
-    server = aio.server(options=_OPTIONS)
-    port = server.add_insecure_port("127.0.0.1:0")
+    peers = OwnUser({os.geteuid(), 0})
+    server = aio.server(options=_OPTIONS, interceptors=[peers])
+    port = peers.port = server.add_insecure_port("127.0.0.1:0")
     if port == 0:
         msg = "hostnet cannot listen on 127.0.0.1"
         raise OSError(msg)
@@ -64,7 +69,8 @@ async def start(server: aio.Server, engine: str | None = None, make_pool: MakePo
     from hostnet.rpc.protos import provider_pb2_grpc  # noqa: PLC0415
     from hostnet.rpc.servicer import Servicer  # noqa: PLC0415
 
-    servicer = Servicer(GrpcDelivery(engine), Redactor(), make_pool or _real_pool)
+    # A plugin without an engine of its own serves one after the other (PULUMI_DEBUG_PROVIDERS).
+    servicer = Servicer(GrpcDelivery(engine), Redactor(), make_pool or _real_pool, reconfigurable=engine is None)
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(servicer, server)
     await server.start()
     return servicer

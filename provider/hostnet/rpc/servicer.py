@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from google.protobuf.struct_pb2 import Struct
     from grpc.aio import ServicerContext
 
+    from hostnet.hosts.connection import Settings
     from hostnet.lifecycle.redaction import Redactor
     from hostnet.resources.schema.kind import Kind
 
@@ -82,11 +83,15 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         delivery: Delivers lines to the engine's log.
         redact: Knows this process's secrets.
         make_pool: How to get the hosts' sessions once the settings are known.
+        reconfigurable: Whether a later Configure may bring another configuration.
     """
 
-    def __init__(self, delivery: GrpcDelivery, redact: Redactor, make_pool: MakePool) -> None:
+    def __init__(
+        self, delivery: GrpcDelivery, redact: Redactor, make_pool: MakePool, *, reconfigurable: bool = False
+    ) -> None:
         self._delivery, self.log = delivery, EngineLog(delivery, redact)
-        self._redact = redact
+        self._redact, self._reconfigurable = redact, reconfigurable
+        self._configuration: object = None
         self.access = HostAccess(self.log, make_pool)
         self._do = Operations(self.access, self.log)
 
@@ -140,8 +145,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         """Take the configuration; no host is reached yet."""
         args = self._decode(request.args)
         self._redact.learn(_credentials(args))
-        default, settings = parse_config(args.values, os.environ)
-        await self.access.configure(default, settings)
+        await self._configure(*parse_config(args.values, os.environ))
         return provider_pb2.ConfigureResponse(
             acceptSecrets=True,
             supportsPreview=True,
@@ -281,6 +285,21 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         if code is StatusCode.INTERNAL:
             sys.stderr.write(self._redact("".join(traceback.format_exception(error))))
         await context.abort(code, self._redact(text))
+
+    async def _configure(self, default: dict[str, Any] | None, settings: Settings) -> None:
+        """Take the configuration. An engine's plugin has one, which a second Configure does not change.
+
+        Raises:
+            HostnetError: It has another one.
+        """
+        if not self._reconfigurable and self._configuration is not None:
+            if self._configuration == (default, settings):
+                return
+            why = "it is configured, and this configuration is another one"
+            fix = "Start another plugin for it: Pulumi does, for each provider of a program"
+            raise HostnetError(Code.INVALID, "cannot configure the plugin", why, fix)
+        await self.access.configure(default, settings)
+        self._configuration = (default, settings)
 
     def _failures(
         self, found: Iterable[Failure], given: Given, declared: Collection[str]

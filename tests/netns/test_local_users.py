@@ -1,0 +1,59 @@
+"""Another user of the machine that runs `pulumi`: what it can reach of hostnet, with real processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.namespaces import Namespace, Namespaces
+
+NOBODY = 65534
+# Everything is imported as root: another user need not be able to read this checkout.
+CALLER = """
+import os, sys, grpc
+from google.protobuf.empty_pb2 import Empty
+from hostnet.rpc.protos import provider_pb2, provider_pb2_grpc
+from hostnet.rpc.codec import encode
+user, port = map(int, sys.argv[1:])
+os.setresgid(user, user, user)
+os.setresuid(user, user, user)
+stub = provider_pb2_grpc.ResourceProviderStub(grpc.insecure_channel(f"127.0.0.1:{port}"))
+for call in (
+    lambda: stub.GetPluginInfo(Empty(), timeout=60),
+    lambda: stub.Configure(provider_pb2.ConfigureRequest(args=encode({"stateDir": "/home/other"})), timeout=60),
+):
+    try:
+        call()
+        print("OK")
+    except grpc.RpcError as error:
+        print(error.code().name)
+"""
+
+
+@pytest.fixture
+def place() -> Iterator[Namespace]:
+    """A network namespace."""
+    namespaces = Namespaces()
+    yield namespaces.add("users")
+    namespaces.close()
+
+
+def test_the_plugin_serves_its_own_user_and_root(place: Namespace) -> None:
+    """Another user can connect to its port on loopback, but not call it. In a network namespace, as anywhere."""
+    plugin: subprocess.Popen[str] = place.call(
+        subprocess.Popen,
+        [sys.executable, "-m", "hostnet.rpc", "127.0.0.1:1"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert plugin.stdout is not None
+        port = plugin.stdout.readline().strip()
+        said = {user: place.run([sys.executable, "-c", CALLER, str(user), port]).split() for user in (NOBODY, 0)}
+    finally:
+        plugin.terminate()
+        plugin.communicate()
+    assert said == {NOBODY: ["PERMISSION_DENIED", "PERMISSION_DENIED"], 0: ["OK", "OK"]}
