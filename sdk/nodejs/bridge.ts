@@ -125,7 +125,7 @@ export class Bridge extends pulumi.CustomResource {
  */
 export interface BridgeArgs {
     /**
-     * The host's addresses on the bridge, IPv4 and IPv6, with prefix lengths. The first address of each family is the guests' gateway. On the host: The addresses are added. Any other address on the bridge is drift, and the next update removes it. The bridge ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
+     * The host's addresses on the bridge, IPv4 and IPv6, with prefix lengths. The first address of each family is the guests' gateway. A subnet must not overlap that of another bridge, nor hold the host's gateway. On the host: The addresses are added. Any other address on the bridge is drift, and the next update removes it. The bridge ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
      */
     addresses?: pulumi.Input<pulumi.Input<string>[] | undefined>;
     /**

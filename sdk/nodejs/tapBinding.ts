@@ -141,7 +141,7 @@ export interface TapBindingArgs {
      */
     owner?: pulumi.Input<number | string | undefined>;
     /**
-     * The networks, without host bits, behind a routed TAP, such as `10.0.0.5/32`. On the host: A route to each is added to the main table.
+     * The networks, without host bits, behind a routed TAP, such as `10.0.0.5/32`. A network must not overlap a subnet, route or guest of another resource, nor hold the host's gateway or an address of another interface. On the host: A route to each is added to the main table.
      */
     routes?: pulumi.Input<pulumi.Input<string>[] | undefined>;
     /**

@@ -76,6 +76,45 @@ def test_a_key_of_another_stack_is_an_error_that_names_it(lab: Lab, stack: Stack
     assert lab.net.snapshot() == lab.net.pristine
 
 
+ROUTED: Program = {
+    "net": ("Bridge", {"name": "br-b", "addresses": ["10.1.0.1/24", "fd13::1/64"]}),
+    "vms": ("TapBinding", {"match": "b-*", "bridge": "${net.name}"}),
+    "tap": ("TapBinding", {"name": "vm0", "addresses": ["10.66.0.0/32"], "routes": ["10.66.0.2/32"], "guest": {}}),
+}
+
+
+@pytest.mark.parametrize(
+    ("route", "holder"),
+    [
+        ("10.66.0.2/32", "TapBinding tap (stack lab"),
+        ("10.66.0.0/24", "TapBinding tap (stack lab"),
+        ("10.1.0.13/32", "Bridge net (stack lab"),
+        ("fd13::/16", "Bridge net (stack lab"),
+        ("192.0.2.1/32", "the host's gateway on eth0"),
+        ("128.0.0.0/1", "the host's gateway on eth0"),
+        ("2001:db8::2/128", "the host's own address on eth0"),
+    ],
+)
+def test_a_route_takes_nothing_of_others(lab: Lab, stack: Stack, second: Stack, route: str, holder: str) -> None:
+    """No stack's route leads to its TAP what another stack's guest or the host has; a preview says so as well."""
+    stack.up(ROUTED)
+    settings = ("address add 10.66.0.2/32 dev eth0", "route add 10.66.0.0 dev eth0", "route add default via 10.66.0.0")
+    lab.net.plug("vm0", "guest5", *settings, mac=stack["tap.guest.macAddress"])
+    lab.serve("guest5", "tcp:80")
+    lab.serve("guest3", "tcp:80")
+    lab.serve("internet", "tcp:80")
+    bad: Program = {"bad": ("TapBinding", {"name": "vm9", "addresses": ["10.67.0.0/32"], "routes": [route]})}
+    assert [text for text in second.preview(bad) if holder in text]
+    with pytest.raises(HostnetError) as refusal:
+        second.up(bad)
+    assert holder in str(refusal.value)
+    assert lab.reaches("host", "tcp 10.66.0.2:80")[0] == "guest5"
+    assert lab.reaches("host", "tcp 10.1.0.13:80")[0] == "guest3"
+    assert lab.reaches("host", "tcp 198.51.100.10:80")[0] == "internet"
+    second.destroy()
+    stack.destroy()
+
+
 def test_a_namespace_that_is_gone_is_an_unreachable_host(lab: Lab, stack: Stack) -> None:
     """A named namespace that no longer exists is a host that is gone: reading is an error, never "resource gone"."""
     stack.up({"net": ("Bridge", {"name": "br-a", "addresses": ["10.0.0.1/24"]})})

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hostnet.agent.dhcp.config import ServerConfig, config_of, inputs_to_open, parse_leases
+from hostnet.agent.dhcp.config import ServerConfig, check, config_of, inputs_to_open, parse_leases
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner, Owners
@@ -131,3 +131,45 @@ def test_what_to_open() -> None:
         ("br-a", "icmpv6", (133, 135, 136)),
     ]
     assert inputs_to_open([Owner("c", "c", (replace(BASE, dns_servers=()),))]) == [("br-a", "udp", (67,))]
+
+
+NAMED = Guest("vm-a", "br-a", MAC.format(1), ("10.0.0.2/24",), "web")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "refused"),
+    [
+        (Guest("vm-b", "br-a", MAC.format(2), ("10.0.0.3/24",), "WEB"), "the host name WEB belongs to the guest of"),
+        (Guest("vm-b", "br-a", MAC.format(2), ("10.0.0.3/24",), "db"), ""),
+        (Guest("vm-b", "br-b", MAC.format(2), ("10.1.0.3/24",), "web"), ""),
+        (
+            replace(BASE, static_leases=(StaticLease(MAC.format(2), "10.0.0.9", "Web"),)),
+            "two machines would have the host name Web",
+        ),
+        (replace(BASE, static_leases=(StaticLease(MAC.format(1), "10.0.0.2", "web"),)), ""),
+    ],
+    ids=["another guest's name", "another name", "another bridge", "a static lease", "a static lease of the guest"],
+)
+def test_a_host_name_has_one_machine(wanted: Object, refused: str) -> None:
+    """DNS would answer the name with both, and does not tell upper from lower case."""
+    held = {
+        "net": Owner("urn:net", "br-a", (Link("br-a", "bridge"), Address("br-a", "10.0.0.1/24"), BASE)),
+        "web": Owner("urn:web", "vm-a", (NAMED,)),
+    }
+    change = Owner("urn:net" if isinstance(wanted, DhcpServer) else "urn:new", "new", (wanted,))
+    world = World(Owners({owner.key: owner for owner in held.values()}), Snapshot(addresses={"br-a": ("10.0.0.1/24",)}))
+    if refused:
+        with pytest.raises(HostnetError, match=refused):
+            check(change, world)
+    else:
+        check(change, world)
+
+
+def test_a_server_that_comes_later_finds_two_guests_of_one_name() -> None:
+    """Without DNS on the bridge they are none of each other's business."""
+    guests = (NAMED, replace(NAMED, link="vm-b", mac=MAC.format(2), addresses=("10.0.0.3/24",)))
+    owners = [Owner(f"urn:{guest.link}", guest.link, (guest,)) for guest in guests]
+    world = World(Owners({owner.key: owner for owner in owners}), Snapshot(addresses={"br-a": ("10.0.0.1/24",)}))
+    check(owners[1], world)
+    with pytest.raises(HostnetError, match="have the host name web"):
+        check(Owner("urn:net", "br-a", (BASE,)), world)

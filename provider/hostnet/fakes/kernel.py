@@ -164,7 +164,12 @@ class FakeKernel:
         }
         addresses = {name: tuple(cidrs) for name, cidrs in self._addresses.items() if cidrs}
         defaults, ways = self._defaults(self._links)
-        return Snapshot(dict(self._links), addresses, routes, defaults, ways, through)
+        gateways = {
+            route.gateway: route.link
+            for route in self._default_routes()
+            if route.gateway and not route.gateway.startswith("fe80:")
+        }
+        return Snapshot(dict(self._links), addresses, routes, defaults, ways, through, gateways=gateways)
 
     def glimpse(self, names: Iterable[str]) -> Snapshot:
         """These links and what they are ports of."""
@@ -176,7 +181,7 @@ class FakeKernel:
 
     def _defaults(self, among: Iterable[str]) -> tuple[dict[str, str], frozenset[str]]:
         """By family the interface of the default route, and the interfaces of all of them."""
-        found = [route for route in self._routes if route.table == RT_TABLE_MAIN and route.cidr.endswith("/0")]
+        found = self._default_routes()
         best: dict[str, ops.PutRoute] = {}
         for route in found:
             family = family_of(route.cidr)
@@ -184,6 +189,9 @@ class FakeKernel:
                 best[family] = route
         defaults = {family: route.link for family, route in sorted(best.items()) if route.link in among}
         return defaults, frozenset(route.link for route in found if route.link in among)
+
+    def _default_routes(self) -> list[ops.PutRoute]:
+        return [route for route in self._routes if route.table == RT_TABLE_MAIN and route.cidr.endswith("/0")]
 
     def sysctl(self, name: str) -> str | None:
         """The value of a sysctl; None where there is none of this name."""

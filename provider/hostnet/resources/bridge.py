@@ -145,7 +145,7 @@ class BridgeInputs(Declared):
     addresses: tuple[str, ...] = prop(
         ListOf(HostCidr(), ordered=True),
         "The host's addresses on the bridge, IPv4 and IPv6, with prefix lengths. The first address of each family is "
-        "the guests' gateway.",
+        "the guests' gateway. A subnet must not overlap that of another bridge, nor hold the host's gateway.",
         default=(),
         effect="The addresses are added. Any other address on the bridge is drift, and the next update removes it. The "
         "bridge ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.",

@@ -70,7 +70,9 @@ class GuestInputs(Declared):
         default_doc="the lowest free address of each subnet of the bridge, kept as long as the resource exists; on a "
         "routed TAP the addresses that `routes` lead to",
     )
-    hostname: str | None = prop(HostName(), "The guest's name in the bridge's DNS.", default_doc="none")
+    hostname: str | None = prop(
+        HostName(), "The guest's name in the bridge's DNS. Each name has one machine.", default_doc="none"
+    )
 
 
 GUEST: Record[GuestInputs] = Record(GuestInputs, "hostnet:index:Guest")
@@ -170,7 +172,8 @@ class TapBindingInputs(Declared):
     )
     routes: tuple[str, ...] = prop(
         ListOf(NetCidr()),
-        "The networks, without host bits, behind a routed TAP, such as `10.0.0.5/32`.",
+        "The networks, without host bits, behind a routed TAP, such as `10.0.0.5/32`. A network must not overlap a "
+        "subnet, route or guest of another resource, nor hold the host's gateway or an address of another interface.",
         default=(),
         effect="A route to each is added to the main table.",
     )

@@ -77,7 +77,7 @@ func (BridgeState) ElementType() reflect.Type {
 }
 
 type bridgeArgs struct {
-	// The host's addresses on the bridge, IPv4 and IPv6, with prefix lengths. The first address of each family is the guests' gateway. On the host: The addresses are added. Any other address on the bridge is drift, and the next update removes it. The bridge ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
+	// The host's addresses on the bridge, IPv4 and IPv6, with prefix lengths. The first address of each family is the guests' gateway. A subnet must not overlap that of another bridge, nor hold the host's gateway. On the host: The addresses are added. Any other address on the bridge is drift, and the next update removes it. The bridge ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
 	Addresses []string `pulumi:"addresses"`
 	// Takes over an existing bridge of this name. From then on, addresses that are not declared are drift, and `pulumi destroy` deletes the bridge. Default: false.
 	Adopt *bool `pulumi:"adopt"`
@@ -107,7 +107,7 @@ type bridgeArgs struct {
 
 // The set of arguments for constructing a Bridge resource.
 type BridgeArgs struct {
-	// The host's addresses on the bridge, IPv4 and IPv6, with prefix lengths. The first address of each family is the guests' gateway. On the host: The addresses are added. Any other address on the bridge is drift, and the next update removes it. The bridge ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
+	// The host's addresses on the bridge, IPv4 and IPv6, with prefix lengths. The first address of each family is the guests' gateway. A subnet must not overlap that of another bridge, nor hold the host's gateway. On the host: The addresses are added. Any other address on the bridge is drift, and the next update removes it. The bridge ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
 	Addresses pulumi.StringArrayInput
 	// Takes over an existing bridge of this name. From then on, addresses that are not declared are drift, and `pulumi destroy` deletes the bridge. Default: false.
 	Adopt pulumi.BoolPtrInput

@@ -850,7 +850,7 @@ func (o ForwardingOutput) Ipv6() pulumi.BoolOutput {
 type Guest struct {
 	// The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists; on a routed TAP the addresses that `routes` lead to.
 	Addresses []string `pulumi:"addresses"`
-	// The guest's name in the bridge's DNS. Default: none.
+	// The guest's name in the bridge's DNS. Each name has one machine. Default: none.
 	Hostname *string `pulumi:"hostname"`
 	// The guest's MAC address. Default: derived from the resource, always the same.
 	MacAddress *string `pulumi:"macAddress"`
@@ -871,7 +871,7 @@ type GuestInput interface {
 type GuestArgs struct {
 	// The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists; on a routed TAP the addresses that `routes` lead to.
 	Addresses pulumi.StringArrayInput `pulumi:"addresses"`
-	// The guest's name in the bridge's DNS. Default: none.
+	// The guest's name in the bridge's DNS. Each name has one machine. Default: none.
 	Hostname pulumi.StringPtrInput `pulumi:"hostname"`
 	// The guest's MAC address. Default: derived from the resource, always the same.
 	MacAddress pulumi.StringPtrInput `pulumi:"macAddress"`
@@ -960,7 +960,7 @@ func (o GuestOutput) Addresses() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v Guest) []string { return v.Addresses }).(pulumi.StringArrayOutput)
 }
 
-// The guest's name in the bridge's DNS. Default: none.
+// The guest's name in the bridge's DNS. Each name has one machine. Default: none.
 func (o GuestOutput) Hostname() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v Guest) *string { return v.Hostname }).(pulumi.StringPtrOutput)
 }
@@ -1004,7 +1004,7 @@ func (o GuestPtrOutput) Addresses() pulumi.StringArrayOutput {
 	}).(pulumi.StringArrayOutput)
 }
 
-// The guest's name in the bridge's DNS. Default: none.
+// The guest's name in the bridge's DNS. Each name has one machine. Default: none.
 func (o GuestPtrOutput) Hostname() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v *Guest) *string {
 		if v == nil {

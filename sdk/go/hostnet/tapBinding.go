@@ -89,7 +89,7 @@ type tapBindingArgs struct {
 	Name *string `pulumi:"name"`
 	// The user, by name or number, who may open the TAP. Default: root. On the host: The TAP's owner is set (TUNSETOWNER).
 	Owner interface{} `pulumi:"owner"`
-	// The networks, without host bits, behind a routed TAP, such as `10.0.0.5/32`. On the host: A route to each is added to the main table.
+	// The networks, without host bits, behind a routed TAP, such as `10.0.0.5/32`. A network must not overlap a subnet, route or guest of another resource, nor hold the host's gateway or an address of another interface. On the host: A route to each is added to the main table.
 	Routes []string `pulumi:"routes"`
 	// Puts a virtio-net header before each packet, so that the guest can leave checksums and segmentation to the host. Default: true. On the host: The TAP has the flag IFF_VNET_HDR. A change replaces the resource.
 	VnetHdr *bool `pulumi:"vnetHdr"`
@@ -119,7 +119,7 @@ type TapBindingArgs struct {
 	Name pulumi.StringPtrInput
 	// The user, by name or number, who may open the TAP. Default: root. On the host: The TAP's owner is set (TUNSETOWNER).
 	Owner pulumi.Input
-	// The networks, without host bits, behind a routed TAP, such as `10.0.0.5/32`. On the host: A route to each is added to the main table.
+	// The networks, without host bits, behind a routed TAP, such as `10.0.0.5/32`. A network must not overlap a subnet, route or guest of another resource, nor hold the host's gateway or an address of another interface. On the host: A route to each is added to the main table.
 	Routes pulumi.StringArrayInput
 	// Puts a virtio-net header before each packet, so that the guest can leave checksums and segmentation to the host. Default: true. On the host: The TAP has the flag IFF_VNET_HDR. A change replaces the resource.
 	VnetHdr pulumi.BoolPtrInput

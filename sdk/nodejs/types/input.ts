@@ -198,7 +198,7 @@ export interface GuestArgs {
      */
     addresses?: pulumi.Input<pulumi.Input<string>[] | undefined>;
     /**
-     * The guest's name in the bridge's DNS. Default: none.
+     * The guest's name in the bridge's DNS. Each name has one machine. Default: none.
      */
     hostname?: pulumi.Input<string | undefined>;
     /**

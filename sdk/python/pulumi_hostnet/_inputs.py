@@ -893,7 +893,7 @@ class GuestArgsDict(TypedDict):
     """
     hostname: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
-    The guest's name in the bridge's DNS. Default: none.
+    The guest's name in the bridge's DNS. Each name has one machine. Default: none.
     """
     mac_address: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
@@ -910,7 +910,7 @@ class GuestArgs:
         The guest behind a TAP. `{}`: its MAC address and its addresses are derived.
 
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] addresses: The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists; on a routed TAP the addresses that `routes` lead to.
-        :param pulumi.Input[_builtins.str] hostname: The guest's name in the bridge's DNS. Default: none.
+        :param pulumi.Input[_builtins.str] hostname: The guest's name in the bridge's DNS. Each name has one machine. Default: none.
         :param pulumi.Input[_builtins.str] mac_address: The guest's MAC address. Default: derived from the resource, always the same.
         """
         if addresses is not None:
@@ -936,7 +936,7 @@ class GuestArgs:
     @pulumi.getter
     def hostname(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The guest's name in the bridge's DNS. Default: none.
+        The guest's name in the bridge's DNS. Each name has one machine. Default: none.
         """
         return pulumi.get(self, "hostname")
 

@@ -37,7 +37,7 @@ class BridgeArgs:
         """
         The set of arguments for constructing a Bridge resource.
 
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] addresses: The host's addresses on the bridge, IPv4 and IPv6, with prefix lengths. The first address of each family is the guests' gateway. On the host: The addresses are added. Any other address on the bridge is drift, and the next update removes it. The bridge ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] addresses: The host's addresses on the bridge, IPv4 and IPv6, with prefix lengths. The first address of each family is the guests' gateway. A subnet must not overlap that of another bridge, nor hold the host's gateway. On the host: The addresses are added. Any other address on the bridge is drift, and the next update removes it. The bridge ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
         :param pulumi.Input[_builtins.bool] adopt: Takes over an existing bridge of this name. From then on, addresses that are not declared are drift, and `pulumi destroy` deletes the bridge. Default: false.
         :param pulumi.Input['ConnectionArgs'] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
         :param pulumi.Input['DhcpServerArgs'] dhcp_server: Serves DHCP and DNS on the bridge. Default: neither is served. On the host: One dnsmasq process runs for this bridge and listens only on it.
@@ -82,7 +82,7 @@ class BridgeArgs:
     @pulumi.getter
     def addresses(self) -> pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]:
         """
-        The host's addresses on the bridge, IPv4 and IPv6, with prefix lengths. The first address of each family is the guests' gateway. On the host: The addresses are added. Any other address on the bridge is drift, and the next update removes it. The bridge ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
+        The host's addresses on the bridge, IPv4 and IPv6, with prefix lengths. The first address of each family is the guests' gateway. A subnet must not overlap that of another bridge, nor hold the host's gateway. On the host: The addresses are added. Any other address on the bridge is drift, and the next update removes it. The bridge ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
         """
         return pulumi.get(self, "addresses")
 
@@ -276,7 +276,7 @@ class Bridge(pulumi.CustomResource):
 
         :param str resource_name: The name of the resource.
         :param pulumi.ResourceOptions opts: Options for the resource.
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] addresses: The host's addresses on the bridge, IPv4 and IPv6, with prefix lengths. The first address of each family is the guests' gateway. On the host: The addresses are added. Any other address on the bridge is drift, and the next update removes it. The bridge ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] addresses: The host's addresses on the bridge, IPv4 and IPv6, with prefix lengths. The first address of each family is the guests' gateway. A subnet must not overlap that of another bridge, nor hold the host's gateway. On the host: The addresses are added. Any other address on the bridge is drift, and the next update removes it. The bridge ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
         :param pulumi.Input[_builtins.bool] adopt: Takes over an existing bridge of this name. From then on, addresses that are not declared are drift, and `pulumi destroy` deletes the bridge. Default: false.
         :param pulumi.Input[Union['ConnectionArgs', 'ConnectionArgsDict']] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
         :param pulumi.Input[Union['DhcpServerArgs', 'DhcpServerArgsDict']] dhcp_server: Serves DHCP and DNS on the bridge. Default: neither is served. On the host: One dnsmasq process runs for this bridge and listens only on it.

@@ -48,7 +48,7 @@ class TapBindingArgs:
         :param pulumi.Input[_builtins.bool] multi_queue: Gives the TAP several queues, so that several virtual CPUs can use it at the same time. Default: false. On the host: The TAP has the flag IFF_MULTI_QUEUE. A change replaces the resource.
         :param pulumi.Input[_builtins.str] name: The name of the TAP that is created: 1 to 15 bytes. Not together with `match`. Default: the resource's name, shortened, with a suffix; none with `match`. On the host: A persistent TAP is created (TUNSETIFF, TUNSETPERSIST). A change replaces the resource.
         :param pulumi.Input[Union[_builtins.int, _builtins.str]] owner: The user, by name or number, who may open the TAP. Default: root. On the host: The TAP's owner is set (TUNSETOWNER).
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] routes: The networks, without host bits, behind a routed TAP, such as `10.0.0.5/32`. On the host: A route to each is added to the main table.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] routes: The networks, without host bits, behind a routed TAP, such as `10.0.0.5/32`. A network must not overlap a subnet, route or guest of another resource, nor hold the host's gateway or an address of another interface. On the host: A route to each is added to the main table.
         :param pulumi.Input[_builtins.bool] vnet_hdr: Puts a virtio-net header before each packet, so that the guest can leave checksums and segmentation to the host. Default: true. On the host: The TAP has the flag IFF_VNET_HDR. A change replaces the resource.
         """
         if addresses is not None:
@@ -214,7 +214,7 @@ class TapBindingArgs:
     @pulumi.getter
     def routes(self) -> pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]:
         """
-        The networks, without host bits, behind a routed TAP, such as `10.0.0.5/32`. On the host: A route to each is added to the main table.
+        The networks, without host bits, behind a routed TAP, such as `10.0.0.5/32`. A network must not overlap a subnet, route or guest of another resource, nor hold the host's gateway or an address of another interface. On the host: A route to each is added to the main table.
         """
         return pulumi.get(self, "routes")
 
@@ -284,7 +284,7 @@ class TapBinding(pulumi.CustomResource):
         :param pulumi.Input[_builtins.bool] multi_queue: Gives the TAP several queues, so that several virtual CPUs can use it at the same time. Default: false. On the host: The TAP has the flag IFF_MULTI_QUEUE. A change replaces the resource.
         :param pulumi.Input[_builtins.str] name: The name of the TAP that is created: 1 to 15 bytes. Not together with `match`. Default: the resource's name, shortened, with a suffix; none with `match`. On the host: A persistent TAP is created (TUNSETIFF, TUNSETPERSIST). A change replaces the resource.
         :param pulumi.Input[Union[_builtins.int, _builtins.str]] owner: The user, by name or number, who may open the TAP. Default: root. On the host: The TAP's owner is set (TUNSETOWNER).
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] routes: The networks, without host bits, behind a routed TAP, such as `10.0.0.5/32`. On the host: A route to each is added to the main table.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] routes: The networks, without host bits, behind a routed TAP, such as `10.0.0.5/32`. A network must not overlap a subnet, route or guest of another resource, nor hold the host's gateway or an address of another interface. On the host: A route to each is added to the main table.
         :param pulumi.Input[_builtins.bool] vnet_hdr: Puts a virtio-net header before each packet, so that the guest can leave checksums and segmentation to the host. Default: true. On the host: The TAP has the flag IFF_VNET_HDR. A change replaces the resource.
         """
         ...

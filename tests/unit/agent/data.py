@@ -1,9 +1,10 @@
 """The cases of tests/unit/agent/cases, as values.
 
 A host is facts: `"links": {"br0": {"kind": "bridge", "mac": …, "addresses": [...], "routes": [...], "in": "br1"}}`,
-`"default": {"ipv4": "eth0"}`; what hostnet holds there is `"held": {"Bridge net": [objects]}` with the id in
-`"ids"` where it is not the name. An operation is written as `CreateBridge br0 mac=… mtu=1400`, with `<-` and what
-undoes it; an element as `dnat_port4 eth0 . tcp . 80 : 10.0.0.2 . 80`.
+`"default": {"ipv4": "eth0"}`, `"gateways": {"192.0.2.1": "eth0"}`; what hostnet holds there is
+`"held": {"Bridge net": [objects]}` with the id in `"ids"` where it is not the name. An operation is written as
+`CreateBridge br0 mac=… mtu=1400`, with `<-` and what undoes it; an element as
+`dnat_port4 eth0 . tcp . 80 : 10.0.0.2 . 80`.
 
 `HOSTNET_GOLDEN=write pytest tests/unit/agent` writes what is found into the cases: read the difference.
 """
@@ -114,6 +115,7 @@ def snapshot(case: Case) -> Snapshot:
         {name: tuple(about["addresses"]) for name, about in given.items() if "addresses" in about},
         {name: tuple(about["routes"]) for name, about in given.items() if "routes" in about},
         case.get("default", {"ipv4": "eth0", "ipv6": "eth0"}),
+        gateways=case.get("gateways", {}),
     )
 
 

@@ -110,6 +110,8 @@ def servers(world: World) -> Iterator[DhcpServer]:
     return world.owners.every(DhcpServer)
 
 
+_RENAME = "Choose another host name for one of the two"
+
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
@@ -126,28 +128,52 @@ def check(owner: Owner, world: World) -> None:
     for server in owner.of(DhcpServer):
         _check_server(server, owner, world)
     for guest in owner.of(Guest):
-        _check_guest(guest, world)
+        _check_guest(guest, owner, world)
 
 
 def _check_server(item: DhcpServer, owner: Owner, world: World) -> None:
     owners = world.owners.copy()
     owners[owner.key] = owner
     config_of(item, World(owners, world.snapshot))
+    named: dict[str, tuple[Owner, Guest]] = {}
     for other, guest in world.owners.holding(Guest):
-        if guest.bridge == item.bridge:
-            for index, lease in enumerate(item.static_leases):
-                _compare(f"staticLeases[{index}] of {item.bridge}", lease, guest, other.label)
+        if guest.bridge != item.bridge:
+            continue
+        for index, lease in enumerate(item.static_leases):
+            _compare(f"staticLeases[{index}] of {item.bridge}", lease, guest, other.label)
+        if guest.hostname and item.dhcp:
+            holder, _ = named.setdefault(guest.hostname.lower(), (other, guest))
+            if holder.urn != other.urn:
+                what = f"can't serve DNS on {item.bridge}"
+                why = f"the guests of {holder.label} and of {other.label} have the host name {guest.hostname}"
+                raise HostnetError(Code.CONFLICT, what, why, _RENAME)
 
 
-def _check_guest(item: Guest, world: World) -> None:
+def _check_guest(item: Guest, owner: Owner, world: World) -> None:
+    what = f"the guest of {item.link}"
     for other, server in world.owners.holding(DhcpServer):
-        if server.bridge == item.bridge:
-            for lease in server.static_leases:
-                _compare(f"the guest of {item.link}", lease, item, f"a static lease of {other.label}")
+        if server.bridge != item.bridge:
+            continue
+        for lease in server.static_leases:
+            _compare(what, lease, item, f"a static lease of {other.label}")
+        if item.hostname and server.dhcp:
+            for holder, guest in world.owners.holding(Guest):
+                if (
+                    holder.urn != owner.urn
+                    and guest.bridge == item.bridge
+                    and _same_name(guest.hostname, item.hostname)
+                ):
+                    why = f"the host name {item.hostname} belongs to the guest of {holder.label}"
+                    raise HostnetError(Code.CONFLICT, f"can't set up {what}", why, _RENAME)
+
+
+def _same_name(one: str | None, other: str | None) -> bool:
+    """Whether DNS takes two host names for one: it does not tell upper from lower case."""
+    return one is not None and other is not None and one.lower() == other.lower()
 
 
 def _compare(what: str, lease: StaticLease, guest: Guest, holder: str) -> None:
-    """Refuse a static lease and a guest that share the MAC address or the address, but not both.
+    """Refuse a static lease and a guest that share the MAC address or the address, but not both, or the name alone.
 
     Args:
         what: The one of the two that is new.
@@ -156,7 +182,7 @@ def _compare(what: str, lease: StaticLease, guest: Guest, holder: str) -> None:
         holder: Whose the other one is.
 
     Raises:
-        HostnetError: They share one of the two.
+        HostnetError: They do.
     """
     addresses = {cidr.split("/")[0] for cidr in guest.addresses or ()}
     v4 = {one for one in addresses if ":" not in one}
@@ -165,6 +191,8 @@ def _compare(what: str, lease: StaticLease, guest: Guest, holder: str) -> None:
         why = f"MAC address {lease.mac} would have two addresses ({both})"
     elif guest.mac != lease.mac and lease.address in addresses:
         why = f"two machines would have {lease.address}"
+    elif guest.mac != lease.mac and _same_name(guest.hostname, lease.hostname):
+        why = f"two machines would have the host name {lease.hostname}"
     else:
         return
     raise HostnetError(

@@ -91,11 +91,17 @@ class LinuxKernel:
             index, cidr = _address(message.body)
             if cidr and index in names:
                 addresses.setdefault(names[index], []).append(cidr)
-        routes, defaults, ways = self._routes(names)
+        routes, defaults, ways, gateways = self._routes(names)
         bridges = {link.index: link.name for link in links.values() if link.kind == "bridge"}
         through = self._through(bridges)
         return Snapshot(
-            links, {name: tuple(cidrs) for name, cidrs in addresses.items()}, routes, defaults, ways, through
+            links,
+            {name: tuple(cidrs) for name, cidrs in addresses.items()},
+            routes,
+            defaults,
+            ways,
+            through,
+            gateways=gateways,
         )
 
     def glimpse(self, names: Iterable[str]) -> Snapshot:
@@ -106,7 +112,7 @@ class LinuxKernel:
             master = self._look(index)
             if master is not None:
                 links[master.name] = master
-        _, defaults, ways = self._routes({link.index: link.name for link in links.values()})
+        _, defaults, ways, _ = self._routes({link.index: link.name for link in links.values()})
         return Snapshot(links, {}, {}, defaults, ways)
 
     def _look(self, index: int, name: bytes = b"") -> KernelLink | None:
@@ -114,28 +120,33 @@ class LinuxKernel:
             return _link(self._netlink.ask(RTM_GETLINK, _LINK.pack(0, 0, index, 0, 0) + name))
         return None
 
-    def _routes(self, names: dict[int, str]) -> tuple[dict[str, tuple[str, ...]], dict[str, str], frozenset[str]]:
-        """Static routes by link; by family the interface of the default route; the interfaces of all of these."""
+    def _routes(
+        self, names: dict[int, str]
+    ) -> tuple[dict[str, tuple[str, ...]], dict[str, str], frozenset[str], dict[str, str]]:
+        """Static routes by link; by family the interface of the default route; the interfaces and routers of all."""
         routes: dict[str, list[str]] = {}
         defaults: dict[str, tuple[int, str]] = {}
         ways: set[str] = set()
+        gateways: dict[str, str] = {}
         for label, family in AF.items():
             for message in self._netlink.dump(RTM_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
                 _, length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(message.body)
                 found = attributes(message.body[_ROUTE.size :])
-                links = [names.get(index, "") for index in _next_hops(found)]
+                hops = [(names.get(index, ""), hop) for index, hop in _next_hops(found)]
+                links = [link for link, _ in hops]
                 if table != RT_TABLE_MAIN or kind != RTN_UNICAST or not links:
                     continue
                 name, metric = links[0], netlink.u32(found.get(RTA_PRIORITY, b"\0\0\0\0"))
                 if length == 0:
                     ways.update(filter(None, links))
+                    gateways.update((router, link) for link, hop in hops if link and (router := _router(hop)))
                     if label not in defaults or metric < defaults[label][0]:
                         defaults[label] = (metric, name)
                 if protocol in (RTPROT_BOOT, RTPROT_STATIC):  # ours or an administrator's, not a daemon's
                     to = ipaddress.ip_address(found[RTA_DST]) if length else _ANY[family]
                     routes.setdefault(name, []).append(f"{to}/{length}")
         found_defaults = {label: name for label, (_, name) in defaults.items() if name}
-        return {name: tuple(cidrs) for name, cidrs in routes.items()}, found_defaults, frozenset(ways)
+        return {name: tuple(cidrs) for name, cidrs in routes.items()}, found_defaults, frozenset(ways), gateways
 
     def _through(self, names: dict[int, str]) -> dict[str, tuple[ops.PutRoute, ...]]:
         """The routes through some links, in any table, without those that the kernel adds by itself."""
@@ -423,15 +434,22 @@ def _accept_ra(families: bytes) -> int | None:
     return int.from_bytes(conf[at : at + 4], sys.byteorder, signed=True) if len(conf) > at else None
 
 
-def _next_hops(route: Attributes) -> Iterator[int]:
-    """The indexes of the links that a route leads through: several where it is shared between uplinks."""
+def _next_hops(route: Attributes) -> Iterator[tuple[int, Attributes]]:
+    """The links that a route leads through, by index, with each hop's attributes: several where uplinks share it."""
     if RTA_OIF in route:
-        yield netlink.u32(route[RTA_OIF])
+        yield netlink.u32(route[RTA_OIF]), route
     hops, at = route.get(RTA_MULTIPATH, b""), 0
     while at + _NEXT_HOP.size <= len(hops):
         size, _, _, index = _NEXT_HOP.unpack_from(hops, at)
-        yield index
+        yield index, attributes(hops[at + _NEXT_HOP.size : at + size])
         at += max((size + 3) & ~3, _NEXT_HOP.size)
+
+
+def _router(hop: Attributes) -> str:
+    """The address of a hop's router; "" for none, and for one that is known on its link alone (fe80::1)."""
+    packed = hop.get(RTA_GATEWAY) or hop.get(RTA_VIA, b"")[_FAMILY.size :]
+    router = ipaddress.ip_address(packed) if packed else None
+    return "" if router is None or (router.version == 6 and router.is_link_local) else str(router)
 
 
 def _route(body: bytes, names: dict[int, str]) -> ops.PutRoute | None:

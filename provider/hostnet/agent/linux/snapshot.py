@@ -5,8 +5,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from hostnet.agent.linux.operations import PutRoute
+from hostnet.agent.linux.prefixes import Prefix, PrefixIndex
 
 _GUESTS = frozenset({"tun", "veth"})  # kinds of links behind which guests are
 
@@ -57,6 +59,8 @@ class Snapshot:
         routes: By link, the destinations of static routes in the main table.
         default_links: By family ("ipv4", "ipv6"), the interface of the default route with the lowest metric.
         ways_out: The interfaces of all default routes: several uplinks may share one.
+        gateways: The routers of all default routes, each with the interface that leads to it; without link-local ones
+            of IPv6, which mean another router on each interface.
         through: By bridge, the routes through it in any table, without those that the kernel adds by itself.
         leased: By bridge, the addresses on DHCP lease with the MAC address that has each.
     """
@@ -68,6 +72,7 @@ class Snapshot:
     ways_out: frozenset[str] = frozenset()
     through: Mapping[str, tuple[PutRoute, ...]] = field(default_factory=dict)
     leased: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    gateways: Mapping[str, str] = field(default_factory=dict)
 
     def by_index(self, index: int) -> KernelLink | None:
         """The link with this index."""
@@ -102,6 +107,33 @@ class Snapshot:
     def uplinks(self) -> frozenset[str]:
         """The interfaces of the default routes: without one of them the machine may be unreachable."""
         return self.ways_out | set(self.default_links.values())
+
+    def leads_to_guests(self, name: str) -> bool:
+        """Whether guests, containers and the like are behind this link: a TAP, a bridge without another kind of port.
+
+        A network card, or what stands for one in a container (veth), may lead to a network of the administrator's.
+        """
+        link = self.links[name]
+        if name in self.uplinks or link.kind not in ("bridge", "tun"):
+            return False
+        return all(self.links[port].kind in _GUESTS for port in self.ports_of(name))
+
+    @cached_property
+    def address_index(self) -> PrefixIndex[str]:
+        """All addresses by their networks, each once; `links_with` says which links have it."""
+        index: PrefixIndex[str] = PrefixIndex()
+        for cidr in self.links_with:
+            index.add(Prefix.parse(cidr), cidr)
+        return index
+
+    @cached_property
+    def links_with(self) -> Mapping[str, tuple[str, ...]]:
+        """The links by address with prefix length."""
+        found: dict[str, list[str]] = {}
+        for name, cidrs in self.addresses.items():
+            for cidr in cidrs:
+                found.setdefault(cidr, []).append(name)
+        return {cidr: tuple(names) for cidr, names in found.items()}
 
     def holds(self, name: str, cidr: str) -> bool:
         """Whether the link has this address with this prefix length."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Union
 
+from hostnet.agent.plan.overlaps import check_routed_guest
 from hostnet.agent.plan.world import World
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import DhcpServer, Guest, Object, Route
@@ -30,7 +31,9 @@ def resolve_guest(item: Guest, change: Change, done: list[Object], world: World)
         HostnetError: An address or its MAC is taken, or no address is free.
     """
     if item.bridge is None:
-        return _routed_guest(item, done)
+        routed = _routed_guest(item, done)
+        check_routed_guest(routed, change, world)
+        return routed
     what = f"cannot set up the guest of {item.link}"
     networks = [ipaddress.ip_interface(cidr) for cidr in world.cidrs(item.bridge)]
     used = _used(item.bridge, change, world)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Callable
 
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.plan.guests import resolve_guest
+from hostnet.agent.plan.overlaps import check_address, check_route
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.errors import Code, HostnetError
@@ -96,47 +96,6 @@ def _a(kind: str) -> str:
     return names.get(kind, f"a {kind} interface")
 
 
-def _check_subnet(item: Address, change: Change, world: World) -> None:
-    """Refuse overlapping subnets on two of our bridges: the host could not tell where to route.
-
-    A routed TAP's address is no subnet.
-    """
-    mine = ipaddress.ip_interface(item.cidr).network
-    if mine.prefixlen == mine.max_prefixlen:
-        return
-    for owner, other in world.others(change, Address):
-        theirs = ipaddress.ip_interface(other.cidr).network
-        alike = theirs.version == mine.version and theirs.prefixlen != theirs.max_prefixlen
-        if alike and mine.overlaps(theirs):
-            raise HostnetError(
-                Code.CONFLICT,
-                f"cannot give {item.link} the address {item.cidr}",
-                f"its subnet overlaps {other.cidr} of {other.link}, which belongs to {owner.label}",
-                "Choose another subnet",
-            )
-
-
-def _check_route(item: Route, change: Change, world: World) -> None:
-    """Refuse a route that would take the place of another: the kernel has one to each network (of one metric).
-
-    One that was this resource's, and that another program changed since, is taken back.
-    """
-    own = (owner for owner in world.owners.structural.values() if owner.urn == change.urn)
-    if item in change.prior or any(item in owner.of(Route) for owner in own):
-        return
-    for owner, other in world.others(change, Route):
-        if other.cidr == item.cidr:
-            raise _route_conflict(item, f"it goes through {other.link}, which belongs to {owner.label}")
-    for link, cidrs in world.snapshot.routes.items():
-        if link != item.link and item.cidr in cidrs and world.link_owner(link) is None:
-            raise _route_conflict(item, f"it goes through {link}, by a route that is not managed by hostnet")
-
-
-def _route_conflict(item: Route, why: str) -> HostnetError:
-    fix = "Remove one of the two, or choose another network"
-    return HostnetError(Code.CONFLICT, f"cannot route {item.cidr} through {item.link}", why, fix)
-
-
 def _check_port(item: Port, _: Change, world: World) -> None:
     what = f"cannot put {item.link} into bridge {item.bridge}"
     if item.link in world.snapshot.uplinks:
@@ -183,8 +142,8 @@ def _uplink(what: str, name: str, snapshot: Snapshot) -> HostnetError:
 # An object of another type conflicts with nothing.
 _CHECKS: Mapping[type[Any], Callable[[Any, Change, World], None]] = {
     Link: _check_link,
-    Address: _check_subnet,
-    Route: _check_route,
+    Address: check_address,
+    Route: check_route,
     Port: _check_port,
     Glob: _check_glob,
 }

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from hostnet.agent.linux.prefixes import Prefix
 from hostnet.agent.linux.snapshot import Snapshot
+from hostnet.agent.record.networks import Held
 from hostnet.agent.record.owners import Kind, Owner, Owners
-from hostnet.wire.objects import Address, Forward, Gateway, Link
+from hostnet.wire.objects import Address, Forward, Gateway, Link, Route
 from hostnet.wire.requests import Change
 
 
@@ -25,14 +27,32 @@ class World:
         """
         return ((x, item) for x in self.owners.structural.values() if x.urn != change.urn for item in x.of(kind))
 
+    def networks_beside(self, change: Change, prefix: Prefix) -> Iterator[tuple[Owner, Prefix, Held]]:
+        """Other resources' subnets, routes and guests that overlap a network."""
+        for network, held in self.owners.networks.wide.overlapping(prefix):
+            owner = self.owners[held.owner]
+            if owner.urn != change.urn:
+                yield owner, network, held
+
+    def single_addresses(self, change: Change, prefix: Prefix) -> Iterator[tuple[Owner, Address]]:
+        """The addresses without a subnet (`10.0.0.0/32`) that other resources give the host in a network."""
+        for _, cidr in self.owners.networks.single.overlapping(prefix):
+            yield from (found for found in self.others(change, Address) if found[1].cidr == cidr)
+
+    def has(self, change: Change, item: Address | Route) -> bool:
+        """Whether the resource of a change has a network already, by the record."""
+        found = self.owners.networks.wide.overlapping(Prefix.parse(item.cidr))
+        return any(held.item == item and self.owners[held.owner].urn == change.urn for _, held in found)
+
     def link_owner(self, name: str) -> Owner | None:
         """The owner of a link."""
-        owners = self.owners.structural.values()
-        return next((owner for owner in owners if any(item.name == name for item in owner.of(Link))), None)
+        key = self.owners.links.get(name)
+        return self.owners[key] if key is not None else None
 
     def link(self, name: str) -> Link | None:
         """A declared link."""
-        return next((item for item in self.owners.every(Link) if item.name == name), None)
+        owner = self.link_owner(name)
+        return next((item for item in owner.of(Link) if item.name == name), None) if owner else None
 
     def cidrs(self, link: str) -> tuple[str, ...]:
         """A link's addresses: as declared where it is ours, else as the kernel has them."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
+from hostnet.agent.record.networks import Networks
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.family import ANY_ADDRESS
-from hostnet.wire.objects import Forward, Forwarding, Gateway, Json, Object, from_json, to_json
+from hostnet.wire.objects import Forward, Forwarding, Gateway, Json, Link, Object, from_json, to_json
 from hostnet.wire.urn import Urn
 
 _FORWARDS = frozenset({Forward, Forwarding})
@@ -99,14 +100,25 @@ class Owner:
 class Owners(dict[str, Owner]):
     """All owners by key.
 
-    Most of many owners are port forwards. `structural` has the others, among which relations are looked up; `forwards`
-    has the ports that are taken.
+    Most of many owners are port forwards. `structural` has the others, among which relations are looked up; `links` has
+    the owner's key by a link's name, `forwards` the ports that are taken, `networks` subnets, routes and addresses.
     """
 
     def __init__(self, owners: dict[str, Owner] | None = None) -> None:
         super().__init__(owners or {})
         self.structural = {key: owner for key, owner in self.items() if not owner.kinds <= _FORWARDS}
         self._forwards: ForwardIndex | None = None
+        self._networks: Networks | None = None
+        self.links = {item.name: key for key, owner in self.structural.items() for item in owner.of(Link)}
+
+    @property
+    def networks(self) -> Networks:
+        """Which networks are taken; made when first asked for, then kept up."""
+        if self._networks is None:
+            self._networks = Networks()
+            for owner in self.structural.values():
+                self._networks.put(owner.key, owner.objects)
+        return self._networks
 
     @property
     def forwards(self) -> ForwardIndex:
@@ -128,8 +140,9 @@ class Owners(dict[str, Owner]):
         """One that changes apart from this."""
         other = Owners()
         dict.update(other, self)
-        other.structural = dict(self.structural)
+        other.structural, other.links = dict(self.structural), dict(self.links)
         other._forwards = self._forwards and self._forwards.copy()
+        other._networks = self._networks and self._networks.copy()
         return other
 
     def __setitem__(self, key: str, owner: Owner) -> None:
@@ -137,6 +150,9 @@ class Owners(dict[str, Owner]):
         super().__setitem__(key, owner)
         if not owner.kinds <= _FORWARDS:
             self.structural[key] = owner
+            self.links.update((item.name, key) for item in owner.of(Link))
+            if self._networks is not None:
+                self._networks.put(owner.key, owner.objects)
         if Gateway in owner.kinds:
             self._forwards = None  # a gateway's external interface is part of where its forwards are
         elif self._forwards is not None:
@@ -149,10 +165,15 @@ class Owners(dict[str, Owner]):
             return
         if self._forwards is not None:
             self._forwards.drop(old, self)
+        if self._networks is not None:
+            self._networks.drop(old.key, old.objects)
         if Gateway in old.kinds:
             self._forwards = None
         super().pop(key)
         self.structural.pop(key, None)
+        for item in old.of(Link):
+            if self.links.get(item.name) == key:
+                del self.links[item.name]
 
 
 ForwardPlace = tuple[str, str, str, str]  # external interface, family, protocol, listen address or "*"

@@ -21,7 +21,7 @@ from hostnet.agent.transaction import lockout
 from hostnet.agent.transaction.subsystems import Subsystems
 from hostnet.agent.transaction.transition import names_of
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import Link
+from hostnet.wire.objects import Address, Guest, Link, Route
 from hostnet.wire.protocol import Outcome
 from hostnet.wire.requests import Change, View
 from hostnet.wire.urn import Urn
@@ -79,6 +79,8 @@ class Admission:
         Deletes come first. The engine has sent all of them at once, so their order says nothing, and what one resource
         gives up another may take.
         """
+        if any(isinstance(item, (Address, Route, Guest)) for change in changes for item in change.objects):
+            _ = record.owners.networks  # made here it lasts: a copy's own goes with the copy
         after = record.owners.copy()
         admitted = Admitted(snapshot, recreated=set(self._recreated))
         for number, change in sorted(enumerate(changes), key=lambda numbered: bool(numbered[1].objects)):

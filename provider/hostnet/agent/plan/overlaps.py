@@ -1,0 +1,137 @@
+"""Refuses networks that two resources, or a resource and the host, would have. Pure.
+
+A subnet, a route and a guest's address are all routes to the kernel, and of two the more specific one wins, without a
+word: one resource's packets would go to another one's guest, or the host would lose its own uplink.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+
+from hostnet.agent.linux.prefixes import Prefix
+from hostnet.agent.plan.world import World
+from hostnet.agent.record.networks import Held
+from hostnet.agent.record.owners import Owner
+from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.objects import Address, Guest, Route
+from hostnet.wire.requests import Change
+
+_CHOOSE = "Remove one of the two, or choose another network"
+_KEEP = "The host would lose its own network: choose another one"
+
+
+def check_address(item: Address, change: Change, world: World) -> None:
+    """Refuse a subnet that overlaps another one, and an address that another resource's guest has or is routed to.
+
+    Many routed TAPs may share one address without a subnet, and it may lie in another link's subnet.
+
+    Raises:
+        HostnetError: Names the resource or the interface that has it.
+    """
+    if world.has(change, item):
+        return
+    what, prefix = f"cannot give {item.link} the address {item.cidr}", Prefix.parse(item.cidr)
+    for owner, network, held in world.networks_beside(change, prefix):
+        if isinstance(held.item, Address):
+            if not prefix.single:
+                why = f"its subnet overlaps {held.cidr} of {held.item.link}, which belongs to {owner.label}"
+                raise HostnetError(Code.CONFLICT, what, why, "Choose another subnet")
+        elif not (isinstance(held.item, Guest) and held.item.bridge == item.link):
+            raise HostnetError(Code.CONFLICT, what, _relation("it", prefix, owner, network, held), _CHOOSE)
+    if item not in change.prior:
+        _check_gateways(item.link, prefix, what, world)
+        if not prefix.single:
+            _check_other_guests(item.link, prefix, what, world)
+
+
+def check_route(item: Route, change: Change, world: World) -> None:
+    """Refuse a route that leads another resource's packets, or the host's own, into a TAP.
+
+    One that was this resource's, and that another program changed since, is taken back.
+
+    Raises:
+        HostnetError: Names the resource or the interface that has the network.
+    """
+    if world.has(change, item):
+        return
+    what, prefix = f"cannot route {item.cidr} through {item.link}", Prefix.parse(item.cidr)
+    for owner, network, held in world.networks_beside(change, prefix):
+        raise HostnetError(Code.CONFLICT, what, _relation("it", prefix, owner, network, held), _CHOOSE)
+    for owner, address in world.single_addresses(change, prefix):
+        why = f"it holds {address.cidr}, the host's address on {address.link}, which belongs to {owner.label}"
+        raise HostnetError(Code.CONFLICT, what, why, _CHOOSE)
+    if item in change.prior:
+        return
+    for link, cidrs in world.snapshot.routes.items():
+        if link != item.link and item.cidr in cidrs and world.link_owner(link) is None:
+            why = f"it goes through {link}, by a route that is not managed by hostnet"
+            raise HostnetError(Code.CONFLICT, what, why, _CHOOSE)
+    _check_gateways(item.link, prefix, what, world)
+    for link, _, cidr in _host_addresses(item.link, prefix, world):
+        if prefix.covers(Prefix.single_of(cidr)):  # so does one that covers an uplink's network
+            raise HostnetError(Code.CONFLICT, what, f"it holds {cidr}, the host's own address on {link}", _KEEP)
+    _check_other_guests(item.link, prefix, what, world)
+
+
+def check_routed_guest(item: Guest, change: Change, world: World) -> None:
+    """Refuse an address of a routed TAP's guest that is another resource's, or the host's own.
+
+    Raises:
+        HostnetError: Names the resource or the interface that has it.
+    """
+    what, fix = f"cannot set up the guest of {item.link}", "Choose another address"
+    for cidr in item.addresses or ():
+        address = cidr.partition("/")[0]
+        prefix = Prefix.parse(address)
+        for owner, network, held in world.networks_beside(change, prefix):
+            raise HostnetError(Code.CONFLICT, what, _relation(address, prefix, owner, network, held), fix)
+        for owner, own in world.single_addresses(change, prefix):
+            why = f"{address} is the host's address on {own.link}, which belongs to {owner.label}"
+            raise HostnetError(Code.CONFLICT, what, why, fix)
+        for link, _, own_cidr in _host_addresses(item.link, prefix, world):
+            if Prefix.single_of(own_cidr) == prefix:
+                raise HostnetError(Code.CONFLICT, what, f"{address} is the host's own address on {link}", fix)
+
+
+def _relation(subject: str, prefix: Prefix, owner: Owner, network: Prefix, held: Held) -> str:
+    """How a network lies to one of an owner: `it lies in 10.0.0.1/24 of vmbr, which belongs to Bridge vmbr`."""
+    verb = "is" if network == prefix else "lies in" if network.covers(prefix) else "covers"
+    link = held.item.link
+    if isinstance(held.item, Route):
+        there = f"the route {held.cidr} through {link}"
+    elif isinstance(held.item, Guest):
+        there = f"the address {held.cidr} of the guest of {link}"
+    else:
+        there = f"{held.cidr} of {link}"
+    return f"{subject} {verb} {there}, which belongs to {owner.label}"
+
+
+def _check_gateways(name: str, prefix: Prefix, what: str, world: World) -> None:
+    """Refuse a network that holds a router of the host's default routes on another link."""
+    for router, link in world.snapshot.gateways.items():
+        if link != name and prefix.covers(Prefix.parse(router)):
+            why = f"it holds {router}, the host's gateway on {link}"
+            raise HostnetError(Code.CONFLICT, what, why, _KEEP)
+
+
+def _check_other_guests(name: str, prefix: Prefix, what: str, world: World) -> None:
+    """Refuse a network that overlaps the subnet of another link behind which another program has guests."""
+    for link, subnet, cidr in _host_addresses(name, prefix, world):
+        if not subnet.single and world.snapshot.leads_to_guests(link):
+            why = f"it overlaps {cidr} of {link}, which is not managed by hostnet"
+            raise HostnetError(Code.CONFLICT, what, why, _CHOOSE)
+
+
+def _host_addresses(name: str, prefix: Prefix, world: World) -> Iterator[tuple[str, Prefix, str]]:
+    """The host's addresses whose network overlaps this one: (link, network, CIDR). Not those on resources' links.
+
+    Nor those on one link, nor loopback addresses.
+    """
+    snapshot = world.snapshot
+    for subnet, cidr in snapshot.address_index.overlapping(prefix):
+        if ipaddress.ip_interface(cidr).is_loopback:
+            continue
+        for link in snapshot.links_with[cidr]:
+            if link != name and world.link_owner(link) is None:
+                yield link, subnet, cidr
