@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -32,8 +33,7 @@ from tools.paths import CHECKOUT, VENV, tool_env
 Program = Callable[[], None]
 
 PASSPHRASE = "e2e"  # noqa: S105 - of backends that live as long as a test
-PATIENCE = 60.0  # seconds after which a hanging pulumi is killed: only a failure costs this
-PATIENCE_WITH_US = 5.0  # likewise, with a program that was served here
+PATIENCE = 300.0  # seconds after which a hanging pulumi is killed: only a failure costs this
 _PLUGIN = CHECKOUT / "provider" / "bin"
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 # Of a replacement the engine tells the two halves and the whole; `replace` is the whole.
@@ -164,7 +164,9 @@ class Running:
 
         :raises AssertionError: where it ends before.
         """
+        end = time.monotonic() + PATIENCE
         while not holds(Run("", 0, "", self.events())):
+            assert time.monotonic() < end, "it does not come about"
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(timeout=0.01)
                 raise AssertionError(self.process.communicate()[0])
@@ -343,7 +345,7 @@ def _served(program: Program | None) -> Iterator[list[str]]:
     try:
         yield [f"--client=127.0.0.1:{port}", "--exec-kind", "auto.inline"]
     finally:
-        server.stop(grace=0).wait(PATIENCE_WITH_US)
+        server.stop(grace=0).wait(PATIENCE)
         _collect()
 
 

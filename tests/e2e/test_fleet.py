@@ -15,8 +15,8 @@ import pytest
 from hostnet.wire.urn import Urn
 
 from tests.e2e.stacks import Cli, Host, Run, Stack
+from tests.lab.waiting import until
 from tests.ssh.fleet import STATE_DIR, Fleet, address
-from tests.ssh.world import until
 
 HOSTS = 50
 SICK = 1  # the host that fails

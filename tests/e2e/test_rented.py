@@ -16,7 +16,8 @@ from hostnet.wire.urn import Urn
 
 from tests.e2e.rented import CUT, FLEET, NAMES, WRONG, Rented, Site, config
 from tests.e2e.stacks import Cli, Run, Stack
-from tests.ssh.world import keygen, until
+from tests.lab.waiting import until
+from tests.ssh.world import keygen
 
 _numbers = itertools.count()
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"  # a string that a preview does not know

@@ -21,8 +21,8 @@ import pytest
 
 from tests.e2e.stacks import Cli, Host
 from tests.lab.namespaces import Namespace
+from tests.lab.waiting import PATIENCE
 from tests.ssh.fleet import Fleet, address
-from tests.ssh.world import PATIENCE
 from tools.paths import CHECKOUT
 
 EXAMPLES = CHECKOUT / "examples"
@@ -159,7 +159,7 @@ def test_a_rollout(rollout: Rollout) -> None:
     assert f"root@{address(2)}: cannot reach the host" in text
 
     rollout.fleet.plug(2)
-    told, text = rollout.run("green", GO, patience=1)
+    told, text = rollout.run("green", GO, patience=5)
     assert told == STOPPED
     assert f"http://{address(1)}:80/ does not answer" in text
     assert rollout.live() == ["green", "green", "green", "blue"]

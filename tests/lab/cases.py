@@ -67,8 +67,8 @@ from hostnet.wire.errors import HostnetError
 from tests.lab.driver import CheckError, Stack
 from tests.lab.kernel import LOCAL, Kernel, Link
 from tests.lab.lab import Lab
-from tests.lab.probes import DOUBT, PATIENCE, Conversation, Verdict
-from tests.lab.waiting import until
+from tests.lab.probes import DOUBT, Conversation, Verdict
+from tests.lab.waiting import PATIENCE, until
 
 CASES = Path(__file__).parent.parent / "cases"
 

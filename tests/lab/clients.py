@@ -11,14 +11,13 @@ import shutil
 import socket
 import struct
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.lab.lab import Lab
 from tests.lab.namespaces import Namespace
+from tests.lab.waiting import PATIENCE
 
-PATIENCE = 10.0
 _SCRIPT = """#!/bin/sh
 case "$1$reason" in
   *bound*|*renew*|*BOUND*|*RENEW*|*REBOOT*)
@@ -30,18 +29,6 @@ case "$1$reason" in
 esac
 """
 _ETHERTYPE_IP = 0x0800
-
-
-def until(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
-    """Wait until a condition holds; gives what it gave.
-
-    :raises AssertionError: where it does not within so many seconds.
-    """
-    end = time.monotonic() + patience
-    while not (found := condition()):
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.05)
-    return found
 
 
 class Client:
@@ -77,7 +64,7 @@ class Client:
     def udhcpc(self, *options: str) -> dict[str, str]:
         """Busybox's client; gives what it was given, by udhcpc's names (`ip`, `router`, `dns`, `lease`, …)."""
         self.namespace.run(
-            ["busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "20", "-T", "1", "-s", self._place, *options]
+            ["busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "20", "-T", "5", "-s", self._place, *options]
         )
         return self._given()
 

@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from typing import Self
 
 from tests.lab.namespaces import Namespace
-from tests.lab.probes import PATIENCE
+from tests.lab.waiting import PATIENCE
 
 IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75  # <linux/in.h>, <linux/in6.h>
 ETH_P_ALL = 0x0003

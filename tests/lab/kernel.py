@@ -26,12 +26,14 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from pyroute2 import IPRoute
-from pyroute2.netlink.rtnl import rt_proto, rt_scope, rt_type
+from pyroute2.netlink.rtnl import RTMGRP_LINK, rt_proto, rt_scope, rt_type
+from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 from pyroute2.netlink.rtnl.ndmsg import NTF_PROXY
 from pyroute2.netlink.rtnl.ndmsg import states as neighbour_states
 
 T = TypeVar("T")
 MAIN, LOCAL = 254, 255  # <linux/rtnetlink.h>: the table of routes that name none, and that of the own addresses
+EVENTS_BUFFER = 1 << 22  # bytes: hundreds of links at once
 SKIP_STATS = 8  # likewise: RTEXT_FILTER_SKIP_STATS
 # <linux/if.h>
 IFF_UP, IFF_RUNNING, IFF_LOWER_UP = 0x1, 0x40, 0x10000
@@ -299,6 +301,11 @@ class Kernel:
         """The filters of a link's queueing discipline: `INGRESS`, `CLSACT_EGRESS`, or a handle."""
         return list(self._call(functools.partial(_filters, device, parent)))
 
+    def link_events(self) -> socket.socket:
+        """A socket that gets a message whenever a link comes, changes or goes; `changed_links` reads them."""
+        made: socket.socket = self._call(_link_events)
+        return made
+
     def ruleset(self) -> list[dict[str, Any]]:
         """All of nftables, in the JSON of libnftables-json(5), with protocols as numbers."""
         listed: list[dict[str, Any]] = json.loads(self.nft("list ruleset", in_json=True))["nftables"]
@@ -331,6 +338,21 @@ class Kernel:
         """
         output: str = self._call(functools.partial(_nft, commands, in_json=in_json, stateless=stateless))
         return output
+
+
+def _link_events() -> socket.socket:
+    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, EVENTS_BUFFER)
+    made.bind((0, RTMGRP_LINK))
+    return made
+
+
+def changed_links(data: bytes) -> list[tuple[int, int | None]]:
+    """Of each link that appeared or changed by a message of `Kernel.link_events`: its index, and its master's."""
+    messages = MarshalRtnl().parse(data)
+    # A bridge tells of its ports itself, too, in messages of its own family.
+    changed = [one for one in messages if one["event"] == "RTM_NEWLINK" and one["family"] == socket.AF_UNSPEC]
+    return [(one["index"], one.get_attr("IFLA_MASTER")) for one in changed]
 
 
 def _nft(commands: str, *, in_json: bool, stateless: bool) -> str:

@@ -10,9 +10,10 @@ from typing import Self
 
 from tests.lab.background import Background
 from tests.lab.namespaces import Namespace
-from tests.lab.probes import DOUBT, PATIENCE, Conversation, Hammer, Target, Verdict, converse, probe
+from tests.lab.probes import DOUBT, Conversation, Hammer, Target, Verdict, converse, probe
 from tests.lab.servers import Servers
 from tests.lab.topology import Topology
+from tests.lab.waiting import PATIENCE
 
 HAMMER_MOST = 20_000  # connections of one hammering client, so that it ends whatever becomes of the test
 

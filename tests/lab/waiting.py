@@ -11,7 +11,7 @@ PATIENCE = 60.0  # seconds; only a failure costs them
 _PAUSE = 0.02
 
 
-def until(holds: Callable[[], T], patience: float = PATIENCE, *, told: Callable[[], object] = str) -> T:
+def until(holds: Callable[[], T | None], patience: float = PATIENCE, *, told: Callable[[], object] = str) -> T:
     """Wait until a condition holds.
 
     Args:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.lab.clients import advertise, until
+from tests.lab.clients import advertise
 from tests.lab.driver import Stack
 from tests.lab.lab import Lab
+from tests.lab.waiting import until
 
 PREFIX, OTHERS = "2001:db8:bad::/64", "2001:db8:bad:1::/64"
 MAC = "02:00:00:00:00:05"

@@ -21,11 +21,12 @@ import pytest
 from hostnet.agent.dhcp.process import ABOUT, RUN
 from hostnet.wire.errors import Code, HostnetError
 
-from tests.lab.clients import Client, advertisement, ask, old_client, until
+from tests.lab.clients import Client, advertisement, ask, old_client
 from tests.lab.driver import Provider, Stack, refused
 from tests.lab.kernel import CLSACT_EGRESS
 from tests.lab.lab import Lab
 from tests.lab.probes import DOUBT
+from tests.lab.waiting import until
 from tools.guest import READY, qemu_argv
 
 Program = dict[str, tuple[str, dict[str, Any]]]
@@ -227,7 +228,7 @@ def test_a_slaac_guest_has_a_v6_name(lab: Lab, stack: Stack, client: NewClient) 
     asker = client(1)
     asker.udhcpc()
     assert ask(asker.namespace, "10.0.0.1", "web") == [host["addresses"][0].split("/")[0]]
-    made = until(lambda: ask(asker.namespace, "10.0.0.1", "web", "AAAA"), 20)
+    made = until(lambda: ask(asker.namespace, "10.0.0.1", "web", "AAAA"))
     assert [f"{address}/64" for address in made] != [host["addresses"][1]]
     assert f"{made[0]}/64" in lab["guest5"].kernel.links()["eth0"].addresses
     stack.destroy()

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.lab.clients import until
 from tests.lab.datagrams import Wire, route_multicast, send
 from tests.lab.driver import Stack
 from tests.lab.lab import Lab
 from tests.lab.namespaces import Namespace
+from tests.lab.waiting import until
 
 GROUP4, GROUP6 = "239.1.2.3", "ff05::1234"
 BEHIND = {

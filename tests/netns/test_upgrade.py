@@ -19,11 +19,11 @@ from hostnet.agent.linux.libnftables import Nft
 from hostnet.agent.nft.ruleset import SETS, TABLES, TEMPLATE
 from hostnet.agent.nft.syntax import parse_listing
 
-from tests.lab.clients import until
 from tests.lab.driver import Program, Stack
 from tests.lab.lab import Lab
 from tests.lab.namespaces import Namespace
 from tests.lab.probes import Hammer
+from tests.lab.waiting import until
 
 ROUNDS = 5
 MOST_ROUNDS = 50  # after so many gaps without a connection in them something else is wrong

@@ -6,15 +6,12 @@ none asserts a duration, which is printed instead (`pytest -s -k at_once`).
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
 import shutil
 import signal
-import socket
 import statistics
-import struct
 import subprocess
 import sys
 import threading
@@ -24,17 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostnet.agent.linux import netlink
-from hostnet.agent.linux.link_events import LinkEvents
 from hostnet.agent.linux.process import PidFile, Process
-from hostnet.agent.linux.rtnetlink import IFLA_MASTER, RTM_NEWLINK
 
 from tests.lab.bed import Bed
 from tests.lab.driver import Provider, Stack
+from tests.lab.kernel import changed_links
 from tests.lab.namespaces import Namespace
 from tests.lab.taps import open_tap
+from tests.lab.waiting import PATIENCE, until
 
-PATIENCE = 30
 Program = dict[str, tuple[str, dict[str, Any]]]
 NET: Program = {
     "net": ("Bridge", {"name": "br-a", "addresses": ["10.0.0.1/24"]}),
@@ -102,13 +97,8 @@ class Scene:
         return self.bed.links()[name].hairpin
 
     def until(self, ready: Callable[[], bool]) -> None:
-        """Wait until it is so; look after every event of a link."""
-        end = time.monotonic() + PATIENCE
-        events = self.host.call(LinkEvents)
-        while not ready():
-            assert time.monotonic() < end, f"it does not come about; {self.log()}"
-            select.select([events], [], [], 0.1)
-            events.read()
+        """Wait until it is so."""
+        until(ready, told=self.log)
 
     def attached(self, *names: str, bridge: str = "br-a") -> bool:
         """Whether exactly these are in the bridge."""
@@ -285,7 +275,7 @@ class Clock:
     def __init__(self, host: Namespace) -> None:
         """Start to listen."""
         self._told: list[tuple[float, bytes]] = []
-        self._events = host.call(LinkEvents)
+        self._events = host.kernel.link_events()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
@@ -293,21 +283,19 @@ class Clock:
     def _listen(self) -> None:
         while not self._end.is_set():
             if select.select([self._events], [], [], 0.1)[0]:
-                with contextlib.suppress(BlockingIOError):
-                    while True:
-                        self._told.append((time.monotonic(), self._events._socket.recv(1 << 20)))
+                self._told.append((time.monotonic(), self._events.recv(1 << 20)))
 
     def stop(self) -> dict[int, float]:
         """The seconds between the two, by the index of the link."""
         self._end.set()
         self._thread.join()
+        self._events.close()
         first: dict[int, float] = {}
         joined: dict[int, float] = {}
-        for when, message in ((when, each) for when, data in self._told for each in netlink.each_message(data)):
-            if message.type == RTM_NEWLINK and message.body[0] == socket.AF_UNSPEC:
-                index = struct.unpack_from("=i", message.body, 4)[0]
+        for when, data in self._told:
+            for index, master in changed_links(data):
                 first.setdefault(index, when)
-                if IFLA_MASTER in netlink.attributes(message.body[16:]):
+                if master is not None:
                     joined.setdefault(index, when)
         return {index: when - first[index] for index, when in joined.items()}
 

@@ -12,7 +12,8 @@ from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Glob
 from hostnet.wire.requests import Change, Query
 
-from tests.ssh.world import World, bridge, forward, removal, until, urn, watch
+from tests.lab.waiting import until
+from tests.ssh.world import World, bridge, forward, removal, urn, watch
 
 SHELL_TOOLS = ("sh", "cat", "id")
 PYENV = Path.home() / ".pyenv"  # of whoever runs the tests: a test's own home has none

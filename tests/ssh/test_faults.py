@@ -21,7 +21,8 @@ from hostnet.hosts import login
 from hostnet.hosts.session import Session
 from hostnet.wire.errors import Code, HostnetError
 
-from tests.ssh.world import PATIENCE, SERVER, World, bridge, forward, removal, watch
+from tests.lab.waiting import PATIENCE
+from tests.ssh.world import SERVER, World, bridge, forward, removal, watch
 
 
 @pytest.fixture

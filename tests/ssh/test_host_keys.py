@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from hostnet.wire.errors import Code, HostnetError
 
-from tests.ssh.world import FAR_SERVER, JUMP, SERVER, Server, World, keygen, until
+from tests.lab.waiting import until
+from tests.ssh.world import FAR_SERVER, JUMP, SERVER, Server, World, keygen
 
 OTHER = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIKJ8Vqvz8Q0tKBd8S8rrfFEMT8D6YbnOWq0rWmA8sQp"
 

@@ -16,7 +16,8 @@ from hostnet.hosts.ssh import SSHTransport
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.requests import Query
 
-from tests.ssh.world import FAST, PATIENCE, SERVER, World, bridge, removal, until, watch
+from tests.lab.waiting import PATIENCE, until
+from tests.ssh.world import FAST, SERVER, World, bridge, removal, watch
 
 
 def test_a_server_that_boots(world: World) -> None:
@@ -252,6 +253,7 @@ def test_hosts_do_not_wait_for_each_other(up: World) -> None:
         assert not waiting.done()
         await pool.cancel()
         await asyncio.wait({waiting}, timeout=PATIENCE)
+        assert waiting.done()
         await pool.close()
 
     up.run(both)

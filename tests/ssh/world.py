@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +33,7 @@ from hostnet.wire.requests import Change
 
 from tests.lab.namespaces import Namespace, Namespaces
 from tests.lab.taps import open_tap
+from tests.lab.waiting import PATIENCE, until
 from tests.ssh import wire
 
 T = TypeVar("T")
@@ -41,7 +41,6 @@ SERVER = "192.0.2.2"
 FAR_SERVER = "198.51.100.2"
 JUMP = "192.0.2.3"
 PASSWORD = "correct horse battery staple"  # noqa: S105 - the test's own user
-PATIENCE = 30  # seconds for what must come
 FAST = (0.05, 0.2)  # back-off
 
 _SSHD_CONFIG = """
@@ -382,14 +381,6 @@ def forward(port: int) -> Change:
 def removal(name: str) -> Change:
     """The change that deletes a bridge."""
     return Change(urn(name), name, (), (Link(name, "bridge"),), known=True)
-
-
-def until(true: Callable[[], object]) -> None:
-    """Wait for something of which there is no event."""
-    end = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < end, "it does not come about"
-        time.sleep(0.01)
 
 
 async def watch(true: Callable[[], object]) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.lab import waiting
 from tests.lab.driver import Provider, Stack
 from tests.lab.namespaces import Namespace, Namespaces
 from tests.ssh.world import keygen
@@ -42,10 +43,7 @@ def report(line: str) -> None:
 
 def until(true: Callable[[], object]) -> None:
     """Wait until a condition holds that no event reports."""
-    end = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < end, f"not true within {PATIENCE} s"
-        time.sleep(0.1)
+    waiting.until(true, PATIENCE)
 
 
 @contextmanager
