@@ -160,13 +160,14 @@ class Running:
         return list(self._told)
 
     def until(self, holds: Callable[[Run], object]) -> None:
-        """Wait until something holds of what it has told.
+        """Wait until something holds of its events so far.
 
-        :raises AssertionError: where it ends before.
+        Raises:
+            AssertionError: It ends before, or takes too long.
         """
         end = time.monotonic() + PATIENCE
         while not holds(Run("", 0, "", self.events())):
-            assert time.monotonic() < end, "it does not come about"
+            assert time.monotonic() < end, f"still not so after {PATIENCE:.0f} seconds: {self.events()[-5:]}"
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(timeout=0.01)
                 raise AssertionError(self.process.communicate()[0])

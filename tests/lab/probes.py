@@ -27,7 +27,6 @@ from tests.lab.waiting import PATIENCE
 Protocol = Literal["tcp", "udp", "sctp", "icmp"]
 Outcome = Literal["reached", "refused", "silent"]
 
-# PATIENCE is for where an answer is expected: a reached probe returns at once, only a failure costs it.
 DOUBT = 0.3  # seconds, where no answer is expected
 RESEND = 0.5  # seconds between datagrams of one patient probe: the first may be lost while a neighbour is looked up
 IP_RECVERR = 11  # <linux/in.h>
@@ -299,8 +298,8 @@ async def converse(namespace: Namespace, target: Target) -> Conversation:
 class Hammer:
     """What a stream of connections saw: how often each server answered, and every failure.
 
-    A connection that is reached at the second attempt alone, since its first packet was lost, is a failure, too. That
-    is told by the kernel and not by a clock: on a busy machine a connection may take as long as a lost packet does.
+    A connection whose first packet was lost, and which needed a second one, is a failure as well. The kernel says so
+    (`tcpi_total_retrans`), not a clock: on a busy machine a connection may take as long as a lost packet does.
     """
 
     servers: Counter[str] = field(default_factory=Counter)

@@ -270,8 +270,8 @@ def quiet(namespace: Namespace) -> Namespace:
 def _ask_often(namespace: Namespace) -> None:
     """A neighbour that is not there yet is asked for again after 50 ms, not after a second.
 
-    As often as fits into the usual three seconds: on a busy machine an answer takes longer than three times 50 ms, and
-    a neighbour that is given up is an ICMP error.
+    The requests go on for the usual three seconds: on a busy machine an answer takes longer than three times 50 ms, and
+    the kernel answers with an ICMP error once it has given a neighbour up.
     """
     for family in ("ipv4", "ipv6"):
         namespace.sysctl(f"net.{family}.neigh.eth0.retrans_time_ms", 50)

@@ -1,4 +1,4 @@
-"""Waiting for what is to come: on a busy machine it comes late, and only what never comes is a failure."""
+"""Wait for what must happen: on a busy machine it happens late, and only what never happens is a failure."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ PATIENCE = 60.0  # seconds; only a failure costs them
 _PAUSE = 0.02
 
 
-def until(holds: Callable[[], T | None], patience: float = PATIENCE, *, told: Callable[[], object] = str) -> T:
+def until(holds: Callable[[], T | None], patience: float = PATIENCE, *, detail: Callable[[], object] = str) -> T:
     """Wait until a condition holds.
 
     Args:
         holds: The condition; something true, once it holds.
         patience: How many seconds to wait at most.
-        told: What to say, beside that it did not come about.
+        detail: What the failure says besides.
 
     Returns:
         What the condition gave.
@@ -27,6 +27,6 @@ def until(holds: Callable[[], T | None], patience: float = PATIENCE, *, told: Ca
     """
     end = time.monotonic() + patience
     while not (found := holds()):
-        assert time.monotonic() < end, f"it does not come about within {patience:.0f} seconds {told()}"
+        assert time.monotonic() < end, f"still not so after {patience:.0f} seconds {detail()}"
         time.sleep(_PAUSE)
     return found

@@ -98,7 +98,7 @@ class Scene:
 
     def until(self, ready: Callable[[], bool]) -> None:
         """Wait until it is so."""
-        until(ready, told=self.log)
+        until(ready, detail=self.log)
 
     def attached(self, *names: str, bridge: str = "br-a") -> bool:
         """Whether exactly these are in the bridge."""

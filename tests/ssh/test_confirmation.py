@@ -25,7 +25,8 @@ from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.protocol import Answer, Request
 from hostnet.wire.requests import Change
 
-from tests.ssh.world import SERVER, World, bridge, removal, until, watch
+from tests.lab.waiting import until
+from tests.ssh.world import SERVER, World, bridge, removal, watch
 
 Look = Callable[[], dict[str, Any]]
 SECONDS = 2.0  # for a confirmation

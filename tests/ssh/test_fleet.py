@@ -17,8 +17,9 @@ from hostnet.lifecycle import host_access
 from hostnet.lifecycle.host_access import HostAccess
 from hostnet.lifecycle.log import EngineLog, Line
 
+from tests.lab.waiting import PATIENCE
 from tests.ssh.fleet import STATE_DIR, Fleet
-from tests.ssh.world import PATIENCE, SERVER, World, bridge, watch
+from tests.ssh.world import SERVER, World, bridge, watch
 
 HOSTS = 30
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,8 @@ import pytest
 from hostnet.agent import main
 from hostnet.agent.transaction import commit_confirm
 from hostnet.wire.errors import Code, HostnetError
+
+from tests.lab.waiting import until
 
 
 def test_a_rollback_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -72,11 +72,3 @@ def test_a_change_that_is_not_confirmed_is_rolled_back(tmp_path: Path) -> None:
     note = tmp_path / "rolled-back"
     assert agent(["begun", "applied"], note) == -signal.SIGKILL
     until(note.exists)
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait for what causes no event."""
-    end = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
