@@ -37,9 +37,12 @@ class Client:
     def __init__(self, lab: Lab, name: str, link: str, mac: str, folder: Path) -> None:
         """Make it.
 
-        :param name: of its namespace.
-        :param link: the host's end of its wire; in `br-a`, if that is there already.
-        :param folder: a place for its script and leases.
+        Args:
+            lab: The laboratory whose host it is a guest of.
+            name: Of its namespace.
+            link: The host's end of its wire; in `br-a`, if that is there already.
+            mac: The MAC address of its `eth0`.
+            folder: A place for its script and leases.
         """
         self.mac = mac
         self._lab, self._name, self._folder = lab, name, folder / name

@@ -30,8 +30,13 @@ _MIF6, _MFC6 = struct.Struct("=HBBH2xI"), struct.Struct("=28s28sH2x8I")
 def send(namespace: Namespace, text: bytes, to: str, *, source: str = "", device: str = "", port: int = 9) -> None:
     """Send a datagram to a UDP port.
 
-    :param source: the address to send it from, the sender's own or not; "": the kernel's choice.
-    :param device: the interface to send it through; "": the routes' choice.
+    Args:
+        namespace: The sender.
+        text: What it says.
+        to: The address to send it to.
+        source: The address to send it from, the sender's own or not; "": the kernel's choice.
+        device: The interface to send it through; "": the routes' choice.
+        port: The port to send it to.
     """
     six = ip_address(to).version == 6
     with namespace.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM) as sender:
@@ -73,7 +78,8 @@ class Wire:
     def source_of(self, text: bytes) -> str:
         """The source address of a datagram that is to arrive; of all that came before it, too, `seen` knows.
 
-        :raises AssertionError: where it does not come.
+        Raises:
+            AssertionError: Where it does not come.
         """
         end = time.monotonic() + PATIENCE
         while text not in self.seen:

@@ -71,8 +71,9 @@ class Provider:
     def __init__(self, settings: Settings | None = None, *, beside: Provider | None = None) -> None:
         """Start the loop; agents start with the first request.
 
-        :param settings: its state directory is replaced by one that goes with this object.
-        :param beside: another provider process on the same machine, whose state directory is shared.
+        Args:
+            settings: Its state directory is replaced by one that goes with this object.
+            beside: Another provider process on the same machine, whose state directory is shared.
         """
         self._own = beside is None
         self.directory: Path = beside.directory if beside else temporary_directory("state")
@@ -118,8 +119,9 @@ def kinds() -> dict[str, Kind[Any]]:
 class Stack:
     """A stack: programs go up, the state says what there is.
 
-    :param netns: the named namespace that is the host of resources without a connection of their own.
-    :param warnings: everything that hosts warned of.
+    Args:
+        netns: The named namespace that is the host of resources without a connection of their own.
+        warnings: Everything that hosts warned of.
     """
 
     provider: Provider
@@ -137,11 +139,14 @@ class Stack:
     def up(self, program: Program) -> list[str]:
         """Make it so.
 
-        :returns: what was done, sorted: `"create web"`, `"update web: destination"`, `"replace web: sourcePort"`,
-            `"delete web"`; nothing for what is as it should be.
-        :raises CheckError: for inputs that are refused; nothing of that resource is done then.
-        :raises HostnetError: where a host refuses; the rest is carried out as far as it does not need that.
-        :raises ExceptionGroup: where several fail.
+        Returns:
+            What was done, sorted: `"create web"`, `"update web: destination"`, `"replace web: sourcePort"`, `"delete
+            web"`; nothing for what is as it should be.
+
+        Raises:
+            CheckError: For inputs that are refused; nothing of that resource is done then.
+            HostnetError: Where a host refuses; the rest is carried out as far as it does not need that.
+            ExceptionGroup: Where several fail.
         """
         self.program = dict(program)
         return self.provider.run(self._up(program))
@@ -157,23 +162,28 @@ class Stack:
     def refresh(self) -> dict[str, list[str]]:
         """Read everything. What is gone leaves the state.
 
-        :returns: what the next `up` of the same program would have to mend: paths by resource, `["gone"]` for one
-            that is gone.
+        Returns:
+            What the next `up` of the same program would have to mend: paths by resource, `["gone"]` for one that is
+            gone.
         """
         return self.provider.run(self._refresh())
 
     def destroy(self) -> None:
         """Delete everything.
 
-        :raises HostnetError: where a host refuses; what could be deleted is.
+        Raises:
+            HostnetError: Where a host refuses; what could be deleted is.
         """
         self.up({})
 
     def import_(self, name: str, kind: str, id: str, inputs: Inputs | None = None) -> Inputs:  # noqa: A002
         """Take something into the state by its id.
 
-        :returns: the inputs that describe it, without the connection.
-        :raises KeyError: where it is not there.
+        Returns:
+            The inputs that describe it, without the connection.
+
+        Raises:
+            KeyError: Where it is not there.
         """
         return self.provider.run(self._import(name, kind, id, inputs or {}))
 

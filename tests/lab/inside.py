@@ -109,7 +109,9 @@ class InsideProvider(Provider):
     def __init__(self, namespace: Namespace, *, beside: Provider | None = None) -> None:
         """Open the host.
 
-        :param beside: another provider on the same host, whose state directory is shared.
+        Args:
+            namespace: The namespace.
+            beside: Another provider on the same host, whose state directory is shared.
         """
         super().__init__(beside=beside)
         host = open_host(namespace, self.directory)

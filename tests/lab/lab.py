@@ -66,7 +66,8 @@ class Lab:
     def reaches(self, role: str, target: str) -> tuple[str, str]:
         """Who answers, and whom it sees: `("guest1", "192.0.2.20")`; `("", "")` of ICMP.
 
-        :raises AssertionError: where nobody answers.
+        Raises:
+            AssertionError: Where nobody answers.
         """
         verdict = self.probe(role, target)
         assert verdict.outcome == "reached", f"{role} {target}: {verdict}"
@@ -92,7 +93,8 @@ class Lab:
     def hammer(self, role: str, target: str, clients: int = 2) -> Iterator[Hammer]:
         """Connect without a pause while the block runs; at least ten connections before it and ten after it.
 
-        :returns: what the connections saw, complete when the block has ended.
+        Returns:
+            What the connections saw, complete when the block has ended.
         """
         hammer = self.background.run(_hammer())
         strikes = [

@@ -56,9 +56,10 @@ class Expected:
 class Model:
     """The model of one host.
 
-    :param uplink: the interface of the default route.
-    :param free: interfaces that somebody else made, in the order of their names.
-    :param links: all names that programs give to links.
+    Args:
+        uplink: The interface of the default route.
+        free: Interfaces that somebody else made, in the order of their names.
+        links: All names that programs give to links.
     """
 
     def __init__(self, uplink: str, free: Iterable[str], links: Iterable[str]) -> None:
@@ -524,7 +525,11 @@ def drift(program: Program, expected: Expected, seen: Mapping[Fact, Any], *, who
 
     A property "" means "some property of it": which one a lost element shows in is a matter of its cell.
 
-    :param whole_table: whether the table's chains and rules are as they were made; elements without rules do nothing.
+    Args:
+        program: What is declared.
+        expected: What the model says of it.
+        seen: What the kernel has.
+        whole_table: Whether the table's chains and rules are as they were made; elements without rules do nothing.
     """
     found: dict[str, set[str]] = {}
     for key, (value, (name, top)) in expected.facts.items():

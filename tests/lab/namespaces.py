@@ -50,8 +50,12 @@ PREFIX = f"hnt{os.getpid()}x{_start_of(os.getpid())}"
 def ip(lines: Iterable[str], *, namespace: str | None = None) -> None:
     """Run many `ip` commands (written without the `ip`) as one process.
 
-    :param namespace: a named namespace in which they all work; None: the machine's own (for `netns add` alone).
-    :raises AssertionError: with what ip said, where one of them fails.
+    Args:
+        lines: The commands.
+        namespace: A named namespace in which they all work; None: the machine's own (for `netns add` alone).
+
+    Raises:
+        AssertionError: With what ip said, where one of them fails.
     """
     argv = ["ip", *(["-n", namespace] if namespace else []), "-batch", "-"]
     text = "\n".join(lines)
@@ -65,7 +69,8 @@ class Namespace:
     def __init__(self, role: str) -> None:
         """Make it, with its loopback up.
 
-        :param role: what it is in the test ("host"); unique in this process.
+        Args:
+            role: What it is in the test ("host"); unique in this process.
         """
         self.role = role
         self.name = f"{PREFIX}-{role}"
@@ -90,10 +95,16 @@ class Namespace:
     def run(self, command: str | Sequence[str], *, check: bool = True, text: str | None = None) -> str:
         """Run a program inside the namespace.
 
-        :param command: argv, or a string that is split as a shell would.
-        :param text: its standard input.
-        :returns: its standard output.
-        :raises AssertionError: with its standard error, where it fails and `check` is set.
+        Args:
+            command: Argv, or a string that is split as a shell would.
+            check: Whether it has to succeed.
+            text: Its standard input.
+
+        Returns:
+            Its standard output.
+
+        Raises:
+            AssertionError: With its standard error, where it fails and `check` is set.
         """
         argv = shlex.split(command) if isinstance(command, str) else list(command)
         done = self.call(subprocess.run, argv, input=text, capture_output=True, text=True, check=False)
@@ -138,7 +149,8 @@ class Namespaces:
     def __getitem__(self, role: str) -> Namespace:
         """The namespace of this role.
 
-        :raises KeyError: where it was not made.
+        Raises:
+            KeyError: Where it was not made.
         """
         return self._made[role]
 

@@ -40,9 +40,10 @@ _icmp_ids = itertools.count(os.getpid())
 class Target:
     """Whom to ask, and from where.
 
-    :param port: 0 for icmp.
-    :param source: the own address to use; None: the kernel's choice.
-    :param source_port: 0: the kernel's choice.
+    Args:
+        port: 0 for icmp.
+        source: The own address to use; None: the kernel's choice.
+        source_port: 0: the kernel's choice.
     """
 
     protocol: Protocol
@@ -60,7 +61,8 @@ class Target:
     def parse(cls, text: str) -> Target:
         """Read `"tcp 192.0.2.2:8080"`, `"udp [2001:db8::2]:53 from 2001:db8::20"`, `"icmp 10.0.0.1"`, `"… from :700"`.
 
-        :raises ValueError: where it is none of these.
+        Raises:
+            ValueError: Where it is none of these.
         """
         protocol, where, *rest = text.split()
         if protocol not in ("tcp", "udp", "sctp", "icmp") or (rest and (len(rest) != 2 or rest[0] != "from")):
@@ -86,9 +88,10 @@ def _endpoint(text: str) -> tuple[str, int]:
 class Verdict:
     """How a probe ended.
 
-    :param server: who answered (a namespace's role; "" for icmp).
-    :param source: the address that the server saw.
-    :param resent: how many packets a TCP client had to send again.
+    Args:
+        server: Who answered (a namespace's role; "" for icmp).
+        source: The address that the server saw.
+        resent: How many packets a TCP client had to send again.
     """
 
     outcome: Outcome
@@ -117,7 +120,10 @@ class Verdict:
 async def probe(namespace: Namespace, target: Target, timeout: float = PATIENCE) -> Verdict:  # noqa: ASYNC109
     """Ask once.
 
-    :param timeout: seconds after which no answer is *silent*.
+    Args:
+        namespace: Who asks.
+        target: Who is asked, and how.
+        timeout: Seconds after which no answer is *silent*.
     """
     ask = {"tcp": _tcp, "udp": _udp, "sctp": _sctp, "icmp": _icmp}[target.protocol]
     try:
@@ -239,7 +245,8 @@ async def _receive(raw: socket.socket, mine: bytes, offset: int) -> bytes:
 
     An ICMP error reaches every raw socket that is connected to its address: another probe's is passed over.
 
-    :raises OSError: for an ICMP error about our own packet.
+    Raises:
+        OSError: For an ICMP error about our own packet.
     """
     while True:
         try:
@@ -287,7 +294,8 @@ class Conversation:
 async def converse(namespace: Namespace, target: Target) -> Conversation:
     """Open a TCP connection to a server of the lab and keep it.
 
-    :raises OSError: where it can't be had.
+    Raises:
+        OSError: Where it can't be had.
     """
     async with asyncio.timeout(PATIENCE):
         client = await connect(namespace, target)

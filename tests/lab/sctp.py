@@ -25,9 +25,10 @@ class Chunk(IntEnum):
 class Packet:
     """A packet with one chunk.
 
-    :param tag: the verification tag: 0 with INIT, else what the other end's INIT asked for.
-    :param initiate: the tag that an INIT or INIT ACK asks the other end to use.
-    :param cookie: an INIT ACK's state cookie; the lab's servers put their words there.
+    Args:
+        tag: The verification tag: 0 with INIT, else what the other end's INIT asked for.
+        initiate: The tag that an INIT or INIT ACK asks the other end to use.
+        cookie: An INIT ACK's state cookie; the lab's servers put their words there.
     """
 
     source: int

@@ -61,8 +61,12 @@ class Servers:
     def start(self, namespace: Namespace, ports: str) -> None:
         """Listen on every address of both families.
 
-        :param ports: `"tcp:80 udp:8000-8002 sctp:80"`.
-        :raises OSError: where a port is taken.
+        Args:
+            namespace: Where they listen.
+            ports: `"tcp:80 udp:8000-8002 sctp:80"`.
+
+        Raises:
+            OSError: Where a port is taken.
         """
         for protocol, port in parse_ports(ports):
             if protocol == "sctp":

@@ -27,8 +27,13 @@ FRAME = 65536 + 64
 def open_tap(name: str, *, vnet_hdr: bool = True, multi_queue: bool = False) -> int:
     """A file descriptor of one queue of a TAP in the calling thread's namespace; the TAP is made where it is absent.
 
-    :param vnet_hdr: as the TAP was made: opening a persistent TAP changes the flag to what the opener asks for.
-    :raises OSError: EBUSY where somebody else holds a single-queue TAP, EINVAL where `multi_queue` does not fit.
+    Args:
+        name: The TAP.
+        vnet_hdr: As the TAP was made: opening a persistent TAP changes the flag to what the opener asks for.
+        multi_queue: As the TAP was made.
+
+    Raises:
+        OSError: EBUSY where somebody else holds a single-queue TAP, EINVAL where `multi_queue` does not fit.
     """
     flags = IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if vnet_hdr else 0) | (IFF_MULTI_QUEUE if multi_queue else 0)
     descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -48,8 +53,16 @@ class TapGuest:
     ) -> None:
         """Plug in.
 
-        :param mac: the guest's MAC address, as `TapBinding.guest.macAddress` says it.
-        :raises OSError: where the TAP can't be opened.
+        Args:
+            background: Copies the frames.
+            host: Where the TAP is.
+            tap: The TAP.
+            guest: Gets the other end, as `eth0`.
+            mac: The guest's MAC address, as `TapBinding.guest.macAddress` says it.
+            vnet_hdr: As the TAP was made.
+
+        Raises:
+            OSError: Where the TAP can't be opened.
         """
         self._background = background
         self._host = host.call(open_tap, tap, vnet_hdr=vnet_hdr)

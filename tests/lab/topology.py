@@ -194,8 +194,12 @@ class Topology:
     def plug(self, tap: str, role: str, *commands: str, mac: str, vnet_hdr: bool = True) -> TapGuest:
         """Plug a guest into a TAP of the host.
 
-        :param role: `guest5` or `guest6`.
-        :param commands: `ip` commands for its `eth0`: addresses, routes.
+        Args:
+            tap: The TAP.
+            role: `guest5` or `guest6`.
+            commands: `ip` commands for its `eth0`: addresses, routes.
+            mac: The MAC address of its `eth0`.
+            vnet_hdr: As the TAP was made.
         """
         self._plugged[role] = wire = TapGuest(self._background, self.host, tap, self[role], mac=mac, vnet_hdr=vnet_hdr)
         self[role].ip(*commands)
