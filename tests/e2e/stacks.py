@@ -44,7 +44,10 @@ _HALVES = frozenset({"create-replacement", "delete-replaced"})
 class Step:
     """What the engine did, or would do, with one resource.
 
-    :param diff: property path -> `add`, `update`, `delete` and the same with `-replace`.
+    Attributes:
+        op: The engine's word: `create`, `update`, `replace`, …
+        urn: The resource.
+        diff: By property path, `add`, `update`, `delete`, and the same with `-replace`.
     """
 
     op: str
@@ -199,7 +202,8 @@ class Cli:
     def __call__(self, *args: str, cwd: Path, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
         """Run it to its end as typed at a shell.
 
-        :raises AssertionError: where it fails and `check` is set.
+        Raises:
+            AssertionError: It fails, and `check` is set.
         """
         argv = ["pulumi", "--non-interactive", *args]
         ended = subprocess.run(
@@ -220,8 +224,11 @@ class Stack:
     def __init__(self, cli: Cli, name: str, *, project: str = "shop", **config: str) -> None:
         """Make the project and the stack.
 
-        :param name: the stack's name, also that of its folder.
-        :param config: hostnet's configuration (`stateDir`, …).
+        Args:
+            cli: The `pulumi` that runs it.
+            name: The stack's name, also that of its folder.
+            project: The project's name.
+            config: hostnet's configuration (`stateDir`, …).
         """
         self.cli, self.name, self.project = cli, name, project
         self.inside: Namespace | None = None  # where `pulumi` runs: its network is the provider's
@@ -261,9 +268,15 @@ class Stack:
     def run(self, command: str, program: Program | None, *flags: str, fails: bool = False, **env: str) -> Run:
         """Run to the end.
 
-        :param program: what to serve to the engine; None: what is in the folder, if the command needs it.
-        :param fails: whether it is to fail.
-        :raises AssertionError: where it does otherwise.
+        Args:
+            command: Of `pulumi`.
+            program: What to serve to the engine; None: what is in the folder, if the command needs it.
+            flags: Further arguments.
+            fails: Whether it must fail.
+            env: Further variables of its environment.
+
+        Raises:
+            AssertionError: It fails and should not, or the other way round.
         """
         with self.running(command, program, *flags, **env) as running:
             run = self.ended(running)

@@ -33,9 +33,13 @@ def tops(diffs: Mapping[str, Mapping[str, str]]) -> dict[str, set[str]]:
 def drifts(stack: Stack, host: Host, program: Program, breakage: list[str], shown: Diffs, gone: set[str]) -> None:
     """Break things, and hold that exactly this is shown and repaired.
 
-    :param breakage: command lines, run on the host.
-    :param shown: resource -> the properties in which it is to differ.
-    :param gone: the resources that are to be shown as gone.
+    Args:
+        stack: Where the program runs.
+        host: Its host.
+        program: Declares the resources.
+        breakage: Command lines, run on the host.
+        shown: By resource, the properties in which it must differ.
+        gone: The resources that must be shown as gone.
     """
     whole = host.snapshot()
     for command in breakage:

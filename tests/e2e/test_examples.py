@@ -53,7 +53,11 @@ def processes(host: Host) -> list[str]:
 def life_cycle(stack: Stack, host: Host, program: Callable[[], None] | None, check: Callable[[Run], None]) -> None:
     """Up with no warning; up again changes nothing; destroy leaves nothing.
 
-    :param check: looks at the host after the first `up`.
+    Args:
+        stack: Where the program runs.
+        host: Its host.
+        program: Declares the resources; None: what is in the stack's folder.
+        check: Looks at the host after the first `up`.
     """
     before = host.snapshot()
     made = stack.up(program)

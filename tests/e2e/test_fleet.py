@@ -54,7 +54,11 @@ def hosts(fleet: Fleet) -> list[Host]:
 def write(fleet: Fleet, stack: Stack, port: int, **sick: int) -> None:
     """The program, with the guests' port that all forwards lead to.
 
-    :param sick: what is said of the connection to the host that fails.
+    Args:
+        fleet: The hosts.
+        stack: Its folder gets the program.
+        port: The guests' port.
+        sick: Arguments of the connection to the host that fails.
     """
     ways = [fleet.arguments(number, **(sick if number == SICK else {})) for number in range(len(fleet.servers))]
     fleet.write_program(stack.folder, ways, taps=1, forwards=2, port=port)

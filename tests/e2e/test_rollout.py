@@ -51,7 +51,10 @@ class Rollout:
     def run(self, live: str, *flags: str, patience: float = 2 * PATIENCE) -> tuple[dict[str, str], str]:
         """Roll out which VM is live; what became of each group, and what it said.
 
-        :param patience: seconds that a VM has to answer.
+        Args:
+            live: The VM.
+            flags: For `pulumi`.
+            patience: How many seconds a VM has to answer.
         """
         groups = {
             group: {f"s{number}": self.fleet.arguments(number, dial_error_limit=1) for number in numbers}

@@ -15,8 +15,6 @@ from tests.lab.servers import Servers
 from tests.lab.topology import Topology
 from tests.lab.waiting import PATIENCE
 
-HAMMER_MOST = 20_000  # connections of one hammering client, so that it ends whatever becomes of the test
-
 
 class Lab:
     """One worker's laboratory. Use it as a context manager: it takes everything away at its end."""
@@ -97,9 +95,7 @@ class Lab:
             What the connections saw, complete when the block has ended.
         """
         hammer = self.background.run(_hammer())
-        strikes = [
-            self.background.start(hammer.strike(self[role], Target.parse(target), HAMMER_MOST)) for _ in range(clients)
-        ]
+        strikes = [self.background.start(hammer.strike(self[role], Target.parse(target))) for _ in range(clients)]
         self.background.run(hammer.wait(10))
         try:
             yield hammer

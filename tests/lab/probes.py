@@ -44,6 +44,7 @@ class Target:
         port: 0 for icmp.
         source: The own address to use; None: the kernel's choice.
         source_port: 0: the kernel's choice.
+        syns: How often TCP sends its SYN again before it gives up; None: the kernel's choice.
     """
 
     protocol: Protocol
@@ -51,6 +52,7 @@ class Target:
     port: int = 0
     source: str | None = None
     source_port: int = 0
+    syns: int | None = None
 
     @property
     def family(self) -> socket.AddressFamily:
@@ -164,6 +166,8 @@ async def connect(namespace: Namespace, target: Target) -> socket.socket:
     """A connected TCP socket that leaves no TIME_WAIT behind, so that a hammer does not run out of ports."""
     client = await _socket(namespace, target, socket.SOCK_STREAM)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST_ON_CLOSE)
+    if target.syns is not None:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, target.syns)
     try:
         await asyncio.get_running_loop().sock_connect(client, (target.address, target.port))
     except BaseException:
@@ -319,9 +323,14 @@ class Hammer:
         """All probes so far."""
         return sum(self.servers.values()) + len(self.failures)
 
-    async def strike(self, namespace: Namespace, target: Target, most: int) -> None:
-        """Probe one after the other, at most so many; cancelling ends it."""
-        for _ in range(most):
+    async def strike(self, namespace: Namespace, target: Target) -> None:
+        """Probe one after the other until it is cancelled.
+
+        TCP gives up with its second SYN: the connection counts as a failure by then, and a third would only hold up
+        the next one.
+        """
+        target = replace(target, syns=1)
+        while True:
             verdict = await probe(namespace, target)
             if verdict.outcome == "reached" and not verdict.resent:
                 self.servers[verdict.server] += 1

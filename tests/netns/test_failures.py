@@ -425,7 +425,8 @@ def die_everywhere(agent: Agent, changes: list[Change], before: Any) -> int:
 
     After the last write it is done: then the next agent finds it so.
 
-    :returns: at how many moments it died before that.
+    Returns:
+        At how many moments it died before that.
     """
     bed, recorded = agent.bed, owners(agent.record)
     for moment in range(1, 500):

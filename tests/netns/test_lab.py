@@ -181,6 +181,19 @@ def test_the_hammer_counts_servers_and_failures(lab: Lab) -> None:
     assert hammer.failures
 
 
+def test_the_hammer_sees_a_lost_packet(lab: Lab) -> None:
+    """A connection that TCP saves by a second SYN counts as a failure, however fast the machine is."""
+    lab.serve("host", "tcp:80")
+    lab.host.nft(
+        "add table ip t; add chain ip t c { type filter hook input priority 0; };"
+        "add rule ip t c tcp dport 80 tcp flags & (syn | ack) == syn numgen inc mod 5 == 0 drop"
+    )
+    with lab.hammer("outsider", "tcp 192.0.2.2:80") as hammer:
+        pass
+    assert hammer.servers["host"]
+    assert {(verdict.outcome, verdict.resent > 0) for verdict in hammer.failures} == {("reached", True)}
+
+
 def test_many_probes_at_once(lab: Lab) -> None:
     """A hundred probes from several namespaces are answered together."""
     lab.serve("host", "tcp:80 udp:80")
