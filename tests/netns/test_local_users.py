@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +59,24 @@ def test_the_plugin_serves_its_own_user_and_root(place: Namespace) -> None:
         plugin.terminate()
         plugin.communicate()
     assert said == {NOBODY: ["PERMISSION_DENIED", "PERMISSION_DENIED"], 0: ["OK", "OK"]}
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode", "below"), [(NOBODY, 0o700, "."), (0, 0o777, "."), (0, 0o777, "state"), (NOBODY, 0o755, "link")]
+)
+def test_a_state_directory_of_another_user(place: Namespace, tmp_path: Path, owner: int, mode: int, below: str) -> None:
+    """Is refused before anything in it is read: what its record says, root's agent would do."""
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    ours.mkdir()
+    theirs.mkdir()
+    (theirs / "link").symlink_to(ours)
+    os.chown(theirs, owner, owner)
+    theirs.chmod(mode)
+    state = theirs / below
+    for task in ("serve", "restore", "watch"):
+        command = [sys.executable, "-m", "hostnet.agent.main", task, "--state-dir", str(state)]
+        done = place.call(subprocess.run, command, input="", capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert f"users other than root can write to {theirs}" in done.stdout + done.stderr
+    assert [entry.name for entry in theirs.iterdir()] == ["link"]
+    assert not list(ours.iterdir())

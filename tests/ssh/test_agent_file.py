@@ -109,11 +109,14 @@ def test_it_stays_while_another_agent_uses_it(up: World) -> None:
 
 
 def test_a_state_directory_that_others_can_write(up: World) -> None:
-    """The agent's file is put where only root can write instead: /run/hostnet (the server's own /run)."""
-    (up.directory / "state").mkdir()
-    (up.directory / "state").chmod(0o777)
-    assert up.connect()
-    assert not (up.directory / "state" / "agent").exists() or up.agent_file() is None
+    """Is refused, and no agent runs from it: the agent's file is put where only root can write."""
+    folder = up.directory / "state"
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(HostnetError, match=f"users other than root can write to {folder}") as error:
+        up.connect()
+    assert error.value.code is Code.PERMISSION
+    assert not list(folder.rglob("*.*"))
 
 
 def test_a_state_directory_that_cannot_be_written(world: World) -> None:

@@ -59,7 +59,7 @@ def only_root_writes(directory: str) -> bool:
 
 def find(digest: str, directories: "list[str]") -> "str | None":
     """The path of the agent's file, where it is complete and only root can replace it."""
-    for directory in directories:
+    for directory in map(os.path.realpath, directories):  # a link on the way may lead elsewhere later
         path = os.path.join(directory, digest + ".zip")
         try:
             with open(path, "rb") as file:
@@ -91,7 +91,7 @@ def place(data: bytes, digest: str, directories: "list[str]") -> str:
     """Store the agent's file in the first directory that serves; gives its path."""
     why = []
     before = os.umask(0o077)
-    for directory in directories:
+    for directory in map(os.path.realpath, directories):
         try:
             os.makedirs(directory, 0o700, exist_ok=True)
             if only_root_writes(directory):
@@ -113,7 +113,7 @@ def write(data: bytes, directory: str, digest: str) -> str:
     """
     path = os.path.join(directory, digest + ".zip")
     part = "%s.%d" % (path, os.getpid())
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

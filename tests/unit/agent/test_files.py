@@ -85,3 +85,62 @@ def test_text_of(path: Path, tmp_path: Path) -> None:
     assert files.text_of(tmp_path / "absent") is None
     path.write_bytes(b"a\xffb")
     assert files.text_of(path) == "a\N{REPLACEMENT CHARACTER}b"
+
+
+# --- whose a file is -------------------------------------------------------------------------------------------------
+
+
+def make(top: Path, **modes: int) -> Path:
+    """Nested directories with these permissions; gives the innermost."""
+    for name, mode in modes.items():
+        top = top / name
+        top.mkdir()
+        top.chmod(mode)
+    return top
+
+
+@pytest.mark.parametrize(
+    ("modes", "culprit"),
+    [
+        ({"a": 0o755, "b": 0o700}, None),
+        ({"a": 0o755, "b": 0o777}, "a/b"),
+        ({"a": 0o755, "b": 0o775}, "a/b"),
+        ({"a": 0o777, "b": 0o700}, "a"),
+        ({"a": 0o1777, "b": 0o700}, None),  # as /tmp
+        ({"a": 0o755, "b": 0o1777}, "a/b"),
+    ],
+)
+def test_whose_a_directory_is(tmp_path: Path, modes: dict[str, int], culprit: str | None) -> None:
+    """Root's (and this user's) alone, with all that leads to it; and so for one that is not there yet."""
+    directory = make(tmp_path, **modes)
+    expected = culprit and tmp_path / culprit
+    assert files.not_ours(directory) == expected
+    assert files.not_ours(directory / "new" / "er") == (None if modes["b"] == 0o1777 else expected)
+
+
+def test_a_link_on_the_way_to_a_directory(tmp_path: Path) -> None:
+    """Both where it is and where it leads to count."""
+    good, bad = make(tmp_path, good=0o755), make(tmp_path, bad=0o777)
+    (good / "home").symlink_to("../good")
+    (good / "out").symlink_to(bad)
+    (bad / "in").symlink_to(good)
+    (good / "round").symlink_to("round")
+    assert files.not_ours(good / "home") is None
+    assert files.not_ours(good / "out") == bad
+    assert files.not_ours(bad / "in") == bad
+    assert files.not_ours(good / "round") == good / "round"
+
+
+def test_a_file_of_another_user_is_not_opened(path: Path) -> None:
+    """Nor a link, a directory, a FIFO, or a file that others may write."""
+    assert files.our_text(path) == "old"
+    link, fifo = path.with_name("link"), path.with_name("fifo")
+    link.symlink_to(path)
+    os.mkfifo(fifo)
+    for each in (link, fifo, path.parent):
+        with pytest.raises(OSError, match=r"levels of symbolic links|root's alone"):
+            files.our_text(each)
+    for mode in (0o620, 0o602):
+        path.chmod(mode)
+        with pytest.raises(PermissionError):
+            files.our_text(path)

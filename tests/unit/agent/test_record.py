@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hostnet.agent.linux.operations import DeleteLink, SetLink, to_json
+from hostnet.agent.linux.operations import DeleteLink, SetLink, check_sysctl_name, to_json
+from hostnet.agent.record import netns
 from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.phase import Idle, Pending, Phase, Result, RolledBack, Unconfirmed
 from hostnet.agent.record.record import Store
@@ -195,3 +197,90 @@ def test_a_record_of_format_1_is_converted(tmp_path: Path, header: dict[str, Any
             assert {number: str(error) for number, error in record.results["t0"].errors.items()} == {1: str(REFUSED)}
             assert str(record.results["t9"].rolled_back) == str(UNDONE)
             last.save(record)
+
+
+# --- a record is input -----------------------------------------------------------------------------------------------
+
+NOT_RECORDS = {
+    "nothing": "",
+    "a list": "[]",
+    "an object": "{}",
+    "null": "null",
+    "deep": "[" * 100_000,
+    "no JSON": "hello",
+    "a format that is no number": '{"format": "2"}',
+    "a header that is not whole": '{"format": 2}',
+    "another instance": '{"format": 2, "instance": "boot 1 1"}',
+    "an instance that is a list": '{"format": 2, "instance": []}',
+    "owners that are lists": f"{format_1()}[]\n",
+    "a sysctl that leaves /proc/sys": format_1(sysctls={"net.//.//.root.x": {"old": "0", "ours": "1"}}),
+    "a sysctl of the kernel": format_1(sysctls={"kernel.core_pattern": {"old": "|/x", "ours": "core"}}),
+    "an undo that leaves /proc/sys": format_1(
+        pending={}, undo=[{"operation": "WriteSysctl", "name": "net.//.//.root.x", "value": "1"}]
+    ),
+    "an undo that is no operation": format_1(pending={}, undo=[{"operation": "Execute", "name": "x"}]),
+}
+
+
+@pytest.mark.parametrize("text", NOT_RECORDS.values(), ids=NOT_RECORDS)
+def test_what_is_no_record_is_refused(tmp_path: Path, text: str) -> None:
+    """The message names the file and says what to do. Nothing is taken from the file, and it stays."""
+    path = tmp_path / "host.json"
+    path.write_text(text)
+    for _ in range(2):
+        with pytest.raises(HostnetError, match="Move it away") as refused, store(tmp_path).locked():
+            pass
+        assert (refused.value.code, refused.value.what) == (Code.INVALID, f"cannot read the record {path}")
+    assert store(tmp_path).unconfirmed() == ""
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("text", NOT_RECORDS.values(), ids=NOT_RECORDS)
+def test_one_record_does_not_stop_the_agents_of_others(tmp_path: Path, text: str) -> None:
+    """Of a namespace whose record is none: another agent passes it, and does not delete it."""
+    path = tmp_path / "netns-1.json"
+    path.write_text(text)
+    netns._sweep(tmp_path, "boot")
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("line", ["[]", "{}", "[1, 2]", "[null, []]", "[" * 100_000])
+def test_a_line_of_the_journal_that_is_none_is_passed(tmp_path: Path, line: str) -> None:
+    """As one that was cut off."""
+    begin(tmp_path)
+    (tmp_path / "host.attached").write_text(f'{line}\n[null, {{"vm-1": "key"}}]\n')
+    with store(tmp_path).locked() as record:
+        assert record.attached == {"vm-0": "key", "vm-1": "key"}
+
+
+def test_a_state_directory_that_others_can_write_is_refused(tmp_path: Path) -> None:
+    """With the directory that is open, and how to close it. Nothing is made in it."""
+    tmp_path.chmod(0o777)
+    with pytest.raises(HostnetError, match=f"chmod go-w {tmp_path}`") as refused, store(tmp_path / "state").locked():
+        pass
+    assert refused.value.code is Code.PERMISSION
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ending", ["lock", "json", "attached"])
+def test_no_link_is_followed(tmp_path: Path, ending: str) -> None:
+    """Whatever is linked stays as it is."""
+    state, target = tmp_path / "state", tmp_path / "target"
+    state.mkdir(mode=0o700)
+    target.write_text(format_1())
+    (state / f"host.{ending}").symlink_to(target)
+    with contextlib.suppress(HostnetError, OSError), store(state).locked() as record:
+        store(state).journal_attached(record, {"vm-1": "key"})
+    assert target.read_text() == format_1()
+
+
+@pytest.mark.parametrize("name", ["net//core", "net.", "net..x", "net.a.//.b", "kernel.panic", "/net.x", "net.a\0.b"])
+def test_a_name_that_leaves_the_network_sysctls(name: str) -> None:
+    """A `/` stands for a dot: two of them would be the directory above."""
+    with pytest.raises(ValueError, match="network sysctl"):
+        check_sysctl_name(name)
+
+
+def test_the_name_of_a_sysctl_of_an_interface() -> None:
+    """With dots, two after each other too."""
+    assert check_sysctl_name("net.ipv4.conf.a//b/1.route_localnet")

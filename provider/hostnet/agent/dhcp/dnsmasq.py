@@ -157,7 +157,7 @@ class DhcpServers:
 
     def _complete_checksums(self, bridge: str) -> None:
         how = checksums.complete(bridge, self._checksums(bridge))
-        (self._run / bridge / "checksums").write_text(how)
+        files.write(self._run / bridge / "checksums", how, 0o600, sync=False)
 
     def _checksums_whole(self, bridge: str) -> bool:
         return checksums.is_complete(bridge, self._checksums(bridge))
@@ -209,7 +209,7 @@ class DhcpServers:
         _make_directory(place, 0o750)
         os.chown(place, 0, group)
         _make_directory(self._lease_directory, 0o700)
-        os.close(os.open(self._lease_file(bridge), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(files.open_ours(self._lease_file(bridge), os.O_RDWR | os.O_CREAT))
 
     def _write_lists(self, config: ServerConfig) -> bool:
         """Write the files that dnsmasq reads again on a signal; True if one has changed."""

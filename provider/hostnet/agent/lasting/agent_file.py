@@ -59,7 +59,7 @@ def keep_agent(directory: Path) -> Path:
 
         data = bundle().data
     path = directory / f"{hashlib.sha256(data).hexdigest()}.zip"
-    if not path.exists():
+    if not (path.is_file() and path.read_bytes() == data):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         files.write(path, data, 0o600)
     return path

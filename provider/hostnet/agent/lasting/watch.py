@@ -22,12 +22,12 @@ from types import FrameType
 
 from hostnet.agent.lasting.attach import Attacher, Globs, globs_of
 from hostnet.agent.lasting.persistence import Persistence
-from hostnet.agent.linux import systemd
+from hostnet.agent.linux import files, systemd
 from hostnet.agent.linux.link_events import Changes, LinkEvents
 from hostnet.agent.linux.process import PidFile, log_path, pid_path
 from hostnet.agent.record.netns import NAMED_NAMESPACES, has_name
 from hostnet.agent.record.owners import Owner, Owners
-from hostnet.agent.record.record import Store
+from hostnet.agent.record.record import MALFORMED, Store
 from hostnet.wire.errors import HostnetError
 
 Say = Callable[..., None]  # prints lines
@@ -43,15 +43,14 @@ _NAME, _PR_SET_NAME = b"hostnet-watch", 15  # the kernel keeps 15 bytes (prctl(2
 
 def recorded_globs(record: Path) -> Globs:
     """The globs in a record's file, without its lock and without parsing ten thousand forwards."""
-    try:
-        _, *lines = record.read_text().splitlines()
-    except (OSError, ValueError):
-        return ()
     owners = Owners()
-    for line in lines:
-        if '"type":"glob"' in line:
-            owner = Owner.parse(line)
-            owners[owner.key] = owner
+    try:
+        for line in files.our_text(record).splitlines()[1:]:
+            if '"type":"glob"' in line:
+                owner = Owner.parse(line)
+                owners[owner.key] = owner
+    except (OSError, *MALFORMED):
+        return ()  # a step, which reads the whole record, says why
     return globs_of(owners)
 
 
@@ -78,12 +77,12 @@ class Log:
                 syslog.syslog(syslog.LOG_INFO, line)
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         with contextlib.suppress(OSError):
-            with self._path.open("a") as file:
+            with os.fdopen(files.open_ours(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a") as file:
                 file.writelines(f"{now} {line}\n" for line in lines)
                 size = file.tell()
             if size > _LOG_BYTES:
-                kept = self._path.read_text(errors="replace")[-_LOG_BYTES // 2 :]
-                self._path.write_text(kept[kept.find("\n") + 1 :])
+                kept = (files.text_of(self._path) or "")[-_LOG_BYTES // 2 :]
+                files.write(self._path, kept[kept.find("\n") + 1 :], 0o600, sync=False)
 
 
 class Inotify:

@@ -1,9 +1,14 @@
-"""Files that are put in place as a whole: a reader sees the old content or the new one, never a part."""
+"""Files of ours: put in place as a whole, so that a reader sees the old content or the new one; and root's alone."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
+
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_MOST_LINKS = 40  # as the kernel's path_resolution(7)
 
 
 def text_of(path: Path) -> str | None:
@@ -12,6 +17,77 @@ def text_of(path: Path) -> str | None:
         return path.read_text(errors="replace")
     except OSError:
         return None
+
+
+def not_ours(directory: Path) -> Path | None:
+    """What lets another user put a file into a directory, or another directory in its place; None if nothing does.
+
+    That is a directory or a symbolic link on the way to it that belongs to another user than root and this process's,
+    or a directory that others may write. In one with the sticky bit (/tmp) others can't replace what is root's.
+
+    Args:
+        directory: The directory. It need not exist: then what is on the way to it counts.
+    """
+    rest, here, links = list(reversed(directory.absolute().parts[1:])), Path("/"), 0
+    while True:
+        mode = here.stat().st_mode
+        if here.stat().st_uid not in _trusted() or (mode & _OTHERS and not (mode & stat.S_ISVTX and rest)):
+            return here
+        if not rest:
+            return None
+        entry = here / rest.pop()
+        try:
+            status = entry.lstat()
+        except FileNotFoundError:
+            return None
+        if stat.S_ISLNK(status.st_mode):
+            links += 1
+            if status.st_uid not in _trusted() or links > _MOST_LINKS:
+                return entry
+            target = entry.readlink()
+            here = Path("/") if target.is_absolute() else here
+            rest += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+        elif stat.S_ISDIR(status.st_mode):
+            here = entry.parent.parent if entry.name == ".." else entry
+        else:
+            return entry
+
+
+def open_ours(path: Path, flags: int = os.O_RDONLY) -> int:
+    """Open a file that only root and this process's user can write, and that is no link.
+
+    Args:
+        path: The file.
+        flags: As for open(2). With O_CREAT it is made for this user alone.
+
+    Returns:
+        The descriptor.
+
+    Raises:
+        OSError: It can't be opened; EPERM: it is another user's, or others may write it.
+    """
+    # Without O_NONBLOCK a FIFO would block here.
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_uid in _trusted() and not status.st_mode & _OTHERS:
+        return descriptor
+    os.close(descriptor)
+    raise PermissionError(errno.EPERM, "it is not root's alone", str(path))
+
+
+def our_text(path: Path) -> str:
+    """The text of such a file.
+
+    Raises:
+        OSError: It can't be read, or is not ours (`open_ours`).
+        ValueError: It is not UTF-8.
+    """
+    with os.fdopen(open_ours(path), encoding="utf-8") as file:
+        return file.read()
+
+
+def _trusted() -> tuple[int, int]:
+    return 0, os.geteuid()
 
 
 def write(path: Path, content: str | bytes, mode: int = 0o644, *, group: int | None = None, sync: bool = True) -> None:

@@ -170,6 +170,10 @@ class WriteSysctl:
     name: str
     value: str
 
+    def __post_init__(self) -> None:
+        """A record is input as well: its operations are checked as those of a request are."""
+        check_sysctl_name(self.name)
+
     def __str__(self) -> str:
         return f"set sysctl {self.name} to {self.value}"
 
@@ -188,6 +192,18 @@ Operation = Union[
     DeleteRoute,
     WriteSysctl,
 ]
+
+
+def check_sysctl_name(name: str) -> str:
+    """The name of a sysctl below `net.`, as it is; in an interface's part `/` stands for a dot (sysctl(8)).
+
+    Raises:
+        ValueError: It is none: it would lead out of /proc/sys/net.
+    """
+    parts = [part.replace("/", ".") for part in name.split(".")]
+    if parts[0] != "net" or not {"", ".", ".."}.isdisjoint(parts) or not name.isprintable():
+        raise ValueError(f"{name!r} is not the name of a network sysctl")
+    return name
 
 
 _KINDS = {kind.__name__: kind for kind in Operation.__args__}  # type: ignore[attr-defined]

@@ -137,7 +137,7 @@ class PidFile:
     def read(self) -> Process | None:
         """The process; None where it does not run."""
         try:
-            pid, start, boot, version = self.path.read_text().split()
+            pid, start, boot, version = files.our_text(self.path).split()
             process = Process(int(pid), int(start), version)
         except (OSError, ValueError):
             return None
@@ -145,7 +145,7 @@ class PidFile:
 
     def write(self, pid: int) -> None:
         """Name a process."""
-        files.write(self.path, f"{pid} {started_at(pid) or 0} {_boot()} {__version__}\n", sync=False)
+        files.write(self.path, f"{pid} {started_at(pid) or 0} {_boot()} {__version__}\n", 0o600, sync=False)
 
     def remove(self) -> None:
         """Name none."""

@@ -336,7 +336,7 @@ class LinuxKernel:
 
 def sysctl_path(name: str) -> Path:
     """Its place in /proc. In an interface's part of the name `/` stands for a dot, as in sysctl(8)."""
-    return _SYSCTLS.joinpath(*(part.replace("/", ".") for part in name.split(".")))
+    return _SYSCTLS.joinpath(*(part.replace("/", ".") for part in ops.check_sysctl_name(name).split(".")))
 
 
 def write_sysctl(name: str, value: str) -> None:

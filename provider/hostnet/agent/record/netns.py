@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import socket
 import struct
 from pathlib import Path
 
-from hostnet.agent.record.record import Store
+from hostnet.agent.linux import files
+from hostnet.agent.record.record import Store, check_directory, header_of
 from hostnet.wire.errors import Code, HostnetError
 
 NAMED_NAMESPACES = Path("/run/netns")
@@ -62,7 +62,11 @@ def store_here(state_dir: Path, netns: str | None) -> Store:
     Args:
         state_dir: The provider's `stateDir`.
         netns: The name by which the namespace was entered, if by one.
+
+    Raises:
+        HostnetError: Others may write to the directory.
     """
+    check_directory(state_dir)
     here = Path("/proc/self/ns/net").stat().st_ino
     if here in _machine_namespace():
         return Store(state_dir, "host", None)
@@ -101,11 +105,10 @@ def _sweep(state_dir: Path, boot: str) -> None:
     """Drop the records of namespaces of an earlier boot, and of named ones that are gone."""
     for path in state_dir.glob("netns-*.json"):
         try:
-            with path.open() as file:
-                instance = str(json.loads(file.readline()).get("instance") or "").split()
-        except (OSError, ValueError):
-            continue  # being written, or another program's
-        if len(instance) < _UNNAMED or instance[0] != boot or not _alive(instance):
+            instance = str(header_of(files.our_text(path))["instance"] or "").split()
+        except (OSError, ValueError, RecursionError):
+            continue  # another program's, a newer hostnet's, or not whole: the agent of its namespace says so
+        if len(instance) >= _UNNAMED and (instance[0] != boot or not _alive(instance)):
             path.unlink(missing_ok=True)
             for ending in (".lock", ".attached"):
                 path.with_suffix(ending).unlink(missing_ok=True)
@@ -115,4 +118,4 @@ def _sweep(state_dir: Path, boot: str) -> None:
 
 def _alive(instance: list[str]) -> bool:
     """Whether a namespace may still be there: one without a name can't be looked up."""
-    return len(instance) == _UNNAMED or namespace_of(instance[_UNNAMED]) == int(instance[1])
+    return len(instance) == _UNNAMED or str(namespace_of(instance[_UNNAMED])) == instance[1]

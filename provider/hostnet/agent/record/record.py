@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hostnet.agent.linux import files
+from hostnet.agent.linux.operations import check_sysctl_name
 from hostnet.agent.record import phase as phases
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.phase import Idle, Phase, Result, Unconfirmed
@@ -28,6 +29,8 @@ from hostnet.wire.objects import Object
 _FORMAT = 2
 # A provider asks right after it lost the connection; others on the same host may have had their transactions since.
 _RESULTS = 16
+# What reading a record raises where it is not one.
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass
@@ -123,16 +126,22 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[Record]:
-        """Hold the host's lock; gives the record as it is on disk now."""
+        """Hold the host's lock; gives the record as it is on disk now.
+
+        Raises:
+            HostnetError: The record can't be locked or read, or others may write it.
+        """
         while True:
+            check_directory(self._directory)
             try:
                 self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                check_directory(self._directory)  # it may have been made by another user in between
+                descriptor = files.open_ours(self._lock, os.O_RDWR | os.O_CREAT)
             except OSError as error:
                 raise HostnetError(
                     Code.KERNEL,
                     f"cannot write the record in {self._directory}",
-                    f"{errno.errorcode.get(error.errno or 0, 'error')}: {os.strerror(error.errno or 0)}",
+                    f"{errno.errorcode.get(error.errno or 0, 'error')}: {error.strerror}",
                     "Set the provider's stateDir to a directory that root can write",
                 ) from None
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -160,9 +169,8 @@ class Store:
     def unconfirmed(self) -> str:
         """The transaction that waits for its confirmation; "" where none does. Reads without the lock."""
         try:
-            with self._path.open() as file:
-                phase = _phase(json.loads(file.readline()))
-        except (OSError, ValueError, KeyError, TypeError):
+            phase = _phase(header_of(files.our_text(self._path)))
+        except (OSError, *MALFORMED):
             return ""
         return phase.transaction if isinstance(phase, Unconfirmed) else ""
 
@@ -186,7 +194,7 @@ class Store:
         It is quick, and outlives this process. It need not outlive the host: attachments do not.
         """
         line = f"\n{json.dumps([self._instance, dict(links)])}\n".encode()  # apart from one that was cut off
-        descriptor = os.open(self._journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        descriptor = files.open_ours(self._journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             if os.write(descriptor, line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -196,43 +204,42 @@ class Store:
 
     def _journalled_links(self) -> Mapping[str, str]:
         try:
-            lines = self._journal.read_text().splitlines()
-        except OSError:
+            lines = files.our_text(self._journal).splitlines()
+        except (OSError, ValueError):
             return {}
         found: dict[str, str] = {}
         for line in lines:
-            with suppress(ValueError):  # a line that was cut off, or is empty
+            with suppress(*MALFORMED):  # a line that was cut off, or is empty
                 instance, links = json.loads(line)
                 found.update(links if instance == self._instance else {})
         return found
 
     def _read(self) -> Record:
         try:
-            return self._parse(self._path.read_text())
-        except (ValueError, KeyError, TypeError) as error:
+            return self._parse(files.our_text(self._path))
+        except (OSError, *MALFORMED) as error:
             raise HostnetError(
                 Code.INVALID,
                 f"cannot read the record {self._path}",
-                f"{type(error).__name__}: {error}",
+                str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}",
                 "Move it away: at its next `pulumi up` each stack takes what its state knows as its own again",
             ) from None
 
     def _parse(self, text: str) -> Record:
-        header_line, *lines = text.splitlines()
-        header: dict[str, Any] = json.loads(header_line)
-        if header["format"] > _FORMAT:
-            raise ValueError(f"it was written by a newer hostnet (format {header['format']}, this one knows {_FORMAT})")
-        if header.get("instance") != self._instance:
+        header = header_of(text)
+        if header["instance"] != self._instance:
+            if self._instance is None or header["instance"] is None:
+                raise ValueError("it is not the record of this network namespace")
             return Record()  # a namespace of the same name, or the same one before a reboot
         record = Record(
-            sysctls={name: Sysctl(**value) for name, value in header["sysctls"].items()},
+            sysctls={check_sysctl_name(name): Sysctl(**value) for name, value in header["sysctls"].items()},
             table=Mark(**header.get("table", {})),
             attached=header["attached"],
             claims=header.get("claims", {}),
             phase=_phase(header),
             results=_results(header),
         )
-        for line in lines:
+        for line in text.splitlines()[1:]:
             owner = Owner.parse(line)
             record.owners[owner.key] = owner
         return record
@@ -279,6 +286,42 @@ class Store:
             self._directory.rmdir()
         except OSError:
             return  # another namespace's record is there, or the directory is not ours alone
+
+
+def check_directory(directory: Path) -> None:
+    """Refuse a state directory that is not root's alone: who can write there has root change the network.
+
+    Raises:
+        HostnetError: Another user can put a file there.
+    """
+    try:
+        culprit = files.not_ours(directory)
+    except OSError:
+        return  # what opens a file there says why it can't
+    if culprit is not None:
+        raise HostnetError(
+            Code.PERMISSION,
+            f"cannot use the state directory {directory}",
+            f"users other than root can write to {culprit}, or it belongs to one of them",
+            f"Check what is in it, then run `chown root:root {culprit}` and `chmod go-w {culprit}`; or set the "
+            "provider's stateDir to a directory of root's",
+        )
+
+
+def header_of(text: str) -> dict[str, Any]:
+    """The header of a record's text.
+
+    Raises:
+        ValueError: It has none, or one of a newer hostnet.
+        RecursionError: It is nested too deeply.
+    """
+    header = json.loads(text.partition("\n")[0] or "null")
+    whole = isinstance(header, dict) and type(header.get("format")) is int
+    if not whole or type(header.setdefault("instance", None)) not in (str, type(None)):
+        raise ValueError("its first line is not the header of a record")
+    if header["format"] > _FORMAT:
+        raise ValueError(f"it was written by a newer hostnet (format {header['format']}, this one knows {_FORMAT})")
+    return dict(header)
 
 
 def _phase(header: dict[str, Any]) -> Phase:
