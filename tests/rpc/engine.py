@@ -7,6 +7,7 @@ several at once with `.future`.
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self
@@ -122,6 +123,10 @@ class Engine:
         """This machine."""
         return self.pool.at()
 
+    def notes(self) -> list[str]:
+        """What was said, and is no warning, in order."""
+        return [line.message for line in self.logged.lines if line.severity == 1 and not line.ephemeral]  # INFO
+
     def warnings(self) -> list[str]:
         """What was warned of, in order."""
         return [line.message for line in self.logged.lines if line.severity == 2]  # WARNING
@@ -154,9 +159,17 @@ class Resource:
         self.name = name
         self.secrets = set(secrets)
         self.given = inputs
+        self.seed = b"seed"  # random in an engine, and another one at each check of a create
         self.id = ""
         self.inputs: Struct | None = None  # as Check returned them, and as the state keeps them
         self.outputs: Struct | None = None
+
+    def as_urn(self, *, stack: str = "test", project: str = "project", name: str | None = None) -> Self:
+        """The same state under another URN: after `pulumi stack rename`, `pulumi state move`, or with an alias."""
+        other = copy.copy(self)
+        other.name = self.name if name is None else name
+        other.urn = f"urn:pulumi:{stack}::{project}::{self.token}::{other.name}"
+        return other
 
     @property
     def about(self) -> dict[str, Any]:
@@ -167,7 +180,7 @@ class Resource:
         """Check the inputs as the program has them; or others."""
         news = encode(given or self.given, self.secrets, unknowns=True)
         olds = self.inputs
-        request = provider_pb2.CheckRequest(news=news, olds=olds, randomSeed=b"seed", **self.about)
+        request = provider_pb2.CheckRequest(news=news, olds=olds, randomSeed=self.seed, **self.about)
         return self.engine.stub.Check(request)
 
     def checked(self, **given: Any) -> Struct:

@@ -121,6 +121,10 @@ class Process:
         state = State(identifier, known.values, outputs)
         self._run(self._operations.delete(Subject(kind, known.urn, identifier), state))
 
+    def state(self, kind: Kind[Any], urn: str, identifier: str, old: Known) -> None:
+        """Take down that the state has a resource."""
+        self._loop.call_soon_threadsafe(self._operations.state, Subject(kind, urn, identifier), old.values)
+
     def failures(self, kind: Kind[Any], found: Iterable[Failure], known: Known) -> list[CheckFailure]:
         """Check failures that show no secret."""
         return check_failures(found, self._given(known), kind.properties, self._redact)

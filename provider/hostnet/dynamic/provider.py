@@ -68,13 +68,13 @@ class HostnetProvider(ResourceProvider):
         checked = self._kind.check(known.values, old.values or None, autoname)
         failures = _process().failures(self._kind, checked.failures, known)
         named = {name: value for name, value in checked.inputs.items() if name not in known.values}
-        # Under an alias a resource keeps the URN that it was made with: the host's record has it under that one.
-        named[URN] = old.urn or known.urn
+        named[URN] = known.urn  # after `pulumi stack rename`, or with an alias, another one than the state's
         return CheckResult({**news, **named}, [CheckFailure(each.property, each.reason) for each in failures])
 
     def diff(self, _id: str, _olds: Properties, _news: Properties) -> DiffResult:
         """What an update has to do. Where an input has become a secret, outputs have to become secrets."""
         old, new = Known.parse(_olds.get(INPUTS, {})), Known.parse(_news)
+        _process().state(self._kind, new.urn, _id, old)
         found = self._kind.diff(old.values, outputs_of(_olds), new.values)
         return DiffResult(
             found.changed or old.secret != new.secret,

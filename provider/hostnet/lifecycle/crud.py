@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hostnet.lifecycle.stated import Stated
 from hostnet.resources.schema.model import has_unknown
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.urn import Urn
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from hostnet.lifecycle.log import EngineLog
     from hostnet.resources.schema.kind import Kind
     from hostnet.resources.schema.values import Inputs, Outputs
-    from hostnet.wire.requests import Change
+    from hostnet.wire.requests import Change, View
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,15 @@ class Operations:
 
     def __init__(self, access: HostAccess, log: EngineLog) -> None:
         self._access, self._log = access, log
+        self._stated = Stated(access.place)
+
+    def begin(self) -> None:
+        """Forget the last engine's state: a plugin that an engine attached to may serve another one."""
+        self._stated.forget()
+
+    def state(self, subject: Subject, inputs: Inputs) -> None:
+        """Take down that the state has a resource."""
+        self._stated.add(subject.urn, subject.id, inputs)
 
     async def preview(self, subject: Subject, inputs: Inputs, old: State | None) -> Outputs:
         """The outputs of a create or an update, as far as they are known beforehand.
@@ -78,7 +88,7 @@ class Operations:
         """
         change = None
         if self._access.connection(inputs) is not None:
-            change = _change(subject, inputs, old, dry=True)
+            change = self._change(subject, inputs, old, dry=True)
         if change is not None:
             await self._access.preview(subject.urn, inputs, change)
         return _planned(subject, inputs, old)
@@ -99,6 +109,7 @@ class Operations:
             HostnetError: It is as it was before.
             PartialError: It is neither as before nor as it should be.
         """
+        self.state(subject, old.inputs)
         if not old.partial and _only_connection(subject, inputs, old):
             return State(subject.id, inputs, old.outputs)
         return await self._apply(subject, inputs, old)
@@ -115,12 +126,14 @@ class Operations:
             HostnetError: The host can't say. That is never taken for gone.
         """
         kind, urn = subject.kind, subject.urn
+        if old is not None:
+            self.state(subject, old.inputs)
         query = kind.query(urn, subject.id, old.inputs if old else None, old.outputs if old else None)
         host = await self._access.host(urn, at)
         view = await self._access.read(urn, host, query)
         if view is None:
             return None
-        self._warn(urn, view.warnings)
+        self._tell(urn, view)
         inputs = kind.read_inputs(old.inputs if old else None, view)
         outputs = kind.outputs(urn, old.inputs if old else inputs, view)
         return State(subject.id if old else view.id or subject.id, inputs, outputs)
@@ -138,10 +151,10 @@ class Operations:
         except HostnetError as error:
             self._deleted_with_its_host(subject, error)
         else:
-            self._warn(subject.urn, view.warnings)
+            self._tell(subject.urn, view)
 
     async def _apply(self, subject: Subject, inputs: Inputs, old: State | None) -> State:
-        change = _change(subject, inputs, old, dry=False)
+        change = self._change(subject, inputs, old, dry=False)
         if change is None:
             what = f"cannot {'update' if old else 'create'} {subject}"
             raise HostnetError(Code.INVALID, what, "the value of an input is not known")
@@ -152,8 +165,16 @@ class Operations:
             if error.code is not Code.PARTIAL:
                 raise
             raise PartialError(await self._remains(subject, inputs, old, host, change), str(error)) from error
-        self._warn(subject.urn, view.warnings)
+        self._tell(subject.urn, view)
         return State(view.id, inputs, subject.kind.outputs(subject.urn, inputs, view))
+
+    def _change(self, subject: Subject, inputs: Inputs, old: State | None, *, dry: bool) -> Change | None:
+        """The change of a create or an update; None while a value that it needs is unknown."""
+        if old is None:
+            stated = self._stated.ids(subject.urn, inputs)
+            return subject.kind.change(subject.urn, inputs, dry=dry, stated=stated)
+        past: dict[str, Any] = {"id": subject.id, "old_inputs": old.inputs, "old_outputs": old.outputs}
+        return subject.kind.change(subject.urn, inputs, dry=dry, **past)
 
     async def _remains(
         self, subject: Subject, inputs: Inputs, old: State | None, host: Session, change: Change
@@ -182,17 +203,11 @@ class Operations:
             raise HostnetError(error.code, error.what, error.why, fix, error.host) from error
         self._log.warn(subject.urn, f"removed from the state with its host (deleteUnreachable): {error}")
 
-    def _warn(self, urn: str, warnings: tuple[str, ...]) -> None:
-        for warning in warnings:
+    def _tell(self, urn: str, view: View) -> None:
+        for note in view.notes:
+            self._log.info(urn, note)
+        for warning in view.warnings:
             self._log.warn(urn, warning)
-
-
-def _change(subject: Subject, inputs: Inputs, old: State | None, *, dry: bool) -> Change | None:
-    """The change of a create or an update; None while a value that it needs is unknown."""
-    past: dict[str, Any] = {}
-    if old is not None:
-        past = {"id": subject.id, "old_inputs": old.inputs, "old_outputs": old.outputs}
-    return subject.kind.change(subject.urn, inputs, dry=dry, **past)
 
 
 def _planned(subject: Subject, inputs: Inputs, old: State | None) -> Outputs:

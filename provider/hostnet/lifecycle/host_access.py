@@ -100,6 +100,11 @@ class HostAccess:
             return None
         return Connection.from_inputs(own if own is not None else self._default)
 
+    def place(self, inputs: Mapping[str, Any]) -> tuple[str | None, str | None] | None:
+        """Which host, and which namespace, inputs name; None while that is not known."""
+        connection = self.connection(inputs)
+        return None if connection is None else (connection.host, connection.netns)
+
     async def host(self, urn: str, inputs: Mapping[str, Any]) -> Session:
         """The session with the resource's host.
 

@@ -173,6 +173,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
     async def Diff(self, request: provider_pb2.DiffRequest) -> provider_pb2.DiffResponse:
         """What an update has to do, from the state alone."""
         old = self._state(request.id, request.old_inputs, request.olds)
+        self._do.state(_subject(request), old.inputs)
         # The provider's own connection counts as given: to name the host that a resource is on anyway is no change.
         olds, news = self.access.filled(old.inputs), self.access.filled(self._decode(request.news).values)
         difference: Difference = _kind(request).diff(olds, old.outputs, news)
@@ -298,6 +299,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
             why = "it is configured, and this configuration is another one"
             fix = "Start another plugin for it: Pulumi does, for each provider of a program"
             raise HostnetError(Code.INVALID, "cannot configure the plugin", why, fix)
+        self._do.begin()
         await self.access.configure(default, settings)
         self._configuration = (default, settings)
 

@@ -182,13 +182,14 @@ def change_to_json(change: Change) -> Json:
         "prior": [to_json(item) for item in change.prior],
         "known": change.known,
         "dry": change.dry,
+        "stated": change.stated,
     }
 
 
 def change_from_json(data: Json) -> Change:
     """The change that `change_to_json` wrote."""
     objects, prior = tuple(map(from_json, data["objects"])), tuple(map(from_json, data["prior"]))
-    return Change(data["urn"], data["id"], objects, prior, data["known"], data["dry"])
+    return Change(data["urn"], data["id"], objects, prior, data["known"], data["dry"], tuple(data["stated"]))
 
 
 def query_to_json(query: Query) -> Json:
@@ -267,6 +268,7 @@ def _outcome_to_json(outcome: Outcome | None) -> Json | None:
         "objects": [to_json(item) for item in outcome.objects],
         "seen": [state_to_json(item) for item in outcome.seen],
         "warnings": list(outcome.warnings),
+        "notes": list(outcome.notes),
     }
 
 
@@ -277,7 +279,7 @@ def _outcome_from_json(data: Json | None, host: str) -> Outcome | None:
         return HostnetError.from_json(data["error"], host)
     objects = tuple(map(from_json, data["objects"]))
     seen = tuple(state_from_json(item.type, state) for item, state in zip(objects, data["seen"]))
-    return View(data["id"], objects, seen, tuple(data["warnings"]))
+    return View(data["id"], objects, seen, tuple(data["warnings"]), tuple(data["notes"]))
 
 
 # --- what a watcher reports ----------------------------------------------------------------------------------------

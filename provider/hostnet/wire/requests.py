@@ -22,6 +22,9 @@ class Change:
         prior: Everything that it had by the state (from the old inputs), so that a lost record does no harm.
         known: The state holds this resource (update, delete); False for a create.
         dry: A preview: say whether it would work, change nothing.
+        stated: Of a create: the ids under which the state has this resource on this host already, so that it is a
+            replacement. What the host has under the URN and any other id was created and never acknowledged, or it is
+            about to be deleted (`pulumi up --replace`, of which the provider hears nothing before).
     """
 
     urn: str
@@ -30,6 +33,7 @@ class Change:
     prior: tuple[Object, ...] = ()
     known: bool = False
     dry: bool = False
+    stated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,14 @@ class View:
         objects: Those that were asked for, with everything resolved (external interface, guest addresses).
         seen: The state of each object, in their order; None where it is absent.
         warnings: What the user should know.
+        notes: What happened besides, and is right: a resource that another stack created was taken over.
     """
 
     id: str
     objects: tuple[Object, ...] = ()
     seen: tuple[ObjectState | None, ...] = ()
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def object(self, kind: type[ObjectT]) -> ObjectT | None:
         """The first object of a type."""

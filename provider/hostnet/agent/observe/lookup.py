@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
+from hostnet.agent.plan.ownership import is_same_resource, other_holder
 from hostnet.agent.plan.resolve import resolve
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner, Owners
@@ -20,12 +21,15 @@ def owner_of(query: Query, record: Record, snapshot: Snapshot) -> Owner | None:
     if recorded is not None:
         return recorded
     if query.objects:
+        holder = other_holder(query.urn, query.id, query.objects, record.owners)
+        if holder is not None and is_same_resource(holder, query.urn):
+            return holder
         return _from_state(query, record, snapshot)
     return _find(query, record, snapshot)
 
 
 def _from_state(query: Query, record: Record, snapshot: Snapshot) -> Owner:
-    """The record was lost, or holds it under another URN: what the state says, as far as the host can resolve it."""
+    """The record was lost: what the state says, as far as the host can resolve it."""
     others = Owners({key: owner for key, owner in record.owners.items() if owner.id != query.id})
     try:
         return resolve(Change(query.urn, query.id, query.objects, known=True), World(others, snapshot))

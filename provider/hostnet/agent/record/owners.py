@@ -30,6 +30,7 @@ class Owner:
         via: The name by which its provider called this host (`connection.host`); None where that is not known.
         replaced: The name by which it was made before it was made again by another. To Pulumi that is another host,
             whose resource it deletes afterwards.
+        former: The URNs that it had in other stacks and projects before it changed hands.
     """
 
     urn: str
@@ -37,6 +38,7 @@ class Owner:
     objects: tuple[Object, ...] = ()
     via: str | None = None
     replaced: str | None = None
+    former: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -85,6 +87,7 @@ class Owner:
         """As recorded."""
         data: Json = {"urn": self.urn, "id": self.id, "objects": [to_json(item) for item in self.objects]}
         data.update({name: value for name in _HOST_NAMES if (value := getattr(self, name)) is not None})
+        data.update({"former": self.former} if self.former else {})
         return json.dumps(data, separators=(",", ":"), default=vars)
 
     @classmethod
@@ -92,7 +95,8 @@ class Owner:
         """From a line of the record."""
         data = json.loads(line)
         names = {name: data[name] for name in _HOST_NAMES if name in data}
-        owner = cls(data["urn"], data["id"], tuple(map(from_json, data["objects"])), **names)
+        former = tuple(data.get("former", ()))
+        owner = cls(data["urn"], data["id"], tuple(map(from_json, data["objects"])), former=former, **names)
         vars(owner)["line"] = line.rstrip("\n")  # it is written back as it was read
         return owner
 

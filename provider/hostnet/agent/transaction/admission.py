@@ -12,6 +12,7 @@ from hostnet.agent.nft.context import context_of
 from hostnet.agent.nft.gateway_elements import closed_addresses
 from hostnet.agent.observe import listeners
 from hostnet.agent.plan.links import takes_user_off
+from hostnet.agent.plan.ownership import aliases_of, is_alias, is_same_resource, other_holder
 from hostnet.agent.plan.resolve import resolve
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner, Owners
@@ -24,7 +25,6 @@ from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Address, Guest, Link, Route
 from hostnet.wire.protocol import Outcome
 from hostnet.wire.requests import Change, View
-from hostnet.wire.urn import Urn
 
 
 @dataclass
@@ -38,6 +38,7 @@ class Admitted:
         outcomes: By the number of the change, what became of those that are refused or were only asked about.
         renamed: By an owner's former key, its new one: its resource has another URN (an alias).
         recreated: The owners that were created though they were there.
+        notes: By the number of the change, what it took over.
     """
 
     snapshot: Snapshot
@@ -46,6 +47,7 @@ class Admitted:
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
     recreated: set[str] = field(default_factory=set)
+    notes: dict[int, str] = field(default_factory=dict)
 
     def result(self, failed: Mapping[str, HostnetError]) -> Result:
         """The errors by the number of the change, for the record.
@@ -83,7 +85,10 @@ class Admission:
             _ = record.owners.networks  # made here it lasts: a copy's own goes with the copy
         after = record.owners.copy()
         admitted = Admitted(snapshot, recreated=set(self._recreated))
+        unacknowledged = _unacknowledged(changes, record.owners)
         for number, change in sorted(enumerate(changes), key=lambda numbered: bool(numbered[1].objects)):
+            for alias in aliases_of(change, after) if not change.dry else ():
+                _add(alias, replace(alias, urn=change.urn), admitted, after, change)
             try:
                 if change.dry:
                     admitted.outcomes[number] = self._preview(change, after, snapshot, record.claims)
@@ -93,12 +98,15 @@ class Admission:
                 admitted.outcomes[number] = error
                 continue
             if new is not None:
-                new = self._named(new, record.owners.get(new.key), change, admitted)
+                new = self._named(new, old, record.owners.get(new.key), change, admitted)
             elif old is not None and self._is_replaced(old, admitted):
                 admitted.owners[number] = Owner(change.urn, change.id)
                 continue
             admitted.owners[number] = new or Owner(change.urn, change.id)
+            if old is not None and not is_alias(old, change.urn):
+                admitted.notes[number] = f"took {old.id} over from {old.label}"
             _add(old, new, admitted, after, change)
+            _clear(number, new, unacknowledged, admitted, after, change)
         return admitted
 
     def accept(self, record: Record, admitted: Admitted) -> None:
@@ -115,8 +123,13 @@ class Admission:
         """Whether a change would be accepted, after those that this preview asked for before."""
         planned = owners.copy()
         for key, (_, wanted) in self._previewed.items():
+            planned.remove(key)
             if wanted is not None:
                 planned[key] = wanted
+        for alias in aliases_of(change, planned):
+            planned.remove(alias.key)
+            heir = replace(alias, urn=change.urn)
+            planned[heir.key] = heir
         old, new = self._admit_one(change, planned, snapshot, claims)
         if new is None:
             return View(change.id)
@@ -152,18 +165,30 @@ class Admission:
         after.forwards.check(new, after)
         return old or after.get(new.key), new
 
-    def _named(self, new: Owner, before: Owner | None, change: Change, admitted: Admitted) -> Owner:
-        """An accepted owner, with the name of the host by which the change came.
+    def _named(
+        self, new: Owner, old: Owner | None, recorded: Owner | None, change: Change, admitted: Admitted
+    ) -> Owner:
+        """An accepted owner, with the name of the host by which the change came, and the URNs that it had.
 
         To Pulumi another name is another host: what is created again by it is deleted by the former name afterwards.
+
+        Args:
+            new: The owner.
+            old: What it had, maybe under another URN.
+            recorded: What the record has under its key.
+            change: The change.
+            admitted: Gets the owner where it is created again.
         """
+        before = recorded or old
         replaced = before.replaced if before else None
         if before is not None and not change.known:
-            if before.via in (None, self._via):
-                admitted.recreated.add(new.key)
-            else:
+            if before.via not in (None, self._via):
                 replaced = before.via
-        return replace(new, via=self._via, replaced=replaced)
+            else:
+                admitted.recreated.add(new.key)
+        former = (*old.former, old.urn) if old is not None else ()
+        others = tuple(dict.fromkeys(urn for urn in former if not is_alias(new, urn)))
+        return replace(new, via=self._via, replaced=replaced, former=others)
 
     def _is_replaced(self, owner: Owner, admitted: Admitted) -> bool:
         """Whether a delete is about what an owner had before it was created again, and not about what it has now."""
@@ -187,6 +212,21 @@ def _add(old: Owner | None, new: Owner | None, admitted: Admitted, after: Owners
         after.remove(owner.key)
     if owner.objects:
         admitted.pairs[owner.key] = (admitted.pairs.get(owner.key, (old, None))[0], new)
+
+
+def _clear(
+    number: int,
+    new: Owner | None,
+    unacknowledged: Mapping[int, list[Owner]],
+    admitted: Admitted,
+    after: Owners,
+    change: Change,
+) -> None:
+    """With an accepted create, take away what a create of the same resource left that was never acknowledged."""
+    for left in unacknowledged.get(number, ()):
+        if new is not None and left.key != new.key:
+            _add(left, None, admitted, after, change)
+            admitted.notes[number] = f"removed {left.id}, which an interrupted `pulumi up` created for it"
 
 
 def _check_users(owner: Owner) -> None:
@@ -224,40 +264,72 @@ def _check_open(owner: Owner, snapshot: Snapshot) -> None:
 def _found_by_state(change: Change, owners: Owners, world: World, claims: Mapping[str, str]) -> Owner | None:
     """What a resource has that its state knows, and that the record has not, or has under another URN.
 
-    A resource whose URN changed (an alias) is found by its id within the same stack and project. What this resource
-    imported is handed over by the stack that created it. Where the record was lost, what the kernel still has is taken
-    as ours again, unless another resource has it.
+    A resource whose URN changed is found by its id. What this resource imported is handed over by the stack that
+    created it. Where the record was lost, what the kernel still has is taken as ours again, unless another resource has
+    it.
+
+    Raises:
+        HostnetError: It is a delete, and the thing is another resource's.
     """
-    urn, holder = Urn.parse(change.urn), _other_holder(change, owners)
-    if holder is not None and (Urn.parse(holder.urn).is_in_stack_of(urn) or claims.get(holder.key) == change.urn):
-        return holder
+    holder = other_holder(change.urn, change.id, change.prior or change.objects, owners)
+    if holder is not None:
+        imported = claims.get(holder.key) == change.urn
+        if change.known and not change.objects:
+            _check_delete(change, holder, imported=imported)
+        if imported or is_same_resource(holder, change.urn):
+            return holder
+    return _lost(change, world)
+
+
+def _check_delete(change: Change, holder: Owner, *, imported: bool) -> None:
+    """Refuse to delete what another resource has: success would remove it from the state, and leave it on the host."""
+    if is_alias(holder, change.urn):
+        return
+    what = f"cannot delete {change.id}"
+    remove = "If it should stay, remove the resource from this state with `pulumi state delete`"
+    if change.urn in holder.former:
+        raise HostnetError(
+            Code.CONFLICT,
+            what,
+            f"it changed hands after this state was written: now it belongs to {holder.label}",
+            f"{remove}. If this stack should have it again, change one of its properties with `pulumi up` first",
+        )
+    if imported or not is_same_resource(holder, change.urn):
+        fix = f"{remove}. If this stack should have it, import it, and change one of its properties with `pulumi up`"
+        raise HostnetError(Code.CONFLICT, what, f"it belongs to {holder.label}", fix)
+
+
+def _lost(change: Change, world: World) -> Owner | None:
+    """What the kernel still has of a resource that the record has not: the record was lost."""
     prior = tuple(
         item
         for item in change.prior
         if not isinstance(item, Link) or (world.link_owner(item.name) is None and item.name in world.snapshot.links)
     )
-    if any(isinstance(item, Link) for item in change.prior) and not any(isinstance(item, Link) for item in prior):
-        return None
-    if not prior:
+    links = tuple(item for item in prior if isinstance(item, Link))
+    if not prior or (not links and any(isinstance(item, Link) for item in change.prior)):
         return None
     try:
         return resolve(Change(change.urn, change.id, prior, known=True), world)
     except HostnetError:
-        return None
+        # To delete a link it need not be known where it belongs.
+        return Owner(change.urn, change.id, links) if links and not change.objects else None
 
 
-def _other_holder(change: Change, owners: Owners) -> Owner | None:
-    """Another owner of the thing of this id."""
-    return next(
-        (x for x in owners.values() if x.id == change.id and x.urn != change.urn and _same_kind(x, change)), None
-    )
+def _unacknowledged(changes: list[Change], owners: Owners) -> dict[int, list[Owner]]:
+    """By the number of a create, what the host has for its resource, and the state has not.
+
+    It was created by a provider that was killed before the engine had its answer. The autoname of the next create is
+    another one, since the engine's seed is random.
+    """
+    creates = {change.urn: (number, change) for number, change in enumerate(changes) if _is_create(change)}
+    found: dict[int, list[Owner]] = {}
+    for owner in owners.values() if creates else ():
+        number, change = creates.get(owner.urn, (0, None))
+        if change is not None and owner.id not in change.stated:
+            found.setdefault(number, []).append(owner)
+    return found
 
 
-def left_alone(change: Change, owners: Owners) -> tuple[str, ...]:
-    """A warning where a delete did not touch the thing, since it is another resource's by now."""
-    holder = None if change.objects else _other_holder(change, owners)
-    return (f"{change.id} stays on the host: it belongs to {holder.label}",) if holder else ()
-
-
-def _same_kind(owner: Owner, change: Change) -> bool:
-    return {type(x) for x in owner.objects} & {type(x) for x in change.prior} != set()
+def _is_create(change: Change) -> bool:
+    return bool(change.objects) and not change.known and not change.dry

@@ -19,7 +19,7 @@ from hostnet.agent.nft.gateway_elements import closed_addresses
 from hostnet.agent.record.phase import Idle, Open, Pairs, Phase, Result, RolledBack, Unconfirmed
 from hostnet.agent.record.record import Record
 from hostnet.agent.transaction import lockout
-from hostnet.agent.transaction.admission import Admission, Admitted, left_alone
+from hostnet.agent.transaction.admission import Admission, Admitted
 from hostnet.agent.transaction.apply import Applier
 from hostnet.agent.transaction.commit_confirm import AlwaysConfirmed, Confirmation
 from hostnet.agent.transaction.handover import take_over
@@ -124,6 +124,9 @@ class Host:
             return self._report(record, changes, admitted, Result())
         confirmation.begun(transaction)
         transition = self._applier.run(record, admitted.pairs, admitted.snapshot)
+        for old, new in admitted.renamed.items():
+            if new in transition.failed and old in record.owners:
+                record.hand_over(new, old)
         record.phase = transition.unconfirmed(transaction) if confirmation.required else Idle()
         result = admitted.result(transition.failed)
         record.add_result(transaction, result)
@@ -158,8 +161,8 @@ class Host:
         for (number, owner), states in zip(
             admitted.owners.items(), self._queries.states(record, admitted.owners.values())
         ):
-            mine = (*warnings, *left_alone(changes[number], record.owners))
-            outcomes[number], warnings = View(owner.id, owner.objects, states, mine), ()
+            notes = (admitted.notes[number],) if number in admitted.notes else ()
+            outcomes[number], warnings = View(owner.id, owner.objects, states, warnings, notes), ()
         outcomes.update(result.errors)
         return [outcomes[number] for number in range(len(changes))]
 

@@ -93,10 +93,9 @@ def effective(before: Owners, pairs: Pairs, failed: Mapping[str, HostnetError]) 
     owners = before.copy()
     for key, (old, new) in pairs.items():
         kept = old if _is_as_before(key, failed) else new
-        if kept is None:
-            owners.remove(key)
-        else:
-            owners[key] = kept
+        owners.remove(key)
+        if kept is not None:
+            owners[kept.key] = kept  # where it fails to change hands it keeps its former key
     return owners
 
 

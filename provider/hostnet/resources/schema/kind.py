@@ -87,6 +87,7 @@ class Kind(Generic[In]):
         old_inputs: Inputs | None = None,
         old_outputs: Inputs | None = None,
         dry: bool = False,
+        stated: tuple[str, ...] = (),
     ) -> Change | None:
         """What to ask the host for: a create (no `id`) or an update. None while an input is unknown (a preview)."""
         if has_unknown(inputs):
@@ -97,7 +98,7 @@ class Kind(Generic[In]):
         prior: tuple[Object, ...] = ()
         if old_inputs is not None:
             prior = self.desired(urn, own, self.inputs.typed(old_inputs), past)
-        return Change(urn, own, self.desired(urn, own, now, past), prior, known=bool(id), dry=dry)
+        return Change(urn, own, self.desired(urn, own, now, past), prior, known=bool(id), dry=dry, stated=stated)
 
     def removal(self, urn: str, id: str, old_inputs: Inputs, old_outputs: Inputs) -> Change:
         """What to ask the host for so that the resource is deleted."""

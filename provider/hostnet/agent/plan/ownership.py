@@ -1,0 +1,52 @@
+"""Whose a thing is once the URN of its resource has changed: the state still knows its type, name and id. Pure.
+
+The engine rewrites the URNs in a state: `pulumi stack rename`, a renamed project and `pulumi state move` change the
+stack or the project, an alias changes the rest. The record has the URN of the last write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hostnet.agent.record.owners import Owner, Owners
+from hostnet.wire.objects import Object
+from hostnet.wire.requests import Change
+from hostnet.wire.urn import Urn
+
+
+def other_holder(urn: str, identity: str, objects: Iterable[Object], owners: Owners) -> Owner | None:
+    """The owner under another URN of the thing of this id.
+
+    Args:
+        urn: The resource's URN.
+        identity: Its id.
+        objects: Objects of the resource: of which kind it is.
+        owners: All owners.
+    """
+    kinds = {type(item) for item in objects}
+    found = (x for x in owners.values() if x.id == identity and x.urn != urn and x.kinds & kinds)
+    return next(found, None)
+
+
+def is_alias(owner: Owner, urn: str) -> bool:
+    """Whether an owner of this id is the resource under a URN of the same stack."""
+    return Urn.parse(owner.urn).is_in_stack_of(Urn.parse(urn))
+
+
+def is_same_resource(owner: Owner, urn: str) -> bool:
+    """Whether an owner of this id is the resource itself: an alias, or as it was called in another stack or project."""
+    mine, theirs = Urn.parse(urn), Urn.parse(owner.urn)
+    return is_alias(owner, urn) or (mine.type, mine.name) == (theirs.type, theirs.name)
+
+
+def aliases_of(change: Change, owners: Owners) -> list[Owner]:
+    """What a create replaces and the record has under another URN of the stack: `pulumi up --replace` with an alias.
+
+    Not in another stack: where the provider of a resource is another one, the create is for another host, and what is
+    there under this id may be another stack's.
+    """
+    if not change.stated or change.known:
+        return []
+    kinds = {type(item) for item in change.objects}
+    found = (x for x in owners.values() if x.id in change.stated and x.urn != change.urn and x.kinds & kinds)
+    return [owner for owner in found if is_alias(owner, change.urn)]

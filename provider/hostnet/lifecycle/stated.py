@@ -1,0 +1,37 @@
+"""The resources that the engine's state has, as far as the engine has named them to this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+Inputs: TypeAlias = Mapping[str, Any]
+
+
+class Stated:
+    """The ids of each resource, with the inputs that the state has.
+
+    A create of a resource that has one is a replacement. Without this, what a killed provider created and the engine
+    never heard of could not be told from what the engine is about to replace. With `pulumi up --replace` the engine
+    (3.259) names nothing before the create: no diff, and a check without old inputs.
+
+    Args:
+        place: Where the resource of these inputs is: which host, and which namespace.
+    """
+
+    def __init__(self, place: Callable[[Inputs], object]) -> None:
+        self._place = place
+        self._inputs: dict[str, dict[str, Inputs]] = {}
+
+    def add(self, urn: str, identifier: str, inputs: Inputs) -> None:
+        """Take down that the state has a resource under an id."""
+        self._inputs.setdefault(urn, {})[identifier] = {"connection": inputs.get("connection")}
+
+    def ids(self, urn: str, inputs: Inputs) -> tuple[str, ...]:
+        """The ids that the state has of a resource where these inputs of a create are."""
+        here = self._place(inputs)
+        return tuple(each for each, old in self._inputs.get(urn, {}).items() if self._place(old) == here)
+
+    def forget(self) -> None:
+        """Forget all: another engine has another state."""
+        self._inputs.clear()

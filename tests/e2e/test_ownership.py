@@ -1,0 +1,151 @@
+"""Whose a thing is, with the real engine: it changes the URNs in a state, and it forgets what a killed run did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pulumi
+import pulumi_hostnet as hostnet
+import pytest
+
+from tests.e2e.stacks import Host, Program, Stack
+
+NewStack = Callable[..., Stack]
+NAMES = {"net", "web", "routed", "glob", "nat", "http", "inline"}
+
+
+def network(host: Host, *, changed: bool = False, names: Callable[[str], str] = str, **options: Any) -> Program:
+    """Each kind, with the names that it has by default: a bridge and two guests, a glob, gateways and a forward.
+
+    Args:
+        host: Where it is.
+        changed: Change a property of each, in place.
+        names: The name in the program, for the name before.
+        options: `aliases`, by the name before.
+    """
+
+    def program() -> None:
+        connection = hostnet.ConnectionArgs(netns=host.name)
+
+        def declare(kind: Any, name: str, **inputs: Any) -> Any:
+            former = [pulumi.Alias(name=name)] if options.get("aliases") and names(name) != name else []
+            return kind(names(name), opts=pulumi.ResourceOptions(aliases=former), connection=connection, **inputs)
+
+        net = declare(hostnet.Bridge, "net", addresses=["10.0.0.1/24", "fd12::1/64"], mtu=1400 if changed else 1450)
+        guest = {"hostname": "new" if changed else "old"}
+        declare(hostnet.TapBinding, "web", bridge=net.name, guest=guest)
+        declare(hostnet.TapBinding, "routed", addresses=["10.9.0.1/32"], routes=["10.9.0.2/32"], mtu=guest and 1400)
+        declare(hostnet.TapBinding, "glob", match="vm-*", bridge=net.name, isolated=changed)
+        nat = declare(hostnet.NatGateway, "nat", internal_interfaces=[net.name], mss_clamp=changed)
+        at = "10.0.0.3" if changed else "10.0.0.2"
+        declare(hostnet.PortForward, "http", nat_gateway=nat.id, source_port=80, destination=at)
+        forwards = [hostnet.ForwardPortArgs(source_port=81, destination=at)]
+        declare(hostnet.NatGateway, "inline", external_interface="eth0", forward_ports=forwards)
+
+    return program
+
+
+def renamed(stack: Stack, name: str, *, project: str = "") -> None:
+    """`pulumi stack rename`, with the project that the folder has from now on."""
+    target = f"organization/{project}/{name}" if project else name
+    stack.cli("stack", "rename", "--stack", stack.name, target, cwd=stack.folder)
+    config = stack.folder / f"Pulumi.{stack.name}.yaml"
+    if config.exists():
+        config.rename(stack.folder / f"Pulumi.{name}.yaml")
+    if project:
+        settings = stack.folder / "Pulumi.yaml"
+        settings.write_text(settings.read_text().replace(f'"{stack.project}"', f'"{project}"'))
+        stack.project = project
+    stack.name = name
+
+
+@pytest.mark.parametrize("project", ["", "sold"], ids=["stack", "project"])
+def test_a_renamed_stack(stack: Stack, host: Host, project: str) -> None:
+    """It is refreshed, updated and destroyed as if nothing had happened, and says what it took over."""
+    before = host.snapshot()
+    stack.up(network(host))
+    macs = {name: link.mac for name, link in host.links.items()}
+    former = (stack.name, stack.project)
+    renamed(stack, f"{stack.name}-new", project=project)
+    assert stack.preview(network(host), "--refresh").changes == {}
+    assert "would fail" not in (planned := stack.preview(network(host, changed=True))).text, planned.text
+    run = stack.up(network(host, changed=True))
+    assert set(run.changes.values()) == {"update"}
+    label = f"(stack {former[0]} of project {former[1]})"
+    taken = [text for text in run.said("info") if "over from" in text and label in text]
+    assert len(taken) == len(run.changes), run.text
+    assert {name: link.mac for name, link in host.links.items()} == macs
+    assert stack.preview(network(host, changed=True), "--refresh").changes == {}
+    stack.destroy()
+    assert host.snapshot() == before
+    assert host.left == []
+
+
+def test_a_renamed_stack_is_destroyed_at_once(stack: Stack, host: Host) -> None:
+    """Nothing is left."""
+    before = host.snapshot()
+    stack.up(network(host))
+    renamed(stack, f"{stack.name}-new")
+    stack.destroy()
+    assert host.snapshot() == before
+    assert host.left == []
+
+
+def test_an_old_copy_of_the_state(stack: Stack, host: Host, new_stack: NewStack) -> None:
+    """Its destroy fails, names the stack that has the things now, and leaves them whole."""
+    stack.up(network(host))
+    exported = stack.folder / "state.json"
+    stack.cli("stack", "export", "--stack", stack.name, "--file", str(exported), cwd=stack.folder)
+    former = stack.name
+    renamed(stack, f"{former}-new")
+    stack.up(network(host, changed=True))
+    whole = host.snapshot()
+
+    old = new_stack(host)
+    renamed(old, former)
+    old.cli("stack", "import", "--stack", former, "--file", str(exported), cwd=old.folder)
+    run = old.destroy("--continue-on-error", fails=True)
+    assert f"now it belongs to PortForward http (stack {stack.name} of project shop)" in run.errors
+    assert host.snapshot() == whole
+    assert stack.preview(network(host, changed=True), "--refresh").changes == {}
+    stack.destroy()
+    assert host.left == []
+
+
+def test_a_state_move(new_stack: NewStack, host: Host) -> None:
+    """`pulumi state move` to another stack: that one updates and destroys what it got."""
+    before = host.snapshot()
+    source, target = new_stack(host), new_stack(host)
+    source.up(network(host))
+    target.up(lambda: None)
+    urns = [one["urn"] for one in source.resources.values()]
+    move = ["state", "move", "--yes", "--source", source.name, "--dest", target.name]
+    source.cli(*move, *urns, cwd=source.folder)
+    assert target.resources.keys() == NAMES
+    assert source.resources == {}
+    run = target.up(network(host, changed=True))
+    assert set(run.changes.values()) == {"update"}
+    assert target.preview(network(host, changed=True), "--refresh").changes == {}
+    target.destroy()
+    assert host.snapshot() == before
+    assert host.left == []
+
+
+def test_aliased_resources_are_replaced(stack: Stack, host: Host) -> None:
+    """Replaced before any other change under the new names: all is there, and all goes."""
+    before = host.snapshot()
+    stack.up(network(host))
+    stems = {name.rpartition("-")[0] for name in host.links}
+    new = "new-{}".format
+    program = network(host, names=new, aliases=True)
+    assert stack.up(program).changes == {}
+    urns = [stack.urn(new(name)) for name in NAMES]
+    run = stack.up(program, "--refresh", *(flag for urn in urns for flag in ("--replace", urn)))
+    assert run.changes == {new(name): "replace" for name in NAMES}
+    assert len(host.links) == len(stems) + 2, host.links
+    assert host.forwards() == {80: "10.0.0.2:80", 81: "10.0.0.2:81"}
+    assert stack.preview(program, "--refresh").changes == {}
+    stack.destroy()
+    assert host.snapshot() == before
+    assert host.left == []

@@ -1,0 +1,231 @@
+"""Whose a thing is: after a rename, with an alias, with an old copy of the state, and where a create had no answer.
+
+Named after the kinds: identity tied to the stack and project part of the URN; what was done and never acknowledged.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from hostnet.rpc.codec import decode
+from hostnet.rpc.protos import provider_pb2
+
+from tests.rpc.engine import Engine, Resource, message
+from tests.rpc.test_life_cycle import LIVES, is_gone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BRIDGE = {"name": "vms", "addresses": ["10.0.0.1/24"]}
+RENAMED = [{"stack": "prod"}, {"project": "shop"}, {"stack": "prod", "project": "shop"}]
+
+
+@pytest.fixture(params=LIVES)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each kind."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def empty(engine: Engine, kind: str) -> dict[str, Any]:
+    """The host before: with the bridge that the kind needs, which is another stack's."""
+    if kind != "Bridge":
+        Resource(engine, "Bridge", "vms", **LIVES["Bridge"][0]).as_urn(stack="base").create()
+    return engine.host.dump()
+
+
+@pytest.fixture
+def made(engine: Engine, kind: str, empty: dict[str, Any]) -> Resource:
+    """One of that kind, created."""
+    del empty
+    return Resource(engine, kind, "it", **LIVES[kind][0]).create()
+
+
+def anew(engine: Engine) -> None:
+    """Another run of `pulumi`: another provider process, and another agent."""
+    engine.run(engine.host.restart_agent)
+    engine.configure()
+
+
+def without_owners(dump: dict[str, Any]) -> dict[str, Any]:
+    """What is on a host, whoever has it. An element's comment names its owner."""
+    return {name: value for name, value in dump.items() if name not in ("owners", "nftables")}
+
+
+@pytest.mark.parametrize("moved", RENAMED, ids=["stack", "project", "state-move"])
+def test_a_renamed_stack_goes_on(engine: Engine, made: Resource, kind: str, moved: dict[str, str]) -> None:
+    """Refresh and diff find nothing changed; the first write takes the thing over and says so; so does the next."""
+    anew(engine)
+    renamed = made.as_urn(**moved)
+    outputs = renamed.values()
+    assert renamed.refresh().values() == outputs
+    assert renamed.diff().changes == provider_pb2.DiffResponse.DIFF_NONE
+    wanted = LIVES[kind][0] | LIVES[kind][1]
+    renamed.preview(**wanted)
+    assert engine.warnings() == []
+    renamed.update(**wanted)
+    assert engine.notes() == [f"took {made.id} over from {kind} it (stack test of project project)"]
+    assert renamed.refresh().diff().changes == provider_pb2.DiffResponse.DIFF_NONE
+    renamed.update(**LIVES[kind][0])
+    assert len(engine.notes()) == 1
+    assert [line for line in engine.host.dump()["owners"] if made.urn in line] == []
+    renamed.delete()
+    assert is_gone(renamed)
+
+
+@pytest.mark.parametrize("moved", RENAMED, ids=["stack", "project", "state-move"])
+def test_the_first_write_after_a_rename_is_a_delete(
+    engine: Engine, empty: dict[str, Any], made: Resource, moved: dict[str, str]
+) -> None:
+    """`pulumi destroy` right after the rename leaves nothing."""
+    anew(engine)
+    made.as_urn(**moved).delete()
+    assert engine.host.dump() == empty
+
+
+def test_a_delete_by_an_old_copy_of_the_state(engine: Engine, made: Resource, kind: str) -> None:
+    """It is an error that names the new owner, whoever held the thing in between, and changes nothing."""
+    owners = [made.as_urn(stack=stack) for stack in ("prod", "live")]
+    for owner in owners:
+        owner.update(**LIVES[kind][0])
+    whole = engine.host.dump()
+    anew(engine)
+    for old in (made, owners[0]):
+        with pytest.raises(grpc.RpcError) as failed:
+            old.delete()
+        assert f"cannot delete {made.id}: it changed hands" in message(failed.value)
+        assert f"{kind} it (stack live of project project)" in message(failed.value)
+    assert engine.host.dump() == whole
+    made.update(**LIVES[kind][0])  # the rename is taken back
+    made.delete()
+    assert is_gone(made)
+
+
+def test_a_delete_of_what_is_another_resource(engine: Engine, made: Resource, kind: str) -> None:
+    """The state of another stack names it under another resource's name: an error, and it stays."""
+    whole = engine.host.dump()
+    with pytest.raises(grpc.RpcError) as failed:
+        made.as_urn(stack="prod", name="other").delete()
+    assert f"it belongs to {kind} it (stack test of project project)" in message(failed.value)
+    assert "pulumi state delete" in message(failed.value)
+    assert engine.host.dump() == whole
+
+
+def test_a_delete_of_what_was_only_imported(engine: Engine, made: Resource) -> None:
+    """An import alone takes nothing over: a delete is an error, also under the name that the other stack has it."""
+    imported = made.as_urn(stack="prod")
+    found = imported.imported(made.id)
+    imported.inputs, imported.outputs = found.inputs, found.properties
+    whole = engine.host.dump()
+    with pytest.raises(grpc.RpcError) as failed:
+        imported.delete()
+    assert "it belongs to" in message(failed.value)
+    assert engine.host.dump() == whole
+
+
+def test_an_aliased_resource_is_replaced_first(engine: Engine, made: Resource) -> None:
+    """`pulumi up --refresh --replace` with an alias: created under the new URN, and the delete takes nothing away."""
+    whole = without_owners(engine.host.dump())
+    anew(engine)
+    aliased = made.as_urn(name="new")
+    aliased.read()  # all that the engine says of the old resource before the create
+    created = Resource(engine, made.token.rpartition(":")[2], "new", **made.given).create()
+    made.as_urn(name="new").delete()
+    if "mac" in whole["links"].get(made.id, {}):  # a bridge's follows from its URN
+        engine.host.change_link(made.id, mac=whole["links"][made.id]["mac"])
+    assert without_owners(engine.host.dump()) == whole
+    assert created.diff().changes == provider_pb2.DiffResponse.DIFF_NONE
+    anew(engine)
+    created.delete()
+    assert is_gone(created)
+
+
+def test_a_replaced_resource_keeps_its_name(engine: Engine, made: Resource, kind: str) -> None:
+    """`pulumi up --replace`: created again, and the delete of the former one takes nothing away."""
+    whole = engine.host.dump()
+    anew(engine)
+    Resource(engine, kind, "it", **made.given).create()  # the engine says nothing of the old one before
+    made.delete()
+    assert engine.host.dump() == whole
+
+
+# --- what was created, and the engine never heard of -----------------------------------------------------------------
+
+AUTONAMED: dict[str, dict[str, Any]] = {
+    "Bridge": {"addresses": ["10.0.0.1/24"]},
+    "TapBinding": {"guest": {}, "routes": ["10.9.0.2/32"], "addresses": ["10.9.0.1/32"]},
+}
+
+
+def declared(engine: Engine, kind: str, seed: bytes, **inputs: Any) -> Resource:
+    """A resource without a name, with the seed of one run."""
+    resource = Resource(engine, kind, "it", **(AUTONAMED[kind] | inputs))
+    resource.seed = seed
+    return resource
+
+
+@pytest.mark.parametrize("kind", AUTONAMED)
+def test_a_create_that_had_no_answer(engine: Engine, kind: str) -> None:
+    """The next run creates it under another name, and takes away what the first left."""
+    empty = engine.host.dump()
+    lost = declared(engine, kind, b"one").create()
+    anew(engine)
+    made = declared(engine, kind, b"two").create()
+    assert made.id != lost.id
+    assert engine.notes() == [f"removed {lost.id}, which an interrupted `pulumi up` created for it"]
+    assert lost.id not in engine.host.dump()["links"]
+    made.delete()
+    assert engine.host.dump() == empty
+
+
+@pytest.mark.parametrize("kind", AUTONAMED)
+@pytest.mark.parametrize("named", ["diff", "read", "update"])
+def test_what_a_replacement_replaces_is_no_such_thing(engine: Engine, kind: str, named: str) -> None:
+    """The engine has named the older id: it stays until the engine deletes it. What had no answer goes."""
+    empty = engine.host.dump()
+    old = declared(engine, kind, b"one").create()
+    anew(engine)
+    old.diff()
+    lost = declared(engine, kind, b"two").create()
+    anew(engine)
+    naming: dict[str, Callable[[], object]] = {
+        "diff": old.diff,
+        "read": old.read,
+        "update": lambda: old.update(**old.given),
+    }
+    naming[named]()
+    made = declared(engine, kind, b"three").create()
+    assert {old.id, made.id} <= engine.host.dump()["links"].keys()
+    assert lost.id not in engine.host.dump()["links"]
+    old.delete()
+    assert {"lo", "eth0", made.id} == engine.host.dump()["links"].keys()
+    made.delete()
+    assert engine.host.dump() == empty
+
+
+def test_a_forward_that_had_no_answer(engine: Engine) -> None:
+    """The program asks for another port in the next run: the first port is closed."""
+    empty = engine.host.dump()
+    at = {"externalInterface": "eth0", "destination": "10.0.0.2"}
+    Resource(engine, "PortForward", "it", sourcePort=80, **at).create()
+    anew(engine)
+    made = Resource(engine, "PortForward", "it", sourcePort=81, **at).create()
+    assert list(engine.host.dump()["owners"]) == [f"{made.urn} eth0/ipv4/tcp/81"]
+    made.delete()
+    assert engine.host.dump() == empty
+
+
+def test_a_resource_goes_to_another_host(engine: Engine) -> None:
+    """What another stack has there under the same name stays its own: a create takes over within a stack alone."""
+    there = {"connection": {"netns": "other"}}
+    theirs = Resource(engine, "Bridge", "net", **BRIDGE, **there).as_urn(stack="prod").create()
+    mine = Resource(engine, "Bridge", "net", **BRIDGE).create()
+    moved = Resource(engine, "Bridge", "net", **BRIDGE, **there)
+    mine.diff(**moved.given)
+    with pytest.raises(grpc.RpcError) as failed:
+        moved.create()
+    assert "the name belongs to Bridge net (stack prod of project project)" in message(failed.value)
+    assert decode(theirs.read().properties).values == theirs.values()
