@@ -6,8 +6,8 @@ The agent's own code runs on them: `FakeHost` and `FakePool` are hosts in memory
 from __future__ import annotations
 
 from hostnet.fakes.host import FakeHost
-from hostnet.fakes.kernel import FakeKernel, UdpFlow
+from hostnet.fakes.kernel import FakeKernel
 from hostnet.fakes.nftables import FakeNftables
 from hostnet.fakes.pool import FakePool
 
-__all__ = ["FakeHost", "FakeKernel", "FakeNftables", "FakePool", "UdpFlow"]
+__all__ = ["FakeHost", "FakeKernel", "FakeNftables", "FakePool"]

@@ -10,11 +10,11 @@ import errno
 import ipaddress
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from hostnet.agent.linux import operations as ops
-from hostnet.agent.linux.conntrack import Flows
+from hostnet.agent.linux.conntrack import Flow, Flows
 from hostnet.agent.linux.rtnetlink import (
     RT_SCOPE_LINK,
     RT_TABLE_MAIN,
@@ -33,23 +33,6 @@ _MTU, _SMALLEST_MTU, _LARGEST_MTU, _IPV6_MTU = 1500, 68, 65535, 1280
 _IPV6_METRIC = 1024  # of a route that names none
 
 
-@dataclass(frozen=True)
-class UdpFlow:
-    """A UDP flow that conntrack knows.
-
-    Attributes:
-        family: "ipv4" or "ipv6".
-        destination: The address that its first packet went to.
-        port: The port that it went to.
-        translated: Whether a forward changed the destination.
-    """
-
-    family: str
-    destination: str
-    port: int
-    translated: bool = False
-
-
 class FakeKernel:
     """One network namespace with a loopback interface that is up. Implements `hostnet.agent.linux.kernel.Kernel`.
 
@@ -60,7 +43,7 @@ class FakeKernel:
     """
 
     def __init__(self) -> None:
-        self.flows: set[UdpFlow] = set()
+        self.flows: set[Flow] = set()
         self.listeners: set[tuple[str, str, int]] = set()
         self.performed: list[ops.Operation] = []
         self._sysctls = FakeSysctls()
@@ -203,14 +186,9 @@ class FakeKernel:
         return {port for spoken, of, port in self.listeners if spoken == protocol and of in families}
 
     def forget(self, flows: Iterable[Flows], is_local: Callable[[str], bool]) -> int:
-        """Delete the flows to these ports that were translated, or go to the host itself."""
-        gone = {
-            flow
-            for wanted in flows
-            for flow in self.flows
-            if flow.family == wanted.family and wanted.ports[0] <= flow.port <= wanted.ports[1]
-            if flow.translated or is_local(flow.destination)
-        }
+        """Delete flows that conntrack knows."""
+        wanted = list(flows)
+        gone = {flow for flow in self.flows if any(x.family == flow.family and x.has(flow, is_local) for x in wanted)}
         self.flows -= gone
         return len(gone)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hostnet.agent.linux import operations as ops
+from hostnet.agent.linux.conntrack import Flow
 from hostnet.agent.record.record import Record
 from hostnet.agent.transaction.host import Host
 from hostnet.agent.transaction.lockout import Login
@@ -269,6 +270,20 @@ def test_what_cannot_be_restored_stays_recorded(fake: FakeHost, phases: list[str
     assert len(fake.dump()["owners"]) == 4
     assert agent(fake).restore() == 4
     assert "vm0" in fake.dump()["links"]
+
+
+def test_a_restore_has_untranslated_flows_forgotten(fake: FakeHost) -> None:
+    """What began while the table was gone is translated from then on; conntrack is asked for nothing else."""
+    fake.agent.apply(changes())
+    translated, fresh = (
+        Flow("ipv4", 17, "10.0.0.2", "198.51.100.1", 53, source_translated=yes) for yes in (True, False)
+    )
+    fake.kernel.flows = {translated, fresh}
+    fake.agent.restore()
+    assert fake.kernel.flows == {translated, fresh}, "nothing was missing"
+    fake.run_nft("delete table inet hostnet")
+    agent(fake).restore()
+    assert fake.kernel.flows == {translated}
 
 
 @pytest.mark.parametrize(

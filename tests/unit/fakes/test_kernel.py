@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 
 import pytest
-from hostnet.agent.linux.conntrack import Flows
+from hostnet.agent.linux.conntrack import Flow, ForwardedFlows, UntranslatedFlows
 from hostnet.agent.linux.operations import AddAddress, CreateBridge, CreateTap, DeleteLink
-from hostnet.fakes import FakeKernel, UdpFlow
+from hostnet.fakes import FakeKernel
+from hostnet.wire.family import Family
+
+TCP, UDP = 6, 17
 
 
 @pytest.fixture
@@ -67,10 +70,40 @@ def test_dump(kernel: FakeKernel) -> None:
 
 def test_flows(kernel: FakeKernel) -> None:
     """Those of the ports are deleted that were translated, or go to the host; others live."""
-    gone = {UdpFlow("ipv4", "192.0.2.5", 53), UdpFlow("ipv4", "198.51.100.1", 54, translated=True)}
-    kept = {UdpFlow("ipv4", "198.51.100.1", 53), UdpFlow("ipv4", "192.0.2.5", 80), UdpFlow("ipv6", "2001:db8::1", 53)}
+
+    def flow(family: Family, destination: str, port: int, protocol: int = UDP, *, forwarded: bool = False) -> Flow:
+        return Flow(family, protocol, "203.0.113.9", destination, port, target_translated=forwarded)
+
+    gone = {flow("ipv4", "192.0.2.5", 53), flow("ipv4", "198.51.100.1", 54, forwarded=True)}
+    kept = {
+        flow("ipv4", "198.51.100.1", 53),
+        flow("ipv4", "192.0.2.5", 80),
+        flow("ipv4", "192.0.2.5", 53, TCP),
+        flow("ipv6", "2001:db8::1", 53),
+    }
     kernel.flows = gone | kept
-    assert kernel.forget([Flows("ipv4", (53, 54))], kernel.snapshot().local) == len(gone)
+    assert kernel.forget([ForwardedFlows("ipv4", (53, 54))], kernel.snapshot().local) == len(gone)
+    assert kernel.flows == kept
+
+
+def test_flows_that_are_not_translated_yet(kernel: FakeKernel) -> None:
+    """Those of a network that leave by the uplink; not those to the host, to its other networks, or led on already."""
+
+    def flow(source: str, destination: str, **translated: bool) -> Flow:
+        return Flow("ipv4", TCP, source, destination, 80, **translated)
+
+    gone = {flow("10.0.0.2", "198.51.100.1"), flow("10.0.0.255", "192.0.2.9")}
+    kept = {
+        flow("10.0.0.2", "198.51.100.2", source_translated=True),
+        flow("10.0.0.2", "198.51.100.2", target_translated=True),
+        flow("10.0.0.2", "192.0.2.5"),
+        flow("10.0.0.2", "10.1.0.2"),
+        flow("10.0.1.2", "198.51.100.1"),
+        flow("198.51.100.1", "10.0.0.2"),
+    }
+    kernel.flows = gone | kept
+    wanted = UntranslatedFlows("ipv4", ("10.0.0.0/24",), ("10.0.0.0/24", "10.1.0.0/16"))
+    assert kernel.forget([wanted], kernel.snapshot().local) == len(gone)
     assert kernel.flows == kept
 
 

@@ -200,7 +200,7 @@ class Attacher:
         comments = {key: owner.comment for key, owner in owners.items()}
         try:
             before_, after = self._compiler.desired(owners, old), self._compiler.desired(owners, new)
-            mark = self._table.sync(before_, after, comments, record.table)
+            mark = self._table.sync(before_, after, comments, record.table).mark
             mark = replace(mark, observed=record.table.observed)
         except (NftError, MissingLibraryError) as error:
             report.lines.append(f"can't note ports in hairpin mode in nftables: {str(error).splitlines()[0]}")

@@ -1,34 +1,58 @@
-"""Connection tracking: delete UDP flows, which would otherwise go on to the old destination of a changed forward.
+"""Connection tracking: delete the flows that would otherwise go on as they began, whatever the rules say by now.
 
-The kernel looks a forward up for the first packet of a flow only, and a UDP flow lives as long as packets come. TCP
-connections are left alone: an established one stays with its destination.
+The kernel looks up how a flow is translated for its first packet only, and a UDP flow lives as long as packets come.
 """
 
 from __future__ import annotations
 
 import errno
-import ipaddress
+import socket
 import struct
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Union
 
 from hostnet.agent.linux import netlink
 from hostnet.agent.linux.netlink import attributes
+from hostnet.agent.linux.prefixes import Prefix, PrefixIndex
 from hostnet.wire.family import AF, Family
 
 # linux/netfilter/nfnetlink_conntrack.h
 _GET, _DELETE = (1 << 8) | 1, (1 << 8) | 2
 _CTA_TUPLE_ORIG, _CTA_STATUS, _CTA_ID = 1, 3, 12
 _CTA_TUPLE_IP, _CTA_TUPLE_PROTO = 1, 2
-_CTA_IP_V4_DST, _CTA_IP_V6_DST = 2, 4
+_CTA_IP_V4_SRC, _CTA_IP_V4_DST, _CTA_IP_V6_SRC, _CTA_IP_V6_DST = 1, 2, 3, 4
 _CTA_PROTO_NUM, _CTA_PROTO_DST_PORT = 1, 3
-_IPS_DST_NAT = 1 << 5
+_IPS_SRC_NAT, _IPS_DST_NAT = 1 << 4, 1 << 5
 _IPPROTO_UDP = 17
 
 
 @dataclass(frozen=True)
-class Flows:
-    """UDP flows to some ports of the host's own addresses.
+class Flow:
+    """A flow that the kernel tracks, as its first packet was before any translation.
+
+    Attributes:
+        family: "ipv4" or "ipv6".
+        protocol: The number of its protocol.
+        source: Where it comes from.
+        destination: Where it went to.
+        port: The port that it went to; 0 where its protocol has none.
+        source_translated: Whether its source is translated.
+        target_translated: Whether its destination is translated.
+    """
+
+    family: Family
+    protocol: int
+    source: str
+    destination: str
+    port: int = 0
+    source_translated: bool = False
+    target_translated: bool = False
+
+
+@dataclass(frozen=True)
+class ForwardedFlows:
+    """UDP flows to some ports of the host's own addresses. An established TCP connection stays with its destination.
 
     Attributes:
         family: "ipv4" or "ipv6".
@@ -38,15 +62,55 @@ class Flows:
     family: Family
     ports: tuple[int, int]
 
+    def has(self, flow: Flow, is_local: Callable[[str], bool]) -> bool:
+        """Whether a flow is one of them: it was translated, or goes to an address of the host.
+
+        A forward that listens on every address has none to compare with, and a guest's query to the same port of
+        another machine must live.
+        """
+        if flow.protocol != _IPPROTO_UDP or not self.ports[0] <= flow.port <= self.ports[1]:
+            return False
+        return flow.target_translated or is_local(flow.destination)
+
+
+@dataclass(frozen=True)
+class UntranslatedFlows:
+    """Flows that leave by an uplink from some networks, with the source that they have.
+
+    Attributes:
+        family: "ipv4" or "ipv6".
+        sources: The networks.
+        elsewhere: The networks that the host reaches by other interfaces.
+    """
+
+    family: Family
+    sources: tuple[str, ...]
+    elsewhere: tuple[str, ...] = ()
+    _sources: PrefixIndex[None] = field(init=False, repr=False, compare=False, default_factory=PrefixIndex)
+    _elsewhere: PrefixIndex[None] = field(init=False, repr=False, compare=False, default_factory=PrefixIndex)
+
+    def __post_init__(self) -> None:
+        for networks, index in ((self.sources, self._sources), (self.elsewhere, self._elsewhere)):
+            for cidr in networks:
+                index.add(Prefix.parse(cidr), None)
+
+    def has(self, flow: Flow, is_local: Callable[[str], bool]) -> bool:
+        """Whether a flow is one of them. One that a forward leads on stays with its destination."""
+        if flow.source_translated or flow.target_translated:
+            return False
+        if not any(self._sources.overlapping(Prefix.parse(flow.source))) or is_local(flow.destination):
+            return False
+        return not any(self._elsewhere.overlapping(Prefix.parse(flow.destination)))
+
+
+Flows = Union[ForwardedFlows, UntranslatedFlows]
+
 
 def forget(flows: Iterable[Flows], is_local: Callable[[str], bool]) -> int:
     """Delete flows; the next packet of each is looked up again.
 
-    A flow is deleted only if it was translated, or goes to an address of the host: a forward that listens on every
-    address has none to compare with, and a guest's query to the same port of another machine must live.
-
     Args:
-        flows: Which ports.
+        flows: Which.
         is_local: Whether an address is the host's own.
 
     Returns:
@@ -55,16 +119,17 @@ def forget(flows: Iterable[Flows], is_local: Callable[[str], bool]) -> int:
     Raises:
         OSError: The kernel refuses for another reason than that it tracks no connections yet.
     """
-    by_family: dict[Family, list[tuple[int, int]]] = {}
+    by_family: dict[Family, list[Flows]] = {}
     for each in flows:
-        by_family.setdefault(each.family, []).append(each.ports)
+        by_family.setdefault(each.family, []).append(each)
     count = 0
-    for family, ports in by_family.items():
+    for family, wanted in by_family.items():
         connection = netlink.Netlink(netlink.NETLINK_NETFILTER)
         try:
             head = struct.pack("=BBH", AF[family], 0, 0)
             for message in connection.dump(_GET, head):
-                if _concerned(message.body[4:], ports, is_local):
+                flow = _flow(family, message.body[4:])
+                if flow is not None and any(each.has(flow, is_local) for each in wanted):
                     count += _delete(connection, head, message.body[4:])
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOENT):
@@ -74,20 +139,25 @@ def forget(flows: Iterable[Flows], is_local: Callable[[str], bool]) -> int:
     return count
 
 
-def _concerned(body: bytes, ports: list[tuple[int, int]], is_local: Callable[[str], bool]) -> bool:
+def _flow(family: Family, body: bytes) -> Flow | None:
     found = attributes(body)
     original = attributes(found.get(_CTA_TUPLE_ORIG, b""))
     protocol = attributes(original.get(_CTA_TUPLE_PROTO, b""))
-    if protocol.get(_CTA_PROTO_NUM, b"\0")[0] != _IPPROTO_UDP:
-        return False
-    port = int.from_bytes(protocol.get(_CTA_PROTO_DST_PORT, b"\0\0")[:2], "big")
-    if not any(low <= port <= high for low, high in ports):
-        return False
-    if int.from_bytes(found.get(_CTA_STATUS, b"\0\0\0\0")[:4], "big") & _IPS_DST_NAT:
-        return True
     address = attributes(original.get(_CTA_TUPLE_IP, b""))
+    source = address.get(_CTA_IP_V4_SRC) or address.get(_CTA_IP_V6_SRC)
     destination = address.get(_CTA_IP_V4_DST) or address.get(_CTA_IP_V6_DST)
-    return destination is not None and is_local(str(ipaddress.ip_address(destination)))
+    if source is None or destination is None:
+        return None
+    status = int.from_bytes(found.get(_CTA_STATUS, b"\0\0\0\0")[:4], "big")
+    return Flow(
+        family,
+        protocol.get(_CTA_PROTO_NUM, b"\0")[0],
+        socket.inet_ntop(AF[family], source),
+        socket.inet_ntop(AF[family], destination),
+        int.from_bytes(protocol.get(_CTA_PROTO_DST_PORT, b"\0\0")[:2], "big"),
+        bool(status & _IPS_SRC_NAT),
+        bool(status & _IPS_DST_NAT),
+    )
 
 
 def _delete(connection: netlink.Netlink, head: bytes, body: bytes) -> int:

@@ -42,10 +42,10 @@ class Kernel(Protocol):
         """
 
     def forget(self, flows: Iterable[Flows], is_local: Callable[[str], bool]) -> int:
-        """Delete tracked UDP flows, so that their next packet is looked up again; returns how many there were.
+        """Delete tracked flows, so that their next packet is looked up again; returns how many there were.
 
         Args:
-            flows: The ports of the flows.
+            flows: Which.
             is_local: Whether an address is the host's own.
         """
 

@@ -178,7 +178,7 @@ class LinuxKernel:
         self._performers[type(operation)](operation)
 
     def forget(self, flows: Iterable[Flows], is_local: Callable[[str], bool]) -> int:
-        """Delete tracked UDP flows; returns how many there were."""
+        """Delete tracked flows; returns how many there were."""
         return conntrack.forget(flows, is_local)
 
     def _create_tap(self, operation: ops.CreateTap) -> None:

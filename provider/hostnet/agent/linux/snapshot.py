@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -141,5 +140,8 @@ class Snapshot:
 
     def local(self, address: str) -> bool:
         """Whether it is one of the host's own addresses."""
-        wanted = ipaddress.ip_address(address)
-        return any(ipaddress.ip_interface(cidr).ip == wanted for cidrs in self.addresses.values() for cidr in cidrs)
+        return address in self._own
+
+    @cached_property
+    def _own(self) -> frozenset[str]:
+        return frozenset(cidr.partition("/")[0] for cidr in self.links_with)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from hostnet.agent.linux.conntrack import Flows
 from hostnet.agent.nft.context import Context
 from hostnet.agent.nft.elements import compile_common, compile_object
-from hostnet.agent.nft.ruleset import SETS, Element, Place
+from hostnet.agent.nft.ruleset import Element, Place
 from hostnet.agent.record.owners import Owner
-from hostnet.wire.family import family_of_set
 
 
 @dataclass(frozen=True)
@@ -69,21 +67,3 @@ class Compiler:
             found = tuple(element for item in owner.objects for element, _ in compile_object(item, context))
             self._compiled[key] = cached = (owner, found)
         return cached[1]
-
-
-def changed_udp(before: Desired, after: Desired) -> list[Flows]:
-    """The UDP flows whose forward appeared, changed or was deleted.
-
-    conntrack keeps a flow on its way as long as packets come: they are to be forgotten.
-    """
-    flows = []
-    places = [p for p, value in before.elements.items() if after.elements.get(p) != value]
-    places += [p for p in after.elements if p not in before.elements]
-    for name, key in places:
-        if name in ("dmz_hosts4", "dmz_hosts6"):
-            flows.append(Flows(family_of_set(name), (1, 65535)))
-        elif len(key) > 2 and key[1] == "udp" and (SETS[name].value or name.startswith("port_sources")):
-            # The port is the last field, but for the sets of sources: there nft prints a masked address at the end.
-            low, _, high = key[-1 if SETS[name].value else 2].partition("-")
-            flows.append(Flows(family_of_set(name), (int(low), int(high or low))))
-    return flows

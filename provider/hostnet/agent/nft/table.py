@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hostnet.agent.linux.kernel import Nftables
@@ -16,6 +16,19 @@ from hostnet.agent.record.record import Mark
 from hostnet.wire.errors import Code, HostnetError
 
 _ELEMENTS_PER_LINE = 500  # of a batch: few commands, and none too long for nft's parser
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What became of the tables.
+
+    Attributes:
+        mark: How they are now.
+        added: The elements that were added.
+    """
+
+    mark: Mark
+    added: tuple[Place, ...] = ()
 
 
 class Table:
@@ -62,7 +75,7 @@ class Table:
 
     def sync(
         self, before: Desired, after: Desired, comments: Mapping[str, str], mark: Mark, ensure: Iterable[str] = ()
-    ) -> Mark:
+    ) -> Synced:
         """Bring the tables from `before` to `after`, in one batch.
 
         As long as no other program has changed nftables, the kernel holds what is recorded, and only the difference is
@@ -78,28 +91,27 @@ class Table:
                 visible as their drift.
 
         Returns:
-            How the tables are now.
+            How the tables are now, and what was added.
 
         Raises:
             NftError: nft or the kernel refused the batch. Nothing has changed.
         """
         if not after.elements:
-            return self._clear(before, comments, mark)
+            return Synced(self._clear(before, comments, mark))
         now = self.generation()
         if mark.rules and mark.template == TEMPLATE and mark.generation == now:
-            try:
-                return self._send(*_delta(before.elements, after), after, comments, replace(mark, generation=now))
-            except NftError:
-                pass  # the kernel holds something else after all
+            removed, added = _delta(before.elements, after)
+            with suppress(NftError):  # the kernel holds something else after all
+                return _synced(self._send(removed, added, after, comments, replace(mark, generation=now)), added)
         listing = self.listing(fresh=True)
         if listing is None or _other_rules(listing, mark):
-            return self._replace(after, comments)
+            return Synced(self._replace(after, comments), tuple(after.elements))
         # Where the record was lost, an element that no recorded owner asked for may be of a stack that is not back yet.
         known = listing.elements if mark.rules else before.elements
         removed, added, left = _exact(listing, before.elements, after, {*ensure, ""}, known)
         mark = self._send(removed, added, after, comments, Mark(listing.rules, TEMPLATE, now))
         # With drift of others left, the recorded elements are not those of the kernel: the next sync has to list.
-        return replace(mark, generation=0) if left else mark
+        return _synced(replace(mark, generation=0) if left else mark, added)
 
     def outdated(self, mark: Mark) -> bool:
         """Whether the tables are as another version of hostnet made them: unharmed, and of another text."""
@@ -159,6 +171,10 @@ class Table:
         self.nft.run(drop + table_text() + "".join(_batch([], everything, after, comments)))
         listing = self._list(terse=True)
         return Mark(listing.rules if listing else "", TEMPLATE, self.generation())
+
+
+def _synced(mark: Mark, added: Iterable[Element]) -> Synced:
+    return Synced(mark, tuple(element.place for element in added))
 
 
 def _other_rules(listing: Listing, mark: Mark) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable
 
+from hostnet.agent.linux.conntrack import Flows
 from hostnet.agent.linux.operations import Step
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import context_of
@@ -81,10 +82,11 @@ class Applier:
     def _sync_all(self, transition: Transition, *, verify: bool) -> None:
         """Our table, the sysctls, DHCP servers, others' firewalls; an owner that can't have its part of one fails."""
         pairs = transition.pairs
+        flows: list[Flows] = []
         for _ in range(len(pairs) + 1):
             owners = transition.owners
             try:
-                flows = self._sync.table(transition, pairs, owners, verify=verify)
+                flows += self._sync.table(transition, pairs, owners, verify=verify)
                 self._sync.sysctls(transition, pairs, owners)
                 self._sync.servers(transition, pairs, owners)
                 self._sync.firewalls(transition, pairs, owners, verify=verify)

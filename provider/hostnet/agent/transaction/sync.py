@@ -15,7 +15,8 @@ from hostnet.agent.linux.conntrack import Flows
 from hostnet.agent.linux.install_hints import advice_here
 from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
 from hostnet.agent.nft.context import context_of
-from hostnet.agent.nft.desired import ClashError, Desired, changed_udp
+from hostnet.agent.nft.desired import ClashError, Desired
+from hostnet.agent.nft.flows import changed_udp, newly_translated
 from hostnet.agent.nft.sysctls import SysctlError
 from hostnet.agent.nft.table import refused
 from hostnet.agent.plan.world import World
@@ -44,7 +45,8 @@ class Synchronizer:
         Where it verifies, it puts back what is missing of any owner.
 
         Returns:
-            The UDP flows that should go elsewhere now. The kernel keeps each on its path while packets come.
+            The flows that should go elsewhere, or with another source, from now on. The kernel keeps each on its path
+            while packets come.
 
         Raises:
             OwnerError: Two owners need different values of one element, nft refused, or it is not installed.
@@ -59,17 +61,19 @@ class Synchronizer:
         except ClashError as clash:
             newer, holder = (clash.owner, clash.holder) if clash.owner in pairs else (clash.holder, clash.owner)
             raise OwnerError([newer], clash_error(clash, owners.get(holder))) from None
+        flows: list[Flows] = [*changed_udp(old, new)]
         if old.elements or new.elements or record.table.rules or (verify and table.there):
             # What is compiled from today's addresses may not be what was compiled when the record was written.
             look = verify or old_context.observed != record.table.observed
             mark = replace(record.table, generation=0) if look else record.table
             comments = {key: owner.comment for key, owner in owners.items()}
             try:
-                mark = table.sync(old, new, comments, mark, set(owners) if verify else set(pairs))
+                synced = table.sync(old, new, comments, mark, set(owners) if verify else set(pairs))
             except (NftError, MissingLibraryError) as error:
                 raise self._table_error(transition, pairs, error) from None
-            record.table = replace(mark, observed=context.observed)
-        return changed_udp(old, new)
+            record.table = replace(synced.mark, observed=context.observed)
+            flows += newly_translated(synced.added, context, transition.snapshot)
+        return flows
 
     def _table_error(self, transition: Transition, pairs: Pairs, error: NftError | MissingLibraryError) -> OwnerError:
         if isinstance(error, MissingLibraryError):
