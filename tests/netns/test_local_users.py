@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.driver import Provider, Stack
+from tests.lab.lab import Lab
 from tests.lab.namespaces import Namespace, Namespaces
 
 NOBODY = 65534
@@ -80,3 +83,34 @@ def test_a_state_directory_of_another_user(place: Namespace, tmp_path: Path, own
         assert f"users other than root can write to {theirs}" in done.stdout + done.stderr
     assert [entry.name for entry in theirs.iterdir()] == ["link"]
     assert not list(ours.iterdir())
+
+
+VARIABLES = ("PULUMI_CONFIG_PASSPHRASE", "AWS_SECRET_ACCESS_KEY", "HCLOUD_TOKEN")
+
+
+def environments(namespace: Namespace) -> list[tuple[str, set[str]]]:
+    """The program and the names of the variables of every process in a network namespace."""
+    found = []
+    for pid in namespace.run(f"ip netns pids {namespace.name}").split():
+        with contextlib.suppress(OSError):  # `ip` itself is over
+            program = Path(f"/proc/{pid}/comm").read_text().strip()
+            variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+            found.append((program, {each.partition("=")[0] for each in variables if each}))
+    return found
+
+
+def test_no_process_keeps_the_environment_of_pulumi(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passphrases and cloud keys stay with `pulumi`: the agent, dnsmasq and the watcher have PATH and LANG."""
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "a secret")
+    provider = Provider()
+    try:
+        stack = Stack(provider, lab.host.name)
+        net = ("Bridge", {"name": "br-a", "addresses": ["10.0.0.1/24"], "dhcpServer": {}})
+        stack.up({"net": net, "vms": ("TapBinding", {"match": "vm-*", "bridge": "br-a"})})
+        found = environments(lab.host)
+        stack.destroy()
+    finally:
+        provider.close()
+    assert len(found) == 3, found
+    assert all(names == {"PATH", "LANG"} for _, names in found), found

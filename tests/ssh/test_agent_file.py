@@ -140,6 +140,25 @@ def test_no_place_for_it(world: World) -> None:
     assert error.value.code is Code.PERMISSION
 
 
+def variables(pid: int) -> set[str]:
+    """The names of the variables in a process's environment."""
+    text = Path(f"/proc/{pid}/environ").read_text()
+    return {line.partition("=")[0] for line in text.split("\0") if line}
+
+
+def test_the_environment_of_a_login_is_not_the_agents(up: World) -> None:
+    """What a login sets may hold secrets. The agent has PATH, LANG, and how the provider logged in."""
+
+    async def names() -> list[set[str]]:
+        session = up.session()
+        await session.connect()
+        found = [variables(pid) for pid in (*up.server.agents(), *up.server.confirm_processes())]
+        await session.close()
+        return found
+
+    assert up.run(names) == [{"PATH", "LANG", "SSH_CONNECTION"}] * 2
+
+
 def test_sudo(up: World) -> None:
     """A user who is not root becomes root for the agent alone."""
     assert up.connect(up.connection(user="admin"))

@@ -126,6 +126,18 @@ def write(data: bytes, directory: str, digest: str) -> str:
     return path
 
 
+def environment() -> "dict[str, str]":
+    """The agent's whole environment, as in agent/linux/process.py: what a login sets may hold secrets.
+
+    SSH_CONNECTION says how the provider logged in (agent/transaction/lockout.py).
+    """
+    path = [entry for entry in os.environ.get("PATH", "").split(":") if entry.startswith("/")]
+    kept = {"PATH": ":".join(path) or os.defpath, "LANG": "C.UTF-8"}
+    if "SSH_CONNECTION" in os.environ:
+        kept["SSH_CONNECTION"] = os.environ["SSH_CONNECTION"]
+    return kept
+
+
 def main(arguments: "list[str]") -> None:
     """Become the agent."""
     digest, size, directories = arguments[0], int(arguments[1]), arguments[2:4]
@@ -141,7 +153,8 @@ def main(arguments: "list[str]") -> None:
         report(need=digest)
         path = place(receive(digest, size), digest, directories)
     # -I -S: nothing of the user's environment or site-packages gets into a process that runs as root.
-    os.execv(sys.executable, [sys.executable, "-I", "-S", path, *arguments[4:]])  # noqa: S606 - no shell is wanted
+    start = [sys.executable, "-I", "-S", path, *arguments[4:]]
+    os.execve(sys.executable, start, environment())  # noqa: S606 - no shell is wanted
 
 
 main(sys.argv[1:])

@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+from hostnet.agent.linux.process import environment
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.hosts.session import LINE_BYTES
 from hostnet.wire.errors import Code, HostnetError
@@ -54,6 +55,7 @@ class LocalTransport:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             limit=LINE_BYTES,
+            env=environment(os.environ.get("PATH", "")),
             start_new_session=True,  # Ctrl-C goes to the whole process group, and is the provider's to handle
         )
         return LocalChannel(process)
@@ -69,7 +71,8 @@ class LocalTransport:
             return []
         if os.geteuid() != 0 and self._connection.sudo is False:
             return []
-        if shutil.which("sudo") is None:
+        sudo = shutil.which("sudo")
+        if sudo is None:
             raise HostnetError(
                 Code.PERMISSION,
                 "cannot change the host's network",
@@ -77,7 +80,7 @@ class LocalTransport:
                 "Run pulumi as root, or install sudo and allow this user to use it without a password",
                 self._connection.label,
             )
-        return ["sudo", "-n", "--"]
+        return [sudo, "-n", "--"]
 
 
 class LocalChannel:

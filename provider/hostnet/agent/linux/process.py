@@ -158,6 +158,19 @@ class PidFile:
             self.remove()
 
 
+def environment(path: str) -> dict[str, str]:
+    """The whole environment of an agent or a watcher, and so of what it starts, which may run for months.
+
+    The starter's environment may hold secrets (a passphrase, a cloud's keys), which /proc/<pid>/environ would show and
+    a backup or a crash report copy. `hosts/bootstrap.py` does the same on a remote host.
+
+    Args:
+        path: The PATH. Its relative entries are left out: they would lead to the directory where `pulumi` runs.
+    """
+    absolute = [entry for entry in path.split(":") if entry.startswith("/")]
+    return {"PATH": ":".join(absolute) or _PATH, "LANG": "C.UTF-8"}
+
+
 def spawn(argv: Sequence[str]) -> int:
     """Start a process that outlives this one, in a session and a scope of its own, without our files and secrets.
 
@@ -200,8 +213,7 @@ def _become(argv: Sequence[str], tell: int) -> None:
         let_go()
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
-        # The starter's environment may hold secrets (a passphrase), which /proc/<pid>/environ would show.
-        os.execve(argv[0], list(argv), {"PATH": _PATH, "LANG": "C.UTF-8"})  # noqa: S606 - no shell is wanted
+        os.execve(argv[0], list(argv), environment(_PATH))  # noqa: S606 - no shell is wanted
     finally:
         os._exit(127)
 
