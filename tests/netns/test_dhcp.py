@@ -340,6 +340,20 @@ def test_lists_that_somebody_changed_are_drift(lab: Lab, stack: Stack) -> None:
     stack.destroy()
 
 
+@pytest.mark.parametrize("closed", ["", "br-a", "br-a/hosts"])
+def test_lists_that_the_server_cannot_read_are_drift(lab: Lab, stack: Stack, client: NewClient, closed: str) -> None:
+    """It has given up root when it reads them again. The next `up` opens the way, and the server reads them then."""
+    guest = client(1)
+    stack.up(network({}))
+    (directory,) = _directories(stack)
+    (directory / closed).chmod(0o700)
+    assert set(stack.refresh()) == {"net"}
+    stack.up(network({"staticLeases": [{"macAddress": guest.mac, "address": "10.0.0.9"}]}))
+    assert stack.refresh() == {}
+    assert guest.udhcpc()["ip"] == "10.0.0.9"
+    stack.destroy()
+
+
 def _directories(stack: Stack) -> list[Path]:
     """The directories of this stack in /run/hostnet."""
     mine = str(stack.provider.directory)

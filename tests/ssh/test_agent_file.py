@@ -135,7 +135,9 @@ def test_no_place_for_it(world: World) -> None:
     folder.mkdir()
     world.server.mounts = f"mount --bind {folder} {folder}; mount -o remount,bind,ro {folder}; mount -o remount,ro /run"
     world.server.start()
-    with pytest.raises(HostnetError, match=r"state/agent: Read-only file system; /run/hostnet: Read-only") as error:
+    with pytest.raises(
+        HostnetError, match=r"state/agent: Read-only file system; /run/hostnet-agent: Read-only"
+    ) as error:
         world.connect()
     assert error.value.code is Code.PERMISSION
 

@@ -25,8 +25,9 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first that a zip can say
 _UNIX = 3
 _MODE = 0o100600 << 16
 
-# Where a host keeps the agent if its state directory can't be written; gone with the next boot.
-FALLBACK_DIRECTORY = "/run/hostnet"
+# Where a host keeps the agent if its state directory can't be written; gone with the next boot. It is root's alone:
+# dnsmasq must pass through its own directories (`agent/dhcp/dnsmasq.py`), which have another name.
+FALLBACK_DIRECTORY = "/run/hostnet-agent"
 
 
 @dataclass(frozen=True)

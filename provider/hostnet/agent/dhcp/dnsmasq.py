@@ -28,7 +28,9 @@ import pwd
 import shutil
 import signal
 import socket
+import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from hostnet.agent.dhcp import checksums, process
@@ -46,6 +48,7 @@ from hostnet.wire.objects import DhcpServer, DhcpState, Lease
 _RESOLVED = Path("/run/systemd/resolve/resolv.conf")  # the servers that systemd-resolved itself asks
 _RESOLV_CONF = Path("/etc/resolv.conf")
 _USERS = ("dnsmasq", "nobody")
+_LIST_MODE = 0o640
 
 
 class ServerError(Exception):
@@ -140,7 +143,9 @@ class DhcpServers:
         file = place / _file_name(text)
         running = process.find(place)
         if running is not None and running.config == file:
-            if self._write_lists(config):
+            closed = not self._is_readable(config)
+            self._make_directories(bridge)
+            if self._write_lists(config) or closed:
                 running.signal(signal.SIGHUP)
             if not self._checksums_whole(bridge):
                 self._complete_checksums(bridge)
@@ -197,19 +202,30 @@ class DhcpServers:
         return units.server_unit(self._state, bridge) if self._machine and systemd.runs() else None
 
     def _make_directories(self, bridge: str) -> None:
-        """Make the directories and the lease file of a server."""
-        _, group = _account()
-        # dnsmasq's own user passes through these two, and has no need to list them.
-        _make_directory(RUN, 0o711)
-        _make_directory(self._run, 0o711)
+        """Make the directories and the lease file of a server, and give them their permissions."""
+        for path, mode, group in self._permissions(bridge):
+            _make_directory(path, mode, group)
         about = {"state": str(self._state), "netns": None if self._machine else process.namespace()}
         files.write(self._run / ABOUT, json.dumps(about), 0o600, sync=False)  # /run ends with the boot
-        place = self._run / bridge
-        # After it has given up root, dnsmasq reads the lists in here again.
-        _make_directory(place, 0o750)
-        os.chown(place, 0, group)
-        _make_directory(self._lease_directory, 0o700)
+        _make_directory(self._lease_directory, 0o711 if self._lease_directory == self._run else 0o700, 0)
         os.close(files.open_ours(self._lease_file(bridge), os.O_RDWR | os.O_CREAT))
+
+    def _permissions(self, bridge: str) -> Iterator[tuple[Path, int, int]]:
+        """The directories between /run and a server's lists, each with its mode and its group."""
+        # dnsmasq's own user passes through these two, and has no need to list them.
+        yield RUN, 0o711, 0
+        yield self._run, 0o711, 0
+        # After it has given up root, dnsmasq reads the lists in here again.
+        yield self._run / bridge, 0o750, _account()[1]
+
+    def _is_readable(self, config: ServerConfig) -> bool:
+        """Whether dnsmasq, which has given up root, can read its lists."""
+        group = _account()[1]
+        lists = ((self._run / config.bridge / name, _LIST_MODE, group) for name in _lists(config))
+        try:
+            return all(_has(*each) for each in (*self._permissions(config.bridge), *lists))
+        except OSError:
+            return False
 
     def _write_lists(self, config: ServerConfig) -> bool:
         """Write the files that dnsmasq reads again on a signal; True if one has changed."""
@@ -217,8 +233,8 @@ class DhcpServers:
         changed = False
         for name, text in _lists(config).items():
             path = self._run / config.bridge / name
-            if files.text_of(path) != text:
-                files.write(path, text, 0o640, group=group, sync=False)
+            if files.text_of(path) != text or not _has(path, _LIST_MODE, group):
+                files.write(path, text, _LIST_MODE, group=group, sync=False)
                 changed = True
         return changed
 
@@ -256,6 +272,7 @@ class DhcpServers:
         except (HostnetError, OSError):
             return DhcpState(running=False, leases=leases)
         lists = all(files.text_of(place / name) == text for name, text in _lists(config).items())
+        lists = lists and self._is_readable(config)
         return DhcpState(as_declared and lists and self._checksums_whole(server.bridge), leases)
 
     def leases(self, bridge: str) -> tuple[Lease, ...]:
@@ -316,11 +333,18 @@ def _account() -> tuple[str, int]:
     return "root", 0
 
 
-def _make_directory(path: Path, mode: int) -> None:
-    """Make a directory if there is none, with this mode whatever the umask is."""
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(mode=0o700)
+def _make_directory(path: Path, mode: int, group: int) -> None:
+    """Have a directory with this mode and group, whatever the umask is, and whoever made it."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    if not _has(path, mode, group):
+        os.chown(path, 0, group)
         path.chmod(mode)
+
+
+def _has(path: Path, mode: int, group: int) -> bool:
+    """Whether a file or directory is root's, with this mode and group."""
+    status = path.lstat()
+    return (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (mode, 0, group)
 
 
 def _resolv_file() -> Path:
