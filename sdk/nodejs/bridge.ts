@@ -153,7 +153,7 @@ export interface BridgeArgs {
      */
     macAddress?: pulumi.Input<string | undefined>;
     /**
-     * The bridge's MTU. With IPv6 addresses it is at least 1280. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the bridge is set.
+     * The MTU of the bridge and of its ports: of each TAP without an `mtu` of its own, and of each interface that a `match` attaches. With IPv6 addresses it is at least 1280. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the bridge and of these ports is set. An attached interface gets its own back when it is detached, unless another program has changed it. DHCP and router advertisements announce the smallest MTU of the declared ports.
      */
     mtu?: pulumi.Input<number | undefined>;
     /**

@@ -125,7 +125,7 @@ export interface TapBindingArgs {
      */
     match?: pulumi.Input<string | undefined>;
     /**
-     * The TAP's MTU. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the TAP is set.
+     * The TAP's MTU. Unit: bytes. Default: the `mtu` of the bridge; without one, the kernel's choice. On the host: `mtu` of the TAP is set.
      */
     mtu?: pulumi.Input<number | undefined>;
     /**

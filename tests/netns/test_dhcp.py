@@ -25,13 +25,15 @@ from tests.lab.clients import Client, advertisement, ask, old_client
 from tests.lab.driver import Provider, Stack, refused
 from tests.lab.kernel import CLSACT_EGRESS
 from tests.lab.lab import Lab
+from tests.lab.namespaces import Namespace
 from tests.lab.probes import DOUBT
-from tests.lab.waiting import until
+from tests.lab.waiting import PATIENCE, until
 from tools.guest import READY, qemu_argv
 
 Program = dict[str, tuple[str, dict[str, Any]]]
 MAC = "02:00:00:00:01:0{}"
 BOOT_PATIENCE = 120.0  # seconds; a microVM boots in 4, on a busy machine in many more
+IP_MTU_DISCOVER, IP_PMTUDISC_DO = 10, 2  # linux/in.h
 NET4, NET6 = ["10.0.0.1/24"], ["10.0.0.1/24", "fd12::1/64"]
 
 
@@ -83,6 +85,52 @@ def test_a_guest_gets_all_it_needs(lab: Lab, stack: Stack, client: NewClient) ->
     assert (lease["macAddress"], lease["address"], lease["hostname"]) == (guest.mac, given["ip"], "first")
     stack.destroy()
     assert not pids(lab)
+
+
+def whole(to: Namespace, by: Namespace, address: str, size: int) -> int:
+    """How many bytes arrive of a datagram of this size that no router may divide."""
+    with (
+        to.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
+        by.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+    ):
+        receiver.bind((address, 9000))
+        receiver.settimeout(PATIENCE)
+        sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+        sender.sendto(bytes(size), (address, 9000))
+        return len(receiver.recv(size + 1))
+
+
+def test_what_dhcp_and_advertisements_announce_as_mtu_every_port_carries(
+    lab: Lab, stack: Stack, client: NewClient
+) -> None:
+    """On a jumbo bridge an attached interface and a TAP take its MTU, and whole packets of it pass.
+
+    A TAP with a smaller MTU of its own makes all guests use that one.
+    """
+    guest = client(1)
+    program = network({}, addresses=NET6, ipv6SendRa=True, mtu=9000)
+    program["tap"] = ("TapBinding", {"name": "web", "bridge": "${net.name}", "guest": {}})
+    stack.up(program)
+    links = lab.host.kernel.links()
+    assert (links["vm-1"].mtu, links["web"].mtu) == (9000, 9000)
+    assert guest.udhcpc("-O", "mtu")["mtu"] == "9000"
+    assert advertisement(guest.namespace)["mtu"] == 9000
+    guest.namespace.ip("link set eth0 mtu 9000")
+    assert whole(lab.host, guest.namespace, "10.0.0.1", 9000 - 28) == 9000 - 28
+    lab.host.ip("link set vm-1 mtu 1500")
+    assert stack.refresh() == {"net": ["mtu"]}
+    stack.up(program)
+    assert lab.host.kernel.links()["vm-1"].mtu == 9000
+    assert stack.refresh() == {}
+    program["tap"][1]["mtu"] = 1400
+    stack.up(program)
+    assert guest.udhcpc("-O", "mtu")["mtu"] == "1400"
+    assert advertisement(guest.namespace)["mtu"] == 1400
+    assert lab.host.kernel.links()["vm-1"].mtu == 9000
+    stack.up(network({}, addresses=NET6, ipv6SendRa=True))
+    assert lab.host.kernel.links()["vm-1"].mtu == 1500, "it has its own back"
+    assert stack.refresh() == {}
+    stack.destroy()
 
 
 def test_an_undeclared_range_is_the_subnet_less_what_is_used(lab: Lab, stack: Stack, client: NewClient) -> None:

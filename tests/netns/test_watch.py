@@ -151,6 +151,31 @@ def test_an_interface_that_appears_is_attached_and_nothing_else_is(scene: Scene)
     assert scene.stack["vms.members"] == ["vm-1"]
 
 
+def test_an_interface_takes_the_mtu_of_its_bridge_and_gets_its_own_back(scene: Scene) -> None:
+    """Also if no provider runs as it appears, and if it has another name by then. One changed since keeps its own."""
+    jumbo: Program = {"net": ("Bridge", {**NET["net"][1], "mtu": 9000}), "vms": NET["vms"]}
+    scene.stack.up(jumbo)
+    scene.leave()
+    scene.host.ip("tuntap add tmp mode tap", "link set tmp mtu 1400", "link set tmp name vm-small")
+    scene.add("vm-1", "vm-2", "vm-3", "vm-4")
+    scene.until(lambda: scene.attached("vm-small", "vm-1", "vm-2", "vm-3", "vm-4"))
+    scene.settled("vm-small", "vm-1", "vm-2", "vm-3", "vm-4")
+    assert {link.mtu for name, link in scene.bed.links().items() if name.startswith("vm-")} == {9000}
+    scene.host.ip("link set vm-2 mtu 4000", "link set vm-3 name vm-renamed", "link set vm-4 name other")
+    scene.until(lambda: "vm-3 was renamed to vm-renamed" in scene.log() and "detached other" in scene.log())
+    assert scene.bed.links()["other"].mtu == 1500
+    assert scene.stack.refresh() == {"net": ["mtu"]}
+    scene.stack.up({"net": jumbo["net"]})
+    links = scene.bed.links()
+    assert {name: links[name].mtu for name in ("vm-small", "vm-1", "vm-2", "vm-renamed")} == {
+        "vm-small": 1400,
+        "vm-1": 1500,
+        "vm-2": 4000,
+        "vm-renamed": 1500,
+    }
+    scene.stack.destroy()
+
+
 def test_it_comes_with_the_first_match_and_goes_with_the_last(scene: Scene) -> None:
     """There is one process for each host. It goes with the last match, even if the bridge stays."""
     scene.stack.up({"net": NET["net"]})

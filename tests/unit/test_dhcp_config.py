@@ -11,7 +11,7 @@ from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.wire.errors import HostnetError
-from hostnet.wire.objects import Address, DhcpServer, Guest, Lease, Link, Object, StaticLease
+from hostnet.wire.objects import Address, DhcpServer, Guest, Lease, Link, Object, Port, StaticLease
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,10 +19,12 @@ MAC = "02:00:00:00:00:0{}"
 BASE = DhcpServer("br-a", dhcp=True)
 
 
-def setup(server: DhcpServer, *others: Object, cidrs: tuple[str, ...] = ("10.0.0.1/24",)) -> ServerConfig:
+def setup(
+    server: DhcpServer, *others: Object, cidrs: tuple[str, ...] = ("10.0.0.1/24",), mtu: int | None = None
+) -> ServerConfig:
     """The set-up of a server on a bridge with these addresses and other objects."""
     bridge: tuple[Object, ...] = (
-        Link(server.bridge, "bridge"),
+        Link(server.bridge, "bridge", mtu=mtu),
         *(Address(server.bridge, cidr) for cidr in cidrs),
         server,
     )
@@ -38,6 +40,29 @@ def test_the_whole_subnet() -> None:
     assert "dhcp-option=tag:net0,option:router,10.0.0.1" in config
     assert "dhcp-option=tag:net1,option:router,10.0.2.1" in config
     assert {"interface=br-a", "except-interface=lo", "bind-dynamic", "port=53"} <= set(config)
+
+
+def test_no_mtu_is_announced_that_a_port_does_not_carry() -> None:
+    """The bridge's, or that of a TAP with a smaller one; without either, what guests assume anyway."""
+
+    def told(bridge: int | None, *taps: int | None) -> set[str]:
+        objects: list[Object] = []
+        for number, mtu in enumerate(taps):
+            objects += [Link(f"t{number}", "tap", mtu=mtu), Port(f"t{number}", "br-a")]
+        server = replace(BASE, send_ra=True, ra_prefixes=("fd12::/64",))
+        return {
+            line
+            for line in setup(server, *objects, cidrs=("10.0.0.1/24", "fd12::1/64"), mtu=bridge).lines
+            if "mtu" in line
+        }
+
+    def lines(mtu: int, v6: int) -> set[str]:
+        return {f"dhcp-option=option:mtu,{mtu}", f"ra-param=br-a,mtu:{v6},0"}
+
+    assert told(None) == told(None, None, 9000) == set()
+    assert told(9000) == told(9000, None, 9000) == lines(9000, 9000)
+    assert told(9000, None, 1400) == told(None, None, 1400) == lines(1400, 1400)
+    assert told(None, 1000) == lines(1000, 1280)
 
 
 def test_without_dns_of_its_own() -> None:

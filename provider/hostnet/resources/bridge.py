@@ -160,10 +160,13 @@ class BridgeInputs(Declared):
     )
     mtu: int | None = prop(
         Int(MTU_MIN, MTU_MAX),
-        "The bridge's MTU. With IPv6 addresses it is at least 1280.",
+        "The MTU of the bridge and of its ports: of each TAP without an `mtu` of its own, and of each interface that "
+        "a `match` attaches. With IPv6 addresses it is at least 1280.",
         unit="bytes",
         default_doc="the kernel's choice",
-        effect="`mtu` of the bridge is set.",
+        effect="`mtu` of the bridge and of these ports is set. An attached interface gets its own back when it is "
+        "detached, unless another program has changed it. DHCP and router advertisements announce the smallest MTU of "
+        "the declared ports.",
         field="mtu",
         host_decides=True,
     )
@@ -450,6 +453,8 @@ pulumi.export("gateway", bridge.gateway)
             return
         settle(declared, self.inputs, link)
         settle_list(declared, self.inputs, "addresses", link.open_to)
+        if link.port_mtu is not None:
+            settle_value(declared, self.inputs, "mtu", link.port_mtu)
         if link.dropped:
             settle_value(declared, self.inputs, "openFirewall", seen=False)
         if view.object(DhcpServer):

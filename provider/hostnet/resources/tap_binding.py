@@ -151,7 +151,7 @@ class TapBindingInputs(Declared):
         Int(MTU_MIN, TAP_MTU_MAX),
         "The TAP's MTU.",
         unit="bytes",
-        default_doc="the kernel's choice",
+        default_doc="the `mtu` of the bridge; without one, the kernel's choice",
         effect="`mtu` of the TAP is set.",
         field="mtu",
         host_decides=True,

@@ -274,6 +274,8 @@ class LinkState:
         False  # it accepts router advertisements, and with them any address and route that a guest announces
     )
 
+    port_mtu: int | None = None  # of a bridge: the MTU of a port that should have the bridge's, and has not
+
     @property
     def open_to(self) -> tuple[str, ...]:
         """Its addresses; `::/0` stands for all those that a guest could announce."""

@@ -91,7 +91,7 @@ type bridgeArgs struct {
 	Ipv6SendRa *bool `pulumi:"ipv6SendRa"`
 	// The bridge's own MAC address. Default: derived from the resource, always the same. On the host: It is set when the bridge is created. Otherwise it would change when a port is attached.
 	MacAddress *string `pulumi:"macAddress"`
-	// The bridge's MTU. With IPv6 addresses it is at least 1280. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the bridge is set.
+	// The MTU of the bridge and of its ports: of each TAP without an `mtu` of its own, and of each interface that a `match` attaches. With IPv6 addresses it is at least 1280. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the bridge and of these ports is set. An attached interface gets its own back when it is detached, unless another program has changed it. DHCP and router advertisements announce the smallest MTU of the declared ports.
 	Mtu *int `pulumi:"mtu"`
 	// The interface's name: 1 to 15 bytes. Default: the resource's name, shortened, with a suffix. On the host: A link of kind bridge is created. A change replaces the resource.
 	Name *string `pulumi:"name"`
@@ -121,7 +121,7 @@ type BridgeArgs struct {
 	Ipv6SendRa pulumi.BoolPtrInput
 	// The bridge's own MAC address. Default: derived from the resource, always the same. On the host: It is set when the bridge is created. Otherwise it would change when a port is attached.
 	MacAddress pulumi.StringPtrInput
-	// The bridge's MTU. With IPv6 addresses it is at least 1280. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the bridge is set.
+	// The MTU of the bridge and of its ports: of each TAP without an `mtu` of its own, and of each interface that a `match` attaches. With IPv6 addresses it is at least 1280. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the bridge and of these ports is set. An attached interface gets its own back when it is detached, unless another program has changed it. DHCP and router advertisements announce the smallest MTU of the declared ports.
 	Mtu pulumi.IntPtrInput
 	// The interface's name: 1 to 15 bytes. Default: the resource's name, shortened, with a suffix. On the host: A link of kind bridge is created. A change replaces the resource.
 	Name pulumi.StringPtrInput

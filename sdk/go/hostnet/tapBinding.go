@@ -81,7 +81,7 @@ type tapBindingArgs struct {
 	Isolated *bool `pulumi:"isolated"`
 	// A glob such as `vm-*`. Interfaces whose names match are attached to `bridge`, those that exist and those that appear later. It requires `bridge`; beside it only `isolated` and `connection` are allowed. On the host: Matching interfaces become ports of the bridge. A delete detaches exactly these. An uplink or a physical interface that matches is an error. A change replaces the resource.
 	Match *string `pulumi:"match"`
-	// The TAP's MTU. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the TAP is set.
+	// The TAP's MTU. Unit: bytes. Default: the `mtu` of the bridge; without one, the kernel's choice. On the host: `mtu` of the TAP is set.
 	Mtu *int `pulumi:"mtu"`
 	// Gives the TAP several queues, so that several virtual CPUs can use it at the same time. Default: false. On the host: The TAP has the flag IFF_MULTI_QUEUE. A change replaces the resource.
 	MultiQueue *bool `pulumi:"multiQueue"`
@@ -111,7 +111,7 @@ type TapBindingArgs struct {
 	Isolated pulumi.BoolPtrInput
 	// A glob such as `vm-*`. Interfaces whose names match are attached to `bridge`, those that exist and those that appear later. It requires `bridge`; beside it only `isolated` and `connection` are allowed. On the host: Matching interfaces become ports of the bridge. A delete detaches exactly these. An uplink or a physical interface that matches is an error. A change replaces the resource.
 	Match pulumi.StringPtrInput
-	// The TAP's MTU. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the TAP is set.
+	// The TAP's MTU. Unit: bytes. Default: the `mtu` of the bridge; without one, the kernel's choice. On the host: `mtu` of the TAP is set.
 	Mtu pulumi.IntPtrInput
 	// Gives the TAP several queues, so that several virtual CPUs can use it at the same time. Default: false. On the host: The TAP has the flag IFF_MULTI_QUEUE. A change replaces the resource.
 	MultiQueue pulumi.BoolPtrInput

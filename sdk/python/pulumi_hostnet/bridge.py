@@ -44,7 +44,7 @@ class BridgeArgs:
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] ipv6_prefixes: The IPv6 prefixes to advertise, each a /64. Default: the /64s of `addresses`.
         :param pulumi.Input[_builtins.bool] ipv6_send_ra: Sends IPv6 router advertisements, so that guests configure their own addresses (SLAAC). Default: false. On the host: The bridge's dnsmasq process sends them.
         :param pulumi.Input[_builtins.str] mac_address: The bridge's own MAC address. Default: derived from the resource, always the same. On the host: It is set when the bridge is created. Otherwise it would change when a port is attached.
-        :param pulumi.Input[_builtins.int] mtu: The bridge's MTU. With IPv6 addresses it is at least 1280. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the bridge is set.
+        :param pulumi.Input[_builtins.int] mtu: The MTU of the bridge and of its ports: of each TAP without an `mtu` of its own, and of each interface that a `match` attaches. With IPv6 addresses it is at least 1280. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the bridge and of these ports is set. An attached interface gets its own back when it is detached, unless another program has changed it. DHCP and router advertisements announce the smallest MTU of the declared ports.
         :param pulumi.Input[_builtins.str] name: The interface's name: 1 to 15 bytes. Default: the resource's name, shortened, with a suffix. On the host: A link of kind bridge is created. A change replaces the resource.
         :param pulumi.Input[_builtins.bool] open_firewall: Lets DHCP, DNS and router solicitations from the bridge reach the host although another firewall would drop them, and lets frames pass between the bridge's own ports. It opens nothing else. Default: true. On the host: An accept rule with hostnet's comment is in each chain of another firewall that would drop them.
         :param pulumi.Input[_builtins.bool] port_isolation: Isolates the guests of the bridge from each other. They still reach the host, and other networks through it. Default: false. On the host: `isolated` is set on each port that hostnet attaches.
@@ -166,7 +166,7 @@ class BridgeArgs:
     @pulumi.getter
     def mtu(self) -> pulumi.Input[Optional[_builtins.int]]:
         """
-        The bridge's MTU. With IPv6 addresses it is at least 1280. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the bridge is set.
+        The MTU of the bridge and of its ports: of each TAP without an `mtu` of its own, and of each interface that a `match` attaches. With IPv6 addresses it is at least 1280. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the bridge and of these ports is set. An attached interface gets its own back when it is detached, unless another program has changed it. DHCP and router advertisements announce the smallest MTU of the declared ports.
         """
         return pulumi.get(self, "mtu")
 
@@ -283,7 +283,7 @@ class Bridge(pulumi.CustomResource):
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] ipv6_prefixes: The IPv6 prefixes to advertise, each a /64. Default: the /64s of `addresses`.
         :param pulumi.Input[_builtins.bool] ipv6_send_ra: Sends IPv6 router advertisements, so that guests configure their own addresses (SLAAC). Default: false. On the host: The bridge's dnsmasq process sends them.
         :param pulumi.Input[_builtins.str] mac_address: The bridge's own MAC address. Default: derived from the resource, always the same. On the host: It is set when the bridge is created. Otherwise it would change when a port is attached.
-        :param pulumi.Input[_builtins.int] mtu: The bridge's MTU. With IPv6 addresses it is at least 1280. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the bridge is set.
+        :param pulumi.Input[_builtins.int] mtu: The MTU of the bridge and of its ports: of each TAP without an `mtu` of its own, and of each interface that a `match` attaches. With IPv6 addresses it is at least 1280. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the bridge and of these ports is set. An attached interface gets its own back when it is detached, unless another program has changed it. DHCP and router advertisements announce the smallest MTU of the declared ports.
         :param pulumi.Input[_builtins.str] name: The interface's name: 1 to 15 bytes. Default: the resource's name, shortened, with a suffix. On the host: A link of kind bridge is created. A change replaces the resource.
         :param pulumi.Input[_builtins.bool] open_firewall: Lets DHCP, DNS and router solicitations from the bridge reach the host although another firewall would drop them, and lets frames pass between the bridge's own ports. It opens nothing else. Default: true. On the host: An accept rule with hostnet's comment is in each chain of another firewall that would drop them.
         :param pulumi.Input[_builtins.bool] port_isolation: Isolates the guests of the bridge from each other. They still reach the host, and other networks through it. Default: false. On the host: `isolated` is set on each port that hostnet attaches.

@@ -44,7 +44,7 @@ class TapBindingArgs:
         :param pulumi.Input['GuestArgs'] guest: The guest behind the TAP. On a bridge with a `dhcpServer` it has a static lease. Default: no guest, and no address is reserved; `{}`: all is derived.
         :param pulumi.Input[_builtins.bool] isolated: Isolates the port from other isolated ports of the bridge. Default: false. On the host: `isolated` of the bridge port is set.
         :param pulumi.Input[_builtins.str] match: A glob such as `vm-*`. Interfaces whose names match are attached to `bridge`, those that exist and those that appear later. It requires `bridge`; beside it only `isolated` and `connection` are allowed. On the host: Matching interfaces become ports of the bridge. A delete detaches exactly these. An uplink or a physical interface that matches is an error. A change replaces the resource.
-        :param pulumi.Input[_builtins.int] mtu: The TAP's MTU. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the TAP is set.
+        :param pulumi.Input[_builtins.int] mtu: The TAP's MTU. Unit: bytes. Default: the `mtu` of the bridge; without one, the kernel's choice. On the host: `mtu` of the TAP is set.
         :param pulumi.Input[_builtins.bool] multi_queue: Gives the TAP several queues, so that several virtual CPUs can use it at the same time. Default: false. On the host: The TAP has the flag IFF_MULTI_QUEUE. A change replaces the resource.
         :param pulumi.Input[_builtins.str] name: The name of the TAP that is created: 1 to 15 bytes. Not together with `match`. Default: the resource's name, shortened, with a suffix; none with `match`. On the host: A persistent TAP is created (TUNSETIFF, TUNSETPERSIST). A change replaces the resource.
         :param pulumi.Input[Union[_builtins.int, _builtins.str]] owner: The user, by name or number, who may open the TAP. Default: root. On the host: The TAP's owner is set (TUNSETOWNER).
@@ -166,7 +166,7 @@ class TapBindingArgs:
     @pulumi.getter
     def mtu(self) -> pulumi.Input[Optional[_builtins.int]]:
         """
-        The TAP's MTU. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the TAP is set.
+        The TAP's MTU. Unit: bytes. Default: the `mtu` of the bridge; without one, the kernel's choice. On the host: `mtu` of the TAP is set.
         """
         return pulumi.get(self, "mtu")
 
@@ -280,7 +280,7 @@ class TapBinding(pulumi.CustomResource):
         :param pulumi.Input[Union['GuestArgs', 'GuestArgsDict']] guest: The guest behind the TAP. On a bridge with a `dhcpServer` it has a static lease. Default: no guest, and no address is reserved; `{}`: all is derived.
         :param pulumi.Input[_builtins.bool] isolated: Isolates the port from other isolated ports of the bridge. Default: false. On the host: `isolated` of the bridge port is set.
         :param pulumi.Input[_builtins.str] match: A glob such as `vm-*`. Interfaces whose names match are attached to `bridge`, those that exist and those that appear later. It requires `bridge`; beside it only `isolated` and `connection` are allowed. On the host: Matching interfaces become ports of the bridge. A delete detaches exactly these. An uplink or a physical interface that matches is an error. A change replaces the resource.
-        :param pulumi.Input[_builtins.int] mtu: The TAP's MTU. Unit: bytes. Default: the kernel's choice. On the host: `mtu` of the TAP is set.
+        :param pulumi.Input[_builtins.int] mtu: The TAP's MTU. Unit: bytes. Default: the `mtu` of the bridge; without one, the kernel's choice. On the host: `mtu` of the TAP is set.
         :param pulumi.Input[_builtins.bool] multi_queue: Gives the TAP several queues, so that several virtual CPUs can use it at the same time. Default: false. On the host: The TAP has the flag IFF_MULTI_QUEUE. A change replaces the resource.
         :param pulumi.Input[_builtins.str] name: The name of the TAP that is created: 1 to 15 bytes. Not together with `match`. Default: the resource's name, shortened, with a suffix; none with `match`. On the host: A persistent TAP is created (TUNSETIFF, TUNSETPERSIST). A change replaces the resource.
         :param pulumi.Input[Union[_builtins.int, _builtins.str]] owner: The user, by name or number, who may open the TAP. Default: root. On the host: The TAP's owner is set (TUNSETOWNER).

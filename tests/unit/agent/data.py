@@ -24,6 +24,7 @@ from hostnet.agent.nft.ruleset import Element
 from hostnet.agent.plan.links import Names
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner, Owners
+from hostnet.agent.record.record import Mtu
 from hostnet.wire.objects import Object, from_json, to_json
 
 CASES = Path(__file__).with_name("cases")
@@ -121,7 +122,12 @@ def snapshot(case: Case) -> Snapshot:
 
 def world(case: Case) -> World:
     """Both."""
-    return World(owners(case), snapshot(case))
+    return World(owners(case), snapshot(case), mtus(case))
+
+
+def mtus(case: Case) -> dict[str, Mtu]:
+    """The MTUs that hostnet has set: `"mtus": {"vm-a": [1500, 9000]}`, before and since."""
+    return {name: Mtu(own, ours) for name, (own, ours) in case.get("mtus", {}).items()}
 
 
 def operation(one: Operation) -> str:

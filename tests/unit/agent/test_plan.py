@@ -6,7 +6,7 @@ from hostnet.agent.linux.operations import CreateBridge, CreateTap
 from hostnet.agent.plan.links import Plan, hairpin, plan
 from hostnet.agent.plan.world import World
 
-from tests.unit.agent.data import NAMES, Case, check, operation, owner, owners, parameters, snapshot, step
+from tests.unit.agent.data import NAMES, Case, check, mtus, operation, owner, owners, parameters, snapshot, step
 
 
 def planned(case: Case) -> Plan:
@@ -21,8 +21,13 @@ def planned(case: Case) -> Plan:
     if new is not None:
         held[new.key] = new
     into = Plan()
-    plan(old, new, World(held, snapshot(case)), case.get("attached", {}), NAMES, into)
+    plan(old, new, World(held, snapshot(case), mtus(case)), case.get("attached", {}), NAMES, into)
     return into
+
+
+def notes(found: Plan) -> dict[str, list[int] | None]:
+    """What the record is to say of the links' MTUs."""
+    return {name: [mtu.own, mtu.ours] if mtu else None for name, (_, mtu) in found.mtus.items()}
 
 
 @parameters("plan")
@@ -37,6 +42,7 @@ def test_a_plan_has_these_steps_and_each_says_what_undoes_it(case: Case) -> None
             "remove": [step(one) for one in found.remove],
             "attaches": found.attached,
             "lets go": found.detached,
+            **({"notes": notes(found)} if "notes" in case else {}),
         },
     )
 

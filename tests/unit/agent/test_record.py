@@ -12,7 +12,7 @@ from hostnet.agent.linux.operations import DeleteLink, SetLink, check_sysctl_nam
 from hostnet.agent.record import netns
 from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.phase import Idle, Pending, Phase, Result, RolledBack, Unconfirmed
-from hostnet.agent.record.record import Store
+from hostnet.agent.record.record import Mtu, Store
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Glob
 
@@ -37,30 +37,33 @@ def test_what_is_in_the_journal_is_attached_for_the_next_agent(tmp_path: Path) -
     begin(tmp_path)
     first = store(tmp_path)
     with first.locked() as record:
-        first.journal_attached(record, {"vm-1": "key", "vm-2": "key"})
-        first.journal_attached(record, {"vm-2": "other"})
+        first.journal_attached(record, {"vm-1": "key", "vm-2": "key"}, {"vm-1": Mtu(1500, 9000)})
+        first.journal_attached(record, {"vm-2": "other"}, {})
         assert record.attached == {"vm-0": "key", "vm-1": "key", "vm-2": "other"}
     second = store(tmp_path)
     with second.locked() as record:
         assert record.attached == {"vm-0": "key", "vm-1": "key", "vm-2": "other"}
+        assert record.mtus == {"vm-1": Mtu(1500, 9000)}
         del record.attached["vm-1"]
         second.save(record)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["host.json", "host.lock"]
     with first.locked() as record:
         assert record.attached == {"vm-0": "key", "vm-2": "other"}
+        assert record.mtus == {"vm-1": Mtu(1500, 9000)}
 
 
 def test_a_line_that_was_cut_off_hides_no_other(tmp_path: Path) -> None:
     """A full disk, or the power."""
     begin(tmp_path)
     with (tmp_path / "host.attached").open("w") as file:
+        file.write('\n[null, {"vm-3": "key"}]')  # as an earlier hostnet wrote it
         file.write('\n[null, {"vm-1": "ke')
     first = store(tmp_path)
     with first.locked() as record:
-        assert record.attached == {"vm-0": "key"}
-        first.journal_attached(record, {"vm-2": "key"})
+        assert record.attached == {"vm-0": "key", "vm-3": "key"}
+        first.journal_attached(record, {"vm-2": "key"}, {})
     with store(tmp_path).locked() as record:
-        assert record.attached == {"vm-0": "key", "vm-2": "key"}
+        assert record.attached == {"vm-0": "key", "vm-3": "key", "vm-2": "key"}
 
 
 def test_the_journal_of_a_former_namespace_is_ignored(tmp_path: Path) -> None:
@@ -68,7 +71,7 @@ def test_the_journal_of_a_former_namespace_is_ignored(tmp_path: Path) -> None:
     begin(tmp_path, "before")
     old = store(tmp_path, "before")
     with old.locked() as record:
-        old.journal_attached(record, {"vm-1": "key"})
+        old.journal_attached(record, {"vm-1": "key"}, {})
     with store(tmp_path, "now").locked() as record:
         assert record.attached == {}
     begin(tmp_path, "now")
@@ -82,7 +85,7 @@ def test_the_last_delete_takes_the_journal_along(tmp_path: Path) -> None:
     begin(directory)
     last = store(directory)
     with last.locked() as record:
-        last.journal_attached(record, {"vm-1": "key"})
+        last.journal_attached(record, {"vm-1": "key"}, {})
         record.owners.remove(OWNER.key)
         record.attached.clear()
         last.save(record)
@@ -270,7 +273,7 @@ def test_no_link_is_followed(tmp_path: Path, ending: str) -> None:
     target.write_text(format_1())
     (state / f"host.{ending}").symlink_to(target)
     with contextlib.suppress(HostnetError, OSError), store(state).locked() as record:
-        store(state).journal_attached(record, {"vm-1": "key"})
+        store(state).journal_attached(record, {"vm-1": "key"}, {})
     assert target.read_text() == format_1()
 
 

@@ -14,14 +14,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Union
 
+from hostnet.agent.plan.mtu import carried_mtu
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import Address, DhcpServer, Guest, Lease, Link, StaticLease
+from hostnet.wire.objects import Address, DhcpServer, Guest, Lease, Link, Port, StaticLease
 
 DNS, DHCP = 53, 67
 _SOLICITATIONS = (133, 135, 136)  # ICMPv6: router solicitation, neighbour solicitation and advertisement (RFC 4861)
 _SLAAC_LENGTH = 64
+_MTU_MIN_V6 = 1280  # RFC 8200
 # How long a guest keeps a prefix that is not announced again. dnsmasq announces it every ten minutes.
 _PREFIX_LIFETIME = "1h"
 _MOST_LEASES = 1 << 20  # dnsmasq's default, 1000, is less than the hosts of a /22
@@ -100,6 +102,7 @@ def bridges_of(owner: Owner | None) -> set[str]:
     return {
         *(item.bridge for item in owner.of(DhcpServer)),
         *(item.bridge for item in owner.of(Guest) if item.bridge),
+        *(item.bridge for item in owner.of(Port)),
         *(item.name for item in owner.of(Link) if item.kind == "bridge"),
         *(item.link for item in owner.of(Address)),
     }
@@ -225,11 +228,14 @@ def config_of(server: DhcpServer, world: World) -> ServerConfig:
         lines.append(f"domain={domain}")
     if answers_dns(server):
         lines += ["expand-hosts", "domain-needed", *([f"local=/{domain}/"] if domain else ())]
+    mtu = carried_mtu(server.bridge, world)
     if server.dhcp:
-        link = world.link(server.bridge)
-        lines += _dhcp(server, own, link.mtu if link else None, what)
+        lines += _dhcp(server, own, mtu, what)
     if server.send_ra:
         lines += _advertisements(server, own, domain, what)
+        if mtu is not None:
+            # Without it dnsmasq announces the bridge's MTU, which one of the ports may not carry. 0: its own interval.
+            lines.append(f"ra-param={bridge},mtu:{max(int(mtu), _MTU_MIN_V6)},0")
     known = list(_known(server, world, what)) if server.dhcp else []
     return ServerConfig(bridge, tuple(lines), tuple(_hosts(known)), tuple(_names(known)))
 

@@ -26,6 +26,7 @@ from hostnet.agent.nft.context import context_of, ports_of
 from hostnet.agent.nft.desired import Compiler
 from hostnet.agent.nft.table import Table
 from hostnet.agent.plan.links import Plan, glob_members, glob_steps, hairpin
+from hostnet.agent.plan.mtu import mtu_steps
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owners
 from hostnet.agent.record.record import Record, Store
@@ -89,32 +90,35 @@ class Attacher:
                 if not record.owners:
                     self._store.save(record)  # taking the lock has made its file again: this removes it
                 return report
-            before = dict(record.attached)
+            before, mtus = dict(record.attached), dict(record.mtus)
             joined = self._round(record, globs, changes, report)
             for latest in itertools.islice(iter(more, None), _ROUNDS):
                 if latest.missed:
                     report.missed = True
                     break
                 joined |= self._round(record, globs, latest, report)
-            if joined or record.attached != before:
+            if joined or record.attached != before or record.mtus != mtus:
                 self._store.save(record)
             self._settle(record, before, joined, report)
         return report
 
     def _round(self, record: Record, globs: Globs, changes: Changes, report: Report) -> set[str]:
         """Attach and detach; returns what was attached, or was going to be."""
-        after = self._update_renamed(globs, record.attached, changes.renamed, report)
+        after = self._update_renamed(globs, record, changes.renamed, report)
         snapshot = self.kernel.snapshot() if changes.missed else self._glimpse(globs, changes.appeared)
         look = set(snapshot.links) if changes.missed else changes.appeared & set(snapshot.links)
         for name in list(after) if changes.missed else changes.gone:
             if name in after and name not in snapshot.links and not self._exists(name):
                 del after[name]
-        plan = plan_links(globs, World(record.owners, snapshot), after, look, report)
+                record.mtus.pop(name, None)
+        plan = plan_links(globs, World(record.owners, snapshot, record.mtus), after, look, report)
         record.attached = after
         if plan.attached:
-            self._store.journal_attached(record, plan.attached)
+            mtus = {name: mtu for name, (_, mtu) in plan.mtus.items() if mtu is not None}
+            self._store.journal_attached(record, plan.attached, mtus)
         for name in self._perform(plan.build, report):
             del record.attached[name]
+            record.mtus.pop(name, None)
         return set(plan.attached)
 
     def _exists(self, name: str) -> bool:
@@ -125,14 +129,16 @@ class Attacher:
         return self.kernel.glimpse({*names, *(item.bridge for _, item in globs)})
 
     def _update_renamed(
-        self, globs: Globs, attached: Mapping[str, str], renamed: Mapping[str, str], report: Report
+        self, globs: Globs, record: Record, renamed: Mapping[str, str], report: Report
     ) -> dict[str, str]:
         """What is attached after some interfaces were renamed; one whose new name does not match is detached."""
-        after = dict(attached)
+        after = dict(record.attached)
         known = dict(globs)
-        snapshot = self.kernel.snapshot() if any(old in attached for old in renamed) else Snapshot()
+        snapshot = self.kernel.snapshot() if any(old in after for old in renamed) else Snapshot()
         for old, new in renamed.items():
             key = after.pop(old, None)
+            if key is not None and old in record.mtus:
+                record.mtus[new] = record.mtus.pop(old)
             item = known.get(key or "")
             if item is None or key is None or snapshot.master_of(new) != item.bridge:
                 continue
@@ -140,8 +146,12 @@ class Attacher:
                 after[new] = key
                 report.lines.append(f"{old} was renamed to {new}: it stays in {item.bridge}")
                 continue
+            own = mtu_steps(key, new, None, World(record.owners, snapshot, record.mtus))
+            record.mtus.pop(new, None)
             try:
                 self.kernel.perform(ops.SetLink(new, bridge=""))
+                for step in own:
+                    self.kernel.perform(step.operation)
             except OSError as error:
                 report.lines.append(f"can't detach {new}, which was {old}: {_why(error)}")
             else:
@@ -236,6 +246,7 @@ def plan_links(globs: Globs, world: World, attached: Mapping[str, str], look: se
         }
         into.build += [step for step in mine.build if _link_of(step) in fresh]
         into.attached.update(dict.fromkeys(fresh, key))
+        into.mtus.update({name: note for name, note in mine.mtus.items() if name in fresh})
         report.lines += _left(item, snapshot, look)
     return into
 

@@ -13,6 +13,7 @@ from hostnet.agent.observe.differences import Difference, is_not, is_off, lost
 from hostnet.agent.observe.observation import Observation
 from hostnet.agent.observe.table_drift import forward_drift, gateway_drift
 from hostnet.agent.observe.view import LinkView, glob_view, link_view
+from hostnet.agent.plan.mtu import followers, port_mtu
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.objects import (
     Address,
@@ -48,6 +49,8 @@ def _link_drift(item: Link, owner: Owner, observation: Observation) -> Iterator[
         yield Difference(item.key, "", f"{item.noun} {item.name} {what}", declared=item)
         return
     yield from _setting_drift(item, view.kernel)
+    if item.kind == "bridge":
+        yield from _port_mtu_drift(item, observation)
     if item.kind == "tap":
         yield from _user_drift(item, view.kernel, observation)
     yield from _list_drift(item, "addresses", "address", view.addresses, _declared(owner.of(Address), item))
@@ -70,6 +73,16 @@ def _setting_drift(item: Link, kernel: KernelLink) -> Iterator[Difference]:
     for field, name in (("stp", "STP"), ("vlan_filtering", "VLAN filtering"), ("multi_queue", "multi-queue")):
         if getattr(kernel, field) != getattr(item, field):
             yield is_not(item, field, name, getattr(kernel, field), getattr(item, field))
+
+
+def _port_mtu_drift(item: Link, observation: Observation) -> Iterator[Difference]:
+    """Ports that do not have their bridge's MTU: an update of the bridge gives it to them."""
+    wanted = port_mtu(item.name, observation.world)
+    for name in followers(item.name, observation.world, observation.attached) if wanted is not None else ():
+        there = observation.world.snapshot.links[name].mtu
+        if there != wanted:
+            text = f"the MTU of {name} is {there}, not {wanted} as its bridge's"
+            yield Difference(item.key, "port_mtu", text, there, wanted)
 
 
 def _user_drift(item: Link, kernel: KernelLink, observation: Observation) -> Iterator[Difference]:

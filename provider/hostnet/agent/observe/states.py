@@ -94,6 +94,9 @@ def _link(item: Link, facts: _Facts) -> LinkState | None:
         ports=view.ports,
         dropped=facts.has(item, "open_firewall"),
         advertised=facts.has(item, "advertised"),
+        port_mtu=next(
+            (each.there for each in facts.found if each.object == item.key and each.field == "port_mtu"), None
+        ),
     )
 
 

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field, replace
 from hostnet.agent.linux import operations as ops
 from hostnet.agent.linux.operations import Operation, Step
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
+from hostnet.agent.plan.mtu import followers, mtu_steps, noted_mtu, port_mtu, wanted_mtu
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner
+from hostnet.agent.record.record import Mtu
 from hostnet.wire.objects import Address, Glob, Link, Port, Route
 
 _IPV6_MIN_MTU = 1280
@@ -30,12 +32,14 @@ class Plan:
         remove: Those that come after it.
         attached: By the name of a link that a glob attaches, the key of the glob's owner.
         detached: The links that globs release.
+        mtus: By link, the key of the owner for which its MTU is set, and what to record of it (None: nothing).
     """
 
     build: list[Step] = field(default_factory=list)
     remove: list[Step] = field(default_factory=list)
     attached: dict[str, str] = field(default_factory=dict)
     detached: list[str] = field(default_factory=list)
+    mtus: dict[str, tuple[str, Mtu | None]] = field(default_factory=dict)
 
     @property
     def undo(self) -> tuple[Operation, ...]:
@@ -75,14 +79,14 @@ def plan(
     had = {item.name: item for item in old.of(Link)}
     for item in new.of(Link):
         world = _recreated(key, item, world, names, into)
-        _link(key, item, had.get(item.name), world.snapshot, names, into)
+        _link(key, item, had.get(item.name), world, names, into)
         _other_ports(key, item, world, attached, into)
         _addresses(key, item, new, world.snapshot, into)
     for port in new.of(Port):
         _port(key, port, world, into)
     for glob in new.of(Glob):
         glob_steps(key, glob, world, attached, into)
-    _remove(old, new, world.snapshot, attached, into)
+    _remove(old, new, world, attached, into)
 
 
 def _without_objects(owner: Owner | None) -> Owner:
@@ -109,15 +113,16 @@ def takes_user_off(item: Link, state: KernelLink, names: Names) -> bool:
     return no_user or (item.group is None and state.gid is not None)
 
 
-def _link(key: str, item: Link, before: Link | None, snapshot: Snapshot, names: Names, into: Plan) -> None:
-    state = snapshot.links.get(item.name)
+def _link(key: str, item: Link, before: Link | None, world: World, names: Names, into: Plan) -> None:
+    state, mtu = world.snapshot.links.get(item.name), wanted_mtu(item, world)
+    into.mtus[item.name] = (key, noted_mtu(item.name, mtu, world))
     if state is None:
         into.build.append(Step(key, _create(item), (ops.DeleteLink(item.name),)))
-        if item.kind == "tap" and (item.mtu is not None or item.mac is not None):
-            into.build.append(Step(key, ops.SetLink(item.name, mtu=item.mtu, mac=item.mac)))
+        if item.kind == "tap" and (mtu is not None or item.mac is not None):
+            into.build.append(Step(key, ops.SetLink(item.name, mtu=mtu, mac=item.mac)))
         into.build.append(Step(key, ops.SetLink(item.name, accept_ra=0, up=True)))
         return
-    _change_link(key, item, before, snapshot, names, into)
+    _change_link(key, item, before, mtu, world, names, into)
     if not state.up:
         into.build.append(Step(key, ops.SetLink(item.name, up=True), (ops.SetLink(item.name, up=False),)))
 
@@ -128,7 +133,10 @@ def _create(item: Link) -> Operation:
     return ops.CreateTap(item.name, item.user, item.group, item.multi_queue, item.vnet_hdr)
 
 
-def _change_link(key: str, item: Link, before: Link | None, snapshot: Snapshot, names: Names, into: Plan) -> None:
+def _change_link(
+    key: str, item: Link, before: Link | None, mtu: int | None, world: World, names: Names, into: Plan
+) -> None:
+    snapshot = world.snapshot
     state = snapshot.links[item.name]
     bridge = item.kind == "bridge"
     # A bridge follows its smallest port until an MTU is set by hand, also to what it happens to be.
@@ -139,14 +147,13 @@ def _change_link(key: str, item: Link, before: Link | None, snapshot: Snapshot, 
 
     if item.mac is not None and state.mac != item.mac:
         add(ops.SetLink(item.name, mac=item.mac), ops.SetLink(item.name, mac=state.mac))
-    if item.mtu is not None and (unpinned or state.mtu != item.mtu):
-        add(
-            ops.SetLink(item.name, mtu=item.mtu, bridge_device=bridge),
-            ops.SetLink(item.name, mtu=state.mtu, bridge_device=bridge),
-        )
+    if unpinned and mtu == state.mtu:
+        pin = ops.SetLink(item.name, mtu=mtu, bridge_device=True)
+        add(pin, pin)
+    into.build += mtu_steps(key, item.name, mtu, world, pin=bridge)
     # With an MTU below 1280 bytes a link has no IPv6 sysctls (addrconf_notify). They come back with the default of
     # the host, which accepts router advertisements.
-    gets_ipv6 = state.accept_ra is None and state.mtu < _IPV6_MIN_MTU <= (item.mtu or 0)
+    gets_ipv6 = state.accept_ra is None and state.mtu < _IPV6_MIN_MTU <= (mtu or 0)
     if snapshot.takes_routers(item.name) or gets_ipv6:
         add(ops.SetLink(item.name, accept_ra=0), ops.SetLink(item.name, accept_ra=state.accept_ra))
     if bridge and state.stp != item.stp:
@@ -256,7 +263,7 @@ def _attach(key: str, link: str, bridge: str, *, isolated: bool, snapshot: Snaps
 
 
 def _other_ports(key: str, item: Link, world: World, attached: Mapping[str, str], into: Plan) -> None:
-    """Other owners' ports of a bridge: isolated as it says, and put back when it is created again."""
+    """Other owners' ports of a bridge: isolation and MTU as it says; put back when it is created again."""
     if item.kind != "bridge":
         return
     created = item.name not in world.snapshot.links
@@ -270,6 +277,10 @@ def _other_ports(key: str, item: Link, world: World, attached: Mapping[str, str]
         if there and world.snapshot.master_of(link) == (None if created else item.name):
             isolated = port.isolated or item.port_isolation
             _attach(key, link, item.name, isolated=isolated, snapshot=world.snapshot, into=into)
+    mtu = port_mtu(item.name, world)
+    for link in followers(item.name, world, attached):
+        into.build += mtu_steps(key, link, mtu, world)
+        into.mtus[link] = (key, noted_mtu(link, mtu, world))
     for owner, glob in globs if created else ():
         glob_steps(owner, glob, world, attached, into)
 
@@ -324,20 +335,24 @@ def glob_steps(key: str, item: Glob, world: World, attached: Mapping[str, str], 
     bridge = world.link(item.bridge)
     declared = {link.name for link in world.owners.every(Link)}
     isolated = item.isolated or (bridge is not None and bridge.port_isolation)
+    mtu = port_mtu(item.bridge, world)
     for name in glob_members(item, world.snapshot)[0]:
         if name in declared:
             continue  # it has a resource of its own, which says where it belongs
         mine = attached.get(name) == key
         if world.snapshot.master_of(name) == item.bridge and not mine:
             continue  # another program put it there: not ours to change, nor to release
+        into.build += mtu_steps(key, name, mtu, world)
+        into.mtus[name] = (key, noted_mtu(name, mtu, world))
         _attach(key, name, item.bridge, isolated=isolated, snapshot=world.snapshot, into=into)
         if not world.snapshot.links[name].up:
             into.build.append(Step(key, ops.SetLink(name, up=True)))
         into.attached[name] = key
 
 
-def _remove(old: Owner, new: Owner, snapshot: Snapshot, attached: Mapping[str, str], into: Plan) -> None:
+def _remove(old: Owner, new: Owner, world: World, attached: Mapping[str, str], into: Plan) -> None:
     """What the owner has and should not have any more."""
+    snapshot = world.snapshot
     key, kept = new.key, {item.key for item in new.objects}
     for link in old.of(Link):
         state = snapshot.links.get(link.name)
@@ -350,18 +365,21 @@ def _remove(old: Owner, new: Owner, snapshot: Snapshot, attached: Mapping[str, s
             into.remove.append(Step(key, ops.SetLink(port.link, bridge=""), undo))
     for glob in old.of(Glob):
         if glob.key not in kept:
-            _release(key, glob, snapshot, attached, into)
+            _release(key, glob, world, attached, into)
 
 
-def _release(key: str, item: Glob, snapshot: Snapshot, attached: Mapping[str, str], into: Plan) -> None:
-    """Detach exactly what the glob attached, where it still is."""
+def _release(key: str, item: Glob, world: World, attached: Mapping[str, str], into: Plan) -> None:
+    """Detach exactly what the glob attached, where it still is, and give it back its own MTU."""
     for name, owner in attached.items():
         if owner != key or name in into.attached:
             continue
         into.detached.append(name)
-        if snapshot.master_of(name) == item.bridge:
+        if world.snapshot.master_of(name) == item.bridge:
             undo = (ops.SetLink(name, bridge=item.bridge),)
             into.remove.append(Step(key, ops.SetLink(name, bridge=""), undo))
+        if name in world.snapshot.links:
+            into.remove += mtu_steps(key, name, None, world)
+        into.mtus[name] = (key, None)
 
 
 def _recreate(item: Link, snapshot: Snapshot) -> Iterable[Operation]:

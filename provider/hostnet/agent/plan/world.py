@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from hostnet.agent.linux.prefixes import Prefix
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.record.networks import Held
 from hostnet.agent.record.owners import Kind, Owner, Owners
+from hostnet.agent.record.record import Mtu
 from hostnet.wire.objects import Address, Forward, Gateway, Link, Route
 from hostnet.wire.requests import Change
 
 
 @dataclass(frozen=True)
 class World:
-    """All owners (those of this transaction that were admitted so far included) and what the kernel has."""
+    """All owners (those of this transaction that were admitted so far included) and what the kernel has.
+
+    Attributes:
+        owners: All owners.
+        snapshot: What the kernel has.
+        mtus: The MTUs that hostnet has set (`Record.mtus`).
+    """
 
     owners: Owners
     snapshot: Snapshot
+    mtus: Mapping[str, Mtu] = field(default_factory=dict)
 
     def others(self, change: Change, kind: type[Kind]) -> Iterator[tuple[Owner, Kind]]:
         """The objects of a type that a change may conflict with, with their owners (not for forwards).

@@ -42,6 +42,14 @@ class Sysctl:
 
 
 @dataclass(frozen=True)
+class Mtu:
+    """A link's MTU: what it was and what we made of it."""
+
+    own: int
+    ours: int
+
+
+@dataclass(frozen=True)
 class Mark:
     """How our tables were when we last changed them.
 
@@ -64,6 +72,7 @@ class Record:
 
     Attributes:
         attached: By the name of a link that a glob attached, the key of the glob's owner.
+        mtus: By the name of a link whose MTU hostnet has set, what it was before.
         claims: By an owner's key, the URN of the resource that imported it and may take it over.
         phase: How far the transaction under way is.
         results: By transaction, what became of the latest ones; the latest is last.
@@ -73,6 +82,7 @@ class Record:
     sysctls: dict[str, Sysctl] = field(default_factory=dict)
     table: Mark = field(default_factory=Mark)
     attached: dict[str, str] = field(default_factory=dict)
+    mtus: dict[str, Mtu] = field(default_factory=dict)
     claims: dict[str, str] = field(default_factory=dict)
     phase: Phase = field(default_factory=Idle)
     results: dict[str, Result] = field(default_factory=dict)
@@ -185,15 +195,16 @@ class Store:
         if now != self._stat:
             self._record = self._read()
             self._stat = now
-        self._record.attached.update(self._journalled_links())
+        self._read_journal(self._record)
         return self._record
 
-    def journal_attached(self, record: Record, links: Mapping[str, str]) -> None:
+    def journal_attached(self, record: Record, links: Mapping[str, str], mtus: Mapping[str, Mtu]) -> None:
         """Append what is about to be attached to a journal beside the record, until `save` takes it in.
 
         It is quick, and outlives this process. It need not outlive the host: attachments do not.
         """
-        line = f"\n{json.dumps([self._instance, dict(links)])}\n".encode()  # apart from one that was cut off
+        entry = [self._instance, dict(links), _mtus_to_json(mtus)]
+        line = f"\n{json.dumps(entry)}\n".encode()  # apart from one that was cut off
         descriptor = files.open_ours(self._journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             if os.write(descriptor, line) < len(line):
@@ -201,18 +212,19 @@ class Store:
         finally:
             os.close(descriptor)
         record.attached.update(links)
+        record.mtus.update(mtus)
 
-    def _journalled_links(self) -> Mapping[str, str]:
+    def _read_journal(self, record: Record) -> None:
         try:
             lines = files.our_text(self._journal).splitlines()
         except (OSError, ValueError):
-            return {}
-        found: dict[str, str] = {}
+            return
         for line in lines:
             with suppress(*MALFORMED):  # a line that was cut off, or is empty
-                instance, links = json.loads(line)
-                found.update(links if instance == self._instance else {})
-        return found
+                instance, links, *more = json.loads(line)
+                if instance == self._instance:
+                    record.attached.update(links)
+                    record.mtus.update(_mtus(more[0] if more else {}))  # an earlier hostnet wrote none
 
     def _read(self) -> Record:
         try:
@@ -235,6 +247,7 @@ class Store:
             sysctls={check_sysctl_name(name): Sysctl(**value) for name, value in header["sysctls"].items()},
             table=Mark(**header.get("table", {})),
             attached=header["attached"],
+            mtus=_mtus(header.get("mtus", {})),
             claims=header.get("claims", {}),
             phase=_phase(header),
             results=_results(header),
@@ -268,6 +281,7 @@ class Store:
             "claims": {key: urn for key, urn in record.claims.items() if key in record.owners},
             "table": vars(record.table),
             "attached": record.attached,
+            "mtus": _mtus_to_json(record.mtus),
             "results": {transaction: result.to_json() for transaction, result in record.results.items()},
         }
         lines = [json.dumps(header), *(owner.line for owner in record.owners.values())]
@@ -322,6 +336,14 @@ def header_of(text: str) -> dict[str, Any]:
     if header["format"] > _FORMAT:
         raise ValueError(f"it was written by a newer hostnet (format {header['format']}, this one knows {_FORMAT})")
     return dict(header)
+
+
+def _mtus_to_json(mtus: Mapping[str, Mtu]) -> dict[str, list[int]]:
+    return {name: [each.own, each.ours] for name, each in mtus.items()}
+
+
+def _mtus(data: Mapping[str, list[int]]) -> dict[str, Mtu]:
+    return {name: Mtu(int(own), int(ours)) for name, (own, ours) in data.items()}
 
 
 def _phase(header: dict[str, Any]) -> Phase:

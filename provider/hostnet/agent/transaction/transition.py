@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from hostnet.agent.linux.operations import Step
@@ -13,7 +13,7 @@ from hostnet.agent.plan.links import Names, Plan, hairpin, plan
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.phase import Idle, Pairs, Phase, Unconfirmed
-from hostnet.agent.record.record import Record
+from hostnet.agent.record.record import Mtu, Record
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Link
 
@@ -46,7 +46,7 @@ class Transition:
     def plan(cls, record: Record, pairs: Pairs, snapshot: Snapshot) -> Transition:
         """Plan it; nothing is changed yet."""
         before = record.owners.copy()
-        links, world = Plan(), World(effective(before, pairs, {}), snapshot)
+        links, world = Plan(), World(effective(before, pairs, {}), snapshot, record.mtus)
         names = names_of(world.owners.values())
         for old, new in pairs.values():
             if old is not None or new is not None:  # else it changed its URN, and the new one's pair has the objects
@@ -78,7 +78,20 @@ class Transition:
             undone: The owners whose steps were undone.
         """
         self.record.owners = self.owners
+        undone = set(undone)
         self.record.attached = attached_after(self.attached_before, self.links, undone)
+        self.record.mtus = self._mtus_after(undone)
+
+    def _mtus_after(self, undone: Container[str]) -> dict[str, Mtu]:
+        """The MTUs that hostnet has set, of the links that are still its business."""
+        now = dict(self.record.mtus)
+        for name, (key, mtu) in self.links.mtus.items():
+            if key not in undone and mtu is not None:
+                now[name] = mtu
+            elif key not in undone:
+                now.pop(name, None)
+        ours = _links(self.owners) | self.record.attached.keys()
+        return {name: mtu for name, mtu in now.items() if name in ours}
 
     def unconfirmed(self, transaction: str) -> Phase:
         """The phase while a provider has not confirmed it; it is over at once where nothing has changed."""
