@@ -106,11 +106,11 @@ def attached(host: Host, bridge: str) -> None:
 
 def routed_vms(host: Host, outputs: dict[str, Any]) -> None:
     """A TAP a guest, without a bridge, with the route to it."""
-    for number in (1, 2, 3):
+    for number, netmask in ((1, "255.255.255.254"), (2, "255.255.255.252"), (3, "255.255.255.248")):
         assert host.addresses(f"vm{number}") == ["10.0.0.0/32", "fd12:3456:789a::/128"]
         assert {f"10.0.0.{number} dev vm{number}", f"fd12:3456:789a::{number} dev vm{number}"} <= host.routes
         guest = outputs["guests"][f"vm{number}"]
-        assert guest["kernelIpArg"] == f"ip=10.0.0.{number}::10.0.0.0:255.255.255.255:vm{number}:eth0:off"
+        assert guest["kernelIpArg"] == f"ip=10.0.0.{number}::10.0.0.0:{netmask}:vm{number}:eth0:off"
         assert guest["gateway6"] == "fd12:3456:789a::"
     assert host.forwards() == {80: "10.0.0.1:80"}
 

@@ -197,3 +197,32 @@ def test_what_hostnet_made_is_imported_clean(lab: Lab, stack: Stack) -> None:
     assert stack.up({name: (kinds[name], imported[name]) for name in ids}) == []
     stack.destroy()
     assert lab.net.snapshot() == lab.net.pristine
+
+
+BEHIND_TAPS: dict[str, tuple[dict[str, Any], str]] = {
+    "in the TAP's own subnet": ({"addresses": ["172.16.0.1/30"]}, "172.16.0.2/30"),
+    "of a /31": ({"addresses": ["172.16.0.0/31"]}, "172.16.0.1/31"),
+    "declared": ({"addresses": ["172.16.0.1/29"], "guest": {"addresses": ["172.16.0.5"]}}, "172.16.0.5/29"),
+    "behind a route": ({"addresses": ["10.0.0.0/32"], "routes": ["10.0.0.7/32"]}, "10.0.0.7/32"),
+    "far from its gateway": ({"addresses": ["192.0.2.99/32"], "routes": ["203.0.113.5/32"]}, "203.0.113.5/32"),
+}
+
+
+@pytest.mark.parametrize("name", BEHIND_TAPS)
+def test_a_guests_kernel_accepts_what_it_is_given(lab: Lab, stack: Stack, name: str) -> None:
+    """A guest behind a routed TAP has an address, and its gateway is on its link, as the kernel's `ip=` requires."""
+    inputs, address = BEHIND_TAPS[name]
+    stack.up({"tap": ("TapBinding", {"name": "vm-routed", "guest": {}, **inputs})})
+    assert stack["tap.guest.addresses"] == [address]
+    client, _, gateway, netmask, *_ = str(stack["tap.guest.kernelIpArg"]).removeprefix("ip=").split(":")
+    guest = lab["guest3"]
+    guest.ip(
+        "link add probe0 type veth peer name probe1",
+        "link set probe1 up",
+        "link set probe0 up",
+        f"address add {client}/{netmask} dev probe0",
+    )
+    guest.ip(f"route add 192.0.2.128/25 via {gateway} dev probe0")
+    guest.ip("link delete probe0")
+    assert stack.refresh() == {}
+    stack.destroy()

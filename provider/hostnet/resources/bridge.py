@@ -45,6 +45,7 @@ from hostnet.resources.schema.types import (
 )
 from hostnet.resources.schema.values import UNKNOWN, Autoname, Inputs, Outputs, Value
 from hostnet.wire.objects import Address, DhcpServer, DhcpState, Link, LinkState, Object, StaticLease
+from hostnet.wire.subnets import reserved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -301,8 +302,8 @@ def _home(value: str, here: list[IpInterface], subnets: str, path: str, report: 
     home = next((a.network for a in here if ip in a.network), None)
     if home is None:
         report.fail(path, f"must be in a subnet of the bridge ({subnets}), not {value}")
-    elif ip in (home.network_address, home.broadcast_address):
-        report.fail(path, f"must be a host address in {home}, not its network or broadcast address {value}")
+    elif why := reserved(ip, home):
+        report.fail(path, f"must be a host address in {home}, not {why} {value}")
     elif not gateway_fine and any(ip == a.ip for a in here):
         report.fail(path, f"must not be the bridge's own address {value}")
     return home

@@ -41,6 +41,7 @@ from hostnet.resources.schema.types import (
     HostName,
     Int,
     InterfaceName,
+    IpInterface,
     Mac,
     NetCidr,
     parse_interface,
@@ -48,6 +49,7 @@ from hostnet.resources.schema.types import (
 from hostnet.resources.schema.values import UNKNOWN, Autoname, Inputs, Outputs, Value
 from hostnet.wire.objects import Address, GlobState, Guest, GuestState, Link, LinkState, Object, Port, Route
 from hostnet.wire.objects import Glob as GlobObject
+from hostnet.wire.subnets import gateway_for, netmask_for, reserved, routed_guest
 
 if TYPE_CHECKING:
     from hostnet.wire.requests import View
@@ -67,8 +69,9 @@ class GuestInputs(Declared):
         ListOf(GuestAddress(), ordered=True),
         "The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. "
         "With an empty list the guest has no address.",
-        default_doc="the lowest free address of each subnet of the bridge, kept as long as the resource exists; on a "
-        "routed TAP the addresses that `routes` lead to",
+        default_doc="the lowest free address of each subnet of the bridge, kept as long as the resource exists and the "
+        "bridge has the subnet; on a routed TAP the other address of each subnet of its own (`172.16.0.1/30`: "
+        "`172.16.0.2/30`), and the addresses that `routes` lead to",
     )
     hostname: str | None = prop(
         HostName(), "The guest's name in the bridge's DNS. Each name has one machine.", default_doc="none"
@@ -88,7 +91,9 @@ class GuestOutput(Declared):
     kernel_ip_arg: str = output(
         OUT_TEXT,
         "The argument for the command line of the guest's kernel, "
-        '`ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`. It is `""` for a guest without an IPv4 address.',
+        '`ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`. It is `""` for a guest without an IPv4 address. A '
+        "kernel accepts only a gateway on the guest's own link. For a gateway outside the guest's subnet, the netmask "
+        "is that of the smallest network that holds both; the guest reaches none of its other addresses.",
     )
 
 
@@ -216,16 +221,22 @@ def _tap_rules(judged: dict[str, Value], path: str, report: Report) -> None:
             if judged[name] is not UNKNOWN and judged[name]:
                 report.fail(join(path, name), "must not be given together with bridge: it is for a routed TAP")
     if known(judged["guest"]):
-        guests = [(i, _interface(item)) for i, item in known_items(judged["guest"]["addresses"])]
-        place = join(join(path, "guest"), "addresses")
-        no_address_twice(guests, place, report)
-        own = {a.ip for _, a in here}
-        for index, guest in guests:
-            if guest.ip in own:
-                report.fail(f"{place}[{index}]", f"must not be the TAP's own address {guest.ip}")
+        _guest_rules(judged["guest"], [a for _, a in here], join(path, "guest"), report)
 
 
-def _interface(address: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:
+def _guest_rules(guest: dict[str, Value], own: list[IpInterface], path: str, report: Report) -> None:
+    addresses = [(i, _interface(item)) for i, item in known_items(guest["addresses"])]
+    place = join(path, "addresses")
+    no_address_twice(addresses, place, report)
+    for index, address in addresses:
+        ip = address.ip
+        if any(ip == each.ip for each in own):
+            report.fail(f"{place}[{index}]", f"must not be the TAP's own address {ip}")
+        for why in {reserved(ip, each.network) for each in own if ip in each.network} - {""}:
+            report.fail(f"{place}[{index}]", f"must be a host address in the TAP's subnet, not {why} {ip}")
+
+
+def _interface(address: str) -> IpInterface:
     return ipaddress.ip_interface(address)
 
 
@@ -303,8 +314,8 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
         if guest.addresses is None and isinstance(had, Mapping):
             hint = tuple(had.get("addresses") or ())
         addresses = guest.addresses
-        if addresses is None and not inputs.bridge:
-            addresses = host_routes(inputs.routes)
+        if not inputs.bridge:
+            addresses = routed_guest(inputs.addresses, inputs.routes, guest.addresses)
         mac = guest.mac_address or _kept_mac(past.inputs, past.outputs) or guest_mac(urn)
         return Guest(link=name, bridge=inputs.bridge, mac=mac, addresses=addresses, hostname=guest.hostname, hint=hint)
 
@@ -417,15 +428,12 @@ def _kept_mac(old_inputs: Inputs, old_outputs: Inputs) -> str | None:
     return had.get("macAddress")
 
 
-def host_routes(routes: tuple[str, ...]) -> tuple[str, ...]:
-    """The routes to single hosts: a routed TAP's guest has those addresses."""
-    return tuple(route for route in routes if _interface(route).network.num_addresses == 1)
-
-
 def kernel_ip_arg(addresses: tuple[str, ...] | list[str], gateway: str | None, hostname: str | None) -> str:
     """The `ip=` argument (kernel docs, admin-guide/nfs/nfsroot); "" without an IPv4 address."""
-    client = next((a for a in map(_interface, addresses) if a.version == IPV4), None)
-    return f"ip={client.ip}::{gateway or ''}:{client.netmask}:{hostname or ''}:eth0:off" if client else ""
+    client = next((a for a in map(ipaddress.ip_interface, addresses) if isinstance(a, ipaddress.IPv4Interface)), None)
+    if client is None:
+        return ""
+    return f"ip={client.ip}::{gateway or ''}:{netmask_for(client, gateway)}:{hostname or ''}:eth0:off"
 
 
 def _guest_output(guest: GuestState) -> dict[str, Value]:
@@ -459,12 +467,11 @@ def _routed_preview(now: dict[str, Value], guest: dict[str, Value]) -> dict[str,
     """The rest for a routed TAP's guest, where all follows from the inputs."""
     given, routes, own = guest["addresses"], now["routes"], now["addresses"]
     addresses: Value = UNKNOWN
-    if isinstance(given, list) and UNKNOWN not in given:
-        addresses = [str(_interface(a)) for a in given]
-    elif given is None and isinstance(routes, list) and UNKNOWN not in routes:
-        addresses = list(host_routes(tuple(routes)))
     gateway = UNKNOWN if own is UNKNOWN else gateway_of(own, IPV4)
     gateway6 = UNKNOWN if own is UNKNOWN else gateway_of(own, IPV6)
+    if not any(each is UNKNOWN or UNKNOWN in each for each in (given or (), routes, own)):
+        addresses = list(routed_guest(own, routes, given))
+        gateway, gateway6 = gateway_for(addresses, own, IPV4), gateway_for(addresses, own, IPV6)
     argument: Value = UNKNOWN
     if addresses is not UNKNOWN and gateway is not UNKNOWN and guest["hostname"] is not UNKNOWN:
         argument = kernel_ip_arg(addresses, gateway, guest["hostname"])

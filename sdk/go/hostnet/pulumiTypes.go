@@ -848,7 +848,7 @@ func (o ForwardingOutput) Ipv6() pulumi.BoolOutput {
 
 // The guest behind a TAP. `{}`: its MAC address and its addresses are derived.
 type Guest struct {
-	// The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists; on a routed TAP the addresses that `routes` lead to.
+	// The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists and the bridge has the subnet; on a routed TAP the other address of each subnet of its own (`172.16.0.1/30`: `172.16.0.2/30`), and the addresses that `routes` lead to.
 	Addresses []string `pulumi:"addresses"`
 	// The guest's name in the bridge's DNS. Each name has one machine. Default: none.
 	Hostname *string `pulumi:"hostname"`
@@ -869,7 +869,7 @@ type GuestInput interface {
 
 // The guest behind a TAP. `{}`: its MAC address and its addresses are derived.
 type GuestArgs struct {
-	// The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists; on a routed TAP the addresses that `routes` lead to.
+	// The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists and the bridge has the subnet; on a routed TAP the other address of each subnet of its own (`172.16.0.1/30`: `172.16.0.2/30`), and the addresses that `routes` lead to.
 	Addresses pulumi.StringArrayInput `pulumi:"addresses"`
 	// The guest's name in the bridge's DNS. Each name has one machine. Default: none.
 	Hostname pulumi.StringPtrInput `pulumi:"hostname"`
@@ -955,7 +955,7 @@ func (o GuestOutput) ToGuestPtrOutputWithContext(ctx context.Context) GuestPtrOu
 	}).(GuestPtrOutput)
 }
 
-// The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists; on a routed TAP the addresses that `routes` lead to.
+// The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists and the bridge has the subnet; on a routed TAP the other address of each subnet of its own (`172.16.0.1/30`: `172.16.0.2/30`), and the addresses that `routes` lead to.
 func (o GuestOutput) Addresses() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v Guest) []string { return v.Addresses }).(pulumi.StringArrayOutput)
 }
@@ -994,7 +994,7 @@ func (o GuestPtrOutput) Elem() GuestOutput {
 	}).(GuestOutput)
 }
 
-// The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists; on a routed TAP the addresses that `routes` lead to.
+// The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists and the bridge has the subnet; on a routed TAP the other address of each subnet of its own (`172.16.0.1/30`: `172.16.0.2/30`), and the addresses that `routes` lead to.
 func (o GuestPtrOutput) Addresses() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v *Guest) []string {
 		if v == nil {
@@ -1032,7 +1032,7 @@ type GuestNetwork struct {
 	Gateway *string `pulumi:"gateway"`
 	// The guest's IPv6 gateway.
 	Gateway6 *string `pulumi:"gateway6"`
-	// The argument for the command line of the guest's kernel, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`. It is `""` for a guest without an IPv4 address.
+	// The argument for the command line of the guest's kernel, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`. It is `""` for a guest without an IPv4 address. A kernel accepts only a gateway on the guest's own link. For a gateway outside the guest's subnet, the netmask is that of the smallest network that holds both; the guest reaches none of its other addresses.
 	KernelIpArg string `pulumi:"kernelIpArg"`
 	// The guest's MAC address.
 	MacAddress string `pulumi:"macAddress"`
@@ -1068,7 +1068,7 @@ func (o GuestNetworkOutput) Gateway6() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v GuestNetwork) *string { return v.Gateway6 }).(pulumi.StringPtrOutput)
 }
 
-// The argument for the command line of the guest's kernel, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`. It is `""` for a guest without an IPv4 address.
+// The argument for the command line of the guest's kernel, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`. It is `""` for a guest without an IPv4 address. A kernel accepts only a gateway on the guest's own link. For a gateway outside the guest's subnet, the netmask is that of the smallest network that holds both; the guest reaches none of its other addresses.
 func (o GuestNetworkOutput) KernelIpArg() pulumi.StringOutput {
 	return o.ApplyT(func(v GuestNetwork) string { return v.KernelIpArg }).(pulumi.StringOutput)
 }
@@ -1132,7 +1132,7 @@ func (o GuestNetworkPtrOutput) Gateway6() pulumi.StringPtrOutput {
 	}).(pulumi.StringPtrOutput)
 }
 
-// The argument for the command line of the guest's kernel, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`. It is `""` for a guest without an IPv4 address.
+// The argument for the command line of the guest's kernel, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`. It is `""` for a guest without an IPv4 address. A kernel accepts only a gateway on the guest's own link. For a gateway outside the guest's subnet, the netmask is that of the smallest network that holds both; the guest reaches none of its other addresses.
 func (o GuestNetworkPtrOutput) KernelIpArg() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v *GuestNetwork) *string {
 		if v == nil {

@@ -194,7 +194,7 @@ export interface ForwardPortArgs {
  */
 export interface GuestArgs {
     /**
-     * The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists; on a routed TAP the addresses that `routes` lead to.
+     * The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists and the bridge has the subnet; on a routed TAP the other address of each subnet of its own (`172.16.0.1/30`: `172.16.0.2/30`), and the addresses that `routes` lead to.
      */
     addresses?: pulumi.Input<pulumi.Input<string>[] | undefined>;
     /**

@@ -112,7 +112,7 @@ export interface GuestNetwork {
      */
     gateway6?: string;
     /**
-     * The argument for the command line of the guest's kernel, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`. It is `""` for a guest without an IPv4 address.
+     * The argument for the command line of the guest's kernel, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`. It is `""` for a guest without an IPv4 address. A kernel accepts only a gateway on the guest's own link. For a gateway outside the guest's subnet, the netmask is that of the smallest network that holds both; the guest reaches none of its other addresses.
      */
     kernelIpArg: string;
     /**

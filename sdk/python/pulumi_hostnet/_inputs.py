@@ -889,7 +889,7 @@ class GuestArgsDict(TypedDict):
     """
     addresses: NotRequired[pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]]
     """
-    The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists; on a routed TAP the addresses that `routes` lead to.
+    The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists and the bridge has the subnet; on a routed TAP the other address of each subnet of its own (`172.16.0.1/30`: `172.16.0.2/30`), and the addresses that `routes` lead to.
     """
     hostname: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
@@ -909,7 +909,7 @@ class GuestArgs:
         """
         The guest behind a TAP. `{}`: its MAC address and its addresses are derived.
 
-        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] addresses: The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists; on a routed TAP the addresses that `routes` lead to.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] addresses: The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists and the bridge has the subnet; on a routed TAP the other address of each subnet of its own (`172.16.0.1/30`: `172.16.0.2/30`), and the addresses that `routes` lead to.
         :param pulumi.Input[_builtins.str] hostname: The guest's name in the bridge's DNS. Each name has one machine. Default: none.
         :param pulumi.Input[_builtins.str] mac_address: The guest's MAC address. Default: derived from the resource, always the same.
         """
@@ -924,7 +924,7 @@ class GuestArgs:
     @pulumi.getter
     def addresses(self) -> pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]:
         """
-        The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists; on a routed TAP the addresses that `routes` lead to.
+        The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists and the bridge has the subnet; on a routed TAP the other address of each subnet of its own (`172.16.0.1/30`: `172.16.0.2/30`), and the addresses that `routes` lead to.
         """
         return pulumi.get(self, "addresses")
 

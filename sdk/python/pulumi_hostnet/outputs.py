@@ -311,7 +311,7 @@ class GuestNetwork(dict):
         The network settings for a VM.
 
         :param Sequence[_builtins.str] addresses: The guest's addresses with prefix lengths.
-        :param _builtins.str kernel_ip_arg: The argument for the command line of the guest's kernel, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`. It is `""` for a guest without an IPv4 address.
+        :param _builtins.str kernel_ip_arg: The argument for the command line of the guest's kernel, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`. It is `""` for a guest without an IPv4 address. A kernel accepts only a gateway on the guest's own link. For a gateway outside the guest's subnet, the netmask is that of the smallest network that holds both; the guest reaches none of its other addresses.
         :param _builtins.str mac_address: The guest's MAC address.
         :param _builtins.str gateway: The guest's IPv4 gateway.
         :param _builtins.str gateway6: The guest's IPv6 gateway.
@@ -336,7 +336,7 @@ class GuestNetwork(dict):
     @pulumi.getter(name="kernelIpArg")
     def kernel_ip_arg(self) -> _builtins.str:
         """
-        The argument for the command line of the guest's kernel, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`. It is `""` for a guest without an IPv4 address.
+        The argument for the command line of the guest's kernel, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`. It is `""` for a guest without an IPv4 address. A kernel accepts only a gateway on the guest's own link. For a gateway outside the guest's subnet, the netmask is that of the smallest network that holds both; the guest reaches none of its other addresses.
         """
         return pulumi.get(self, "kernel_ip_arg")
 

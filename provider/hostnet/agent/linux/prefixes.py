@@ -52,6 +52,11 @@ class Prefix:
         """Whether it is one address."""
         return self.first == self.last
 
+    @property
+    def size(self) -> int:
+        """How many bits its addresses differ in."""
+        return (self.last - self.first).bit_length()
+
     def covers(self, other: Prefix) -> bool:
         """Whether all of the other is in it."""
         return self.bits == other.bits and self.first <= other.first and other.last <= self.last

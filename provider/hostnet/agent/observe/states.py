@@ -33,6 +33,7 @@ from hostnet.wire.objects import (
     ObjectState,
     Port,
 )
+from hostnet.wire.subnets import gateway_for
 
 
 @dataclass(frozen=True)
@@ -124,13 +125,13 @@ def _guest(item: Guest, facts: _Facts) -> GuestState:
         own = [address.cidr for address in facts.owner.of(Address)]
     else:
         own = list(facts.observation.world.cidrs(item.bridge))
-    interfaces = [ipaddress.ip_interface(cidr) for cidr in own]
+    addresses = item.addresses or ()
     return GuestState(
         mac=item.mac,
-        addresses=item.addresses or (),
+        addresses=addresses,
         hostname=item.hostname,
-        gateway=next((str(each.ip) for each in interfaces if each.version == 4), None),
-        gateway6=next((str(each.ip) for each in interfaces if each.version == 6), None),
+        gateway=gateway_for(addresses, own, 4),
+        gateway6=gateway_for(addresses, own, 6),
     )
 
 

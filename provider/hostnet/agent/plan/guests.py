@@ -10,28 +10,27 @@ from typing import Union
 from hostnet.agent.plan.overlaps import check_routed_guest
 from hostnet.agent.plan.world import World
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import DhcpServer, Guest, Object, Route
+from hostnet.wire.objects import DhcpServer, Guest
 from hostnet.wire.requests import Change
+from hostnet.wire.subnets import Ip, Network, reserved
 
-Ip = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 Interface = Union[ipaddress.IPv4Interface, ipaddress.IPv6Interface]
-Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 
-def resolve_guest(item: Guest, change: Change, done: list[Object], world: World) -> Guest:
+def resolve_guest(item: Guest, change: Change, world: World) -> Guest:
     """A guest with its addresses as CIDRs.
 
     Args:
         item: The guest as declared.
         change: The change that it is part of.
-        done: The objects before it, resolved.
         world: All owners, and the kernel.
 
     Raises:
         HostnetError: An address or its MAC is taken, or no address is free.
     """
     if item.bridge is None:
-        routed = _routed_guest(item, done)
+        # A routed TAP has no subnet that is shared: all follows from its own declaration.
+        routed = replace(item, addresses=tuple(str(ipaddress.ip_interface(each)) for each in item.addresses or ()))
         check_routed_guest(routed, change, world)
         return routed
     what = f"cannot set up the guest of {item.link}"
@@ -47,6 +46,8 @@ def resolve_guest(item: Guest, change: Change, done: list[Object], world: World)
         if mac != item.mac
     }
     for interface in networks:
+        if interface.network.num_addresses == 1:
+            continue  # the host's own address, as a hoster routes it to the host: no subnet of guests
         address = _hinted(item.hint, interface.network, used)
         # What a client has on lease is taken only where nothing else is free.
         address = address or _lowest(interface.network, {**used, **leased}) or _lowest(interface.network, used)
@@ -56,14 +57,6 @@ def resolve_guest(item: Guest, change: Change, done: list[Object], world: World)
         used[address] = "this guest"
         chosen.append(f"{address}/{interface.network.prefixlen}")
     return replace(item, addresses=tuple(chosen))
-
-
-def _routed_guest(item: Guest, done: list[Object]) -> Guest:
-    """A routed TAP has no subnet: the guest's addresses are the host routes through it."""
-    routes = [ipaddress.ip_network(r.cidr) for r in done if isinstance(r, Route) and r.link == item.link]
-    hosts = tuple(str(network) for network in routes if network.prefixlen == network.max_prefixlen)
-    wanted = item.addresses if item.addresses is not None else hosts
-    return replace(item, addresses=tuple(str(ipaddress.ip_interface(address)) for address in wanted))
 
 
 def _used(bridge: str, change: Change, world: World) -> dict[Ip, str]:
@@ -93,6 +86,11 @@ def _explicit(address: str, bridge: str, networks: list[Interface], used: Mappin
         there = ", ".join(str(n.network) for n in networks) or "none"
         why = f"{ip} is in no subnet of bridge {bridge}"
         raise HostnetError(Code.INVALID, what, why, f"The bridge's subnets are: {there}")
+    why = reserved(ip, home)
+    if why:
+        raise HostnetError(
+            Code.INVALID, what, f"{ip} is {why} of {home}, which no guest can have", "Choose another address"
+        )
     if ip in used:
         raise HostnetError(Code.CONFLICT, what, f"{ip} belongs to {used[ip]}", "Choose another address")
     return f"{ip}/{home.prefixlen}"
@@ -101,7 +99,7 @@ def _explicit(address: str, bridge: str, networks: list[Interface], used: Mappin
 def _hinted(hint: tuple[str, ...], network: Network, used: Mapping[Ip, str]) -> Ip | None:
     for cidr in hint:
         ip = ipaddress.ip_interface(cidr).ip
-        if ip.version == network.version and ip in network and ip not in used:
+        if ip.version == network.version and ip in network and ip not in used and not reserved(ip, network):
             return ip
     return None
 

@@ -35,19 +35,17 @@ def resolve(change: Change, world: World) -> Owner:
     Raises:
         HostnetError: It can't be; names the resource that it conflicts with.
     """
-    objects: list[Object] = []
-    for item in change.objects:
-        objects.append(_resolve(item, change, objects, world))
+    objects = [_resolve(item, change, world) for item in change.objects]
     return Owner(change.urn, _identity(change, objects, world), tuple(objects))
 
 
-def _resolve(item: Object, change: Change, done: list[Object], world: World) -> Object:
+def _resolve(item: Object, change: Change, world: World) -> Object:
     if isinstance(item, Gateway):
         return _resolve_gateway(item, world)
     if isinstance(item, Forward):
         return _resolve_forward(item, change, world)
     if isinstance(item, Guest):
-        return resolve_guest(item, change, done, world)
+        return resolve_guest(item, change, world)
     check = _CHECKS.get(type(item))
     if check is not None:
         check(item, change, world)
@@ -169,7 +167,29 @@ def _resolve_gateway(item: Gateway, world: World) -> Gateway:
     if external in item.internal:
         why = f"{external} is both its external and an internal interface"
         raise HostnetError(Code.INVALID, what, why, "Name the inner side only")
+    for name, address in (("dmzHost", item.dmz4), ("dmzHostIpv6", item.dmz6)):
+        _check_machine(what, name, address, world)
+    for name, address in (("externalIp", item.snat4), ("externalIpv6", item.snat6)):
+        _check_machine(what, name, address, world, on=external)
     return replace(item, external=external, resolved=item.external is None or item.resolved)
+
+
+def _check_machine(what: str, name: str, address: str | None, world: World, on: str | None = None) -> None:
+    """Refuse an address that no machine can have.
+
+    Args:
+        what: What it is for.
+        name: The property.
+        address: The address.
+        world: All owners, and the kernel.
+        on: The interface whose subnets count, of an address that the host is to have: all addresses of a subnet that a
+            hoster routes to this host are its own.
+    """
+    why = world.reserved(address, on) if address is not None else ""
+    if why:
+        raise HostnetError(
+            Code.INVALID, what, f"{name}: {address} is {why}, which no machine can have", "Choose another address"
+        )
 
 
 def _missing_external(what: str, name: str, snapshot: Snapshot) -> HostnetError:
@@ -181,6 +201,7 @@ def _missing_external(what: str, name: str, snapshot: Snapshot) -> HostnetError:
 def _resolve_forward(item: Forward, change: Change, world: World) -> Forward:
     ports = "-".join(map(str, dict.fromkeys(item.ports)))
     what = f"cannot forward {'+'.join(item.protocols)} port {ports} to {item.address}"
+    _check_machine(what, "destination", item.address, world)
     if item.gateway is not None:
         own = any(isinstance(x, Gateway) and x.name == item.gateway for x in change.objects)
         if not own and world.gateway(item.gateway) is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -12,6 +13,9 @@ from hostnet.agent.record.owners import Kind, Owner, Owners
 from hostnet.agent.record.record import Mtu
 from hostnet.wire.objects import Address, Forward, Gateway, Link, Route
 from hostnet.wire.requests import Change
+from hostnet.wire.subnets import reserved
+
+_ENDS = 0b11  # the last bits of the first and the last address of any subnet with more than two
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,30 @@ class World:
         """Whether the resource of a change has a network already, by the record."""
         found = self.owners.networks.wide.overlapping(Prefix.parse(item.cidr))
         return any(held.item == item and self.owners[held.owner].urn == change.urn for _, held in found)
+
+    def reserved(self, address: str, on: str | None = None) -> str:
+        """What an address is that no machine can have: "the broadcast address of 10.0.0.0/24"; "" for any other.
+
+        The smallest subnet or route that holds it decides, and an address of the host's own is a machine's.
+
+        Args:
+            address: Bare.
+            on: Look at the subnets of this link of the host alone.
+        """
+        prefix = Prefix.parse(address)
+        if prefix.first & _ENDS not in (0, _ENDS) or self.snapshot.local(address):
+            return ""
+        index = self.snapshot.address_index
+        found = [(network, self.snapshot.links_with[cidr]) for network, cidr in index.overlapping(prefix)]
+        homes = [network for network, links in found if on is None or on in links]
+        if on is None:
+            homes += [network for network, _ in self.owners.networks.wide.overlapping(prefix)]
+        if not homes:
+            return ""
+        home = min(homes, key=lambda each: each.last - each.first)
+        network = ipaddress.ip_network((home.first.to_bytes(home.bits // 8, "big"), home.bits - home.size))
+        why = reserved(ipaddress.ip_address(address), network)
+        return f"{why} of {network}" if why else ""
 
     def link_owner(self, name: str) -> Owner | None:
         """The owner of a link."""

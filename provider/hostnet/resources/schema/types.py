@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from hostnet.resources.schema.model import BadValueError, Scalar
 from hostnet.wire.objects import ports_text
+from hostnet.wire.subnets import reserved
 
 if TYPE_CHECKING:
     from hostnet.resources.schema.values import Value
@@ -26,7 +27,6 @@ NAME_MAX = 15  # IFNAMSIZ less the final NUL
 NETNS_MAX = 255  # NAME_MAX of a file system: the name is a file in /run/netns
 PORT_MAX = 65535
 ID_MAX = 2**32 - 2  # (uid_t)-1 means "no change"
-V4_POINT_TO_POINT, V6_POINT_TO_POINT = 31, 127  # RFC 3021, RFC 6164: no network or broadcast address from here on
 
 # `%` is a template to the kernel ("tap%d"), a trailing `*` to nftables; the others need quoting somewhere.
 _NAME = re.compile(r"[A-Za-z0-9_.+=@~#][A-Za-z0-9_.+=@~#-]*", re.ASCII)
@@ -320,15 +320,11 @@ def host_address(found: IpInterface) -> None:
     """
     usable_ip(found.ip)
     network = found.network
-    v6 = found.version == IPV6
     if network.prefixlen == 0:
         raise BadValueError("an address with a prefix length above 0")
-    if network.prefixlen >= (V6_POINT_TO_POINT if v6 else V4_POINT_TO_POINT):
-        return
-    if found.ip == network.network_address:
-        raise BadValueError(f"a host address such as {network[1]}/{network.prefixlen} (this is the network address)")
-    if not v6 and found.ip == network.broadcast_address:
-        raise BadValueError(f"a host address such as {network[1]}/{network.prefixlen} (this is the broadcast address)")
+    why = reserved(found.ip, network)
+    if why:
+        raise BadValueError(f"a host address such as {network[1]}/{network.prefixlen} (this is {why})")
 
 
 class HostCidr(Scalar):

@@ -1,0 +1,82 @@
+"""Subnets, as both sides need them: which addresses a machine can have; a guest's addresses, gateway and netmask."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from typing import Union
+
+Ip = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
+Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+
+
+def reserved(address: Ip, network: Network) -> str:
+    """What an address of a subnet is, where no machine can have it: "the network address", …; "" for any other.
+
+    Both addresses of a /31 (RFC 3021) and of a /127 (RFC 6164) are machines', and so is that of a /32 or /128. The
+    first address of a longer IPv6 subnet is every router's (RFC 4291, section 2.6.1); IPv6 has no broadcast.
+    """
+    if network.max_prefixlen - network.prefixlen < 2:
+        return ""
+    if address == network.network_address:
+        return "the network address" if address.version == 4 else "the subnet-router anycast address"
+    return "the broadcast address" if address.version == 4 and address == network.broadcast_address else ""
+
+
+def gateway_for(addresses: Iterable[str], own: Iterable[str], version: int) -> str | None:
+    """A guest's gateway: the host's address in the first subnet that the two share, else the host's first.
+
+    Args:
+        addresses: The guest's, in CIDR notation.
+        own: The host's on the bridge or the TAP, in CIDR notation.
+        version: 4 or 6.
+    """
+    ours = [each for each in map(ipaddress.ip_interface, own) if each.version == version]
+    guests = [each.ip for each in map(ipaddress.ip_interface, addresses) if each.version == version]
+    near = (each for guest in guests for each in ours if guest in each.network)
+    found = next(near, ours[0] if ours else None)
+    return None if found is None else str(found.ip)
+
+
+def routed_guest(own: Iterable[str], routes: Iterable[str], given: Iterable[str] | None) -> tuple[str, ...]:
+    """The addresses of a guest behind a routed TAP, in CIDR notation.
+
+    Args:
+        own: The TAP's addresses.
+        routes: The networks that are routed through it.
+        given: The guest's declared addresses, bare; None: the other address of each subnet of the TAP's own, and those
+            that the routes lead to.
+    """
+    ours = [ipaddress.ip_interface(cidr) for cidr in own]
+    if given is None:
+        taken = {each.ip for each in ours}
+        others = (next((ip for ip in each.network.hosts() if ip not in taken), None) for each in ours)
+        hosts = (ipaddress.ip_network(cidr) for cidr in routes)
+        wanted = [ip for ip in others if ip is not None]
+        wanted += [each.network_address for each in hosts if each.prefixlen == each.max_prefixlen]
+    else:
+        wanted = [ipaddress.ip_address(address) for address in given]
+    return tuple(f"{ip}/{_prefix_length(ip, [each.network for each in ours])}" for ip in dict.fromkeys(wanted))
+
+
+def _prefix_length(address: Ip, networks: list[Network]) -> int:
+    return next((each.prefixlen for each in networks if address in each), address.max_prefixlen)
+
+
+def netmask_for(client: ipaddress.IPv4Interface, gateway: str | None) -> str:
+    """A netmask for a guest with which its gateway is on its link.
+
+    A kernel refuses a gateway in `ip=` that is not (`ic_setup_routes`, Linux 6.18). Where the gateway is outside the
+    client's subnet, it is that of the smallest network that has both, and the client neither first nor last.
+    """
+    network = client.network
+    if gateway is not None:
+        router = ipaddress.IPv4Address(gateway)
+        while router not in network or reserved(client.ip, network) or _is_last(router, network):
+            network = network.supernet()
+    return str(network.netmask)
+
+
+def _is_last(address: ipaddress.IPv4Address, network: ipaddress.IPv4Network) -> bool:
+    # A kernel refuses a broadcast address as gateway; the first address it takes, since Linux 5.14.
+    return network.prefixlen < 31 and address == network.broadcast_address
