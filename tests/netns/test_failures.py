@@ -157,7 +157,7 @@ def with_read_only_proc(bed: Bed, state: Path, changes: list[Change]) -> list[pr
     argv += [sys.executable, "-I", "-S", "-c", code, "--state-dir", str(state)]
     request = protocol.Request(1, "apply", tuple(changes)).to_line().decode()
     answer = protocol.Answer.parse(bed.host.run(argv, text=request).splitlines()[-1].encode(), "")
-    return protocol.outcomes_from_json(answer.result, "")
+    return protocol.outcomes_from_json(answer.result, "", len(changes))
 
 
 def test_a_read_only_proc_with_the_right_value_is_fine(bed: Bed, state: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_read_only_proc_with_the_wrong_value_is_an_error(bed: Bed, state: Path
 @contextlib.contextmanager
 def tiny(state: Path) -> Iterator[None]:
     """The state directory as a file system of one page (in this process's mount namespace, gone at the end)."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(state)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k,mode=700", "tmpfs", str(state)], check=True)
     try:
         yield
     finally:

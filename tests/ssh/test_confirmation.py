@@ -78,11 +78,11 @@ class Pausing(Session):
 
     before: Callable[[], Awaitable[None]] | None = None
 
-    async def _exchange(self, channel: Channel, request: Request, doing: str) -> Answer:
+    async def _exchange(self, channel: Channel, request: Request, doing: str, about: Request | None = None) -> Answer:
         if request.op == "confirm" and self.before is not None:
             before, self.before = self.before, None
             await before()
-        return await super()._exchange(channel, request, doing)
+        return await super()._exchange(channel, request, doing, about)
 
 
 def in_session(world: World, work: Callable[[Pausing], Awaitable[None]], **values: Any) -> None:

@@ -115,7 +115,7 @@ def test_outcomes_are_read_as_they_were_written() -> None:
         View("", (), ()),
     ]
     sent = json.loads(json.dumps(outcomes_to_json([*views, _ERROR, None])))
-    *found, error, nothing = outcomes_from_json(sent, "root@192.0.2.2")
+    *found, error, nothing = outcomes_from_json(sent, "root@192.0.2.2", len(sent))
     assert found == views
     assert isinstance(error, HostnetError)
     assert str(error) == str(_ERROR)
@@ -123,10 +123,10 @@ def test_outcomes_are_read_as_they_were_written() -> None:
 
 
 def test_an_event_of_the_watcher() -> None:
-    """Its text, on one line."""
-    line = event("attached vm-1\nto br0 …")
+    """Its text, on one line, with control characters visible."""
+    line = event("attached vm-1\n\x1b[2Jto br0 …")
     assert line.count(b"\n") == 1
-    assert parse_event(line) == "attached vm-1\nto br0 …"
+    assert parse_event(line) == r"attached vm-1\n\x1b[2Jto br0 …"
 
 
 def test_an_object_that_is_not_known_is_refused() -> None:

@@ -97,6 +97,7 @@ def _gateways(made: Topology, items: list[tuple[dict[str, Any], dict[str, Any]]]
 
 def _attach(made: Topology, item: dict[str, Any], resource: dict[str, Any]) -> None:
     if item["type"] == "address":
+        made.add(f"link {item['link']}", "port", item["link"])
         made.nodes[f"link {item['link']}"].lines.append(item["cidr"])
     elif item["type"] == "port":
         made.add(f"link {item['bridge']}", "bridge", item["bridge"])
@@ -207,7 +208,7 @@ def as_svg(made: Topology) -> str:
         start, middle = x + _WIDTH, (x + _WIDTH + to_x) / 2
         curve = f"M{start:g} {y:g} C{middle:g} {y:g} {middle:g} {to_y:g} {to_x:g} {to_y:g}"
         parts.append(f'<path d="{curve}" fill="none" stroke="#888"/>')
-    parts += [line for identity in made.nodes for line in _box(layout, identity)]
+    parts += [line for identity in layout.places for line in _box(layout, identity)]
     return "\n".join([*parts, "</svg>", ""])
 
 

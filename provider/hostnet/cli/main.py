@@ -22,7 +22,7 @@ from hostnet.hosts.session import Session
 from hostnet.wire.errors import Code, HostnetError
 
 OK, WRONG, USAGE, UNREACHED, INTERRUPTED = 0, 1, 2, 3, 130
-_UNREACHED = {Code.UNREACHABLE, Code.PERMISSION, Code.AGENT_DIED}
+_UNREACHED = {Code.UNREACHABLE, Code.PERMISSION, Code.AGENT_DIED, Code.MALFORMED}
 _HOST = re.compile(r"(?:(?P<user>[^@]+)@)?(?:\[(?P<v6>[^]]+)\]|(?P<name>[^:@\[\]]+))(?::(?P<port>\d+))?")
 _CODES = """exit codes:
   0    success

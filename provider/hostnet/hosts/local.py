@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hostnet.agent.linux.process import environment
 from hostnet.hosts.connection import Connection, Settings
-from hostnet.hosts.session import LINE_BYTES
+from hostnet.hosts.reader import CHUNK_BYTES
 from hostnet.wire.errors import Code, HostnetError
 
 LAST_OUTPUT_BYTES = 2000  # of an agent's standard error, for the message about its end
@@ -54,7 +54,7 @@ class LocalTransport:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            limit=LINE_BYTES,
+            limit=CHUNK_BYTES,
             env=environment(os.environ.get("PATH", "")),
             start_new_session=True,  # Ctrl-C goes to the whole process group, and is the provider's to handle
         )

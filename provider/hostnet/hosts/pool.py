@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.hosts.local import LocalTransport
 from hostnet.hosts.session import Session, Status, Transport
+from hostnet.wire.shapes import shortened, visible
 
 if TYPE_CHECKING:
     from hostnet.hosts.login import Jumps
@@ -36,10 +37,13 @@ class Pool:
         """The session with this connection's host; its first request connects."""
         session = self._sessions.get(connection)
         if session is None:
-            status = partial(self._log, connection.label)
+            status = partial(self._show, connection.label)
             session = Session(connection.label, self._transport(connection, status), status)
             self._sessions[connection] = session
         return session
+
+    def _show(self, label: str, text: str) -> None:
+        self._log(label, shortened(visible(text)))  # it may quote the host
 
     def _transport(self, connection: Connection, status: Status) -> Transport:
         """What starts agents on a host. A connection that names a host never leads to this machine."""

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from hostnet.hosts.reader import Lines, malformed, parsed
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.protocol import (
     AgentProcess,
@@ -25,21 +26,28 @@ from hostnet.wire.protocol import (
     Operation,
     Outcome,
     Request,
-    outcomes_from_json,
     parse_event,
+    result_from_json,
 )
 from hostnet.wire.requests import Change, Facts, Query, View
+from hostnet.wire.shapes import ShapeError
 from hostnet.wire.urn import Urn
 
 # Gets a line about what happens with the host, for the live status column.
 Status = Callable[[str], None]
 
-LINE_BYTES = 256 << 20  # the longest message: 10,000 forwards are about 3 MB
+# How long an agent may take to greet, and to answer: a busy host takes seconds, and 10 ms are what each of 60,000
+# forwards takes on a slow one at most.
+_GREETING_SECONDS = 60.0
+_ANSWER_SECONDS, _OBJECT_SECONDS = 120.0, 0.01
+_EVENT_BYTES = 64 << 10
 # Attempts to reach a host on which a resource is read or deleted: it was there before, so it is not a new one that
 # boots.
 _FEW = 3
 # How long the next agent may take, after one died, to get the host's lock and report the transaction's outcome.
 _OUTCOME_SECONDS = 5.0
+# The agent ended, was ended, or its answer can't be read: what became of the request is not known by that.
+_NO_ANSWER = (Code.AGENT_DIED, Code.MALFORMED)
 _DOING = {"apply": "applying", "read": "reading", "facts": "reading", "restore": "restoring"}
 
 
@@ -72,7 +80,11 @@ class Transport(Protocol):
 
 
 class Channel(Protocol):
-    """The byte stream to a started agent."""
+    """The byte stream to a started agent.
+
+    Attributes:
+        reader: Its output. While nobody reads, it is held back (`hosts/reader.py`).
+    """
 
     reader: asyncio.StreamReader
 
@@ -122,6 +134,7 @@ class Session:
         self._opening: asyncio.Task[Channel] | None = None
         self._cancelled = False
         self._channel: Channel | None = None
+        self._lines = Lines(asyncio.StreamReader())  # of `_channel`
         self._queues: dict[Operation, list[_Waiting]] = {}
         self._unsure: set[tuple[str, str]] = set()  # owners whose change was sent, and the answer never came
         self._busy = asyncio.Lock()
@@ -169,15 +182,19 @@ class Session:
     async def restore(self) -> int:
         """Restore what the record holds; gives the number of owners."""
         async with self._busy:
-            return int((await self._ask(self._request("restore"), "the record")).result)
+            count: int = (await self._ask(self._request("restore"), "the record")).result
+            return count
 
     async def watch(self) -> AsyncIterator[str]:
         """Have the agent follow new interfaces; gives what it reports, until there is nothing left to follow."""
         async with self._busy:
             channel = await self._open()
             channel.write(self._request("watch").to_line())
-            while line := await channel.reader.readline():
-                yield parse_event(line)
+            try:
+                while line := await self._lines.next(_EVENT_BYTES):
+                    yield parse_event(line)
+            except ShapeError as error:
+                raise malformed(error, "watching", self.label) from None
 
     async def connect(self) -> None:
         """Start the agent now, to learn whether the host is there."""
@@ -225,8 +242,7 @@ class Session:
             transaction=secrets.token_hex(8) if operation == "apply" else "",
         )
         try:
-            answer = await self._ask(request, names, attempts=_patience(items))
-            outcomes = outcomes_from_json(answer.result, self.label)
+            outcomes = (await self._ask(request, names, attempts=_patience(items))).result
         except Exception as error:  # noqa: BLE001 - a bug of ours, too, has to reach all who wait
             for waiting in batch:
                 if not waiting.outcome.done():
@@ -250,7 +266,7 @@ class Session:
         Raises:
             HostnetError: No agent can be started, or the session was cancelled.
         """
-        if self._channel is not None and self._channel.reader.at_eof():
+        if self._channel is not None and self._lines.ended:
             self._channel = None  # it ended while no request was under way
         if self._cancelled:
             raise self._nothing_sent()
@@ -268,13 +284,18 @@ class Session:
 
     async def _start(self, attempts: int | None) -> Channel:
         channel = await self._transport.start(attempts=attempts)
+        self._lines = Lines(channel.reader)
+        doing = "starting the agent"
         try:
-            line = await self._read_line(channel, "starting the agent")
+            async with asyncio.timeout(_GREETING_SECONDS):
+                line = await self._read_line(channel, doing)
+            self.greeting = parsed(lambda: Greeting.parse(line, self.label), doing, self.label)
         except _LostError as lost:
             what = "lost the connection while starting the agent"
             raise HostnetError(Code.UNREACHABLE, what, str(lost), "Try again", self.label) from None
-        try:
-            self.greeting = Greeting.parse(line, self.label)
+        except TimeoutError:
+            await channel.close()
+            raise self._silent(doing, _GREETING_SECONDS) from None
         except HostnetError:
             await channel.close()
             raise
@@ -292,7 +313,7 @@ class Session:
         except _LostError as lost:
             answer = await self._ask_again(request, doing, str(lost))
         except HostnetError as died:
-            if request.op != "apply" or died.code is not Code.AGENT_DIED:
+            if died.code not in _NO_ANSWER or all(change.dry for change in request.changes):
                 raise
             answer = await self._ask_outcome(request, doing, died)
         if answer.error is not None:
@@ -353,7 +374,7 @@ class Session:
             return answer
         refusal = await self._login_failure() if answer.confirm == "login" else ""
         word = Request(request.id, "roll-back", why=refusal) if refusal else Request(request.id, "confirm")
-        settled = await self._exchange(channel, word, doing)
+        settled = await self._exchange(channel, word, doing, about=request)
         return settled if refusal or settled.error else answer
 
     async def _login_failure(self) -> str:
@@ -364,18 +385,45 @@ class Session:
             return f"after the change a new connection to the host failed ({error.what}: {error.why})"
         return ""
 
-    async def _exchange(self, channel: Channel, request: Request, doing: str) -> Answer:
+    async def _exchange(self, channel: Channel, request: Request, doing: str, about: Request | None = None) -> Answer:
+        """Send a request and read its answer.
+
+        Args:
+            channel: Leads to the agent.
+            request: What is sent.
+            doing: For messages: "applying web".
+            about: Whose result the answer has, where it is a request before.
+        """
+        about = about or request
         with contextlib.suppress(OSError):  # reading tells what became of the channel
             channel.write(request.to_line())
+        within = _answer_seconds(about)
+        try:
+            async with asyncio.timeout(within):
+                answer = await self._answer_to(channel, request.id, doing)
+            if answer.error is None:
+                answer = replace(answer, result=result_from_json(about, answer.result, self.label))
+        except TimeoutError:
+            await self._hang_up(channel)
+            raise self._silent(doing, within) from None
+        except ShapeError as error:
+            await self._hang_up(channel)
+            raise malformed(error, doing, self.label) from None
+        return answer
+
+    async def _answer_to(self, channel: Channel, number: int, doing: str) -> Answer:
         while True:
             answer = Answer.parse(await self._read_line(channel, doing), self.label)
-            if answer.id == request.id:
-                return answer  # another one is late: its request is no longer waited for
+            if answer.id == number:
+                return answer
+            if answer.id > number:
+                raise ShapeError(f"it answers request {answer.id}, and the last one was {number}")
+            # It is late: its request is no longer waited for.
 
     async def _read_line(self, channel: Channel, doing: str) -> bytes:
         try:
-            line = await channel.reader.readline()
-        except (ConnectionError, ValueError) as error:
+            line = await self._lines.next()
+        except ConnectionError as error:
             line, reason = b"", str(error)
         else:
             reason = ""
@@ -387,6 +435,16 @@ class Session:
             fix = "The next agent starts at once and rolls back what was half done. Run the command again"
             raise HostnetError(Code.AGENT_DIED, f"the agent ended while {doing}", how, fix, self.label)
         return line
+
+    def _silent(self, doing: str, seconds: float) -> HostnetError:
+        fix = "Check the load of the host, and run the command again"
+        why = f"no answer within {seconds:g} s"
+        return HostnetError(Code.AGENT_DIED, f"the agent did not answer while {doing}", why, fix, self.label)
+
+    async def _hang_up(self, channel: Channel) -> None:
+        """End an agent that can't be talked with."""
+        self._channel = None
+        await channel.close()
 
     def _nothing_sent(self) -> HostnetError:
         return HostnetError(Code.CANCELLED, "cancelled", "nothing was sent to the host", "", self.label)
@@ -401,3 +459,9 @@ def _patience(items: Sequence[Change | Query]) -> int | None:
     if changes and all(change.dry for change in changes):
         return 1
     return None if any(change.objects for change in changes) else _FEW
+
+
+def _answer_seconds(request: Request) -> float:
+    """How long an agent may take for a request."""
+    objects = sum(len(each.objects) + len(each.prior) for each in request.changes)
+    return _ANSWER_SECONDS + _OBJECT_SECONDS * (objects + sum(len(each.objects) for each in request.queries))

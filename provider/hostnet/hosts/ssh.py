@@ -8,11 +8,10 @@ Nothing here ever falls back to this machine.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import signal
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import asyncssh
 
@@ -21,14 +20,19 @@ from hostnet.agent.linux.install_hints import advice
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.hosts.local import LAST_OUTPUT_BYTES, agent_arguments, with_last_output
 from hostnet.hosts.login import BACKOFF, Backoff, Jumps, LoginAttempts, SshLogin, attempt, times
-from hostnet.hosts.session import LINE_BYTES, Status
+from hostnet.hosts.reader import CHUNK_BYTES, malformed
+from hostnet.hosts.session import Status
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.protocol import is_greeting
+from hostnet.wire.protocol import BootstrapReport, is_greeting, is_report
+from hostnet.wire.shapes import ShapeError
 
 _KILLED = 128  # a shell's exit status for a command that a signal ended, less the signal's number
 _NOT_FOUND = 127  # a shell's exit status for a command that it does not find
 _BOOT_SECONDS = 60  # from the command to its first line, on a host that is busy
 _OS_RELEASE_SECONDS = 15
+_OS_RELEASE_BYTES = 64 << 10
+# Of all that a host prints before its agent greets: login scripts print pages, and the bootstrap a line each 5 s.
+_EARLY_BYTES = 1 << 20
 _NO_SUDO = re.compile(r"sudo: (?:command )?not found|(?:command not found|Unknown command):? '?sudo")
 _NO_PYTHON = re.compile(r"python3'?: (?:command )?not found|(?:command not found|Unknown command):? '?python3")
 _SUDO_REFUSES = ("is required", "must have a tty", "not in the sudoers", "not allowed to")
@@ -120,16 +124,16 @@ class SSHTransport:
                 channel, _ = await login.connection.create_session(lambda: stream, start, encoding=None)  # noqa: B023
             except (asyncssh.Error, OSError) as error:
                 raise self._not_started(getattr(error, "reason", "") or str(error)) from None
-            answer = await self._ready(stream, limit)
+            event = await self._ready(stream, limit)
             self._attempts.activity.note()
-            if "need" in answer:
+            if isinstance(event, BootstrapReport) and event.need:
                 channel.write(bundle().data)
-                answer = await self._answer(stream)
+                event = await self._event(stream)
                 self._attempts.activity.note()
-            if "greeting" in answer:
+            if isinstance(event, _Greeted):
                 return SSHChannel(self, channel, stream)
-            if "can't open file" not in stream.output:
-                raise await self._explain(login, stream, answer)
+            if isinstance(event, BootstrapReport) or "can't open file" not in stream.output:
+                raise await self._explain(login, stream, event)
         raise self._not_started("its file was deleted twice before it could start")
 
     def _arguments(self) -> list[str]:
@@ -142,26 +146,26 @@ class SSHTransport:
             sudo = self._connection.user != "root"
         return ["sudo", "-n", "--"] if sudo else []
 
-    async def _ready(self, stream: _Stream, limit: int) -> dict[str, Any]:
-        """The first answer of a host whose cloud-init has ended: each message about it counts as an attempt."""
+    async def _ready(self, stream: _Stream, limit: int) -> _Event:
+        """The first event of a host whose cloud-init has ended: each message about it counts as an attempt."""
         number = 0
-        while "wait" in (answer := await self._answer(stream)):
+        while isinstance(event := await self._event(stream), BootstrapReport) and event.wait:
             number += 1
             if 0 <= limit <= number:
                 raise HostnetError(
                     Code.UNREACHABLE,
                     "the host is not ready",
-                    f"{answer['wait']} is still running" + times(number),
+                    f"{event.wait} is still running" + times(number),
                     "Check `cloud-init status --long` on the host, or raise connection.dialErrorLimit",
                     self._connection.label,
                 )
-            self._status(attempt(self._connection, number, limit, f"{answer['wait']} is still running"))
-        return answer
+            self._status(attempt(self._connection, number, limit, f"{event.wait} is still running"))
+        return event
 
-    async def _answer(self, stream: _Stream) -> dict[str, Any]:
+    async def _event(self, stream: _Stream) -> _Event:
         try:
             async with asyncio.timeout(_BOOT_SECONDS):
-                return await stream.answers.get()
+                event = await stream.events.get()
         except TimeoutError:
             raise HostnetError(
                 Code.UNREACHABLE,
@@ -170,21 +174,23 @@ class SSHTransport:
                 "Check the load of the host, and the login scripts of its users",
                 self._connection.label,
             ) from None
+        if isinstance(event, ShapeError):
+            raise malformed(event, "starting the agent", self._connection.label)
+        return event
 
-    async def _explain(self, login: SshLogin, stream: _Stream, answer: dict[str, Any]) -> HostnetError:
+    async def _explain(self, login: SshLogin, stream: _Stream, event: _Event) -> HostnetError:
         """Why there is no greeting."""
         label = self._connection.label
-        fail = answer.get("fail")
-        if fail == "python":
-            fix = advice("python3", await self._os_release(login))
-            why = f"its python3 is {answer['version']}, and hostnet needs 3.9 or later"
-            return HostnetError(Code.UNSUPPORTED, "cannot run the agent", why, fix, label)
-        if fail == "user":
-            return self._not_root(f"the agent runs as user {answer['uid']}, not as root")
-        if fail == "place":
-            fix = "Provide a directory that only root can write to: the provider's stateDir, or /run"
-            return HostnetError(Code.PERMISSION, "cannot store the agent's file", answer["why"], fix, label)
-        if fail is not None:
+        if isinstance(event, BootstrapReport):
+            if event.fail == "python":
+                fix = advice("python3", await self._os_release(login))
+                why = f"its python3 is {event.version}, and hostnet needs 3.9 or later"
+                return HostnetError(Code.UNSUPPORTED, "cannot run the agent", why, fix, label)
+            if event.fail == "user":
+                return self._not_root(f"the agent runs as user {event.uid}, not as root")
+            if event.fail == "place":
+                fix = "Provide a directory that only root can write to: the provider's stateDir, or /run"
+                return HostnetError(Code.PERMISSION, "cannot store the agent's file", event.why, fix, label)
             return self._not_started("what the host received is not what was sent")
         if stream.lost is not None:
             what = "lost the connection while starting the agent"
@@ -230,10 +236,12 @@ class SSHTransport:
         """The text of os-release; "" where it can't be read."""
         try:
             async with asyncio.timeout(_OS_RELEASE_SECONDS):
-                done = await login.connection.run("cat /etc/os-release", encoding="utf-8", errors="replace")
+                process = await login.connection.create_process("cat /etc/os-release", encoding=None)
+                data = await process.stdout.read(_OS_RELEASE_BYTES)
         except (asyncssh.Error, OSError):
             return ""
-        return str(done.stdout or "")
+        process.close()
+        return str(data, errors="replace")
 
 
 class SSHChannel:
@@ -268,6 +276,18 @@ class SSHChannel:
         await self._transport.close()
 
 
+class _Greeted:
+    """The agent's greeting has begun."""
+
+
+class _Ended:
+    """The command ended without a greeting."""
+
+
+# What happens until the agent greets. A ShapeError: the host printed what is no report, or too much.
+_Event = BootstrapReport | _Greeted | _Ended
+
+
 @dataclass
 class _Exit:
     """How a command on a host ended, as far as the host reports it."""
@@ -280,13 +300,14 @@ class _Stream(asyncssh.SSHClientSession[bytes]):
     """What comes out of the channel: lines of the bootstrap, then from the greeting on those of the agent."""
 
     def __init__(self) -> None:
-        self.reader = asyncio.StreamReader(limit=LINE_BYTES)
-        self.answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.reader = asyncio.StreamReader(limit=CHUNK_BYTES)
+        self.events: asyncio.Queue[_Event | ShapeError] = asyncio.Queue()
         self.closed = asyncio.Event()
         self.lost: str | None = None
+        self._channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._exit = _Exit()
         self._greeted = False
-        self._early = b""
+        self._early, self._early_bytes = b"", 0
         self._output = b""
 
     @property
@@ -308,6 +329,11 @@ class _Stream(asyncssh.SSHClientSession[bytes]):
         how = f"killed by {name}" if name else f"exit code {self._exit.status}"
         return with_last_output(how, self._output)
 
+    def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
+        """The channel is open. Its window is kept shut while the reader has enough."""
+        self._channel = chan
+        self.reader.set_transport(cast("asyncio.BaseTransport", chan))  # it has all that a StreamReader asks of one
+
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
         """More output."""
         if datatype is not None:
@@ -315,21 +341,29 @@ class _Stream(asyncssh.SSHClientSession[bytes]):
         elif self._greeted:
             self.reader.feed_data(data)
         else:
-            self._early += data
-            while not self._greeted and b"\n" in self._early:
-                line, _, self._early = self._early.partition(b"\n")
-                self._early_line(line + b"\n")
+            self._early_data(data)
 
-    def _early_line(self, line: bytes) -> None:
-        """A line up to the greeting: the bootstrap's, the greeting, or what a login script prints (skipped)."""
-        if is_greeting(line):
-            self._greeted = True
-            self.reader.feed_data(line + self._early)
-            self.answers.put_nowait({"greeting": True})
-        elif line.startswith(b'{"hostnet"'):
-            self.answers.put_nowait(json.loads(line)["hostnet"])
-        else:
-            self._output = (self._output + line)[-LAST_OUTPUT_BYTES:]
+    def _early_data(self, data: bytes) -> None:
+        """What comes up to the greeting: reports of the bootstrap, and what a login script prints (skipped)."""
+        self._early_bytes += len(data)
+        if self._early_bytes > _EARLY_BYTES:
+            self.events.put_nowait(
+                ShapeError(f"it printed more than {_EARLY_BYTES >> 10:,} KiB before the agent started")
+            )
+            if self._channel is not None:
+                self._channel.pause_reading()
+            return
+        *lines, self._early = (self._early + data).split(b"\n")
+        for number, line in enumerate(lines):
+            if is_greeting(line):
+                self._greeted = True
+                self.reader.feed_data(b"\n".join([*lines[number:], self._early]))
+                self.events.put_nowait(_Greeted())
+                return
+            if is_report(line):
+                self.events.put_nowait(_report(line))
+            else:
+                self._output = (self._output + line + b"\n")[-LAST_OUTPUT_BYTES:]
 
     def exit_status_received(self, status: int) -> None:
         """The command ended."""
@@ -345,9 +379,16 @@ class _Stream(asyncssh.SSHClientSession[bytes]):
         if exc is not None or (self._exit.status is None and not self._exit.signal):
             reason = getattr(exc, "reason", "") or (str(exc) if exc else "")
             self.lost = f"the connection was lost ({reason})" if reason else "the connection was lost"
-        self.answers.put_nowait({"ended": True})
+        self.events.put_nowait(_Ended())
         self.reader.feed_eof()
         self.closed.set()
+
+
+def _report(line: bytes) -> BootstrapReport | ShapeError:
+    try:
+        return BootstrapReport.parse(line)
+    except ShapeError as error:
+        return error
 
 
 def _signal_of(status: int | None) -> str:

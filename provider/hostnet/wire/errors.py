@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any
+
+from hostnet.wire.shapes import Text, reader, shortened, visible
 
 
 class Code(str, Enum):
@@ -19,7 +22,15 @@ class Code(str, Enum):
     ROLLED_BACK = "rolled-back"  # applied, not confirmed, and so rolled back
     PARTIAL = "partial"  # applied in part, and rolling back failed as well
     AGENT_DIED = "agent-died"  # the agent ended during the request; the next request starts another one
+    MALFORMED = "malformed"  # the host answered what no agent of this version sends
     CANCELLED = "cancelled"
+
+
+def _known(value: str) -> bool:
+    return value in {code.value for code in Code}
+
+
+CodeName = Annotated[str, _known, "the code of an error"]
 
 
 class HostnetError(Exception):
@@ -35,7 +46,9 @@ class HostnetError(Exception):
 
     def __init__(self, code: Code, what: str, why: str = "", fix: str = "", host: str = "") -> None:
         super().__init__(what)
-        self.code, self.what, self.why, self.fix, self.host = code, what, why, fix, host
+        self.code, self.host = code, host
+        # A reason may be what a program, a server or a guest said.
+        self.what, self.why, self.fix = (shortened(visible(part)) for part in (what, why, fix))
 
     def __str__(self) -> str:
         text = ": ".join(part for part in (self.host, self.what, self.why) if part)
@@ -46,6 +59,21 @@ class HostnetError(Exception):
         return {"code": self.code.value, "what": self.what, "why": self.why, "fix": self.fix}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any], host: str = "") -> HostnetError:
-        """The error that `to_json` wrote."""
-        return cls(Code(data["code"]), data["what"], data["why"], data["fix"], host)
+    def from_json(cls, data: Any, host: str = "") -> HostnetError:
+        """The error that `to_json` wrote.
+
+        Raises:
+            ShapeError: It is of another form.
+        """
+        parts: _Parts = reader(_Parts)(data)
+        return cls(Code(parts.code), parts.what, parts.why, parts.fix, host)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """An error as JSON."""
+
+    code: CodeName
+    what: Text
+    why: Text
+    fix: Text

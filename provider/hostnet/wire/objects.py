@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, Union
 
 from hostnet.wire.family import Family
+from hostnet.wire.shapes import Cidr, Count, Identifier, Ip, Mac, Name, PortNumber, ShapeError, Span, reader
 
 LinkKind = Literal["bridge", "tap"]
-Ports = tuple[int, int]
+Ports = tuple[PortNumber, PortNumber]
 Json = dict[str, Any]
 
 # Stands for "the interface of the default route" in an id that is known only after the agent resolved it.
@@ -34,10 +35,10 @@ class Link:
     """A bridge or a persistent TAP that hostnet creates and deletes."""
 
     type: ClassVar[str] = "link"
-    name: str
+    name: Name
     kind: LinkKind
-    mac: str | None = None  # None: the kernel's choice, never drift
-    mtu: int | None = None  # None: the kernel's choice, never drift
+    mac: Mac | None = None  # None: the kernel's choice, never drift
+    mtu: Count | None = None  # None: the kernel's choice, never drift
     stp: bool = False
     vlan_filtering: bool = False
     port_isolation: bool = False  # every port that hostnet attaches to this bridge is isolated
@@ -64,8 +65,8 @@ class Address:
     """An address with prefix length on a link of hostnet's. Another address on such a link is drift."""
 
     type: ClassVar[str] = "address"
-    link: str
-    cidr: str  # "10.0.0.1/24": host bits kept
+    link: Name
+    cidr: Cidr  # "10.0.0.1/24": host bits kept
 
     @property
     def key(self) -> str:
@@ -78,8 +79,8 @@ class Route:
     """A route through a link of hostnet's (a routed TAP)."""
 
     type: ClassVar[str] = "route"
-    link: str
-    cidr: str  # "10.0.0.5/32"
+    link: Name
+    cidr: Cidr  # "10.0.0.5/32"
 
     @property
     def key(self) -> str:
@@ -92,8 +93,8 @@ class Port:
     """The attachment of a link to a bridge."""
 
     type: ClassVar[str] = "port"
-    link: str
-    bridge: str
+    link: Name
+    bridge: Name
     isolated: bool = False
 
     @property
@@ -107,8 +108,8 @@ class Glob:
     """Interfaces to attach by name, now and when they appear."""
 
     type: ClassVar[str] = "glob"
-    bridge: str
-    pattern: str
+    bridge: Name
+    pattern: Name
     isolated: bool = False
 
     @property
@@ -122,12 +123,12 @@ class Guest:
     """A guest's MAC and addresses behind a TAP. `addresses` None: the agent takes the lowest free of each subnet."""
 
     type: ClassVar[str] = "guest"
-    link: str  # its TAP
-    bridge: str | None  # None: routed TAP
-    mac: str
-    addresses: tuple[str, ...] | None = None  # bare or CIDR, as given
+    link: Name  # its TAP
+    bridge: Name | None  # None: routed TAP
+    mac: Mac
+    addresses: tuple[Cidr, ...] | None = None  # bare or CIDR, as given
     hostname: str | None = None
-    hint: tuple[str, ...] = ()  # CIDRs that an earlier run allocated; kept while still free and in a subnet
+    hint: tuple[Cidr, ...] = ()  # CIDRs that an earlier run allocated; kept while still free and in a subnet
 
     @property
     def key(self) -> str:
@@ -157,18 +158,18 @@ class Gateway:
     """
 
     type: ClassVar[str] = "gateway"
-    name: str  # the NatGateway's id
-    external: str | None = None  # None: the default route's interface, resolved at every apply
-    internal: tuple[str, ...] = ()  # interface names
-    internal4: tuple[str, ...] = ()  # CIDRs
-    internal6: tuple[str, ...] = ()
+    name: Identifier  # the NatGateway's id
+    external: Name | None = None  # None: the default route's interface, resolved at every apply
+    internal: tuple[Name, ...] = ()  # interface names
+    internal4: tuple[Cidr, ...] = ()  # CIDRs
+    internal6: tuple[Cidr, ...] = ()
     nat6: bool = False
     route6: bool = False
-    snat4: str | None = None  # None: masquerade
-    snat6: str | None = None
-    dmz4: str | None = None
-    dmz6: str | None = None
-    dmz_except: tuple[int, ...] = (22,)
+    snat4: Ip | None = None  # None: masquerade
+    snat6: Ip | None = None
+    dmz4: Ip | None = None
+    dmz6: Ip | None = None
+    dmz_except: tuple[PortNumber, ...] = (22,)
     mss_clamp: bool = False
     internal_forwarding: bool = False
     firewall: bool = True
@@ -188,12 +189,12 @@ class Forward:
     family: Family
     protocols: tuple[str, ...]  # of tcp, udp, sctp
     ports: Ports  # inclusive
-    address: str
+    address: Ip
     to_ports: Ports  # as long as `ports`, or one port
-    gateway: str | None = None  # a Gateway's name
-    external: str | None = None
-    listen: tuple[str, ...] = ()  # (): every address of the external side; "0.0.0.0"/"::": every address
-    sources: tuple[str, ...] = ()  # CIDRs; (): anyone
+    gateway: Identifier | None = None  # a Gateway's name
+    external: Name | None = None
+    listen: tuple[Span, ...] = ()  # (): every address of the external side; "0.0.0.0"/"::": every address
+    sources: tuple[Span, ...] = ()  # CIDRs; (): anyone
     loopback: bool = True
     resolved: bool = False  # `external` was not declared: the agent filled in the default route's interface
 
@@ -214,8 +215,8 @@ class Forward:
 class StaticLease:
     """A DHCP lease that is always the same."""
 
-    mac: str
-    address: str
+    mac: Mac
+    address: Ip
     hostname: str | None = None
 
 
@@ -224,16 +225,16 @@ class DhcpServer:
     """DHCP, DNS and router advertisements on a bridge (dnsmasq)."""
 
     type: ClassVar[str] = "dhcp"
-    bridge: str
+    bridge: Name
     dhcp: bool = False  # False: router advertisements only
-    range_start: str | None = None
-    range_end: str | None = None
+    range_start: Ip | None = None
+    range_end: Ip | None = None
     lease_time: str = "1h"
-    dns_servers: tuple[str, ...] | None = None  # None: the gateway answers
+    dns_servers: tuple[Ip, ...] | None = None  # None: the gateway answers
     domain: str | None = None
     static_leases: tuple[StaticLease, ...] = ()
     send_ra: bool = False
-    ra_prefixes: tuple[str, ...] = ()
+    ra_prefixes: tuple[Cidr, ...] = ()
     open_firewall: bool = True
 
     @property
@@ -253,28 +254,28 @@ _TYPES: dict[str, type[Object]] = {
 class LinkState:
     """A link as the kernel has it."""
 
-    name: str
+    name: Name
     kind: str
-    ifindex: int
-    mac: str
-    mtu: int
+    ifindex: Count
+    mac: Mac
+    mtu: Count
     stp: bool = False
     vlan_filtering: bool = False
     user: str | None = None  # as the declaration spells it where it means the same; else the number
     group: str | None = None
     multi_queue: bool = False
     vnet_hdr: bool = True
-    addresses: tuple[str, ...] = ()  # CIDRs, declared ones first in declared order, link-local ones left out
-    routes: tuple[str, ...] = ()  # those through it that no address implies
-    bridge: str | None = None
+    addresses: tuple[Cidr, ...] = ()  # CIDRs, declared ones first in declared order, link-local ones left out
+    routes: tuple[Cidr, ...] = ()  # those through it that no address implies
+    bridge: Name | None = None
     isolated: bool = False
-    ports: tuple[str, ...] = ()  # of a bridge
+    ports: tuple[Name, ...] = ()  # of a bridge
     dropped: bool = False  # in spite of `open_firewall`, another firewall drops its traffic
     advertised: bool = (
         False  # it accepts router advertisements, and with them any address and route that a guest announces
     )
 
-    port_mtu: int | None = None  # of a bridge: the MTU of a port that should have the bridge's, and has not
+    port_mtu: Count | None = None  # of a bridge: the MTU of a port that should have the bridge's, and has not
 
     @property
     def open_to(self) -> tuple[str, ...]:
@@ -286,20 +287,20 @@ class LinkState:
 class GlobState:
     """What a glob has attached now."""
 
-    members: tuple[str, ...] = ()
+    members: tuple[Name, ...] = ()
     isolated: bool = False  # as declared while every member is so
-    left_alone: tuple[str, ...] = ()  # matching interfaces in another program's bridge
+    left_alone: tuple[Name, ...] = ()  # matching interfaces in another program's bridge
 
 
 @dataclass(frozen=True)
 class GuestState:
     """A guest's addresses as allocated, and its gateways."""
 
-    mac: str
-    addresses: tuple[str, ...]  # CIDRs
+    mac: Mac
+    addresses: tuple[Cidr, ...]  # CIDRs
     hostname: str | None = None
-    gateway: str | None = None
-    gateway6: str | None = None
+    gateway: Ip | None = None
+    gateway6: Ip | None = None
 
 
 @dataclass(frozen=True)
@@ -309,7 +310,7 @@ class GatewayState(Gateway):
     A boolean is true while the kernel has every element that it needs, and every accept rule in other firewalls.
     """
 
-    external_addresses: tuple[str, ...] = ()  # bare, global; the fixed ones where set
+    external_addresses: tuple[Ip, ...] = ()  # bare, global; the fixed ones where set
 
 
 @dataclass(frozen=True)
@@ -329,9 +330,9 @@ class Lease:
     """A DHCP lease in use."""
 
     mac: str
-    address: str
+    address: Ip
     hostname: str
-    expires: int  # unix seconds; 0: never
+    expires: Count  # unix seconds; 0: never
 
 
 @dataclass(frozen=True)
@@ -370,20 +371,16 @@ def from_json(data: Json) -> Object:
     """The object that `to_json` wrote, also after it was JSON text.
 
     Raises:
-        ValueError: This version does not know the type, or a field.
+        ShapeError: This version does not know the type, or a field is missing, unknown, or of another form.
     """
-    cls = _TYPES.get(data.get("type", ""))
+    kind = data.get("type") if isinstance(data, dict) else None
+    cls = _TYPES.get(kind) if isinstance(kind, str) else None
     if cls is None:
-        msg = f"unknown object type {data.get('type')!r}"
-        raise ValueError(msg)
-    values = {name: _tuple(item) for name, item in data.items() if name != "type"}
-    if "static_leases" in values:
-        values["static_leases"] = tuple(StaticLease(**lease) for lease in values["static_leases"])
-    try:
-        return cls(**values)
-    except TypeError as error:
-        msg = f"{data['type']}: {error}"
-        raise ValueError(msg) from None
+        raise ShapeError(f" has the unknown object type {kind!r:.60}")
+    values = dict(data)
+    del values["type"]
+    made: Object = reader(cls)(values)
+    return made
 
 
 def state_to_json(value: ObjectState | None) -> Json | None:
@@ -399,16 +396,12 @@ def state_from_json(object_type: str, data: Json | None) -> ObjectState | None:
     Args:
         object_type: The type of the object that it is the state of.
         data: What was sent.
+
+    Raises:
+        ShapeError: A field is missing, unknown, or of another form.
     """
     cls = _STATES.get(object_type)
     if data is None or cls is None:
         return None
-    values = {name: _tuple(item) for name, item in data.items()}
-    if "leases" in values:
-        values["leases"] = tuple(Lease(**lease) for lease in values["leases"])
-    return cls(**values)
-
-
-def _tuple(value: Any) -> Any:
-    """JSON has no tuples."""
-    return tuple(_tuple(x) for x in value) if isinstance(value, list) else value
+    made: ObjectState = reader(cls)(data)
+    return made

@@ -1,7 +1,8 @@
 """What a provider and an agent say to each other, as it is written on the byte stream between them.
 
 Every message is one JSON object on one line. Provider and agent are of the same version, since the provider brings its
-agent along: a message that one of them can't read is a bug, and there is no negotiation.
+agent along: there is no negotiation. But the host of an agent may be anybody's, and whatever it sends is input: every
+message of an agent is checked against its declaration here (`wire/shapes.py`).
 
     agent -> provider    {"greeting": {"version": …, "process": {…}, …}}
     provider -> agent    {"id": 1, "op": "apply", "transaction": "…", "changes": […]}
@@ -24,13 +25,15 @@ nothing left to follow.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Optional, Union
 
 from hostnet.wire.errors import HostnetError
+from hostnet.wire.facts import facts_from_json
 from hostnet.wire.objects import Json, from_json, state_from_json, state_to_json, to_json
 from hostnet.wire.requests import Change, Query, View
+from hostnet.wire.shapes import Count, Identifier, ShapeError, Text, loads, reader
 
 Operation = Literal["apply", "read", "facts", "restore", "watch", "confirm", "roll-back"]
 
@@ -42,10 +45,22 @@ Outcomes = Sequence[Optional[Outcome]]
 Proof = Literal["answer", "login"]
 
 _GREETING = b'{"greeting"'
+_REPORT = b'{"hostnet"'
 
 
 def _line(message: Json) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def _only(message: Any, name: str) -> Any:
+    """The value of a message that has this one name.
+
+    Raises:
+        ShapeError: It has not, or others.
+    """
+    if not isinstance(message, dict) or message.keys() != {name}:
+        raise ShapeError(f" is not an object with {name} alone")
+    return message[name]
 
 
 # --- the greeting --------------------------------------------------------------------------------------------------
@@ -60,8 +75,8 @@ class AgentProcess:
         started: When it was started, in clock ticks since the boot.
     """
 
-    pid: int
-    started: int
+    pid: Count
+    started: Count
 
 
 @dataclass(frozen=True)
@@ -94,11 +109,13 @@ class Greeting:
 
         Raises:
             HostnetError: The agent says why it can't serve.
+            ShapeError: It is no greeting.
         """
-        data = json.loads(line)["greeting"]
-        if "error" in data:
+        data = _only(loads(line), "greeting")
+        if isinstance(data, dict) and "error" in data:
             raise HostnetError.from_json(data["error"], host)
-        return cls(**{**data, "process": AgentProcess(**data["process"])})
+        made: Greeting = reader(cls)(data)
+        return made
 
 
 def refusal(error: HostnetError) -> bytes:
@@ -109,6 +126,42 @@ def refusal(error: HostnetError) -> bytes:
 def is_greeting(line: bytes) -> bool:
     """Whether a line is a greeting. Before it, a login script of the host may print anything."""
     return line.startswith(_GREETING)
+
+
+@dataclass(frozen=True)
+class BootstrapReport:
+    """What `hosts/bootstrap.py` reports before there is an agent; one of the three.
+
+    Args:
+        wait: What it waits for.
+        need: The digest of the agent's file, which it has not.
+        fail: Why it can't go on; the rest says more about that.
+        version: The version of the host's Python.
+        uid: The user that it runs as.
+        why: Why no directory serves.
+    """
+
+    wait: Text = ""
+    need: Text = ""
+    fail: Literal["", "python", "user", "place", "bytes"] = ""
+    version: Text = ""
+    uid: Count = 0
+    why: Text = ""
+
+    @classmethod
+    def parse(cls, line: bytes) -> BootstrapReport:
+        """Read a report.
+
+        Raises:
+            ShapeError: It is none.
+        """
+        made: BootstrapReport = reader(cls)(_only(loads(line), "hostnet"))
+        return made
+
+
+def is_report(line: bytes) -> bool:
+    """Whether a line is a report of the bootstrap."""
+    return line.startswith(_REPORT)
 
 
 # --- a request -----------------------------------------------------------------------------------------------------
@@ -237,10 +290,44 @@ class Answer:
         Args:
             line: What the agent sent.
             host: The host's name in messages.
+
+        Raises:
+            ShapeError: It is no answer.
         """
-        data = json.loads(line)
-        error = HostnetError.from_json(data["error"], host) if "error" in data else None
-        return cls(data["id"], data.get("result"), error, data.get("confirm"))
+        data = loads(line)
+        if isinstance(data, dict) and "error" in data:
+            error: _Refusal = reader(_Refusal)(data)
+            return cls(error.id, error=HostnetError.from_json(error.error, host))
+        made: _Success = reader(_Success)(data)
+        return cls(made.id, made.result, confirm=made.confirm)
+
+
+@dataclass(frozen=True)
+class _Success:
+    """An answer with a result, as JSON."""
+
+    id: Count
+    result: Any
+    confirm: Proof | None = None
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """An answer with an error, as JSON."""
+
+    id: Count
+    error: Any
+
+
+@dataclass(frozen=True)
+class _ViewParts:
+    """A view, as JSON. Its objects and states depend on each other (`_view`)."""
+
+    id: Identifier
+    objects: tuple[Any, ...]
+    seen: tuple[Any, ...]
+    warnings: tuple[Text, ...]
+    notes: tuple[Text, ...]
 
 
 def outcomes_to_json(outcomes: Outcomes) -> list[Json | None]:
@@ -248,14 +335,59 @@ def outcomes_to_json(outcomes: Outcomes) -> list[Json | None]:
     return [_outcome_to_json(each) for each in outcomes]
 
 
-def outcomes_from_json(data: Sequence[Json | None], host: str) -> list[Outcome | None]:
+def outcomes_from_json(data: Any, host: str, count: int) -> list[Outcome | None]:
     """The outcomes that `outcomes_to_json` wrote.
 
     Args:
         data: What an answer has as its result.
         host: The host's name in messages.
+        count: How many there are.
+
+    Raises:
+        ShapeError: They are not as many, or one has another form.
     """
-    return [_outcome_from_json(each, host) for each in data]
+    if not isinstance(data, list) or len(data) != count:
+        raise ShapeError(f".result is not a list of {count}")
+    return _each("result", data, lambda each: _outcome_from_json(each, host))
+
+
+def _each(name: str, items: Iterable[Any], read: Callable[[Any], Any]) -> list[Any]:
+    """Each item read; an error has its place."""
+    found: list[Any] = []
+    try:
+        for item in items:
+            found.append(read(item))  # noqa: PERF401 - an error tells which one
+    except ShapeError as error:
+        raise ShapeError(f".{name}[{len(found)}]{error}") from None
+    return found
+
+
+def result_from_json(request: Request, data: Any, host: str) -> Any:
+    """The result of a request: outcomes of `apply` and `read`, an object of `facts`, a number of `restore`.
+
+    Args:
+        request: What was asked.
+        data: What an answer has as its result.
+        host: The host's name in messages.
+
+    Raises:
+        ShapeError: It is of another form.
+    """
+    if request.op == "facts":
+        return facts_from_json(request.facts, data)
+    if request.op == "restore":
+        return reader(_Restored)({"result": data}).result
+    outcomes = outcomes_from_json(data, host, len(request.changes or request.queries))
+    if request.op == "apply" and None in outcomes:
+        raise ShapeError(f".result[{outcomes.index(None)}] is null, and a change has an outcome")
+    return outcomes
+
+
+@dataclass(frozen=True)
+class _Restored:
+    """The result of `restore`, as JSON."""
+
+    result: Count
 
 
 def _outcome_to_json(outcome: Outcome | None) -> Json | None:
@@ -272,14 +404,17 @@ def _outcome_to_json(outcome: Outcome | None) -> Json | None:
     }
 
 
-def _outcome_from_json(data: Json | None, host: str) -> Outcome | None:
+def _outcome_from_json(data: Any, host: str) -> Outcome | None:
     if data is None:
         return None
-    if "error" in data:
-        return HostnetError.from_json(data["error"], host)
-    objects = tuple(map(from_json, data["objects"]))
-    seen = tuple(state_from_json(item.type, state) for item, state in zip(objects, data["seen"]))
-    return View(data["id"], objects, seen, tuple(data["warnings"]), tuple(data["notes"]))
+    if isinstance(data, dict) and "error" in data:
+        return HostnetError.from_json(_only(data, "error"), host)
+    parts: _ViewParts = reader(_ViewParts)(data)
+    if parts.seen and len(parts.objects) != len(parts.seen):  # of a dry change there are none
+        raise ShapeError(f" has {len(parts.objects)} objects and the states of {len(parts.seen)}")
+    objects = _each("objects", parts.objects, from_json)
+    seen = _each("seen", zip(objects, parts.seen), lambda pair: state_from_json(pair[0].type, pair[1]))
+    return View(parts.id, tuple(objects), tuple(seen), parts.warnings, parts.notes)
 
 
 # --- what a watcher reports ----------------------------------------------------------------------------------------
@@ -291,5 +426,17 @@ def event(text: str) -> bytes:
 
 
 def parse_event(line: bytes) -> str:
-    """The text that `event` wrote."""
-    return str(json.loads(line)["event"])
+    """The text that `event` wrote, on one line.
+
+    Raises:
+        ShapeError: It is no event.
+    """
+    made: _Event = reader(_Event)(loads(line))
+    return made.event
+
+
+@dataclass(frozen=True)
+class _Event:
+    """An event, as JSON."""
+
+    event: Text
