@@ -35,7 +35,13 @@ def network(host: Host, *, changed: bool = False, names: Callable[[str], str] = 
         net = declare(hostnet.Bridge, "net", addresses=["10.0.0.1/24", "fd12::1/64"], mtu=1400 if changed else 1450)
         guest = {"hostname": "new" if changed else "old"}
         declare(hostnet.TapBinding, "web", bridge=net.name, guest=guest)
-        declare(hostnet.TapBinding, "routed", addresses=["10.9.0.1/32"], routes=["10.9.0.2/32"], mtu=guest and 1400)
+        declare(
+            hostnet.TapBinding,
+            "routed",
+            addresses=["10.9.0.1/32"],
+            routes=["10.9.0.2/32"],
+            mtu=1400 if changed else 1450,
+        )
         declare(hostnet.TapBinding, "glob", match="vm-*", bridge=net.name, isolated=changed)
         nat = declare(hostnet.NatGateway, "nat", internal_interfaces=[net.name], mss_clamp=changed)
         at = "10.0.0.3" if changed else "10.0.0.2"

@@ -229,3 +229,12 @@ def test_a_resource_goes_to_another_host(engine: Engine) -> None:
         moved.create()
     assert "the name belongs to Bridge net (stack prod of project project)" in message(failed.value)
     assert decode(theirs.read().properties).values == theirs.values()
+
+
+def test_a_bridge_with_guests_is_replaced(engine: Engine) -> None:
+    """Its successor has the same subnet, in which the guests are that will follow it."""
+    old = declared(engine, "Bridge", b"one").create()
+    Resource(engine, "TapBinding", "vm", name="vm", bridge=old.id, guest={}).create()
+    old.diff()
+    made = declared(engine, "Bridge", b"two").create()
+    assert engine.host.dump()["links"].keys() >= {old.id, made.id}

@@ -14,7 +14,7 @@ from hostnet.agent.plan.world import World
 from hostnet.agent.record.networks import Held
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import Address, Guest, Route
+from hostnet.wire.objects import Address, Guest, Link, Route
 from hostnet.wire.requests import Change
 
 _CHOOSE = "Remove one of the two, or choose another network"
@@ -37,7 +37,7 @@ def check_address(item: Address, change: Change, world: World) -> None:
             if not prefix.single:
                 why = f"its subnet overlaps {held.cidr} of {held.item.link}, which belongs to {owner.label}"
                 raise HostnetError(Code.CONFLICT, what, why, "Choose another subnet")
-        elif not (isinstance(held.item, Guest) and held.item.bridge == item.link):
+        elif not (isinstance(held.item, Guest) and held.item.bridge in (item.link, *_replaced(change, world))):
             raise HostnetError(Code.CONFLICT, what, _relation("it", prefix, owner, network, held), _CHOOSE)
     if item not in change.prior:
         _check_gateways(item.link, prefix, what, world)
@@ -92,6 +92,13 @@ def check_routed_guest(item: Guest, change: Change, world: World) -> None:
         for link, _, own_cidr in _host_addresses(item.link, prefix, world):
             if Prefix.single_of(own_cidr) == prefix:
                 raise HostnetError(Code.CONFLICT, what, f"{address} is the host's own address on {link}", fix)
+
+
+def _replaced(change: Change, world: World) -> Iterator[str]:
+    """The links that the resource has: those of what a create replaces, too, whose guests follow it."""
+    return (
+        link.name for owner in world.owners.structural.values() if owner.urn == change.urn for link in owner.of(Link)
+    )
 
 
 def _relation(subject: str, prefix: Prefix, owner: Owner, network: Prefix, held: Held) -> str:
