@@ -216,13 +216,22 @@ def test_a_delete_detaches_exactly_what_was_attached(scene: Scene) -> None:
 
 
 def test_what_is_in_another_bridge_is_left_there_and_named(scene: Scene) -> None:
-    """So does one that gets its name in the other bridge (by a hypervisor's script)."""
+    """So does one that gets its name in the other bridge (by a hypervisor's script). Preview, `up` and log name it."""
     scene.stack.up({**NET, **OTHER})
+    assert scene.stack.warnings == []
     scene.host.ip("tuntap add tmp mode tap", "link set tmp master br-b", "link set tmp name vm-2")
     scene.until(lambda: "vm-2" in scene.log())
     assert "did not attach vm-2, which matches vm-*: it is in br-b" in scene.log()
     scene.settled()
     assert scene.ports("br-b") == {"vm-2"}
+    more = ("TapBinding", {"match": "vm-?", "bridge": "${net.name}", "isolated": True})
+    said = (
+        "vm-2 matches vm-? and is not attached to br-a: it is in br-b. To attach it, take it out of there "
+        "(`ip link set vm-2 nomaster`)"
+    )
+    assert said in scene.stack.preview({**NET, **OTHER, "more": more})
+    scene.stack.up({**NET, **OTHER, "more": more})
+    assert scene.stack.warnings == [said]
 
 
 def test_an_uplink_is_never_bridged(scene: Scene) -> None:

@@ -1,13 +1,15 @@
-"""Ports that a program of the host listens on: a forward takes them from it, of which a preview warns."""
+"""Warnings before and after a change: ports with a listener, addresses that are not the host's, links left alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
 from hostnet.agent.linux.snapshot import Snapshot
+from hostnet.agent.plan.links import glob_members
+from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.family import ANY_ADDRESS
-from hostnet.wire.objects import Forward, Gateway
+from hostnet.wire.objects import Forward, Gateway, Glob
 
 _ALWAYS_THERE = frozenset({*ANY_ADDRESS.values(), "127.0.0.1"})
 
@@ -26,6 +28,21 @@ def warnings(owner: Owner, snapshot: Snapshot, listening: Callable[[str, str], s
         for protocol in forward.protocols:
             yield from _taken(forward, protocol, listening(protocol, forward.family))
         yield from _absent("listenAddresses", (x for x in forward.listen if x not in _ALWAYS_THERE), snapshot)
+
+
+def left_alone(owner: Owner, world: World) -> Iterator[str]:
+    """The interfaces that match a glob and that hostnet does not attach, since they are in another bridge.
+
+    A TAP of a resource's own is where that resource says.
+    """
+    for item in owner.of(Glob):
+        for name in glob_members(item, world.snapshot)[1]:
+            if world.link_owner(name) is None:
+                there = world.snapshot.master_of(name)
+                yield (
+                    f"{name} matches {item.pattern} and is not attached to {item.bridge}: it is in {there}. To attach "
+                    f"it, take it out of there (`ip link set {name} nomaster`)"
+                )
 
 
 def _taken(item: Forward, protocol: str, listening: Iterable[int]) -> Iterator[str]:

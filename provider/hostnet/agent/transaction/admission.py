@@ -143,7 +143,12 @@ class Admission:
         return View(
             new.id,
             new.objects,
-            warnings=(*listeners.warnings(new, snapshot, self._subsystems.kernel.listening), *dropped, *refused),
+            warnings=(
+                *listeners.warnings(new, snapshot, self._subsystems.kernel.listening),
+                *listeners.left_alone(new, World(planned, snapshot)),
+                *dropped,
+                *refused,
+            ),
         )
 
     def _admit_one(

@@ -16,6 +16,8 @@ from dataclasses import replace
 
 from hostnet.agent.nft.context import context_of
 from hostnet.agent.nft.gateway_elements import closed_addresses
+from hostnet.agent.observe.listeners import left_alone
+from hostnet.agent.plan.world import World
 from hostnet.agent.record.phase import Idle, Open, Pairs, Phase, Result, RolledBack, Unconfirmed
 from hostnet.agent.record.record import Record
 from hostnet.agent.transaction import lockout
@@ -162,7 +164,8 @@ class Host:
             admitted.owners.items(), self._queries.states(record, admitted.owners.values())
         ):
             notes = (admitted.notes[number],) if number in admitted.notes else ()
-            outcomes[number], warnings = View(owner.id, owner.objects, states, warnings, notes), ()
+            mine = (*warnings, *left_alone(owner, World(record.owners, admitted.snapshot)))
+            outcomes[number], warnings = View(owner.id, owner.objects, states, mine, notes), ()
         outcomes.update(result.errors)
         return [outcomes[number] for number in range(len(changes))]
 
