@@ -36,10 +36,13 @@ def test_status_tells_who_has_what_and_what_is_wrong(terminal: Terminal) -> None
     """Owners with their stacks, objects, members, drift in words, counters; `restore` mends what it told."""
     terminal.stack.up(PROGRAM)
     assert "all as declared" in terminal.run("status").stdout
+    assert terminal.run("status", "--check").returncode == OK
     terminal.bed.host.ip("address del 10.0.0.1/24 dev br-a", "link delete tap-web")
     terminal.bed.switch("net.ipv4.ip_forward", "0")
     terminal.bed.nft("flush map inet hostnet dnat_port4\n")
+    assert terminal.run("status", "--check", "--json").returncode == WRONG
     done = terminal.run("status")
+    assert done.returncode == OK
     for words in (
         *("lab/lab", "br-a", "address 10.0.0.1/24 is missing", "TAP tap-web does not exist"),
         *("IPv4 forwarding is off", "tcp port 80 is not forwarded"),
@@ -65,7 +68,8 @@ def test_restore_starts_the_watcher_again(terminal: Terminal) -> None:
     process = file.read()
     assert process is not None
     process.stop()
-    assert "No process attaches new interfaces" in terminal.run("status").stdout
+    done = terminal.run("status", "--check")
+    assert (done.returncode, "No process attaches new interfaces" in done.stdout) == (WRONG, True)
     done = terminal.run("doctor")
     assert done.returncode == WRONG
     assert "`hostnet restore`" in done.stdout

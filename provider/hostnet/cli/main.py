@@ -26,7 +26,7 @@ _UNREACHED = {Code.UNREACHABLE, Code.PERMISSION, Code.AGENT_DIED, Code.MALFORMED
 _HOST = re.compile(r"(?:(?P<user>[^@]+)@)?(?:\[(?P<v6>[^]]+)\]|(?P<name>[^:@\[\]]+))(?::(?P<port>\d+))?")
 _CODES = """exit codes:
   0    success
-  1    the host has a problem (doctor), or it refused the request
+  1    the host has a problem (doctor, status --check), or it refused the request
   2    the command line is wrong
   3    the host can't be reached, or the user lacks permission
   130  interrupted
@@ -92,6 +92,10 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         _common(command)
+        if name == "status":
+            command.add_argument(
+                "--check", action="store_true", help="exit with 1 where something is not as declared, as for monitoring"
+            )
         if name == "graph":
             command.add_argument(
                 "--format",
@@ -163,7 +167,7 @@ def _tell(_host: str, line: str) -> None:
 async def _status(options: argparse.Namespace, session: Session) -> int:
     data = (await session.facts("status", {})).data
     _show(options, {"host": session.label, **data}, lambda console: status.show(console, session.label, data))
-    return OK
+    return WRONG if options.check and not status.as_declared(data) else OK
 
 
 async def _doctor(options: argparse.Namespace, session: Session) -> int:

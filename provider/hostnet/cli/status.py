@@ -36,6 +36,13 @@ def show(console: Console, label: str, data: dict[str, Any]) -> None:
         console.print(line)
 
 
+def as_declared(data: dict[str, Any]) -> bool:
+    """Whether everything on the host is as its resources declare it, by the agent's answer to `status`."""
+    watcher = data["watcher"]
+    drift = any(resource["drift"] for resource in data["resources"])
+    return not (drift or data["undeclared"] or (watcher["needed"] and not watcher["pid"]))
+
+
 def _resources(resources: list[dict[str, Any]]) -> Table:
     table = Table(title="Resources", title_justify="left")
     for column in ("stack", "kind", "name", "on the host", "state"):
