@@ -13,11 +13,12 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from hostnet.agent.linux import files
-from hostnet.agent.linux.process import end_process
+from hostnet.agent.linux.process import end_process, opened, send_signal
 from hostnet.wire.errors import Code, HostnetError
 
 RUN = Path("/run/hostnet")
@@ -43,7 +44,7 @@ class DnsmasqProcess:
         """Send it a signal; nothing happens if it has ended."""
         with self._opened() as descriptor:
             if descriptor is not None:
-                signal.pidfd_send_signal(descriptor, number)
+                send_signal(descriptor, number)
 
     def stop(self) -> None:
         """End it, and wait for its end."""
@@ -51,19 +52,8 @@ class DnsmasqProcess:
             if descriptor is not None:
                 end_process(descriptor)
 
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[int | None]:
-        """A descriptor that means this process and no later one of its number; None if it has ended."""
-        try:
-            descriptor = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            yield None
-            return
-        try:
-            # Checked behind pidfd_open: from then on the descriptor can't come to mean another process.
-            yield descriptor if _process(self.pid, self.config.parent) else None
-        finally:
-            os.close(descriptor)
+    def _opened(self) -> AbstractContextManager[int | None]:
+        return opened(self.pid, lambda: _process(self.pid, self.config.parent))
 
 
 def argv_of(config: Path) -> list[str]:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import select
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,29 +81,35 @@ class Process:
 
     def stop(self) -> None:
         """Ask it to end, kill it where it does not, and wait for its end."""
-        with self._opened() as descriptor:
+        with opened(self.pid, lambda: self.runs) as descriptor:
             if descriptor is not None:
                 end_process(descriptor)
 
     def kill(self) -> None:
         """Kill it."""
-        with self._opened() as descriptor:
+        with opened(self.pid, lambda: self.runs) as descriptor:
             if descriptor is not None:
-                _send(descriptor, signal.SIGKILL)
+                send_signal(descriptor, signal.SIGKILL)
 
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[int | None]:
-        """A descriptor that means this process and no later one of its number; None where it does not run."""
-        try:
-            descriptor = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            yield None
-            return
-        try:
-            # Checked behind pidfd_open: from then on the descriptor can't come to mean another process.
-            yield descriptor if self.runs else None
-        finally:
-            os.close(descriptor)
+
+@contextlib.contextmanager
+def opened(pid: int, is_same: Callable[[], object]) -> Iterator[int | None]:
+    """A descriptor (pidfd_open(2)) that means one process and no later one of its number; None if it has ended.
+
+    Args:
+        pid: Its number.
+        is_same: Whether the number means this process now. It is asked once the descriptor is open: from then on the
+            descriptor can't come to mean another process.
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        yield None
+        return
+    try:
+        yield descriptor if is_same() else None
+    finally:
+        os.close(descriptor)
 
 
 def end_process(descriptor: int) -> None:
@@ -115,12 +121,18 @@ def end_process(descriptor: int) -> None:
     ended = select.poll()
     ended.register(descriptor, select.POLLIN)
     for number in (signal.SIGTERM, signal.SIGKILL):
-        _send(descriptor, number)
+        send_signal(descriptor, number)
         if ended.poll(_PATIENCE * 1000):
             return
 
 
-def _send(descriptor: int, number: signal.Signals) -> None:
+def send_signal(descriptor: int, number: signal.Signals) -> None:
+    """Send a process a signal; nothing happens if it has ended.
+
+    Args:
+        descriptor: Of pidfd_open(2).
+        number: The signal.
+    """
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(descriptor, number)
 
