@@ -11,6 +11,7 @@ import ipaddress
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
+from functools import singledispatchmethod
 from typing import Any
 
 from hostnet.agent.linux import operations as ops
@@ -199,21 +200,11 @@ class FakeKernel:
             if refusal[0](operation):
                 self._refusals.remove(refusal)
                 raise _refusal(refusal[1])
-        performers: dict[type[ops.Operation], Callable[[Any], None]] = {
-            ops.CreateBridge: self._create_bridge,
-            ops.CreateTap: self._create_tap,
-            ops.SetTapUser: self._set_tap_user,
-            ops.DeleteLink: self._delete_link,
-            ops.SetLink: self._set_link,
-            ops.SetBridgeOption: self._set_bridge_option,
-            ops.AddAddress: self._add_address,
-            ops.DeleteAddress: self._delete_address,
-            ops.AddRoute: self._add_route,
-            ops.PutRoute: self._put_route,
-            ops.DeleteRoute: self._delete_route,
-            ops.WriteSysctl: self._write_sysctl,
-        }
-        performers[type(operation)](operation)
+        self._perform(operation)
+
+    @singledispatchmethod
+    def _perform(self, operation: ops.Operation) -> None:
+        raise NotImplementedError(operation)
 
     # --- links -------------------------------------------------------------------------------------------------------
 
@@ -247,6 +238,7 @@ class FakeKernel:
         self._next_index += 1
         return KernelLink(name, self._next_index - 1, kind, up=False, mac="", mtu=_MTU)
 
+    @_perform.register
     def _create_bridge(self, operation: ops.CreateBridge) -> None:
         name = operation.name
         if name in self._links:
@@ -259,6 +251,7 @@ class FakeKernel:
         if operation.mtu:
             self._set_mtu(name, operation.mtu, fix=True)
 
+    @_perform.register
     def _create_tap(self, operation: ops.CreateTap) -> None:
         if operation.name in self._links:
             raise _refusal(errno.EBUSY)  # IFF_TUN_EXCL
@@ -269,6 +262,7 @@ class FakeKernel:
         self._add(replace(made, tap=True, persistent=True, multi_queue=tap.multi_queue))
         self._own(tap)
 
+    @_perform.register
     def _set_tap_user(self, operation: ops.SetTapUser) -> None:
         link = self._links.get(operation.name)
         if link is None:
@@ -285,12 +279,14 @@ class FakeKernel:
         gid = link.gid if tap.group is None else group_id(tap.group)
         self._links[tap.name] = replace(link, uid=uid, gid=gid, vnet_hdr=tap.vnet_hdr)
 
+    @_perform.register
     def _delete_link(self, operation: ops.DeleteLink) -> None:
         link = self._found(operation.name)
         if not link.kind:
             raise _refusal(errno.EOPNOTSUPP)
         self._remove(link)
 
+    @_perform.register
     def _set_link(self, operation: ops.SetLink) -> None:
         name = operation.name
         if operation.mac is not None:
@@ -377,6 +373,7 @@ class FakeKernel:
             if self.sysctl(sysctl_of("ipv6", name, "keep_addr_on_down")) != "1":
                 self._drop_ipv6(name)
 
+    @_perform.register
     def _set_bridge_option(self, operation: ops.SetBridgeOption) -> None:
         link = self._found(operation.name)
         if link.kind != "bridge":
@@ -404,6 +401,7 @@ class FakeKernel:
 
     # --- addresses and routes ----------------------------------------------------------------------------------------
 
+    @_perform.register
     def _add_address(self, operation: ops.AddAddress) -> None:
         link, mine = self._found(operation.link), ipaddress.ip_interface(operation.cidr)
         held = self._addresses[link.name]
@@ -427,6 +425,7 @@ class FakeKernel:
             return len(own)
         return next((i for i, each in enumerate(own) if _is_secondary(each, own[:i])), len(own))
 
+    @_perform.register
     def _delete_address(self, operation: ops.DeleteAddress) -> None:
         held = self._addresses.get(operation.link, [])
         if operation.cidr not in held:
@@ -445,11 +444,13 @@ class FakeKernel:
         if "1" not in promoted and not _is_secondary(cidr, held[: held.index(cidr)]):
             held[:] = [each for each in held if each == cidr or not _is_secondary(each, [cidr])]
 
+    @_perform.register
     def _add_route(self, operation: ops.AddRoute) -> None:
         scope = 0 if ":" in operation.cidr else RT_SCOPE_LINK
         route = ops.PutRoute(operation.link, operation.cidr, RT_TABLE_MAIN, RTPROT_STATIC, scope)
         self._insert(route, instead=True)
 
+    @_perform.register
     def _put_route(self, route: ops.PutRoute) -> None:
         self._insert(route, instead=False)
 
@@ -477,6 +478,7 @@ class FakeKernel:
         networks += [ipaddress.ip_network(each.cidr) for each in self._routes if each.link == link and not each.gateway]
         return any(ipaddress.ip_address(gateway) in network for network in networks)
 
+    @_perform.register
     def _delete_route(self, operation: ops.DeleteRoute) -> None:
         wanted = (operation.link, operation.cidr, RT_TABLE_MAIN)
         found = [each for each in self._routes if (each.link, each.cidr, each.table) == wanted]
@@ -485,6 +487,7 @@ class FakeKernel:
 
     # --- sysctls -----------------------------------------------------------------------------------------------------
 
+    @_perform.register
     def _write_sysctl(self, operation: ops.WriteSysctl) -> None:
         self._sysctls.write(operation.name, operation.value)
         for name in self._links:

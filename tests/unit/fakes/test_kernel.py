@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+from typing import get_args
 
 import pytest
 from hostnet.agent.linux.conntrack import Flow, ForwardedFlows, UntranslatedFlows
-from hostnet.agent.linux.operations import AddAddress, CreateBridge, CreateTap, DeleteLink
+from hostnet.agent.linux.operations import AddAddress, CreateBridge, CreateTap, DeleteLink, Operation
+from hostnet.agent.linux.rtnetlink import LinuxKernel
 from hostnet.fakes import FakeKernel
 from hostnet.wire.family import Family
 
@@ -20,6 +22,12 @@ def kernel() -> FakeKernel:
     made.add_link("eth0", "physical", addresses=("192.0.2.5/24",))
     made.add_route("eth0", "0.0.0.0/0", "192.0.2.1")
     return made
+
+
+def test_every_operation_is_known() -> None:
+    """To Linux and to the fake: each has a method for it."""
+    for performer in (vars(LinuxKernel)["perform"], vars(FakeKernel)["_perform"]):
+        assert set(get_args(Operation)) <= performer.dispatcher.registry.keys()
 
 
 def test_an_uplink(kernel: FakeKernel) -> None:

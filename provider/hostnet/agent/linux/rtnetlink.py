@@ -12,8 +12,8 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import singledispatchmethod
 from pathlib import Path
-from typing import Any
 
 from hostnet.agent.linux import conntrack, netlink, sockets
 from hostnet.agent.linux import operations as ops
@@ -65,20 +65,6 @@ class LinuxKernel:
 
     def __init__(self) -> None:
         self._netlink = netlink.Netlink()
-        self._performers: dict[type[ops.Operation], Callable[[Any], None]] = {
-            ops.CreateBridge: self._create_bridge,
-            ops.CreateTap: self._create_tap,
-            ops.SetTapUser: self._set_tap_user,
-            ops.DeleteLink: self._delete_link,
-            ops.SetLink: self._set_link,
-            ops.SetBridgeOption: self._set_bridge_option,
-            ops.AddAddress: self._add_address,
-            ops.DeleteAddress: self._delete_address,
-            ops.AddRoute: self._add_route,
-            ops.PutRoute: self._put_route,
-            ops.DeleteRoute: self._delete_route,
-            ops.WriteSysctl: self._write_sysctl,
-        }
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -173,31 +159,38 @@ class LinuxKernel:
 
     # --- changing --------------------------------------------------------------------------------------------------
 
+    @singledispatchmethod
     def perform(self, operation: ops.Operation) -> None:
         """Perform one operation."""
-        self._performers[type(operation)](operation)
+        raise NotImplementedError(operation)
 
     def forget(self, flows: Iterable[Flows], is_local: Callable[[str], bool]) -> int:
         """Delete tracked flows; returns how many there were."""
         return conntrack.forget(flows, is_local)
 
+    @perform.register
     def _create_tap(self, operation: ops.CreateTap) -> None:
         _open_tap(operation, _IFF_TUN_EXCL)
 
+    @perform.register
     def _set_tap_user(self, operation: ops.SetTapUser) -> None:
         _open_tap(operation, 0)
 
+    @perform.register
     def _delete_link(self, operation: ops.DeleteLink) -> None:
         self._set(operation.name, kind=RTM_DELLINK)
 
+    @perform.register
     def _delete_address(self, operation: ops.DeleteAddress) -> None:
         with _Tolerate(errno.EADDRNOTAVAIL, errno.ENODEV):
             self._netlink.request(RTM_DELADDR, self._address_body(operation.link, operation.cidr))
 
+    @perform.register
     def _add_route(self, operation: ops.AddRoute) -> None:
         flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
         self._netlink.request(RTM_NEWROUTE, self._route_body(operation.link, operation.cidr), flags)
 
+    @perform.register
     def _put_route(self, route: ops.PutRoute) -> None:
         network = ipaddress.ip_network(route.cidr)
         flags = RTNH_F_ONLINK if route.onlink else 0
@@ -222,15 +215,18 @@ class LinuxKernel:
         with _Tolerate(errno.EEXIST):
             self._netlink.request(RTM_NEWROUTE, body, netlink.NLM_F_CREATE | netlink.NLM_F_EXCL)
 
+    @perform.register
     def _delete_route(self, operation: ops.DeleteRoute) -> None:
         with _Tolerate(errno.ESRCH, errno.ENODEV):
             # Protocol 0 and scope "nowhere" match any: another program may have added it again.
             body = self._route_body(operation.link, operation.cidr, protocol=0, scope=RT_SCOPE_NOWHERE)
             self._netlink.request(RTM_DELROUTE, body)
 
+    @perform.register
     def _write_sysctl(self, operation: ops.WriteSysctl) -> None:
         write_sysctl(operation.name, operation.value)
 
+    @perform.register
     def _create_bridge(self, operation: ops.CreateBridge) -> None:
         # The MAC belongs in this message: set later, udev's MACAddressPolicy= may have set another one (seen by incus).
         body = attribute(IFLA_IFNAME, operation.name)
@@ -261,6 +257,7 @@ class LinuxKernel:
         self._set(name, attribute(IFLA_MTU, mtu - 1 if mtu > _IPV6_MIN_MTU else mtu + 1))
         self._set(name, attribute(IFLA_MTU, mtu))
 
+    @perform.register
     def _set_link(self, operation: ops.SetLink) -> None:
         if operation.mac is not None:
             self._set(operation.name, attribute(IFLA_ADDRESS, bytes.fromhex(operation.mac.replace(":", ""))))
@@ -287,6 +284,7 @@ class LinuxKernel:
         data = nested(IFLA_INFO_SLAVE_DATA, attribute(option, bytes([on])))
         self._set(name, nested(IFLA_LINKINFO, attribute(IFLA_INFO_SLAVE_KIND, "bridge"), data))
 
+    @perform.register
     def _set_bridge_option(self, operation: ops.SetBridgeOption) -> None:
         if operation.option == "stp":
             option = attribute(IFLA_BR_STP_STATE, int(operation.value))
@@ -295,6 +293,7 @@ class LinuxKernel:
         info = nested(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, "bridge"), nested(IFLA_INFO_DATA, option))
         self._set(operation.name, info)
 
+    @perform.register
     def _add_address(self, operation: ops.AddAddress) -> None:
         body = self._address_body(operation.link, operation.cidr)
         network = ipaddress.ip_interface(operation.cidr).network
