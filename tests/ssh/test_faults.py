@@ -228,8 +228,12 @@ def test_a_connection_that_breaks_twice(up: World) -> None:
     in_session(up, work)
 
 
-def test_a_killed_agent(up: World) -> None:
-    """The error says how it ended; the next one starts in the same login and has the record."""
+def test_a_killed_agent(up: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says how it ended, while another stack holds the lock; the next agent starts in the same login.
+
+    It had changed nothing, and the next one knows that without the lock.
+    """
+    monkeypatch.setattr("hostnet.hosts.session._OUTCOME_SECONDS", 10 * PATIENCE)
 
     async def work(session: Session) -> None:
         with held(up):
@@ -237,7 +241,7 @@ def test_a_killed_agent(up: World) -> None:
             await watch(lambda: _waits_for_lock(session.greeting.process.pid))
             os.kill(session.greeting.process.pid, signal.SIGKILL)
             with pytest.raises(HostnetError, match="SIGKILL") as error:
-                await asked
+                await asyncio.wait_for(asked, PATIENCE)
         assert error.value.code is Code.AGENT_DIED
         assert (await session.apply(bridge("br1"))).id == "br1"
 

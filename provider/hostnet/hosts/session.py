@@ -44,8 +44,10 @@ _EVENT_BYTES = 64 << 10
 # Attempts to reach a host on which a resource is read or deleted: it was there before, so it is not a new one that
 # boots.
 _FEW = 3
-# How long the next agent may take, after one died, to get the host's lock and report the transaction's outcome.
-_OUTCOME_SECONDS = 5.0
+# How long the next agent may take, after one died, to start, get the host's lock and report the transaction's outcome.
+# The answer ends the wait; the limit is for a host that gives none. On a busy host 5 s were too few: a change that was
+# rolled back was reported as "the agent ended".
+_OUTCOME_SECONDS = 60.0
 # The agent ended, was ended, or its answer can't be read: what became of the request is not known by that.
 _NO_ANSWER = (Code.AGENT_DIED, Code.MALFORMED)
 _DOING = {"apply": "applying", "read": "reading", "facts": "reading", "restore": "restoring"}

@@ -113,6 +113,23 @@ def test_a_phase_survives_the_record(tmp_path: Path, phase: Phase) -> None:
     assert store(tmp_path).unconfirmed() == ("t1" if isinstance(phase, Unconfirmed) else "")
 
 
+@pytest.mark.parametrize("phase", PHASES, ids=lambda phase: type(phase).__name__)
+def test_which_transactions_a_record_may_have(tmp_path: Path, phase: Phase) -> None:
+    """Seen while another agent has the lock. One that is half way has no number yet: it may be any."""
+    assert not store(tmp_path).may_have("t1"), "there is no record"
+    begin(tmp_path)
+    first = store(tmp_path)
+    with first.locked() as record:
+        record.phase = phase
+        record.add_result("t2", Result())
+        first.save(record)
+        assert store(tmp_path).may_have("t1") is not isinstance(phase, Idle)
+        assert store(tmp_path).may_have("t2")
+        assert store(tmp_path).may_have("t3") is isinstance(phase, Pending)
+    first.path.write_text("{")
+    assert store(tmp_path).may_have("t3"), "the agent that gets the lock reports what is wrong"
+
+
 @pytest.mark.parametrize("phase", PHASES[1:], ids=lambda phase: type(phase).__name__)
 def test_a_phase_keeps_an_empty_record(tmp_path: Path, phase: Phase) -> None:
     """A rollback, and a provider that comes back to ask, need it; with the phase it goes."""

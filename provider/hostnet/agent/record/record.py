@@ -21,7 +21,7 @@ from hostnet.agent.linux import files
 from hostnet.agent.linux.operations import check_sysctl_name
 from hostnet.agent.record import phase as phases
 from hostnet.agent.record.owners import Owner, Owners
-from hostnet.agent.record.phase import Idle, Phase, Result, Unconfirmed
+from hostnet.agent.record.phase import Idle, Pending, Phase, Result, RolledBack, Unconfirmed
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Object
 
@@ -183,6 +183,19 @@ class Store:
         except (OSError, *MALFORMED):
             return ""
         return phase.transaction if isinstance(phase, Unconfirmed) else ""
+
+    def may_have(self, transaction: str) -> bool:
+        """Whether the record has this transaction, or one half way that may be it. Reads without the lock."""
+        try:
+            header = header_of(files.our_text(self._path))
+            phase, results = _phase(header), _results(header)
+        except FileNotFoundError:
+            return False
+        except (OSError, *MALFORMED):
+            return True  # whoever has the lock reports what is wrong with the record
+        if isinstance(phase, (Unconfirmed, RolledBack)) and phase.transaction == transaction:
+            return True
+        return isinstance(phase, Pending) or transaction in results
 
     def _load(self) -> Record:
         """The record; read again only if another agent wrote it."""

@@ -82,9 +82,13 @@ class Host:
             HostnetError: It was not applied.
         """
 
-        def refuse(_: Record) -> list[Outcome]:
+        def refuse(_: Record | None = None) -> list[Outcome]:
             raise HostnetError(Code.AGENT_DIED, "the transaction has no result", "its agent died before it was applied")
 
+        # An agent that died while it waited for the lock has left nothing. Whoever holds the lock may do so for
+        # minutes (another stack's change waits for its confirmation): this answer needs no lock.
+        if not self._store.may_have(transaction):
+            refuse()
         return self._conclude(changes, transaction, confirmation or AlwaysConfirmed(), otherwise=refuse)
 
     def _conclude(
