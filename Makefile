@@ -12,7 +12,7 @@ export PATH := $(shell $(PYTHON) -m tools.setup env)
 # The output of `make test` reads from top to bottom, and pytest's closing line comes last.
 .NOTPARALLEL:
 
-.PHONY: help setup setup-demo setup-dev demo test lint unit kernel systems systems-whole fuzz schema docs sdk bench fleet latency clean
+.PHONY: help setup setup-demo setup-dev demo test lint unit kernel systems systems-whole fuzz schema docs sdk bench fleet latency libraries clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -74,6 +74,9 @@ fleet: setup ## Compare the two for 50 hosts over SSH in one program: HOSTS, TAP
 
 latency: setup ## Measure a host that is far away: RTTS (milliseconds), CREATES, ROUNDS
 	$(PY) -m benchmarks.latency
+
+libraries: setup ## Compare hostnet's kernel code with pyroute2 and nftables' Python bindings: TAPS, FORWARDS, ROUNDS
+	$(PY) -m benchmarks.libraries
 
 clean: ## Remove .venv, the cache and build files; Debian packages stay
 	$(PYTHON) -m tools.setup clean
