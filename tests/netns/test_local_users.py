@@ -114,3 +114,40 @@ def test_no_process_keeps_the_environment_of_pulumi(lab: Lab, monkeypatch: pytes
         provider.close()
     assert len(found) == 3, found
     assert all(names == {"PATH", "LANG"} for _, names in found), found
+
+
+TOP = Path(__file__).parents[2]
+MODULES = ("hostnet", "asyncio", "json", "grpc", "encodings", "sitecustomize", "argparse")
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    """A directory with modules of the names that hostnet imports. Each leaves a file where it is run."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for name in MODULES:
+        (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write('{name} ')\n")
+    return folder
+
+
+def test_no_entry_point_imports_from_the_directory_of_a_project(place: Namespace, planted: Path) -> None:
+    """The plugin, the command line, and the agent that each of them starts as root."""
+    state = planted.parent / "state"
+    plugin = subprocess.Popen(
+        [TOP / "provider" / "bin" / "pulumi-resource-hostnet", "127.0.0.1:1"],
+        cwd=planted,
+        env={**os.environ, "PYTHONPATH": str(planted), "PATH": f".:{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert plugin.stdout is not None
+        assert plugin.stdout.readline().strip().isdigit()
+    finally:
+        plugin.terminate()
+        plugin.communicate()
+    command = [Path(sys.executable).with_name("hostnet"), "status", "--netns", place.name, "--state-dir", str(state)]
+    done = subprocess.run(command, cwd=planted, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ran = planted.parent / "ran"
+    assert not ran.exists(), ran.read_text()
