@@ -55,7 +55,7 @@ export class Bridge extends pulumi.CustomResource {
      */
     declare public /*out*/ readonly ifindex: pulumi.Output<number>;
     /**
-     * The DHCP leases in use at the last read. A change of them is not drift.
+     * The DHCP leases in use at the last read: those of the 1,000 lowest addresses, where there are more. A change of them is not drift.
      */
     declare public /*out*/ readonly leases: pulumi.Output<outputs.Lease[]>;
     /**

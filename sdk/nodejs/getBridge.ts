@@ -49,7 +49,7 @@ export interface GetBridgeResult {
      */
     readonly ifindex: number;
     /**
-     * The DHCP leases in use.
+     * The DHCP leases in use, of the 1,000 lowest addresses.
      */
     readonly leases: outputs.Lease[];
     /**

@@ -7,8 +7,10 @@ their own behind `vm-1`, `vm-2`, … with nothing but a MAC address.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -720,8 +722,60 @@ def test_a_guest_has_its_own_name_and_no_siblings(lab: Lab, stack: Stack, client
     mine = first.udhcpc("-x", "hostname:first")["ip"]
     second.udhcpc("-x", "hostname:second")
     assert ask(second.namespace, "10.0.0.1", "first.vm.internal") == [mine]
-    for name, address in (("web", web), ("printer", "10.0.0.9"), ("wpad", None)):
+    for name, address in (("web", web), ("printer", "10.0.0.9")):
         second.udhcpc("-x", f"hostname:{name}")
-        expected = [address] if address else []
-        assert ask(first.namespace, "10.0.0.1", f"{name}.vm.internal") == expected
+        assert ask(first.namespace, "10.0.0.1", f"{name}.vm.internal") == [address]
+    stack.destroy()
+
+
+@pytest.mark.parametrize("name", ["localhost", "LocalHost", "wpad", "wpad.x", "isatap", "local", "invalid.vm.internal"])
+def test_a_guest_does_not_get_a_reserved_name(lab: Lab, stack: Stack, client: NewClient, name: str) -> None:
+    """It gets a lease, but what looks such a name up is not led to it. A name that only begins so is its own."""
+    stack.up(network({"domain": "vm.internal"}))
+    first, second = client(1), client(2)
+    first.udhcpc()
+    second.udhcpc("-x", f"hostname:{name}")
+    label = name.partition(".")[0]
+    for asked in (label, f"{label}.vm.internal"):
+        assert ask(first.namespace, "10.0.0.1", asked) == []
+    mine = second.udhcpc("-x", f"hostname:{label}s")["ip"]
+    assert ask(first.namespace, "10.0.0.1", f"{label}s") == [mine]
+    stack.destroy()
+
+
+@pytest.mark.parametrize(("user", "program"), [(12345, "dnsmasq"), (0, "cat")])
+def test_what_only_looks_like_the_server_is_not_it(lab: Lab, stack: Stack, user: int, program: str) -> None:
+    """Another user's process, or another program, with the server's command line does not hide that it has died."""
+    stack.up(network({}))
+    (server,) = pids(lab)
+    words = Path(f"/proc/{server}/cmdline").read_text().split("\0")[:-1]
+    os.kill(server, signal.SIGKILL)
+    until(lambda: not pids(lab))
+
+    def stop_at_exec() -> None:
+        os.setresuid(user, user, user)
+        ctypes.CDLL(None).ptrace(0, 0, 0, 0)  # PTRACE_TRACEME: it is there, and does nothing
+
+    # As its argv says, and no more: none of the two would run with it.
+    fake = lab.host.call(subprocess.Popen, words, executable=shutil.which(program), preexec_fn=stop_at_exec)
+    try:
+        assert Path(f"/proc/{fake.pid}/cmdline").read_text().split("\0")[:-1] == words
+        assert set(stack.refresh()) == {"net"}
+        stack.again()
+        assert stack.refresh() == {}
+    finally:
+        fake.kill()
+        fake.wait()
+    stack.destroy()
+
+
+def test_what_a_read_has_of_many_leases_is_bounded(lab: Lab, stack: Stack) -> None:
+    """A network full of guests must not make the state of a stack large: the leases of the lowest addresses."""
+    stack.up({"net": ("Bridge", {"name": "br-a", "addresses": ["10.0.0.1/16"], "dhcpServer": {}})})
+    (directory,) = _directories(stack)
+    lines = [f"0 {MAC.format(9)} 10.0.{n // 256}.{n % 256} * *\n" for n in reversed(range(2, 60_000))]
+    (directory / "br-a" / "leases").write_text("".join(lines))
+    assert stack.refresh() == {}
+    found = [lease["address"] for lease in _leases(stack)]
+    assert (len(found), found[0], found[-1]) == (1000, "10.0.0.2", "10.0.3.233")
     stack.destroy()

@@ -146,7 +146,14 @@ def test_no_entry_point_imports_from_the_directory_of_a_project(place: Namespace
     finally:
         plugin.terminate()
         plugin.communicate()
-    command = [Path(sys.executable).with_name("hostnet"), "status", "--netns", place.name, "--state-dir", str(state)]
+    command = [
+        str(Path(sys.executable).with_name("hostnet")),
+        "status",
+        "--netns",
+        place.name,
+        "--state-dir",
+        str(state),
+    ]
     done = subprocess.run(command, cwd=planted, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     ran = planted.parent / "ran"

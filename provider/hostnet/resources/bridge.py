@@ -106,7 +106,10 @@ class DhcpServerInputs(Declared):
         default_doc="the bridge's own DNS server",
     )
     domain: str | None = prop(
-        DomainName(), "The guests' domain. DNS answers their names with and without it.", default_doc="none"
+        DomainName(),
+        "The guests' domain. DNS answers their names with and without it. Only a declared host name may be a reserved "
+        "one: a guest that calls itself `localhost`, `wpad` or the like gets its lease, and no name.",
+        default_doc="none",
     )
     static_leases: tuple[StaticLeaseInputs, ...] = prop(
         ListOf(
@@ -241,7 +244,9 @@ class BridgeOutputs(Declared):
     gateway: str | None = output(OUT_TEXT, "The first IPv4 address: the guests' gateway.", always=False)
     gateway6: str | None = output(OUT_TEXT, "The first IPv6 address: the guests' IPv6 gateway.", always=False)
     leases: tuple[Value, ...] = output(
-        LEASES, "The DHCP leases in use at the last read. A change of them is not drift."
+        LEASES,
+        "The DHCP leases in use at the last read: those of the 1,000 lowest addresses, where there are more. A change "
+        "of them is not drift.",
     )
 
 

@@ -102,7 +102,7 @@ class GetBridgeResult(Declared):
     gateway: str | None = output(OUT_TEXT, "The first IPv4 address.", always=False)
     gateway6: str | None = output(OUT_TEXT, "The first IPv6 address.", always=False)
     ports: tuple[str, ...] = output(ListOf(OUT_TEXT), "The interfaces that are attached to the bridge.")
-    leases: tuple[Value, ...] = output(LEASES, "The DHCP leases in use.")
+    leases: tuple[Value, ...] = output(LEASES, "The DHCP leases in use, of the 1,000 lowest addresses.")
 
 
 class GetPortForwardsInputs(Declared):

@@ -25,7 +25,7 @@ type Bridge struct {
 	Gateway6 pulumi.StringPtrOutput `pulumi:"gateway6"`
 	// The kernel's index of the interface.
 	Ifindex pulumi.IntOutput `pulumi:"ifindex"`
-	// The DHCP leases in use at the last read. A change of them is not drift.
+	// The DHCP leases in use at the last read: those of the 1,000 lowest addresses, where there are more. A change of them is not drift.
 	Leases LeaseArrayOutput `pulumi:"leases"`
 	// The bridge's own MAC address.
 	MacAddress pulumi.StringOutput `pulumi:"macAddress"`
@@ -242,7 +242,7 @@ func (o BridgeOutput) Ifindex() pulumi.IntOutput {
 	return o.ApplyT(func(v *Bridge) pulumi.IntOutput { return v.Ifindex }).(pulumi.IntOutput)
 }
 
-// The DHCP leases in use at the last read. A change of them is not drift.
+// The DHCP leases in use at the last read: those of the 1,000 lowest addresses, where there are more. A change of them is not drift.
 func (o BridgeOutput) Leases() LeaseArrayOutput {
 	return o.ApplyT(func(v *Bridge) LeaseArrayOutput { return v.Leases }).(LeaseArrayOutput)
 }

@@ -39,7 +39,7 @@ type LookupBridgeResult struct {
 	Gateway6 *string `pulumi:"gateway6"`
 	// The kernel's index of the interface.
 	Ifindex int `pulumi:"ifindex"`
-	// The DHCP leases in use.
+	// The DHCP leases in use, of the 1,000 lowest addresses.
 	Leases []Lease `pulumi:"leases"`
 	// The bridge's MAC address.
 	MacAddress string `pulumi:"macAddress"`
@@ -104,7 +104,7 @@ func (o LookupBridgeResultOutput) Ifindex() pulumi.IntOutput {
 	return o.ApplyT(func(v LookupBridgeResult) int { return v.Ifindex }).(pulumi.IntOutput)
 }
 
-// The DHCP leases in use.
+// The DHCP leases in use, of the 1,000 lowest addresses.
 func (o LookupBridgeResultOutput) Leases() LeaseArrayOutput {
 	return o.ApplyT(func(v LookupBridgeResult) []Lease { return v.Leases }).(LeaseArrayOutput)
 }

@@ -437,7 +437,7 @@ func (o DefaultRouteOutput) Ipv6() pulumi.StringPtrOutput {
 type DhcpServer struct {
 	// The DNS servers that guests are given, in this order. With an empty list they are given none. Default: the bridge's own DNS server.
 	DnsServers []string `pulumi:"dnsServers"`
-	// The guests' domain. DNS answers their names with and without it. Default: none.
+	// The guests' domain. DNS answers their names with and without it. Only a declared host name may be a reserved one: a guest that calls itself `localhost`, `wpad` or the like gets its lease, and no name. Default: none.
 	Domain *string `pulumi:"domain"`
 	// How long a lease lasts: `<n>s|m|h|d`, at least `120s`, or `infinite`. Default: 1h.
 	LeaseTime *string `pulumi:"leaseTime"`
@@ -464,7 +464,7 @@ type DhcpServerInput interface {
 type DhcpServerArgs struct {
 	// The DNS servers that guests are given, in this order. With an empty list they are given none. Default: the bridge's own DNS server.
 	DnsServers pulumi.StringArrayInput `pulumi:"dnsServers"`
-	// The guests' domain. DNS answers their names with and without it. Default: none.
+	// The guests' domain. DNS answers their names with and without it. Only a declared host name may be a reserved one: a guest that calls itself `localhost`, `wpad` or the like gets its lease, and no name. Default: none.
 	Domain pulumi.StringPtrInput `pulumi:"domain"`
 	// How long a lease lasts: `<n>s|m|h|d`, at least `120s`, or `infinite`. Default: 1h.
 	LeaseTime pulumi.StringPtrInput `pulumi:"leaseTime"`
@@ -559,7 +559,7 @@ func (o DhcpServerOutput) DnsServers() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v DhcpServer) []string { return v.DnsServers }).(pulumi.StringArrayOutput)
 }
 
-// The guests' domain. DNS answers their names with and without it. Default: none.
+// The guests' domain. DNS answers their names with and without it. Only a declared host name may be a reserved one: a guest that calls itself `localhost`, `wpad` or the like gets its lease, and no name. Default: none.
 func (o DhcpServerOutput) Domain() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v DhcpServer) *string { return v.Domain }).(pulumi.StringPtrOutput)
 }
@@ -618,7 +618,7 @@ func (o DhcpServerPtrOutput) DnsServers() pulumi.StringArrayOutput {
 	}).(pulumi.StringArrayOutput)
 }
 
-// The guests' domain. DNS answers their names with and without it. Default: none.
+// The guests' domain. DNS answers their names with and without it. Only a declared host name may be a reserved one: a guest that calls itself `localhost`, `wpad` or the like gets its lease, and no name. Default: none.
 func (o DhcpServerPtrOutput) Domain() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v *DhcpServer) *string {
 		if v == nil {

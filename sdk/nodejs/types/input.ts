@@ -138,7 +138,7 @@ export interface DhcpServerArgs {
      */
     dnsServers?: pulumi.Input<pulumi.Input<string>[] | undefined>;
     /**
-     * The guests' domain. DNS answers their names with and without it. Default: none.
+     * The guests' domain. DNS answers their names with and without it. Only a declared host name may be a reserved one: a guest that calls itself `localhost`, `wpad` or the like gets its lease, and no name. Default: none.
      */
     domain?: pulumi.Input<string | undefined>;
     /**

@@ -627,7 +627,7 @@ class DhcpServerArgsDict(TypedDict):
     """
     domain: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
-    The guests' domain. DNS answers their names with and without it. Default: none.
+    The guests' domain. DNS answers their names with and without it. Only a declared host name may be a reserved one: a guest that calls itself `localhost`, `wpad` or the like gets its lease, and no name. Default: none.
     """
     lease_time: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
@@ -659,7 +659,7 @@ class DhcpServerArgs:
         DHCP and DNS for the guests of a bridge, by dnsmasq. `{}` leases every free address of the subnet.
 
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] dns_servers: The DNS servers that guests are given, in this order. With an empty list they are given none. Default: the bridge's own DNS server.
-        :param pulumi.Input[_builtins.str] domain: The guests' domain. DNS answers their names with and without it. Default: none.
+        :param pulumi.Input[_builtins.str] domain: The guests' domain. DNS answers their names with and without it. Only a declared host name may be a reserved one: a guest that calls itself `localhost`, `wpad` or the like gets its lease, and no name. Default: none.
         :param pulumi.Input[_builtins.str] lease_time: How long a lease lasts: `<n>s|m|h|d`, at least `120s`, or `infinite`. Default: 1h.
         :param pulumi.Input[_builtins.str] range_end: The last address to lease. Default: see `rangeStart`.
         :param pulumi.Input[_builtins.str] range_start: The first address to lease. Default: together with `rangeEnd`: all unused addresses of the subnet.
@@ -694,7 +694,7 @@ class DhcpServerArgs:
     @pulumi.getter
     def domain(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The guests' domain. DNS answers their names with and without it. Default: none.
+        The guests' domain. DNS answers their names with and without it. Only a declared host name may be a reserved one: a guest that calls itself `localhost`, `wpad` or the like gets its lease, and no name. Default: none.
         """
         return pulumi.get(self, "domain")
 

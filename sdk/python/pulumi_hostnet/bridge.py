@@ -439,7 +439,7 @@ class Bridge(pulumi.CustomResource):
     @pulumi.getter
     def leases(self) -> pulumi.Output[Sequence['outputs.Lease']]:
         """
-        The DHCP leases in use at the last read. A change of them is not drift.
+        The DHCP leases in use at the last read: those of the 1,000 lowest addresses, where there are more. A change of them is not drift.
         """
         return pulumi.get(self, "leases")
 

@@ -96,7 +96,7 @@ class GetBridgeResult:
     @pulumi.getter
     def leases(self) -> Sequence['outputs.Lease']:
         """
-        The DHCP leases in use.
+        The DHCP leases in use, of the 1,000 lowest addresses.
         """
         return pulumi.get(self, "leases")
 

@@ -227,7 +227,8 @@ def config_of(server: DhcpServer, world: World) -> ServerConfig:
     if domain:
         lines.append(f"domain={domain}")
     if answers_dns(server):
-        lines += ["expand-hosts", "domain-needed", *([f"local=/{domain}/"] if domain else ())]
+        never = "/".join([*_NEVER_ASKED, *([domain] if domain else ())])
+        lines += ["expand-hosts", "domain-needed", f"local=/{never}/"]
     mtu = carried_mtu(server.bridge, world)
     if server.dhcp:
         lines += _dhcp(server, own, mtu, what)
@@ -238,6 +239,21 @@ def config_of(server: DhcpServer, world: World) -> ServerConfig:
             lines.append(f"ra-param={bridge},mtu:{max(int(mtu), _MTU_MIN_V6)},0")
     known = list(_known(server, world, what)) if server.dhcp else []
     return ServerConfig(bridge, tuple(lines), tuple(_hosts(known)), tuple(_names(known)))
+
+
+# Names that a guest does not get by calling itself so: what looks them up means something else, or trusts the answer.
+RESERVED_NAMES = (
+    *("localhost", "invalid", "test", "example", "local", "onion"),  # RFC 6761, RFC 6762, RFC 7686
+    # These configure what finds them: a proxy of all browsers (CERT VU#598349), a tunnel, mail programs.
+    *("wpad", "isatap", "autoconfig", "autodiscover"),
+)
+# The name servers of the Internet have no answer (RFC 6761, RFC 7686), and are not asked.
+_NEVER_ASKED = ("localhost", "invalid", "onion")
+
+
+def _name_matches(name: str) -> tuple[str, str]:
+    """Tag a guest of this name. dnsmasq 2.90 compares before it strips a domain (`wpad.x`) from the name."""
+    return f"dhcp-name-match=set:reserved,{name}", f"dhcp-name-match=set:reserved,{name}.*"
 
 
 _ALWAYS = (
@@ -251,9 +267,8 @@ _ALWAYS = (
     # It is the only DHCP server of its bridge: it need not ignore a request for a lease that it does not know, and the
     # guest does not wait until it gives that one up.
     "dhcp-authoritative",
-    # A guest that calls itself wpad would be the proxy of all browsers that look for one (CERT VU#598349).
-    "dhcp-name-match=set:wpad,wpad",
-    "dhcp-ignore-names=tag:wpad",
+    *(line for name in RESERVED_NAMES for line in _name_matches(name)),
+    "dhcp-ignore-names=tag:reserved",
 )
 
 
@@ -404,6 +419,8 @@ def _word(pattern: re.Pattern[str], value: str, kind: str, what: str) -> str:
 
 def parse_leases(text: str, now: float) -> Iterator[Lease]:
     """The IPv4 leases in use, from dnsmasq's lease file: `<expiry> <mac> <address> <name or *> <client id or *>`.
+
+    They come in the file's order.
 
     Args:
         text: The file.

@@ -1,7 +1,7 @@
 """The process of a dnsmasq: found by its command line, started, signalled, stopped.
 
-A process of ours is a dnsmasq whose command line names a configuration file in a directory of ours. The number in a pid
-file proves nothing: the kernel gives it to another process later.
+A process of ours is a dnsmasq that root started, whose command line names a configuration file in a directory of ours.
+The number in a pid file proves nothing: the kernel gives it to another process later.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ ABOUT = "about-this-directory.json"  # longer than any interface's name, and so 
 _NAMED_NAMESPACES = Path("/run/netns")
 _START_SECONDS = 10.0
 _CONFIG_OPTION = "--conf-file="
+_USERS = ("dnsmasq", "nobody")
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,30 @@ def _process(pid: int, place: Path) -> DnsmasqProcess | None:
     return DnsmasqProcess(pid, config)
 
 
+def account() -> tuple[str, int, int]:
+    """The user that dnsmasq becomes: its name, its number, and its group's number."""
+    for name in _USERS:
+        with contextlib.suppress(KeyError):
+            user = pwd.getpwnam(name)
+            return name, user.pw_uid, user.pw_gid
+    return "root", 0, 0
+
+
 def _config_of(pid: int) -> Path | None:
-    """The configuration file on the command line of a dnsmasq; None for any other process."""
-    words = (files.text_of(Path(f"/proc/{pid}/cmdline")) or "").split("\0")
+    """The configuration file on the command line of a dnsmasq of root's; None for any other process.
+
+    Any user can run a program under such a command line.
+    """
+    process = Path(f"/proc/{pid}")
+    words = (files.text_of(process / "cmdline") or "").split("\0")
     if len(words) < 2 or Path(words[0]).name != "dnsmasq" or not words[1].startswith(_CONFIG_OPTION):
         return None
-    return Path(words[1][len(_CONFIG_OPTION) :])
+    try:
+        # Before it gives up root, and after it. Nix runs a `.dnsmasq-wrapped`, an upgrade leaves a `dnsmasq (deleted)`.
+        ours = process.stat().st_uid in (0, account()[1]) and "dnsmasq" in (process / "exe").readlink().name
+    except OSError:
+        return None
+    return Path(words[1][len(_CONFIG_OPTION) :]) if ours else None
 
 
 def start(bridge: str, argv: list[str], errors: Path) -> None:
