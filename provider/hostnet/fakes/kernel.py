@@ -153,7 +153,17 @@ class FakeKernel:
             for route in self._default_routes()
             if route.gateway and not route.gateway.startswith("fe80:")
         }
-        return Snapshot(dict(self._links), addresses, routes, defaults, ways, through, gateways=gateways)
+        links = {name: self._with_switches(link) for name, link in self._links.items()}
+        return Snapshot(links, addresses, routes, defaults, ways, through, gateways=gateways)
+
+    def _with_switches(self, link: KernelLink) -> KernelLink:
+        """A link with the sysctls that rtnetlink lists with it."""
+        return replace(
+            link,
+            disable_ipv6=self.sysctl(sysctl_of("ipv6", link.name, "disable_ipv6")) == "1",
+            forwarding4=self.sysctl(sysctl_of("ipv4", link.name, "forwarding")) != "0",
+            forwarding6=self.sysctl(sysctl_of("ipv6", link.name, "forwarding")) != "0",
+        )
 
     def glimpse(self, names: Iterable[str]) -> Snapshot:
         """These links and what they are ports of."""
@@ -301,6 +311,8 @@ class FakeKernel:
         if operation.accept_ra is not None and self._has_ipv6(name):
             self._sysctls.write(sysctl_of("ipv6", name, "accept_ra"), str(operation.accept_ra))
             self._sync_ipv6(name)
+        if operation.ipv6 is not None and self._has_ipv6(name):
+            self._sysctls.write(sysctl_of("ipv6", name, "disable_ipv6"), str(int(not operation.ipv6)))
         if operation.up is not None:
             self._set_up(name, up=operation.up)
 

@@ -18,7 +18,7 @@ from hostnet.agent.transaction.host import Host
 from hostnet.agent.transaction.lockout import Login
 from hostnet.fakes.host import FakeHost
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import Address, Forward, Forwarding, Gateway, Link, Object, Port
+from hostnet.wire.objects import Address, Forward, Forwarding, ForwardingState, Gateway, Link, Object, Port
 from hostnet.wire.protocol import Outcome
 from hostnet.wire.requests import Change, Query, View
 
@@ -270,6 +270,29 @@ def test_what_cannot_be_restored_stays_recorded(fake: FakeHost, phases: list[str
     assert len(fake.dump()["owners"]) == 4
     assert agent(fake).restore() == 4
     assert "vm0" in fake.dump()["links"]
+
+
+def test_an_uplink_that_comes_back_hears_its_routers_again(fake: FakeHost) -> None:
+    """With forwarding and accept_ra=1 the kernel ignores router advertisements; the next change sets accept_ra=2."""
+    gateway = Gateway("nat", "eth0", internal=("br0",), nat6=True)
+    wanted = Change(urn("NatGateway nat"), "nat", (gateway, Forwarding("ipv4"), Forwarding("ipv6")))
+    fake.agent.apply([wanted])
+    query = Query(wanted.urn, wanted.id, "NatGateway", wanted.objects)
+
+    def forwarding() -> list[bool]:
+        (view,) = fake.agent.read([query])
+        assert isinstance(view, View)
+        return [each.enabled for each in view.seen if isinstance(each, ForwardingState)]
+
+    assert forwarding() == [True, True]
+    fake.remove_link("eth0")
+    bridge = (Link("br9", "bridge"), Address("br9", "10.9.0.1/24"))
+    fake.agent.apply([Change(urn("Bridge br9"), "br9", bridge)])
+    fake.add_link("eth0", "physical", addresses=("203.0.113.5/24", "2001:db8:5::5/64"))
+    assert forwarding() == [True, False]
+    fake.agent.apply([replace(wanted, known=True)])
+    assert forwarding() == [True, True]
+    assert fake.kernel.sysctl("net.ipv6.conf.eth0.accept_ra") == "2"
 
 
 def test_a_restore_has_untranslated_flows_forgotten(fake: FakeHost) -> None:

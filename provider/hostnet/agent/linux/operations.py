@@ -75,6 +75,7 @@ class SetLink:
     isolated: bool | None = None
     hairpin: bool | None = None  # frames may leave through the port they came in by
     accept_ra: int | None = None  # the sysctl: with 0 no router behind the link gives this host routes or addresses
+    ipv6: bool | None = None  # the sysctl disable_ipv6: with it the kernel refuses addresses of IPv6
     up: bool | None = None
     bridge_device: bool = False  # a bridge: its MTU stays, and does not follow its ports' any more
 
@@ -249,6 +250,8 @@ def _settings(operation: SetLink) -> str:
         parts.append("hairpin mode" if operation.hairpin else "no hairpin mode")
     if operation.accept_ra is not None:
         parts.append(f"accept_ra {operation.accept_ra}")
+    if operation.ipv6 is not None:
+        parts.append("IPv6" if operation.ipv6 else "no IPv6")
     if operation.up is not None:
         parts.append("up" if operation.up else "down")
     return ", ".join(parts)

@@ -27,7 +27,9 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_CARRIER = 1, 3, 4, 10, 18, 26, 33
-IFLA_INET6_CONF, DEVCONF_ACCEPT_RA = 2, 3
+# The switches of an interface, as arrays of numbers; those of IPv4 are counted from 1 (linux/ip.h, linux/ipv6.h).
+IFLA_INET_CONF, IPV4_DEVCONF_FORWARDING = 1, 1
+IFLA_INET6_CONF, DEVCONF_FORWARDING, DEVCONF_ACCEPT_RA, DEVCONF_DISABLE_IPV6 = 2, 0, 3, 26
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 IFLA_BR_STP_STATE, IFLA_BR_VLAN_FILTERING = 5, 7
 IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33  # MODE is hairpin mode
@@ -273,12 +275,15 @@ class LinuxKernel:
             self._set_port(operation.name, IFLA_BRPORT_ISOLATED, on=operation.isolated)
         if operation.hairpin is not None:
             self._set_port(operation.name, IFLA_BRPORT_MODE, on=operation.hairpin)
-        if operation.accept_ra is not None:
-            name = f"net.ipv6.conf.{operation.name.replace('.', '/')}.accept_ra"
-            if self.sysctl(name) is not None:  # else the link has no IPv6
-                write_sysctl(name, str(operation.accept_ra))
+        self._set_ipv6(operation.name, "accept_ra", operation.accept_ra)
+        self._set_ipv6(operation.name, "disable_ipv6", None if operation.ipv6 is None else int(not operation.ipv6))
         if operation.up is not None:
             self._set(operation.name, up=operation.up)
+
+    def _set_ipv6(self, link: str, switch: str, value: int | None) -> None:
+        name = f"net.ipv6.conf.{link.replace('.', '/')}.{switch}"
+        if value is not None and self.sysctl(name) is not None:  # else the link has no IPv6
+            write_sysctl(name, str(value))
 
     def _set_port(self, name: str, option: int, *, on: bool) -> None:
         data = nested(IFLA_INFO_SLAVE_DATA, attribute(option, bytes([on])))
@@ -402,6 +407,7 @@ def _link(message: netlink.Message) -> KernelLink:
     if netlink.text(info.get(IFLA_INFO_SLAVE_KIND, b"")) == "bridge":
         slave = attributes(info.get(IFLA_INFO_SLAVE_DATA, b""))
     tun = data if kind == "tun" else {}
+    families = attributes(found.get(IFLA_AF_SPEC, b""))
     bridge = data if kind == "bridge" else {}
     return KernelLink(
         name=netlink.text(found[IFLA_IFNAME]),
@@ -423,13 +429,17 @@ def _link(message: netlink.Message) -> KernelLink:
         vnet_hdr=tun.get(IFLA_TUN_VNET_HDR, b"\0")[0] == 1,
         persistent=tun.get(IFLA_TUN_PERSIST, b"\0")[0] == 1,
         carrier=found.get(IFLA_CARRIER, b"\0")[0] == 1,
-        accept_ra=_accept_ra(found.get(IFLA_AF_SPEC, b"")),
+        accept_ra=_switch(families, socket.AF_INET6, IFLA_INET6_CONF, DEVCONF_ACCEPT_RA),
+        disable_ipv6=bool(_switch(families, socket.AF_INET6, IFLA_INET6_CONF, DEVCONF_DISABLE_IPV6)),
+        forwarding4=_switch(families, socket.AF_INET, IFLA_INET_CONF, IPV4_DEVCONF_FORWARDING - 1) != 0,
+        forwarding6=_switch(families, socket.AF_INET6, IFLA_INET6_CONF, DEVCONF_FORWARDING) != 0,
     )
 
 
-def _accept_ra(families: bytes) -> int | None:
-    conf = attributes(attributes(families).get(socket.AF_INET6, b"")).get(IFLA_INET6_CONF, b"")
-    at = 4 * DEVCONF_ACCEPT_RA
+def _switch(families: Attributes, family: int, switches: int, place: int) -> int | None:
+    """A sysctl of an interface; None where the interface has not this family."""
+    conf = attributes(families.get(family, b"")).get(switches, b"")
+    at = 4 * place
     return int.from_bytes(conf[at : at + 4], sys.byteorder, signed=True) if len(conf) > at else None
 
 

@@ -35,6 +35,9 @@ class KernelLink:
     vnet_hdr: bool = False
     persistent: bool = False
     accept_ra: int | None = None  # the sysctl: whether it accepts router advertisements; None: the link has no IPv6
+    disable_ipv6: bool = False  # the sysctl: with it the kernel refuses the link IPv6 addresses (EACCES)
+    forwarding4: bool = True  # the sysctl: whether what comes in by it is forwarded; True where it has no IPv4
+    forwarding6: bool = True  # the sysctl: whether it is a router to its neighbours; True where it has no IPv6
     carrier: bool = False  # of a TAP: whether a program has it open
 
     @property

@@ -29,6 +29,7 @@ class Context:
         bridges: Bridges of other programs with an address in a network of a gateway, and their addresses.
         shared: Our addresses that an interface outside the gateways' networks has, too. A main address that is on a
             bridge as /32 (Hetzner's routed set-up) stays reachable.
+        externals: The external interfaces of all gateways and forwards.
         observed: A digest of the observed part: with the same owners it can have been another one before.
     """
 
@@ -39,6 +40,7 @@ class Context:
     doubled: frozenset[tuple[str, str, int]] = frozenset()
     bridges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shared: frozenset[str] = frozenset()
+    externals: frozenset[str] = frozenset()
     observed: str = ""
 
     @cached_property
@@ -75,14 +77,16 @@ def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) 
     devices = tuple(sorted(_devices(items, declared)))
     inner = {*devices, *(name for gateway in gateways.values() for name in gateway.internal)}
     doubled, externals = _doubled(owners, gateways)
-    looked_up = {name: snapshot.addresses.get(name, ()) for name in {*inner, *externals} - set(devices)}
+    compared = externals if len(externals) > 1 else frozenset()
+    looked_up = {name: snapshot.addresses.get(name, ()) for name in {*inner, *compared} - set(devices)}
     addresses = {**looked_up, **{name: declared.get(name, ()) for name in devices}}
     ports = tuple(sorted(_ports(items, inner, attached))) if _looped(owners) else ()
     bridges = _other_bridges(gateways, snapshot, inner)
     shared = _shared(addresses, snapshot, inner)
     seen = (sorted({**looked_up, **bridges}.items()), sorted(shared))
     observed = hashlib.sha256(repr(seen).encode()).hexdigest()[:16] if any(seen) else ""
-    return Context(devices, addresses, gateways, ports, doubled, bridges, shared, observed)
+    externals |= {gateway.external for gateway in gateways.values() if gateway.external}
+    return Context(devices, addresses, gateways, ports, doubled, bridges, shared, externals, observed)
 
 
 def _shared(addresses: Mapping[str, tuple[str, ...]], snapshot: Snapshot, inner: Container[str]) -> frozenset[str]:
@@ -131,7 +135,7 @@ def _looped(owners: Owners) -> bool:
 
 
 def _doubled(owners: Owners, gateways: Mapping[str, Gateway]) -> tuple[frozenset[tuple[str, str, int]], frozenset[str]]:
-    """The ports that several external interfaces forward, and these interfaces; nothing if there is only one."""
+    """The ports that several external interfaces forward, and the external interfaces of all forwards."""
     externals: dict[str, list[Forward]] = {}
     for owner in owners.values():
         for item in owner.objects:
@@ -140,7 +144,7 @@ def _doubled(owners: Owners, gateways: Mapping[str, Gateway]) -> tuple[frozenset
                 external = (gateway.external if gateway else item.external) or ""
                 externals.setdefault(external, []).append(item)
     if len(externals) < 2:
-        return frozenset(), frozenset()
+        return frozenset(), frozenset(externals)
     seen: dict[tuple[str, str, int], str] = {}
     doubled = set()
     for external, forwards in externals.items():

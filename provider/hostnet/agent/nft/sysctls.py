@@ -1,6 +1,12 @@
 """The sysctls that owners need: set with the first owner that needs one, and restored with the last.
 
 An old value is restored only if the sysctl still has ours: another program may have set it since.
+
+Each interface has its own switches, and a new one gets those of `conf.default`: `conf.all.forwarding` alone says
+nothing. systemd-networkd sets `conf.eth0.forwarding=0`, and hardened hosts have `conf.default.forwarding=0`. For IPv4
+the switch of the interface that a packet comes in by decides. For IPv6 `conf.all` does (ip6_forward, Linux 6.18); the
+interface's own says whether the host is a router to its neighbours, which drop it as their router otherwise (RFC 4861,
+7.2.5). An uplink with 0 there takes router advertisements, which is as good as accept_ra=2.
 """
 
 from __future__ import annotations
@@ -10,14 +16,16 @@ from collections.abc import Iterator, Mapping
 
 from hostnet.agent.linux.kernel import Kernel
 from hostnet.agent.linux.operations import WriteSysctl
+from hostnet.agent.linux.prefixes import Prefix
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import Context
 from hostnet.agent.nft.forward_elements import localnet_devices
 from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.record import Record, Sysctl
-from hostnet.wire.objects import Forwarding, Link, Port
+from hostnet.wire.family import Family
+from hostnet.wire.objects import Forward, Forwarding, Link, Port
 
-FORWARDING = {"ipv4": "net.ipv4.ip_forward", "ipv6": "net.ipv6.conf.all.forwarding"}
+FORWARDING: Mapping[Family, str] = {"ipv4": "net.ipv4.ip_forward", "ipv6": "net.ipv6.conf.all.forwarding"}
 _ACCEPT_RA = ".accept_ra"
 
 
@@ -99,22 +107,32 @@ class Sysctls:
         families = {item.family for owner in owners.values() for item in owner.of(Forwarding)}
         items = [item for owner in owners.values() for item in owner.objects]
         for device in sorted(localnet_devices(items, context)):
-            yield f"net.ipv4.conf.{device.replace('.', '/')}.route_localnet", "1"
+            yield _of_link("ipv4", device, "route_localnet"), "1"
         if "ipv6" in families:
             # Before forwarding: with it on, the kernel ignores router advertisements on an interface with accept_ra=1,
             # and the uplink loses its default route (systemd#40322). 0 is left alone.
-            inner = _inner(owners, context)
-            for name in self._accepting(record, inner, snapshot):
+            deaf = {_of_link("ipv6", name, "accept_ra") for name in _deaf_uplinks(owners, context, snapshot)}
+            held = {name for name in record.sysctls if name.endswith(_ACCEPT_RA)}
+            for name in sorted(deaf | held):
                 yield name, "2"
         for family in sorted(families):
             yield FORWARDING[family], "1"
+            for name in self._closed(record, family, owners, context, snapshot):
+                yield name, "1"
 
-    def _accepting(self, record: Record, inner: set[str], snapshot: Snapshot) -> Iterator[str]:
-        for link in snapshot.links.values():
-            name = f"net.ipv6.conf.{link.name.replace('.', '/')}{_ACCEPT_RA}"
-            if link.name == "lo" or link.name in inner or link.master:
-                continue
-            if name in record.sysctls or self._kernel.sysctl(name) == "1":
+    def _closed(
+        self, record: Record, family: Family, owners: Mapping[str, Owner], context: Context, snapshot: Snapshot
+    ) -> Iterator[str]:
+        """The switches of interfaces that are off while forwarding of the family is on, and those that we have set.
+
+        Where forwarding is off altogether, switching it on sets every interface's.
+        """
+        on = self._kernel.sysctl(FORWARDING[family]) == "1"
+        links = _forwarding_links(family, owners, context, snapshot) if on or record.sysctls else set()
+        for link in sorted(links):
+            name = _of_link(family, link, "forwarding")
+            closed = on and _is_closed(family, link, snapshot) is not False and self._kernel.sysctl(name) == "0"
+            if name in record.sysctls or closed:
                 yield name
 
     def local(self, record: Record) -> bool:
@@ -122,21 +140,90 @@ class Sysctls:
         held = [(name, each) for name, each in record.sysctls.items() if name.endswith(".route_localnet")]
         return all(self._kernel.sysctl(name) in (None, each.ours) for name, each in held)
 
-    def on(self, record: Record, family: str) -> bool:
-        """Whether every sysctl that forwarding of this family needs has its value."""
+    def on(
+        self, record: Record, family: Family, owners: Mapping[str, Owner], context: Context, snapshot: Snapshot
+    ) -> bool:
+        """Whether every sysctl that forwarding of this family needs has its value.
+
+        Args:
+            record: The host's.
+            family: The family.
+            owners: All owners.
+            context: What their elements depend on.
+            snapshot: The host's interfaces.
+        """
         names = [FORWARDING[family]]
-        if family == "ipv6":
+        if family == "ipv4":
+            names.append(_of_link("ipv4", "default", "forwarding"))
+        else:
             names += [name for name in record.sysctls if name.endswith(_ACCEPT_RA)]
         held = [record.sysctls.get(name) for name in names]
-        return all(
+        if not all(
             (current := self._kernel.sysctl(name)) is None or current == (each.ours if each else "1")
             for name, each in zip(names, held)
-        )
+        ):
+            return False
+        links = _forwarding_links(family, owners, context, snapshot)
+        if any(_is_closed(family, link, snapshot) for link in links):
+            return False
+        # Of an interface that appears, such as a container's, nobody knows whether it is an uplink.
+        deaf = [snapshot.links[name] for name in _deaf_uplinks(owners, context, snapshot)] if family == "ipv6" else []
+        return not any(link.forwarding6 and (link.physical or link.name in context.externals) for link in deaf)
+
+
+def _of_link(family: Family, link: str, switch: str) -> str:
+    """The sysctl of an interface. `/` stands for a dot of its name, as in sysctl(8)."""
+    return f"net.{family}.conf.{link.replace('.', '/')}.{switch}"
+
+
+def _is_closed(family: Family, name: str, snapshot: Snapshot) -> bool | None:
+    """Whether an interface's forwarding is off; None where the snapshot has no such interface."""
+    link = snapshot.links.get(name)
+    if link is None:
+        return None
+    return not (link.forwarding4 if family == "ipv4" else link.forwarding6)
+
+
+def _forwarding_links(family: Family, owners: Mapping[str, Owner], context: Context, snapshot: Snapshot) -> set[str]:
+    """The interfaces whose own switch matters: those that guests are behind; of IPv4 the external ones and `default`.
+
+    An interface that goes and comes back has the value of `default`.
+    """
+    names = {*context.devices, *context.bridges, *_internal(context)}
+    if family == "ipv6" or not (context.externals or names):
+        return names
+    names |= {"default", *context.externals}
+    closed = {link.name for link in snapshot.links.values() if not link.forwarding4} - names
+    return names | _with_targets(closed, owners, snapshot)
+
+
+def _with_targets(links: set[str], owners: Mapping[str, Owner], snapshot: Snapshot) -> set[str]:
+    """Those of some interfaces in whose subnets the destination of a forward is: its answers come in by them."""
+    if not any(snapshot.addresses.get(name) for name in links):
+        return set()
+    targets = {Prefix.parse(item.address) for owner in owners.values() for item in owner.of(Forward)}
+    found = (snapshot.links_with[cidr] for target in targets for _, cidr in snapshot.address_index.overlapping(target))
+    return links.intersection(name for names in found for name in names)
+
+
+def _deaf_uplinks(owners: Mapping[str, Owner], context: Context, snapshot: Snapshot) -> list[str]:
+    """The interfaces that ignore router advertisements as soon as the host is a router on them."""
+    candidates = [link for link in snapshot.links.values() if link.accept_ra == 1 and link.name != "lo"]
+    inner = _inner(owners, context) if candidates else set()
+    return [
+        link.name
+        for link in candidates
+        if link.name not in inner and not link.master and not snapshot.leads_to_guests(link.name)
+    ]
+
+
+def _internal(context: Context) -> set[str]:
+    return {name for gateway in context.gateways.values() for name in gateway.internal}
 
 
 def _inner(owners: Mapping[str, Owner], context: Context) -> set[str]:
     """The interfaces that are no uplinks: ours, those that we attached to bridges, and those behind gateways."""
-    names = {name for gateway in context.gateways.values() for name in gateway.internal}
+    names = _internal(context)
     for owner in owners.values():
         names |= {link.name for link in owner.of(Link)} | {port.link for port in owner.of(Port)}
     return names

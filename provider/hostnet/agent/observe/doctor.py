@@ -216,6 +216,17 @@ def _sysctls(kernel: Kernel) -> Iterator[Check]:
         else:
             text = "on" if value != "0" else "off; hostnet switches it on with the first resource that needs it"
             yield check(f"{family} forwarding", _OK, text)
+    closed = sorted(
+        link.name for link in kernel.snapshot().links.values() if not link.forwarding4 and link.name != "lo"
+    )
+    closed += ["new interfaces"] if kernel.sysctl("net.ipv4.conf.default.forwarding") == "0" else []
+    if closed and kernel.sysctl(FORWARDING["ipv4"]) != "0":
+        text = (
+            f"off: {', '.join(closed)} (net.ipv4.conf.*.forwarding); hostnet switches it on where a resource needs it. "
+            "systemd-networkd switches it off again, unless the interface's .network file says IPv4Forwarding=yes "
+            "(in older versions IPForward=yes)"
+        )
+        yield check("ipv4 forwarding of interfaces", _NOTE, text)
     value = kernel.sysctl("net.bridge.bridge-nf-call-iptables")
     if value is None:
         yield check("br_netfilter", _OK, "not loaded: frames within a bridge pass no firewall")

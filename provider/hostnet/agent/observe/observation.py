@@ -11,6 +11,7 @@ from hostnet.agent.nft.elements import compile_common, compile_object
 from hostnet.agent.nft.ruleset import Element, Place, Tagged
 from hostnet.agent.plan.links import Names
 from hostnet.agent.plan.world import World
+from hostnet.wire.family import Family
 from hostnet.wire.objects import DhcpServer, DhcpState, Object
 
 Elements = Mapping[Place, tuple[str, ...]]
@@ -40,7 +41,7 @@ class Observation:
     elements: Elements = field(default_factory=dict)
     attached: Mapping[str, str] = field(default_factory=dict)
     names: Names = field(default_factory=Names)
-    forwarding: Callable[[str], bool] = lambda _: False
+    forwarding: Callable[[Family], bool] = lambda _: False
     undeclared: Elements = field(default_factory=dict)
     loopback_fault: str = ""
     held: Container[str] = ()

@@ -80,6 +80,7 @@ def plan(
     for item in new.of(Link):
         world = _recreated(key, item, world, names, into)
         _link(key, item, had.get(item.name), world, names, into)
+        _enable_ipv6(key, item, new, world.snapshot, into)
         _other_ports(key, item, world, attached, into)
         _addresses(key, item, new, world.snapshot, into)
     for port in new.of(Port):
@@ -125,6 +126,22 @@ def _link(key: str, item: Link, before: Link | None, world: World, names: Names,
     _change_link(key, item, before, mtu, world, names, into)
     if not state.up:
         into.build.append(Step(key, ops.SetLink(item.name, up=True), (ops.SetLink(item.name, up=False),)))
+
+
+def _enable_ipv6(key: str, item: Link, owner: Owner, snapshot: Snapshot, into: Plan) -> None:
+    """A link that is to have addresses or routes of IPv6 gets IPv6.
+
+    Where conf.default.disable_ipv6 is 1, a new link has none, and the kernel refuses its addresses (EACCES).
+    """
+    addresses = (address.cidr for address in owner.of(Address) if address.link == item.name)
+    routes = (route.cidr for route in owner.of(Route) if route.link == item.name)
+    if not any(":" in cidr for cidr in (*addresses, *routes)):
+        return
+    state = snapshot.links.get(item.name)
+    if state is None:
+        into.build.append(Step(key, ops.SetLink(item.name, ipv6=True)))
+    elif state.disable_ipv6 or (state.accept_ra is None and state.mtu < _IPV6_MIN_MTU):
+        into.build.append(Step(key, ops.SetLink(item.name, ipv6=True), (ops.SetLink(item.name, ipv6=False),)))
 
 
 def _create(item: Link) -> Operation:
@@ -393,7 +410,8 @@ def _recreate(item: Link, snapshot: Snapshot) -> Iterable[Operation]:
         master = snapshot.master_of(name)
         if master:
             yield ops.SetLink(name, bridge=master, isolated=state.isolated, hairpin=state.hairpin)
-    yield ops.SetLink(name, accept_ra=state.accept_ra, up=state.up)
+    ipv6 = any(":" in cidr for cidr in (*snapshot.addresses.get(name, ()), *snapshot.routes.get(name, ())))
+    yield ops.SetLink(name, accept_ra=state.accept_ra, ipv6=ipv6 or None, up=state.up)
     yield from (ops.AddAddress(name, cidr) for cidr in snapshot.addresses.get(name, ()))
     if item.kind == "tap":
         yield from (ops.AddRoute(name, cidr) for cidr in snapshot.routes.get(name, ()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from hostnet.agent.linux.libnftables import MissingLibraryError
@@ -154,7 +155,7 @@ class Queries:
             elements,
             record.attached,
             names_of(record.owners.values()),
-            lambda family: self._subsystems.sysctls.on(record, family),
+            cache(lambda family: self._subsystems.sysctls.on(record, family, record.owners, context, snapshot)),
             loopback_fault=self._loopback_fault(record, context, snapshot, elements),
             dhcp=lambda server: self._subsystems.servers.state(server, world),
         )
