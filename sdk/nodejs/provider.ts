@@ -39,6 +39,7 @@ export class Provider extends pulumi.ProviderResource {
             resourceInputs["confirmTimeout"] = pulumi.output(args?.confirmTimeout).apply(JSON.stringify);
             resourceInputs["connection"] = pulumi.output(args?.connection).apply(JSON.stringify);
             resourceInputs["deleteUnreachable"] = pulumi.output(args?.deleteUnreachable).apply(JSON.stringify);
+            resourceInputs["lockTimeout"] = pulumi.output(args?.lockTimeout).apply(JSON.stringify);
             resourceInputs["persist"] = args?.persist;
             resourceInputs["stateDir"] = args?.stateDir;
         }
@@ -63,6 +64,10 @@ export interface ProviderArgs {
      * Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
      */
     deleteUnreachable?: pulumi.Input<boolean | undefined>;
+    /**
+     * How long a request waits while another process changes the same host: another stack's `pulumi up`, or a change that waits for its confirmation. Then it fails, and names that process. Unit: s. Default: 120.
+     */
+    lockTimeout?: pulumi.Input<number | undefined>;
     /**
      * Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
      */

@@ -6,9 +6,9 @@ the agent is in this process (tests/lab/inside.py); where a process has to die, 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -22,7 +22,9 @@ from typing import Any
 
 import pytest
 from hostnet.agent.linux import operations as ops
+from hostnet.agent.record.lock import Background, acquire
 from hostnet.agent.record.record import Record
+from hostnet.hosts.connection import Settings
 from hostnet.wire import protocol
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Address, Forward, Forwarding, Gateway, Glob, Link, Object, Port
@@ -155,8 +157,15 @@ def with_read_only_proc(bed: Bed, state: Path, changes: list[Change]) -> list[pr
     code = f"import sys; sys.path.insert(0, {str(root)!r}); from hostnet.agent.main import main; sys.exit(main())"
     argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount, "sh"]
     argv += [sys.executable, "-I", "-S", "-c", code, "--state-dir", str(state)]
-    request = protocol.Request(1, "apply", tuple(changes)).to_line().decode()
-    answer = protocol.Answer.parse(bed.host.run(argv, text=request).splitlines()[-1].encode(), "")
+    agent = bed.host.call(lambda: subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+    with agent:
+        assert agent.stdin is not None
+        assert agent.stdout is not None
+        agent.stdin.write(protocol.Request(1, "apply", tuple(changes)).to_line())
+        agent.stdin.flush()
+        assert protocol.is_greeting(agent.stdout.readline())
+        answer = protocol.Answer.parse(agent.stdout.readline(), "")
+        agent.stdin.close()
     return protocol.outcomes_from_json(answer.result, "", len(changes))
 
 
@@ -771,23 +780,105 @@ def test_a_crash_in_mid_request_says_what_was_in_flight(bed: Bed, stack: Stack) 
     assert difference(bed.snapshot(), before) == []
 
 
+@pytest.fixture
+def said() -> list[str]:
+    """What is shown while a host is waited for."""
+    return []
+
+
+@pytest.fixture
+def patient(bed: Bed, said: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
+    """A stack whose requests wait for the host's lock for a second; with a bridge."""
+    provider = Provider(Settings(lock_timeout=1))
+    monkeypatch.setattr(provider._pool, "_log", lambda label, text: said.append(f"{label}: {text}"))
+    stack = Stack(provider, bed.host.name)
+    stack.up({"net": PROGRAM["net"]})
+    yield stack
+    provider.close()
+
+
+def test_who_waits_for_the_lock_sees_who_has_it_and_gives_up(bed: Bed, patient: Stack, said: list[str]) -> None:
+    """After `lockTimeout`; what it waited with is not done, and the same again is."""
+    before = bed.snapshot()
+    with held(next(patient.provider.directory.glob("*.lock")), "trying a case"), pytest.raises(HostnetError) as error:
+        patient.up(PROGRAM)
+    assert refused(error.value, Code.BUSY)
+    assert f"process {os.getpid()} (trying a case) has held it for" in str(error.value)
+    assert "lockTimeout" in str(error.value)
+    assert any(f"process {os.getpid()} (trying a case) has had its lock for" in line for line in said)
+    assert difference(bed.snapshot(), before) == []
+    assert patient.again() == ["create web"]
+    patient.destroy()
+
+
+def test_what_is_cancelled_while_it_waits_is_not_done(bed: Bed, stack: Stack) -> None:
+    """The engine's Cancel reaches the agent; the lock comes free, and nothing happens."""
+    stack.up({"net": PROGRAM["net"]})
+    before = bed.snapshot()
+    (agent,), lock = agents(bed.host), next(stack.provider.directory.glob("*.lock"))
+    cancel = threading.Thread(target=_when_waiting, args=(agent, lock, lambda: _cancel(stack.provider)))
+    with held(lock):
+        cancel.start()
+        with pytest.raises(HostnetError) as error:
+            stack.up(PROGRAM)
+        cancel.join()
+    assert refused(error.value, Code.CANCELLED)
+    assert difference(bed.snapshot(), before) == []
+    beside = Provider(beside=stack.provider)
+    again = Stack(beside, bed.host.name, state=stack.state)
+    try:
+        assert again.up(PROGRAM) == ["create web"]
+        again.destroy()
+    finally:
+        beside.close()
+
+
+def _cancel(provider: Provider) -> None:
+    """As the engine does: in the provider's loop, beside what is under way."""
+    asyncio.run_coroutine_threadsafe(provider._pool.cancel(), provider._runner.get_loop()).result()
+
+
+@pytest.mark.parametrize("ends", ["requests", "answers"])
+def test_a_request_whose_provider_is_gone_is_not_done(bed: Bed, state: Path, ends: str) -> None:
+    """It waits for the lock, `pulumi` is killed, the lock comes free: the agent ends and has done nothing."""
+    Agent(bed, state).make(change_of("br0", *NETWORK["br0"]))
+    before, lock = bed.snapshot(), next(state.glob("*.lock"))
+    root = Path(__file__).parents[2] / "provider"
+    code = f"import sys; sys.path.insert(0, {str(root)!r}); from hostnet.agent.main import main; sys.exit(main())"
+    argv = [sys.executable, "-I", "-S", "-c", code, "--state-dir", str(state)]
+    agent = bed.host.call(lambda: subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+    with agent, held(lock):
+        assert agent.stdin is not None
+        assert agent.stdout is not None
+        agent.stdin.write(protocol.Request(1, "apply", (change_of("web", *NETWORK["web"]),)).to_line())
+        agent.stdin.flush()
+        _when_waiting(agent.pid, lock, (agent.stdin if ends == "requests" else agent.stdout).close)
+        assert agent.wait() == 0
+    assert difference(bed.snapshot(), before) == []
+    assert Agent(bed, state).read("web", NETWORK["web"]) is None
+
+
 @contextlib.contextmanager
-def held(lock: Path) -> Iterator[None]:
+def held(lock: Path, doing: str = "") -> Iterator[None]:
     """Hold a host's lock, as another agent would."""
     with lock.open("r+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        acquire(file.fileno(), Background(doing))
         yield
 
 
 def _kill_when_waiting(pid: int, lock: Path) -> None:
-    """Kill an agent as soon as the kernel says that it waits for the lock."""
+    _when_waiting(pid, lock, lambda: os.kill(pid, signal.SIGSEGV))
+
+
+def _when_waiting(pid: int, lock: Path, then: Callable[[], object]) -> None:
+    """Do something as soon as the kernel says that a process waits for the lock."""
     inode = str(lock.stat().st_ino)
     while not any(
         " -> " in line and f" {pid} " in line and f":{inode} " in line
         for line in Path("/proc/locks").read_text().splitlines()
     ):
         os.sched_yield()
-    os.kill(pid, signal.SIGSEGV)
+    then()
 
 
 def test_two_agents_take_turns(bed: Bed, stack: Stack) -> None:

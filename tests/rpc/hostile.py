@@ -116,6 +116,7 @@ class HostileChannel(FakeChannel):
         """Nothing is left of it."""
         if self._flooding is not None:
             self._flooding.cancel()
+            await asyncio.wait({self._flooding})
         self.reader.feed_eof()
 
 

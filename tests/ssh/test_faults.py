@@ -7,16 +7,17 @@ sshd that is stopped while the agent waits for the host's lock, that it is done 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hostnet.agent.record.lock import Background, acquire
 from hostnet.hosts import login
 from hostnet.hosts.session import Session
 from hostnet.wire.errors import Code, HostnetError
@@ -49,11 +50,11 @@ def header(world: World) -> dict[str, Any]:
 
 
 @contextmanager
-def held(world: World) -> Iterator[None]:
+def held(world: World, doing: str = "") -> Iterator[None]:
     """Hold the host's lock: an agent that is asked for something waits in the middle of it."""
     lock = next((world.directory / "state").glob("netns-*.lock"))
     descriptor = os.open(lock, os.O_RDWR)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    acquire(descriptor, Background(doing))
     try:
         yield
     finally:
@@ -174,6 +175,42 @@ def test_the_first_agent_is_still_at_it(up: World) -> None:
 
 def _waits_for_lock(pid: int) -> bool:
     return any("->" in line and f" {pid} " in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+@pytest.mark.parametrize("how", ["cancelled", "killed"])
+def test_nothing_is_done_for_a_provider_that_is_gone(up: World, how: str) -> None:
+    """Its request waits for the host's lock, it cancels or is killed, and the lock comes free."""
+
+    async def work(session: Session) -> None:
+        pid = session.greeting.process.pid
+        with held(up):
+            asked = asyncio.ensure_future(session.apply(bridge("br1")))
+            await watch(lambda: _waits_for_lock(pid))
+            session.cancel()
+            if how == "killed":  # before the word arrives, as far as the agent is concerned
+                up.server.kill_sessions()
+                await watch(lambda: pid not in up.server.agents())
+            with pytest.raises(HostnetError) as error:
+                await asked
+            assert error.value.code is Code.CANCELLED if how == "cancelled" else Code.UNREACHABLE
+
+    in_session(up, work)
+    assert owners(up) == ["br0"]
+    assert "br1" not in up.server.bridges()
+
+
+def test_who_waits_sees_who_has_the_lock(up: World) -> None:
+    """And gives up after `lockTimeout`."""
+    up.settings = replace(up.settings, lock_timeout=1)
+
+    async def work(session: Session) -> None:
+        with held(up, "trying a case"), pytest.raises(HostnetError, match="trying a case") as error:
+            await session.apply(bridge("br1"))
+        assert error.value.code is Code.BUSY
+        assert (await session.apply(bridge("br1"))).id == "br1"
+
+    in_session(up, work)
+    assert any("(trying a case) has had its lock for" in text for text in up.said)
 
 
 def test_a_dead_link(up: World, impatient: None) -> None:

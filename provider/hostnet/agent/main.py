@@ -13,13 +13,15 @@ import syslog
 import time
 import traceback
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from hostnet import __version__
 from hostnet.agent.lasting import watch
 from hostnet.agent.lasting.agent_file import remove_agents
 from hostnet.agent.lasting.persistence import Persistence
 from hostnet.agent.linux.process import started_at
+from hostnet.agent.provider import Provider, Turn
+from hostnet.agent.record.lock import Background, Waiter
 from hostnet.agent.record.netns import enter, namespace_of, store_here
 from hostnet.agent.transaction.commit_confirm import CommitConfirm, Confirmation
 from hostnet.agent.transaction.host import Host
@@ -41,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--via", help="the name by which the provider calls this host")
     parser.add_argument("--persist", choices=["auto", "always", "never", "keep"], default="keep")
     parser.add_argument("--confirm", type=float, metavar="SECONDS")
+    parser.add_argument("--lock-timeout", type=float, metavar="SECONDS", default=120)
     options = parser.parse_args(arguments)
     if options.task != "serve":
         return _run_task(options)
@@ -50,61 +53,61 @@ def main(arguments: list[str] | None = None) -> int:
     used = _hold_file()
     # Before anything is open here: it is to share nothing with this process.
     confirm = CommitConfirm(options.confirm, lambda number: _roll_back(options, number)) if options.confirm else None
+    provider = Provider(0, out)
     try:
-        host = open_host(options.state_dir, options.netns, options.persist, options.via)
+        host = _serving(options, provider)
     except HostnetError as error:
-        _send(out, refusal(error))
+        provider.send(refusal(error))
         return 1
-    _send(out, greeting().to_line())
-    here = namespace_of(options.netns)
-    early: list[Request] = []
-    while request := early.pop() if early else _next_request():
-        if namespace_of(options.netns) != here:
-            # The namespace was deleted, and perhaps another created by its name: the one that we are in has no name.
-            try:
-                host = open_host(options.state_dir, options.netns, options.persist, options.via)
-            except HostnetError as error:
-                _send(out, Answer(request.id, error=error).to_line())
-                continue
-            here = namespace_of(options.netns)
-        if request.op == "watch":
-            _watch(options, out)
-            break
-        confirmation = ProviderConfirmation(out, request.id, confirm, early) if confirm else None
-        try:
-            answer = serve(host, request, confirmation)
-        except EOFError:
-            return 0  # no provider is there to confirm: hostnet-confirm waits for another agent that one talks to
-        _send(out, answer.to_line())
+    provider.send(greeting().to_line())
+    # Where the provider has gone, hostnet-confirm waits for another agent that one talks to.
+    with contextlib.suppress(EOFError):
+        _serve_all(options, host, provider, confirm)
     _remove_files(options.state_dir, used)
     return 0
 
 
-def _send(out: BinaryIO, line: bytes) -> None:
-    out.write(line)
-    out.flush()
+def _serving(options: argparse.Namespace, provider: Provider) -> Host:
+    """The host, for requests of a provider."""
+    turn = Turn(provider, options.lock_timeout)
+    return open_host(options.state_dir, options.netns, options.persist, options.via, turn)
 
 
-def _next_request() -> Request | None:
-    """The next request of the provider; None at the end of the input."""
-    line = sys.stdin.buffer.readline()
-    return Request.parse(line) if line else None
+def _serve_all(options: argparse.Namespace, host: Host, provider: Provider, confirm: CommitConfirm | None) -> None:
+    """Answer requests until the input ends.
+
+    Raises:
+        EOFError: The provider went while one was under way.
+    """
+    here = namespace_of(options.netns)
+    while request := provider.next():
+        if namespace_of(options.netns) != here:
+            # The namespace was deleted, and perhaps another created by its name: the one that we are in has no name.
+            try:
+                host = _serving(options, provider)
+            except HostnetError as error:
+                provider.send(Answer(request.id, error=error).to_line())
+                continue
+            here = namespace_of(options.netns)
+        if request.op == "watch":
+            _watch(options, provider)
+            break
+        confirmation = ProviderConfirmation(provider, confirm) if confirm else None
+        provider.send(serve(host, request, confirmation).to_line())
 
 
 class ProviderConfirmation:
     """Asks the provider to confirm what one of its requests changed: a `Confirmation`.
 
     Args:
-        out: The stream to the provider.
-        number: The request's.
+        provider: The provider.
         process: What rolls the change back where no answer comes.
-        early: Gets the next request, where that comes instead of an answer.
     """
 
     required = True
 
-    def __init__(self, out: BinaryIO, number: int, process: CommitConfirm, early: list[Request]) -> None:
-        self._out, self._number, self._process, self._early = out, number, process, early
+    def __init__(self, provider: Provider, process: CommitConfirm) -> None:
+        self._provider, self._process = provider, process
 
     def begun(self, transaction: str) -> None:
         """See `Confirmation`."""
@@ -113,15 +116,16 @@ class ProviderConfirmation:
     def request(self, outcomes: list[Outcome], transaction: str, *, reconnect: bool) -> str:
         """See `Confirmation`."""
         self._process.applied(transaction)
-        answer = Answer(self._number, outcomes_to_json(outcomes), confirm="login" if reconnect else "answer")
+        number = self._provider.request.id
+        answer = Answer(number, outcomes_to_json(outcomes), confirm="login" if reconnect else "answer")
         request = None
         with contextlib.suppress(OSError):
-            _send(self._out, answer.to_line())
-            request = _next_request()
+            self._provider.send(answer.to_line())
+            request = self._provider.following()
         if request is None:
             raise EOFError
         if request.op not in ("confirm", "roll-back"):
-            self._early.append(request)
+            self._provider.put_back(request)
             return "its provider sent another request instead of a confirmation"
         return "" if request.op == "confirm" else request.why
 
@@ -137,7 +141,8 @@ def _roll_back(options: argparse.Namespace, transaction: str) -> None:
     """
     for pause in (*_PAUSES, None):
         try:
-            host = open_host(options.state_dir, options.netns, options.persist)
+            waiter = Background("rolling back a change that its provider did not confirm")
+            host = open_host(options.state_dir, options.netns, options.persist, waiter=waiter)
             if host.roll_back(transaction, options.confirm):
                 syslog.syslog(syslog.LOG_WARNING, "hostnet: rolled back a change that its provider did not confirm")
                 # A shutdown need not wait for it.
@@ -155,12 +160,12 @@ def _roll_back(options: argparse.Namespace, transaction: str) -> None:
         _remove_files(options.state_dir, _opened())
 
 
-def _watch(options: argparse.Namespace, out: BinaryIO) -> None:
+def _watch(options: argparse.Namespace, provider: Provider) -> None:
     """Be the watcher in the foreground, until the caller hangs up."""
 
     def say(line: str) -> None:
         with contextlib.suppress(OSError):
-            _send(out, event(line))
+            provider.send(event(line))
 
     store = store_here(options.state_dir, options.netns)
     watch.foreground(store, Persistence(store, options.netns, options.persist), say)
@@ -205,7 +210,8 @@ def _run_task(options: argparse.Namespace) -> int:
             if options.netns is not None:
                 enter(options.netns)
             return watch.background(store_here(options.state_dir, options.netns))
-        count = open_host(options.state_dir, options.netns, options.persist).restore()
+        waiter = Background("restoring what is recorded")
+        count = open_host(options.state_dir, options.netns, options.persist, waiter=waiter).restore()
     except HostnetError as error:
         sys.stderr.write(f"hostnet: {error}\n")
         return 1
@@ -213,7 +219,9 @@ def _run_task(options: argparse.Namespace) -> int:
     return 0
 
 
-def open_host(state_dir: Path, netns: str | None, persist: str = "keep", via: str | None = None) -> Host:
+def open_host(
+    state_dir: Path, netns: str | None, persist: str = "keep", via: str | None = None, waiter: Waiter | None = None
+) -> Host:
     """The host, or the named namespace on it, which this process enters.
 
     Args:
@@ -221,6 +229,7 @@ def open_host(state_dir: Path, netns: str | None, persist: str = "keep", via: st
         netns: The namespace; None: this process stays where it is.
         persist: Whether a reboot brings back what is recorded (the provider's configuration).
         via: The name by which the provider calls this host.
+        waiter: How the host's lock is waited for; None: as long as it takes.
 
     Raises:
         HostnetError: There is no such namespace, or this is not root.
@@ -235,6 +244,7 @@ def open_host(state_dir: Path, netns: str | None, persist: str = "keep", via: st
     if netns is not None:
         enter(netns)
     store = store_here(state_dir, netns)
+    store.waiter = waiter or store.waiter
     return Host(Subsystems.of(store, Persistence(store, netns, persist)), via)
 
 

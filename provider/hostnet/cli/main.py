@@ -118,6 +118,13 @@ def _common(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--state-dir", default=Settings.state_dir, metavar="DIR", help="the provider's stateDir (default: %(default)s)"
     )
+    command.add_argument(
+        "--lock-timeout",
+        type=float,
+        default=Settings.lock_timeout,
+        metavar="SECONDS",
+        help="how long to wait while another process changes the host (default: %(default)s)",
+    )
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -152,7 +159,7 @@ def connection(options: argparse.Namespace) -> Connection:
 
 async def _run(options: argparse.Namespace) -> int:
     # `keep`: the provider's configuration decides whether the network comes back after a reboot.
-    pool = Pool(Settings(state_dir=options.state_dir, persist="keep"), _tell)
+    pool = Pool(Settings(state_dir=options.state_dir, persist="keep", lock_timeout=options.lock_timeout), _tell)
     try:
         session = await pool.host(connection(options))
         return await _COMMANDS[options.command](options, session)

@@ -59,12 +59,14 @@ class Settings:
         delete_unreachable: A delete on a host that can't be reached succeeds.
         persist: Whether a reboot restores what the record holds: `auto`, `always` or `never`.
         confirm_timeout: Seconds after which an unconfirmed change is rolled back.
+        lock_timeout: Seconds for which a request waits for the host's lock.
         state_dir: Where the host keeps its record and the agent's file.
     """
 
     delete_unreachable: bool = False
     persist: str = "auto"
     confirm_timeout: float = 30
+    lock_timeout: float = 120
     state_dir: str = "/var/lib/hostnet"
 
 

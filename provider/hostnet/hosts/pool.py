@@ -38,7 +38,9 @@ class Pool:
         session = self._sessions.get(connection)
         if session is None:
             status = partial(self._show, connection.label)
-            session = Session(connection.label, self._transport(connection, status), status)
+            session = Session(
+                connection.label, self._transport(connection, status), status, self._settings.lock_timeout
+            )
             self._sessions[connection] = session
         return session
 

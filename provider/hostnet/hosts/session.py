@@ -17,15 +17,19 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from hostnet.hosts.connection import Settings
 from hostnet.hosts.reader import Lines, malformed, parsed
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.protocol import (
     AgentProcess,
     Answer,
     Greeting,
+    Holding,
     Operation,
     Outcome,
     Request,
+    Waiting,
+    is_waiting,
     parse_event,
     result_from_json,
 )
@@ -123,16 +127,25 @@ class Session:
         label: The host as messages name it: `this machine`, `root@203.0.113.5`, `this machine (namespace demo)`.
         transport: Starts the agent.
         status: Gets what happens with the host.
+        lock_timeout: For how many seconds a request waits on the host for another process.
 
     Attributes:
         greeting: That of the last agent.
     """
 
-    def __init__(self, label: str, transport: Transport, status: Status = lambda _: None) -> None:
+    def __init__(
+        self,
+        label: str,
+        transport: Transport,
+        status: Status = lambda _: None,
+        lock_timeout: float = Settings.lock_timeout,
+    ) -> None:
         self.label = label
         self.greeting = Greeting("", AgentProcess(0, 0), "", "")
         self._transport = transport
         self._status = status
+        self._lock_timeout = lock_timeout
+        self._sent: Request | None = None  # and not answered yet
         self._opening: asyncio.Task[Channel] | None = None
         self._cancelled = False
         self._channel: Channel | None = None
@@ -212,8 +225,14 @@ class Session:
         await self._transport.close()
 
     def cancel(self) -> None:
-        """Send nothing more, and stop waiting for the host; what was sent goes on to its end."""
+        """Send nothing more, and stop waiting for the host. What has begun there goes on to its end.
+
+        What waits there for another process does not begin any more.
+        """
         self._cancelled = True
+        if self._channel is not None and self._sent is not None:
+            with contextlib.suppress(OSError):
+                self._channel.write(Request(self._sent.id, "cancel").to_line())
         if self._opening is not None:
             self._opening.cancel()
 
@@ -400,9 +419,10 @@ class Session:
         with contextlib.suppress(OSError):  # reading tells what became of the channel
             channel.write(request.to_line())
         within = _answer_seconds(about)
+        self._sent = request
         try:
-            async with asyncio.timeout(within):
-                answer = await self._answer_to(channel, request.id, doing)
+            async with asyncio.timeout(within) as limit:
+                answer = await self._answer_to(channel, request.id, doing, limit)
             if answer.error is None:
                 answer = replace(answer, result=result_from_json(about, answer.result, self.label))
         except TimeoutError:
@@ -411,11 +431,21 @@ class Session:
         except ShapeError as error:
             await self._hang_up(channel)
             raise malformed(error, doing, self.label) from None
+        finally:
+            self._sent = None
         return answer
 
-    async def _answer_to(self, channel: Channel, number: int, doing: str) -> Answer:
+    async def _answer_to(self, channel: Channel, number: int, doing: str, limit: asyncio.Timeout) -> Answer:
+        waits = False
         while True:
-            answer = Answer.parse(await self._read_line(channel, doing), self.label)
+            line = await self._read_line(channel, doing)
+            if is_waiting(line):
+                self._status(_waits(Waiting.parse(line).waiting, self.label))
+                if not waits:
+                    limit.reschedule((limit.when() or 0.0) + self._lock_timeout)
+                waits = True
+                continue
+            answer = Answer.parse(line, self.label)
             if answer.id == number:
                 return answer
             if answer.id > number:
@@ -467,3 +497,11 @@ def _answer_seconds(request: Request) -> float:
     """How long an agent may take for a request."""
     objects = sum(len(each.objects) + len(each.prior) for each in request.changes)
     return _ANSWER_SECONDS + _OBJECT_SECONDS * (objects + sum(len(each.objects) for each in request.queries))
+
+
+def _waits(holding: Holding, label: str) -> str:
+    """The line for the status column while another process holds the host's lock."""
+    if not holding.pid:
+        return f"waiting for {label}: another process has its lock"
+    doing = f" ({holding.doing})" if holding.doing else ""
+    return f"waiting for {label}: process {holding.pid}{doing} has had its lock for {holding.seconds} s"

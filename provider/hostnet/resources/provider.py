@@ -37,6 +37,13 @@ class ProviderInputs(Declared):
         unit="s",
         default=30,
     )
+    lock_timeout: float = prop(
+        Number(),
+        "How long a request waits while another process changes the same host: another stack's `pulumi up`, or a "
+        "change that waits for its confirmation. Then it fails, and names that process.",
+        unit="s",
+        default=120,
+    )
     state_dir: str = prop(
         AbsolutePath(),
         "The directory on the host with the record of all resources. Two providers with different directories own "
@@ -92,5 +99,6 @@ def parse_config(inputs: Inputs, environ: Mapping[str, str] | None = None) -> tu
         delete_unreachable=typed.delete_unreachable or (opted and values.get("deleteUnreachable") is None),
         persist=typed.persist,
         confirm_timeout=typed.confirm_timeout,
+        lock_timeout=typed.lock_timeout,
         state_dir=typed.state_dir,
     )

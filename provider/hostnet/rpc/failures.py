@@ -33,6 +33,7 @@ STATUS_OF = {
     Code.PARTIAL: StatusCode.ABORTED,
     # The next agent rolls back by the record what this one left half done, so no state is unknown.
     Code.AGENT_DIED: StatusCode.ABORTED,
+    Code.BUSY: StatusCode.ABORTED,
     # As for AGENT_DIED: what the host answered is refused, and the next run asks again.
     Code.MALFORMED: StatusCode.ABORTED,
     Code.CANCELLED: StatusCode.CANCELLED,

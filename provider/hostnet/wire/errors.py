@@ -22,6 +22,7 @@ class Code(str, Enum):
     ROLLED_BACK = "rolled-back"  # applied, not confirmed, and so rolled back
     PARTIAL = "partial"  # applied in part, and rolling back failed as well
     AGENT_DIED = "agent-died"  # the agent ended during the request; the next request starts another one
+    BUSY = "busy"  # another process holds the host's lock for longer than this one waits
     MALFORMED = "malformed"  # the host answered what no agent of this version sends
     CANCELLED = "cancelled"
 

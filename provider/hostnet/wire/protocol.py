@@ -18,6 +18,12 @@ with the proof that the provider needs first, and a second answer follows:
     provider -> agent    {"id": 1, "op": "confirm"}    or    {"id": 1, "op": "roll-back", "why": "…"}
     agent -> provider    {"id": 1, "result": […]}
 
+While another process holds the host's lock, the agent says so, and a provider that does not want to wait cancels. Then
+nothing is done for the request:
+
+    agent -> provider    {"id": 1, "waiting": {"pid": 4711, "doing": "applying …", "seconds": 12}}
+    provider -> agent    {"id": 1, "op": "cancel"}
+
 After `{"op": "watch"}` the agent serves no more requests. It sends `{"event": "attached vm-1 to br0"}` until there is
 nothing left to follow.
 """
@@ -25,6 +31,7 @@ nothing left to follow.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Optional, Union
@@ -35,7 +42,7 @@ from hostnet.wire.objects import Json, from_json, state_from_json, state_to_json
 from hostnet.wire.requests import Change, Query, View
 from hostnet.wire.shapes import Count, Identifier, ShapeError, Text, loads, reader
 
-Operation = Literal["apply", "read", "facts", "restore", "watch", "confirm", "roll-back"]
+Operation = Literal["apply", "read", "facts", "restore", "watch", "confirm", "roll-back", "cancel"]
 
 # What became of a change or a query; None: a read found nothing.
 Outcome = Union[View, HostnetError]
@@ -46,6 +53,7 @@ Proof = Literal["answer", "login"]
 
 _GREETING = b'{"greeting"'
 _REPORT = b'{"hostnet"'
+_WAITING = re.compile(rb'\{"id":\d{1,16},"waiting":')
 
 
 def _line(message: Json) -> bytes:
@@ -173,7 +181,8 @@ class Request:
 
     Args:
         id: The number of the request; the answer has the same.
-        op: `apply`, `read`, `facts`, `restore` or `watch`; `confirm` or `roll-back` about the request of that number.
+        op: `apply`, `read`, `facts`, `restore` or `watch`; `confirm`, `roll-back` or `cancel` about the request of that
+            number.
         changes: Those of `apply`.
         queries: Those of `read`.
         transaction: A name for an `apply`. An `apply` with a name that the host's record knows is not done again: the
@@ -300,6 +309,53 @@ class Answer:
             return cls(error.id, error=HostnetError.from_json(error.error, host))
         made: _Success = reader(_Success)(data)
         return cls(made.id, made.result, confirm=made.confirm)
+
+
+@dataclass(frozen=True)
+class Holding:
+    """Who holds a host's lock.
+
+    Args:
+        pid: Its process; 0: that is not known.
+        doing: What it does.
+        seconds: For how long it has held it.
+    """
+
+    pid: Count
+    doing: Text
+    seconds: Count
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A request waits for the host's lock.
+
+    Args:
+        id: The number of the request.
+        waiting: Who holds the lock.
+    """
+
+    id: Count
+    waiting: Holding
+
+    def to_line(self) -> bytes:
+        """As it is sent."""
+        return _line(asdict(self))
+
+    @classmethod
+    def parse(cls, line: bytes) -> Waiting:
+        """Read it.
+
+        Raises:
+            ShapeError: It is something else.
+        """
+        made: Waiting = reader(cls)(loads(line))
+        return made
+
+
+def is_waiting(line: bytes) -> bool:
+    """Whether a line is no answer, and says only that its request waits."""
+    return _WAITING.match(line) is not None
 
 
 @dataclass(frozen=True)

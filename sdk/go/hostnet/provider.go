@@ -39,6 +39,8 @@ type providerArgs struct {
 	Connection *Connection `pulumi:"connection"`
 	// Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
 	DeleteUnreachable *bool `pulumi:"deleteUnreachable"`
+	// How long a request waits while another process changes the same host: another stack's `pulumi up`, or a change that waits for its confirmation. Then it fails, and names that process. Unit: s. Default: 120.
+	LockTimeout *float64 `pulumi:"lockTimeout"`
 	// Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
 	Persist *string `pulumi:"persist"`
 	// The directory on the host with the record of all resources. Two providers with different directories own different resources. Default: /var/lib/hostnet.
@@ -53,6 +55,8 @@ type ProviderArgs struct {
 	Connection ConnectionPtrInput
 	// Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
 	DeleteUnreachable pulumi.BoolPtrInput
+	// How long a request waits while another process changes the same host: another stack's `pulumi up`, or a change that waits for its confirmation. Then it fails, and names that process. Unit: s. Default: 120.
+	LockTimeout pulumi.Float64PtrInput
 	// Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
 	Persist pulumi.StringPtrInput
 	// The directory on the host with the record of all resources. Two providers with different directories own different resources. Default: /var/lib/hostnet.

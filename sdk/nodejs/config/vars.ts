@@ -43,6 +43,17 @@ Object.defineProperty(exports, "deleteUnreachable", {
 });
 
 /**
+ * How long a request waits while another process changes the same host: another stack's `pulumi up`, or a change that waits for its confirmation. Then it fails, and names that process. Unit: s. Default: 120.
+ */
+export declare const lockTimeout: number | undefined;
+Object.defineProperty(exports, "lockTimeout", {
+    get() {
+        return __config.getObject<number>("lockTimeout");
+    },
+    enumerable: true,
+});
+
+/**
  * Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
  */
 export declare const persist: string | undefined;

@@ -23,6 +23,7 @@ class ProviderArgs:
                  confirm_timeout: pulumi.Input[Optional[_builtins.float]] = None,
                  connection: pulumi.Input[Optional['ConnectionArgs']] = None,
                  delete_unreachable: pulumi.Input[Optional[_builtins.bool]] = None,
+                 lock_timeout: pulumi.Input[Optional[_builtins.float]] = None,
                  persist: pulumi.Input[Optional[_builtins.str]] = None,
                  state_dir: pulumi.Input[Optional[_builtins.str]] = None):
         """
@@ -31,6 +32,7 @@ class ProviderArgs:
         :param pulumi.Input[_builtins.float] confirm_timeout: How long the host waits after a change for the provider to confirm that it still reaches the host. Without a confirmation the host rolls the change back. Unit: s. Default: 30.
         :param pulumi.Input['ConnectionArgs'] connection: The host of every resource that has no `connection` of its own. Default: this machine.
         :param pulumi.Input[_builtins.bool] delete_unreachable: Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
+        :param pulumi.Input[_builtins.float] lock_timeout: How long a request waits while another process changes the same host: another stack's `pulumi up`, or a change that waits for its confirmation. Then it fails, and names that process. Unit: s. Default: 120.
         :param pulumi.Input[_builtins.str] persist: Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
         :param pulumi.Input[_builtins.str] state_dir: The directory on the host with the record of all resources. Two providers with different directories own different resources. Default: /var/lib/hostnet.
         """
@@ -40,6 +42,8 @@ class ProviderArgs:
             pulumi.set(__self__, "connection", connection)
         if delete_unreachable is not None:
             pulumi.set(__self__, "delete_unreachable", delete_unreachable)
+        if lock_timeout is not None:
+            pulumi.set(__self__, "lock_timeout", lock_timeout)
         if persist is not None:
             pulumi.set(__self__, "persist", persist)
         if state_dir is not None:
@@ -82,6 +86,18 @@ class ProviderArgs:
         pulumi.set(self, "delete_unreachable", value)
 
     @_builtins.property
+    @pulumi.getter(name="lockTimeout")
+    def lock_timeout(self) -> pulumi.Input[Optional[_builtins.float]]:
+        """
+        How long a request waits while another process changes the same host: another stack's `pulumi up`, or a change that waits for its confirmation. Then it fails, and names that process. Unit: s. Default: 120.
+        """
+        return pulumi.get(self, "lock_timeout")
+
+    @lock_timeout.setter
+    def lock_timeout(self, value: pulumi.Input[Optional[_builtins.float]]):
+        pulumi.set(self, "lock_timeout", value)
+
+    @_builtins.property
     @pulumi.getter
     def persist(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
@@ -115,6 +131,7 @@ class Provider(pulumi.ProviderResource):
                  confirm_timeout: pulumi.Input[Optional[_builtins.float]] = None,
                  connection: pulumi.Input[Optional[Union['ConnectionArgs', 'ConnectionArgsDict']]] = None,
                  delete_unreachable: pulumi.Input[Optional[_builtins.bool]] = None,
+                 lock_timeout: pulumi.Input[Optional[_builtins.float]] = None,
                  persist: pulumi.Input[Optional[_builtins.str]] = None,
                  state_dir: pulumi.Input[Optional[_builtins.str]] = None,
                  __props__=None):
@@ -126,6 +143,7 @@ class Provider(pulumi.ProviderResource):
         :param pulumi.Input[_builtins.float] confirm_timeout: How long the host waits after a change for the provider to confirm that it still reaches the host. Without a confirmation the host rolls the change back. Unit: s. Default: 30.
         :param pulumi.Input[Union['ConnectionArgs', 'ConnectionArgsDict']] connection: The host of every resource that has no `connection` of its own. Default: this machine.
         :param pulumi.Input[_builtins.bool] delete_unreachable: Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
+        :param pulumi.Input[_builtins.float] lock_timeout: How long a request waits while another process changes the same host: another stack's `pulumi up`, or a change that waits for its confirmation. Then it fails, and names that process. Unit: s. Default: 120.
         :param pulumi.Input[_builtins.str] persist: Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
         :param pulumi.Input[_builtins.str] state_dir: The directory on the host with the record of all resources. Two providers with different directories own different resources. Default: /var/lib/hostnet.
         """
@@ -156,6 +174,7 @@ class Provider(pulumi.ProviderResource):
                  confirm_timeout: pulumi.Input[Optional[_builtins.float]] = None,
                  connection: pulumi.Input[Optional[Union['ConnectionArgs', 'ConnectionArgsDict']]] = None,
                  delete_unreachable: pulumi.Input[Optional[_builtins.bool]] = None,
+                 lock_timeout: pulumi.Input[Optional[_builtins.float]] = None,
                  persist: pulumi.Input[Optional[_builtins.str]] = None,
                  state_dir: pulumi.Input[Optional[_builtins.str]] = None,
                  __props__=None):
@@ -170,6 +189,7 @@ class Provider(pulumi.ProviderResource):
             __props__.__dict__["confirm_timeout"] = pulumi.Output.from_input(confirm_timeout).apply(pulumi.runtime.to_json) if confirm_timeout is not None else None
             __props__.__dict__["connection"] = pulumi.Output.from_input(connection).apply(pulumi.runtime.to_json) if connection is not None else None
             __props__.__dict__["delete_unreachable"] = pulumi.Output.from_input(delete_unreachable).apply(pulumi.runtime.to_json) if delete_unreachable is not None else None
+            __props__.__dict__["lock_timeout"] = pulumi.Output.from_input(lock_timeout).apply(pulumi.runtime.to_json) if lock_timeout is not None else None
             __props__.__dict__["persist"] = persist
             __props__.__dict__["state_dir"] = state_dir
         super(Provider, __self__).__init__(

@@ -27,7 +27,7 @@ def test_a_rollback_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch, t
             rolled_back.append(transaction)
             return False
 
-    def opened(*_: Any) -> Host:
+    def opened(*_: Any, **__: Any) -> Host:
         if failures:
             raise failures.pop(0)
         return Host()

@@ -8,7 +8,6 @@ transaction is (`record/phase.py`): where one is open, the next agent goes back 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 from hostnet.agent.linux import files
 from hostnet.agent.linux.operations import check_sysctl_name
 from hostnet.agent.record import phase as phases
+from hostnet.agent.record.lock import Background, Look, Waiter, acquire
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.phase import Idle, Pending, Phase, Result, RolledBack, Unconfirmed
 from hostnet.wire.errors import Code, HostnetError
@@ -113,6 +113,9 @@ class Store:
         name: The file's name without its ending.
         instance: None for the machine itself; else what tells this namespace from a later one of the same name: a
             record with another instance is dropped.
+
+    Attributes:
+        waiter: How this process waits for the lock.
     """
 
     def __init__(self, directory: Path, name: str, instance: str | None) -> None:
@@ -123,6 +126,7 @@ class Store:
         self._instance = instance
         self._stat: tuple[int, int, int] | None = None
         self._record = Record()
+        self.waiter: Waiter = Background()
 
     @property
     def path(self) -> Path:
@@ -135,11 +139,14 @@ class Store:
         return self._instance
 
     @contextmanager
-    def locked(self) -> Iterator[Record]:
+    def locked(self, look: Look = None) -> Iterator[Record]:
         """Hold the host's lock; gives the record as it is on disk now.
 
+        Args:
+            look: Called again and again while another process holds the lock.
+
         Raises:
-            HostnetError: The record can't be locked or read, or others may write it.
+            HostnetError: The record can't be locked or read, or others may write it; or the waiter gives up.
         """
         while True:
             check_directory(self._directory)
@@ -154,7 +161,11 @@ class Store:
                     f"{errno.errorcode.get(error.errno or 0, 'error')}: {error.strerror}",
                     "Set the provider's stateDir to a directory that root can write",
                 ) from None
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                acquire(descriptor, self.waiter, look)
+            except BaseException:
+                os.close(descriptor)
+                raise
             # The last owner's delete takes the lock's file away: then this one locked a file that is gone.
             if self._lock_is_current(descriptor):
                 break

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 
 from hostnet.agent.linux.process import Process
 from hostnet.agent.record.record import Store
-
-_LOOK_SECONDS = 0.05
 
 
 def take_over(store: Store, pid: int, started: int, transaction: str = "") -> None:
@@ -28,15 +25,9 @@ def take_over(store: Store, pid: int, started: int, transaction: str = "") -> No
         if pid != os.getpid():
             Process(pid, started).kill()
 
-    def look(*_: object) -> None:
+    def look() -> None:
         if transaction and store.unconfirmed() == transaction:
             end()
 
-    # Waiting for the lock goes on after each look (PEP 475).
-    signal.signal(signal.SIGALRM, look)
-    signal.setitimer(signal.ITIMER_REAL, _LOOK_SECONDS, _LOOK_SECONDS)
-    try:
-        with store.locked():
-            end()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+    with store.locked(look):
+        end()

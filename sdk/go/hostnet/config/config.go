@@ -26,6 +26,11 @@ func GetDeleteUnreachable(ctx *pulumi.Context) bool {
 	return config.GetBool(ctx, "hostnet:deleteUnreachable")
 }
 
+// How long a request waits while another process changes the same host: another stack's `pulumi up`, or a change that waits for its confirmation. Then it fails, and names that process. Unit: s. Default: 120.
+func GetLockTimeout(ctx *pulumi.Context) float64 {
+	return config.GetFloat64(ctx, "hostnet:lockTimeout")
+}
+
 // Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
 func GetPersist(ctx *pulumi.Context) string {
 	return config.Get(ctx, "hostnet:persist")

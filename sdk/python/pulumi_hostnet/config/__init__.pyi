@@ -30,6 +30,11 @@ deleteUnreachable: Optional[bool]
 Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
 """
 
+lockTimeout: Optional[float]
+"""
+How long a request waits while another process changes the same host: another stack's `pulumi up`, or a change that waits for its confirmation. Then it fails, and names that process. Unit: s. Default: 120.
+"""
+
 persist: Optional[str]
 """
 Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.

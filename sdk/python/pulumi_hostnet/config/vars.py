@@ -43,6 +43,13 @@ class _ExportableConfig(types.ModuleType):
         return __config__.get_bool('deleteUnreachable')
 
     @_builtins.property
+    def lock_timeout(self) -> Optional[float]:
+        """
+        How long a request waits while another process changes the same host: another stack's `pulumi up`, or a change that waits for its confirmation. Then it fails, and names that process. Unit: s. Default: 120.
+        """
+        return __config__.get_float('lockTimeout')
+
+    @_builtins.property
     def persist(self) -> Optional[str]:
         """
         Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
