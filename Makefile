@@ -12,7 +12,7 @@ export PATH := $(shell $(PYTHON) -m tools.setup env)
 # The output of `make test` reads from top to bottom, and pytest's closing line comes last.
 .NOTPARALLEL:
 
-.PHONY: help setup setup-demo setup-dev demo test lint unit kernel systems systems-whole fuzz schema docs sdk bench fleet latency libraries clean
+.PHONY: help setup setup-demo setup-dev demo test lint unit kernel systems systems-whole fuzz kills schema docs sdk bench fleet latency libraries clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -53,6 +53,10 @@ systems-whole: setup ## Run the demo and all tests in the minimal systems (long)
 fuzz: setup ## Run random sequences against the model: HOSTNET_SEQUENCES (default 5000), HOSTNET_SEED (the time)
 	@HOSTNET_SEQUENCES=$${HOSTNET_SEQUENCES:-5000} HOSTNET_SEED=$${HOSTNET_SEED:-$$(date +%s)} \
 		$(PY) -m pytest -q -n 2 tests/netns/test_properties.py -k test_whatever
+
+kills: setup ## Kill the plugin and pulumi at random moments: HOSTNET_MOMENTS (default 320), HOSTNET_SEED (the time)
+	@HOSTNET_MOMENTS=$${HOSTNET_MOMENTS:-320} HOSTNET_SEED=$${HOSTNET_SEED:-$$(date +%s)} \
+		$(PY) -m pytest -q -n 2 tests/e2e/test_kills.py
 
 schema: setup-dev ## Write schema.json from the declarations in provider/hostnet/resources
 	$(PY) -m hostnet.resources.package_schema > schema.json.part
