@@ -14,7 +14,7 @@ from hostnet.agent.plan.world import World
 from hostnet.agent.record.networks import Held
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import Address, Guest, Link, Route
+from hostnet.wire.objects import Address, Guest, Route
 from hostnet.wire.requests import Change
 
 _CHOOSE = "Remove one of the two, or choose another network"
@@ -37,7 +37,7 @@ def check_address(item: Address, change: Change, world: World) -> None:
             if not prefix.single:
                 why = f"its subnet overlaps {held.cidr} of {held.item.link}, which belongs to {owner.label}"
                 raise HostnetError(Code.CONFLICT, what, why, "Choose another subnet")
-        elif not (isinstance(held.item, Guest) and held.item.bridge in (item.link, *_replaced(change, world))):
+        elif not (isinstance(held.item, Guest) and _follows(held.item, item.link, change, world)):
             raise HostnetError(Code.CONFLICT, what, _relation("it", prefix, owner, network, held), _CHOOSE)
     if item not in change.prior:
         _check_gateways(item.link, prefix, what, world)
@@ -94,11 +94,17 @@ def check_routed_guest(item: Guest, change: Change, world: World) -> None:
                 raise HostnetError(Code.CONFLICT, what, f"{address} is the host's own address on {link}", fix)
 
 
-def _replaced(change: Change, world: World) -> Iterator[str]:
-    """The links that the resource has: those of what a create replaces, too, whose guests follow it."""
-    return (
-        link.name for owner in world.owners.structural.values() if owner.urn == change.urn for link in owner.of(Link)
-    )
+def _follows(guest: Guest, bridge: str, change: Change, world: World) -> bool:
+    """Whether a guest is behind the bridge that gets the address, or will be.
+
+    A bridge that replaces another one gets its guests: it is created beside the other one, which the same resource has,
+    or after that one's delete.
+    """
+    if guest.bridge is None:
+        return False
+    owner = world.link_owner(guest.bridge)
+    is_gone = owner is None and guest.bridge not in world.snapshot.links
+    return guest.bridge == bridge or is_gone or (owner is not None and owner.urn == change.urn)
 
 
 def _relation(subject: str, prefix: Prefix, owner: Owner, network: Prefix, held: Held) -> str:
