@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pulumi
@@ -10,52 +11,64 @@ import pulumi_hostnet as hostnet
 from tests.e2e.stacks import Host, Program, Stack
 
 
-def test_the_options(stack: Stack, host: Host) -> None:
-    """ignoreChanges, aliases, deleteBeforeReplace, customTimeouts, retainOnDelete, protect, --target, --replace."""
+def optioned(
+    host: Host, *, after: bool = False, without: frozenset[str] = frozenset(), unprotected: bool = False
+) -> Program:
+    """Resources with an option each.
 
-    def program(*, after: bool = False, without: frozenset[str] = frozenset(), unprotected: bool = False) -> Program:
-        def say(one: Any, two: Any) -> Any:
-            return two if after else one
+    Args:
+        host: The host.
+        after: Whether each is changed.
+        without: Resources that are left out.
+        unprotected: Whether `protect` is taken off.
+    """
 
-        def declare() -> None:
-            connection = hostnet.ConnectionArgs(netns=host.name)
+    def say(one: Any, two: Any) -> Any:
+        return two if after else one
 
-            def bridge(name: str, number: int, mtu: int, **options: Any) -> None:
-                if name not in without:
-                    hostnet.Bridge(
-                        name,
-                        name=f"br{number}",
-                        addresses=[f"10.{number}.0.1/24"],
-                        mtu=mtu,
-                        connection=connection,
-                        opts=pulumi.ResourceOptions(**options),
-                    )
+    def declare() -> None:
+        connection = hostnet.ConnectionArgs(netns=host.name)
 
-            bridge("ignored", 1, say(1400, 1300), ignore_changes=["mtu"])
-            timeouts = pulumi.CustomTimeouts(create="1m", update="1m", delete="1m")
-            bridge("timed", 2, say(1400, 1300), custom_timeouts=timeouts)
-            bridge("kept", 3, 1400, retain_on_delete=True)
-            bridge("guarded", 4, 1400, protect=not unprotected)
-            bridge(say("old", "new"), 5, 1400, aliases=[pulumi.Alias(name="old")])
-            if "tap" not in without:
-                hostnet.TapBinding(
-                    say("was", "is"),
-                    name="vm",
-                    bridge="br5",
-                    guest={},
+        def bridge(name: str, number: int, mtu: int, **options: Any) -> None:
+            if name not in without:
+                hostnet.Bridge(
+                    name,
+                    name=f"br{number}",
+                    addresses=[f"10.{number}.0.1/24"],
+                    mtu=mtu,
                     connection=connection,
-                    opts=pulumi.ResourceOptions(aliases=[pulumi.Alias(name="was")]),
+                    opts=pulumi.ResourceOptions(**options),
                 )
-            hostnet.PortForward(
-                "door",
-                source_port=say(80, 81),
-                destination="10.1.0.2",
+
+        bridge("ignored", 1, say(1400, 1300), ignore_changes=["mtu"])
+        timeouts = pulumi.CustomTimeouts(create="1m", update="1m", delete="1m")
+        bridge("timed", 2, say(1400, 1300), custom_timeouts=timeouts)
+        bridge("kept", 3, 1400, retain_on_delete=True)
+        bridge("guarded", 4, 1400, protect=not unprotected)
+        bridge(say("old", "new"), 5, 1400, aliases=[pulumi.Alias(name="old")])
+        if "tap" not in without:
+            hostnet.TapBinding(
+                say("was", "is"),
+                name="vm",
+                bridge="br5",
+                guest={},
                 connection=connection,
-                opts=pulumi.ResourceOptions(delete_before_replace=True),
+                opts=pulumi.ResourceOptions(aliases=[pulumi.Alias(name="was")]),
             )
+        hostnet.PortForward(
+            "door",
+            source_port=say(80, 81),
+            destination="10.1.0.2",
+            connection=connection,
+            opts=pulumi.ResourceOptions(delete_before_replace=True),
+        )
 
-        return declare
+    return declare
 
+
+def test_options_of_a_change(stack: Stack, host: Host) -> None:
+    """ignoreChanges, aliases, deleteBeforeReplace, customTimeouts, --target, --replace."""
+    program = partial(optioned, host)
     stack.up(program(without=frozenset({"tap"})))
     stack.up(program())
     guest = stack.resources["was"]["outputs"]["guest"]
@@ -83,16 +96,21 @@ def test_the_options(stack: Stack, host: Host) -> None:
     assert stack.resources["is"]["outputs"]["guest"] == guest, "a replacement may hold what it replaces"
     assert host.links["vm"].master == "br5"
 
-    gone = stack.up(program(after=True, without=frozenset({"kept"})))
+
+def test_options_of_a_delete(stack: Stack, host: Host) -> None:
+    """retainOnDelete, protect."""
+    program = partial(optioned, host)
+    stack.up(program())
+    gone = stack.up(program(without=frozenset({"kept"})))
     assert "kept" not in stack.resources
     assert gone.changes in ({"kept": "delete"}, {"kept": "retain"})
     assert host.addresses("br3") == ["10.3.0.1/24"], "retainOnDelete leaves it on the host"
 
-    guarded = stack.up(program(after=True, without=frozenset({"kept", "guarded"})), fails=True)
+    guarded = stack.up(program(without=frozenset({"kept", "guarded"})), fails=True)
     assert "protected" in guarded.errors
     assert "br4" in host.links
 
-    stack.up(program(after=True, without=frozenset({"kept"}), unprotected=True))
+    stack.up(program(without=frozenset({"kept"}), unprotected=True))
     stack.destroy()
     assert {name for name in host.links if name.startswith("br")} == {"br3"}
 
