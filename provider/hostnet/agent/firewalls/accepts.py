@@ -18,7 +18,7 @@ from hostnet.agent.nft.context import Context
 from hostnet.agent.nft.forward_elements import LOOPBACK_DEVICE, forward_devices
 from hostnet.agent.nft.ruleset import PROTOCOLS
 from hostnet.agent.nft.syntax import clean_comment, render_key
-from hostnet.agent.record.owners import Owner
+from hostnet.agent.record.owners import Owner, Owners
 from hostnet.wire.family import FAMILIES, NFT_HEADER, Family
 from hostnet.wire.objects import Forward, Gateway, Link
 
@@ -100,27 +100,21 @@ class AcceptRule:
 def needs_accepts(owners: Iterable[Owner]) -> bool:
     """Whether other firewalls must accept anything for these owners."""
     return any(
-        (isinstance(item, Gateway) and item.firewall)
-        or (isinstance(item, Link) and item.kind == "bridge" and item.open_firewall)
-        for owner in owners
-        for item in owner.objects
+        any(gateway.firewall for gateway in owner.of(Gateway)) or any(map(_is_open, owner.of(Link))) for owner in owners
     )
 
 
-def traffic_of(owners: Mapping[str, Owner], structural: Mapping[str, Owner], context: Context) -> Iterator[Traffic]:
+def traffic_of(owners: Owners, context: Context) -> Iterator[Traffic]:
     """All traffic that must be accepted.
 
     Args:
         owners: All owners.
-        structural: Those with more than forwards.
         context: What their elements depend on.
     """
-    items = [item for owner in structural.values() for item in owner.objects]
-    for item in items:
-        if isinstance(item, Link) and item.kind == "bridge" and item.open_firewall:
-            yield Traffic(item.key, iif=item.name, oif=item.name)
-    yield from _services(structural.values())
-    gateways = [item for item in items if isinstance(item, Gateway) and item.firewall and item.external]
+    for link in filter(_is_open, owners.every(Link)):
+        yield Traffic(link.key, iif=link.name, oif=link.name)
+    yield from _services(owners.structural.values())
+    gateways = [gateway for gateway in owners.every(Gateway) if gateway.firewall and gateway.external]
     for gateway in gateways:
         yield from _gateway(gateway)
     if not gateways:
@@ -129,10 +123,13 @@ def traffic_of(owners: Mapping[str, Owner], structural: Mapping[str, Owner], con
     by_name = {gateway.name: gateway for gateway in gateways}
     for gateway in gateways:
         yield from _dmz(gateway, inside)
-    for owner in owners.values():
-        for item in owner.objects:
-            if isinstance(item, Forward):
-                yield from _forward(item, by_name, inside, context)
+    for forward in owners.every(Forward):
+        yield from _forward(forward, by_name, inside, context)
+
+
+def _is_open(link: Link) -> bool:
+    """Whether other firewalls must accept what a bridge forwards between its ports."""
+    return link.kind == "bridge" and link.open_firewall
 
 
 def _services(owners: Iterable[Owner]) -> Iterator[Traffic]:

@@ -85,7 +85,7 @@ class Required:
     @classmethod
     def by(cls, owners: Owners, context: Context) -> Required:
         """What all owners together require."""
-        found = tuple(traffic_of(owners, owners.structural, context))
+        found = tuple(traffic_of(owners, context))
         external = frozenset(gateway.external for gateway in context.gateways.values() if gateway.external)
         named = {name for each in found for name in (each.iif, each.oif) if name}
         return cls(found, frozenset(named) - external, external)

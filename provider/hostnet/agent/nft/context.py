@@ -11,7 +11,7 @@ from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.networks import overlap
 from hostnet.agent.record.owners import Owners
 from hostnet.wire.family import digit_of
-from hostnet.wire.objects import Address, Forward, Gateway, Link, Object, Port, Route
+from hostnet.wire.objects import Address, Forward, Gateway, Link, Port, Route
 
 
 @dataclass(frozen=True)
@@ -66,21 +66,19 @@ def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) 
         snapshot: The host's interfaces and their addresses.
         attached: The interfaces that globs attached, each with its glob's key.
     """
-    items = [item for owner in owners.structural.values() for item in owner.objects]
-    gateways = {item.name: item for item in items if isinstance(item, Gateway)}
+    gateways = {item.name: item for item in owners.every(Gateway)}
     if not gateways and len(owners) == len(owners.structural):
         return Context()
     declared: dict[str, tuple[str, ...]] = {}
-    for item in items:
-        if isinstance(item, Address):
-            declared[item.link] = (*declared.get(item.link, ()), item.cidr)
-    devices = tuple(sorted(_devices(items, declared)))
+    for item in owners.every(Address):
+        declared[item.link] = (*declared.get(item.link, ()), item.cidr)
+    devices = tuple(sorted(_devices(owners, declared)))
     inner = {*devices, *(name for gateway in gateways.values() for name in gateway.internal)}
     doubled, externals = _doubled(owners, gateways)
     compared = externals if len(externals) > 1 else frozenset()
     looked_up = {name: snapshot.addresses.get(name, ()) for name in {*inner, *compared} - set(devices)}
     addresses = {**looked_up, **{name: declared.get(name, ()) for name in devices}}
-    ports = tuple(sorted(_ports(items, inner, attached))) if _looped(owners) else ()
+    ports = tuple(sorted(_ports(owners, inner, attached))) if _looped(owners) else ()
     bridges = _other_bridges(gateways, snapshot, inner)
     shared = _shared(addresses, snapshot, inner)
     seen = (sorted({**looked_up, **bridges}.items()), sorted(shared))
@@ -110,39 +108,33 @@ def _other_bridges(
 
 def ports_of(owners: Owners, attached: Mapping[str, str]) -> frozenset[str]:
     """`Context.ports` alone, without reading ten thousand forwards."""
-    items = [item for owner in owners.structural.values() for item in owner.objects]
-    declared = {item.link: ("",) for item in items if isinstance(item, Address)}
-    inner = {*_devices(items, declared), *(name for x in items if isinstance(x, Gateway) for name in x.internal)}
-    return frozenset(_ports(items, inner, attached)) if _looped(owners) else frozenset()
+    inner = {*_devices(owners, {item.link for item in owners.every(Address)})}
+    inner.update(name for gateway in owners.every(Gateway) for name in gateway.internal)
+    return frozenset(_ports(owners, inner, attached)) if _looped(owners) else frozenset()
 
 
-def _devices(items: list[Object], declared: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+def _devices(owners: Owners, addressed: Container[str]) -> set[str]:
     """Our bridges and routed TAPs."""
-    for item in items:
-        if isinstance(item, Link) and (item.kind == "bridge" or item.name in declared):
-            yield item.name
-        elif isinstance(item, Route):
-            yield item.link
+    links = {link.name for link in owners.every(Link) if link.kind == "bridge" or link.name in addressed}
+    return links | {route.link for route in owners.every(Route)}
 
 
-def _ports(items: list[Object], bridges: set[str], attached: Mapping[str, str]) -> set[str]:
-    return {item.link for item in items if isinstance(item, Port) and item.bridge in bridges} | set(attached)
+def _ports(owners: Owners, bridges: set[str], attached: Mapping[str, str]) -> set[str]:
+    return {port.link for port in owners.every(Port) if port.bridge in bridges} | set(attached)
 
 
 def _looped(owners: Owners) -> bool:
     """Whether a forward can be reached from within."""
-    return any(isinstance(item, Forward) and item.loopback for owner in owners.values() for item in owner.objects)
+    return any(forward.loopback for forward in owners.every(Forward))
 
 
 def _doubled(owners: Owners, gateways: Mapping[str, Gateway]) -> tuple[frozenset[tuple[str, str, int]], frozenset[str]]:
     """The ports that several external interfaces forward, and the external interfaces of all forwards."""
     externals: dict[str, list[Forward]] = {}
-    for owner in owners.values():
-        for item in owner.objects:
-            if isinstance(item, Forward):
-                gateway = gateways.get(item.gateway) if item.gateway else None
-                external = (gateway.external if gateway else item.external) or ""
-                externals.setdefault(external, []).append(item)
+    for item in owners.every(Forward):
+        gateway = gateways.get(item.gateway) if item.gateway else None
+        external = (gateway.external if gateway else item.external) or ""
+        externals.setdefault(external, []).append(item)
     if len(externals) < 2:
         return frozenset(), frozenset(externals)
     seen: dict[tuple[str, str, int], str] = {}

@@ -11,7 +11,7 @@ from hostnet.agent.nft.context import Context
 from hostnet.agent.nft.networks import widest
 from hostnet.agent.nft.ruleset import SOURCE_LENGTHS, Element
 from hostnet.wire.family import ANY_ADDRESS, ANY_NETWORK, DIGIT
-from hostnet.wire.objects import Forward, Object
+from hostnet.wire.objects import Forward
 
 LOOPBACK_DEVICE = "lo"  # what the host sends to its own addresses leaves through it
 
@@ -161,13 +161,12 @@ def _range(ports: tuple[int, int]) -> str:
     return str(ports[0]) if ports[0] == ports[1] else f"{ports[0]}-{ports[1]}"
 
 
-def localnet_devices(items: Iterable[Object], context: Context) -> set[str]:
+def localnet_devices(forwards: Iterable[Forward], context: Context) -> set[str]:
     """The interfaces that need `route_localnet`: a forward leads from 127.0.0.1 on the host to a guest behind them."""
     targets = {
         item.address
-        for item in items
-        if isinstance(item, Forward)
-        and item.family == "ipv4"
+        for item in forwards
+        if item.family == "ipv4"
         and ("127.0.0.1" in item.listen or (item.loopback and not set(item.listen) - {ANY_ADDRESS["ipv4"]}))
     }
     if not targets:

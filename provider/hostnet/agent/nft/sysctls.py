@@ -105,8 +105,8 @@ class Sysctls:
         self, record: Record, owners: Mapping[str, Owner], context: Context, snapshot: Snapshot
     ) -> Iterator[tuple[str, str]]:
         families = {item.family for owner in owners.values() for item in owner.of(Forwarding)}
-        items = [item for owner in owners.values() for item in owner.objects]
-        for device in sorted(localnet_devices(items, context)):
+        forwards = (item for owner in owners.values() for item in owner.of(Forward))
+        for device in sorted(localnet_devices(forwards, context)):
             yield _of_link("ipv4", device, "route_localnet"), "1"
         if "ipv6" in families:
             # Before forwarding: with it on, the kernel ignores router advertisements on an interface with accept_ra=1,
