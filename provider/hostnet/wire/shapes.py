@@ -30,7 +30,7 @@ _LONGEST_TEXT = 4_000
 _UNUSUAL = re.compile(rb"\\|[^\x20-\x7e\n]")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5,19}|")
 _SPAN = re.compile(r"[0-9a-fA-F:./-]{1,90}")
-_NAME = re.compile(r"[^\s/]{1,64}")
+_NAME = re.compile(r"(?!\.\.?$)[^\s/]{1,64}")  # it is a part of paths
 
 # Checks a value, and gives what it becomes.
 Reader = Callable[[Any], Any]

@@ -14,7 +14,7 @@ from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.phase import Idle, Pending, Phase, Result, RolledBack, Unconfirmed
 from hostnet.agent.record.record import Mtu, Store
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import Glob
+from hostnet.wire.objects import Glob, Link
 
 OWNER = Owner("urn", "br0/vm-*", (Glob("br0", "vm-*"),))
 
@@ -238,6 +238,11 @@ NOT_RECORDS = {
     "an undo that leaves /proc/sys": format_1(
         pending={}, undo=[{"operation": "WriteSysctl", "name": "net.//.//.root.x", "value": "1"}]
     ),
+    "links that are a list": format_1(attached=["vm-0"]),
+    "a bridge that is a path": f'{format_1()}{{"urn":"u","id":"i","objects":[{{"type":"dhcp","bridge":"../../x"}}]}}\n',
+    "a bridge that is the directory above": f"{format_1()}{Owner('u', 'i', (Link('..', 'bridge'),)).line}\n",
+    "an undo of a path": format_1(pending={}, undo=[{"operation": "DeleteLink", "name": "../x"}]),
+    "an undo that lacks a name": format_1(pending={}, undo=[{"operation": "DeleteLink"}]),
     "an undo that is no operation": format_1(pending={}, undo=[{"operation": "Execute", "name": "x"}]),
 }
 

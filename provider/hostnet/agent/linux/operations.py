@@ -8,14 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Union
 
+from hostnet.wire.shapes import Cidr, Count, Mac, Name, reader
+
 
 @dataclass(frozen=True)
 class CreateBridge:
     """Make a bridge (down, without addresses)."""
 
-    name: str
-    mac: str | None = None
-    mtu: int | None = None
+    name: Name
+    mac: Mac | None = None
+    mtu: Count | None = None
     stp: bool = False
     vlan_filtering: bool = False
 
@@ -27,7 +29,7 @@ class CreateBridge:
 class CreateTap:
     """Make a persistent TAP (down)."""
 
-    name: str
+    name: Name
     user: str | None = None
     group: str | None = None
     multi_queue: bool = False
@@ -44,7 +46,7 @@ class SetTapUser:
     TUNSETIFF must name the queues that the TAP was made with (else EINVAL), and sets `vnet_hdr` again.
     """
 
-    name: str
+    name: Name
     user: str | None
     group: str | None
     multi_queue: bool = False
@@ -58,7 +60,7 @@ class SetTapUser:
 class DeleteLink:
     """Delete a link; its addresses and routes go with it, its ports are released."""
 
-    name: str
+    name: Name
 
     def __str__(self) -> str:
         return f"delete link {self.name}"
@@ -68,9 +70,9 @@ class DeleteLink:
 class SetLink:
     """Change what is not None. `bridge` "" takes it out of its bridge."""
 
-    name: str
-    mac: str | None = None
-    mtu: int | None = None
+    name: Name
+    mac: Mac | None = None
+    mtu: Count | None = None
     bridge: str | None = None
     isolated: bool | None = None
     hairpin: bool | None = None  # frames may leave through the port they came in by
@@ -87,7 +89,7 @@ class SetLink:
 class SetBridgeOption:
     """STP or VLAN filtering of a bridge."""
 
-    name: str
+    name: Name
     option: str  # stp | vlan_filtering
     value: bool
 
@@ -99,8 +101,8 @@ class SetBridgeOption:
 class AddAddress:
     """Add an address. An address that exists is success."""
 
-    link: str
-    cidr: str
+    link: Name
+    cidr: Cidr
 
     def __str__(self) -> str:
         return f"add address {self.cidr} to {self.link}"
@@ -110,8 +112,8 @@ class AddAddress:
 class DeleteAddress:
     """Delete an address. An address that does not exist is success."""
 
-    link: str
-    cidr: str
+    link: Name
+    cidr: Cidr
 
     def __str__(self) -> str:
         return f"delete address {self.cidr} of {self.link}"
@@ -121,8 +123,8 @@ class DeleteAddress:
 class AddRoute:
     """Add or replace a route through a link."""
 
-    link: str
-    cidr: str
+    link: Name
+    cidr: Cidr
 
     def __str__(self) -> str:
         return f"add route {self.cidr} through {self.link}"
@@ -136,8 +138,8 @@ class PutRoute:
     The gateway of an IPv4 route may be an IPv6 address.
     """
 
-    link: str
-    cidr: str
+    link: Name
+    cidr: Cidr
     table: int
     protocol: int
     scope: int
@@ -157,8 +159,8 @@ class PutRoute:
 class DeleteRoute:
     """Delete a route. A route that does not exist is success."""
 
-    link: str
-    cidr: str
+    link: Name
+    cidr: Cidr
 
     def __str__(self) -> str:
         return f"delete route {self.cidr} through {self.link}"
@@ -216,8 +218,13 @@ def to_json(operation: Operation) -> dict[str, Any]:
 
 
 def from_json(data: dict[str, Any]) -> Operation:
-    """The operation that `to_json` wrote."""
-    made: Operation = _KINDS[data["operation"]](**{k: v for k, v in data.items() if k != "operation"})
+    """The operation that `to_json` wrote.
+
+    Raises:
+        ValueError: It is none.
+        KeyError: It is one that this version does not know.
+    """
+    made: Operation = reader(_KINDS[data["operation"]])({k: v for k, v in data.items() if k != "operation"})
     return made
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.phase import Idle, Pending, Phase, Result, RolledBack, Unconfirmed
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Object
+from hostnet.wire.shapes import reader
 
 # 2: the phase of a transaction has a type. A record of format 1 is read as well, and written as 2 with the next save.
 _FORMAT = 2
@@ -103,6 +104,17 @@ class Record:
             if owner.id == identity and (kind is None or kind in owner.kinds):
                 return owner
         return None
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What is in the header of a record, whatever its phase. An earlier hostnet wrote less."""
+
+    sysctls: dict[str, Sysctl] = field(default_factory=dict)
+    table: Mark = field(default_factory=Mark)
+    attached: dict[str, str] = field(default_factory=dict)
+    mtus: dict[str, tuple[int, int]] = field(default_factory=dict)
+    claims: dict[str, str] = field(default_factory=dict)
 
 
 class Store:
@@ -257,7 +269,7 @@ class Store:
             raise HostnetError(
                 Code.INVALID,
                 f"cannot read the record {self._path}",
-                str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}",
+                str(error).strip() if isinstance(error, ValueError) else f"{type(error).__name__}: {error}",
                 "Move it away: at its next `pulumi up` each stack takes what its state knows as its own again",
             ) from None
 
@@ -267,12 +279,13 @@ class Store:
             if self._instance is None or header["instance"] is None:
                 raise ValueError("it is not the record of this network namespace")
             return Record()  # a namespace of the same name, or the same one before a reboot
+        parts: _Parts = reader(_Parts)({name: header[name] for name in vars(_Parts()) if name in header})
         record = Record(
-            sysctls={check_sysctl_name(name): Sysctl(**value) for name, value in header["sysctls"].items()},
-            table=Mark(**header.get("table", {})),
-            attached=header["attached"],
-            mtus=_mtus(header.get("mtus", {})),
-            claims=header.get("claims", {}),
+            sysctls={check_sysctl_name(name): sysctl for name, sysctl in parts.sysctls.items()},
+            table=parts.table,
+            attached=parts.attached,
+            mtus=_mtus(parts.mtus),
+            claims=parts.claims,
             phase=_phase(header),
             results=_results(header),
         )
@@ -366,7 +379,7 @@ def _mtus_to_json(mtus: Mapping[str, Mtu]) -> dict[str, list[int]]:
     return {name: [each.own, each.ours] for name, each in mtus.items()}
 
 
-def _mtus(data: Mapping[str, list[int]]) -> dict[str, Mtu]:
+def _mtus(data: Mapping[str, Sequence[int]]) -> dict[str, Mtu]:
     return {name: Mtu(int(own), int(ours)) for name, (own, ours) in data.items()}
 
 
