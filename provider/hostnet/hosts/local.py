@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 import shutil
 import signal
 import sys
@@ -14,6 +15,8 @@ from hostnet.hosts.connection import Connection, Settings
 from hostnet.hosts.reader import CHUNK_BYTES
 from hostnet.wire.errors import Code, HostnetError
 
+# sudo's messages in English: the agent's environment has LANG=C.UTF-8.
+SUDO_REFUSES = ("is required", "must have a tty", "not in the sudoers", "not allowed to")
 LAST_OUTPUT_BYTES = 2000  # of an agent's standard error, for the message about its end
 
 
@@ -45,10 +48,11 @@ class LocalTransport:
             HostnetError: It needs root, and there is no sudo.
         """
         del attempts
+        prefix = self._prefix()
         code = f"import sys; sys.path.insert(0, {_package_root()!r}); "
         code += "from hostnet.agent.main import main; sys.exit(main())"
         # -I -S: nothing of the user's environment or site-packages gets into a process that runs as root.
-        argv = [*self._prefix(), sys.executable, "-I", "-S", "-c", code]
+        argv = [*prefix, sys.executable, "-I", "-S", "-c", code]
         argv += agent_arguments(self._connection, self._settings)
         process = await asyncio.create_subprocess_exec(
             *argv,
@@ -59,7 +63,7 @@ class LocalTransport:
             env=environment(os.environ.get("PATH", "")),
             start_new_session=True,  # Ctrl-C goes to the whole process group, and is the provider's to handle
         )
-        return LocalChannel(process)
+        return LocalChannel(process, self._connection.label, sudo=bool(prefix))
 
     async def verify_login(self) -> None:
         """A change can't make this machine unreachable from itself."""
@@ -74,13 +78,7 @@ class LocalTransport:
             return []
         sudo = shutil.which("sudo")
         if sudo is None:
-            raise HostnetError(
-                Code.PERMISSION,
-                "cannot change the host's network",
-                f"hostnet runs as user {os.geteuid()}, and sudo is not installed",
-                "Run pulumi as root, or install sudo and allow this user to use it without a password",
-                self._connection.label,
-            )
+            raise _not_root("sudo is not installed", self._connection.label)
         return [sudo, "-n", "--"]
 
 
@@ -89,11 +87,11 @@ class LocalChannel:
 
     lost = False  # how a child process ended is always known
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, label: str, *, sudo: bool) -> None:
         if process.stdin is None or process.stdout is None or process.stderr is None:
             msg = "the agent's streams are pipes"
             raise AssertionError(msg)
-        self._process = process
+        self._process, self._label, self._sudo = process, label, sudo
         self._input = process.stdin
         self.reader = process.stdout
         self._output = b""
@@ -110,9 +108,16 @@ class LocalChannel:
         self._input.write(data)
 
     async def ended(self) -> str:
-        """How it ended, once it has."""
+        """How it ended, once it has.
+
+        Raises:
+            HostnetError: sudo refused to start it.
+        """
         code = await self._process.wait()
         await self._listening
+        last = self._output.decode(errors="replace").strip().rpartition("\n")[2]
+        if self._sudo and code == 1 and any(words in last for words in SUDO_REFUSES):
+            raise _not_root(last, self._label)
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return with_last_output(how, self._output)
 
@@ -125,6 +130,23 @@ class LocalChannel:
             self._process.kill()
             await self._process.wait()
         await self._listening
+
+
+def _not_root(why: str, label: str) -> HostnetError:
+    """This process is not root, and cannot become root either."""
+    user = os.geteuid()
+    try:
+        name = pwd.getpwuid(user).pw_name
+    except KeyError:
+        name = f"#{user}"  # as sudoers(5) writes a user without a name
+    return HostnetError(
+        Code.PERMISSION,
+        "cannot change the host's network",
+        f"that needs root, hostnet runs as user {user}, and it cannot become root ({why})",
+        f"Run the same command as root; or allow {name} to use sudo without a password (`{name} ALL=(root) NOPASSWD: "
+        "ALL` in a file of /etc/sudoers.d)",
+        label,
+    )
 
 
 def _package_root() -> str:

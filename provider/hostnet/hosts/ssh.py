@@ -18,7 +18,7 @@ import asyncssh
 from hostnet.agent.bundle import bundle, command
 from hostnet.agent.linux.install_hints import advice
 from hostnet.hosts.connection import Connection, Settings
-from hostnet.hosts.local import LAST_OUTPUT_BYTES, agent_arguments, with_last_output
+from hostnet.hosts.local import LAST_OUTPUT_BYTES, SUDO_REFUSES, agent_arguments, with_last_output
 from hostnet.hosts.login import BACKOFF, Backoff, Jumps, LoginAttempts, SshLogin, attempt, times
 from hostnet.hosts.reader import CHUNK_BYTES, malformed
 from hostnet.hosts.session import Status
@@ -35,7 +35,6 @@ _OS_RELEASE_BYTES = 64 << 10
 _EARLY_BYTES = 1 << 20
 _NO_SUDO = re.compile(r"sudo: (?:command )?not found|(?:command not found|Unknown command):? '?sudo")
 _NO_PYTHON = re.compile(r"python3'?: (?:command )?not found|(?:command not found|Unknown command):? '?python3")
-_SUDO_REFUSES = ("is required", "must have a tty", "not in the sudoers", "not allowed to")
 
 
 class SSHTransport:
@@ -213,7 +212,7 @@ class SSHTransport:
                 fix += ", or connect as root"
             why = f"{need} is not installed"
             return HostnetError(Code.UNSUPPORTED, "cannot run the agent", why, fix, self._connection.label)
-        if self._prefix() and any(words in output for words in _SUDO_REFUSES):
+        if self._prefix() and any(words in output for words in SUDO_REFUSES):
             return self._not_root(output.splitlines()[-1])
         return self._not_started(stream.how)
 
