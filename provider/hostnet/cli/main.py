@@ -19,6 +19,8 @@ from hostnet.cli import doctor, graph, status
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.hosts.pool import Pool
 from hostnet.hosts.session import Session
+from hostnet.resources.schema.model import BadValueError, Scalar
+from hostnet.resources.schema.types import AbsolutePath, HostAddress, NetnsName, Port, UserName
 from hostnet.wire.errors import Code, HostnetError
 
 OK, WRONG, USAGE, UNREACHED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -114,9 +116,13 @@ def _common(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--identity", type=Path, metavar="FILE", help="a private key (default: the keys in the agent at SSH_AUTH_SOCK)"
     )
-    command.add_argument("--netns", metavar="NAME", help="a named network namespace of the host")
+    command.add_argument("--netns", type=_of(NetnsName()), metavar="NAME", help="a named network namespace of the host")
     command.add_argument(
-        "--state-dir", default=Settings.state_dir, metavar="DIR", help="the provider's stateDir (default: %(default)s)"
+        "--state-dir",
+        type=_of(AbsolutePath()),
+        default=Settings.state_dir,
+        metavar="DIR",
+        help="the provider's stateDir (default: %(default)s)",
     )
     command.add_argument(
         "--lock-timeout",
@@ -138,12 +144,25 @@ def host(text: str) -> dict[str, Any]:
     if match is None:
         message = f"must be [USER@]HOST[:PORT], with an IPv6 address in brackets, not {text!r}"
         raise argparse.ArgumentTypeError(message)
-    values: dict[str, Any] = {"host": match["v6"] or match["name"]}
+    values: dict[str, Any] = {"host": _of(HostAddress())(match["v6"] or match["name"])}
     if match["user"]:
-        values["user"] = match["user"]
+        values["user"] = _of(UserName())(match["user"])
     if match["port"]:
-        values["port"] = int(match["port"])
+        values["port"] = _of(Port())(match["port"])
     return values
+
+
+def _of(kind: Scalar) -> Callable[[str], Any]:
+    """What reads an option as the property of a program is read: the same is refused, with the same words."""
+
+    def read(text: str) -> Any:
+        try:
+            return kind.parse(text)
+        except BadValueError as error:
+            message = f"must be {error}, not {text!r}"
+            raise argparse.ArgumentTypeError(message) from None
+
+    return read
 
 
 def connection(options: argparse.Namespace) -> Connection:

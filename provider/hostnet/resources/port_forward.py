@@ -133,6 +133,12 @@ def _forward_rules(judged: dict[str, Value], path: str, report: Report) -> None:
         if destination.ports and source:
             _fitting(split_ports(source), destination.ports, join(path, "destination"), report)
         _one_family(destination, judged, path, report)
+    first_at: dict[object, int] = {}
+    for index, listen in known_items(judged["listenAddresses"]):
+        first = first_at.setdefault(parse_ip(listen), index)
+        if first != index:
+            listens = join(path, "listenAddresses")
+            report.fail(f"{listens}[{index}]", f"must be unique: {listens}[{first}] is {listen} too")
     if judged["sourceCidrs"] == []:
         report.fail(join(path, "sourceCidrs"), "must not be empty: omit it to allow every source")
 

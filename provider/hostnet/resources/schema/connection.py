@@ -20,6 +20,7 @@ from hostnet.resources.schema.types import (
     Number,
     PrivateKey,
     Text,
+    UserName,
 )
 from hostnet.resources.schema.values import UNKNOWN, Value
 
@@ -80,7 +81,7 @@ class ConnectionInputs(Declared):
         HostAddress(), "The host's name or address.", default_doc="this machine, without SSH", replaces=True
     )
     port: int = prop(Int(1, PORT_MAX), "The SSH server's port.", default=22)
-    user: str = prop(Text(), "The user that logs in.", default="root")
+    user: str = prop(UserName(), "The user that logs in.", default="root")
     password: str | None = prop(Text(), "The user's password.", secret=True)
     private_key: str | None = prop(PrivateKey(), "The private key's text, not its path.", secret=True)
     private_key_password: str | None = prop(Text(), "The passphrase of the private key.", secret=True)

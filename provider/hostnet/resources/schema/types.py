@@ -34,6 +34,7 @@ _GLOB = re.compile(r"(?:[A-Za-z0-9_.+=@~#*?-]|\[[!]?[A-Za-z0-9_.+=@~#-]+\])+", r
 _SYSCTL_NAMES = frozenset({"all", "default"})  # directories of /proc/sys/net/ipv4/conf that are no interfaces
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}", re.ASCII)
 _ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?", re.ASCII)
+_USER = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,31}\$?", re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
 _PORTS = re.compile(r"([0-9]{1,5})(?::([0-9]{1,5}))?", re.ASCII)
 _DASHED_PORTS = re.compile(r"[0-9]{1,5}-[0-9]{1,5}", re.ASCII)  # a destination's spelling, often written for a source's
@@ -196,6 +197,20 @@ class Glob(Scalar):
         if len(re.sub(r"\[[^]]*\]", "x", pattern).replace("*", "")) > NAME_MAX:
             raise BadValueError(f"a glob that fits names of at most {NAME_MAX} bytes")
         return pattern
+
+
+class UserName(Scalar):
+    """The name of a user who logs in."""
+
+    label = "string: a user's name"
+
+    def parse(self, value: Value) -> str:
+        """Accept the portable names of POSIX, and the `$` at the end of a machine's account."""
+        should = "a user's name: 1 to 32 of the characters A-Z a-z 0-9 . _ -, not starting with -"
+        name = text(value, should)
+        if not _USER.fullmatch(name):
+            raise BadValueError(should)
+        return name
 
 
 class Account(Scalar):
