@@ -226,3 +226,33 @@ def test_bad_input_is_told_whole_at_preview(stack: Stack) -> None:
     for name, path in (("name", "name"), ("addresses", "addresses[0]"), ("mtu", "mtu")):
         assert f"property {name} value" in told
         assert f"has a problem: {path}: must be " in told
+
+
+def test_guests_follow_their_bridge_into_another_subnet(
+    lab: Lab, new_stack: Callable[..., Stack], tmp_path: Path
+) -> None:
+    """One `up` renumbers the bridge, its guest and what refers to the guest; its preview shows it."""
+    host = Host(lab.host, tmp_path / "state")
+    stack = new_stack(host)
+
+    def network(subnet: int) -> Program:
+        def program() -> None:
+            connection = hostnet.ConnectionArgs(netns=host.name)
+            bridge = hostnet.Bridge("net", name="br-a", addresses=[f"10.{subnet}.0.1/24"], connection=connection)
+            web = hostnet.TapBinding("web", bridge=bridge.name, guest=hostnet.GuestArgs(), connection=connection)
+            address = web.guest.addresses.apply(lambda addresses: addresses[0].split("/")[0])
+            hostnet.PortForward("http", source_port=8080, destination=address, connection=connection)
+            pulumi.export("kernelIpArg", web.guest.kernel_ip_arg)
+
+        return program
+
+    stack.up(network(0))
+    assert host.forwards() == {8080: "10.0.0.2:8080"}
+    planned = stack.preview(network(7))
+    assert planned.changes == {"net": "update", "web": "update", "http": "update"}
+    assert planned.warnings == []
+    assert stack.up(network(7)).changes == {"net": "update", "web": "update", "http": "update"}
+    assert stack.outputs == {"kernelIpArg": "ip=10.7.0.2::10.7.0.1:255.255.255.0::eth0:off"}
+    assert host.forwards() == {8080: "10.7.0.2:8080"}
+    assert stack.up(network(7)).changes == {}
+    assert stack.refresh().changes == {}

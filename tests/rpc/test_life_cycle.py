@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
+from hostnet.resources.schema.values import UNKNOWN
 from hostnet.rpc.codec import decode
 from hostnet.rpc.protos import provider_pb2
 
@@ -89,6 +91,79 @@ def test_create_then_clean(made: Resource) -> None:
     assert decode(read.properties).values == made.values()
     assert read.inputs == made.inputs
     assert made.diff().changes == provider_pb2.DiffResponse.DIFF_NONE
+
+
+def guest_of(addresses: list[str], gateway: str, argument: str) -> dict[str, Any]:
+    """A guest's outputs, but for its MAC address."""
+    return {"addresses": addresses, "gateway": gateway, "kernelIpArg": argument}
+
+
+def test_a_guest_follows_its_bridge_into_another_subnet(engine: Engine) -> None:
+    """In the run that changes the bridge, and in its preview; nothing of the TapBinding's own inputs has changed."""
+    net = Resource(engine, "Bridge", "net", name="vms", addresses=["10.0.0.1/24"]).create()
+    tap = Resource(engine, "TapBinding", "it", name="vm0", bridge="vms", guest={}).create()
+    fixed = Resource(
+        engine, "TapBinding", "fixed", name="vm1", bridge="vms", guest={"addresses": ["10.0.0.9"]}
+    ).create()
+    mac = tap.values()["guest"]["macAddress"]
+    before = guest_of(["10.0.0.2/24"], "10.0.0.1", "ip=10.0.0.2::10.0.0.1:255.255.255.0::eth0:off")
+    assert tap.values()["guest"] == {"macAddress": mac, **before}
+    assert tap.diff().changes == provider_pb2.DiffResponse.DIFF_NONE, "what was created is as it should be"
+
+    moved = {"name": "vms", "addresses": ["10.7.0.1/25"]}
+    net.preview(**moved)
+    assert paths(tap.diff()) == {"guest.addresses": "UPDATE", "guest.gateway": "UPDATE"}
+    planned = tap.preview().values["guest"]
+    assert (planned["macAddress"], planned["addresses"], planned["gateway"]) == (mac, UNKNOWN, "10.7.0.1")
+
+    net.update(**moved)
+    assert not any(each.inputDiff for each in tap.diff().detailedDiff.values())
+    tap.update(**tap.given)
+    after = guest_of(["10.7.0.2/25"], "10.7.0.1", "ip=10.7.0.2::10.7.0.1:255.255.255.128::eth0:off")
+    assert tap.values()["guest"] == {"macAddress": mac, **after}
+    assert tap.refresh().diff().changes == provider_pb2.DiffResponse.DIFF_NONE
+    with pytest.raises(grpc.RpcError, match=r"10\.0\.0\.9 is in no subnet of bridge vms"):
+        fixed.update(**fixed.given)
+
+    net.update(name="vms", addresses=["10.7.0.1/25", "fd12::1/64"])
+    assert paths(tap.diff()) == {"guest.addresses": "UPDATE", "guest.gateway6": "UPDATE"}
+    net.update(name="vms", addresses=["10.7.0.1/25"], mtu=1400)
+    assert tap.diff().changes == provider_pb2.DiffResponse.DIFF_NONE
+
+
+def test_a_guest_that_did_not_follow_its_bridge_is_drift(engine: Engine) -> None:
+    """Another run changed the bridge, without its guests: the next refresh shows it, and an update derives again."""
+    net = Resource(engine, "Bridge", "net", name="vms", addresses=["10.0.0.1/24"]).create()
+    tap = Resource(engine, "TapBinding", "it", name="vm0", bridge="vms", guest={}).create()
+    fixed = Resource(
+        engine, "TapBinding", "fixed", name="vm1", bridge="vms", guest={"addresses": ["10.0.0.9"]}
+    ).create()
+    net.update(name="vms", addresses=["10.7.0.1/24"])
+    engine.configure()  # another run
+    assert tap.diff().changes == provider_pb2.DiffResponse.DIFF_NONE
+    assert paths(tap.refresh().diff(**tap.given)) == {"guest.addresses": "DELETE"}
+    assert paths(fixed.refresh().diff(**fixed.given)) == {"guest.addresses[0]": "ADD"}
+    tap.update(**tap.given)
+    assert tap.values()["guest"]["addresses"] == ["10.7.0.2/24"]
+    assert tap.refresh().diff().changes == provider_pb2.DiffResponse.DIFF_NONE
+    net.update(name="vms", addresses=["10.7.0.1/24", "fd12::1/64"])
+    engine.configure()
+    assert paths(tap.refresh().diff(**tap.given)) == {"guest.addresses": "DELETE"}
+    tap.update(**tap.given)
+    assert tap.values()["guest"]["addresses"] == ["10.7.0.2/24", "fd12::2/64"]
+
+
+def test_a_forward_follows_its_gateway_to_another_uplink(engine: Engine) -> None:
+    """Its output `externalInterface` is the gateway's, in the same run."""
+    nat = Resource(engine, "NatGateway", "nat", externalInterface="eth0", internalIps=["10.0.0.0/24"]).create()
+    web = Resource(engine, "PortForward", "web", natGateway=nat.id, sourcePort=80, destination="10.0.0.2").create()
+    assert web.values()["externalInterface"] == "eth0"
+    engine.host.add_link("wg0", "wireguard")
+    nat.update(externalInterface="wg0", internalIps=["10.0.0.0/24"])
+    assert paths(web.diff()) == {"externalInterface": "UPDATE"}
+    web.update(**web.given)
+    assert web.values()["externalInterface"] == "wg0"
+    assert web.diff().changes == provider_pb2.DiffResponse.DIFF_NONE
 
 
 def test_a_name_that_holds_what_separates_the_parts_of_a_urn(engine: Engine, kind: str) -> None:

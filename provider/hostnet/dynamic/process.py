@@ -25,7 +25,7 @@ from hostnet.lifecycle.redaction import Redactor
 from hostnet.lifecycle.secrets import Given, output_secrets
 from hostnet.resources.provider import check_config, parse_config
 from hostnet.resources.schema.kind import Kind
-from hostnet.resources.schema.values import Failure
+from hostnet.resources.schema.values import Difference, Failure
 from hostnet.wire.errors import Code, HostnetError
 
 T = TypeVar("T")
@@ -121,9 +121,13 @@ class Process:
         state = State(identifier, known.values, outputs)
         self._run(self._operations.delete(Subject(kind, known.urn, identifier), state))
 
-    def state(self, kind: Kind[Any], urn: str, identifier: str, old: Known) -> None:
-        """Take down that the state has a resource."""
-        self._loop.call_soon_threadsafe(self._operations.state, Subject(kind, urn, identifier), old.values)
+    def diff(self, kind: Kind[Any], identifier: str, known: Known, old: Known, outputs: Properties) -> Difference:
+        """What an update has to do."""
+        state = State(identifier, old.values, outputs)
+        return self._run(self._diff(Subject(kind, known.urn, identifier), state, known.values))
+
+    async def _diff(self, subject: Subject, state: State, inputs: Properties) -> Difference:
+        return self._operations.diff(subject, state, inputs)
 
     def failures(self, kind: Kind[Any], found: Iterable[Failure], known: Known) -> list[CheckFailure]:
         """Check failures that show no secret."""

@@ -74,8 +74,7 @@ class HostnetProvider(ResourceProvider):
     def diff(self, _id: str, _olds: Properties, _news: Properties) -> DiffResult:
         """What an update has to do. Where an input has become a secret, outputs have to become secrets."""
         old, new = Known.parse(_olds.get(INPUTS, {})), Known.parse(_news)
-        _process().state(self._kind, new.urn, _id, old)
-        found = self._kind.diff(old.values, outputs_of(_olds), new.values)
+        found = _process().diff(self._kind, _id, new, old, outputs_of(_olds))
         return DiffResult(
             found.changed or old.secret != new.secret,
             found.replaces,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hostnet.lifecycle.made import Made
 from hostnet.lifecycle.stated import Stated
 from hostnet.resources.schema.model import has_unknown
 from hostnet.wire.errors import Code, HostnetError
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from hostnet.lifecycle.host_access import HostAccess
     from hostnet.lifecycle.log import EngineLog
     from hostnet.resources.schema.kind import Kind
-    from hostnet.resources.schema.values import Inputs, Outputs
+    from hostnet.resources.schema.values import Difference, Inputs, Outputs
     from hostnet.wire.requests import Change, View
 
 
@@ -71,15 +72,24 @@ class Operations:
 
     def __init__(self, access: HostAccess, log: EngineLog) -> None:
         self._access, self._log = access, log
-        self._stated = Stated(access.place)
+        self._stated, self._made = Stated(access.place), Made(access.place)
 
     def begin(self) -> None:
         """Forget the last engine's state: a plugin that an engine attached to may serve another one."""
         self._stated.forget()
+        self._made.forget()
 
     def state(self, subject: Subject, inputs: Inputs) -> None:
         """Take down that the state has a resource."""
         self._stated.add(subject.urn, subject.id, inputs)
+
+    def diff(self, subject: Subject, old: State, inputs: Inputs) -> Difference:
+        """What an update has to do, from the state and from what this run has made of other resources."""
+        self.state(subject, old.inputs)
+        # The provider's own connection counts as given: to name the host that a resource is on anyway is no change.
+        olds, news = self._access.filled(old.inputs), self._access.filled(inputs)
+        found: Difference = subject.kind.diff(olds, old.outputs, news, self._made.beside(news))
+        return found
 
     async def preview(self, subject: Subject, inputs: Inputs, old: State | None) -> Outputs:
         """The outputs of a create or an update, as far as they are known beforehand.
@@ -91,7 +101,9 @@ class Operations:
             change = self._change(subject, inputs, old, dry=True)
         if change is not None:
             await self._access.preview(subject.urn, inputs, change)
-        return _planned(subject, inputs, old)
+        planned = self._planned(subject, inputs, old)
+        self._take_down(subject, subject.id or _id(inputs), inputs, planned)
+        return planned
 
     async def create(self, subject: Subject, inputs: Inputs) -> State:
         """Create it.
@@ -110,7 +122,7 @@ class Operations:
             PartialError: It is neither as before nor as it should be.
         """
         self.state(subject, old.inputs)
-        if not old.partial and _only_connection(subject, inputs, old):
+        if not old.partial and self._only_connection(subject, inputs, old):
             return State(subject.id, inputs, old.outputs)
         return await self._apply(subject, inputs, old)
 
@@ -166,7 +178,13 @@ class Operations:
                 raise
             raise PartialError(await self._remains(subject, inputs, old, host, change), str(error)) from error
         self._tell(subject.urn, view)
-        return State(view.id, inputs, subject.kind.outputs(subject.urn, inputs, view))
+        made = State(view.id, inputs, subject.kind.outputs(subject.urn, inputs, view))
+        self._take_down(subject, made.id, inputs, made.outputs)
+        return made
+
+    def _take_down(self, subject: Subject, identifier: str, inputs: Inputs, outputs: Inputs) -> None:
+        if subject.kind.derived_from:
+            self._made.add(subject.kind.name, identifier, inputs, dict(outputs))
 
     def _change(self, subject: Subject, inputs: Inputs, old: State | None, *, dry: bool) -> Change | None:
         """The change of a create or an update; None while a value that it needs is unknown."""
@@ -187,7 +205,7 @@ class Operations:
             identifier = view.id if view else identifier
         except HostnetError as error:
             self._log.warn(subject.urn, f"cannot read {subject} after the failure: {error}")
-        known = {name: value for name, value in _planned(subject, inputs, old).items() if not has_unknown(value)}
+        known = {name: value for name, value in self._planned(subject, inputs, old).items() if not has_unknown(value)}
         return State(subject.id or identifier, inputs, known, partial=True)
 
     def _deleted_with_its_host(self, subject: Subject, error: HostnetError) -> None:
@@ -209,15 +227,19 @@ class Operations:
         for warning in view.warnings:
             self._log.warn(urn, warning)
 
+    def _planned(self, subject: Subject, inputs: Inputs, old: State | None) -> Outputs:
+        """The outputs as far as they are known beforehand; those that there will not be are left out."""
+        had, was = (old.outputs, old.inputs) if old else (None, None)
+        planned = subject.kind.preview_outputs(subject.urn, inputs, had, was, self._made.beside(inputs))
+        return {name: value for name, value in planned.items() if value is not None}
 
-def _planned(subject: Subject, inputs: Inputs, old: State | None) -> Outputs:
-    """The outputs as far as they are known beforehand; those that there will not be are left out."""
-    past = (old.outputs, old.inputs) if old else (None, None)
-    planned = subject.kind.preview_outputs(subject.urn, inputs, *past)
-    return {name: value for name, value in planned.items() if value is not None}
+    def _only_connection(self, subject: Subject, inputs: Inputs, old: State) -> bool:
+        """Whether an update changes nothing but how the host is reached."""
+        detailed = subject.kind.diff(old.inputs, old.outputs, inputs, self._made.beside(inputs)).detailed
+        return bool(detailed) and all(path.split(".")[0] == "connection" for path in detailed)
 
 
-def _only_connection(subject: Subject, inputs: Inputs, old: State) -> bool:
-    """Whether an update changes nothing but how the host is reached."""
-    detailed = subject.kind.diff(old.inputs, old.outputs, inputs).detailed
-    return bool(detailed) and all(path.split(".")[0] == "connection" for path in detailed)
+def _id(inputs: Inputs) -> str:
+    """The id that a resource will have, by which others name it; "" while that is not known."""
+    name = inputs.get("name")
+    return name if isinstance(name, str) else ""

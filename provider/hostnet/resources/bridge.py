@@ -43,7 +43,7 @@ from hostnet.resources.schema.types import (
     NetCidr,
     parse_interface,
 )
-from hostnet.resources.schema.values import UNKNOWN, Autoname, Inputs, Outputs, Value
+from hostnet.resources.schema.values import UNKNOWN, Autoname, Inputs, Look, Outputs, Value, nothing
 from hostnet.wire.objects import Address, DhcpServer, DhcpState, Link, LinkState, Object, StaticLease
 from hostnet.wire.subnets import reserved
 
@@ -359,6 +359,7 @@ pulumi.export("gateway", bridge.gateway)
 """
     inputs = Record(BridgeInputs, rules=_bridge_rules)
     results = Record(BridgeOutputs)
+    derived_from = True
 
     def fill_name(self, kept: dict[str, Value], olds: Inputs, autoname: Autoname, report: Report) -> None:
         """Name the bridge after the resource."""
@@ -412,7 +413,12 @@ pulumi.export("gateway", bridge.gateway)
         )
 
     def preview_outputs(
-        self, urn: str, inputs: Inputs, old_outputs: Inputs | None, old_inputs: Inputs | None = None
+        self,
+        urn: str,
+        inputs: Inputs,
+        old_outputs: Inputs | None,
+        old_inputs: Inputs | None = None,
+        look: Look = nothing,
     ) -> Outputs:
         """What follows from the inputs; an update keeps what the kernel chose."""
         now, had = self.inputs.canonical(inputs), old_outputs or {}

@@ -37,7 +37,7 @@ from hostnet.resources.schema.model import (
 )
 from hostnet.resources.schema.naming import SUFFIX, digest, sanitised
 from hostnet.resources.schema.types import IPV4, IPV6, OUT_TEXT, Bool, Choice, InterfaceName, Ip, NetCidr, Port
-from hostnet.resources.schema.values import UNKNOWN, Inputs, Outputs, Value
+from hostnet.resources.schema.values import UNKNOWN, Inputs, Look, Outputs, Value, nothing
 from hostnet.wire.family import FAMILIES, Family
 from hostnet.wire.objects import Forward, Forwarding, ForwardState, Gateway, GatewayState, Object
 from hostnet.wire.urn import Urn
@@ -225,6 +225,7 @@ pulumi.export("externalAddresses", nat.external_addresses)
 """
     inputs = Record(NatGatewayInputs, rules=_gateway_rules)
     results = Record(NatGatewayOutputs)
+    derived_from = True
 
     def needs(self, inputs: Inputs) -> set[Family]:
         """The families that its properties and its forwards need; IPv6 only if the program asks for it."""
@@ -257,7 +258,12 @@ pulumi.export("externalAddresses", nat.external_addresses)
         )
 
     def preview_outputs(
-        self, urn: str, inputs: Inputs, old_outputs: Inputs | None, old_inputs: Inputs | None = None
+        self,
+        urn: str,
+        inputs: Inputs,
+        old_outputs: Inputs | None,
+        old_inputs: Inputs | None = None,
+        look: Look = nothing,
     ) -> Outputs:
         """What follows from the inputs; an update keeps what it leaves alone."""
         del urn

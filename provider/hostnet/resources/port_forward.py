@@ -43,7 +43,7 @@ from hostnet.resources.schema.types import (
     parse_ip,
     split_ports,
 )
-from hostnet.resources.schema.values import UNKNOWN, Inputs, Outputs, Value
+from hostnet.resources.schema.values import UNKNOWN, Inputs, Look, Outputs, Value, nothing
 from hostnet.wire.family import Family
 from hostnet.wire.objects import EXTERNAL_PLACEHOLDER, Forward, Forwarding, ForwardState, Object, ports_text
 
@@ -354,7 +354,12 @@ pulumi.export("web", web.source_ports)
         )
 
     def preview_outputs(
-        self, urn: str, inputs: Inputs, old_outputs: Inputs | None, old_inputs: Inputs | None = None
+        self,
+        urn: str,
+        inputs: Inputs,
+        old_outputs: Inputs | None,
+        old_inputs: Inputs | None = None,
+        look: Look = nothing,
     ) -> Outputs:
         """All but the interface of the default route follows from the inputs."""
         del urn
@@ -369,6 +374,8 @@ pulumi.export("web", web.source_ports)
         if external is None:
             same = old_inputs is None or self.unchanged(old_inputs, inputs, "natGateway", "externalInterface")
             external = had.get("externalInterface", UNKNOWN) if same else UNKNOWN
+            gateway = look("NatGateway", now["natGateway"])
+            external = gateway.get("externalInterface", UNKNOWN) if gateway is not None else external
         return {
             "sourcePorts": now["sourcePort"],
             "destinationAddress": address,
@@ -376,6 +383,14 @@ pulumi.export("web", web.source_ports)
             "externalInterface": external,
             "forwarding": {"ipv4": "ipv4" in needed, "ipv6": "ipv6" in needed} if needed else UNKNOWN,
         }
+
+    def derive_again(self, old_outputs: Inputs, inputs: Inputs, look: Look) -> Changes:
+        """The external interface is the gateway's."""
+        gateway = look("NatGateway", inputs.get("natGateway"))
+        external = gateway.get("externalInterface") if gateway is not None else None
+        if external in (None, UNKNOWN, old_outputs.get("externalInterface")):
+            return {}
+        return {"externalInterface": "update"}
 
     def recorded(self, view: View) -> dict[str, Value]:
         """The recorded forward as inputs."""

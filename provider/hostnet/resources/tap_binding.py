@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from hostnet.resources.bridge import ETHERNET_MTU, MTU_MIN, enough_for_v6, gateway_of, no_address_twice
@@ -46,7 +46,7 @@ from hostnet.resources.schema.types import (
     NetCidr,
     parse_interface,
 )
-from hostnet.resources.schema.values import UNKNOWN, Autoname, Inputs, Outputs, Value
+from hostnet.resources.schema.values import UNKNOWN, Autoname, Inputs, Look, Outputs, Value, nothing
 from hostnet.wire.objects import Address, GlobState, Guest, GuestState, Link, LinkState, Object, Port, Route
 from hostnet.wire.objects import Glob as GlobObject
 from hostnet.wire.subnets import gateway_for, netmask_for, reserved, routed_guest
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from hostnet.wire.requests import View
 
 TAP_MTU_MAX = 65521  # the kernel's tun driver: 65535 less an Ethernet header
+_GATEWAYS = (("gateway", IPV4), ("gateway6", IPV6))
 _DERIVED_FIRST = 0x02  # locally administered, unicast
 _NOT_WITH_MATCH = ("owner", "group", "multiQueue", "vnetHdr", "mtu", "addresses", "routes", "guest")
 
@@ -337,7 +338,12 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
         )
 
     def preview_outputs(
-        self, urn: str, inputs: Inputs, old_outputs: Inputs | None, old_inputs: Inputs | None = None
+        self,
+        urn: str,
+        inputs: Inputs,
+        old_outputs: Inputs | None,
+        old_inputs: Inputs | None = None,
+        look: Look = nothing,
     ) -> Outputs:
         """What follows from the inputs; an update keeps what the host chose for the guest."""
         now, had = self.inputs.canonical(inputs), old_outputs or {}
@@ -347,16 +353,31 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
         if now["guest"] is UNKNOWN:
             guest = UNKNOWN
         elif now["guest"] is not None:
-            if self.unchanged(old_inputs, inputs, "guest", "bridge", "routes", "addresses") and had.get("guest"):
+            same = self.unchanged(old_inputs, inputs, "guest", "bridge", "routes", "addresses")
+            if same and had.get("guest") and not self.derive_again(had, inputs, look):
                 guest = had["guest"]
             else:
-                guest = _guest_preview(urn, now, old_inputs or {}, had)
+                guest = _guest_preview(urn, now, old_inputs or {}, had, _bridge_addresses(inputs, look))
         return {
             "name": now["name"],
             "ifindex": had.get("ifindex", UNKNOWN),
             "members": [now["name"]],
             "guest": guest,
         }
+
+    def derive_again(self, old_outputs: Inputs, inputs: Inputs, look: Look) -> Changes:
+        """A guest has an address of each subnet of its bridge, and gateways that are in its subnets."""
+        own, had, guest = _bridge_addresses(inputs, look), old_outputs.get("guest"), inputs.get("guest")
+        if own is None or not isinstance(had, Mapping) or not isinstance(guest, Mapping):
+            return {}
+        addresses = had.get("addresses") or []
+        changes: Changes = {}
+        if sorted(addresses) != sorted(_on_bridge(addresses, own, derived=guest.get("addresses") is None)):
+            changes["guest.addresses"] = "update"
+        for name, version in _GATEWAYS:
+            if gateway_for(addresses, own, version) != had.get(name):
+                changes[f"guest.{name}"] = "update"
+        return changes
 
     def recorded(self, view: View) -> dict[str, Value]:
         """The recorded TAP or glob as inputs, without a guest's derived MAC and addresses."""
@@ -407,12 +428,39 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
         found = dict(guest)
         if found.get("macAddress") is not None:
             settle_value(found, GUEST, "macAddress", seen.mac)
-        if found.get("addresses") is not None:
-            bare = {str(_interface(a).ip): a for a in seen.addresses}
+        if found.get("addresses") is None and (seen.astray or seen.lacking):
+            found["addresses"] = list(seen.addresses)  # they were derived from other subnets
+        elif found.get("addresses") is not None:
+            bare = {str(_interface(a).ip): a for a in seen.addresses if a not in seen.astray}
             kept = [a for a in found["addresses"] if str(_interface(a).ip) in bare]
             ours = {str(_interface(a).ip) for a in kept}
             found["addresses"] = kept + [cidr for ip, cidr in bare.items() if ip not in ours]
         declared["guest"] = found
+
+
+def _bridge_addresses(inputs: Inputs, look: Look) -> list[str] | None:
+    """What this run has made of the addresses of the bridge; None where it has not, or they are not known."""
+    bridge = look("Bridge", inputs.get("bridge"))
+    own = bridge.get("addresses") if bridge is not None else None
+    return own if isinstance(own, list) and UNKNOWN not in own else None
+
+
+def _on_bridge(addresses: Iterable[str], own: list[str], *, derived: bool) -> list[str]:
+    """A guest's addresses as they would be on a bridge with these addresses; "" for what is missing.
+
+    Args:
+        addresses: Those that it has.
+        own: The bridge's.
+        derived: It has one of each subnet; else only the prefix lengths are the bridge's.
+    """
+    subnets = [each.network for each in map(_interface, own) if each.network.num_addresses > 1]
+    found: list[str] = []
+    for address in map(_interface, addresses):
+        home = next((each for each in subnets if address.ip in each), None)
+        found.append(f"{address.ip}/{home.prefixlen}" if home else "")
+    if derived:
+        found += ["" for each in subnets if not any(_interface(x).ip in each for x in found if x)]
+    return found
 
 
 def guest_mac(urn: str) -> str:
@@ -448,35 +496,59 @@ def _guest_output(guest: GuestState) -> dict[str, Value]:
     )
 
 
-def _guest_preview(urn: str, now: dict[str, Value], old_inputs: Inputs, had: Inputs) -> dict[str, Value]:
-    """What is known of a guest without asking the host."""
+def _guest_preview(
+    urn: str, now: dict[str, Value], old_inputs: Inputs, had: Inputs, own: list[str] | None
+) -> dict[str, Value]:
+    """What is known of a guest without asking the host.
+
+    Args:
+        urn: The resource's URN.
+        now: Its inputs, canonical.
+        old_inputs: Those of the state.
+        had: The outputs of the state.
+        own: The addresses of its bridge; None: not known.
+    """
     guest = now["guest"]
     mac = guest["macAddress"]
     if mac is None:
         mac = _kept_mac(old_inputs, had) or guest_mac(urn)
     if now["bridge"] is not None:
-        # Gateways and prefix lengths are the bridge's.
-        addresses = guest["addresses"]
-        whole = isinstance(addresses, list) and all(isinstance(a, str) and "/" in a for a in addresses)
-        unknown = {"addresses": addresses if whole else UNKNOWN, "gateway": UNKNOWN, "gateway6": UNKNOWN}
-        return {"macAddress": mac, **unknown, "kernelIpArg": UNKNOWN}
+        return {"macAddress": mac, **_bridged_preview(guest, own)}
     return {"macAddress": mac, **_routed_preview(now, guest)}
+
+
+def _bridged_preview(guest: dict[str, Value], own: list[str] | None) -> dict[str, Value]:
+    """The rest for a guest on a bridge, whose gateways and prefix lengths are the bridge's."""
+    if own is None:
+        return dict.fromkeys(("addresses", "gateway", "gateway6", "kernelIpArg"), UNKNOWN)
+    given = guest["addresses"]
+    if given is None:
+        subnets = [each for each in own if _interface(each).network.num_addresses > 1]
+        gateways = {name: gateway_for(subnets, own, version) for name, version in _GATEWAYS}
+        # The host allocates the addresses. Without an IPv4 subnet it is known that there is no argument.
+        return {"addresses": UNKNOWN, **without_none(gateways), "kernelIpArg": UNKNOWN if gateways["gateway"] else ""}
+    if given is UNKNOWN or UNKNOWN in given:
+        return dict.fromkeys(("addresses", "gateway", "gateway6", "kernelIpArg"), UNKNOWN)
+    addresses = [each or UNKNOWN for each in _on_bridge((str(_interface(x)) for x in given), own, derived=False)]
+    return _settings(addresses, own, guest["hostname"])
+
+
+def _settings(addresses: list[Value], own: list[str], hostname: Value) -> dict[str, Value]:
+    """Addresses, gateways and the kernel's argument of a guest, as far as they follow from one another."""
+    if UNKNOWN in addresses:
+        return dict.fromkeys(("addresses", "gateway", "gateway6", "kernelIpArg"), UNKNOWN)
+    found = {name: gateway_for(addresses, own, version) for name, version in _GATEWAYS}
+    argument = UNKNOWN if hostname is UNKNOWN else kernel_ip_arg(addresses, found["gateway"], hostname)
+    return without_none({"addresses": addresses, **found, "kernelIpArg": argument})
 
 
 def _routed_preview(now: dict[str, Value], guest: dict[str, Value]) -> dict[str, Value]:
     """The rest for a routed TAP's guest, where all follows from the inputs."""
     given, routes, own = guest["addresses"], now["routes"], now["addresses"]
-    addresses: Value = UNKNOWN
-    gateway = UNKNOWN if own is UNKNOWN else gateway_of(own, IPV4)
-    gateway6 = UNKNOWN if own is UNKNOWN else gateway_of(own, IPV6)
     if not any(each is UNKNOWN or UNKNOWN in each for each in (given or (), routes, own)):
-        addresses = list(routed_guest(own, routes, given))
-        gateway, gateway6 = gateway_for(addresses, own, IPV4), gateway_for(addresses, own, IPV6)
-    argument: Value = UNKNOWN
-    if addresses is not UNKNOWN and gateway is not UNKNOWN and guest["hostname"] is not UNKNOWN:
-        argument = kernel_ip_arg(addresses, gateway, guest["hostname"])
-    found = {"addresses": addresses, "gateway": gateway, "gateway6": gateway6, "kernelIpArg": argument}
-    return without_none(found)
+        return _settings(list(routed_guest(own, routes, given)), own, guest["hostname"])
+    gateways = {name: UNKNOWN if own is UNKNOWN else gateway_of(own, version) for name, version in _GATEWAYS}
+    return without_none({"addresses": UNKNOWN, **gateways, "kernelIpArg": UNKNOWN})
 
 
 TAP_BINDING = TapBinding()

@@ -19,7 +19,7 @@ from hostnet.lifecycle.messages import check_failures
 from hostnet.lifecycle.secrets import Given, input_secrets, output_secrets
 from hostnet.resources import KINDS
 from hostnet.resources.provider import PROVIDER, check_config, decode_config, diff_config, parse_config
-from hostnet.resources.schema.values import Autoname, Checked, Difference, Failure
+from hostnet.resources.schema.values import Autoname, Checked, Failure
 from hostnet.rpc import responses
 from hostnet.rpc.codec import MalformedError, decode, encode
 from hostnet.rpc.failures import DETAILS_KEY, STATUS_OF, init_failed, status_of
@@ -173,10 +173,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
     async def Diff(self, request: provider_pb2.DiffRequest) -> provider_pb2.DiffResponse:
         """What an update has to do, from the state alone."""
         old = self._state(request.id, request.old_inputs, request.olds)
-        self._do.state(_subject(request), old.inputs)
-        # The provider's own connection counts as given: to name the host that a resource is on anyway is no change.
-        olds, news = self.access.filled(old.inputs), self.access.filled(self._decode(request.news).values)
-        difference: Difference = _kind(request).diff(olds, old.outputs, news)
+        difference = self._do.diff(_subject(request), old, self._decode(request.news).values)
         return responses.difference(difference, request.ignoreChanges)
 
     @rpc

@@ -129,6 +129,7 @@ class Guest:
     addresses: tuple[Cidr, ...] | None = None  # bare or CIDR, as given
     hostname: str | None = None
     hint: tuple[Cidr, ...] = ()  # CIDRs that an earlier run allocated; kept while still free and in a subnet
+    derived: bool = False  # the agent allocated `addresses`: one of each subnet of the bridge
 
     @property
     def key(self) -> str:
@@ -301,6 +302,8 @@ class GuestState:
     hostname: str | None = None
     gateway: Ip | None = None
     gateway6: Ip | None = None
+    astray: tuple[Cidr, ...] = ()  # those of its addresses that are in no subnet of its bridge
+    lacking: bool = False  # it has no address of some subnet of its bridge, and should have
 
 
 @dataclass(frozen=True)

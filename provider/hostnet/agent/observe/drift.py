@@ -5,6 +5,7 @@ A read tells the provider what is declared but for these differences (`states.py
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Callable
 
@@ -22,6 +23,7 @@ from hostnet.wire.objects import (
     Forwarding,
     Gateway,
     Glob,
+    Guest,
     Link,
     Object,
     Port,
@@ -145,6 +147,24 @@ def _glob_drift(item: Glob, owner: Owner, observation: Observation) -> Iterator[
         yield is_off(item, "watcher", "no process attaches new interfaces")
 
 
+def _guest_drift(item: Guest, observation: Observation) -> Iterator[Difference]:
+    """Addresses that do not follow from the bridge's subnets any more: the bridge has others since."""
+    if item.bridge is None:
+        return
+    own = map(ipaddress.ip_interface, observation.world.cidrs(item.bridge))
+    subnets = [each.network for each in own if each.network.num_addresses > 1]
+    if not subnets:
+        return  # the bridge is not there, or has no subnet: its own drift
+    addresses = [ipaddress.ip_interface(cidr).ip for cidr in item.addresses or ()]
+    for cidr, address in zip(item.addresses or (), addresses):
+        if not any(address in each for each in subnets):
+            text = f"the guest's address {address} is in no subnet of {item.bridge}"
+            yield Difference(item.key, "addresses", text, there=cidr, item=cidr)
+    for each in subnets if item.derived else ():
+        if not any(address in each for address in addresses):
+            yield Difference(item.key, "derived", f"the guest has no address of {each} on {item.bridge}")
+
+
 # --- services ------------------------------------------------------------------------------------------------------
 
 
@@ -161,11 +181,12 @@ def _dhcp_drift(item: DhcpServer, observation: Observation) -> Iterator[Differen
         yield is_off(item, "reached", f"DHCP and DNS of the guests on {item.bridge} may go where a forward leads")
 
 
-# An address and a route differ in their link; a guest is what hostnet allocated for it.
+# An address and a route differ in their link.
 _DRIFT: Mapping[type[Any], Callable[[Any, Owner, Observation], Iterable[Difference]]] = {
     Link: _link_drift,
     Port: lambda item, _, observation: _port_drift(item, observation),
     Glob: _glob_drift,
+    Guest: lambda item, _, observation: _guest_drift(item, observation),
     Gateway: lambda item, _, observation: gateway_drift(item, observation),
     Forward: lambda item, _, observation: forward_drift(item, observation),
     Forwarding: lambda item, _, observation: _forwarding_drift(item, observation),

@@ -132,6 +132,8 @@ def _guest(item: Guest, facts: _Facts) -> GuestState:
         hostname=item.hostname,
         gateway=gateway_for(addresses, own, 4),
         gateway6=gateway_for(addresses, own, 6),
+        astray=tuple(each.item for each in facts.found if each.object == item.key and each.field == "addresses"),
+        lacking=facts.has(item, "derived"),
     )
 
 

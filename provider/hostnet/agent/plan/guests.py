@@ -56,7 +56,7 @@ def resolve_guest(item: Guest, change: Change, world: World) -> Guest:
             raise HostnetError(Code.CONFLICT, what, why, "Widen the subnet")
         used[address] = "this guest"
         chosen.append(f"{address}/{interface.network.prefixlen}")
-    return replace(item, addresses=tuple(chosen))
+    return replace(item, addresses=tuple(chosen), derived=True)
 
 
 def _used(bridge: str, change: Change, world: World) -> dict[Ip, str]:

@@ -17,7 +17,7 @@ from hostnet.resources.schema.model import (
     Report,
     has_unknown,
 )
-from hostnet.resources.schema.values import Autoname, Checked, Difference, Inputs, Outputs, Value
+from hostnet.resources.schema.values import Autoname, Checked, Difference, Inputs, Look, Outputs, Value, nothing
 from hostnet.wire.family import FAMILIES, Family
 from hostnet.wire.objects import Forwarding, ForwardingState, Object
 from hostnet.wire.requests import Change, Query, View
@@ -43,6 +43,7 @@ class Kind(Generic[In]):
         example: A program that uses it.
         inputs: The declarations of the inputs.
         results: The declarations of the outputs.
+        derived_from: Whether other resources derive values from its outputs.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Kind(Generic[In]):
     example: str
     inputs: Record[In]
     results: Record[Any]
+    derived_from: bool = False
 
     @property
     def properties(self) -> Collection[str]:
@@ -65,14 +67,19 @@ class Kind(Generic[In]):
         self.inputs.check(kept, "", report)
         return Checked(kept, tuple(report.failures))
 
-    def diff(self, old_inputs: Inputs, old_outputs: Inputs, inputs: Inputs) -> Difference:
-        """What an update changes, by meaning. Drift of what no input shows comes from `old_outputs`."""
+    def diff(self, old_inputs: Inputs, old_outputs: Inputs, inputs: Inputs, look: Look = nothing) -> Difference:
+        """What an update changes, by meaning.
+
+        Drift of what no input shows comes from `old_outputs`, and what has to be derived again from `look`.
+        """
         changes = compare_connections(old_inputs.get("connection"), inputs.get("connection"))
         for name in self.inputs.properties:
             if name != "connection":
                 self.inputs.compare_property(name, old_inputs, inputs, "", changes)
         self.refine(old_inputs, old_outputs, inputs, changes)
         drift = self._forwarding_drift(old_inputs, old_outputs, inputs)
+        drift |= self.derive_again(old_outputs, inputs, look)
+        drift = {path: how for path, how in drift.items() if path not in changes}
         replacing = {path for path, how in changes.items() if how.endswith("-replace")}
         return Difference(
             changes | drift, frozenset(drift), delete_before_replace=bool(replacing) and not replacing & ELSEWHERE
@@ -130,6 +137,11 @@ class Kind(Generic[In]):
     def refine(self, old_inputs: Inputs, old_outputs: Inputs, inputs: Inputs, changes: Changes) -> None:
         """Correct what a comparison of one property at a time can't know."""
 
+    def derive_again(self, old_outputs: Inputs, inputs: Inputs, look: Look) -> Changes:
+        """The outputs that do not follow any more from what this run has made of other resources."""
+        del old_outputs, inputs, look
+        return {}
+
     def needs(self, inputs: Inputs) -> set[Family]:
         """The families whose forwarding the resource needs."""
         return switched_on((about, inputs.get(name)) for name, about in self.inputs.properties.items())
@@ -155,7 +167,12 @@ class Kind(Generic[In]):
         raise NotImplementedError
 
     def preview_outputs(
-        self, urn: str, inputs: Inputs, old_outputs: Inputs | None, old_inputs: Inputs | None = None
+        self,
+        urn: str,
+        inputs: Inputs,
+        old_outputs: Inputs | None,
+        old_inputs: Inputs | None = None,
+        look: Look = nothing,
     ) -> Outputs:
         """All outputs: `UNKNOWN`, at the leaf, if only the host knows the value; None if there will be none.
 

@@ -6,13 +6,16 @@ Secrets are plain values here: rpc/ remembers where they were, and marks them in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 Value = Any
 Inputs = Mapping[str, Value]
 Outputs = dict[str, Value]
+
+# What this run has made of another resource on the same host: its outputs, by its kind's name and its id.
+Look = Callable[[str, Any], Outputs | None]
 
 
 class _Unknown:
@@ -23,6 +26,10 @@ class _Unknown:
 
 
 UNKNOWN: Final = _Unknown()
+
+
+def nothing(_kind: str, _id: Value) -> None:
+    """A `Look` that finds nothing: this run has made nothing."""
 
 
 @dataclass(frozen=True)
