@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from hostnet import __version__
-from hostnet.cli import doctor, graph, status
+from hostnet.cli import doctor, graph, remove, status
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.hosts.pool import Pool
 from hostnet.hosts.session import Session
@@ -42,6 +42,7 @@ _EXAMPLES = {
     "restore": "hostnet restore --netns demo",
     "watch": "hostnet watch",
     "graph": "hostnet graph --format svg --output network.svg",
+    "remove": "hostnet remove --stack dev --project shop",
 }
 
 
@@ -54,7 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    options = parser().parse_args(arguments)
+    made = parser()
+    options = made.parse_args(arguments)
+    if options.command == "remove":
+        _check_remove(made, options)
     # A shell lets the jobs that a script starts in the background ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -85,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
         ("restore", "put back everything that is recorded on a host, as at boot"),
         ("watch", "attach new interfaces that fit a TapBinding's `match`, in the foreground"),
         ("graph", "draw a host's topology as text, for Graphviz, or as a picture"),
+        ("remove", "delete what a stack has on a host, where its state is lost and `pulumi destroy` can't"),
     ):
         command = commands.add_parser(
             name,
@@ -98,6 +103,13 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--check", action="store_true", help="exit with 1 where something is not as declared, as for monitoring"
             )
+        if name == "remove":
+            command.add_argument(
+                "urns", nargs="*", metavar="URN", help="single resources, as `status --json` shows them"
+            )
+            command.add_argument("--stack", metavar="NAME", help="all resources of the stack")
+            command.add_argument("--project", metavar="NAME", help="all resources of the project, or of its --stack")
+            command.add_argument("--yes", action="store_true", help="do not ask")
         if name == "graph":
             command.add_argument(
                 "--format",
@@ -107,6 +119,14 @@ def parser() -> argparse.ArgumentParser:
             )
             command.add_argument("--output", type=Path, metavar="FILE", help="the file (default: standard output)")
     return made
+
+
+def _check_remove(made: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Exit where it is not clear what to remove, or nobody can be asked."""
+    if bool(options.urns) == bool(options.stack or options.project):
+        made.error("remove: give either URNs, or --stack or --project")
+    if not options.yes and (options.json or not sys.stdin.isatty()):
+        made.error("remove: give --yes, since there is no terminal on which to ask")
 
 
 def _common(command: argparse.ArgumentParser) -> None:
@@ -233,12 +253,31 @@ async def _graph(options: argparse.Namespace, session: Session) -> int:
     return OK
 
 
+async def _remove(options: argparse.Namespace, session: Session) -> int:
+    there = (await session.facts("status", {})).data["resources"]
+    chosen = remove.select(there, options.urns, options.stack, options.project)
+    if not options.yes and not remove.confirm(session.label, chosen):
+        sys.stdout.write("Nothing was deleted.\n")
+        return WRONG
+    errors = await remove.remove(session, chosen)
+    for error in errors:
+        sys.stderr.write(f"hostnet: {error}\n")
+    deleted = [{"urn": each["urn"], "id": each["id"]} for each in chosen]
+    if errors:
+        left = {each["urn"] for each in (await session.facts("status", {})).data["resources"]}
+        deleted = [each for each in deleted if each["urn"] not in left]
+    text = f"{session.label}: deleted {len(deleted)} of {len(chosen)} resources"
+    _show(options, {"host": session.label, "deleted": deleted}, lambda console: console.print(text, highlight=False))
+    return WRONG if errors else OK
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Session], Awaitable[int]]] = {
     "status": _status,
     "doctor": _doctor,
     "restore": _restore,
     "watch": _watch,
     "graph": _graph,
+    "remove": _remove,
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -29,7 +29,7 @@ def show(console: Console, label: str, data: dict[str, Any]) -> None:
     drifted = sum(bool(resource["drift"]) for resource in resources)
     state = f"[yellow]{drifted} not as declared[/]" if drifted else "[green]all as declared[/]"
     console.print(f"{escape(label)}: {len(resources)} resource{'' if len(resources) == 1 else 's'}, {state}")
-    console.print(_resources(resources))
+    console.print(resource_table(resources))
     if data["portForwards"]:
         console.print(_forwards(data["portForwards"], {each["urn"]: each["name"] for each in resources}))
     for line in _notes(data):
@@ -43,7 +43,8 @@ def as_declared(data: dict[str, Any]) -> bool:
     return not (drift or data["undeclared"] or (watcher["needed"] and not watcher["pid"]))
 
 
-def _resources(resources: list[dict[str, Any]]) -> Table:
+def resource_table(resources: Sequence[dict[str, Any]]) -> Table:
+    """The resources by stack, with what each is on the host, and what is not as declared."""
     table = Table(title="Resources", title_justify="left")
     for column in ("stack", "kind", "name", "on the host", "state"):
         table.add_column(column, overflow="fold")
