@@ -193,8 +193,8 @@ def test_a_read_only_proc_with_the_wrong_value_is_an_error(bed: Bed, state: Path
 
 @contextlib.contextmanager
 def tiny(state: Path) -> Iterator[None]:
-    """The state directory as a file system of one page (in this process's mount namespace, gone at the end)."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k,mode=700", "tmpfs", str(state)], check=True)
+    """The state directory as a file system of a few pages (in this process's mount namespace, gone at the end)."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20k,mode=700", "tmpfs", str(state)], check=True)
     try:
         yield
     finally:

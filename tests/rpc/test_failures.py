@@ -14,9 +14,10 @@ from hostnet.lifecycle import host_access
 from hostnet.rpc.codec import decode, encode
 from hostnet.rpc.failures import STATUS_OF
 from hostnet.rpc.protos import provider_pb2
-from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.errors import Code, HostnetError, OutcomeUnknownError
 
 from tests.rpc.engine import SECONDS, Engine, Resource, init_failed, message, paths
+from tests.rpc.hostile import Hostile, cases, take_over
 
 if TYPE_CHECKING:
     from hostnet.resources.schema.values import Value
@@ -81,6 +82,64 @@ def test_partial_update(engine: Engine) -> None:
     with pytest.raises(grpc.RpcError) as raised:
         it.update(name="vms", addresses=["10.1.0.1/24"])
     assert init_failed(raised.value).id == "vms"
+
+
+@pytest.mark.parametrize("answer", ["the end", "half an answer and the end", "no JSON", "silence"])
+def test_an_update_of_unknown_outcome_is_done_again(
+    engine: Engine, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host makes it, and its agents don't say so: the state has the new inputs, and the next `up` updates."""
+    monkeypatch.setattr("hostnet.hosts.session._ANSWER_SECONDS", 0.3)
+    it = bridge(engine).create()
+    case = next(case for _, case in cases("any answer") if case["name"] == answer)
+    hostile = Hostile(case, ("apply",))
+    engine.run(lambda: take_over(engine.host, engine.host.agent, hostile))
+    changed = it.given | {"mtu": 1400}
+    inputs = it.checked(**changed)
+    with pytest.raises(grpc.RpcError) as raised:
+        it.update(**changed)
+    detail = init_failed(raised.value)
+    assert detail.id == it.id
+    assert detail.inputs == inputs
+    assert "whether the change was made is not known" in message(raised.value)
+    hostile.case = None
+    engine.host.change_link("vms", mtu=1500)  # as if it had not been made
+    it.inputs, it.outputs, it.given = detail.inputs, detail.properties, changed
+    it.update(**changed)
+    assert engine.host.link("vms").mtu == 1400
+    assert it.diff().changes == provider_pb2.DiffResponse.DIFF_NONE
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_create_of_unknown_outcome(engine: Engine, made: bool) -> None:  # noqa: FBT001 - a case
+    """The host is asked what it has: that is kept in part, and nothing is a failure like any other."""
+    error = OutcomeUnknownError(Code.AGENT_DIED, "create bridge vms", "killed by SIGKILL", "Run it again")
+    engine.host.fail(error, applied=made)
+    it = bridge(engine)
+    with pytest.raises(grpc.RpcError) as raised:
+        it.create()
+    assert raised.value.code() is grpc.StatusCode.ABORTED
+    if made:
+        assert init_failed(raised.value).id == "vms"
+    else:
+        with pytest.raises(StopIteration):
+            init_failed(raised.value)
+        it.create()
+
+
+def test_a_create_of_unknown_outcome_on_a_host_that_is_gone(engine: Engine) -> None:
+    """It is in the state if its id is known; else the next create takes over what was made."""
+    error = OutcomeUnknownError(Code.UNREACHABLE, "lost the connection", "no answer", "Run it again")
+    engine.host.fail(error, applied=True)
+    with pytest.raises(grpc.RpcError) as raised:
+        bridge(engine).create()
+    assert init_failed(raised.value).id == "vms"
+    engine.host.fail(error, applied=True)
+    forward = Resource(engine, "PortForward", "web", sourcePort=80, destination="10.0.0.2")
+    with pytest.raises(grpc.RpcError) as raised:
+        forward.create()
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert forward.create().id == "eth0/ipv4/tcp/80"
 
 
 def test_a_bug_says_where(engine: Engine) -> None:

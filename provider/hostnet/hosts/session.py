@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from hostnet.hosts.connection import Settings
 from hostnet.hosts.reader import Lines, malformed, parsed
-from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.errors import Code, HostnetError, OutcomeUnknownError
 from hostnet.wire.protocol import (
     AgentProcess,
     Answer,
@@ -48,12 +48,9 @@ _EVENT_BYTES = 64 << 10
 # Attempts to reach a host on which a resource is read or deleted: it was there before, so it is not a new one that
 # boots.
 _FEW = 3
-# How long the next agent may take, after one died, to start, get the host's lock and report the transaction's outcome.
-# The answer ends the wait; the limit is for a host that gives none. On a busy host 5 s were too few: a change that was
-# rolled back was reported as "the agent ended".
-_OUTCOME_SECONDS = 60.0
 # The agent ended, was ended, or its answer can't be read: what became of the request is not known by that.
 _NO_ANSWER = (Code.AGENT_DIED, Code.MALFORMED)
+_UNKNOWN_FIX = "Run `pulumi up` again: it asks the host and continues"
 _DOING = {"apply": "applying", "read": "reading", "facts": "reading", "restore": "restoring"}
 
 
@@ -277,7 +274,7 @@ class Session:
         """An error for one of several who wait: each gets its own, since raising changes it."""
         if not isinstance(error, HostnetError):
             return error
-        return HostnetError(error.code, error.what, error.why, error.fix, error.host or self.label)
+        return type(error)(error.code, error.what, error.why, error.fix, error.host or self.label)
 
     # --- the agent -------------------------------------------------------------------------------------------------
 
@@ -345,20 +342,32 @@ class Session:
         """Ask the next agent what became of a request of which the last one died.
 
         The next agent starts at once and rolls back what is half done. The request is not tried again: it may be what
-        the agent died of.
+        the agent died of. The next agent may take as long for its answer as for any other, and wait as long for the
+        host's lock.
+
+        Raises:
+            HostnetError: It was not applied.
+            OutcomeUnknownError: The next agent can't say.
         """
         self._number += 1
         question = replace(request, id=self._number, outcome_only=True)
         try:
-            async with asyncio.timeout(_OUTCOME_SECONDS):
-                channel = await self._open()
-                answer = await self._exchange(channel, question, doing)
-            answer = await self._confirm(channel, question, answer, doing)
-        except (HostnetError, _LostError, TimeoutError):
-            raise died from None
-        if answer.error is not None:
-            raise died
-        return answer
+            channel = await self._open()
+            answer = await self._converse(channel, question, doing)
+        except HostnetError as error:
+            raise self._unknown(died, f"{error.what}: {error.why}") from None
+        except _LostError as lost:
+            raise self._unknown(died, str(lost)) from None
+        if answer.error is None:
+            return answer
+        if answer.error.code is Code.AGENT_DIED:
+            raise died  # it has no result: it was not applied, and what was half done is rolled back
+        raise self._unknown(died, f"{answer.error.what}: {answer.error.why}")
+
+    def _unknown(self, died: HostnetError, why: str) -> OutcomeUnknownError:
+        """The error about a change of which an agent died, and the next one can't say what became of it."""
+        what = f"{died.what}, and whether the change was made is not known"
+        return OutcomeUnknownError(died.code, what, f"{died.why}; {why}", _UNKNOWN_FIX, self.label)
 
     async def _ask_again(self, request: Request, doing: str, lost: str) -> Answer:
         """Reconnect and send the same request to another agent, which ends the first one."""
@@ -377,14 +386,14 @@ class Session:
         if isinstance(error, HostnetError):
             code = error.code if error.code is not Code.CANCELLED else Code.UNREACHABLE
             why = f"{error.what}: {error.why}"
-        fix = "Try again"
-        if request.op == "apply":
-            fix = (
-                "Whether the change was made is not known: the next `pulumi up` asks the host and continues. A change "
-                "that makes the host unreachable is rolled back automatically after the provider's confirmTimeout"
-            )
         what = f"lost the connection while {doing} and could not reconnect"
-        return HostnetError(code, what, f"{lost}; {why}", fix, self.label)
+        if all(change.dry for change in request.changes):
+            return HostnetError(code, what, f"{lost}; {why}", "Try again", self.label)
+        fix = (
+            f"Whether the change was made is not known. {_UNKNOWN_FIX}. A change that makes the host unreachable is "
+            "rolled back automatically after the provider's confirmTimeout"
+        )
+        return OutcomeUnknownError(code, what, f"{lost}; {why}", fix, self.label)
 
     async def _converse(self, channel: Channel, request: Request, doing: str) -> Answer:
         """Ask, and confirm the change where the host waits for that: its answer arrived (docs/architecture.md)."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from hostnet.lifecycle.made import Made
 from hostnet.lifecycle.stated import Stated
 from hostnet.resources.schema.model import has_unknown
-from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.errors import Code, HostnetError, OutcomeUnknownError
+from hostnet.wire.objects import EXTERNAL_PLACEHOLDER
 from hostnet.wire.urn import Urn
 
 if TYPE_CHECKING:
@@ -174,9 +175,12 @@ class Operations:
         try:
             view = await self._access.apply(subject.urn, host, change)
         except HostnetError as error:
-            if error.code is not Code.PARTIAL:
+            if error.code is not Code.PARTIAL and not isinstance(error, OutcomeUnknownError):
                 raise
-            raise PartialError(await self._remains(subject, inputs, old, host, change), str(error)) from error
+            remains = await self._remains(subject, inputs, old, host, change, error)
+            if remains is None:
+                raise
+            raise PartialError(remains, str(error)) from error
         self._tell(subject.urn, view)
         made = State(view.id, inputs, subject.kind.outputs(subject.urn, inputs, view))
         self._take_down(subject, made.id, inputs, made.outputs)
@@ -195,16 +199,33 @@ class Operations:
         return subject.kind.change(subject.urn, inputs, dry=dry, **past)
 
     async def _remains(
-        self, subject: Subject, inputs: Inputs, old: State | None, host: Session, change: Change
-    ) -> State:
-        """The state of a resource that was applied in part: its id, and the outputs that are certain."""
-        identifier = change.id
-        try:
-            query = subject.kind.query(subject.urn, change.id, inputs, None)
-            view = await self._access.read(subject.urn, host, query)
-            identifier = view.id if view else identifier
-        except HostnetError as error:
-            self._log.warn(subject.urn, f"cannot read {subject} after the failure: {error}")
+        self,
+        subject: Subject,
+        inputs: Inputs,
+        old: State | None,
+        host: Session,
+        change: Change,
+        error: HostnetError,
+    ) -> State | None:
+        """The state of a resource that was applied in part, or may have been: its id, and the outputs that are certain.
+
+        None where nothing of a new resource remains, or no id of it is known: the next create takes that over or takes
+        it away.
+        """
+        identifier, remains = change.id, error.code is Code.PARTIAL or old is not None
+        if error.code is Code.UNREACHABLE:
+            remains = remains or EXTERNAL_PLACEHOLDER not in identifier
+        else:
+            try:
+                query = subject.kind.query(subject.urn, change.id, inputs, None)
+                view = await self._access.read(subject.urn, host, query)
+                identifier = view.id if view else identifier
+                remains = remains or view is not None
+            except HostnetError as failed:
+                self._log.warn(subject.urn, f"cannot read {subject} after the failure: {failed}")
+                remains = remains or EXTERNAL_PLACEHOLDER not in identifier
+        if not remains:
+            return None
         known = {name: value for name, value in self._planned(subject, inputs, old).items() if not has_unknown(value)}
         return State(subject.id or identifier, inputs, known, partial=True)
 

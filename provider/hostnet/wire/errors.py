@@ -70,6 +70,10 @@ class HostnetError(Exception):
         return cls(Code(parts.code), parts.what, parts.why, parts.fix, host)
 
 
+class OutcomeUnknownError(HostnetError):
+    """A change was sent, and what became of it can't be learned: it was made, or it was not."""
+
+
 @dataclass(frozen=True)
 class _Parts:
     """An error as JSON."""
