@@ -536,8 +536,10 @@ def test_a_server_that_does_not_start_undoes_the_bridge(lab: Lab, stack: Stack) 
     taken = lab.host.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     taken.bind(("::", 53))
+    wanted = {"net": network({"domain": "vm.internal"}, addresses=NET6)["net"], **other}
+    assert any("port 53 is in use" in text for text in stack.preview(wanted))
     with taken, pytest.raises(HostnetError, match="in use"):
-        stack.up({"net": network({"domain": "vm.internal"}, addresses=NET6)["net"], **other})
+        stack.up(wanted)
     assert len(pids(lab)) == 1, "an update that fails leaves the server as it was"
     assert stack.refresh() == {}
     stack.destroy()
@@ -778,4 +780,32 @@ def test_what_a_read_has_of_many_leases_is_bounded(lab: Lab, stack: Stack) -> No
     assert stack.refresh() == {}
     found = [lease["address"] for lease in _leases(stack)]
     assert (len(found), found[0], found[-1]) == (1000, "10.0.0.2", "10.0.3.233")
+    stack.destroy()
+
+
+IN_USE: dict[str, tuple[int, int, bool, str]] = {
+    "a DHCP server": (socket.SOCK_DGRAM, 67, False, "Another DHCP server has UDP port 67"),
+    "a DHCP server that shares its port": (socket.SOCK_DGRAM, 67, True, ""),
+    "a DNS server, by UDP": (socket.SOCK_DGRAM, 53, False, "Another DNS server listens on every address"),
+    "a DNS server, by TCP": (socket.SOCK_STREAM, 53, True, "Another DNS server listens on every address"),
+}
+
+
+@pytest.mark.parametrize("name", IN_USE)
+def test_a_port_that_another_program_has(lab: Lab, stack: Stack, name: str) -> None:
+    """A preview foresees that the bridge's server would not start, and `up` says which port it is and what helps."""
+    kind, port, shares, advice = IN_USE[name]
+    with lab.host.socket(socket.AF_INET, kind) as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(shares))
+        other.bind(("", port))
+        if kind == socket.SOCK_STREAM:
+            other.listen()
+        warned = [text for text in stack.preview(network({})) if "would not start" in text]
+        assert [f"port {port} is in use. {advice}" in text for text in warned] == ([True] if advice else [])
+        if advice:
+            with pytest.raises(HostnetError, match=advice) as caught:
+                stack.up(network({}))
+            assert caught.value.code == Code.CONFLICT
+    stack.up(network({}))
+    assert [text for text in stack.preview(network({})) if "in use" in text] == [], "the port is its own now"
     stack.destroy()

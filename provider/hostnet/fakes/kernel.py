@@ -196,6 +196,11 @@ class FakeKernel:
         families = {family, "ipv6"}
         return {port for spoken, of, port in self.listeners if spoken == protocol and of in families}
 
+    def bindable(self, protocol: str, address: str, port: int, *, shared: bool = False) -> bool:
+        """Whether no socket listens on the port."""
+        del shared
+        return port not in self.listening(protocol, family_of(address))
+
     def forget(self, flows: Iterable[Flows], is_local: Callable[[str], bool]) -> int:
         """Delete flows that conntrack knows."""
         wanted = list(flows)

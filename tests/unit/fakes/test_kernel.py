@@ -121,3 +121,5 @@ def test_listeners(kernel: FakeKernel) -> None:
     assert kernel.listening("tcp", "ipv4") == {22, 80}
     assert kernel.listening("tcp", "ipv6") == {80}
     assert kernel.listening("sctp", "ipv4") == set()
+    assert not kernel.bindable("tcp", "10.0.0.1", 22)
+    assert kernel.bindable("tcp", "10.0.0.1", 23)

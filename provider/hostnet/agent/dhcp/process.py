@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from hostnet.agent.dhcp.config import DHCP, DNS
 from hostnet.agent.linux import files
 from hostnet.agent.linux.process import end_process, opened, send_signal
 from hostnet.wire.errors import Code, HostnetError
@@ -148,14 +149,22 @@ def failure(bridge: str, why: str) -> HostnetError:
     """The error for a server that does not run."""
     what = f"can't serve DHCP and router advertisements on {bridge}"
     if "Address already in use" in why:
-        return HostnetError(
-            Code.CONFLICT,
-            what,
-            why,
-            "Another DNS server listens on every address of this host: bind it to its own (dnsmasq: `bind-dynamic`), "
-            "or set dhcpServer.dnsServers",
-        )
+        # dnsmasq (2.90): "failed to bind DHCP server socket: …", "failed to create listening socket for 10.0.0.1: …"
+        return HostnetError(Code.CONFLICT, what, why, in_use(DHCP if "DHCP server socket" in why else DNS))
     return HostnetError(Code.KERNEL, what, why, "The host's log has more (`journalctl -t dnsmasq`)")
+
+
+def in_use(port: int) -> str:
+    """What to do where another program has a port of a bridge's server."""
+    if port == DHCP:
+        return (
+            "Another DHCP server has UDP port 67 of this host; `ss -lunp 'sport = :67'` names it. Stop it, or have it "
+            "share the port (dnsmasq: `bind-dynamic`)"
+        )
+    return (
+        "Another DNS server listens on every address of this host; `ss -lntup 'sport = :53'` names it. Bind it to its "
+        "own addresses (dnsmasq: `bind-dynamic`), or set dhcpServer.dnsServers"
+    )
 
 
 # --- namespaces ----------------------------------------------------------------------------------------------------

@@ -57,6 +57,16 @@ class Kernel(Protocol):
             family: "ipv4" or "ipv6"; a socket of IPv6 may take connections of IPv4 as well.
         """
 
+    def bindable(self, protocol: str, address: str, port: int, *, shared: bool = False) -> bool:
+        """Whether a server could have a port of an address now.
+
+        Args:
+            protocol: "tcp" or "udp".
+            address: An address, which need not be the host's yet; 0.0.0.0 for all.
+            port: The port.
+            shared: The server shares the port with servers that allow it.
+        """
+
 
 class Nftables(Protocol):
     """nftables in one network namespace."""

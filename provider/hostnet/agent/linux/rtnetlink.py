@@ -159,6 +159,10 @@ class LinuxKernel:
         """The ports on which a program of the host listens."""
         return sockets.listening(protocol, family)
 
+    def bindable(self, protocol: str, address: str, port: int, *, shared: bool = False) -> bool:
+        """Whether a server could have a port of an address now."""
+        return sockets.bindable(protocol, address, port, shared=shared)
+
     # --- changing --------------------------------------------------------------------------------------------------
 
     @singledispatchmethod

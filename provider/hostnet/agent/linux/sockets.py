@@ -10,6 +10,8 @@ from pathlib import Path
 _LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp
 _UNCONNECTED = "07"  # a UDP socket that is bound and not connected
 
+_IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h
+
 # linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h
 _NLM_F_REQUEST = 1
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20
@@ -46,6 +48,31 @@ def listening(protocol: str, family: str) -> set[int]:
             if fields[3] == state:
                 ports.add(int(fields[1].rsplit(":", 1)[1], 16))
     return ports
+
+
+def bindable(protocol: str, address: str, port: int, *, shared: bool) -> bool:
+    """Whether a server could have a port of an address now. Which options other sockets have, /proc does not say.
+
+    Args:
+        protocol: "tcp" or "udp".
+        address: An address, which need not be the host's yet; 0.0.0.0 for all.
+        port: The port.
+        shared: The server shares the port with servers that allow it (SO_REUSEPORT).
+    """
+    six = ":" in address
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_INET6 if six else socket.AF_INET, kind | socket.SOCK_CLOEXEC) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if six:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        probe.setsockopt(socket.IPPROTO_IPV6 if six else socket.IPPROTO_IP, _IPV6_FREEBIND if six else _IP_FREEBIND, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            return error.errno != errno.EADDRINUSE
+    return True
 
 
 def user_of(near: End, far: End) -> int | None:

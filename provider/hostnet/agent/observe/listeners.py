@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from hostnet.agent.dhcp.config import DHCP, served_ports
+from hostnet.agent.dhcp.process import in_use
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.plan.links import glob_members
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.family import ANY_ADDRESS
-from hostnet.wire.objects import Forward, Gateway, Glob
+from hostnet.wire.objects import Address, DhcpServer, Forward, Gateway, Glob
 
 _ALWAYS_THERE = frozenset({*ANY_ADDRESS.values(), "127.0.0.1"})
 
@@ -28,6 +30,33 @@ def warnings(owner: Owner, snapshot: Snapshot, listening: Callable[[str, str], s
         for protocol in forward.protocols:
             yield from _taken(forward, protocol, listening(protocol, forward.family))
         yield from _absent("listenAddresses", (x for x in forward.listen if x not in _ALWAYS_THERE), snapshot)
+
+
+def ports_in_use(old: Owner | None, new: Owner, bindable: Callable[..., bool]) -> Iterator[str]:
+    """The ports that a bridge's server needs and that another program has, so that it would not start.
+
+    Args:
+        old: What the resource has by the record: a server that runs has its ports.
+        new: What it should have.
+        bindable: Whether a server could have a port (`Kernel.bindable`).
+    """
+    had = set(_sockets(old)) if old is not None else set()
+    taken = {
+        (bridge, port)
+        for bridge, protocol, address, port in set(_sockets(new)) - had
+        if not bindable(protocol, address, port, shared=port == DHCP)
+    }
+    for bridge, port in sorted(taken):
+        yield f"the server of {bridge} would not start: port {port} is in use. {in_use(port)}"
+
+
+def _sockets(owner: Owner) -> Iterator[tuple[str, str, str, int]]:
+    """Those of a bridge's server: bridge, protocol, address and port. DHCP has one on every address."""
+    for item in owner.of(DhcpServer):
+        own = [each.cidr.partition("/")[0] for each in owner.of(Address) if each.link == item.bridge]
+        for protocol, port in served_ports(item):
+            for address in [ANY_ADDRESS["ipv4"]] if port == DHCP else own:
+                yield item.bridge, protocol, address, port
 
 
 def left_alone(owner: Owner, world: World) -> Iterator[str]:

@@ -145,6 +145,7 @@ class Admission:
             new.objects,
             warnings=(
                 *listeners.warnings(new, snapshot, self._subsystems.kernel.listening),
+                *listeners.ports_in_use(owners.get(new.key), new, self._subsystems.kernel.bindable),
                 *listeners.left_alone(new, World(planned, snapshot)),
                 *dropped,
                 *refused,
