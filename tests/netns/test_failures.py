@@ -995,3 +995,18 @@ def test_a_taps_owner_and_group_are_taken_back(bed: Bed, stack: Stack) -> None:
         assert str(tap.group) == str(given.get("group"))
         assert stack.refresh() == {}
     stack.destroy()
+
+
+def test_a_name_that_is_an_alternative_name(bed: Bed, stack: Stack) -> None:
+    """The kernel refuses it; a preview says whose it is, and how to free it."""
+    bed.host.ip("link property add dev eth0 altname br-a")
+    program: dict[str, tuple[str, dict[str, Any]]] = {"net": ("Bridge", {"name": "br-a", "addresses": ["10.0.0.1/24"]})}
+    free = "ip link property del dev eth0 altname br-a"
+    said = stack.preview(program)
+    assert any(free in line for line in said), said
+    with pytest.raises(HostnetError, match="br-a is an alternative name of eth0") as error:
+        stack.up(program)
+    assert refused(error.value, Code.CONFLICT)
+    bed.host.run(free)
+    stack.up(program)
+    stack.destroy()

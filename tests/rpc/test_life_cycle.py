@@ -13,7 +13,7 @@ from hostnet.resources.schema.values import UNKNOWN
 from hostnet.rpc.codec import decode
 from hostnet.rpc.protos import provider_pb2
 
-from tests.rpc.engine import Engine, Resource, paths
+from tests.rpc.engine import Engine, Resource, message, paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -247,6 +247,20 @@ def test_import_diffs_clean(made: Resource, kind: str) -> None:
     again = Resource(made.engine, kind, "it", **decode(found.inputs).values)
     again.id, again.inputs, again.outputs = found.id, found.inputs, found.properties
     assert again.diff().changes == provider_pb2.DiffResponse.DIFF_NONE
+
+
+def test_the_same_thing_is_imported_once(made: Resource, kind: str) -> None:
+    """Two resources of one program can't be one thing: each would change what the other declares."""
+    made.diff()
+    found = made.imported(made.id)
+    again = Resource(made.engine, kind, "again", **decode(found.inputs).values)
+    again.id, again.inputs, again.outputs = found.id, found.inputs, found.properties
+    with pytest.raises(grpc.RpcError) as refused:
+        again.diff()
+    assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    assert f"that is {kind} it of this program too: it was imported twice" in message(refused.value)
+    assert f"pulumi state delete '{again.urn}'" in message(refused.value)
+    assert made.diff().changes == provider_pb2.DiffResponse.DIFF_NONE
 
 
 def test_import_of_nothing(engine: Engine, kind: str) -> None:

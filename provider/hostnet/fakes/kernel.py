@@ -256,7 +256,7 @@ class FakeKernel:
     @_perform.register
     def _create_bridge(self, operation: ops.CreateBridge) -> None:
         name = operation.name
-        if name in self._links:
+        if name in self._links or any(name in link.altnames for link in self._links.values()):
             raise _refusal(errno.EEXIST)
         made = replace(self._fresh(name, "bridge"), mac=operation.mac or "", carrier=True)
         self._add(replace(made, stp=operation.stp, vlan_filtering=operation.vlan_filtering))

@@ -80,13 +80,15 @@ class Operations:
         self._stated.forget()
         self._made.forget()
 
-    def state(self, subject: Subject, inputs: Inputs) -> None:
-        """Take down that the state has a resource."""
-        self._stated.add(subject.urn, subject.id, inputs)
-
     def diff(self, subject: Subject, old: State, inputs: Inputs) -> Difference:
-        """What an update has to do, from the state and from what this run has made of other resources."""
-        self.state(subject, old.inputs)
+        """What an update has to do, from the state and from what this run has made of other resources.
+
+        Raises:
+            HostnetError: Another resource of this program is the same thing: it was imported twice.
+        """
+        first = self._stated.diffed(subject.urn, subject.kind.token, subject.id, old.inputs)
+        if first != subject.urn:
+            raise _imported_twice(subject, first)
         # The provider's own connection counts as given: to name the host that a resource is on anyway is no change.
         olds, news = self._access.filled(old.inputs), self._access.filled(inputs)
         found: Difference = subject.kind.diff(olds, old.outputs, news, self._made.beside(news))
@@ -122,7 +124,7 @@ class Operations:
             HostnetError: It is as it was before.
             PartialError: It is neither as before nor as it should be.
         """
-        self.state(subject, old.inputs)
+        self._stated.add(subject.urn, subject.id, old.inputs)
         if not old.partial and self._only_connection(subject, inputs, old):
             return State(subject.id, inputs, old.outputs)
         return await self._apply(subject, inputs, old)
@@ -140,7 +142,7 @@ class Operations:
         """
         kind, urn = subject.kind, subject.urn
         if old is not None:
-            self.state(subject, old.inputs)
+            self._stated.add(subject.urn, subject.id, old.inputs)
         query = kind.query(urn, subject.id, old.inputs if old else None, old.outputs if old else None)
         host = await self._access.host(urn, at)
         view = await self._access.read(urn, host, query)
@@ -258,6 +260,16 @@ class Operations:
         """Whether an update changes nothing but how the host is reached."""
         detailed = subject.kind.diff(old.inputs, old.outputs, inputs, self._made.beside(inputs)).detailed
         return bool(detailed) and all(path.split(".")[0] == "connection" for path in detailed)
+
+
+def _imported_twice(subject: Subject, first: str) -> HostnetError:
+    return HostnetError(
+        Code.CONFLICT,
+        f"{subject} is {subject.id}",
+        f"that is {subject.kind.name} {Urn.parse(first).name} of this program too: it was imported twice",
+        f"Remove one of the two from the program, and run `pulumi state delete '{subject.urn}'`: it changes nothing on "
+        "the host",
+    )
 
 
 def _id(inputs: Inputs) -> str:

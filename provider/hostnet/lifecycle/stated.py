@@ -22,10 +22,20 @@ class Stated:
     def __init__(self, place: Callable[[Inputs], object]) -> None:
         self._place = place
         self._inputs: dict[str, dict[str, Inputs]] = {}
+        self._diffed: dict[tuple[str, str, object], str] = {}
 
     def add(self, urn: str, identifier: str, inputs: Inputs) -> None:
         """Take down that the state has a resource under an id."""
         self._inputs.setdefault(urn, {})[identifier] = {"connection": inputs.get("connection")}
+
+    def diffed(self, urn: str, kind: str, identifier: str, inputs: Inputs) -> str:
+        """Take down that the program and the state have a resource; the one that had the same thing first.
+
+        A read counts for nothing here: the refresh of `pulumi up --refresh` has a URN from before an alias.
+        """
+        self.add(urn, identifier, inputs)
+        place = self._place(inputs)
+        return urn if place is None else self._diffed.setdefault((kind, identifier, place), urn)
 
     def ids(self, urn: str, inputs: Inputs) -> tuple[str, ...]:
         """The ids that the state has of a resource where these inputs of a create are."""
@@ -35,3 +45,4 @@ class Stated:
     def forget(self) -> None:
         """Forget all: another engine has another state."""
         self._inputs.clear()
+        self._diffed.clear()

@@ -28,6 +28,7 @@ RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_CARRIER = 1, 3, 4, 10, 18, 26, 33
 # The switches of an interface, as arrays of numbers; those of IPv4 are counted from 1 (linux/ip.h, linux/ipv6.h).
+IFLA_PROP_LIST = 52  # all properties are alternative names (IFLA_ALT_IFNAME)
 IFLA_INET_CONF, IPV4_DEVCONF_FORWARDING = 1, 1
 IFLA_INET6_CONF, DEVCONF_FORWARDING, DEVCONF_ACCEPT_RA, DEVCONF_DISABLE_IPV6 = 2, 0, 3, 26
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
@@ -432,6 +433,7 @@ def _link(message: netlink.Message) -> KernelLink:
         multi_queue=tun.get(IFLA_TUN_MULTI_QUEUE, b"\0")[0] == 1,
         vnet_hdr=tun.get(IFLA_TUN_VNET_HDR, b"\0")[0] == 1,
         persistent=tun.get(IFLA_TUN_PERSIST, b"\0")[0] == 1,
+        altnames=tuple(netlink.text(name) for _, name in netlink.each_attribute(found.get(IFLA_PROP_LIST, b""))),
         carrier=found.get(IFLA_CARRIER, b"\0")[0] == 1,
         accept_ra=_switch(families, socket.AF_INET6, IFLA_INET6_CONF, DEVCONF_ACCEPT_RA),
         disable_ipv6=bool(_switch(families, socket.AF_INET6, IFLA_INET6_CONF, DEVCONF_DISABLE_IPV6)),

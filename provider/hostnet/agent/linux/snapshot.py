@@ -38,6 +38,7 @@ class KernelLink:
     disable_ipv6: bool = False  # the sysctl: with it the kernel refuses the link IPv6 addresses (EACCES)
     forwarding4: bool = True  # the sysctl: whether what comes in by it is forwarded; True where it has no IPv4
     forwarding6: bool = True  # the sysctl: whether it is a router to its neighbours; True where it has no IPv6
+    altnames: tuple[str, ...] = ()  # no other link can have one of these as its name
     carrier: bool = False  # of a TAP: whether a program has it open
 
     @property

@@ -75,6 +75,7 @@ def _check_link(item: Link, change: Change, world: World) -> None:
         )
     state = world.snapshot.links.get(item.name)
     if state is None:
+        _check_altnames(item.name, what, world)
         return
     if state.our_kind != item.kind:
         why = f"EEXIST: an interface of this name exists and is {_a(state.our_kind)}"
@@ -87,6 +88,13 @@ def _check_link(item: Link, change: Change, world: World) -> None:
             "EEXIST: it already exists and is not managed by hostnet",
             f"Take it over with `pulumi import` (id {item.name}){adopt}",
         )
+
+
+def _check_altnames(name: str, what: str, world: World) -> None:
+    for link in world.snapshot.links.values():
+        if name in link.altnames:
+            fix = f"Choose another name, or run `ip link property del dev {link.name} altname {name}`"
+            raise HostnetError(Code.CONFLICT, what, f"EEXIST: {name} is an alternative name of {link.name}", fix)
 
 
 def _a(kind: str) -> str:

@@ -5,7 +5,17 @@ from __future__ import annotations
 import errno
 import os
 
-from hostnet.agent.linux.operations import Operation, WriteSysctl
+from hostnet.agent.linux.operations import (
+    AddAddress,
+    AddRoute,
+    CreateBridge,
+    CreateTap,
+    Operation,
+    PutRoute,
+    SetBridgeOption,
+    SetTapUser,
+    WriteSysctl,
+)
 from hostnet.agent.nft.desired import ClashError
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.errors import Code, HostnetError
@@ -51,7 +61,6 @@ _ADVICE = {
     errno.EACCES: "hostnet needs root on the host: connect as root, or set connection.sudo",
     errno.EBUSY: "A program has the interface open; stop it and try again",
     errno.EROFS: "The host mounts /proc/sys read-only: set the sysctl where the host is started",
-    errno.EOPNOTSUPP: "This kernel was built without the feature",
     errno.ENODEV: "The interface went away in the meantime; run `pulumi refresh`, then `pulumi up`",
 }
 
@@ -59,4 +68,19 @@ _ADVICE = {
 def _advice(operation: Operation, error: OSError) -> str:
     if isinstance(operation, WriteSysctl) and error.errno in (errno.EROFS, errno.EACCES):
         return _ADVICE[errno.EROFS]
+    if error.errno == errno.EOPNOTSUPP:
+        return f"This kernel has no {_feature(operation)}. Load its module, or use a kernel that has it"
     return _ADVICE.get(error.errno or 0, "")
+
+
+def _feature(operation: Operation) -> str:
+    """What a kernel lacks that does not support an operation, with its build option."""
+    if isinstance(operation, SetBridgeOption) and operation.option == "vlan_filtering":
+        return "VLAN filtering of bridges (CONFIG_BRIDGE_VLAN_FILTERING, for vlanFiltering)"
+    if isinstance(operation, CreateBridge):
+        vlans = " or no VLAN filtering of bridges (CONFIG_BRIDGE_VLAN_FILTERING, for vlanFiltering)"
+        return f"bridges (CONFIG_BRIDGE){vlans if operation.vlan_filtering else ''}"
+    if isinstance(operation, (CreateTap, SetTapUser)):
+        return "TAPs (CONFIG_TUN)"
+    v6 = isinstance(operation, (AddAddress, AddRoute, PutRoute)) and ":" in operation.cidr
+    return "IPv6 (CONFIG_IPV6)" if v6 else f"support for it ({operation})"
