@@ -140,7 +140,7 @@ def compare_taps(namespaces: Namespaces, state: Path) -> Times:
         else:
             host.ip(*(f"link delete {link}" for link in (*NAMES, "br0")))
 
-    return rounds(turns, host, undo)
+    return rounds(turns, host, lambda _: None, undo)
 
 
 # --- forwards --------------------------------------------------------------------------------------------------------
@@ -192,6 +192,14 @@ class Forwards:
             "nft -f, one process": lambda: subprocess.run(argv, input=batch, text=True, check=True),
         }
 
+    def prepare(self, name: str) -> None:
+        """Let the agent see what the others did to nftables: on a host it is alone for most of the time.
+
+        After a change by another program its next step lists the table, element by element.
+        """
+        if name == STEP:
+            self.host.call(apply, self.agent, [self._change(-1)])
+
     def remove(self, name: str, numbers: range) -> None:
         """Delete them. nftables refuses to delete an element that it does not have: so all were there."""
         if name == STEP:
@@ -222,23 +230,32 @@ def compare_forwards(namespaces: Namespaces, state: Path) -> tuple[Times, Times]
     """All in one batch, and one more beside them."""
     forwards = Forwards(namespaces.add("forwards"), state)
     everything, one = range(FORWARDS), range(FORWARDS, FORWARDS + 1)
-    batch = rounds(forwards.turns(everything), forwards.host, lambda name: forwards.remove(name, everything))
+
+    def compare(numbers: range) -> Times:
+        turns = forwards.turns(numbers)
+        return rounds(turns, forwards.host, forwards.prepare, lambda name: forwards.remove(name, numbers))
+
+    batch = compare(everything)
     forwards.host.call(forwards.own.run, text(everything))
     forwards.host.call(forwards.turns(everything)[STEP])
-    return batch, rounds(forwards.turns(one), forwards.host, lambda name: forwards.remove(name, one))
+    return batch, compare(one)
 
 
-def rounds(turns: dict[str, Work], host: Namespace, undo: Callable[[str], None]) -> Times:
+def rounds(
+    turns: dict[str, Work], host: Namespace, prepare: Callable[[str], None], undo: Callable[[str], None]
+) -> Times:
     """Let all take turns.
 
     Args:
         turns: By name, the work that is timed.
         host: The namespace that it works in.
+        prepare: Called before the work, untimed.
         undo: Checks the work and undoes it, untimed.
     """
     took: Times = {name: [] for name in turns}
     for number in range(ROUNDS + 1):
         for name, work in turns.items():
+            prepare(name)
             time_taken = seconds(host, work)
             undo(name)
             if number:  # the first round warms up
