@@ -204,6 +204,8 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         refresh = bool(state.inputs) and state.inputs != state.outputs
         found = await self._do.read(_subject(request), state if refresh else None, inputs.values)
         if found is None:
+            # No id: it is gone. No properties, not even empty ones: the engine (3.259) would import a resource that
+            # does not exist.
             return provider_pb2.ReadResponse()
         return provider_pb2.ReadResponse(
             id=found.id,

@@ -261,7 +261,9 @@ _ALWAYS = (
     # address, which takes port 53 from the host's own DNS server.
     "except-interface=lo",
     "bind-dynamic",
+    # Not the host's /etc/hosts: Debian's has the host's own name at 127.0.1.1, where a guest finds itself.
     "no-hosts",
+    # Else each lease and each router advertisement is a line in the host's log.
     "quiet-dhcp",
     "quiet-ra",
     # It is the only DHCP server of its bridge: it need not ignore a request for a lease that it does not know, and the

@@ -170,6 +170,7 @@ class _Context:
     def run(self, batch: str, flags: int) -> bytes:
         self._lib.nft_ctx_output_set_flags(self._context, flags)
         failed = self._lib.nft_run_cmd_from_buffer(self._context, batch.encode())
+        # Both buffers are read after each command: what is not read stays, before the next one's output (1.0.6).
         output = self._lib.nft_ctx_get_output_buffer(self._context)
         said = self._lib.nft_ctx_get_error_buffer(self._context)
         if failed:

@@ -177,6 +177,7 @@ class LinuxKernel:
 
     @perform.register
     def _create_tap(self, operation: ops.CreateTap) -> None:
+        # Without IFF_TUN_EXCL, TUNSETIFF opens a TAP of this name that another program made, and reports no error.
         _open_tap(operation, _IFF_TUN_EXCL)
 
     @perform.register
@@ -276,6 +277,7 @@ class LinuxKernel:
         if operation.bridge is not None:
             index = self._index(operation.bridge) if operation.bridge else 0
             self._set(operation.name, attribute(IFLA_MASTER, index))
+        # After the bridge: they are options of a bridge's port, and a link that is none has not got them (EOPNOTSUPP).
         if operation.isolated is not None:
             self._set_port(operation.name, IFLA_BRPORT_ISOLATED, on=operation.isolated)
         if operation.hairpin is not None:

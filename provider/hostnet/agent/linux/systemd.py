@@ -56,6 +56,8 @@ def as_service(unit: str, what: str, pid_file: Path, said: Path, argv: Sequence[
     """
     properties = (*_PROPERTIES, f"PIDFile={pid_file}", f"StandardError=file:{said}")
     options = [word for line in properties for word in ("--property", line)]
+    # --collect: without it a service that failed stays loaded until it is reset, and its name is taken
+    # (systemd-run(1)).
     return ["systemd-run", "--quiet", "--collect", f"--unit={unit}", f"--description={what}", *options, "--", *argv]
 
 

@@ -45,6 +45,7 @@ def restore_unit(state_dir: Path, argv: Sequence[str]) -> str:
     - Without the default dependencies, which would put network.target after basic.target.
     - It wants network.target: where nothing else does, guests' units would wait for nothing.
     - It stays active (RemainAfterExit=), so that a firewall's reload is passed on to it (ReloadPropagatedFrom=).
+    - It has a time limit: a oneshot service has none of its own (systemd.service(5)), and network.target waits for it.
 
     Args:
         state_dir: The state directory.
@@ -140,6 +141,9 @@ def networkd_text(names: Iterable[str]) -> str:
 
 
 def network_manager_text(names: Iterable[str]) -> str:
-    """A configuration file (NetworkManager.conf(5)) that does the same for NetworkManager."""
+    """A configuration file (NetworkManager.conf(5)) that does the same for NetworkManager.
+
+    `+=` adds to what the administrator's files list; `=` would replace it.
+    """
     listed = ";".join(f"interface-name:{name}" for name in sorted(set(names)))
     return f"{_HEAD}[keyfile]\nunmanaged-devices+={listed}\n"

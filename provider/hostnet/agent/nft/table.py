@@ -150,7 +150,11 @@ class Table:
         return replace(mark, generation=now if now == mark.generation + 1 else 0)
 
     def _existing(self) -> list[str]:
-        """Those of our tables that exist."""
+        """Those of our tables that exist.
+
+        To delete one that does not exist is an error (ENOENT) that refuses the whole batch, and nft 1.0.6 does not know
+        `destroy`.
+        """
         # Not in JSON: libnftables 1.0.6 writes garbage for the flags of a table that a program owns.
         names = {line.removeprefix("table ") for line in self.nft.lines("list tables")}
         return [name for name in TABLES if name in names]

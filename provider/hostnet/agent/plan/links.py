@@ -340,6 +340,8 @@ def glob_members(item: Glob, snapshot: Snapshot) -> tuple[list[str], list[str]]:
     for name in sorted(snapshot.links):
         if name == item.bridge or not fnmatch.fnmatchcase(name, item.pattern):
             continue
+        # What a bridge's port receives is the bridge's: an uplink in it would serve this host no more. A bridge in a
+        # bridge the kernel refuses (ELOOP).
         if name in snapshot.uplinks or snapshot.links[name].physical or snapshot.links[name].kind == "bridge":
             continue
         master = snapshot.master_of(name)

@@ -144,6 +144,7 @@ def _await_confirmation(agent: int, seconds: float, roll_back: RollBack) -> None
     while True:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         if not select.select([0] if agent_lives else [], [], [], left)[0]:
+            # The parent is looked up: the number of an agent that has died may be another process's by now.
             if agent_lives and os.getppid() == agent:
                 os.kill(agent, signal.SIGKILL)
             roll_back(transaction)
