@@ -143,7 +143,7 @@ export interface NatGatewayArgs {
      */
     internalInterfaces?: pulumi.Input<pulumi.Input<string>[] | undefined>;
     /**
-     * IPv4 networks, without host bits, whose guests reach the outside, on whichever interface they are. On the host: Each network is an element of an interval set. IPv4 forwarding is switched on.
+     * IPv4 networks, without host bits, whose guests reach the outside, on whichever interface they are. Where gateways overlap, the most specific network counts; the same network in two of one uplink is refused. On the host: Each network is an element of an interval set. IPv4 forwarding is switched on.
      */
     internalIps?: pulumi.Input<pulumi.Input<string>[] | undefined>;
     /**

@@ -72,7 +72,8 @@ class NatGatewayInputs(Declared):
     )
     internal_ips: tuple[str, ...] = prop(
         ListOf(NetCidr(IPV4)),
-        "IPv4 networks, without host bits, whose guests reach the outside, on whichever interface they are.",
+        "IPv4 networks, without host bits, whose guests reach the outside, on whichever interface they are. Where "
+        "gateways overlap, the most specific network counts; the same network in two of one uplink is refused.",
         default=(),
         effect="Each network is an element of an interval set. IPv4 forwarding is switched on.",
         field="internal4",

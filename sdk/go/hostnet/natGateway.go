@@ -89,7 +89,7 @@ type natGatewayArgs struct {
 	InternalForwarding *bool `pulumi:"internalForwarding"`
 	// Interfaces (bridges, routed TAPs) whose guests reach the outside. From outside, only port forwards and replies reach these guests. The same holds for IPv6 without `enableIpv6`, unless `routeIpv6` is true. On the host: Each interface is an element of a set. IPv4 forwarding is switched on.
 	InternalInterfaces []string `pulumi:"internalInterfaces"`
-	// IPv4 networks, without host bits, whose guests reach the outside, on whichever interface they are. On the host: Each network is an element of an interval set. IPv4 forwarding is switched on.
+	// IPv4 networks, without host bits, whose guests reach the outside, on whichever interface they are. Where gateways overlap, the most specific network counts; the same network in two of one uplink is refused. On the host: Each network is an element of an interval set. IPv4 forwarding is switched on.
 	InternalIps []string `pulumi:"internalIps"`
 	// IPv6 networks, without host bits, whose guests reach the outside, on whichever interface they are. They need `enableIpv6` or `routeIpv6`. On the host: Each network is an element of an interval set.
 	InternalIpv6s []string `pulumi:"internalIpv6s"`
@@ -125,7 +125,7 @@ type NatGatewayArgs struct {
 	InternalForwarding pulumi.BoolPtrInput
 	// Interfaces (bridges, routed TAPs) whose guests reach the outside. From outside, only port forwards and replies reach these guests. The same holds for IPv6 without `enableIpv6`, unless `routeIpv6` is true. On the host: Each interface is an element of a set. IPv4 forwarding is switched on.
 	InternalInterfaces pulumi.StringArrayInput
-	// IPv4 networks, without host bits, whose guests reach the outside, on whichever interface they are. On the host: Each network is an element of an interval set. IPv4 forwarding is switched on.
+	// IPv4 networks, without host bits, whose guests reach the outside, on whichever interface they are. Where gateways overlap, the most specific network counts; the same network in two of one uplink is refused. On the host: Each network is an element of an interval set. IPv4 forwarding is switched on.
 	InternalIps pulumi.StringArrayInput
 	// IPv6 networks, without host bits, whose guests reach the outside, on whichever interface they are. They need `enableIpv6` or `routeIpv6`. On the host: Each network is an element of an interval set.
 	InternalIpv6s pulumi.StringArrayInput

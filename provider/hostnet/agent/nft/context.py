@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
+from hostnet.agent.linux.prefixes import Prefix, PrefixIndex
 from hostnet.agent.linux.snapshot import Snapshot
-from hostnet.agent.nft.networks import overlap
+from hostnet.agent.nft.networks import overlap, subnets, without
 from hostnet.agent.record.owners import Owners
 from hostnet.wire.family import digit_of
 from hostnet.wire.objects import Address, Forward, Gateway, Link, Port, Route
@@ -30,6 +33,7 @@ class Context:
         shared: Our addresses that an interface outside the gateways' networks has, too. A main address that is on a
             bridge as /32 (Hetzner's routed set-up) stays reachable.
         externals: The external interfaces of all gateways and forwards.
+        routes: By interface behind a gateway, the declared routes through it (a routed TAP's guests).
         observed: A digest of the observed part: with the same owners it can have been another one before.
     """
 
@@ -41,6 +45,7 @@ class Context:
     bridges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shared: frozenset[str] = frozenset()
     externals: frozenset[str] = frozenset()
+    routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     observed: str = ""
 
     @cached_property
@@ -55,6 +60,33 @@ class Context:
             networks = (*gateway.internal4, *gateway.internal6)
             homes = [device for device, cidrs in known.items() if networks and overlap(networks, cidrs)]
             found[name] = tuple(dict.fromkeys((*(gateway.internal or self.devices), *homes)))
+        return found
+
+    def parts(self, gateway: Gateway, cidr: str) -> list[Any]:
+        """A network of a gateway without what is more specific in another gateway of the same external interface.
+
+        There the other gateway says how a source is translated; and an interval set takes no overlapping elements. Of
+        two gateways with the same network, which admission refuses, the first by name has it.
+        """
+        network = Prefix.parse(cidr)
+        index = self._behind.get(gateway.external or "")
+        inside = [
+            ipaddress.ip_network(other)
+            for prefix, (name, other) in (index.overlapping(network) if index else ())
+            if name != gateway.name and network.covers(prefix) and (prefix != network or name < gateway.name)
+        ]
+        return without(ipaddress.ip_network(cidr), inside)
+
+    @cached_property
+    def _behind(self) -> Mapping[str, PrefixIndex[tuple[str, str]]]:
+        """By external interface, the networks behind its gateways, by address and by interface: (gateway, network)."""
+        found: dict[str, PrefixIndex[tuple[str, str]]] = {}
+        for name, gateway in self.gateways.items():
+            index = found.setdefault(gateway.external or "", PrefixIndex())
+            own = [str(net) for link in gateway.internal for net in subnets(self.addresses.get(link, ()))]
+            routed = [cidr for link in gateway.internal for cidr in self.routes.get(link, ())]
+            for cidr in (*gateway.internal4, *gateway.internal6, *own, *routed):
+                index.add(Prefix.parse(cidr), (name, cidr))
         return found
 
 
@@ -83,8 +115,13 @@ def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) 
     shared = _shared(addresses, snapshot, inner)
     seen = (sorted({**looked_up, **bridges}.items()), sorted(shared))
     observed = hashlib.sha256(repr(seen).encode()).hexdigest()[:16] if any(seen) else ""
+    behind = {name for gateway in gateways.values() for name in gateway.internal}
+    routes: dict[str, tuple[str, ...]] = {}
+    for route in owners.every(Route) if behind else ():
+        if route.link in behind:
+            routes[route.link] = (*routes.get(route.link, ()), route.cidr)
     externals |= {gateway.external for gateway in gateways.values() if gateway.external}
-    return Context(devices, addresses, gateways, ports, doubled, bridges, shared, externals, observed)
+    return Context(devices, addresses, gateways, ports, doubled, bridges, shared, externals, routes, observed)
 
 
 def _shared(addresses: Mapping[str, tuple[str, ...]], snapshot: Snapshot, inner: Container[str]) -> frozenset[str]:

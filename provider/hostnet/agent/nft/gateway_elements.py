@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Iterator
 
 from hostnet.agent.nft.context import Context, own_addresses
-from hostnet.agent.nft.networks import overlap, widest
+from hostnet.agent.nft.networks import bare, overlap, widest
 from hostnet.agent.nft.ruleset import Element, Tag, Tagged
 from hostnet.wire.objects import Gateway
 
@@ -24,7 +24,7 @@ def gateway_elements(gateway: Gateway, context: Context) -> Iterator[Tagged]:
     yield Element("external_links", (external,)), ("external", "")
     for name in gateway.internal:
         yield from _internal_interface(gateway, external, name, context)
-    yield from _internal_networks(gateway, external)
+    yield from _internal_networks(gateway, external, context)
     yield from _addresses_in_networks(gateway, context)
     yield from _bridges_in_networks(gateway, context)
     if gateway.mss_clamp:
@@ -63,21 +63,22 @@ def _internal_interface(gateway: Gateway, external: str, name: str, context: Con
                 yield Element("forward_pairs6", (name, other)), ("internal_forwarding", "")
 
 
-def _internal_networks(gateway: Gateway, external: str) -> Iterator[Tagged]:
-    for digit, networks, fixed in (
-        ("4", gateway.internal4, gateway.snat4),
-        ("6", gateway.internal6, gateway.snat6),
-    ):
-        field_name = "internal" + digit
+def _internal_networks(gateway: Gateway, external: str, context: Context) -> Iterator[Tagged]:
+    for digit, networks in (("4", gateway.internal4), ("6", gateway.internal6)):
         for cidr in networks:
-            tag = (field_name, cidr)
-            key = (external, widest(cidr, networks))
-            if digit == "6" and gateway.route6:
-                yield Element("routed_nets6", key), tag
-            if digit == "4" or gateway.nat6 or gateway.route6:
-                yield Element("forward_nets" + digit, key), tag
-            if digit == "4" or gateway.nat6:
-                yield _translate("nets" + digit, key, fixed, tag)
+            tag = ("internal" + digit, cidr)
+            for part in context.parts(gateway, widest(cidr, networks)):
+                yield from _network(gateway, digit, (external, bare(part)), tag)
+
+
+def _network(gateway: Gateway, digit: str, key: tuple[str, str], tag: Tag) -> Iterator[Tagged]:
+    """The elements of a part of a network that is given by address."""
+    if digit == "6" and gateway.route6:
+        yield Element("routed_nets6", key), tag
+    if digit == "4" or gateway.nat6 or gateway.route6:
+        yield Element("forward_nets" + digit, key), tag
+    if digit == "4" or gateway.nat6:
+        yield _translate("nets" + digit, key, gateway.snat4 if digit == "4" else gateway.snat6, tag)
 
 
 def _addresses_in_networks(gateway: Gateway, context: Context) -> Iterator[Tagged]:

@@ -39,6 +39,14 @@ def _without(network: Any, other: Any) -> Iterable[Any]:
     return [] if network.subnet_of(other) else network.address_exclude(other)
 
 
+def without(network: Any, others: Iterable[Any]) -> list[Any]:
+    """A network without the parts that others cover."""
+    parts = [network]
+    for other in others:
+        parts = [part for each in parts for part in _without(each, other)]
+    return sorted(parts)
+
+
 def collapsed(cidrs: Iterable[Any]) -> list[Any]:
     """The networks of CIDRs of one family, as few as possible."""
     networks: list[Any] = [ipaddress.ip_network(cidr, strict=False) for cidr in cidrs]
@@ -56,7 +64,7 @@ def subnets(cidrs: tuple[str, ...]) -> list[Network]:
 
 
 def widest(cidr: str, among: Iterable[str]) -> str:
-    """The widest network of a list that this one lies in; mostly it is the network itself."""
+    """The widest network of a list that this one lies in, as nft prints it; mostly it is the network itself."""
     network: Any = ipaddress.ip_network(cidr)
     nets: list[Any] = [ipaddress.ip_network(each) for each in among]
     return bare(min((each for each in nets if network.subnet_of(each)), key=lambda each: int(each.prefixlen)))

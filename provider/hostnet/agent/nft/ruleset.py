@@ -349,21 +349,24 @@ COUNTS
     ip6 daddr @internal_nets6 accept
     # Servers such as NFS trust ports below 1024: a guest's must not look like root's on this host.
     {_PORTED} th sport < 1024 jump low_ports
-    snat ip to iifname . oifname map @snat_pairs4
-    snat ip6 to iifname . oifname map @snat_pairs6
+    # Networks before interfaces: no network here holds a more specific one of another gateway (`Context.parts`).
     snat ip to oifname . ip saddr map @snat_nets4
     snat ip6 to oifname . ip6 saddr map @snat_nets6
-    meta nfproto ipv4 iifname . oifname @masquerade_pairs4 jump masqueraded
-    meta nfproto ipv6 iifname . oifname @masquerade_pairs6 jump masqueraded
     oifname . ip saddr @masquerade_nets4 jump masqueraded
     oifname . ip6 saddr @masquerade_nets6 jump masqueraded
+    snat ip to iifname . oifname map @snat_pairs4
+    snat ip6 to iifname . oifname map @snat_pairs6
+    meta nfproto ipv4 iifname . oifname @masquerade_pairs4 jump masqueraded
+    meta nfproto ipv6 iifname . oifname @masquerade_pairs6 jump masqueraded
   }}
 
   chain low_ports {{
-    {_PORTED} snat ip to iifname . oifname map @snat_pairs4 : 1024-65535
-    {_PORTED} snat ip6 to iifname . oifname map @snat_pairs6 : 1024-65535
     {_PORTED} snat ip to oifname . ip saddr map @snat_nets4 : 1024-65535
     {_PORTED} snat ip6 to oifname . ip6 saddr map @snat_nets6 : 1024-65535
+    oifname . ip saddr @masquerade_nets4 jump masqueraded
+    oifname . ip6 saddr @masquerade_nets6 jump masqueraded
+    {_PORTED} snat ip to iifname . oifname map @snat_pairs4 : 1024-65535
+    {_PORTED} snat ip6 to iifname . oifname map @snat_pairs6 : 1024-65535
   }}
 
   # Not `masquerade`, which is a word of nft's grammar.

@@ -14,7 +14,7 @@ from hostnet.agent.plan.world import World
 from hostnet.agent.record.networks import Held
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import Address, Guest, Route
+from hostnet.wire.objects import Address, Gateway, Guest, Route
 from hostnet.wire.requests import Change
 
 _CHOOSE = "Remove one of the two, or choose another network"
@@ -105,6 +105,40 @@ def _follows(guest: Guest, bridge: str, change: Change, world: World) -> bool:
     owner = world.link_owner(guest.bridge)
     is_gone = owner is None and guest.bridge not in world.snapshot.links
     return guest.bridge == bridge or is_gone or (owner is not None and owner.urn == change.urn)
+
+
+def check_gateway(item: Gateway, change: Change, world: World) -> None:
+    """Refuse a network that is behind another gateway of the same uplink: its source would have two translations.
+
+    Of networks that lie in each other the more specific one counts. What the gateway had already stays its own.
+
+    Raises:
+        HostnetError: Names the other gateway's resource.
+    """
+    own = world.gateway(item.name)
+    had = set(_behind(own, world)) if own is not None else set()
+    mine = {place: text for place, text in _behind(item, world).items() if place not in had}
+    for owner, other in world.others(change, Gateway):
+        if other.external != item.external:
+            continue
+        for place in mine.keys() & _behind(other, world).keys():
+            raise HostnetError(
+                Code.CONFLICT,
+                f"cannot set up NAT gateway {item.name}",
+                f"{mine[place]} is also behind NAT gateway {other.name}, which belongs to {owner.label}, and both lead "
+                f"out by {item.external}",
+                "Remove it from one of the two, or give them different external interfaces",
+            )
+
+
+def _behind(gateway: Gateway, world: World) -> dict[Prefix | str, str]:
+    """The interfaces and networks behind a gateway, each as a message names it."""
+    found: dict[Prefix | str, str] = {name: name for name in gateway.internal}
+    for name in gateway.internal:
+        subnets = {Prefix.parse(cidr): f"{cidr} of {name}" for cidr in world.cidrs(name)}
+        found.update({prefix: text for prefix, text in subnets.items() if not prefix.single})
+    found.update({Prefix.parse(cidr): cidr for cidr in (*gateway.internal4, *gateway.internal6)})
+    return found
 
 
 def _relation(subject: str, prefix: Prefix, owner: Owner, network: Prefix, held: Held) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Callable
 
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.plan.guests import resolve_guest
-from hostnet.agent.plan.overlaps import check_address, check_route
+from hostnet.agent.plan.overlaps import check_address, check_gateway, check_route
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.errors import Code, HostnetError
@@ -41,7 +41,9 @@ def resolve(change: Change, world: World) -> Owner:
 
 def _resolve(item: Object, change: Change, world: World) -> Object:
     if isinstance(item, Gateway):
-        return _resolve_gateway(item, world)
+        gateway = _resolve_gateway(item, world)
+        check_gateway(gateway, change, world)
+        return gateway
     if isinstance(item, Forward):
         return _resolve_forward(item, change, world)
     if isinstance(item, Guest):

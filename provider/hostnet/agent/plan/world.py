@@ -92,7 +92,8 @@ class World:
 
     def cidrs(self, link: str) -> tuple[str, ...]:
         """A link's addresses: as declared where it is ours, else as the kernel has them."""
-        declared = tuple(item.cidr for item in self.owners.every(Address) if item.link == link)
+        owner = self.link_owner(link)
+        declared = tuple(item.cidr for item in owner.of(Address) if item.link == link) if owner else ()
         return declared or self.snapshot.addresses.get(link, ())
 
     def gateway(self, name: str) -> Gateway | None:
