@@ -61,7 +61,7 @@ export interface ProviderArgs {
      */
     connection?: pulumi.Input<inputs.ConnectionArgs | undefined>;
     /**
-     * Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
+     * Lets a delete on a host that cannot be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
      */
     deleteUnreachable?: pulumi.Input<boolean | undefined>;
     /**

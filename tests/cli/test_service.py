@@ -126,7 +126,7 @@ def test_units_that_cannot_be_written_are_a_warning(bench: Bench) -> None:
     shutil.rmtree(bench.places.units)
     bench.places.units.write_text("not a directory")
     warnings = bench.sync("auto", BRIDGE)
-    assert any("won't come back after a reboot" in warning for warning in warnings)
+    assert any("will not come back after a reboot" in warning for warning in warnings)
 
 
 def test_network_daemons_are_kept_off(bench: Bench) -> None:

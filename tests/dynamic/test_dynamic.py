@@ -212,7 +212,7 @@ def test_what_dynamic_resources_cannot_do_is_said(stack: DynamicStack, host: Hos
     def imported() -> None:
         hostnet.dynamic.Bridge("net", name="br0", opts=pulumi.ResourceOptions(import_="br0"))
 
-    assert "can't import a dynamic resource" in stack.preview(imported, fails=True).text
+    assert "cannot import a dynamic resource" in stack.preview(imported, fails=True).text
 
 
 def test_children_of_components_have_identities_of_their_own(stack: DynamicStack, host: Host) -> None:

@@ -286,7 +286,7 @@ def test_what_cannot_come_back_as_it_was(up: World, as_before: Look) -> None:
         there = f"/proc/{up.server._sshd.pid}/root/run/dnsmasq"
         up.server.namespace.run(["sh", "-c", f"cat /bin/false >{there}"])
         error = await rolled_back(asked)
-        assert "the rollback failed in part: can't serve DHCP" in error.why
+        assert "the rollback failed in part: cannot serve DHCP" in error.why
         assert as_before()["routes"] == before["routes"]
         path = next((up.directory / "state").glob("netns-*.json"))
         assert "10.5.0.1/24" in path.read_text()

@@ -30,7 +30,7 @@ _CODES = """exit codes:
   0    success
   1    the host has a problem (doctor, status --check), or it refused the request
   2    the command line is wrong
-  3    the host can't be reached, or the user lacks permission
+  3    the host cannot be reached, or the user lacks permission
   130  interrupted
 """
 _COMMON = """The command needs root on the host: as another user it runs `sudo -n` there.
@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
         ("restore", "put back everything that is recorded on a host, as at boot"),
         ("watch", "attach new interfaces that fit a TapBinding's `match`, in the foreground"),
         ("graph", "draw a host's topology as text, for Graphviz, or as a picture"),
-        ("remove", "delete what a stack has on a host, where its state is lost and `pulumi destroy` can't"),
+        ("remove", "delete what a stack has on a host, where its state is lost and `pulumi destroy` cannot"),
     ):
         command = commands.add_parser(
             name,

@@ -70,7 +70,7 @@ class _Managed(Resource):
             raise TypeError(f"{self._kind.name}() got an unexpected keyword argument {name!r}")
         if opts is not None and opts.import_ is not None:
             raise pulumi.RunError(
-                f"{resource_name}: Pulumi can't import a dynamic resource. Take a bridge over with adopt=True, or "
+                f"{resource_name}: Pulumi cannot import a dynamic resource. Take a bridge over with adopt=True, or "
                 "import the resource with the plugin's SDK pulumi_hostnet"
             )
         results = _attributes(self._kind.results.properties.values())

@@ -21,7 +21,7 @@ class ProviderInputs(Declared):
     )
     delete_unreachable: bool = prop(
         Bool(),
-        "Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The "
+        "Lets a delete on a host that cannot be reached succeed with a warning. Otherwise it is an error. The "
         f"environment variable `{DELETE_UNREACHABLE_ENV}` does the same.",
         default=False,
     )

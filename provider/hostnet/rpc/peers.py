@@ -72,7 +72,7 @@ class OwnUser(aio.ServerInterceptor):
         try:
             return handler.request_deserializer(data)
         except DecodeError as error:
-            await context.abort(StatusCode.INVALID_ARGUMENT, f"the request can't be read: {error}")
+            await context.abort(StatusCode.INVALID_ARGUMENT, f"the request cannot be read: {error}")
 
     def _user(self, peer: str) -> int | None:
         """The user at the other end of a connection; None where that is not known.

@@ -37,7 +37,7 @@ type providerArgs struct {
 	ConfirmTimeout *float64 `pulumi:"confirmTimeout"`
 	// The host of every resource that has no `connection` of its own. Default: this machine.
 	Connection *Connection `pulumi:"connection"`
-	// Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
+	// Lets a delete on a host that cannot be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
 	DeleteUnreachable *bool `pulumi:"deleteUnreachable"`
 	// How long a request waits while another process changes the same host: another stack's `pulumi up`, or a change that waits for its confirmation. Then it fails, and names that process. Unit: s. Default: 120.
 	LockTimeout *float64 `pulumi:"lockTimeout"`
@@ -53,7 +53,7 @@ type ProviderArgs struct {
 	ConfirmTimeout pulumi.Float64PtrInput
 	// The host of every resource that has no `connection` of its own. Default: this machine.
 	Connection ConnectionPtrInput
-	// Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
+	// Lets a delete on a host that cannot be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
 	DeleteUnreachable pulumi.BoolPtrInput
 	// How long a request waits while another process changes the same host: another stack's `pulumi up`, or a change that waits for its confirmation. Then it fails, and names that process. Unit: s. Default: 120.
 	LockTimeout pulumi.Float64PtrInput

@@ -32,7 +32,7 @@ Object.defineProperty(exports, "connection", {
 });
 
 /**
- * Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
+ * Lets a delete on a host that cannot be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
  */
 export declare const deleteUnreachable: boolean | undefined;
 Object.defineProperty(exports, "deleteUnreachable", {

@@ -31,7 +31,7 @@ class ProviderArgs:
 
         :param pulumi.Input[_builtins.float] confirm_timeout: How long the host waits after a change for the provider to confirm that it still reaches the host. Without a confirmation the host rolls the change back. Unit: s. Default: 30.
         :param pulumi.Input['ConnectionArgs'] connection: The host of every resource that has no `connection` of its own. Default: this machine.
-        :param pulumi.Input[_builtins.bool] delete_unreachable: Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
+        :param pulumi.Input[_builtins.bool] delete_unreachable: Lets a delete on a host that cannot be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
         :param pulumi.Input[_builtins.float] lock_timeout: How long a request waits while another process changes the same host: another stack's `pulumi up`, or a change that waits for its confirmation. Then it fails, and names that process. Unit: s. Default: 120.
         :param pulumi.Input[_builtins.str] persist: Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
         :param pulumi.Input[_builtins.str] state_dir: The directory on the host with the record of all resources. Two providers with different directories own different resources. Default: /var/lib/hostnet.
@@ -77,7 +77,7 @@ class ProviderArgs:
     @pulumi.getter(name="deleteUnreachable")
     def delete_unreachable(self) -> pulumi.Input[Optional[_builtins.bool]]:
         """
-        Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
+        Lets a delete on a host that cannot be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
         """
         return pulumi.get(self, "delete_unreachable")
 
@@ -142,7 +142,7 @@ class Provider(pulumi.ProviderResource):
         :param pulumi.ResourceOptions opts: Options for the resource.
         :param pulumi.Input[_builtins.float] confirm_timeout: How long the host waits after a change for the provider to confirm that it still reaches the host. Without a confirmation the host rolls the change back. Unit: s. Default: 30.
         :param pulumi.Input[Union['ConnectionArgs', 'ConnectionArgsDict']] connection: The host of every resource that has no `connection` of its own. Default: this machine.
-        :param pulumi.Input[_builtins.bool] delete_unreachable: Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
+        :param pulumi.Input[_builtins.bool] delete_unreachable: Lets a delete on a host that cannot be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
         :param pulumi.Input[_builtins.float] lock_timeout: How long a request waits while another process changes the same host: another stack's `pulumi up`, or a change that waits for its confirmation. Then it fails, and names that process. Unit: s. Default: 120.
         :param pulumi.Input[_builtins.str] persist: Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
         :param pulumi.Input[_builtins.str] state_dir: The directory on the host with the record of all resources. Two providers with different directories own different resources. Default: /var/lib/hostnet.

@@ -147,7 +147,7 @@ def _check_server(item: DhcpServer, owner: Owner, world: World) -> None:
         if guest.hostname and item.dhcp:
             holder, _ = named.setdefault(guest.hostname.lower(), (other, guest))
             if holder.urn != other.urn:
-                what = f"can't serve DNS on {item.bridge}"
+                what = f"cannot serve DNS on {item.bridge}"
                 why = f"the guests of {holder.label} and of {other.label} have the host name {guest.hostname}"
                 raise HostnetError(Code.CONFLICT, what, why, _RENAME)
 
@@ -167,7 +167,7 @@ def _check_guest(item: Guest, owner: Owner, world: World) -> None:
                     and _same_name(guest.hostname, item.hostname)
                 ):
                     why = f"the host name {item.hostname} belongs to the guest of {holder.label}"
-                    raise HostnetError(Code.CONFLICT, f"can't set up {what}", why, _RENAME)
+                    raise HostnetError(Code.CONFLICT, f"cannot set up {what}", why, _RENAME)
 
 
 def _same_name(one: str | None, other: str | None) -> bool:
@@ -200,7 +200,7 @@ def _compare(what: str, lease: StaticLease, guest: Guest, holder: str) -> None:
         return
     raise HostnetError(
         Code.CONFLICT,
-        f"can't set up {what}",
+        f"cannot set up {what}",
         f"{why}: the other one belongs to {holder}",
         "A guest of a TapBinding has its lease without an entry in staticLeases: remove one of the two",
     )
@@ -219,7 +219,7 @@ def config_of(server: DhcpServer, world: World) -> ServerConfig:
     Raises:
         HostnetError: A value is not what it must be, or the bridge has no subnet to serve.
     """
-    what = f"can't serve DHCP and router advertisements on {server.bridge}"
+    what = f"cannot serve DHCP and router advertisements on {server.bridge}"
     bridge = _word(_INTERFACE, server.bridge, "name that dnsmasq takes for an interface", what)
     own = [ipaddress.ip_interface(cidr) for cidr in world.cidrs(server.bridge)]
     domain = _domain(server.domain, what) if server.domain else None

@@ -71,7 +71,7 @@ def check_installed(bridge: str) -> None:
     if shutil.which("dnsmasq") is None:
         raise HostnetError(
             Code.UNSUPPORTED,
-            f"can't serve DHCP and router advertisements on {bridge}",
+            f"cannot serve DHCP and router advertisements on {bridge}",
             "dnsmasq is not installed (or not in PATH)",
             advice_here("dnsmasq"),
         )

@@ -147,7 +147,7 @@ def start(bridge: str, argv: list[str], errors: Path) -> None:
 
 def failure(bridge: str, why: str) -> HostnetError:
     """The error for a server that does not run."""
-    what = f"can't serve DHCP and router advertisements on {bridge}"
+    what = f"cannot serve DHCP and router advertisements on {bridge}"
     if "Address already in use" in why:
         # dnsmasq (2.90): "failed to bind DHCP server socket: …", "failed to create listening socket for 10.0.0.1: …"
         return HostnetError(Code.CONFLICT, what, why, in_use(DHCP if "DHCP server socket" in why else DNS))

@@ -297,7 +297,7 @@ def firewall_error(failure: FirewallError) -> HostnetError:
     """The error for the resource that needs the change."""
     return HostnetError(
         Code.KERNEL,
-        f"can't change {failure.chain}",
+        f"cannot change {failure.chain}",
         failure.why,
         "Set the gateway's `firewall` to \"none\" (or the bridge's `openFirewall` to false), and have that firewall "
         "accept the traffic by its own configuration",

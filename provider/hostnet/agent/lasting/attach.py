@@ -153,7 +153,7 @@ class Attacher:
                 for step in own:
                     self.kernel.perform(step.operation)
             except OSError as error:
-                report.lines.append(f"can't detach {new}, which was {old}: {_why(error)}")
+                report.lines.append(f"cannot detach {new}, which was {old}: {_why(error)}")
             else:
                 report.lines.append(f"detached {new}, which was {old}: it does not match {item.pattern} any more")
         return after
@@ -174,7 +174,7 @@ class Attacher:
             try:
                 self.kernel.perform(step.operation)
             except OSError as error:
-                failed[name] = f"can't {step.operation}: {_why(error)}"
+                failed[name] = f"cannot {step.operation}: {_why(error)}"
                 if error.errno != errno.ENODEV:
                     self._undo(done.pop(name, ()))
             else:
@@ -213,7 +213,7 @@ class Attacher:
             mark = self._table.sync(before_, after, comments, record.table).mark
             mark = replace(mark, observed=record.table.observed)
         except (NftError, MissingLibraryError) as error:
-            report.lines.append(f"can't note ports in hairpin mode in nftables: {str(error).splitlines()[0]}")
+            report.lines.append(f"cannot note ports in hairpin mode in nftables: {str(error).splitlines()[0]}")
             return
         if mark != record.table:
             record.table = mark

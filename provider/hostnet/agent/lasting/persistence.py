@@ -119,7 +119,7 @@ class Persistence:
         try:
             self._sync_watcher(globs=globs, by_unit=by_unit)
         except OSError as error:
-            warnings.append(f"no process attaches new interfaces: it can't be started ({error.strerror})")
+            warnings.append(f"no process attaches new interfaces: it cannot be started ({error.strerror})")
         if not record.owners:
             with contextlib.suppress(OSError):
                 self._state.rmdir()
@@ -203,7 +203,7 @@ class Persistence:
     def _not_persistent(self, error: OSError) -> str:
         where = f" {error.filename}" if error.filename else ""
         return (
-            f"this network won't come back after a reboot: can't write systemd's units ({error.strerror}{where}). "
+            f"this network will not come back after a reboot: cannot write systemd's units ({error.strerror}{where}). "
             "Run `hostnet restore` at boot by other means (NixOS: a service in configuration.nix), "
             "and set persist to `never`"
         )

@@ -187,7 +187,7 @@ class Watcher:
             report = self._attacher.step(changes, self._more)
         except (OSError, HostnetError) as error:
             if str(error) != self._failure:
-                self._say(f"can't attach interfaces: {error}. Trying again every {_RETRY_SECONDS:g} s")
+                self._say(f"cannot attach interfaces: {error}. Trying again every {_RETRY_SECONDS:g} s")
             self._failure = str(error)
             return
         self._failure = ""

@@ -205,7 +205,7 @@ def _programs() -> Iterator[Check]:
         yield check("dnsmasq", _OK, "installed")
     else:
         fix = advice_here("dnsmasq")
-        yield check("dnsmasq", _WARN, "not installed: Bridge.dhcpServer and ipv6SendRa won't work", fix)
+        yield check("dnsmasq", _WARN, "not installed: Bridge.dhcpServer and ipv6SendRa will not work", fix)
 
 
 def _sysctls(kernel: Kernel) -> Iterator[Check]:

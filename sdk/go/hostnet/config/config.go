@@ -21,7 +21,7 @@ func GetConnection(ctx *pulumi.Context) string {
 	return config.Get(ctx, "hostnet:connection")
 }
 
-// Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
+// Lets a delete on a host that cannot be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
 func GetDeleteUnreachable(ctx *pulumi.Context) bool {
 	return config.GetBool(ctx, "hostnet:deleteUnreachable")
 }

@@ -27,7 +27,7 @@ The host of every resource that has no `connection` of its own. Default: this ma
 
 deleteUnreachable: Optional[bool]
 """
-Lets a delete on a host that can't be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
+Lets a delete on a host that cannot be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
 """
 
 lockTimeout: Optional[float]
