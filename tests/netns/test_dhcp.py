@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -28,8 +29,8 @@ from tests.lab.driver import Provider, Stack, refused
 from tests.lab.kernel import CLSACT_EGRESS
 from tests.lab.lab import Lab
 from tests.lab.namespaces import Namespace
-from tests.lab.probes import DOUBT
-from tests.lab.waiting import PATIENCE, until
+from tests.lab.probes import DOUBT, RESEND
+from tests.lab.waiting import until
 from tools.guest import READY, qemu_argv
 
 Program = dict[str, tuple[str, dict[str, Any]]]
@@ -90,15 +91,19 @@ def test_a_guest_gets_all_it_needs(lab: Lab, stack: Stack, client: NewClient) ->
 
 
 def whole(to: Namespace, by: Namespace, address: str, size: int) -> int:
-    """How many bytes arrive of a datagram of this size that no router may divide."""
+    """How many bytes arrive of a datagram of this size that no router may divide; it is sent until one arrives."""
     with (
         to.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
         by.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
     ):
         receiver.bind((address, 9000))
-        receiver.settimeout(PATIENCE)
         sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
-        sender.sendto(bytes(size), (address, 9000))
+
+        def arrived() -> bool:
+            sender.sendto(bytes(size), (address, 9000))
+            return bool(select.select([receiver], [], [], RESEND)[0])
+
+        until(arrived)
         return len(receiver.recv(size + 1))
 
 

@@ -13,7 +13,7 @@ def test_the_demo_needs_make_and_python_alone(bare: System) -> None:
     assert "GUEST READY" in bare.offline("make", "demo")
 
 
-@pytest.mark.parametrize("folder", ["unit", "rpc", "netns", "cli", "dynamic"])
+@pytest.mark.parametrize("folder", ["cli", "dynamic"])
 def test_folder(system: System, folder: str) -> None:
     """All tests of a folder."""
     system.pytest("-n", "2", "--dist", "loadgroup", f"tests/{folder}")

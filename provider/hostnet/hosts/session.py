@@ -146,7 +146,7 @@ class Session:
         self._opening: asyncio.Task[Channel] | None = None
         self._cancelled = False
         self._channel: Channel | None = None
-        self._lines = Lines(asyncio.StreamReader())  # of `_channel`
+        self._lines: Lines  # of `_channel`: there is none before there is one
         self._queues: dict[Operation, list[_Waiting]] = {}
         self._unsure: set[tuple[str, str]] = set()  # owners whose change was sent, and the answer never came
         self._busy = asyncio.Lock()
