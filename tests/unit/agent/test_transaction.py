@@ -18,7 +18,7 @@ from hostnet.agent.transaction.host import Host
 from hostnet.agent.transaction.lockout import Login
 from hostnet.fakes.host import FakeHost
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import Address, Forward, Forwarding, ForwardingState, Gateway, Link, Object, Port
+from hostnet.wire.objects import Address, Forward, Forwarding, ForwardingState, Gateway, Glob, Link, Object, Port
 from hostnet.wire.protocol import Outcome
 from hostnet.wire.requests import Change, Query, View
 
@@ -363,3 +363,53 @@ def phase(fake: FakeHost) -> str:
     fresh = type(fake._store)(fake._store.path.parent, "host", None)
     with fresh.locked() as record:
         return type(record.phase).__name__
+
+
+TAKEN: dict[str, tuple[Object, ...]] = {
+    "Bridge": (Link("x", "bridge"), Address("x", "10.7.0.1/24")),
+    "TapBinding": (Link("x", "tap"), Port("x", "br0")),
+    "glob": (Glob("br0", "g-*"),),
+    "queues": (Link("x", "tap", multi_queue=True),),
+    "PortForward": OBJECTS["PortForward web"],
+}
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+@pytest.mark.parametrize("order", [1, -1], ids=["delete-first", "create-first"])
+def test_deleted_and_created_again_by_another_resource(fake: FakeHost, kind: str, order: int) -> None:
+    """In one transaction: it is there, as the other declares it, and the first one's state has lost it rightly."""
+    for name in ("g-1", "g-2"):
+        fake.add_link(name)
+    fake.agent.apply(changes()[:1])
+    token = {"glob": "TapBinding", "queues": "TapBinding"}.get(kind, kind)
+    objects = TAKEN[kind]
+    first: tuple[Object, ...] = (Link("x", "tap"),) if kind == "queues" else objects
+    fake.agent.apply([Change(urn(f"{token} one"), "x", first)])
+    whole = dump(fake)
+    exchange = [Change(urn(f"{token} one"), "x", (), first, known=True), Change(urn(f"{token} two"), "x", objects)]
+    assert codes(fake.agent.apply(exchange[::order])) == set()
+    found = dump(fake)
+    assert found["owners"].keys() ^ whole["owners"].keys() == {f"{urn(f'{token} {x}')} x" for x in ("one", "two")}
+    if kind == "queues":
+        for value in ("multi_queue", "mac"):  # the kernel gives a new TAP another one
+            assert found["links"]["x"].pop(value) != whole["links"]["x"].pop(value)
+    assert found["links"] == whole["links"]
+    fake.restart_agent()
+    assert codes(fake.agent.apply([Change(urn(f"{token} two"), "x", (), objects, known=True)])) == set()
+    assert "x" not in dump(fake)["links"]
+
+
+def test_the_other_resource_fails(fake: FakeHost) -> None:
+    """Then the first one keeps what it has, and both are told."""
+    fake.agent.apply([*changes()[:1], Change(urn("TapBinding one"), "x", TAKEN["TapBinding"])])
+    whole = dump(fake)
+    fake.kernel.refuse(errno.ENOSPC)
+    exchange = [
+        Change(urn("TapBinding one"), "x", (), TAKEN["TapBinding"], known=True),
+        Change(urn("TapBinding two"), "x", (*TAKEN["TapBinding"], Address("x", "10.8.0.1/32"))),
+    ]
+    assert codes(fake.agent.apply(exchange)) == {Code.KERNEL}
+    assert dump(fake) == whole
+    fake.restart_agent()
+    assert codes(fake.agent.apply(exchange[:1])) == set()
+    assert "x" not in dump(fake)["links"]

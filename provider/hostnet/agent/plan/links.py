@@ -78,7 +78,7 @@ def plan(
     key = new.key
     had = {item.name: item for item in old.of(Link)}
     for item in new.of(Link):
-        world = _recreated(key, item, world, names, into)
+        world = _recreated(key, item, had.get(item.name), world, names, into)
         _link(key, item, had.get(item.name), world, names, into)
         _enable_ipv6(key, item, new, world.snapshot, into)
         _other_ports(key, item, world, attached, into)
@@ -94,10 +94,16 @@ def _without_objects(owner: Owner | None) -> Owner:
     return replace(owner, objects=()) if owner else Owner("", "")
 
 
-def _recreated(key: str, item: Link, world: World, names: Names, into: Plan) -> World:
-    """A TAP whose owner or group is unset is created again: the kernel can change them, and not unset them."""
+def _recreated(key: str, item: Link, before: Link | None, world: World, names: Names, into: Plan) -> World:
+    """A TAP whose owner or group is unset is created again: the kernel can change them, and not unset them.
+
+    So is one that changes hands, if its new resource has another number of queues.
+    """
     state = world.snapshot.links.get(item.name)
-    if state is None or item.kind != "tap" or not takes_user_off(item, state, names):
+    if state is None or item.kind != "tap":
+        return world
+    other_queues = before is not None and before.multi_queue != item.multi_queue
+    if not (other_queues or takes_user_off(item, state, names)):
         return world
     into.build.append(Step(key, ops.DeleteLink(item.name), tuple(_recreate(item, world.snapshot))))
     links = {name: link for name, link in world.snapshot.links.items() if name != item.name}

@@ -22,7 +22,7 @@ from hostnet.agent.transaction import lockout
 from hostnet.agent.transaction.subsystems import Subsystems
 from hostnet.agent.transaction.transition import names_of
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import Address, Guest, Link, Route
+from hostnet.wire.objects import Address, Glob, Guest, Link, Object, Route
 from hostnet.wire.protocol import Outcome
 from hostnet.wire.requests import Change, View
 
@@ -56,7 +56,9 @@ class Admitted:
             failed: By owner, why its change failed.
         """
         errors = {number: each for number, each in self.outcomes.items() if isinstance(each, HostnetError)}
-        errors.update({number: failed[owner.key] for number, owner in self.owners.items() if owner.key in failed})
+        # The delete of what another resource gets is done with that one's create.
+        heirs = {number: self.renamed.get(owner.key, owner.key) for number, owner in self.owners.items()}
+        errors.update({number: failed[key] for number, key in heirs.items() if key in failed})
         return Result(errors)
 
 
@@ -93,7 +95,7 @@ class Admission:
                 if change.dry:
                     admitted.outcomes[number] = self._preview(change, after, snapshot, record.claims)
                     continue
-                old, new = self._admit_one(change, after, snapshot, record.claims)
+                old, new = self._admit_one(change, after, snapshot, record.claims, _freed(change, admitted))
             except HostnetError as error:
                 admitted.outcomes[number] = error
                 continue
@@ -153,12 +155,19 @@ class Admission:
         )
 
     def _admit_one(
-        self, change: Change, after: Owners, snapshot: Snapshot, claims: Mapping[str, str]
+        self,
+        change: Change,
+        after: Owners,
+        snapshot: Snapshot,
+        claims: Mapping[str, str],
+        freed: Owner | None = None,
     ) -> tuple[Owner | None, Owner | None]:
         """What the owner has, and what it should have (None: nothing)."""
         old = after.get(Owner(change.urn, change.id).key)
         if old is None and change.known:
             old = _found_by_state(change, after, World(after, snapshot), claims)
+        if old is None and freed is not None:
+            old, change = freed, replace(change, known=True)
         if not change.objects:
             return old, None
         if old is not None and old.key in after and old.urn != change.urn:
@@ -185,7 +194,7 @@ class Admission:
             change: The change.
             admitted: Gets the owner where it is created again.
         """
-        before = recorded or old
+        before = recorded or (old if old is not None and old.urn == new.urn else None)
         replaced = before.replaced if before else None
         if before is not None and not change.known:
             if before.via not in (None, self._via):
@@ -218,6 +227,26 @@ def _add(old: Owner | None, new: Owner | None, admitted: Admitted, after: Owners
         after.remove(owner.key)
     if owner.objects:
         admitted.pairs[owner.key] = (admitted.pairs.get(owner.key, (old, None))[0], new)
+
+
+def _freed(change: Change, admitted: Admitted) -> Owner | None:
+    """What a create gets of a resource that is deleted in the same transaction: a link of its name, or its glob.
+
+    It changes hands: new things are built before old ones are removed, so that deleting the link after the create would
+    take the new one away.
+    """
+    wanted = _places(change.objects)
+    if change.known or not wanted:
+        return None
+    deleted = (old for old, new in admitted.pairs.values() if old is not None and new is None)
+    return next((old for old in deleted if old.urn != change.urn and wanted & _places(old.objects)), None)
+
+
+def _places(objects: Iterable[Object]) -> set[tuple[str, str]]:
+    """What only one owner can have: a link of a name, with its kind, and a glob of a bridge."""
+    return {
+        (item.key, item.kind if isinstance(item, Link) else "") for item in objects if isinstance(item, (Link, Glob))
+    }
 
 
 def _clear(
