@@ -12,7 +12,7 @@ import pytest
 from hostnet.rpc.codec import decode
 from hostnet.rpc.protos import provider_pb2
 
-from tests.rpc.engine import Engine, Resource, message
+from tests.rpc.engine import Engine, Resource, message, paths
 from tests.rpc.test_life_cycle import LIVES, is_gone
 
 if TYPE_CHECKING:
@@ -238,3 +238,31 @@ def test_a_bridge_with_guests_is_replaced(engine: Engine) -> None:
     old.diff()
     made = declared(engine, "Bridge", b"two").create()
     assert engine.host.dump()["links"].keys() >= {old.id, made.id}
+
+
+SERVER = {"rangeStart": "10.0.0.100", "rangeEnd": "10.0.0.200"}
+
+
+@pytest.mark.parametrize("kind", ["TapBinding", "PortForward"])
+@pytest.mark.parametrize("server", [{}, {"dhcpServer": SERVER}], ids=["", "DHCP"])
+def test_what_a_read_drops_leaves_nothing(engine: Engine, kind: str, server: dict[str, Any]) -> None:
+    """A TAP, or a forward, that another program deleted: after the refresh nothing else of the stack looks changed."""
+    there = [
+        Resource(engine, "Bridge", "net", **BRIDGE, **server).create(),
+        Resource(engine, "TapBinding", "other", name="other", bridge="vms", guest={}).create(),
+        Resource(engine, "NatGateway", "nat", internalInterfaces=["vms"], externalInterface="eth0").create(),
+    ]
+    at = {"natGateway": there[-1].id, "destination": "10.0.0.2"}
+    there.append(Resource(engine, "PortForward", "a", sourcePort="80:81", **at).create())
+    whole = without_owners(engine.host.dump())
+    if kind == "TapBinding":
+        gone = Resource(engine, "TapBinding", "vm", name="vm", bridge="vms", guest={"hostname": "web"}).create()
+        engine.host.remove_link("vm")
+    else:
+        gone = Resource(engine, "PortForward", "b", sourcePort=82, **at).create()
+        engine.run(lambda: engine.host.run_nft("flush map inet hostnet dnat_port4"))
+    assert not gone.read().id
+    for one in there:
+        found = one.refresh().diff()
+        assert found.changes == provider_pb2.DiffResponse.DIFF_NONE, (one.name, paths(found))
+    assert without_owners(engine.host.dump()) == whole

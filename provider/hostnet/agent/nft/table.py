@@ -113,6 +113,27 @@ class Table:
         # With drift of others left, the recorded elements are not those of the kernel: the next sync has to list.
         return _synced(replace(mark, generation=0) if left else mark, added)
 
+    def withdraw(self, before: Desired, after: Desired, mark: Mark) -> Mark:
+        """Delete what only owners have that are gone, where it is there; nothing else, whatever the tables lack.
+
+        Args:
+            before: What all asked for.
+            after: What those that are left ask for.
+            mark: How the tables were after the last change.
+
+        Returns:
+            How the tables are now.
+
+        Raises:
+            NftError: nft or the kernel refused the batch. Nothing has changed.
+        """
+        now, listing = self.generation(), self.listing()
+        if listing is None or _other_rules(listing, mark):
+            return mark
+        removed = [place for place in before.elements if place not in after.elements and place in listing.elements]
+        sent = self._send(removed, [], after, {}, replace(mark, generation=now))
+        return sent if mark.generation == now else replace(sent, generation=0)
+
     def outdated(self, mark: Mark) -> bool:
         """Whether the tables are as another version of hostnet made them: unharmed, and of another text."""
         if not mark.rules or mark.template == TEMPLATE:

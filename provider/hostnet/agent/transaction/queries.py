@@ -25,6 +25,7 @@ from hostnet.agent.record.record import Record
 from hostnet.agent.transaction.apply import Applier
 from hostnet.agent.transaction.restore import Restorer
 from hostnet.agent.transaction.subsystems import Subsystems
+from hostnet.agent.transaction.sync import Synchronizer
 from hostnet.agent.transaction.transition import names_of
 from hostnet.wire.errors import HostnetError
 from hostnet.wire.objects import Forward, Gateway, ObjectState
@@ -36,6 +37,7 @@ class Queries:
 
     def __init__(self, subsystems: Subsystems, applier: Applier, restorer: Restorer) -> None:
         self._subsystems, self._applier, self._restorer = subsystems, applier, restorer
+        self._sync = Synchronizer(subsystems)
 
     def read(self, queries: list[Query]) -> list[View | HostnetError | None]:
         """What the host has for each query, from one look at it."""
@@ -70,8 +72,11 @@ class Queries:
             record.phase = Idle()
             self._subsystems.commit(record)
             return
+        left = record.owners.copy()
         for key in keys:
-            record.owners.remove(key)
+            left.remove(key)
+        self._sync.withdraw(record, left, snapshot)
+        record.owners = left
         context = context_of(record.owners, snapshot, record.attached)
         self._subsystems.sysctls.release(record, record.owners, context, snapshot)
         self._subsystems.save(record)

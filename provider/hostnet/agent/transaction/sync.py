@@ -5,6 +5,7 @@ Each function says, where it fails, which owners it failed for.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from hostnet.agent.firewalls.sync import FirewallError, firewall_error
 from hostnet.agent.linux.conntrack import Flows
 from hostnet.agent.linux.install_hints import advice_here
 from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
+from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import context_of
 from hostnet.agent.nft.desired import ClashError, Desired
 from hostnet.agent.nft.flows import changed_udp, newly_translated
@@ -22,11 +24,12 @@ from hostnet.agent.nft.table import refused
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owners
 from hostnet.agent.record.phase import Pairs
+from hostnet.agent.record.record import Record
 from hostnet.agent.transaction.kernel_errors import OwnerError, clash_error, kernel_error
 from hostnet.agent.transaction.subsystems import Subsystems
 from hostnet.agent.transaction.transition import Transition, effective
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import Forwarding, Gateway, Link, Object
+from hostnet.wire.objects import DhcpServer, Forwarding, Gateway, Link, Object
 
 
 class Synchronizer:
@@ -74,6 +77,34 @@ class Synchronizer:
             record.table = replace(synced.mark, observed=context.observed)
             flows += newly_translated(synced.added, context, transition.snapshot)
         return flows
+
+    def withdraw(self, record: Record, owners: Owners, snapshot: Snapshot) -> None:
+        """Take away what is left of owners whose thing another program deleted, and repair nothing.
+
+        A read does this: the guests of such a TAP have leases still, its port is in hairpin mode by our table, and what
+        the others have would look changed.
+
+        Args:
+            record: With all owners.
+            owners: Those that are left.
+            snapshot: What the kernel has.
+        """
+        before, after = World(record.owners, snapshot), World(owners, snapshot)
+        gone = [owner for key, owner in record.owners.items() if key not in owners]
+        old_context = context_of(record.owners, snapshot, record.attached)
+        context = context_of(owners, snapshot, record.attached)
+        compiler, servers = self._subsystems.compiler, self._subsystems.servers
+        # Where this fails, the next change does it, and says why.
+        with contextlib.suppress(ClashError, NftError, MissingLibraryError):
+            old, new = compiler.desired(record.owners, old_context), compiler.desired(owners, context)
+            mark = self._subsystems.table.withdraw(old, new, record.table)
+            record.table = replace(mark, observed=context.observed)
+        bridges = set().union(*map(dhcp.bridges_of, gone))
+        running = {x.bridge for x in record.owners.every(DhcpServer) if servers.state(x, before).running}
+        with contextlib.suppress(ServerError):
+            servers.sync(after, bridges & running)
+        with contextlib.suppress(FirewallError):
+            self._subsystems.firewalls.sync(record.owners, owners, context, exact=False)
 
     def _table_error(self, transition: Transition, pairs: Pairs, error: NftError | MissingLibraryError) -> OwnerError:
         if isinstance(error, MissingLibraryError):
