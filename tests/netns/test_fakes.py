@@ -86,7 +86,7 @@ def kernel_state(kernel: Kernel) -> dict[str, Any]:
         "routes": {name: sorted(cidrs) for name, cidrs in snapshot.routes.items()},
         "through": {name: sorted(map(repr, routes)) for name, routes in snapshot.through.items()},
         "defaults": snapshot.default_links,
-        "ways out": snapshot.ways_out,
+        "default route links": snapshot.default_route_links,
         "sysctls": {name: kernel.sysctl(name) for name in names},
     }
 

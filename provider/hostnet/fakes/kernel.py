@@ -147,14 +147,14 @@ class FakeKernel:
             name: tuple(sorted(found, key=lambda each: each.gateway is not None)) for name, found in through.items()
         }
         addresses = {name: tuple(cidrs) for name, cidrs in self._addresses.items() if cidrs}
-        defaults, ways = self._defaults(self._links)
+        defaults, uplinks = self._defaults(self._links)
         gateways = {
             route.gateway: route.link
             for route in self._default_routes()
             if route.gateway and not route.gateway.startswith("fe80:")
         }
         links = {name: self._with_switches(link) for name, link in self._links.items()}
-        return Snapshot(links, addresses, routes, defaults, ways, through, gateways=gateways)
+        return Snapshot(links, addresses, routes, defaults, uplinks, through, gateways=gateways)
 
     def _with_switches(self, link: KernelLink) -> KernelLink:
         """A link with the sysctls that rtnetlink lists with it."""
@@ -170,8 +170,8 @@ class FakeKernel:
         links = {name: self._links[name] for name in names if name in self._links}
         masters = {link.master for link in links.values()}
         links.update({name: link for name, link in self._links.items() if link.index in masters})
-        defaults, ways = self._defaults(links)
-        return Snapshot(links, {}, {}, defaults, ways)
+        defaults, uplinks = self._defaults(links)
+        return Snapshot(links, {}, {}, defaults, uplinks)
 
     def _defaults(self, among: Iterable[str]) -> tuple[dict[str, str], frozenset[str]]:
         """By family the interface of the default route, and the interfaces of all of them."""

@@ -12,8 +12,8 @@ class Stated:
     """The ids of each resource, with the inputs that the state has.
 
     A create of a resource that has one is a replacement. Without this, what a killed provider created and the engine
-    never heard of could not be told from what the engine is about to replace. With `pulumi up --replace` the engine
-    (3.259) names nothing before the create: no diff, and a check without old inputs.
+    never heard of could not be distinguished from what the engine is about to replace. With `pulumi up --replace` the
+    engine (3.259) names nothing before the create: no diff, and a check without old inputs.
 
     Args:
         place: Where the resource of these inputs is: which host, and which namespace.

@@ -80,7 +80,7 @@ class LinuxKernel:
             index, cidr = _address(message.body)
             if cidr and index in names:
                 addresses.setdefault(names[index], []).append(cidr)
-        routes, defaults, ways, gateways = self._routes(names)
+        routes, defaults, uplinks, gateways = self._routes(names)
         bridges = {link.index: link.name for link in links.values() if link.kind == "bridge"}
         through = self._through(bridges)
         return Snapshot(
@@ -88,7 +88,7 @@ class LinuxKernel:
             {name: tuple(cidrs) for name, cidrs in addresses.items()},
             routes,
             defaults,
-            ways,
+            uplinks,
             through,
             gateways=gateways,
         )
@@ -101,8 +101,8 @@ class LinuxKernel:
             master = self._look(index)
             if master is not None:
                 links[master.name] = master
-        _, defaults, ways, _ = self._routes({link.index: link.name for link in links.values()})
-        return Snapshot(links, {}, {}, defaults, ways)
+        _, defaults, uplinks, _ = self._routes({link.index: link.name for link in links.values()})
+        return Snapshot(links, {}, {}, defaults, uplinks)
 
     def _look(self, index: int, name: bytes = b"") -> KernelLink | None:
         with _Tolerate(errno.ENODEV):
@@ -115,7 +115,7 @@ class LinuxKernel:
         """Static routes by link; by family the interface of the default route; the interfaces and routers of all."""
         routes: dict[str, list[str]] = {}
         defaults: dict[str, tuple[int, str]] = {}
-        ways: set[str] = set()
+        uplinks: set[str] = set()
         gateways: dict[str, str] = {}
         for label, family in AF.items():
             for message in self._netlink.dump(RTM_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
@@ -127,7 +127,7 @@ class LinuxKernel:
                     continue
                 name, metric = links[0], netlink.u32(found.get(RTA_PRIORITY, b"\0\0\0\0"))
                 if length == 0:
-                    ways.update(filter(None, links))
+                    uplinks.update(filter(None, links))
                     gateways.update((router, link) for link, hop in hops if link and (router := _router(hop)))
                     if label not in defaults or metric < defaults[label][0]:
                         defaults[label] = (metric, name)
@@ -135,7 +135,7 @@ class LinuxKernel:
                     to = ipaddress.ip_address(found[RTA_DST]) if length else _ANY[family]
                     routes.setdefault(name, []).append(f"{to}/{length}")
         found_defaults = {label: name for label, (_, name) in defaults.items() if name}
-        return {name: tuple(cidrs) for name, cidrs in routes.items()}, found_defaults, frozenset(ways), gateways
+        return {name: tuple(cidrs) for name, cidrs in routes.items()}, found_defaults, frozenset(uplinks), gateways
 
     def _through(self, names: dict[int, str]) -> dict[str, tuple[ops.PutRoute, ...]]:
         """The routes through some links, in any table, without those that the kernel adds by itself."""

@@ -61,7 +61,7 @@ class Snapshot:
         addresses: By link, CIDRs in the kernel's order, without link-local ones.
         routes: By link, the destinations of static routes in the main table.
         default_links: By family ("ipv4", "ipv6"), the interface of the default route with the lowest metric.
-        ways_out: The interfaces of all default routes: several uplinks may share one.
+        default_route_links: The interfaces of all default routes: several uplinks may share one.
         gateways: The routers of all default routes, each with the interface that leads to it; without link-local ones
             of IPv6, which mean another router on each interface.
         through: By bridge, the routes through it in any table, without those that the kernel adds by itself.
@@ -72,7 +72,7 @@ class Snapshot:
     addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     default_links: Mapping[str, str] = field(default_factory=dict)
-    ways_out: frozenset[str] = frozenset()
+    default_route_links: frozenset[str] = frozenset()
     through: Mapping[str, tuple[PutRoute, ...]] = field(default_factory=dict)
     leased: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     gateways: Mapping[str, str] = field(default_factory=dict)
@@ -109,7 +109,7 @@ class Snapshot:
     @property
     def uplinks(self) -> frozenset[str]:
         """The interfaces of the default routes: without one of them the machine may be unreachable."""
-        return self.ways_out | set(self.default_links.values())
+        return self.default_route_links | set(self.default_links.values())
 
     def leads_to_guests(self, name: str) -> bool:
         """Whether guests, containers and the like are behind this link: a TAP, a bridge without another kind of port.

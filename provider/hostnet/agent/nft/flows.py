@@ -1,4 +1,4 @@
-"""Which flows in progress go another way from now on, by the elements that changed. Pure."""
+"""Which flows in progress must take another path from now on, by the elements that changed. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SOURCE_NAT = ("masquerade_", "snat_")  # how the sets and maps begin whose elem
 def changed_udp(before: Desired, after: Desired) -> list[ForwardedFlows]:
     """The UDP flows whose forward appeared, changed or was deleted.
 
-    conntrack keeps a flow on its way as long as packets come: they are to be forgotten.
+    conntrack keeps a flow on its path as long as packets come, so it must forget these.
     """
     flows = []
     places = [p for p, value in before.elements.items() if after.elements.get(p) != value]
@@ -36,7 +36,7 @@ def changed_udp(before: Desired, after: Desired) -> list[ForwardedFlows]:
 def newly_translated(added: Iterable[Place], context: Context, snapshot: Snapshot) -> list[UntranslatedFlows]:
     """The flows of sources that are translated from now on.
 
-    A flow that began before stays as it is for as long as packets come, and its answers find no way back (moby#44752).
+    A flow that began before stays as it is for as long as packets come, and its answers do not come back (moby#44752).
 
     Args:
         added: The elements that were added to our table.

@@ -11,9 +11,9 @@ from typing import Any, Callable
 
 from hostnet.agent.linux.snapshot import KernelLink
 from hostnet.agent.observe.differences import Difference, is_not, is_off, lost
+from hostnet.agent.observe.links import ObservedLink, observed_glob, observed_link
 from hostnet.agent.observe.observation import Observation
 from hostnet.agent.observe.table_drift import forward_drift, gateway_drift
-from hostnet.agent.observe.view import LinkView, glob_view, link_view
 from hostnet.agent.plan.mtu import followers, port_mtu
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.objects import (
@@ -45,20 +45,20 @@ def _drift_of(item: Object, owner: Owner, observation: Observation) -> Iterable[
 
 
 def _link_drift(item: Link, owner: Owner, observation: Observation) -> Iterator[Difference]:
-    view = link_view(item.name, observation)
-    if view is None or view.kernel.our_kind != item.kind:
-        what = "does not exist" if view is None else f"is another kind of interface ({view.kernel.our_kind})"
+    observed = observed_link(item.name, observation)
+    if observed is None or observed.kernel.our_kind != item.kind:
+        what = "does not exist" if observed is None else f"is another kind of interface ({observed.kernel.our_kind})"
         yield Difference(item.key, "", f"{item.noun} {item.name} {what}", declared=item)
         return
-    yield from _setting_drift(item, view.kernel)
+    yield from _setting_drift(item, observed.kernel)
     if item.kind == "bridge":
         yield from _port_mtu_drift(item, observation)
     if item.kind == "tap":
-        yield from _user_drift(item, view.kernel, observation)
-    yield from _list_drift(item, "addresses", "address", view.addresses, _declared(owner.of(Address), item))
+        yield from _user_drift(item, observed.kernel, observation)
+    yield from _list_drift(item, "addresses", "address", observed.addresses, _declared(owner.of(Address), item))
     if item.kind == "tap":  # a bridge's routes are its host's business
-        yield from _list_drift(item, "routes", "route", view.routes, _declared(owner.of(Route), item))
-    if view.advertised and owner.key in observation.held:
+        yield from _list_drift(item, "routes", "route", observed.routes, _declared(owner.of(Route), item))
+    if observed.advertised and owner.key in observation.held:
         text = f"{item.name} accepts router advertisements: a guest could give this host addresses and routes"
         yield Difference(item.key, "advertised", text, there=True, declared=False)
     if observation.dropped & {item.key, f"dhcp {item.name}"}:
@@ -115,33 +115,37 @@ def _list_drift(item: Link, field: str, word: str, there: tuple[str, ...], decla
 
 
 def _port_drift(item: Port, observation: Observation) -> Iterator[Difference]:
-    view = link_view(item.link, observation)
-    if view is None:
+    observed = observed_link(item.link, observation)
+    if observed is None:
         return  # its link is what is missing
-    if view.bridge != item.bridge:
-        there = f"in {view.bridge}" if view.bridge else "in no bridge"
-        yield Difference(item.key, "bridge", f"{item.link} is {there}, not in {item.bridge}", view.bridge, item.bridge)
-    yield from _isolation_drift(item, item.link, view, observation)
+    if observed.bridge != item.bridge:
+        there = f"in {observed.bridge}" if observed.bridge else "in no bridge"
+        yield Difference(
+            item.key, "bridge", f"{item.link} is {there}, not in {item.bridge}", observed.bridge, item.bridge
+        )
+    yield from _isolation_drift(item, item.link, observed, observation)
 
 
-def _isolation_drift(item: Port | Glob, name: str, view: LinkView, observation: Observation) -> Iterator[Difference]:
+def _isolation_drift(
+    item: Port | Glob, name: str, observed: ObservedLink, observation: Observation
+) -> Iterator[Difference]:
     """A port is isolated where its declaration or its bridge's says so."""
     bridge = observation.world.link(item.bridge)
     wanted = item.isolated or (bridge is not None and bridge.port_isolation)
-    if view.kernel.isolated != wanted:
+    if observed.kernel.isolated != wanted:
         text = f"{name} is {'not ' if wanted else ''}isolated from the other ports of {item.bridge}"
-        yield Difference(item.key, "isolated", text, view.kernel.isolated, wanted)
+        yield Difference(item.key, "isolated", text, observed.kernel.isolated, wanted)
 
 
 def _glob_drift(item: Glob, owner: Owner, observation: Observation) -> Iterator[Difference]:
-    found = glob_view(item, owner.key, observation)
+    found = observed_glob(item, owner.key, observation)
     for name in found.waiting:
         yield lost(item, "members", name, f"{name} fits {item.pattern} and is not in {item.bridge}")
     for name in found.attached:
-        view = link_view(name, observation)
-        if view is not None:
-            yield from _isolation_drift(item, name, view, observation)
-            if not view.kernel.up:
+        observed = observed_link(name, observation)
+        if observed is not None:
+            yield from _isolation_drift(item, name, observed, observation)
+            if not observed.kernel.up:
                 yield is_not(item, "up", name, "down", "up")
     if not observation.watcher_runs:
         yield is_off(item, "watcher", "no process attaches new interfaces")

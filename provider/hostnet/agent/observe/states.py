@@ -9,9 +9,9 @@ from typing import Any, Callable
 
 from hostnet.agent.observe.differences import Difference, as_there
 from hostnet.agent.observe.drift import drift
+from hostnet.agent.observe.links import observed_glob, observed_link
 from hostnet.agent.observe.observation import Observation
 from hostnet.agent.observe.undeclared import undeclared_forwards
-from hostnet.agent.observe.view import glob_view, link_view
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.objects import (
     Address,
@@ -70,8 +70,8 @@ def _state(item: Object, facts: _Facts) -> ObjectState | None:
 
 
 def _link(item: Link, facts: _Facts) -> LinkState | None:
-    view = link_view(item.name, facts.observation)
-    if view is None:
+    observed = observed_link(item.name, facts.observation)
+    if observed is None:
         return None
     declared = [address.cidr for address in facts.owner.of(Address)]
     port = next((port for port in facts.owner.of(Port) if port.link == item.name), None)
@@ -79,20 +79,20 @@ def _link(item: Link, facts: _Facts) -> LinkState | None:
     return LinkState(
         name=item.name,
         kind=item.kind,
-        ifindex=view.kernel.index,
-        mac=view.kernel.mac,
-        mtu=view.kernel.mtu,
-        stp=view.kernel.stp,
-        vlan_filtering=view.kernel.vlan_filtering,
+        ifindex=observed.kernel.index,
+        mac=observed.kernel.mac,
+        mtu=observed.kernel.mtu,
+        stp=observed.kernel.stp,
+        vlan_filtering=observed.kernel.vlan_filtering,
         user=there["user"],
         group=there["group"],
-        multi_queue=view.kernel.multi_queue,
+        multi_queue=observed.kernel.multi_queue,
         vnet_hdr=item.vnet_hdr,  # every program that opens a TAP sets it (TUNSETIFF): what is there says nothing
-        addresses=_declared_first(view.addresses, declared),
-        routes=view.routes,
-        bridge=view.bridge,
-        isolated=view.kernel.isolated if port is None else _isolated(port, facts),
-        ports=view.ports,
+        addresses=_declared_first(observed.addresses, declared),
+        routes=observed.routes,
+        bridge=observed.bridge,
+        isolated=observed.kernel.isolated if port is None else _isolated(port, facts),
+        ports=observed.ports,
         dropped=facts.has(item, "open_firewall"),
         advertised=facts.has(item, "advertised"),
         port_mtu=next(
@@ -116,8 +116,8 @@ def _isolated(item: Port | Glob, facts: _Facts) -> bool:
 
 
 def _glob(item: Glob, facts: _Facts) -> GlobState:
-    view = glob_view(item, facts.owner.key, facts.observation)
-    return GlobState(view.members, _isolated(item, facts), view.left_alone)
+    observed = observed_glob(item, facts.owner.key, facts.observation)
+    return GlobState(observed.members, _isolated(item, facts), observed.left_alone)
 
 
 def _guest(item: Guest, facts: _Facts) -> GuestState:

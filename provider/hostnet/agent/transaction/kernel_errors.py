@@ -26,7 +26,7 @@ class OwnerError(Exception):
 
     Args:
         keys: The owners.
-        error: What they are told.
+        error: Theirs.
     """
 
     def __init__(self, keys: list[str], error: HostnetError) -> None:

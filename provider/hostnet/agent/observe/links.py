@@ -11,7 +11,7 @@ from hostnet.wire.objects import Glob, Link
 
 
 @dataclass(frozen=True)
-class LinkView:
+class ObservedLink:
     """A link of a name and a kind that one of ours may have.
 
     Attributes:
@@ -31,13 +31,13 @@ class LinkView:
     advertised: bool
 
 
-def link_view(name: str, observation: Observation) -> LinkView | None:
+def observed_link(name: str, observation: Observation) -> ObservedLink | None:
     """The link of this name; None where there is none."""
     snapshot = observation.world.snapshot
     kernel = snapshot.links.get(name)
     if kernel is None:
         return None
-    return LinkView(
+    return ObservedLink(
         kernel,
         snapshot.addresses.get(name, ()),
         snapshot.routes.get(name, ()),
@@ -48,7 +48,7 @@ def link_view(name: str, observation: Observation) -> LinkView | None:
 
 
 @dataclass(frozen=True)
-class GlobView:
+class ObservedGlob:
     """The interfaces that fit a glob.
 
     Attributes:
@@ -64,13 +64,13 @@ class GlobView:
     left_alone: tuple[str, ...]
 
 
-def glob_view(item: Glob, owner_key: str, observation: Observation) -> GlobView:
+def observed_glob(item: Glob, owner_key: str, observation: Observation) -> ObservedGlob:
     """What fits a glob now."""
     snapshot = observation.world.snapshot
     fitting, left_alone = glob_members(item, snapshot)
     members = tuple(name for name in fitting if snapshot.master_of(name) == item.bridge)
     declared = {link.name for link in observation.world.owners.every(Link)}
-    return GlobView(
+    return ObservedGlob(
         members,
         tuple(name for name in members if observation.attached.get(name) == owner_key),
         tuple(name for name in fitting if name not in members and name not in declared),
