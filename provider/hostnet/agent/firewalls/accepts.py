@@ -197,7 +197,7 @@ def _forward(item: Forward, gateways: Mapping[str, Gateway], inside: _Inside, co
     gateway = gateways.get(item.gateway) if item.gateway else None
     if gateway is None and (item.gateway or within is None):
         return  # it is of no gateway with `firewall: auto`
-    external, inner = forward_devices(item, context)
+    external, internal = forward_devices(item, context)
     if within == external:
         return
     key = gateway.key if gateway else item.key
@@ -209,7 +209,7 @@ def _forward(item: Forward, gateways: Mapping[str, Gateway], inside: _Inside, co
         if within is None:
             for source in item.sources or (None,):
                 yield replace(there, iif=external, source=source)
-            for device in inner if item.loopback else ():
+            for device in internal if item.loopback else ():
                 if device != LOOPBACK_DEVICE:
                     yield replace(there, iif=device)
                     yield replace(back, oif=device)

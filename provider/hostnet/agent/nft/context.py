@@ -49,7 +49,7 @@ class Context:
     observed: str = ""
 
     @cached_property
-    def inner(self) -> Mapping[str, tuple[str, ...]]:
+    def internal(self) -> Mapping[str, tuple[str, ...]]:
         """By gateway, the interfaces that its guests are behind: those that it names, and those in its networks.
 
         For a gateway that names none these are all of ours: a routed TAP needs no address in its guest's network.
@@ -105,14 +105,14 @@ def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) 
     for item in owners.every(Address):
         declared[item.link] = (*declared.get(item.link, ()), item.cidr)
     devices = tuple(sorted(_devices(owners, declared)))
-    inner = {*devices, *(name for gateway in gateways.values() for name in gateway.internal)}
+    our_links = {*devices, *(name for gateway in gateways.values() for name in gateway.internal)}
     doubled, externals = _doubled(owners, gateways)
     compared = externals if len(externals) > 1 else frozenset()
-    looked_up = {name: snapshot.addresses.get(name, ()) for name in {*inner, *compared} - set(devices)}
+    looked_up = {name: snapshot.addresses.get(name, ()) for name in {*our_links, *compared} - set(devices)}
     addresses = {**looked_up, **{name: declared.get(name, ()) for name in devices}}
-    ports = tuple(sorted(_ports(owners, inner, attached))) if _looped(owners) else ()
-    bridges = _other_bridges(gateways, snapshot, inner)
-    shared = _shared(addresses, snapshot, inner)
+    ports = tuple(sorted(_ports(owners, our_links, attached))) if _looped(owners) else ()
+    bridges = _other_bridges(gateways, snapshot, our_links)
+    shared = _shared(addresses, snapshot, our_links)
     seen = (sorted({**looked_up, **bridges}.items()), sorted(shared))
     observed = hashlib.sha256(repr(seen).encode()).hexdigest()[:16] if any(seen) else ""
     behind = {name for gateway in gateways.values() for name in gateway.internal}
@@ -124,30 +124,32 @@ def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) 
     return Context(devices, addresses, gateways, ports, doubled, bridges, shared, externals, routes, observed)
 
 
-def _shared(addresses: Mapping[str, tuple[str, ...]], snapshot: Snapshot, inner: Container[str]) -> frozenset[str]:
+def _shared(addresses: Mapping[str, tuple[str, ...]], snapshot: Snapshot, our_links: Container[str]) -> frozenset[str]:
     """The addresses of our links and of those behind a gateway that another interface has, too."""
-    own = {cidr.split("/")[0] for name, cidrs in addresses.items() if name in inner for cidr in cidrs}
-    others = (cidr.split("/")[0] for name, cidrs in snapshot.addresses.items() if name not in inner for cidr in cidrs)
+    own = {cidr.split("/")[0] for name, cidrs in addresses.items() if name in our_links for cidr in cidrs}
+    others = (
+        cidr.split("/")[0] for name, cidrs in snapshot.addresses.items() if name not in our_links for cidr in cidrs
+    )
     return frozenset(own.intersection(others))
 
 
 def _other_bridges(
-    gateways: Mapping[str, Gateway], snapshot: Snapshot, inner: Container[str]
+    gateways: Mapping[str, Gateway], snapshot: Snapshot, our_links: Container[str]
 ) -> dict[str, tuple[str, ...]]:
     """Bridges of other programs with an address in a network of a gateway, and their addresses."""
     networks = [cidr for gateway in gateways.values() for cidr in (*gateway.internal4, *gateway.internal6)]
     return {
         name: cidrs
         for name, cidrs in sorted(snapshot.addresses.items() if networks else ())
-        if name not in inner and snapshot.links[name].kind == "bridge" and overlap(networks, cidrs)
+        if name not in our_links and snapshot.links[name].kind == "bridge" and overlap(networks, cidrs)
     }
 
 
 def ports_of(owners: Owners, attached: Mapping[str, str]) -> frozenset[str]:
     """`Context.ports` alone, without reading ten thousand forwards."""
-    inner = {*_devices(owners, {item.link for item in owners.every(Address)})}
-    inner.update(name for gateway in owners.every(Gateway) for name in gateway.internal)
-    return frozenset(_ports(owners, inner, attached)) if _looped(owners) else frozenset()
+    our_links = {*_devices(owners, {item.link for item in owners.every(Address)})}
+    our_links.update(name for gateway in owners.every(Gateway) for name in gateway.internal)
+    return frozenset(_ports(owners, our_links, attached)) if _looped(owners) else frozenset()
 
 
 def _devices(owners: Owners, addressed: Container[str]) -> set[str]:

@@ -39,8 +39,8 @@ def compile_common(context: Context) -> Iterator[Tagged]:
 
     Networks are among them: declared ones may overlap, and an interval set refuses overlapping elements.
     """
-    inner = {*context.devices, *(name for gateway in context.gateways.values() for name in gateway.internal)}
-    for name in sorted(inner):
+    our_links = {*context.devices, *(name for gateway in context.gateways.values() for name in gateway.internal)}
+    for name in sorted(our_links):
         yield Element("our_links", (name,)), ("common", "")
         # A forward leads back to the interface that its packet came in by. With br_netfilter, frames between a bridge's
         # own ports look the same in the forward hook.
@@ -48,15 +48,15 @@ def compile_common(context: Context) -> Iterator[Tagged]:
         for digit, address in own_addresses(context, name):
             yield Element("bridge_addrs" + digit, (address,)), ("common", "")
     yield from ((Element("hairpin_ports", (port, port)), ("common", "")) for port in context.ports)
-    for name in sorted(inner):
+    for name in sorted(our_links):
         for network in subnets(context.addresses.get(name, ())):
             yield Element(f"hairpin_sources{network.version}", (name, str(network))), ("common", "")
     for set_name, networks in _networks(context).items():
         yield from ((Element(set_name, (str(bare(net)),)), ("common", "")) for net in networks)
-    yield from ((element, ("common", "")) for digit in "46" for element in _inner(context, digit))
+    yield from ((element, ("common", "")) for digit in "46" for element in _internal(context, digit))
 
 
-def _inner(context: Context, digit: str) -> Iterator[Element]:
+def _internal(context: Context, digit: str) -> Iterator[Element]:
     """Who reaches whom by `internalForwarding`, as far as networks are given by address."""
     gateways = [gateway for gateway in context.gateways.values() if gateway.internal_forwarding]
     own = {gateway.name: collapsed(getattr(gateway, f"internal{digit}")) for gateway in gateways}

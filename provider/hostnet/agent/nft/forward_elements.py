@@ -52,12 +52,12 @@ def forward_devices(forward: Forward, context: Context) -> tuple[str, tuple[str,
     if gateway.external is None:
         msg = f"gateway {gateway.name} has no external interface yet"
         raise ValueError(msg)
-    return gateway.external, (*context.inner[gateway.name], LOOPBACK_DEVICE)
+    return gateway.external, (*context.internal[gateway.name], LOOPBACK_DEVICE)
 
 
 def forward_cells(forward: Forward, context: Context) -> Iterator[Cell]:
     """A forward's elements, in cells: which cell is missing says which property of the forward has drifted."""
-    external, inner = forward_devices(forward, context)
+    external, internal = forward_devices(forward, context)
     wildcard = ANY_ADDRESS[forward.family]
     for protocol in forward.protocols:
         for listen in forward.listen or (None,):
@@ -66,11 +66,11 @@ def forward_cells(forward: Forward, context: Context) -> Iterator[Cell]:
                     elements = _forward_elements(forward, external, protocol, listen, source)
                     yield Cell(protocol, listen, source, loopback=False, elements=tuple(elements))
             for at in _inner_addresses(forward, external, protocol, listen, context):
-                for device in _loopback_devices(forward, inner, listen):
+                for device in _loopback_devices(forward, internal, listen):
                     elements = _forward_elements(forward, device, protocol, at, None)
                     yield Cell(protocol, listen, None, loopback=True, elements=tuple(elements))
         if wildcard in forward.listen:
-            devices = [external, *(inner if forward.loopback else ())]
+            devices = [external, *(internal if forward.loopback else ())]
             ports = _range(forward.ports)
             every = tuple(
                 Element("dnat_wildcard" + DIGIT[forward.family], (device, protocol, ports))
@@ -94,11 +94,11 @@ def _inner_addresses(
     return tuple(cidr.split("/")[0] for cidr in context.addresses.get(external, ()) if wanted in cidr)
 
 
-def _loopback_devices(forward: Forward, inner: tuple[str, ...], listen: str | None) -> Iterable[str]:
+def _loopback_devices(forward: Forward, internal: tuple[str, ...], listen: str | None) -> Iterable[str]:
     if not forward.loopback:
         # A forward that listens on 127.0.0.1 can be reached from the host itself alone.
         return (LOOPBACK_DEVICE,) if listen == "127.0.0.1" else ()
-    return (LOOPBACK_DEVICE,) if listen == "127.0.0.1" else inner
+    return (LOOPBACK_DEVICE,) if listen == "127.0.0.1" else internal
 
 
 def _forward_elements(

@@ -176,7 +176,7 @@ def _resolve_gateway(item: Gateway, world: World) -> Gateway:
         raise _missing_external(what, external, world.snapshot)
     if external in item.internal:
         why = f"{external} is both its external and an internal interface"
-        raise HostnetError(Code.INVALID, what, why, "Name the inner side only")
+        raise HostnetError(Code.INVALID, what, why, "Name it as one of them only")
     for name, address in (("dmzHost", item.dmz4), ("dmzHostIpv6", item.dmz6)):
         _check_machine(what, name, address, world)
     for name, address in (("externalIp", item.snat4), ("externalIpv6", item.snat6)):
