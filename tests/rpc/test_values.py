@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 from google.protobuf.struct_pb2 import Struct
 from hostnet.lifecycle.paths import Path
@@ -11,11 +12,15 @@ from hostnet.lifecycle.redaction import HIDDEN, Redactor
 from hostnet.lifecycle.secrets import SECRET, SIGNATURE, Given, input_secrets, output_secrets
 from hostnet.resources.schema.model import has_unknown
 from hostnet.resources.schema.values import UNKNOWN, Value
-from hostnet.rpc.codec import ASSET, BYTES, OUTPUT, RESOURCE, UNKNOWNS, decode, encode
+from hostnet.rpc.codec import ASSET, BYTES, OUTPUT, RESOURCE, UNKNOWNS, MalformedError, decode, encode
+from hostnet.rpc.protos import provider_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.rpc.engine import Engine, Resource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KEYS = st.text(max_size=8).filter(lambda key: key != SIGNATURE)
 LEAVES = (
@@ -112,6 +117,93 @@ def test_byte_strings() -> None:
     found = decode(wire)
     assert found.values["it"].encode(errors="surrogateescape") == b"\xff\x00\xfe"
     assert encode(found.values) == wire
+
+
+def test_a_byte_string_that_is_not_base64(engine: Engine) -> None:
+    """Not in ASCII either: the request is wrong."""
+    wire = typed(BYTES, value="é")
+    with pytest.raises(MalformedError, match="not valid base64"):
+        decode(wire)
+    request = provider_pb2.CreateRequest(properties=wire, urn=Resource(engine, "Bridge", "it").urn)
+    assert status_of_call(engine.stub.Create, request) is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def status_of_call(call: Callable[[Any], object], request: object) -> grpc.StatusCode:
+    """How a call is refused."""
+    with pytest.raises(grpc.RpcError) as refused:
+        call(request)
+    code: grpc.StatusCode = refused.value.code()
+    return code
+
+
+HALF = {"connection": '{"host": "a", "password": "\\ud800"}'}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [HALF, {"connection": "[" * 100_000}, {"connection": "[]"}, {"stateDir": "relative"}, {"persist": "9" * 5000}],
+)
+def test_a_configuration_that_is_wrong(engine: Engine, config: dict[str, str]) -> None:
+    """Half a character, a deep nest: a failure of its check; without a check, an error of the caller."""
+    response = engine.stub.CheckConfig(provider_pb2.CheckRequest(news=encode(config)))
+    assert response.failures
+    request = provider_pb2.ConfigureRequest(args=encode(config))
+    assert status_of_call(engine.stub.Configure, request) is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("token", ["x", "-5", "1.5", "é", "9" * 30])
+def test_a_continuation_that_is_not_ours(engine: Engine, token: str) -> None:
+    """The place of a page is a number."""
+    request = provider_pb2.ListRequest(token="hostnet:index:Bridge", continuation_token=token)  # noqa: S106
+    assert status_of_call(lambda it: list(engine.stub.List(it)), request) is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("urn", ["", "x", "urn:pulumi:::::", "urn:pulumi:dev::shop::hostnet:index:Bridge::"])
+def test_a_request_without_a_urn(engine: Engine, urn: str) -> None:
+    """Nothing is made for a resource that has no name."""
+    about: dict[str, Any] = {"urn": urn, "type": "hostnet:index:Bridge"}
+    inputs = encode({"name": "br0"})
+    for call, request in (
+        (engine.stub.Check, provider_pb2.CheckRequest(news=inputs, **about)),
+        (engine.stub.Diff, provider_pb2.DiffRequest(id="br0", news=inputs, old_inputs=inputs, **about)),
+        (engine.stub.Create, provider_pb2.CreateRequest(properties=inputs, **about)),
+        (engine.stub.Read, provider_pb2.ReadRequest(id="br0", **about)),
+        (engine.stub.Update, provider_pb2.UpdateRequest(id="br0", news=inputs, old_inputs=inputs, **about)),
+        (engine.stub.Delete, provider_pb2.DeleteRequest(id="br0", old_inputs=inputs, **about)),
+    ):
+        assert status_of_call(call, request) is grpc.StatusCode.INVALID_ARGUMENT
+    assert "br0" not in engine.host.dump()["links"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs"),
+    [
+        ("PortForward", {"sourcePort": True}),
+        ("PortForward", {"destination": "10.0.0.2", "sourcePort": "x:y"}),
+        ("Bridge", {"name": "br0", "mtu": float("nan")}),
+        ("Bridge", {"name": UNKNOWN}),
+    ],
+)
+def test_inputs_that_were_not_checked(engine: Engine, kind: str, inputs: dict[str, Any]) -> None:
+    """Whoever skips Check is refused: such a request is no bug of hostnet's."""
+    given = encode(inputs, unknowns=True)
+    about: dict[str, Any] = {"urn": Resource(engine, kind, "it").urn}
+    for call, request in (
+        (engine.stub.Create, provider_pb2.CreateRequest(properties=given, **about)),
+        (engine.stub.Delete, provider_pb2.DeleteRequest(id="br0", old_inputs=given, **about)),
+    ):
+        assert status_of_call(call, request) is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_many_failures_with_secrets(engine: Engine) -> None:
+    """The first hundred are shown without their secrets, and how many there are."""
+    ports = [{"sourcePort": f"{n}:x", "destination": f"10.0.0.300:{n}"} for n in range(3000)]
+    secrets = [("forwardPorts", n, name) for n in range(3000) for name in ("sourcePort", "destination")]
+    forwards = Resource(engine, "NatGateway", "it", secrets, forwardPorts=ports)
+    failures = [failure.reason for failure in forwards.check().failures]
+    assert len(failures) == 101
+    assert failures[-1] == "6,000 failures in all; the first 100 are shown"
+    assert not any("10.0.0.300" in reason for reason in failures)
 
 
 @pytest.mark.parametrize("signature", [ASSET, "0123"])

@@ -14,6 +14,8 @@ from hostnet.wire.errors import HostnetError
 
 # gRPC sends a message as an HTTP/2 header, which has its limits (16 KB in some clients).
 _LONGEST = 4000
+# Of one resource. A person reads no more, and each is searched for secrets.
+_MOST_FAILURES = 100
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,13 @@ def check_failures(
         redact: Hides secrets in a text.
     """
     named = set(declared) - {path[0] for path in given.secrets} - {"connection"}
-    shown = []
-    for failure in found:
+    shown: list[CheckFailure] = []
+    found = iter(found)
+    for number, failure in enumerate(found):
+        if number == _MOST_FAILURES:
+            total = number + 1 + sum(1 for _ in found)
+            shown.append(CheckFailure("", f"{total:,} failures in all; the first {_MOST_FAILURES} are shown"))
+            break
         top = next(iter(parse_path(failure.path)), "")
         reason = f"{failure.path}: {failure.reason}" if failure.path else failure.reason
         shown.append(CheckFailure(str(top) if top in named else "", redact(reason)))

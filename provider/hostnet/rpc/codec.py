@@ -7,7 +7,6 @@ forwards: 76 ms to decode here, 87 ms there before that walk).
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -210,7 +209,7 @@ def _byte_string(struct: Struct, path: Path) -> str:
     """Bytes that are not UTF-8, as Python's file names hold them."""
     try:
         raw = base64.b64decode(struct.fields["value"].string_value, validate=True)
-    except binascii.Error:
+    except ValueError:  # of which binascii.Error is one: also what is not ASCII
         raise MalformedError(path, "the byte string is not valid base64") from None
     return raw.decode(errors="surrogateescape")
 

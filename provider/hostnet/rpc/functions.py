@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # The size of a page where the caller gives none.
 _PAGE = 1000
 
+_TOKEN_DIGITS = 10
+
 Entry = tuple[str, str]  # id and name
 
 
@@ -74,6 +76,19 @@ async def list_page(
     )
     if request.limit > 0:
         entries = entries[: request.limit]
-    start = int(request.continuation_token or 0)
+    start = _place(request.continuation_token)
     end = start + (request.page_size if request.page_size > 0 else _PAGE)
     return entries[start:end], str(end) if end < len(entries) else ""
+
+
+def _place(token: str) -> int:
+    """Where the page of a continuation token starts.
+
+    Raises:
+        HostnetError: It is none of ours.
+    """
+    if token and not (token.isascii() and token.isdigit() and len(token) < _TOKEN_DIGITS):
+        raise HostnetError(
+            Code.INVALID, "cannot list resources", f"{token[:40]!r} is not a continuation token of hostnet"
+        )
+    return int(token or 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -19,6 +20,7 @@ from hostnet.lifecycle.messages import check_failures
 from hostnet.lifecycle.secrets import Given, input_secrets, output_secrets
 from hostnet.resources import KINDS
 from hostnet.resources.provider import PROVIDER, check_config, decode_config, diff_config, parse_config
+from hostnet.resources.schema.model import has_unknown
 from hostnet.resources.schema.values import Autoname, Checked, Failure
 from hostnet.rpc import responses
 from hostnet.rpc.codec import MalformedError, decode, encode
@@ -68,7 +70,7 @@ def rpc(
         try:
             return await method(self, request)
         except Exception as error:  # noqa: BLE001 - to the engine an exception that leaves here means "state unknown"
-            failure = error
+            failure = self.blame(request, error)
         finally:
             await self.log.flush()
         return await self.fail(failure, context)
@@ -145,6 +147,10 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         """Take the configuration; no host is reached yet."""
         args = self._decode(request.args)
         self._redact.learn(_credentials(args))
+        failures = check_config(args.values).failures
+        if failures:
+            reason = "; ".join(f"{each.path}: {each.reason}" for each in failures)
+            raise HostnetError(Code.INVALID, "invalid configuration", reason)
         await self._configure(*parse_config(args.values, os.environ))
         return provider_pb2.ConfigureResponse(
             acceptSecrets=True,
@@ -275,6 +281,26 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         """Not implemented: there is no Terraform provider to convert from."""
         await _unimplemented("GetMappings", context)
 
+    def blame(self, request: Any, error: Exception) -> Exception:
+        """The error of a request; where its inputs are not what Check lets pass, that is the error.
+
+        The engine checks all inputs before. Another caller may not, and what is made of them then is no bug.
+        """
+        if isinstance(error, (HostnetError, _PartialStatusError)):
+            return error
+        if isinstance(error, RecursionError):
+            return HostnetError(Code.INVALID, "cannot read the request", "a value is nested too deeply")
+        for name in ("properties", "news", "old_inputs", "inputs"):
+            with contextlib.suppress(Exception):
+                inputs = self._decode(getattr(request, name))
+                if has_unknown(inputs.values):
+                    return HostnetError(Code.INVALID, "invalid inputs", "the value of an input is not known")
+                failures = _kind(request).check(inputs.values, inputs.values, Autoname("", b"")).failures
+                if inputs.values and failures:
+                    reason = "; ".join(f"{each.path}: {each.reason}" for each in failures)
+                    return HostnetError(Code.INVALID, "invalid inputs", reason)
+        return error
+
     async def fail(self, error: Exception, context: Context) -> NoReturn:
         """End an RPC with the status for the error; no secret is in its text."""
         if isinstance(error, _PartialStatusError):
@@ -343,7 +369,12 @@ class _PartialStatusError(Exception):
 
 
 def _kind(request: AboutResource) -> Kind[Any]:
-    token = request.type or Urn.parse(request.urn).type
+    urn = Urn.parse(request.urn)
+    if not urn.name or not urn.type:
+        raise HostnetError(
+            Code.INVALID, "cannot read the request", f"{request.urn[:80]!r} is not the URN of a resource"
+        )
+    token = request.type or urn.type
     if token not in KINDS:
         known = ", ".join(KINDS)
         raise HostnetError(Code.INVALID, f"unknown resource type {token}", f"hostnet has {known}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,19 @@ def test_a_full_disk_leaves_the_old_content(path: Path, monkeypatch: pytest.Monk
         files.write(path, b"new", group=os.getgid())
     assert path.read_text() == "old"
     assert names(path) == ["host.json"]
+
+
+def test_a_disk_that_is_full_half_way(path: Path) -> None:
+    """What is written in part is taken away at once: it would keep the disk full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            files.write(path, b"x" * 100_000)
+        assert names(path) == ["host.json"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_text() == "old"
 
 
 def test_what_a_killed_process_left_is_replaced(path: Path) -> None:

@@ -132,7 +132,7 @@ class Type:
         """The value in a provider's configuration, where Pulumi writes all but strings as JSON."""
         try:
             return json.loads(given)
-        except ValueError:
+        except (ValueError, RecursionError):
             return given  # the check says what is wrong with it
 
 

@@ -45,9 +45,11 @@ _KEY_TYPE = re.compile(r"(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[A-Za-z0-9@.-]+", re.ASCI
 
 
 def text(value: Value, should: str) -> str:
-    """The value, if it is a non-empty string."""
+    """The value, if it is a non-empty string; one that holds bytes or half a character is none."""
     if not isinstance(value, str) or not value:
         raise BadValueError(should)
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise BadValueError(f"{should}, in Unicode")
     return value
 
 
