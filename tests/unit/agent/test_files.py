@@ -101,6 +101,19 @@ def test_text_of(path: Path, tmp_path: Path) -> None:
     assert files.text_of(path) == "a\N{REPLACEMENT CHARACTER}b"
 
 
+def test_a_directory_is_open_to_daemons(tmp_path: Path) -> None:
+    """Whatever the umask of its maker is; one that exists stays as it is."""
+    tmp_path.chmod(0o711)
+    before = os.umask(0o077)
+    try:
+        files.make_directory(tmp_path / "a" / "b")
+        files.make_directory(tmp_path / "a")
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path, tmp_path / "a", tmp_path / "a" / "b")]
+    assert modes == [0o711, 0o755, 0o755]
+
+
 # --- whose a file is -------------------------------------------------------------------------------------------------
 
 

@@ -43,7 +43,7 @@ class Daemon:
         """Write our file."""
         for path in (self.permanent, self.until_reboot):
             with contextlib.suppress(OSError):
-                path.parent.mkdir(parents=True, exist_ok=True)
+                files.make_directory(path.parent)
                 files.write(path, text)
                 return
 

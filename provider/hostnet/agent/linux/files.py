@@ -86,6 +86,24 @@ def our_text(path: Path) -> str:
         return file.read()
 
 
+def make_directory(path: Path, mode: int = 0o755) -> None:
+    """Make a directory where there is none, and what is missing on the way to it, whatever the umask is.
+
+    Daemons that are not root read what is in it: systemd-networkd its .network files, for one.
+
+    Args:
+        path: The directory.
+        mode: The permissions of what is made.
+
+    Raises:
+        OSError: It can't be made.
+    """
+    if not path.is_dir():
+        make_directory(path.parent, mode)
+        path.mkdir(exist_ok=True)
+        path.chmod(mode)
+
+
 def _trusted() -> tuple[int, int]:
     return 0, os.geteuid()
 
