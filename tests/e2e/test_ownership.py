@@ -138,6 +138,13 @@ def test_a_state_move(new_stack: NewStack, host: Host) -> None:
     assert host.left == []
 
 
+def test_aliases_with_a_refresh(stack: Stack, host: Host) -> None:
+    """`pulumi up --refresh` with new names: the refresh has the former ones, and that changes nothing."""
+    stack.up(network(host))
+    assert stack.up(network(host, names="new-{}".format, aliases=True), "--refresh").changes == {}
+    assert stack.resources.keys() == {f"new-{name}" for name in NAMES}
+
+
 def test_aliased_resources_are_replaced(stack: Stack, host: Host) -> None:
     """Replaced before any other change under the new names: all is there, and all goes."""
     before = host.snapshot()

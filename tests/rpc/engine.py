@@ -237,8 +237,13 @@ class Resource:
         return self.engine.stub.Read(request)
 
     def refresh(self) -> Self:
-        """Read it and keep what was found."""
+        """Read it, show what differs from the state, and keep what was found."""
         response = self.read()
+        if response.id:  # for the display, the engine asks for the difference the other way round
+            request = provider_pb2.DiffRequest(
+                id=response.id, olds=response.properties, old_inputs=response.inputs, news=self.inputs, **self.about
+            )
+            self.engine.stub.Diff(request)
         self.id, self.inputs, self.outputs = response.id, response.inputs, response.properties
         return self
 

@@ -263,6 +263,13 @@ def test_the_same_thing_is_imported_once(made: Resource, kind: str) -> None:
     assert made.diff().changes == provider_pb2.DiffResponse.DIFF_NONE
 
 
+def test_a_refresh_before_an_alias(made: Resource) -> None:
+    """`pulumi up --refresh` reads and compares a resource under its former URN: that is no second import."""
+    made.engine.configure()  # another run
+    renamed = made.refresh().as_urn(name="renamed")
+    assert renamed.diff().changes == provider_pb2.DiffResponse.DIFF_NONE
+
+
 def test_import_of_nothing(engine: Engine, kind: str) -> None:
     """What is not there is not imported: no properties, not even empty ones."""
     response = Resource(engine, kind, "it").imported("nothing")

@@ -76,6 +76,10 @@ class Process:
             raise HostnetError(Code.INVALID, "invalid configuration", text)
         await self._access.configure(*parse_config(config, os.environ))
 
+    def declare(self, urn: str) -> None:
+        """Take down that the program has a resource."""
+        self._operations.declare(urn)
+
     def create(self, kind: Kind[Any], known: Known) -> State:
         """Make a resource.
 

@@ -66,6 +66,7 @@ class HostnetProvider(ResourceProvider):
         known, old = Known.parse(news), Known.parse(_olds)
         autoname = Autoname(Urn.parse(known.urn).name, known.urn.encode(errors="surrogatepass"))
         checked = self._kind.check(known.values, old.values or None, autoname)
+        _process().declare(known.urn)
         failures = _process().failures(self._kind, checked.failures, known)
         named = {name: value for name, value in checked.inputs.items() if name not in known.values}
         named[URN] = known.urn  # after `pulumi stack rename`, or with an alias, another one than the state's

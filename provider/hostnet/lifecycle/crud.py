@@ -80,6 +80,10 @@ class Operations:
         self._stated.forget()
         self._made.forget()
 
+    def declare(self, urn: str) -> None:
+        """Take down that the program has a resource."""
+        self._stated.declare(urn)
+
     def diff(self, subject: Subject, old: State, inputs: Inputs) -> Difference:
         """What an update has to do, from the state and from what this run has made of other resources.
 

@@ -22,20 +22,28 @@ class Stated:
     def __init__(self, place: Callable[[Inputs], object]) -> None:
         self._place = place
         self._inputs: dict[str, dict[str, Inputs]] = {}
+        self._declared: set[str] = set()
         self._diffed: dict[tuple[str, str, object], str] = {}
 
     def add(self, urn: str, identifier: str, inputs: Inputs) -> None:
         """Take down that the state has a resource under an id."""
         self._inputs.setdefault(urn, {})[identifier] = {"connection": inputs.get("connection")}
 
+    def declare(self, urn: str) -> None:
+        """Take down that the program has a resource: the engine checks its inputs."""
+        self._declared.add(urn)
+
     def diffed(self, urn: str, kind: str, identifier: str, inputs: Inputs) -> str:
         """Take down that the program and the state have a resource; the one that had the same thing first.
 
-        A read counts for nothing here: the refresh of `pulumi up --refresh` has a URN from before an alias.
+        The refresh of `pulumi up --refresh` counts for nothing here: it reads and compares (the engine, 3.259, calls
+        Diff) under the URN from before an alias, which the program does not have.
         """
         self.add(urn, identifier, inputs)
         place = self._place(inputs)
-        return urn if place is None else self._diffed.setdefault((kind, identifier, place), urn)
+        if place is None or urn not in self._declared:
+            return urn
+        return self._diffed.setdefault((kind, identifier, place), urn)
 
     def ids(self, urn: str, inputs: Inputs) -> tuple[str, ...]:
         """The ids that the state has of a resource where these inputs of a create are."""
@@ -45,4 +53,5 @@ class Stated:
     def forget(self) -> None:
         """Forget all: another engine has another state."""
         self._inputs.clear()
+        self._declared.clear()
         self._diffed.clear()

@@ -168,6 +168,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         except MalformedError as error:
             return provider_pb2.CheckResponse(inputs=request.news, failures=[responses.malformed(error)])
         kind = _kind(request)
+        self._do.declare(request.urn)
         checked: Checked = kind.check(news.values, olds.values or None, _autoname(request))
         if checked.failures:
             failures = self._failures(checked.failures, news, kind.properties)
