@@ -16,7 +16,7 @@ import pytest
 from hostnet.agent.firewalls.chains import _FIREWALLD
 
 from tests.lab.driver import Stack
-from tests.lab.firewalls import NAMES, Firewall, Firewalld, running, started
+from tests.lab.firewalls import NAMES, Firewall, Firewalld, Legacy, running, started
 from tests.lab.lab import Lab
 from tests.lab.probes import DOUBT
 
@@ -332,3 +332,119 @@ def test_a_bridge_serves_in_spite_of_a_firewall(lab: Lab, stack: Stack, name: st
             assert _answered(lab) == {"dhcp", "dns", "dns over tcp"}
         stack.destroy()
         assert firewall.rules() == before
+
+
+# As libvirt 10.4 and later writes them, and as Docker 29 does with nftables, without what concerns other directions.
+LIBVIRT = """table {family} libvirt_network {{
+  chain forward {{
+    type filter hook forward priority filter; policy accept;
+    counter jump guest_cross
+    counter jump guest_input
+    counter jump guest_output
+  }}
+  chain guest_cross {{ iif "virbr0" oif "virbr0" counter accept
+  }}
+  chain guest_input {{
+    oif "virbr0" {ip} daddr {net} ct state established,related counter accept
+    oif "virbr0" counter reject
+  }}
+  chain guest_output {{
+    {ip} saddr {net} iif "virbr0" counter accept
+    iif "virbr0" counter reject
+  }}
+}}
+"""
+DOCKER = """table {family} docker-bridges {{
+  map filter-forward-in-jumps {{
+    type ifname : verdict
+    elements = {{ "virbr0" : jump filter-forward-in__virbr0 }}
+  }}
+  chain filter-FORWARD {{
+    type filter hook forward priority filter; policy accept;
+    oifname vmap @filter-forward-in-jumps
+  }}
+  chain filter-forward-in__virbr0 {{
+    ct state established,related counter accept
+    iifname "virbr0" counter accept
+    counter drop comment "UNPUBLISHED PORT DROP"
+  }}
+}}
+"""
+OTHERS = {"libvirt": ("libvirt_network", LIBVIRT), "docker": ("docker-bridges", DOCKER)}
+NETWORKS = (("ip", "10.0.0.0/24", ""), ("ip6", "fd12::/64", "6"))
+
+
+def close_virbr0(lab: Lab, firewall: str) -> None:
+    """Another program's bridge with guest1 and guest2, and its own rules."""
+    ports = [f"link set {port} master virbr0" for port in ("a-1", "a-2")]
+    addresses = ("address add 10.0.0.1/24 dev virbr0", "address add fd12::1/64 dev virbr0 nodad")
+    lab.host.ip("link add virbr0 type bridge forward_delay 0", "link set virbr0 up", *addresses, *ports)
+    for family, _, digit in NETWORKS:
+        if firewall in ("libvirt-nft", "libvirt-legacy"):
+            lab.host.run(f"ip{digit}tables-{firewall.removeprefix('libvirt-')} -N LIBVIRT_FWI")
+        else:
+            lab.host.run(f"nft add table {family} {OTHERS[firewall][0]}")
+    reload(lab, firewall)
+
+
+def reload(lab: Lab, firewall: str) -> None:
+    """Write the other program's rules anew; they reject what begins elsewhere."""
+    for family, net, digit in NETWORKS:
+        if firewall in OTHERS:
+            table, text = OTHERS[firewall]
+            rules = text.format(family=family, ip=family, net=net)
+            lab.host.run("nft -f -", text=f"delete table {family} {table}\n{rules}")
+            continue
+        command = f"ip{digit}tables-{firewall.removeprefix('libvirt-')}"
+        for rule in (
+            "-F",
+            "-A FORWARD -j LIBVIRT_FWI",
+            f"-A LIBVIRT_FWI -d {net} -o virbr0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+            "-A LIBVIRT_FWI -o virbr0 -j REJECT",
+        ):
+            lab.host.run(f"{command} {rule}")
+
+
+async def doctor(stack: Stack) -> list[str]:
+    """What `hostnet doctor` says of other firewalls."""
+    host = await stack.provider.host({"connection": {"netns": stack.netns}})
+    checks = (await host.facts("doctor", {})).data["checks"]
+    return [each["found"] for each in checks if each["name"] == "firewall"]
+
+
+@pytest.mark.parametrize("firewall", ["libvirt", "docker", "libvirt-nft", "libvirt-legacy"])
+def test_what_is_forwarded_to_another_programs_bridge_passes(lab: Lab, stack: Stack, firewall: str) -> None:
+    """A reject of all that goes there does not stop forwards; a reload is drift; with `none` a preview says it."""
+    close_virbr0(lab, firewall)
+    lab.serve("guest1", "tcp:80 udp:80")
+    lab.serve("internet", "tcp:80")
+
+    def behind(mode: str) -> Program:
+        forward = {"natGateway": "${nat.id}", "protocol": "tcp+udp", "sourcePort": 8080}
+        nat = {"internalInterfaces": ["virbr0"], "enableIpv6": True, "firewall": mode}
+        web4 = {**forward, "destination": "10.0.0.11:80"}
+        web6 = {**forward, "destination": "[fd12::11]:80"}
+        return {"nat": ("NatGateway", nat), "web4": ("PortForward", web4), "web6": ("PortForward", web6)}
+
+    incoming = [IN[0], IN[1], "outsider tcp [2001:db8::2]:8080"]
+    before = lab.host.run("nft -s list ruleset")
+    said = stack.provider.run(doctor(stack))
+    assert [text for text in said if "drops what goes to virbr0" in text], said
+    stack.up(behind("none"))
+    judge(lab, passes=[OUT[0]], blocked=incoming)
+    assert [text for text in stack.preview(behind("none")) if "drops what is forwarded to virbr0" in text]
+    assert not [text for text in stack.preview(behind("auto")) if "drops what is forwarded to virbr0" in text]
+    stack.up(behind("auto"))
+    judge(lab, passes=[OUT[0], *incoming], blocked=["attacker tcp 10.0.0.11:80", "attacker tcp [fd12::11]:80"])
+    assert stack.refresh() == {}
+    reload(lab, firewall)
+    assert stack.refresh() == {"nat": ["firewall"]}
+    assert stack.again() == ["update nat: firewall"]
+    judge(lab, passes=incoming, blocked=[])
+    assert stack.refresh() == {}
+    stack.destroy()
+    assert lab.host.run("nft -s list ruleset") == before
+    if firewall == "libvirt-legacy":
+        legacy = Legacy(lab.host)
+        assert "hostnet" not in legacy.rules()
+        legacy.stop()

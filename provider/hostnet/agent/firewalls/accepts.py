@@ -44,6 +44,7 @@ class Traffic:
         port_side: Which of its ports `ports` is about: "dport", the destination's, or "sport", the source's.
         ports: "80" or "8000-8002".
         icmp: The number of an ICMPv6 type.
+        forwarded: Only what a port forward or a dmz host leads there (DNAT).
     """
 
     requester: str
@@ -57,11 +58,12 @@ class Traffic:
     port_side: str = "dport"
     ports: str | None = None
     icmp: int | None = None
+    forwarded: bool = False
 
     @property
     def interfaces_only(self) -> bool:
         """Whether interfaces alone describe it."""
-        return not (self.family or self.source or self.target or self.protocol)
+        return not (self.family or self.source or self.target or self.protocol or self.forwarded)
 
     @property
     def text(self) -> str:
@@ -75,6 +77,7 @@ class Traffic:
             f"{self.iif or 'any'} to {self.oif or 'host'}" if self.hook == FORWARD or self.iif else "",
             f"{self.source or 'any'} > {self.target or 'any'}" if self.source or self.target else "",
             " ".join(filter(None, service)),
+            "forwarded" if self.forwarded else "",
         ]
         return " ".join(filter(None, words))
 
@@ -130,6 +133,28 @@ def traffic_of(owners: Owners, context: Context) -> Iterator[Traffic]:
 def _is_open(link: Link) -> bool:
     """Whether other firewalls must accept what a bridge forwards between its ports."""
     return link.kind == "bridge" and link.open_firewall
+
+
+def forwards_of(owners: Owners, context: Context) -> Iterator[tuple[Traffic, str]]:
+    """What forwards and dmz hosts of gateways with `firewall: auto` lead to guests, with the external interface."""
+    gateways = {gateway.name: gateway for gateway in owners.every(Gateway) if gateway.firewall and gateway.external}
+    if not gateways:
+        return
+    inside = _Inside(gateways.values(), context)
+    for gateway in gateways.values():
+        for family, address in zip(FAMILIES, (gateway.dmz4, gateway.dmz6)):
+            if address:
+                yield Traffic(gateway.key, family=family, target=address), gateway.external or ""
+    for item in owners.every(Forward):
+        of = gateways.get(item.gateway) if item.gateway else None
+        external = of.external if of else item.external
+        if external is None or (of is None and (item.gateway or inside.external(item.address) is None)):
+            continue  # it is of no gateway with `firewall: auto`
+        low, high = item.to_ports
+        ports = str(low) if low == high else f"{low}-{high}"
+        key = of.key if of else item.key
+        for protocol in item.protocols:
+            yield Traffic(key, family=item.family, target=item.address, protocol=protocol, ports=ports), external
 
 
 def _services(owners: Iterable[Owner]) -> Iterator[Traffic]:
@@ -219,6 +244,12 @@ def _forward(item: Forward, gateways: Mapping[str, Gateway], inside: _Inside, co
 # --- rules -----------------------------------------------------------------------------------------------------------
 
 
+def by_interface(wanted: Iterable[Traffic], family: str) -> Iterator[Traffic]:
+    """All that forwards lead to an interface as one, where a rule can tell what was forwarded."""
+    for each in _of(wanted, family):
+        yield Traffic(each.requester, oif=each.oif, forwarded=True)
+
+
 def for_nft(wanted: Iterable[Traffic], family: str) -> list[AcceptRule]:
     """The rules for a table of nft: one for all pairs of interfaces, one for all interfaces that may be sent to."""
     rest: list[Traffic] = []
@@ -293,6 +324,8 @@ def _nft_text(each: Traffic, family: str) -> str:
         parts.append(f"iifname {_name(each.iif)}")
     if each.oif:
         parts.append(f"oifname {_name(each.oif)}")
+    if each.forwarded:
+        parts.append("ct status dnat")
     header = NFT_HEADER[each.family] if each.family else ""
     parts += [f"{header} saddr {_bare(each.source)}"] if each.source else []
     parts += [f"{header} daddr {_bare(each.target)}"] if each.target else []
@@ -310,6 +343,8 @@ def _nft_text(each: Traffic, family: str) -> str:
 def _iptables_text(each: Traffic) -> str:
     pairs = (("-s", each.source), ("-d", each.target), ("-i", each.iif), ("-o", each.oif), ("-p", each.protocol))
     parts = [f"{option} {value}" for option, value in pairs if value]
+    if each.forwarded:
+        parts.append("-m conntrack --ctstate DNAT")
     if each.icmp:
         parts.append(f"-m icmp6 --icmpv6-type {each.icmp}")
     elif each.ports:

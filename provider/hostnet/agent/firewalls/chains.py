@@ -12,7 +12,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from hostnet.agent.linux.libnftables import NftError
 from hostnet.agent.nft.ruleset import TABLES
 from hostnet.agent.nft.table import Table
 
+IIF, OIF = "iif", "oif"
 NFT, IPTABLES_NFT, LEGACY = "nft", "iptables-nft", "iptables-legacy"
 USER_CHAIN = "DOCKER-USER"  # for the administrator's rules; Docker jumps to it before all others
 LOCK_SECONDS = 30  # for the lock of all iptables commands: a process that holds it may hang
@@ -30,6 +31,7 @@ _NAME = re.compile(r"[A-Za-z0-9_./-]+")  # what needs no quotes in nft
 # iptables-legacy's rules are in a subsystem of their own in the kernel: nft and iptables-nft don't list them. These
 # files in /proc/net name a table once a legacy command has used it; without one they are empty or missing.
 _LEGACY_COMMANDS = {"ip": "iptables-legacy", "ip6": "ip6tables-legacy"}
+_LEGACY_SIDES = {"-i": IIF, "-o": OIF}
 _LEGACY_TABLES = {"ip": "ip_tables_names", "ip6": "ip6_tables_names"}
 _OWNED = "the program that made its table owns it, and the kernel refuses rules of others"
 # firewalld owns its table from version 2.1 on. Some versions take a missing line for "yes".
@@ -51,6 +53,8 @@ class Rule:
         target: The chain that it jumps to.
         unconditional: Whether every packet gets its verdict.
         interfaces: If all its conditions are about interfaces: these, as (equal, names) each.
+        sides: To each of `interfaces`, which one it is about: `IIF` or `OIF`.
+        verdicts: Of a verdict map by one interface: by its name, the verdict and the target.
         comment: Its comment.
         text: iptables-legacy: its arguments.
     """
@@ -60,8 +64,25 @@ class Rule:
     target: str = ""
     unconditional: bool = False
     interfaces: tuple[tuple[bool, frozenset[str]], ...] = ()
+    sides: tuple[str, ...] = ()
+    verdicts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     comment: str = ""
     text: str = ""
+
+    def matches(self, iif: str, oif: str) -> bool:
+        """Whether every packet from one interface to another meets its conditions; False also where that is open."""
+        if self.unconditional:
+            return True
+        names = {IIF: iif, OIF: oif}
+        return bool(self.sides) and all(
+            (names[side] in listed) == equal for side, (equal, listed) in zip(self.sides, self.interfaces)
+        )
+
+    def decides(self, iif: str, oif: str) -> tuple[str, str]:
+        """The verdict on a packet that meets its conditions, and the target of a jump."""
+        if not self.verdicts:
+            return self.verdict, self.target
+        return self.verdicts.get(oif if self.sides == (OIF,) else iif, ("", ""))
 
 
 @dataclass(frozen=True)
@@ -140,6 +161,48 @@ def positions(chain: Chain, internal: frozenset[str], external: frozenset[str]) 
     return (*found, Position(chain.name, None)) if chain.policy == "drop" else ()
 
 
+def refusals(chain: Chain, iif: str, oif: str) -> tuple[Position, ...]:
+    """The places where an accept lets new connections from one interface to another pass, the best one first.
+
+    libvirt rejects what goes to its bridge (`oif virbr0 reject`), Docker drops it in a chain that a verdict map leads
+    to. Rules with other conditions (a network, a state) are taken for passed: they stay before ours.
+
+    Args:
+        chain: A chain of another firewall at forward.
+        iif: Where the packets come in.
+        oif: Where they leave.
+
+    Returns:
+        () where no rule drops all of them.
+    """
+    found: list[Position] = []
+    for number, rule in enumerate(chain.rules):
+        if rule.unconditional and rule.verdict == "jump" and rule.target == USER_CHAIN:
+            found.insert(0, Position(USER_CHAIN, _first_final(chain.targets.get(USER_CHAIN, ()))))
+        verdict = _between(rule, chain.targets, iif, oif)
+        if verdict:
+            return (*found, Position(chain.name, number)) if verdict == "drop" else ()
+    return ()
+
+
+def _between(rule: Rule, targets: Mapping[str, tuple[Rule, ...]], iif: str, oif: str, depth: int = 0) -> str:
+    """The verdict on packets between two interfaces: "drop", "accept", "end" (of the chain), or "" (they go on)."""
+    if depth > _DEEPEST or not rule.matches(iif, oif):
+        return ""
+    verdict, target = rule.decides(iif, oif)
+    if verdict in ("drop", "accept"):
+        return verdict
+    if verdict == "return":
+        return "end"
+    for each in targets.get(target, ()) if verdict in ("jump", "goto") else ():
+        inner = _between(each, targets, iif, oif, depth + 1)
+        if inner == "end":
+            break
+        if inner:
+            return inner
+    return "end" if verdict == "goto" else ""
+
+
 def _first_final(rules: tuple[Rule, ...]) -> int | None:
     """The number of the first rule that no packet gets past."""
     final = ("drop", "accept", "return")
@@ -190,15 +253,18 @@ class ChainReader:
     def __init__(self, table: Table, *, legacy: bool = True) -> None:
         self._nftables, self._sees_legacy = table.nft, legacy
 
-    def chains(self) -> list[Chain]:
+    def chains(self, *, links: Container[str] = ()) -> list[Chain]:
         """All base chains at forward and input that are not ours.
+
+        Args:
+            links: Interfaces to which something is forwarded: chains for what leaves by them are read, too.
 
         Raises:
             MissingLibraryError: There are tables of nftables, and no libnftables to read them.
         """
-        return [*self._nft(), *(_legacy() if self._sees_legacy else ())]
+        return [*self._nft(links), *(_legacy() if self._sees_legacy else ())]
 
-    def _nft(self) -> Iterator[Chain]:
+    def _nft(self, links: Container[str]) -> Iterator[Chain]:
         tables = {place: owned for place, owned in self._nftables.tables().items() if " ".join(place) not in TABLES}
         if not tables:
             return
@@ -208,9 +274,9 @@ class ChainReader:
             # A chain of type nat sees the first packet of a connection alone, and is not where firewalls drop.
             if key in tables and chain.get("hook") in (FORWARD, INPUT) and chain.get("type") == "filter":
                 names = {each["name"] for each in listed if (each["family"], each["table"]) == key}
-                yield self._chain(chain, names, owned=tables[key])
+                yield self._chain(chain, names, links, owned=tables[key])
 
-    def _chain(self, chain: dict[str, Any], names: set[str], *, owned: bool) -> Chain:
+    def _chain(self, chain: dict[str, Any], names: set[str], links: Container[str], *, owned: bool) -> Chain:
         family, table, name = chain["family"], chain["table"], chain["name"]
         quotable = bool(_NAME.fullmatch(table) and _NAME.fullmatch(name))
         iptables = table == "filter" and family in ("ip", "ip6")
@@ -219,12 +285,12 @@ class ChainReader:
         rules = self._rules(family, table, name) if quotable else ()
         targets: dict[str, tuple[Rule, ...]] = {}
         # DOCKER-USER may hold rules of ours although no rule jumps to it any more.
-        waiting = _targets(rules) + ([USER_CHAIN] if USER_CHAIN in names and iptables else [])
+        waiting = [*_targets(rules, links)] + ([USER_CHAIN] if USER_CHAIN in names and iptables else [])
         while waiting:
             target = waiting.pop()
             if target in names and target not in targets and _NAME.fullmatch(target):
                 targets[target] = self._rules(family, table, target)
-                waiting += _targets(targets[target])
+                waiting += _targets(targets[target], links)
         kind, policy = IPTABLES_NFT if iptables else NFT, chain.get("policy", "accept")
         return Chain(kind, family, table, name, chain["hook"], policy, rules, targets, read_only)
 
@@ -234,15 +300,57 @@ class ChainReader:
             listed = self._nftables.list(f"list chain {family} {table} {name}", terse=True)
         except NftError:
             return ()  # it was deleted in between
-        rules = [_rule(item["rule"]) for item in listed if "rule" in item]
+        rules = [self._rule(item["rule"]) for item in listed if "rule" in item]
         if any(rule.comment == _XT_COMMENT for rule in rules):
             comments = self._nftables.xt_comments(family, table, name)
             rules = [replace(rule, comment=comments.get(rule.place, rule.comment)) for rule in rules]
         return tuple(rules)
 
+    def _rule(self, data: dict[str, Any]) -> Rule:
+        rule = _rule(data)
+        body = next((each["vmap"] for each in data.get("expr", ()) if "vmap" in each), None)
+        side = _side(body["key"]) if body else None
+        if body is None or side is None or len(data["expr"]) - _silent(data) > 1:
+            return rule
+        return replace(
+            rule, sides=(side,), interfaces=((False, frozenset()),), verdicts=self._verdicts(data, body["data"])
+        )
 
-def _targets(rules: Iterable[Rule]) -> list[str]:
-    return [rule.target for rule in rules if rule.unconditional and rule.target]
+    def _verdicts(self, rule: dict[str, Any], of: Any) -> dict[str, tuple[str, str]]:
+        """The elements of a verdict map by interfaces: the rule's own, or those of a map of its table."""
+        elements = of.get("set", ()) if isinstance(of, dict) else ()
+        if isinstance(of, str):
+            command = f"list map {rule['family']} {rule['table']} {of.removeprefix('@')}"
+            try:
+                listed = self._nftables.list(command) if _NAME.fullmatch(of.removeprefix("@")) else []
+            except NftError:
+                listed = []  # it was deleted in between
+            elements = next((item["map"].get("elem", ()) for item in listed if "map" in item), ())
+        return {name: _decision(verdict) for name, verdict in elements if isinstance(name, str)}
+
+
+def _silent(data: dict[str, Any]) -> int:
+    """How many statements of a rule decide nothing."""
+    return sum(kind in ("counter", "log") for expression in data["expr"] for kind in expression)
+
+
+def _decision(verdict: dict[str, Any]) -> tuple[str, str]:
+    (kind, body), *_ = verdict.items()
+    return ("drop" if kind == "reject" else kind), (body or {}).get("target", "")
+
+
+def _targets(rules: Iterable[Rule], links: Container[str]) -> Iterator[str]:
+    """The chains that rules lead to: always, or what leaves by one of these interfaces."""
+    for rule in rules:
+        if rule.unconditional and rule.target:
+            yield rule.target
+        elif rule.verdicts and rule.sides == (OIF,):
+            yield from (target for name, (_, target) in rule.verdicts.items() if target and name in links)
+        elif rule.target and any(
+            side == OIF and equal and any(name in links for name in names)
+            for side, (equal, names) in zip(rule.sides, rule.interfaces)
+        ):
+            yield rule.target
 
 
 def _rule(data: dict[str, Any]) -> Rule:
@@ -265,21 +373,27 @@ def _rule(data: dict[str, Any]) -> Rule:
         elif kind not in ("counter", "log") and extension != "LOG":
             unconditional = False
             interfaces.append(_interfaces(body) if kind == "match" else None)
-    known = tuple(each for each in interfaces if each is not None)
-    conditions = known if len(known) == len(interfaces) else ()
-    return Rule(data["handle"], verdict, target, unconditional, conditions, comment)
+    known = [each for each in interfaces if each is not None]
+    whole = known if len(known) == len(interfaces) else []
+    conditions, sides = tuple(each for _, each in whole), tuple(side for side, _ in whole)
+    return Rule(data["handle"], verdict, target, unconditional, conditions, sides, comment=comment)
 
 
-def _interfaces(match: dict[str, Any]) -> tuple[bool, frozenset[str]] | None:
-    """The condition, if it is one on an interface's name."""
-    left, right = match["left"], match["right"]
-    key = left.get("meta", {}).get("key") if isinstance(left, dict) else None
+def _interfaces(match: dict[str, Any]) -> tuple[str, tuple[bool, frozenset[str]]] | None:
+    """The condition, if it is one on an interface's name, and on which one."""
+    side, right = _side(match["left"]), match["right"]
     names = right.get("set") if isinstance(right, dict) else [right]
-    if key not in ("iifname", "oifname", "iif", "oif") or match["op"] not in ("==", "!="):
+    if side is None or match["op"] not in ("==", "!="):
         return None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None
-    return match["op"] == "==", frozenset(names)
+    return side, (match["op"] == "==", frozenset(names))
+
+
+def _side(key: Any) -> str | None:
+    """Which interface an expression of nft's JSON is; None if it is another thing."""
+    word = key.get("meta", {}).get("key", "") if isinstance(key, dict) else ""
+    return {"iifname": IIF, "iif": IIF, "oifname": OIF, "oif": OIF}.get(word)
 
 
 # --- iptables-legacy -------------------------------------------------------------------------------------------------
@@ -327,7 +441,9 @@ def _legacy_chains(family: str, command: str) -> Iterator[Chain]:
 
 def _legacy_rule(number: int, words: list[str], text: str) -> Rule:
     """A rule of `iptables -S`."""
-    verdict, target, comment, unconditional = "", "", "", True
+    verdict, target, comment = "", "", ""
+    conditions: list[tuple[str, tuple[bool, frozenset[str]]] | None] = []  # None: not one on an interface's name
+    equal = True
     rest = iter(words)
     for word in rest:
         if word in ("-j", "-g"):
@@ -336,13 +452,24 @@ def _legacy_rule(number: int, words: list[str], text: str) -> Rule:
                 target, "goto" if word == "-g" else "jump"
             )
             break  # what follows are the target's own options
-        if word == "-m":
-            unconditional = unconditional and (target := next(rest)) == "comment"
-        elif word == "--comment":
+        if word == "--comment":
             comment = next(rest)
-        else:
-            unconditional = False
-    return Rule(number, verdict, target if verdict in ("jump", "goto") else "", unconditional, (), comment, text)
+        elif word in _LEGACY_SIDES:
+            name = next(rest)
+            # With + at its end it stands for many.
+            known = None if name.endswith("+") else (_LEGACY_SIDES[word], (equal, frozenset((name,))))
+            conditions.append(known)
+        elif word == "-m" and (target := next(rest)) == "comment":
+            continue
+        elif word != "!":
+            conditions.append(None)
+        equal = word != "!"
+    whole = [each for each in conditions if each is not None]
+    if len(whole) < len(conditions):
+        whole = []
+    sides, interfaces = tuple(side for side, _ in whole), tuple(each for _, each in whole)
+    target = target if verdict in ("jump", "goto") else ""
+    return Rule(number, verdict, target, not conditions, interfaces, sides, comment=comment, text=text)
 
 
 def is_ours(rule: Rule) -> bool:

@@ -7,16 +7,18 @@ overrides a drop in another. The rules themselves are the only state: their comm
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from hostnet.agent.firewalls.accepts import (
     FORWARD,
     AcceptRule,
     Traffic,
+    by_interface,
     for_iptables,
     for_iptables_nft,
     for_nft,
+    forwards_of,
     needs_accepts,
     traffic_of,
 )
@@ -32,9 +34,12 @@ from hostnet.agent.firewalls.chains import (
     is_ours,
     legacy_command,
     positions,
+    refusals,
 )
 from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
+from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import Context
+from hostnet.agent.nft.forward_elements import LOOPBACK_DEVICE
 from hostnet.agent.nft.table import Table
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.wire.errors import Code, HostnetError
@@ -76,19 +81,34 @@ class Required:
         traffic: What they must accept.
         internal: The interfaces that it is about, but for the external ones.
         external: The external interfaces.
+        forwarded: What is forwarded to guests behind interfaces of other programs, with its external interface.
     """
 
     traffic: tuple[Traffic, ...] = ()
     internal: frozenset[str] = frozenset()
     external: frozenset[str] = frozenset()
+    forwarded: tuple[tuple[str, Traffic], ...] = ()
 
     @classmethod
-    def by(cls, owners: Owners, context: Context) -> Required:
+    def by(cls, owners: Owners, context: Context, snapshot: Snapshot) -> Required:
         """What all owners together require."""
         found = tuple(traffic_of(owners, context))
         external = frozenset(gateway.external for gateway in context.gateways.values() if gateway.external)
         named = {name for each in found for name in (each.iif, each.oif) if name}
-        return cls(found, frozenset(named) - external, external)
+        return cls(found, frozenset(named) - external, external, tuple(_to_others(owners, context, snapshot)))
+
+
+def _others(context: Context, snapshot: Snapshot) -> frozenset[str]:
+    """The interfaces of other programs that have addresses, but for the external ones."""
+    return frozenset(snapshot.addresses) - {*context.devices, *context.externals, LOOPBACK_DEVICE}
+
+
+def _to_others(owners: Owners, context: Context, snapshot: Snapshot) -> Iterator[tuple[str, Traffic]]:
+    others = _others(context, snapshot)
+    for traffic, external in forwards_of(owners, context) if others else ():
+        home = snapshot.home_of(traffic.target or "")
+        if home in others:
+            yield external, replace(traffic, oif=home)
 
 
 def updates(chains: Iterable[Chain], required: Required) -> Iterator[ChainUpdate]:
@@ -97,21 +117,55 @@ def updates(chains: Iterable[Chain], required: Required) -> Iterator[ChainUpdate
         if chain.read_only:
             continue
         places = positions(chain, required.internal, required.external if chain.hook == FORWARD else frozenset())
-        wanted = _rules(chain, required) if places else []
+        wanted = [(rule, places) for rule in (_rules(chain, required) if places else ())]
+        wanted += _forwarded_rules(chain, required)
         ours = _ours(chain)
-        if not (wanted or ours):
-            continue
-        kept: set[str] = set()
-        remove = []
-        comments = {rule.comment for rule in wanted}
-        for name, number, rule in ours:
-            if rule.comment in comments - kept and _works(name, number, places):
-                kept.add(rule.comment)
-            else:
-                remove.append((name, rule))
-        insert = tuple(rule for rule in wanted if rule.comment not in kept)
-        if insert or remove:
-            yield ChainUpdate(chain, places[0] if places else None, insert, tuple(remove))
+        if wanted or ours:
+            yield from _chain_updates(chain, wanted, ours)
+
+
+def _chain_updates(
+    chain: Chain, wanted: list[tuple[AcceptRule, tuple[Position, ...]]], ours: list[tuple[str, int, Rule]]
+) -> Iterator[ChainUpdate]:
+    """What to change in a chain: one update for each place where rules are missing."""
+    where = {rule.comment: places for rule, places in wanted}
+    kept: set[str] = set()
+    remove = []
+    for name, number, rule in ours:
+        if rule.comment in where.keys() - kept and _works(name, number, where[rule.comment]):
+            kept.add(rule.comment)
+        else:
+            remove.append((name, rule))
+    missing: dict[Position, list[AcceptRule]] = {}
+    for accept, places in wanted:
+        if accept.comment not in kept:
+            missing.setdefault(places[0], []).append(accept)
+    for number, (position, accepts) in enumerate(missing.items()):
+        if number and chain.kind == LEGACY:
+            break  # its rules have other numbers after an update: the rest comes next time
+        yield ChainUpdate(chain, position, tuple(accepts), () if number else tuple(remove))
+    if remove and not missing:
+        yield ChainUpdate(chain, remove=tuple(remove))
+
+
+def _forwarded_rules(chain: Chain, required: Required) -> list[tuple[AcceptRule, tuple[Position, ...]]]:
+    """The rules for what is forwarded to interfaces of other programs, where a chain drops all that goes there."""
+    if chain.hook != FORWARD:
+        return []
+    known: dict[tuple[str, str], tuple[Position, ...]] = {}
+    by_place: dict[tuple[Position, ...], list[Traffic]] = {}
+    for external, traffic in required.forwarded:
+        pair = (external, traffic.oif or "")
+        if pair not in known:
+            known[pair] = refusals(chain, *pair)
+        if known[pair]:
+            by_place.setdefault(known[pair], []).append(traffic)
+    found = []
+    for places, group in by_place.items():
+        # iptables-nft can't read back a rule that tells what was forwarded: there each forward has a rule.
+        whole = group if chain.kind == IPTABLES_NFT else list(by_interface(group, chain.family))
+        found += [(rule, places) for rule in _renderer(chain)(whole, chain.family)]
+    return found
 
 
 def _ours(chain: Chain) -> list[tuple[str, int, Rule]]:
@@ -130,8 +184,11 @@ def _works(name: str, number: int, places: Sequence[Position]) -> bool:
 def _rules(chain: Chain, required: Required) -> list[AcceptRule]:
     """The rules that a chain needs."""
     traffic = [each for each in required.traffic if each.hook == chain.hook]
-    render = {LEGACY: for_iptables, IPTABLES_NFT: for_iptables_nft}.get(chain.kind, for_nft)
-    return render(traffic, chain.family)
+    return _renderer(chain)(traffic, chain.family)
+
+
+def _renderer(chain: Chain) -> Callable[[Iterable[Traffic], str], list[AcceptRule]]:
+    return {LEGACY: for_iptables, IPTABLES_NFT: for_iptables_nft}.get(chain.kind, for_nft)
 
 
 class Firewalls:
@@ -146,13 +203,14 @@ class Firewalls:
         self._table = table
         self._reader = ChainReader(table, legacy=legacy)
 
-    def sync(self, before: Owners, after: Owners, context: Context, *, exact: bool = False) -> None:
+    def sync(self, before: Owners, after: Owners, context: Context, snapshot: Snapshot, *, exact: bool = False) -> None:
         """Have the chains that drop accept what these owners need, and take out the rules that no owner needs.
 
         Args:
             before: The owners until now. If neither they nor `after` need anything, no chain is read.
             after: The owners from now on.
             context: What their elements depend on.
+            snapshot: The host's interfaces.
             exact: Read the chains in any case.
 
         Raises:
@@ -164,50 +222,55 @@ class Firewalls:
         # Rules are inserted by the handle or number of another: a reload of that firewall in between makes it invalid
         # (ENOENT), or gives the number to another rule.
         for _ in range(_ATTEMPTS):
-            needed = self._updates(after, context)
+            needed = self._updates(after, context, snapshot)
             if not needed:
                 return
             refusals = [self._perform(update) for update in needed]
-        left = self._updates(after, context)
+        left = self._updates(after, context, snapshot)
         if left:
             raise next(filter(None, refusals), FirewallError(left[0].chain, "another program changes it all the time"))
 
-    def _updates(self, owners: Owners, context: Context) -> list[ChainUpdate]:
-        chains = self._chains()
-        return list(updates(chains, Required.by(owners, context))) if chains else []
+    def _updates(self, owners: Owners, context: Context, snapshot: Snapshot) -> list[ChainUpdate]:
+        chains = self._chains(_others(context, snapshot))
+        return list(updates(chains, Required.by(owners, context, snapshot))) if chains else []
 
-    def _chains(self) -> list[Chain]:
+    def _chains(self, links: Container[str]) -> list[Chain]:
         try:
-            return self._reader.chains()
+            return self._reader.chains(links=links)
         except (MissingLibraryError, NftError):
             return []
 
-    def dropped(self, owners: Owners, context: Context) -> frozenset[str]:
+    def dropped(self, owners: Owners, context: Context, snapshot: Snapshot) -> frozenset[str]:
         """The keys of the objects whose traffic some chain drops because a rule of ours is missing."""
         if not needs_accepts(owners.structural.values()):
             return frozenset()
-        needed = self._updates(owners, context)
+        needed = self._updates(owners, context, snapshot)
         return frozenset(key for update in needed for rule in update.insert for key in rule.requesters)
 
-    def warnings(self, owner: Owner, owners: Owners, context: Callable[[], Context]) -> Iterator[str]:
+    def warnings(
+        self, owner: Owner, owners: Owners, context: Callable[[], Context], snapshot: Snapshot
+    ) -> Iterator[str]:
         """The chains that drop this owner's traffic and get no rule from us, for a person.
 
         Args:
             owner: The owner that changes.
             owners: All owners afterwards.
             context: Makes what their elements depend on; called only if there is a chain to look at.
+            snapshot: The host's interfaces.
         """
         gateways = list(owner.of(Gateway))
         without = [forward for forward in owner.of(Forward) if forward.gateway is None]
-        if not (gateways or without or needs_accepts([owner])):
+        if not (gateways or owner.of(Forward) or needs_accepts([owner])):
             return
-        chains = self._chains()
+        homes = {home for address in _targets_of(owner) if (home := snapshot.home_of(address))}
+        chains = self._chains(homes)
         if not chains:
             return
-        required = Required.by(owners, context())
+        required = Required.by(owners, context(), snapshot)
         internal = required.internal | {name for gateway in gateways for name in gateway.internal}
         external = required.external | {gateway.external for gateway in gateways if gateway.external}
         for chain in chains:
+            yield from _refused(chain, homes, owner, owners, required)
             if not positions(chain, internal, external):
                 continue
             if chain.hook == FORWARD and (without or any(not gateway.firewall for gateway in gateways)):
@@ -226,6 +289,34 @@ class Firewalls:
         except NftError as error:
             return FirewallError(update.chain, str(error).splitlines()[0])
         return None
+
+
+def _targets_of(owner: Owner) -> Iterator[str]:
+    """Where an owner's forwards and dmz hosts lead."""
+    yield from (forward.address for forward in owner.of(Forward))
+    yield from (address for gateway in owner.of(Gateway) for address in (gateway.dmz4, gateway.dmz6) if address)
+
+
+def _refused(chain: Chain, homes: Iterable[str], owner: Owner, owners: Owners, required: Required) -> Iterator[str]:
+    """The interfaces to which an owner forwards and a chain drops all, where no rule of ours lets it pass."""
+    if chain.hook != FORWARD:
+        return
+    names = {forward.gateway for forward in owner.of(Forward)}
+    gateways = [gateway for gateway in owners.every(Gateway) if gateway.name in names]
+    externals = {each.external for each in owner.of(Forward)}
+    externals |= {gateway.external for gateway in (*owner.of(Gateway), *gateways)}
+    accepted = {traffic.oif for _, traffic in required.forwarded}
+    for home in sorted(homes):
+        if not any(external != home and refusals(chain, external, home) for external in externals if external):
+            continue
+        what = f"{chain} drops what is forwarded to {home}"
+        if chain.read_only:
+            yield f"{what}, and hostnet can add no rule to it: {chain.read_only}. {chain.fix}"
+        elif home not in accepted:
+            yield (
+                f"{what}, and hostnet adds a rule to it only for an interface of another program and a gateway with "
+                f'`firewall: "auto"`. {chain.fix}'
+            )
 
 
 def _unhandled(chain: Chain, gateways: Sequence[Gateway]) -> str:

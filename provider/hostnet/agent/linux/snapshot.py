@@ -129,6 +129,12 @@ class Snapshot:
             index.add(Prefix.parse(cidr), cidr)
         return index
 
+    def home_of(self, address: str) -> str | None:
+        """The link in whose subnet an address is: of several the one with the smallest."""
+        found = [(net.last - net.first, cidr) for net, cidr in self.address_index.overlapping(Prefix.parse(address))]
+        subnets = [each for each in found if each[0]]
+        return self.links_with[min(subnets)[1]][0] if subnets else None
+
     @cached_property
     def links_with(self) -> Mapping[str, tuple[str, ...]]:
         """The links by address with prefix length."""

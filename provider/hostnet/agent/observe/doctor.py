@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hostnet.agent.firewalls.chains import Chain, ChainReader, positions
+from hostnet.agent.firewalls.accepts import FORWARD
+from hostnet.agent.firewalls.chains import Chain, ChainReader, positions, refusals
 from hostnet.agent.lasting.persistence import Places, WatcherState
 from hostnet.agent.linux import operations as ops
 from hostnet.agent.linux import systemd, units
@@ -25,6 +26,7 @@ from hostnet.agent.linux.install_hints import advice_here
 from hostnet.agent.linux.kernel import Kernel
 from hostnet.agent.linux.libnftables import Nft
 from hostnet.agent.linux.rtnetlink import LinuxKernel, write_sysctl
+from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.ruleset import table_text
 from hostnet.agent.nft.sysctls import FORWARDING
 from hostnet.agent.nft.table import Table
@@ -88,7 +90,7 @@ def doctor(
         *_programs(),
         *_sysctls(kernel),
         *_conntrack(),
-        *(_firewalls(ChainReader(table).chains()) if tried["libnftables"] is None else ()),
+        *(_firewalls(table, kernel.snapshot()) if tried["libnftables"] is None else ()),
         *_clock(state_dir),
         *_state(record, state_dir),
         *_watcher(watching),
@@ -252,7 +254,9 @@ def _conntrack() -> Iterator[Check]:
         yield check("connections", _OK, f"{count} of at most {most} are tracked")
 
 
-def _firewalls(chains: Iterable[Chain]) -> Iterator[Check]:
+def _firewalls(table: Table, snapshot: Snapshot) -> Iterator[Check]:
+    guests = {name for name in snapshot.addresses if name in snapshot.links and snapshot.leads_to_guests(name)}
+    chains = ChainReader(table).chains(links=guests)
     dropping = [chain for chain in chains if positions(chain, frozenset(), frozenset())]
     for chain in dropping:
         if chain.read_only:
@@ -262,8 +266,19 @@ def _firewalls(chains: Iterable[Chain]) -> Iterator[Check]:
         else:
             text = f"{chain} drops; hostnet adds its accepts there (NatGateway.firewall, Bridge.openFirewall)"
             yield check("firewall", _NOTE, text)
-    if not dropping:
+    closing = [(chain, _closed_to(chain, guests, snapshot)) for chain in chains if chain.hook == FORWARD]
+    for chain, names in closing:
+        if names:
+            there = ", ".join(sorted(names))
+            text = f"{chain} drops what goes to {there}; hostnet adds its accepts for forwards (NatGateway.firewall)"
+            yield check("firewall", _NOTE, text)
+    if not dropping and not any(names for _, names in closing):
         yield check("firewall", _OK, "no other firewall drops what is forwarded or comes in")
+
+
+def _closed_to(chain: Chain, guests: Iterable[str], snapshot: Snapshot) -> set[str]:
+    """The interfaces to which a chain lets no new connection of an uplink."""
+    return {name for name in guests if any(refusals(chain, uplink, name) for uplink in snapshot.uplinks)}
 
 
 # --- the rest ------------------------------------------------------------------------------------------------------

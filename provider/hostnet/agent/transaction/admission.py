@@ -140,7 +140,7 @@ class Admission:
         self._previewed[new.key] = (old, new)
         planned[new.key] = new
         context = cache(lambda: context_of(planned, snapshot, {}))
-        dropped = self._subsystems.firewalls.warnings(new, planned, context)
+        dropped = self._subsystems.firewalls.warnings(new, planned, context, snapshot)
         refused = lockout.warnings(old, new, lambda: closed_addresses(context()))
         return View(
             new.id,

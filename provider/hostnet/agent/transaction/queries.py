@@ -148,7 +148,7 @@ class Queries:
             self._observation(record, snapshot, context, elements),
             undeclared={place: value for place, value in elements.items() if place not in desired},
             held=held,
-            dropped=self._subsystems.firewalls.dropped(record.owners, context),
+            dropped=self._subsystems.firewalls.dropped(record.owners, context, snapshot),
             watcher_runs=self._subsystems.persistence.watching(record.owners).process is not None,
         )
 

@@ -104,7 +104,7 @@ class Synchronizer:
         with contextlib.suppress(ServerError):
             servers.sync(after, bridges & running)
         with contextlib.suppress(FirewallError):
-            self._subsystems.firewalls.sync(record.owners, owners, context, exact=False)
+            self._subsystems.firewalls.sync(record.owners, owners, context, snapshot, exact=False)
 
     def _table_error(self, transition: Transition, pairs: Pairs, error: NftError | MissingLibraryError) -> OwnerError:
         if isinstance(error, MissingLibraryError):
@@ -162,7 +162,9 @@ class Synchronizer:
             OwnerError: A chain does not take our rules.
         """
         try:
-            self._subsystems.firewalls.sync(transition.before, owners, transition.context(owners), exact=verify)
+            self._subsystems.firewalls.sync(
+                transition.before, owners, transition.context(owners), transition.snapshot, exact=verify
+            )
         except FirewallError as failure:
             raise OwnerError(list(_with_any(pairs, {Gateway, Link})), firewall_error(failure)) from None
 
