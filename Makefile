@@ -58,6 +58,10 @@ kills: setup ## Kill the plugin and pulumi at random moments: HOSTNET_MOMENTS (d
 	@HOSTNET_MOMENTS=$${HOSTNET_MOMENTS:-320} HOSTNET_SEED=$${HOSTNET_SEED:-$$(date +%s)} \
 		$(PY) -m pytest -q -n 2 tests/e2e/test_kills.py
 
+faults: setup ## Break everything at random moments: HOSTNET_MOMENTS (default 2500 for each side), HOSTNET_SEED (the time)
+	@HOSTNET_MOMENTS=$${HOSTNET_MOMENTS:-2500} HOSTNET_SEED=$${HOSTNET_SEED:-$$(date +%s)} \
+		$(PY) -m pytest -q -n 2 --dist loadgroup tests/netns/test_fault_matrix.py tests/ssh/test_fault_matrix.py
+
 schema: setup-dev ## Write schema.json from the declarations in provider/hostnet/resources
 	$(PY) -m hostnet.resources.package_schema > schema.json.part
 	mv schema.json.part schema.json

@@ -13,7 +13,7 @@ hypothesis.settings.register_profile("hostnet", deadline=None)
 hypothesis.settings.load_profile("hostnet")
 
 # Before it is imported: its assertions speak for the cases.
-pytest.register_assert_rewrite("tests.lab.cases", "tests.lab.namespaces", "tests.lab.lab")
+pytest.register_assert_rewrite("tests.lab.cases", "tests.lab.namespaces", "tests.lab.lab", "tests.lab.faults")
 
 from tests.lab.lab import Lab  # noqa: E402
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.kernel import Kernel, Link
-from tests.lab.namespaces import Namespaces
+from tests.lab.namespaces import Namespace, Namespaces
 
 UPLINK = "eth0"
 FREE = ("gl-1", "gl-2")
@@ -70,14 +70,19 @@ class Bed:
 
     def snapshot(self) -> dict[str, Any]:
         """All that hostnet may touch, in a form to compare."""
-        links = self.links()
-        return {
-            "links": {name: link.lasting for name, link in links.items()},
-            "sysctls": {name: self.host.call(_conf, name) for name in links},
-            "routes": self.kernel.static_routes(),
-            "switches": {name: self.switch(name) for name in SWITCHES},
-            "ruleset": [_plain(item) for item in self.ruleset()],
-        }
+        return snapshot_of(self.host)
+
+
+def snapshot_of(host: Namespace) -> dict[str, Any]:
+    """All that hostnet may touch on a host, in a form to compare."""
+    links = host.kernel.links()
+    return {
+        "links": {name: link.lasting for name, link in links.items()},
+        "sysctls": {name: host.call(_conf, name) for name in links},
+        "routes": host.kernel.static_routes(),
+        "switches": {name: host.sysctl(name) for name in SWITCHES},
+        "ruleset": [_plain(item) for item in host.kernel.ruleset()],
+    }
 
 
 def difference(one: Any, other: Any, path: str = "") -> list[str]:

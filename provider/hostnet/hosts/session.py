@@ -314,7 +314,7 @@ class Session:
         except TimeoutError:
             await channel.close()
             raise self._silent(doing, _GREETING_SECONDS) from None
-        except HostnetError:
+        except BaseException:  # cancelled, say: no agent is left behind
             await channel.close()
             raise
         return channel
