@@ -27,8 +27,8 @@ class Context:
             observed).
         gateways: The gateways by name, with their external interfaces resolved.
         ports: The bridge ports that hostnet attached, if a forward has `loopback`: they are in hairpin mode.
-        doubled: (family, protocol, port) that several external interfaces forward. From within, the address decides
-            which of them is meant.
+        doubled: (family, protocol, first port, last port) of forwards whose ports another external interface forwards,
+            too, in part or as a whole. From within, the address decides which of them is meant.
         bridges: Bridges of other programs with an address in a network of a gateway, and their addresses.
         shared: Our addresses that an interface outside the gateways' networks has, too. A main address that is on a
             bridge as /32 (Hetzner's routed set-up) stays reachable.
@@ -41,7 +41,7 @@ class Context:
     addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     gateways: Mapping[str, Gateway] = field(default_factory=dict)
     ports: tuple[str, ...] = ()
-    doubled: frozenset[tuple[str, str, int]] = frozenset()
+    doubled: frozenset[tuple[str, str, int, int]] = frozenset()
     bridges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shared: frozenset[str] = frozenset()
     externals: frozenset[str] = frozenset()
@@ -167,7 +167,9 @@ def _looped(owners: Owners) -> bool:
     return any(forward.loopback for forward in owners.every(Forward))
 
 
-def _doubled(owners: Owners, gateways: Mapping[str, Gateway]) -> tuple[frozenset[tuple[str, str, int]], frozenset[str]]:
+def _doubled(
+    owners: Owners, gateways: Mapping[str, Gateway]
+) -> tuple[frozenset[tuple[str, str, int, int]], frozenset[str]]:
     """The ports that several external interfaces forward, and the external interfaces of all forwards."""
     externals: dict[str, list[Forward]] = {}
     for item in owners.every(Forward):
@@ -176,14 +178,25 @@ def _doubled(owners: Owners, gateways: Mapping[str, Gateway]) -> tuple[frozenset
         externals.setdefault(external, []).append(item)
     if len(externals) < 2:
         return frozenset(), frozenset(externals)
-    seen: dict[tuple[str, str, int], str] = {}
-    doubled = set()
+    spans: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
     for external, forwards in externals.items():
         for item in forwards:
-            for key in ((item.family, protocol, port) for protocol in item.protocols for port in set(item.ports)):
-                if seen.setdefault(key, external) != external:
-                    doubled.add(key)
+            for protocol in item.protocols:
+                spans.setdefault((item.family, protocol), []).append((*item.ports, external))
+    doubled = {(*key, *span) for key, found in spans.items() for span in _shared_spans(found)}
     return frozenset(doubled), frozenset(externals)
+
+
+def _shared_spans(spans: list[tuple[int, int, str]]) -> Iterator[tuple[int, int]]:
+    """The port ranges, of those of several external interfaces, that overlap one of another interface."""
+    begun: list[tuple[int, int, str]] = []
+    for low, high, external in sorted(spans):
+        begun = [each for each in begun if each[1] >= low]
+        others = [each for each in begun if each[2] != external]
+        yield from ((first, last) for first, last, _ in others)
+        if others:
+            yield low, high
+        begun.append((low, high, external))
 
 
 def own_addresses(context: Context, name: str) -> Iterator[tuple[str, str]]:

@@ -87,8 +87,7 @@ def _inner_addresses(
 
     If another external interface forwards the port as well, those of this forward's interface.
     """
-    low, high = forward.ports
-    if listen is not None or not any((forward.family, protocol, port) in context.doubled for port in (low, high)):
+    if listen is not None or (forward.family, protocol, *forward.ports) not in context.doubled:
         return (listen,)
     wanted = ":" if forward.family == "ipv6" else "."
     return tuple(cidr.split("/")[0] for cidr in context.addresses.get(external, ()) if wanted in cidr)
