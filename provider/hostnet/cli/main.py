@@ -16,6 +16,7 @@ from rich.console import Console
 
 from hostnet import __version__
 from hostnet.cli import doctor, graph, remove, status
+from hostnet.cli.topology import topology
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.hosts.pool import Pool
 from hostnet.hosts.session import Session
@@ -244,8 +245,8 @@ async def _watch(options: argparse.Namespace, session: Session) -> int:
 
 async def _graph(options: argparse.Namespace, session: Session) -> int:
     data = (await session.facts("status", {})).data
-    topology = graph.topology(session.label, data)
-    text = json.dumps(topology.to_json(), indent=2) + "\n" if options.json else graph.FORMATS[options.format](topology)
+    made = topology(session.label, data)
+    text = json.dumps(made.to_json(), indent=2) + "\n" if options.json else graph.FORMATS[options.format](made)
     if options.output:
         options.output.write_text(text)
     else:

@@ -98,6 +98,13 @@ class _PortForwards:
 
 
 @dataclass(frozen=True)
+class _Wrong:
+    item: Count  # the number of the object, among the resource's
+    text: Text
+    absent: bool  # the whole object is not there
+
+
+@dataclass(frozen=True)
 class _Resource:
     urn: str
     id: Identifier
@@ -108,6 +115,7 @@ class _Resource:
     objects: tuple[ObjectJson, ...]
     members: tuple[Name, ...]
     drift: tuple[Text, ...]
+    wrong: tuple[_Wrong, ...]
 
 
 @dataclass(frozen=True)
@@ -122,6 +130,7 @@ class _Status:
     undeclared: Count
     watcher: _Watcher
     defaultRoute: dict[str, Name | None]
+    interfaces: tuple[_Interface, ...]
     portForwards: tuple[_PortForward, ...]
 
 

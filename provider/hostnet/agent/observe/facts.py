@@ -27,12 +27,17 @@ def host_facts(owners: Owners, snapshot: Snapshot, table: Table, forwarding: dic
     return {
         "kernel": platform.release(),
         "nftVersion": version,
-        "interfaces": [_interface(link, snapshot) for link in snapshot.links.values()],
+        "interfaces": interfaces(snapshot),
         "defaultRoute": dict(snapshot.default_links),
         "forwarding": {family: forwarding.get(name) == "1" for family, name in FORWARDING.items()},
         "firewalls": firewalls,
         "resources": [{"urn": owner.urn, "id": owner.id, "kind": owner.kind} for owner in owners.values()],
     }
+
+
+def interfaces(snapshot: Snapshot) -> list[Facts]:
+    """Every interface of the host, ours or not."""
+    return [_interface(link, snapshot) for link in snapshot.links.values()]
 
 
 def _interface(link: KernelLink, snapshot: Snapshot) -> Facts:

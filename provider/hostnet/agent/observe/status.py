@@ -6,6 +6,7 @@ from typing import Any
 
 from hostnet.agent.lasting.persistence import WatcherState
 from hostnet.agent.observe.drift import drift
+from hostnet.agent.observe.facts import interfaces
 from hostnet.agent.observe.observation import Observation
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.objects import to_json
@@ -22,11 +23,14 @@ def status(observation: Observation, watching: WatcherState) -> Facts:
         "undeclared": len(observation.undeclared),
         "watcher": {"needed": watching.needed, "pid": process.pid if process else None},
         "defaultRoute": dict(observation.world.snapshot.default_links),
+        "interfaces": interfaces(observation.world.snapshot),
     }
 
 
 def _resource(owner: Owner, observation: Observation) -> Facts:
-    urn = Urn.parse(owner.urn)
+    urn, found = Urn.parse(owner.urn), drift(owner, observation)
+    # What another object is about (a forward that no resource declares) concerns the resource: its first one.
+    number = {item.key: index for index, item in enumerate(owner.objects)} if found else {}
     return {
         "urn": owner.urn,
         "id": owner.id,
@@ -36,5 +40,8 @@ def _resource(owner: Owner, observation: Observation) -> Facts:
         "project": urn.project,
         "objects": [to_json(item) for item in owner.objects],
         "members": sorted(name for name, key in observation.attached.items() if key == owner.key),
-        "drift": list(dict.fromkeys(each.text for each in drift(owner, observation))),
+        "drift": list(dict.fromkeys(each.text for each in found)),
+        "wrong": [
+            {"item": number.get(each.object, 0), "text": each.text, "absent": each.field == ""} for each in found
+        ],
     }
