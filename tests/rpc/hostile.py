@@ -102,7 +102,7 @@ class HostileChannel(FakeChannel):
         self.reader.feed_data(data)
         if case.get("end"):
             self.reader.feed_eof()
-        if case.get("forever"):
+        if case.get("forever") and self._flooding is None:
             self._flooding = asyncio.ensure_future(self._flood(data))
 
     async def _flood(self, data: bytes) -> None:

@@ -30,7 +30,9 @@ class FakeChannel:
     def write(self, data: bytes) -> None:
         """Answer each request in it."""
         for line in data.splitlines():
-            self.reader.feed_data(main.serve(self._host, Request.parse(line)).to_line())
+            request = Request.parse(line)
+            if request.op != "cancel":  # what it is about is answered already
+                self.reader.feed_data(main.serve(self._host, request).to_line())
 
     async def ended(self) -> str:
         """It has no end of its own."""
