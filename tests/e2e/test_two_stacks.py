@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 import pulumi_hostnet as hostnet
 import pytest
@@ -83,6 +84,31 @@ def test_both_at_the_same_moment(new_stack: NewStack, host: Host) -> None:
     assert host.left == []
 
 
+@pytest.mark.parametrize("first", [0, 1], ids=["oldest-first", "newest-first"])
+def test_two_state_directories(new_stack: NewStack, host: Host, tmp_path: Path, first: int) -> None:
+    """The records know nothing of each other, and neither's refresh, update or destroy shows or touches the other's."""
+    before = host.snapshot()
+    hosts = [host, Host(host.namespace, tmp_path / "another")]
+    stacks = [new_stack(each) for each in hosts]
+    for index, stack in enumerate(stacks):
+        stack.up(network(host, index + 1))
+    for index, stack in enumerate(stacks):
+        assert stack.preview(network(host, index + 1), "--refresh").changes == {}
+        stack.up(network(host, index + 1, size=2))
+    assert host.forwards() == {1000: "10.1.0.2:80", 1001: "10.1.0.3:80", 2000: "10.2.0.2:80", 2001: "10.2.0.3:80"}
+    for index, stack in enumerate(stacks):
+        assert stack.preview(network(host, index + 1, size=2), "--refresh").changes == {}
+
+    other = 1 - first
+    stacks[first].destroy()
+    assert hosts[first].record == ""
+    assert host.forwards() == {1000 * (other + 1) + index: f"10.{other + 1}.0.{index + 2}:80" for index in range(2)}
+    assert stacks[other].preview(network(host, other + 1, size=2), "--refresh").changes == {}
+    stacks[other].destroy()
+    assert not host.table
+    assert host.links.keys() == before["links"].keys()
+
+
 def test_what_is_the_others_is_refused(new_stack: NewStack, host: Host) -> None:
     """The other's bridge, subnet, port, guest address and MAC: errors that name the owner, and leave it whole."""
     mine, other = new_stack(host), new_stack(host)
@@ -92,7 +118,7 @@ def test_what_is_the_others_is_refused(new_stack: NewStack, host: Host) -> None:
         network(host, 1)()
         hostnet.NatGateway(
             "inline",
-            internal_interfaces=["net1"],
+            external_interface="eth0",
             forward_ports=[hostnet.ForwardPortArgs(source_port=7000, destination="10.1.0.2")],
             connection=connection,
         )

@@ -24,6 +24,7 @@ from hostnet.agent.linux.rtnetlink import LinuxKernel
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import context_of, ports_of
 from hostnet.agent.nft.desired import Compiler
+from hostnet.agent.nft.syntax import mark_of
 from hostnet.agent.nft.table import Table
 from hostnet.agent.plan.links import Plan, glob_members, glob_steps, hairpin
 from hostnet.agent.plan.mtu import mtu_steps
@@ -69,7 +70,7 @@ class Attacher:
     def __init__(self, store: Store, kernel: Kernel | None = None, table: Table | None = None) -> None:
         self._store = store
         self.kernel = kernel or LinuxKernel()
-        self._table = table or Table()
+        self._table = table or Table(own=mark_of(str(store.path.parent)))
         self._compiler = Compiler()
 
     def step(self, changes: Changes, more: More = lambda: None) -> Report:

@@ -6,7 +6,7 @@ import hashlib
 import ipaddress
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hostnet.agent.nft.ruleset import PROTOCOLS, SETS, Element, Place
@@ -15,12 +15,32 @@ _NAMES = {number: name for name, number in PROTOCOLS.items()}
 _IFNAME = re.compile(r"[A-Za-z0-9_.@+=~%,#-]{1,15}")
 
 
-def render(element: Element, comment: str = "") -> str:
+_LONGEST = 100  # bytes of a comment: the kernel keeps 128, with nft's own header
+_DEFAULT_STATE = "/var/lib/hostnet"
+_LONGEST_MARK = 40
+_MARK = re.compile(r" @(/.*)")
+
+
+def mark_of(state_dir: str) -> str:
+    """What ends the comments of a record's elements, so that another record on this host leaves them alone.
+
+    The records of two providers with different `stateDir`s share our tables. That of the default directory has no mark.
+    """
+    if state_dir == _DEFAULT_STATE:
+        return ""
+    mark = clean_comment(f" @{state_dir}")
+    if mark == f" @{state_dir}" and len(mark) <= _LONGEST_MARK:
+        return mark
+    return f" @/_/{hashlib.sha256(state_dir.encode()).hexdigest()[:16]}"
+
+
+def render(element: Element, comment: str = "", mark: str = "") -> str:
     """The element in nft syntax. Each field is checked against its type: no other text of a user's reaches nft.
 
     Args:
         element: What to write.
         comment: Its comment; harmless characters of it stay.
+        mark: What ends the comment (`mark_of`).
 
     Raises:
         ValueError: A field is not of its type.
@@ -28,7 +48,7 @@ def render(element: Element, comment: str = "") -> str:
     spec = SETS[element.set]
     text = render_key(element.set, element.key)
     if comment:
-        text += f' comment "{clean_comment(comment)}"'
+        text += f' comment "{clean_comment(comment)[: _LONGEST - len(mark)]}{mark}"'
     if spec.value:
         text += " : " + " . ".join(_field(kind, part) for kind, part in zip(spec.value, element.value))
     return text
@@ -44,8 +64,8 @@ def render_key(set_name: str, key: tuple[str, ...]) -> str:
 
 
 def clean_comment(comment: str) -> str:
-    """The comment in harmless characters, 100 bytes at most: the kernel keeps 128, with nft's own header."""
-    return re.sub(r"[^A-Za-z0-9 _.:/@+-]", "_", comment)[:100]
+    """The comment in harmless characters, 100 bytes at most."""
+    return re.sub(r"[^A-Za-z0-9 _.:/@+-]", "_", comment)[:_LONGEST]
 
 
 def _field(kind: str, value: str) -> str:
@@ -79,18 +99,30 @@ class Listing:
         rules: A print of chains and rules, to compare.
         counters: Packets and bytes by place.
         sets: The names of sets and maps.
+        comments: By place, where there is one.
     """
 
     elements: dict[Place, tuple[str, ...]]
     rules: str
     counters: dict[Place, tuple[int, int]]
     sets: frozenset[str] = frozenset()
+    comments: dict[Place, str] = field(default_factory=dict)
+
+    def foreign(self, mark: str) -> set[Place]:
+        """The elements of records with another mark. What has no comment is another program's."""
+        return {place for place, comment in self.comments.items() if _mark_in(comment) != mark}
+
+
+def _mark_in(comment: str) -> str:
+    found = _MARK.search(comment)
+    return found[0] if found else ""
 
 
 def parse_listing(listed: list[dict[str, Any]]) -> Listing:
     """Read what `nft -j list table inet hostnet` answered."""
     elements: dict[Place, tuple[str, ...]] = {}
     counters: dict[Place, tuple[int, int]] = {}
+    comments: dict[Place, str] = {}
     rules: list[str] = []
     sets: set[str] = set()
     for item in listed:
@@ -101,12 +133,14 @@ def parse_listing(listed: list[dict[str, Any]]) -> Listing:
                 key, value = raw if kind == "map" else (raw, None)
                 place = body["name"], _named(body["name"], _fields(key))
                 elements[place] = () if value is None else _fields(value)
+                if isinstance(key, dict) and "comment" in (body_of := key.get("elem", {})):
+                    comments[place] = body_of["comment"]
                 if kind == "set" and isinstance(raw, dict) and "counter" in raw.get("elem", ()):
                     counters[place] = (raw["elem"]["counter"]["packets"], raw["elem"]["counter"]["bytes"])
         elif kind in ("rule", "chain"):
             body = {name: part for name, part in body.items() if name != "handle"}
             rules.append(json.dumps({kind: body}, sort_keys=True))
-    return Listing(elements, hashlib.sha256("\n".join(rules).encode()).hexdigest(), counters, frozenset(sets))
+    return Listing(elements, hashlib.sha256("\n".join(rules).encode()).hexdigest(), counters, frozenset(sets), comments)
 
 
 def _named(name: str, key: tuple[str, ...]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ interface's own says whether the host is a router to its neighbours, which drop 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from hostnet.agent.linux.kernel import Kernel
 from hostnet.agent.linux.operations import WriteSysctl
@@ -42,10 +42,11 @@ class Sysctls:
 
     Args:
         kernel: The host's.
+        shared: Whether another record has a network here, too. What is restored could be what that one needs.
     """
 
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel = kernel
+    def __init__(self, kernel: Kernel, shared: Callable[[], bool] = lambda: False) -> None:
+        self._kernel, self._shared = kernel, shared
 
     def sync(self, record: Record, owners: Mapping[str, Owner], context: Context, snapshot: Snapshot) -> None:
         """Set what these owners need, and restore what no owner needs any more.
@@ -90,7 +91,7 @@ class Sysctls:
             self._restore(name, record.sysctls.pop(name))
 
     def _restore(self, name: str, held: Sysctl) -> None:
-        if held.old != held.ours and self._kernel.sysctl(name) == held.ours:
+        if held.old != held.ours and self._kernel.sysctl(name) == held.ours and not self._shared():
             self._write(name, held.old)
 
     def _write(self, name: str, value: str) -> None:

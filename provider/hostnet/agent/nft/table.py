@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +15,7 @@ from hostnet.agent.nft.syntax import Listing, parse_listing, render, render_key
 from hostnet.agent.record.record import Mark
 from hostnet.wire.errors import Code, HostnetError
 
+_EXTERNAL = "external_links"  # the one set in which gateways of several records have the same element
 _ELEMENTS_PER_LINE = 500  # of a batch: few commands, and none too long for nft's parser
 
 
@@ -36,10 +37,11 @@ class Table:
 
     Args:
         nft: nftables in the namespace; None: the library's, in the namespace that the process is in.
+        own: What ends the comments of the elements of this record (`syntax.mark_of`).
     """
 
-    def __init__(self, nft: Nftables | None = None) -> None:
-        self.nft = nft or Nft()
+    def __init__(self, nft: Nftables | None = None, own: str = "") -> None:
+        self.nft, self.own = nft or Nft(), own
         self._listed: tuple[int, Listing | None] | None = None
 
     def generation(self) -> int:
@@ -105,9 +107,10 @@ class Table:
                 return _synced(self._send(removed, added, after, comments, replace(mark, generation=now)), added)
         listing = self.listing(fresh=True)
         if listing is None or _other_rules(listing, mark):
-            return Synced(self._replace(after, comments), tuple(after.elements))
+            return Synced(self._replace(after, comments, listing), tuple(after.elements))
         # Where the record was lost, an element that no recorded owner asked for may be of a stack that is not back yet.
-        known = listing.elements if mark.rules else before.elements
+        foreign = listing.foreign(self.own) - before.elements.keys()
+        known = listing.elements.keys() - foreign if mark.rules else before.elements.keys()
         removed, added, left = _exact(listing, before.elements, after, {*ensure, ""}, known)
         mark = self._send(removed, added, after, comments, Mark(listing.rules, TEMPLATE, now))
         # With drift of others left, the recorded elements are not those of the kernel: the next sync has to list.
@@ -142,14 +145,23 @@ class Table:
         return listing is not None and listing.rules == mark.rules
 
     def _clear(self, before: Desired, comments: Mapping[str, str], mark: Mark) -> Mark:
-        """Delete the tables; after the loss of the record, unless elements of others are in them."""
-        listing = None if mark.rules else self.listing(fresh=True)
-        if listing is not None and listing.elements.keys() - before.elements.keys():
+        """Delete the tables, unless elements of other records are in them; where this one was lost, of anybody."""
+        listing = self.listing(fresh=True)
+        others = (listing.foreign(self.own) if mark.rules else set(listing.elements)) if listing is not None else set()
+        if listing is not None and others - before.elements.keys():
             there = [place for place in before.elements if place in listing.elements]
             self._send(there, [], Desired(), comments, Mark())
             return Mark()
         self._drop()
         return Mark()
+
+    def shared(self) -> bool:
+        """Whether elements of other records are in the tables."""
+        try:
+            listing = self.listing()
+        except MissingLibraryError:
+            return False
+        return listing is not None and bool(listing.foreign(self.own))
 
     @property
     def there(self) -> bool:
@@ -162,13 +174,22 @@ class Table:
     def _send(
         self, removed: list[Place], added: list[Element], after: Desired, comments: Mapping[str, str], mark: Mark
     ) -> Mark:
-        text = "".join(_batch(removed, added, after, comments))
+        text = "".join(_batch(self._unshared(removed), added, after, comments, self.own))
         if not text:
             return mark
         self.nft.run(text)
         # Another program changed nftables at the same moment if the number rose by more than one.
         now = self.generation()
         return replace(mark, generation=now if now == mark.generation + 1 else 0)
+
+    def _unshared(self, removed: list[Place]) -> list[Place]:
+        """Without the external interfaces that other records' elements name: their gateways need them as well."""
+        if not any(name == _EXTERNAL for name, _ in removed):
+            return removed
+        listing = self.listing()
+        others = listing.foreign(self.own) if listing is not None else set()
+        used = {part for name, key in others if name != _EXTERNAL for part in key}
+        return [(name, key) for name, key in removed if name != _EXTERNAL or key[0] not in used]
 
     def _existing(self) -> list[str]:
         """Those of our tables that exist.
@@ -185,8 +206,8 @@ class Table:
         if text:
             self.nft.run(text)
 
-    def _replace(self, after: Desired, comments: Mapping[str, str]) -> Mark:
-        """Replace the tables by new ones with all elements.
+    def _replace(self, after: Desired, comments: Mapping[str, str], former: Listing | None) -> Mark:
+        """Replace the tables by new ones with all elements, those of other records as well.
 
         In one batch: the kernel makes the new rules valid and the old ones invalid at once (nf_tables' generations).
         Connections in progress are conntrack's, and stay. But the kernel reads the generation again for each chain and
@@ -196,9 +217,17 @@ class Table:
         """
         drop = "".join(f"delete table {name}\n" for name in self._existing())
         everything = [Element(*place, value) for place, value in after.elements.items()]
-        self.nft.run(drop + table_text() + "".join(_batch([], everything, after, comments)))
+        batch = (*_batch([], everything, after, comments, self.own), *self._kept(after, former))
+        self.nft.run(drop + table_text() + "".join(batch))
         listing = self._list(terse=True)
         return Mark(listing.rules if listing else "", TEMPLATE, self.generation())
+
+    def _kept(self, after: Desired, former: Listing | None) -> Iterator[str]:
+        """The commands that put the elements of other records into the new tables."""
+        for name, key in sorted(former.foreign(self.own) - after.elements.keys()) if former is not None else ():
+            if name in SETS and former is not None:
+                element = Element(name, key, former.elements[name, key])
+                yield f"add element {SETS[name].table} {name} {{ {render(element, former.comments[name, key])} }}\n"
 
 
 def _synced(mark: Mark, added: Iterable[Element]) -> Synced:
@@ -228,7 +257,7 @@ def _exact(
     before: Mapping[Place, tuple[str, ...]],
     after: Desired,
     ensure: set[str],
-    known: Mapping[Place, tuple[str, ...]],
+    known: Collection[Place],
 ) -> tuple[list[Place], list[Element], bool]:
     """What has to change in what the kernel holds.
 
@@ -258,7 +287,9 @@ def _exact(
     return removed, added, left
 
 
-def _batch(removed: list[Place], added: list[Element], after: Desired, comments: Mapping[str, str]) -> Iterator[str]:
+def _batch(
+    removed: list[Place], added: list[Element], after: Desired, comments: Mapping[str, str], own: str
+) -> Iterator[str]:
     """The batch's text. Deletions come first: to add a key that has another value is EEXIST."""
     deletions: dict[str, list[str]] = {}
     for name, key in removed:
@@ -266,7 +297,7 @@ def _batch(removed: list[Place], added: list[Element], after: Desired, comments:
     additions: dict[str, list[str]] = {}
     for element in added:
         owner = after.owners[element.set, element.key]
-        additions.setdefault(element.set, []).append(render(element, comments.get(owner, "hostnet")))
+        additions.setdefault(element.set, []).append(render(element, comments.get(owner, "hostnet"), own))
     for verb, groups in (("delete", deletions), ("add", additions)):
         for name, texts in groups.items():
             for at in range(0, len(texts), _ELEMENTS_PER_LINE):

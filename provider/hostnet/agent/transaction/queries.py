@@ -11,6 +11,7 @@ from hostnet.agent.linux.libnftables import MissingLibraryError
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import Context, context_of
 from hostnet.agent.nft.elements import compile_common
+from hostnet.agent.nft.ruleset import Place
 from hostnet.agent.nft.sysctls import FORWARDING
 from hostnet.agent.observe import facts
 from hostnet.agent.observe.doctor import doctor
@@ -142,11 +143,13 @@ class Queries:
             held: The owners that are recorded.
         """
         context = context_of(record.owners, snapshot, record.attached)
-        elements = self._listed(record)
+        elements, foreign = self._listed(record)
         desired = self._subsystems.compiler.desired(record.owners, context).elements
         return replace(
             self._observation(record, snapshot, context, elements),
-            undeclared={place: value for place, value in elements.items() if place not in desired},
+            undeclared={
+                place: value for place, value in elements.items() if place not in desired and place not in foreign
+            },
             held=held,
             dropped=self._subsystems.firewalls.dropped(record.owners, context, snapshot),
             watcher_runs=self._subsystems.persistence.watching(record.owners).process is not None,
@@ -165,17 +168,20 @@ class Queries:
             dhcp=lambda server: self._subsystems.servers.state(server, world),
         )
 
-    def _listed(self, record: Record) -> Elements:
-        """The table's elements; none where its rules are not as we made them: elements without rules do nothing."""
+    def _listed(self, record: Record) -> tuple[Elements, set[Place]]:
+        """The table's elements, and which of them are other records'.
+
+        None where its rules are not as we made them: elements without rules do nothing.
+        """
         if not any(owner.kinds & {Gateway, Forward} for owner in record.owners.values()):
-            return {}
+            return {}, set()
         try:
             listing = self._subsystems.table.listing()
         except MissingLibraryError:
-            return {}
+            return {}, set()
         if listing is None or (record.table.rules and listing.rules != record.table.rules):
-            return {}
-        return listing.elements
+            return {}, set()
+        return listing.elements, listing.foreign(self._subsystems.table.own)
 
     def _loopback_fault(self, record: Record, context: Context, snapshot: Snapshot, elements: Elements) -> str:
         """What is wrong with what all forwards share for `loopback`; "": nothing."""

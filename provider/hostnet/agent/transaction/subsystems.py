@@ -11,6 +11,7 @@ from hostnet.agent.lasting.persistence import Persistence
 from hostnet.agent.linux.kernel import Kernel
 from hostnet.agent.linux.rtnetlink import LinuxKernel
 from hostnet.agent.nft.desired import Compiler
+from hostnet.agent.nft.syntax import mark_of
 from hostnet.agent.nft.sysctls import Sysctls
 from hostnet.agent.nft.table import Table
 from hostnet.agent.plan.world import World
@@ -57,8 +58,17 @@ class Subsystems:
     @classmethod
     def of(cls, store: Store, persistence: Persistence) -> Subsystems:
         """Those of the network namespace that this process is in."""
-        kernel, table = LinuxKernel(), Table()
-        return cls(store, persistence, kernel, table, Compiler(), Sysctls(kernel), Firewalls(table), DhcpServers(store))
+        kernel, table = LinuxKernel(), Table(own=mark_of(str(store.path.parent)))
+        return cls(
+            store,
+            persistence,
+            kernel,
+            table,
+            Compiler(),
+            Sysctls(kernel, table.shared),
+            Firewalls(table),
+            DhcpServers(store),
+        )
 
     def save(self, record: Record) -> None:
         """Write the record.
