@@ -413,3 +413,17 @@ def test_the_other_resource_fails(fake: FakeHost) -> None:
     fake.restart_agent()
     assert codes(fake.agent.apply(exchange[:1])) == set()
     assert "x" not in dump(fake)["links"]
+
+
+def test_what_a_failed_create_would_replace_stays(fake: FakeHost) -> None:
+    """`pulumi up --replace` of a resource that gets another autoname: the state has the one before."""
+    network = (Link("one", "bridge"), Address("one", "10.7.0.1/24"))
+    fake.agent.apply([Change(urn("Bridge net"), "one", network)])
+    whole = dump(fake)
+    create = Change(urn("Bridge net"), "two", (Link("two", "bridge"), Address("two", "10.7.0.1/24")))
+    fake.kernel.refuse(errno.ENOSPC)
+    fake.restart_agent()
+    assert codes(fake.agent.apply([create])) == {Code.KERNEL}
+    assert dump(fake) == whole
+    assert codes(fake.agent.apply([create])) == set()
+    assert {"one", "two"} & dump(fake)["links"].keys() == {"two"}

@@ -39,6 +39,7 @@ class Admitted:
         renamed: By an owner's former key, its new one: its resource has another URN (an alias).
         recreated: The owners that were created though they were there.
         notes: By the number of the change, what it took over.
+        replaced: By the key of what a create takes away, the key of what is created: both are done, or neither.
     """
 
     snapshot: Snapshot
@@ -48,6 +49,7 @@ class Admitted:
     renamed: dict[str, str] = field(default_factory=dict)
     recreated: set[str] = field(default_factory=set)
     notes: dict[int, str] = field(default_factory=dict)
+    replaced: dict[str, str] = field(default_factory=dict)
 
     def result(self, failed: Mapping[str, HostnetError]) -> Result:
         """The errors by the number of the change, for the record.
@@ -261,6 +263,7 @@ def _clear(
     for left in unacknowledged.get(number, ()):
         if new is not None and left.key != new.key:
             _add(left, None, admitted, after, change)
+            admitted.replaced[left.key] = new.key
             admitted.notes[number] = f"removed {left.id}, which an interrupted `pulumi up` created for it"
 
 

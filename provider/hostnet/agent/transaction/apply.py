@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from hostnet.agent.linux.conntrack import Flows
 from hostnet.agent.linux.operations import Step
@@ -25,11 +25,20 @@ class Applier:
         self._subsystems = subsystems
         self._sync = Synchronizer(subsystems)
 
-    def run(self, record: Record, pairs: Pairs, snapshot: Snapshot) -> Transition:
+    def run(
+        self, record: Record, pairs: Pairs, snapshot: Snapshot, replaced: Mapping[str, str] | None = None
+    ) -> Transition:
         """Take owners from old to new.
 
         The record is on disk as `Pending` when the first operation is performed. It is left so: the caller ends the
         phase, and commits.
+
+        Args:
+            record: The host's.
+            pairs: What each owner has, and what it should have.
+            snapshot: The host as it is.
+            replaced: By the key of an owner that goes, the key of the one that is created instead. If that one fails,
+                the other one stays: with `pulumi up --replace` it is what the state has.
 
         Returns:
             What was done, with the errors of those that failed.
@@ -38,6 +47,7 @@ class Applier:
             HostnetError: The record can't be written; nothing is changed then.
         """
         transition = Transition.plan(record, pairs, snapshot)
+        transition.replaced = replaced or {}
         record.phase = Pending(pairs, transition.links.undo)
         # The agent that finishes or undoes this has to know what the sysctls were.
         after = transition.owners
@@ -78,6 +88,9 @@ class Applier:
             why = f"{error.why}; undoing the rest of the change failed as well: {'; '.join(left)}"
             error = HostnetError(Code.PARTIAL, error.what, why, "The next `pulumi up` repairs it")
         transition.failed[key] = error
+        for other, successor in transition.replaced.items():
+            if successor == key and other not in transition.failed:
+                self._undo(transition, other, error)
 
     def _sync_all(self, transition: Transition, *, verify: bool) -> None:
         """Our table, the sysctls, DHCP servers, others' firewalls; an owner that can't have its part of one fails."""

@@ -29,6 +29,7 @@ class Transition:
         before: All owners before.
         attached_before: What globs had attached before.
         links: The steps on links.
+        replaced: By the key of an owner that goes, the key of the one that is created instead.
         done: By owner, the steps that were performed.
         failed: By owner, why it failed. It is as before then, or, where the code is PARTIAL, changed in part.
     """
@@ -39,6 +40,7 @@ class Transition:
     before: Owners
     attached_before: Mapping[str, str]
     links: Plan
+    replaced: Mapping[str, str] = field(default_factory=dict)
     done: dict[str, list[Step]] = field(default_factory=dict)
     failed: dict[str, HostnetError] = field(default_factory=dict)
 
