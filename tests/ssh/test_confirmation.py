@@ -501,21 +501,22 @@ class Limits:
         self._timeout = asyncio.timeout
 
     @asynccontextmanager
-    async def timeout(self, delay: float) -> AsyncIterator[None]:
+    async def timeout(self, delay: float) -> AsyncIterator[asyncio.Timeout]:
         """A limit, in seconds."""
         self.started.add(delay)
         self.running.add(delay)
         try:
-            async with self._timeout(delay):
-                yield
+            async with self._timeout(delay) as limit:
+                yield limit
         finally:
             self.running.discard(delay)
 
 
 def test_the_agent_dies_before_a_slow_log_in(up: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next agent's answer is confirmed, however long that takes: only the answer itself has a time limit."""
-    limits, limit = Limits(), 54.25
-    monkeypatch.setattr("hostnet.hosts.session._OUTCOME_SECONDS", limit)
+    limits, limit = Limits(), 154.25
+    monkeypatch.setattr("hostnet.hosts.session._ANSWER_SECONDS", limit)
+    monkeypatch.setattr("hostnet.hosts.session._OBJECT_SECONDS", 0)
     monkeypatch.setattr("hostnet.hosts.session.asyncio.timeout", limits.timeout)
     up.settings = replace(up.settings, confirm_timeout=LONG)
     change = change_of(

@@ -121,7 +121,7 @@ def takes_user_off(item: Link, state: KernelLink, names: Names) -> bool:
 
 
 def _link(key: str, item: Link, before: Link | None, world: World, names: Names, into: Plan) -> None:
-    state, mtu = world.snapshot.links.get(item.name), wanted_mtu(item, world)
+    state, mtu = world.snapshot.links.get(item.name), wanted_mtu(key, item, world)
     into.mtus[item.name] = (key, noted_mtu(item.name, mtu, world))
     if state is None:
         into.build.append(Step(key, _create(item), (ops.DeleteLink(item.name),)))

@@ -18,11 +18,18 @@ ETHERNET_MTU = 1500  # ETH_DATA_LEN: what the kernel gives a new bridge or TAP
 _TAP_MTU_MAX = 65521  # the kernel's tun driver: 65535 less an Ethernet header
 
 
-def wanted_mtu(item: Link, world: World) -> int | None:
-    """The MTU that a link of ours should have; None: the kernel's choice."""
+def wanted_mtu(key: str, item: Link, world: World) -> int | None:
+    """The MTU that a link of ours should have; None: the kernel's choice.
+
+    Args:
+        key: The owner's, which has the link's place in a bridge as well.
+        item: The link.
+        world: All owners.
+    """
     if item.mtu is not None or item.kind == "bridge":
         return item.mtu
-    port = next((each for each in world.owners.every(Port) if each.link == item.name), None)
+    owner = world.owners.get(key)
+    port = next((each for each in owner.of(Port) if each.link == item.name), None) if owner is not None else None
     return port_mtu(port.bridge, world) if port is not None else None
 
 

@@ -35,6 +35,7 @@ class Admitted:
         snapshot: What the kernel had.
         owners: By the number of the change, the owner that it is about, where it is accepted.
         pairs: What each owner has, and what it should have.
+        deleted: Of these, what those had that should have nothing any more.
         outcomes: By the number of the change, what became of those that are refused or were only asked about.
         renamed: By an owner's former key, its new one: its resource has another URN (an alias).
         recreated: The owners that were created though they were there.
@@ -45,6 +46,7 @@ class Admitted:
     snapshot: Snapshot
     owners: dict[int, Owner] = field(default_factory=dict)
     pairs: Pairs = field(default_factory=dict)
+    deleted: dict[str, Owner] = field(default_factory=dict)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
     recreated: set[str] = field(default_factory=set)
@@ -222,13 +224,19 @@ def _add(old: Owner | None, new: Owner | None, admitted: Admitted, after: Owners
         # The resource's URN changed: its objects change hands, nothing else.
         after.remove(old.key)
         admitted.pairs[old.key] = (None, None)
+        admitted.deleted.pop(old.key, None)
         admitted.renamed[old.key] = owner.key
     if new is not None:
         after[new.key] = new
     else:
         after.remove(owner.key)
     if owner.objects:
-        admitted.pairs[owner.key] = (admitted.pairs.get(owner.key, (old, None))[0], new)
+        before = admitted.pairs.get(owner.key, (old, None))[0]
+        admitted.pairs[owner.key] = (before, new)
+        if before is not None and new is None:
+            admitted.deleted[owner.key] = before
+        else:
+            admitted.deleted.pop(owner.key, None)
 
 
 def _freed(change: Change, admitted: Admitted) -> Owner | None:
@@ -240,8 +248,8 @@ def _freed(change: Change, admitted: Admitted) -> Owner | None:
     wanted = _places(change.objects)
     if change.known or not wanted:
         return None
-    deleted = (old for old, new in admitted.pairs.values() if old is not None and new is None)
-    return next((old for old in deleted if old.urn != change.urn and wanted & _places(old.objects)), None)
+    deleted = (old for old in admitted.deleted.values() if old.urn != change.urn)
+    return next((old for old in deleted if wanted & _places(old.objects)), None)
 
 
 def _places(objects: Iterable[Object]) -> set[tuple[str, str]]:
@@ -312,14 +320,14 @@ def _found_by_state(change: Change, owners: Owners, world: World, claims: Mappin
     holder = other_holder(change.urn, change.id, change.prior or change.objects, owners)
     if holder is not None:
         imported = claims.get(holder.key) == change.urn
-        if change.known and not change.objects:
-            _check_delete(change, holder, imported=imported)
+        if change.known and not change.objects and not imported:
+            _check_delete(change, holder)
         if imported or is_same_resource(holder, change.urn):
             return holder
     return _lost(change, world)
 
 
-def _check_delete(change: Change, holder: Owner, *, imported: bool) -> None:
+def _check_delete(change: Change, holder: Owner) -> None:
     """Refuse to delete what another resource has: success would remove it from the state, and leave it on the host."""
     if is_alias(holder, change.urn):
         return
@@ -332,8 +340,8 @@ def _check_delete(change: Change, holder: Owner, *, imported: bool) -> None:
             f"it changed hands after this state was written: now it belongs to {holder.label}",
             f"{remove}. If this stack should have it again, change one of its properties with `pulumi up` first",
         )
-    if imported or not is_same_resource(holder, change.urn):
-        fix = f"{remove}. If this stack should have it, import it, and change one of its properties with `pulumi up`"
+    if not is_same_resource(holder, change.urn):
+        fix = f"{remove}. If this stack should have it, import it first"
         raise HostnetError(Code.CONFLICT, what, f"it belongs to {holder.label}", fix)
 
 
