@@ -496,7 +496,12 @@ async def _disk_full(ground: Ground, session: Session, work: Work) -> AsyncItera
 @contextlib.asynccontextmanager
 async def _read_only(ground: Ground, session: Session, work: Work) -> AsyncIterator[None]:
     del session
-    ground.inside("mount", "-o", "remount,bind,ro", "/proc/sys")
+    while True:
+        try:
+            ground.inside("mount", "-o", "remount,bind,ro", "/proc/sys")
+            break
+        except subprocess.CalledProcessError:  # EBUSY: at this moment a sysctl is open for writing
+            await asyncio.sleep(0)
     try:
         await asyncio.wait({work})
         yield

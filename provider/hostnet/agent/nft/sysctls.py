@@ -88,7 +88,8 @@ class Sysctls:
 
     def _release(self, record: Record, wanted: Mapping[str, str]) -> None:
         for name in reversed([name for name in record.sysctls if name not in wanted]):
-            self._restore(name, record.sysctls.pop(name))
+            self._restore(name, record.sysctls[name])
+            del record.sysctls[name]  # not before: what could not be restored is tried again
 
     def _restore(self, name: str, held: Sysctl) -> None:
         if held.old != held.ours and self._kernel.sysctl(name) == held.ours and not self._shared():
