@@ -107,6 +107,7 @@ class Stage:
 
     def _shown(self, text: str) -> str:
         text = text.replace(f" (namespace {self.namespace})", "").replace(str(self.folder), "~/shop")
+        text = text.replace(" @~/shop/record", "")  # the default directory's record has no mark
         text = text.replace(_UNNAMED, _NAMED)
         lines = [line.rstrip() for line in text.splitlines() if not _LEFT_OUT.match(line)]
         kept = re.sub(r"\n{2,}", "\n\n", "\n".join(in_order(lines)))

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import importlib
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -85,9 +86,12 @@ def _seen(host: Host) -> dict[str, Any]:
 
 
 def _without_handles(listing: Any) -> Any:
+    """The listing without handles, and without the name of the state directory in the elements' comments."""
     if isinstance(listing, dict):
         return {name: _without_handles(value) for name, value in listing.items() if name != "handle"}
-    return [_without_handles(item) for item in listing] if isinstance(listing, list) else listing
+    if isinstance(listing, list):
+        return [_without_handles(item) for item in listing]
+    return re.sub(r" @/.*", "", listing) if isinstance(listing, str) else listing
 
 
 def test_all_failures_at_once_each_with_its_path(stack: DynamicStack, host: Host) -> None:
