@@ -1,8 +1,8 @@
 """Servers for stacks to work on over SSH: `pulumi` runs in a namespace, each server is another with a real sshd.
 
-Address plan: `site` has the bridge `lan` (192.0.2.1/24); a server has eth0 in it (192.0.2.11/24, .12, …) and its
-default route over it. A server is known to a program by a serial, and "rented" by a dynamic resource: the address and
-the host key are its outputs, so a preview does not know them.
+Address plan: `site` has the bridge `lan` (192.0.2.1/24, and .254, the gateway); a server has eth0 in it (192.0.2.11/24,
+.12, …) and its default route over it. A server is known to a program by a serial, and "rented" by a dynamic resource:
+the address and the host key are its outputs, so a preview does not know them.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class Rented(Server):
         )
         self.namespace.sysctl("net.ipv6.conf.eth0.accept_dad", 0)
         self.namespace.ip(
-            f"address add {self.address}/24 dev eth0", "link set eth0 up", "route add default via 192.0.2.1"
+            f"address add {self.address}/24 dev eth0", "link set eth0 up", "route add default via 192.0.2.254"
         )
         site.authorize(self)
         told = {"address": self.address, "host_key": self.host_key, "namespace": self.namespace.name}
@@ -196,7 +196,12 @@ class Site:
         """There is no server yet."""
         self.directory, self.state_dir = directory, directory / "state"
         self.client = Namespace("site")
-        self.client.ip("link add lan type bridge", "link set lan up", "address add 192.0.2.1/24 dev lan")
+        self.client.ip(
+            "link add lan type bridge",
+            "link set lan up",
+            "address add 192.0.2.1/24 dev lan",
+            "address add 192.0.2.254/24 dev lan",
+        )
         self.key = keygen(directory / "key")
         self.servers: list[Rented] = []
         self._cli = cli
