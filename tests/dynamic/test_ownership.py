@@ -8,7 +8,7 @@ from tests.e2e.test_ownership import renamed
 
 
 def test_a_renamed_stack(stack: DynamicStack, host: Host) -> None:
-    """Refreshed, updated and destroyed as before; a new stack of the former name is told whose the bridge is."""
+    """Refreshed, updated and destroyed as before; a new stack of the former name learns whose the bridge is."""
     before = host.snapshot()
     former = stack.name
     stack.up(network(host))

@@ -388,7 +388,7 @@ def close_virbr0(lab: Lab, firewall: str) -> None:
 
 
 def reload(lab: Lab, firewall: str) -> None:
-    """Write the other program's rules anew; they reject what begins elsewhere."""
+    """Write the other program's rules again; they reject what begins elsewhere."""
     for family, net, digit in NETWORKS:
         if firewall in OTHERS:
             table, text = OTHERS[firewall]

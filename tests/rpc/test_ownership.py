@@ -44,7 +44,7 @@ def made(engine: Engine, kind: str, empty: dict[str, Any]) -> Resource:
     return Resource(engine, kind, "it", **LIVES[kind][0]).create()
 
 
-def anew(engine: Engine) -> None:
+def another_run(engine: Engine) -> None:
     """Another run of `pulumi`: another provider process, and another agent."""
     engine.run(engine.host.restart_agent)
     engine.configure()
@@ -58,7 +58,7 @@ def without_owners(dump: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("moved", RENAMED, ids=["stack", "project", "state-move"])
 def test_a_renamed_stack_goes_on(engine: Engine, made: Resource, kind: str, moved: dict[str, str]) -> None:
     """Refresh and diff find nothing changed; the first write takes the thing over and says so; so does the next."""
-    anew(engine)
+    another_run(engine)
     renamed = made.as_urn(**moved)
     outputs = renamed.values()
     assert renamed.refresh().values() == outputs
@@ -81,7 +81,7 @@ def test_the_first_write_after_a_rename_is_a_delete(
     engine: Engine, empty: dict[str, Any], made: Resource, moved: dict[str, str]
 ) -> None:
     """`pulumi destroy` right after the rename leaves nothing."""
-    anew(engine)
+    another_run(engine)
     made.as_urn(**moved).delete()
     assert engine.host.dump() == empty
 
@@ -92,7 +92,7 @@ def test_a_delete_by_an_old_copy_of_the_state(engine: Engine, made: Resource, ki
     for owner in owners:
         owner.update(**LIVES[kind][0])
     whole = engine.host.dump()
-    anew(engine)
+    another_run(engine)
     for old in (made, owners[0]):
         with pytest.raises(grpc.RpcError) as failed:
             old.delete()
@@ -126,7 +126,7 @@ def test_a_delete_of_what_was_only_imported(engine: Engine, empty: dict[str, Any
 def test_an_aliased_resource_is_replaced_first(engine: Engine, made: Resource) -> None:
     """`pulumi up --refresh --replace` with an alias: created under the new URN, and the delete takes nothing away."""
     whole = without_owners(engine.host.dump())
-    anew(engine)
+    another_run(engine)
     aliased = made.as_urn(name="new")
     aliased.read()  # all that the engine says of the old resource before the create
     created = Resource(engine, made.token.rpartition(":")[2], "new", **made.given).create()
@@ -135,7 +135,7 @@ def test_an_aliased_resource_is_replaced_first(engine: Engine, made: Resource) -
         engine.host.change_link(made.id, mac=whole["links"][made.id]["mac"])
     assert without_owners(engine.host.dump()) == whole
     assert created.diff().changes == provider_pb2.DiffResponse.DIFF_NONE
-    anew(engine)
+    another_run(engine)
     created.delete()
     assert is_gone(created)
 
@@ -143,7 +143,7 @@ def test_an_aliased_resource_is_replaced_first(engine: Engine, made: Resource) -
 def test_a_replaced_resource_keeps_its_name(engine: Engine, made: Resource, kind: str) -> None:
     """`pulumi up --replace`: created again, and the delete of the former one takes nothing away."""
     whole = engine.host.dump()
-    anew(engine)
+    another_run(engine)
     Resource(engine, kind, "it", **made.given).create()  # the engine says nothing of the old one before
     made.delete()
     assert engine.host.dump() == whole
@@ -169,7 +169,7 @@ def test_a_create_that_had_no_answer(engine: Engine, kind: str) -> None:
     """The next run creates it under another name, and takes away what the first left."""
     empty = engine.host.dump()
     lost = declared(engine, kind, b"one").create()
-    anew(engine)
+    another_run(engine)
     made = declared(engine, kind, b"two").create()
     assert made.id != lost.id
     assert engine.notes() == [f"removed {lost.id}, which an interrupted `pulumi up` created for it"]
@@ -184,10 +184,10 @@ def test_what_a_replacement_replaces_is_no_such_thing(engine: Engine, kind: str,
     """The engine has named the older id: it stays until the engine deletes it. What had no answer goes."""
     empty = engine.host.dump()
     old = declared(engine, kind, b"one").create()
-    anew(engine)
+    another_run(engine)
     old.diff()
     lost = declared(engine, kind, b"two").create()
-    anew(engine)
+    another_run(engine)
     naming: dict[str, Callable[[], object]] = {
         "diff": old.diff,
         "read": old.read,
@@ -208,7 +208,7 @@ def test_a_forward_that_had_no_answer(engine: Engine) -> None:
     empty = engine.host.dump()
     at = {"externalInterface": "eth0", "destination": "10.0.0.2"}
     Resource(engine, "PortForward", "it", sourcePort=80, **at).create()
-    anew(engine)
+    another_run(engine)
     made = Resource(engine, "PortForward", "it", sourcePort=81, **at).create()
     assert list(engine.host.dump()["owners"]) == [f"{made.urn} eth0/ipv4/tcp/81"]
     made.delete()
