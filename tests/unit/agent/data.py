@@ -23,8 +23,8 @@ from hostnet.agent.linux.snapshot import KernelLink, Snapshot
 from hostnet.agent.nft.ruleset import Element
 from hostnet.agent.plan.links import Names
 from hostnet.agent.plan.world import World
+from hostnet.agent.record.originals import Mtu
 from hostnet.agent.record.owners import Owner, Owners
-from hostnet.agent.record.record import Mtu
 from hostnet.wire.objects import Object, from_json, to_json
 
 CASES = Path(__file__).with_name("cases")

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from hostnet.agent.linux.operations import DeleteLink, SetLink, check_sysctl_name, to_json
 from hostnet.agent.record import netns
+from hostnet.agent.record.originals import Mtu, Originals, Sysctl
 from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.phase import Idle, Pending, Phase, Result, RolledBack, Unconfirmed
-from hostnet.agent.record.record import Mtu, Store
+from hostnet.agent.record.record import Store
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Glob, Link
 
@@ -97,7 +98,13 @@ def test_the_last_delete_takes_the_journal_along(tmp_path: Path) -> None:
 OTHER = Owner("urn", "br1/vm-*", (Glob("br1", "vm-*"),))
 PAIRS = {OWNER.key: (OWNER, OTHER), "new": (None, OTHER), "old": (OWNER, None), "renamed": (None, None)}
 UNDO = (DeleteLink("br1"), SetLink("vm-0", bridge="br0", isolated=False))
-PHASES: list[Phase] = [Idle(), Pending(PAIRS, UNDO), Unconfirmed("t1", PAIRS, UNDO), RolledBack("t1")]
+ORIGINALS = Originals({"net.ipv4.ip_forward": Sysctl("0", "1")}, {"vm-0": "key"}, {"vm-0": Mtu(1500, 9000)})
+PHASES: list[Phase] = [
+    Idle(),
+    Pending(PAIRS, UNDO),
+    Unconfirmed("t1", PAIRS, UNDO, ORIGINALS),
+    RolledBack("t1"),
+]
 
 
 @pytest.mark.parametrize("phase", PHASES, ids=lambda phase: type(phase).__name__)
@@ -197,7 +204,7 @@ OPEN = {
     [
         pytest.param({}, PHASES[0], id="Idle"),
         pytest.param(OPEN, PHASES[1], id="Pending"),
-        pytest.param({**OPEN, "unconfirmed": "t1"}, PHASES[2], id="Unconfirmed"),
+        pytest.param({**OPEN, "unconfirmed": "t1"}, Unconfirmed("t1", PAIRS, UNDO), id="Unconfirmed"),
         pytest.param({"undone": "t1"}, PHASES[3], id="RolledBack"),
     ],
 )

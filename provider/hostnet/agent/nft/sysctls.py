@@ -20,8 +20,9 @@ from hostnet.agent.linux.prefixes import Prefix
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import Context
 from hostnet.agent.nft.forward_elements import localnet_devices
+from hostnet.agent.record.originals import Sysctl
 from hostnet.agent.record.owners import Owner
-from hostnet.agent.record.record import Record, Sysctl
+from hostnet.agent.record.record import Record
 from hostnet.wire.family import Family
 from hostnet.wire.objects import Forward, Forwarding, Link, Port
 

@@ -16,8 +16,8 @@ from hostnet.agent.linux.operations import Operation, Step
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
 from hostnet.agent.plan.mtu import followers, mtu_steps, noted_mtu, port_mtu, wanted_mtu
 from hostnet.agent.plan.world import World
+from hostnet.agent.record.originals import Mtu
 from hostnet.agent.record.owners import Owner
-from hostnet.agent.record.record import Mtu
 from hostnet.wire.objects import Address, Glob, Link, Port, Route
 
 _IPV6_MIN_MTU = 1280

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from hostnet.agent.linux import operations as ops
 from hostnet.agent.linux.operations import Step
 from hostnet.agent.plan.world import World
-from hostnet.agent.record.record import Mtu
+from hostnet.agent.record.originals import Mtu
 from hostnet.wire.objects import Glob, Link, Port
 
 ETHERNET_MTU = 1500  # ETH_DATA_LEN: what the kernel gives a new bridge or TAP

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from hostnet.agent.linux.prefixes import Prefix
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.record.networks import Held
+from hostnet.agent.record.originals import Mtu
 from hostnet.agent.record.owners import Kind, Owner, Owners
-from hostnet.agent.record.record import Mtu
 from hostnet.wire.objects import Address, Forward, Gateway, Link, Route
 from hostnet.wire.requests import Change
 from hostnet.wire.subnets import reserved

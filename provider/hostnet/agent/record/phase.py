@@ -14,6 +14,7 @@ from typing import Any, Optional, Union
 
 from hostnet.agent.linux import operations
 from hostnet.agent.linux.operations import Operation
+from hostnet.agent.record.originals import Originals
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.errors import HostnetError
 
@@ -48,11 +49,14 @@ class Unconfirmed:
         transaction: The provider's number for it.
         pairs: As in `Pending`, of what is applied.
         undo: As in `Pending`.
+        originals: What the record had to put back before. An agent that dies in a rollback has set sysctls and MTUs
+            again; the next one would take them for what was there before hostnet.
     """
 
     transaction: str
     pairs: Pairs
     undo: tuple[Operation, ...] = ()
+    originals: Originals = field(default_factory=Originals)
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,8 @@ def to_json(phase: Phase) -> Json:
     if isinstance(phase, Open):
         data["pairs"] = {key: [owner and owner.line for owner in pair] for key, pair in phase.pairs.items()}
         data["undo"] = [operations.to_json(each) for each in phase.undo]
+    if isinstance(phase, Unconfirmed):
+        data["originals"] = phase.originals.to_json()
     return data
 
 
@@ -124,6 +130,8 @@ def from_json(data: Json) -> Phase:
     if "pairs" in data:
         values["pairs"] = _pairs(data["pairs"])
         values["undo"] = tuple(map(operations.from_json, data["undo"]))
+    if "originals" in data:
+        values["originals"] = Originals.from_json(data["originals"])
     made: Phase = cls(**values)
     return made
 

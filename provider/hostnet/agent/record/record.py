@@ -10,16 +10,16 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hostnet.agent.linux import files
-from hostnet.agent.linux.operations import check_sysctl_name
 from hostnet.agent.record import phase as phases
 from hostnet.agent.record.lock import Background, Look, Waiter, acquire
+from hostnet.agent.record.originals import Mtu, Originals, Sysctl, mtus_from_json, mtus_to_json
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.phase import Idle, Pending, Phase, Result, RolledBack, Unconfirmed
 from hostnet.wire.errors import Code, HostnetError
@@ -32,22 +32,6 @@ _FORMAT = 2
 _RESULTS = 16
 # What reading a record raises where it is not one.
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
-
-
-@dataclass
-class Sysctl:
-    """A sysctl that we set: what it was and what we made of it."""
-
-    old: str
-    ours: str
-
-
-@dataclass(frozen=True)
-class Mtu:
-    """A link's MTU: what it was and what we made of it."""
-
-    own: int
-    ours: int
 
 
 @dataclass(frozen=True)
@@ -94,6 +78,16 @@ class Record:
         for old in list(self.results)[:-_RESULTS]:
             del self.results[old]
 
+    def originals(self) -> Originals:
+        """What must be put back, as it is now."""
+        return Originals(dict(self.sysctls), dict(self.attached), dict(self.mtus))
+
+    def take_back(self, originals: Originals) -> None:
+        """Remember again what was to be put back before a transaction; what came since stays remembered."""
+        self.sysctls.update(originals.sysctls)
+        self.attached = {**self.attached, **originals.attached}
+        self.mtus.update(originals.mtus)
+
     def hand_over(self, old: str, new: str) -> None:
         """What globs attached for an owner is another's, since its URN changed."""
         self.attached = {link: new if key == old else key for link, key in self.attached.items()}
@@ -110,10 +104,7 @@ class Record:
 class _Parts:
     """What is in the header of a record, whatever its phase. An earlier hostnet wrote less."""
 
-    sysctls: dict[str, Sysctl] = field(default_factory=dict)
     table: Mark = field(default_factory=Mark)
-    attached: dict[str, str] = field(default_factory=dict)
-    mtus: dict[str, tuple[int, int]] = field(default_factory=dict)
     claims: dict[str, str] = field(default_factory=dict)
 
 
@@ -239,7 +230,7 @@ class Store:
 
         It is quick, and outlives this process. It need not outlive the host: attachments do not.
         """
-        entry = [self._instance, dict(links), _mtus_to_json(mtus)]
+        entry = [self._instance, dict(links), mtus_to_json(mtus)]
         line = f"\n{json.dumps(entry)}\n".encode()  # apart from one that was cut off
         descriptor = files.open_ours(self._journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
@@ -260,7 +251,7 @@ class Store:
                 instance, links, *more = json.loads(line)
                 if instance == self._instance:
                     record.attached.update(links)
-                    record.mtus.update(_mtus(more[0] if more else {}))  # an earlier hostnet wrote none
+                    record.mtus.update(mtus_from_json(more[0] if more else {}))  # an earlier hostnet wrote none
 
     def _read(self) -> Record:
         try:
@@ -280,11 +271,12 @@ class Store:
                 raise ValueError("it is not the record of this network namespace")
             return Record()  # a namespace of the same name, or the same one before a reboot
         parts: _Parts = reader(_Parts)({name: header[name] for name in vars(_Parts()) if name in header})
+        originals = Originals.from_json(header)
         record = Record(
-            sysctls={check_sysctl_name(name): sysctl for name, sysctl in parts.sysctls.items()},
+            sysctls=originals.sysctls,
             table=parts.table,
-            attached=parts.attached,
-            mtus=_mtus(parts.mtus),
+            attached=originals.attached,
+            mtus=originals.mtus,
             claims=parts.claims,
             phase=_phase(header),
             results=_results(header),
@@ -314,11 +306,9 @@ class Store:
             "format": _FORMAT,
             "instance": self._instance,
             "phase": phases.to_json(record.phase),
-            "sysctls": {name: vars(value) for name, value in record.sysctls.items()},
             "claims": {key: urn for key, urn in record.claims.items() if key in record.owners},
             "table": vars(record.table),
-            "attached": record.attached,
-            "mtus": _mtus_to_json(record.mtus),
+            **record.originals().to_json(),
             "results": {transaction: result.to_json() for transaction, result in record.results.items()},
         }
         lines = [json.dumps(header), *(owner.line for owner in record.owners.values())]
@@ -373,14 +363,6 @@ def header_of(text: str) -> dict[str, Any]:
     if header["format"] > _FORMAT:
         raise ValueError(f"it was written by a newer hostnet (format {header['format']}, this one knows {_FORMAT})")
     return dict(header)
-
-
-def _mtus_to_json(mtus: Mapping[str, Mtu]) -> dict[str, list[int]]:
-    return {name: [each.own, each.ours] for name, each in mtus.items()}
-
-
-def _mtus(data: Mapping[str, Sequence[int]]) -> dict[str, Mtu]:
-    return {name: Mtu(int(own), int(ours)) for name, (own, ours) in data.items()}
 
 
 def _phase(header: dict[str, Any]) -> Phase:

@@ -52,6 +52,7 @@ class Applier:
         # The agent that finishes or undoes this has to know what the sysctls were.
         after = transition.owners
         self._subsystems.sysctls.remember(record, after, context_of(after, snapshot, record.attached), snapshot)
+        transition.originals = record.originals()
         self._subsystems.save(record)
         self._subsystems.persistence.declare_unmanaged(owner for _, owner in pairs.values() if owner is not None)
         record.attached = attached_after(record.attached, transition.links, ())

@@ -64,6 +64,8 @@ class Restorer:
             # What was not done yet can't be undone, and that is fine.
             with contextlib.suppress(OSError, LookupError):
                 self._subsystems.kernel.perform(operation)
+        if isinstance(phase, Unconfirmed):
+            record.take_back(phase.originals)
         transition = self.run(record, _reversed(record, phase.pairs), self._subsystems.kernel.snapshot())
         record.phase = then
         if isinstance(phase, Unconfirmed):

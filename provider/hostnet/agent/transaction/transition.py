@@ -11,9 +11,10 @@ from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import Context, context_of
 from hostnet.agent.plan.links import Names, Plan, hairpin, plan
 from hostnet.agent.plan.world import World
+from hostnet.agent.record.originals import Mtu, Originals
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.phase import Idle, Pairs, Phase, Unconfirmed
-from hostnet.agent.record.record import Mtu, Record
+from hostnet.agent.record.record import Record
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Link
 
@@ -30,6 +31,7 @@ class Transition:
         attached_before: What globs had attached before.
         links: The steps on links.
         replaced: By the key of an owner that goes, the key of the one that is created instead.
+        originals: What the record had to put back when the first operation was performed.
         done: By owner, the steps that were performed.
         failed: By owner, why it failed. It is as before then, or, where the code is PARTIAL, changed in part.
     """
@@ -41,6 +43,7 @@ class Transition:
     attached_before: Mapping[str, str]
     links: Plan
     replaced: Mapping[str, str] = field(default_factory=dict)
+    originals: Originals = field(default_factory=Originals)
     done: dict[str, list[Step]] = field(default_factory=dict)
     failed: dict[str, HostnetError] = field(default_factory=dict)
 
@@ -100,7 +103,8 @@ class Transition:
         lasting = {key: pair for key, pair in self.pairs.items() if not _is_as_before(key, self.failed)}
         if not lasting:
             return Idle()
-        return Unconfirmed(transaction, lasting, self.links.undo_but(self.failed.keys() - lasting.keys()))
+        undo = self.links.undo_but(self.failed.keys() - lasting.keys())
+        return Unconfirmed(transaction, lasting, undo, self.originals)
 
 
 def effective(before: Owners, pairs: Pairs, failed: Mapping[str, HostnetError]) -> Owners:
