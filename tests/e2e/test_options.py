@@ -100,6 +100,7 @@ def test_options_of_a_change(stack: Stack, host: Host) -> None:
 def test_options_of_a_delete(stack: Stack, host: Host) -> None:
     """retainOnDelete, protect."""
     program = partial(optioned, host)
+    stack.up(program(without=frozenset({"tap"})))  # it names its bridge, and does not wait for it
     stack.up(program())
     gone = stack.up(program(without=frozenset({"kept"})))
     assert "kept" not in stack.resources
