@@ -5,6 +5,7 @@ tests/netns/test_failures.py does the same to a real kernel.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable
 from dataclasses import replace
@@ -245,6 +246,61 @@ def test_an_agent_that_dies_at_any_operation_leaves_what_was(fake: FakeHost, mon
         assert phase(fake) == "Idle"
         assert dump(fake) == before, f"died at operation {moment}"
     raise AssertionError("it never ends")
+
+
+BORROWING: dict[str, tuple[Object, ...]] = {
+    "Bridge br0": (Link("br0", "bridge", mac="06:00:00:00:00:01", mtu=9000), Address("br0", "10.0.0.1/24")),
+    "TapBinding any": (Glob("br0", "vm-*"),),
+    "NatGateway nat": (Gateway("nat", "eth0", ("br0",), nat6=True), Forwarding("ipv4"), Forwarding("ipv6")),
+}
+
+
+def borrow_and_leave_unconfirmed(fake: FakeHost) -> list[Change]:
+    """Create all, and have their deletion wait for its confirmation; gives the deletes of all."""
+    creates = [Change(urn(name), name.split()[1], objects) for name, objects in BORROWING.items()]
+    deletes = [Change(each.urn, each.id, (), each.objects, known=True) for each in creates]
+    assert codes(agent(fake).apply(creates)) == set()
+    assert fake.dump()["links"]["vm-1"]["mtu"] == 9000
+    with pytest.raises(EOFError):
+        agent(fake).apply(deletes[1:], "t1", confirmation=Provider(None))
+    return deletes
+
+
+def test_a_rollback_that_dies_forgets_no_original(fake: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What sysctls, MTUs and masters were before hostnet is known to the agent that finishes the rollback."""
+    fake.add_link("vm-1", "tap")
+    bare, perform = dump(fake), fake.kernel.perform
+    for moment in range(100):
+        deletes = borrow_and_leave_unconfirmed(fake)
+        dying, mortal = agent(fake), Mortal(perform, moment)
+        with monkeypatch.context() as patch, contextlib.suppress(DeadError):
+            patch.setattr(fake.kernel, "perform", mortal)
+            dying.roll_back("t1", 30)
+        assert codes(agent(fake).apply(deletes)) == set()
+        assert dump(fake) == bare, f"died at operation {moment}"
+        if mortal.left >= 0:
+            assert moment > 4
+            return
+    raise AssertionError("it never ends")
+
+
+def test_a_rollback_that_cannot_be_written_forgets_no_original(fake: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full: it is done, and done again by the next agent."""
+    fake.add_link("vm-1", "tap")
+    bare = dump(fake)
+    deletes = borrow_and_leave_unconfirmed(fake)
+    full = agent(fake)
+    with monkeypatch.context() as patch:
+        patch.setattr(fake._store, "save", full_disk)
+        with pytest.raises(HostnetError, match="cannot write the record"):
+            full.roll_back("t1", 30)
+    assert codes(agent(fake).apply(deletes)) == set()
+    assert dump(fake) == bare
+
+
+def full_disk(_: Record) -> None:
+    """What saving does there."""
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_change_that_fails_is_undone_alone(fake: FakeHost) -> None:
