@@ -162,3 +162,43 @@ def test_aliased_resources_are_replaced(stack: Stack, host: Host) -> None:
     stack.destroy()
     assert host.snapshot() == before
     assert host.left == []
+
+
+def named(host: Host, *, bad: bool = False) -> Program:
+    """A bridge, a guest's TAP, a gateway and a forward with names of their own, and another resource that may fail."""
+
+    def program() -> None:
+        connection = hostnet.ConnectionArgs(netns=host.name)
+        net = hostnet.Bridge("net", name="vms", addresses=["10.0.0.1/24"], connection=connection)
+        tap = hostnet.TapBinding("web", name="web", bridge=net.name, connection=connection)
+        nat = hostnet.NatGateway("nat", internal_interfaces=[net.name], connection=connection)
+        http = hostnet.PortForward(
+            "http", nat_gateway=nat.id, source_port=80, destination="10.0.0.2", connection=connection
+        )
+        if bad:
+            after = pulumi.ResourceOptions(depends_on=[net, tap, nat, http])
+            hostnet.TapBinding("bad", name="bad", bridge="missing", connection=connection, opts=after)
+
+    return program
+
+
+@pytest.mark.parametrize("then", ["up", "up --replace", "refresh", "destroy"])
+def test_a_replacement_that_did_not_end(stack: Stack, host: Host, then: str) -> None:
+    """`pulumi up --replace` fails elsewhere, and so deletes nothing: the next run deletes, and keeps what is new."""
+    before = host.snapshot()
+    stack.up(named(host))
+    whole = host.snapshot()
+    replaced = [flag for name in ("net", "web", "http") for flag in ("--replace", stack.urn(name))]
+    run = stack.up(named(host, bad=True), *replaced, fails=True)
+    assert run.done("create-replacement") == 3, run.text
+    assert host.snapshot() == whole
+    if then == "refresh":
+        stack.refresh()
+    if then != "destroy":
+        run = stack.up(named(host), *replaced * (then == "up --replace"))
+        assert run.done("delete-replaced") == (6 if then == "up --replace" else 3), run.text
+        assert host.snapshot() == whole
+        assert stack.preview(named(host), "--refresh").changes == {}
+    stack.destroy()
+    assert host.snapshot() == before
+    assert host.left == []

@@ -5,6 +5,7 @@ Named after the kinds: identity tied to the stack and project part of the URN; w
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -147,6 +148,91 @@ def test_a_replaced_resource_keeps_its_name(engine: Engine, made: Resource, kind
     Resource(engine, kind, "it", **made.given).create()  # the engine says nothing of the old one before
     made.delete()
     assert engine.host.dump() == whole
+
+
+# What the state has of one resource, each entry a create, and what the engine and its runs do. `up` compares the entry
+# that is not about to be deleted; `lost` is a create whose answer the engine never got.
+SEQUENCES = {
+    "deleted in the run": "create agent run create agent delete:0 | agent run delete:1",
+    "deleted by the next up": "create run create run diff:1 delete:0 | run delete:1",
+    "deleted by the next up, after an update": "create run create run diff:1 update:1 delete:0 | run delete:1",
+    "deleted by the next up, after a refresh": "create run create run refresh:0 refresh:1 diff:1 delete:0 | delete:1",
+    "replaced again": "create run create run create delete:0 delete:1 | run delete:2",
+    "both destroyed": "create run create run delete:0 delete:1",
+    "both destroyed, the new one first": "create run create run delete:1 delete:0",
+    "both destroyed after a refresh": "create run create run refresh:0 refresh:1 delete:0 delete:1",
+    "no answer": "lost run create | run delete:0",
+    "no answer to the replacement": "create run lost run diff:0 | run delete:0",
+    "no answer to the replacement, and destroyed": "create run lost run delete:0",
+    "no answer, and replaced then": "lost run create run diff:0 run create delete:0 | run delete:1",
+    "deleted before it is created": "create run diff:0 delete:0 create | run diff:1 delete:1",
+    "deleted before it is created, and once more": "create run create run delete:1 create delete:0 | run delete:2",
+    "of an earlier hostnet": "create forget:0 run create delete:0 | run delete:1",
+    "of an earlier hostnet, by the next up": "create forget:0 run create run diff:1 delete:0 | run delete:1",
+    "of an earlier hostnet, not replaced": "create forget:0 run diff:0 update:0 | run diff:0 delete:0",
+    "renamed": "create run create rename run diff:1 delete:0 | run delete:1",
+    "imported and destroyed": "create run import | run delete:1",
+    "imported and replaced": "create run import run create delete:1 | run delete:2",
+}
+
+
+class Story:
+    """What happens to one resource, with the entries that the state has of it."""
+
+    def __init__(self, resource: Resource) -> None:
+        """Nothing has happened yet."""
+        self._resource, self._state = resource, list[Resource]()
+        self._whole: dict[str, Any] = {}
+        self._steps: dict[str, Callable[[], object]] = {
+            "agent": lambda: resource.engine.run(resource.engine.host.restart_agent),
+            "run": lambda: another_run(resource.engine),
+            "create": lambda: self._state.append(self._created()),
+            "lost": self._created,
+            "import": lambda: self._state.append(self._imported()),
+            "rename": self._rename,
+        }
+
+    def step(self, word: str) -> None:
+        """One of a sequence; `|`: all is there."""
+        word, _, at = word.partition(":")
+        if word == "|":
+            assert without_owners(self._resource.engine.host.dump()) == self._whole
+        elif at:
+            self._engine(word, self._state[int(at)])
+        else:
+            self._steps[word]()
+
+    def _engine(self, word: str, entry: Resource) -> None:
+        if word == "forget":
+            assert entry.outputs is not None
+            del entry.outputs.fields["__created"]
+        elif word == "update":
+            entry.update(**self._resource.given)
+        else:
+            getattr(entry, word)()
+
+    def _created(self) -> Resource:
+        created = copy.copy(self._resource).create()
+        self._whole = without_owners(self._resource.engine.host.dump())
+        return created
+
+    def _imported(self) -> Resource:
+        found, imported = self._resource.imported(self._state[0].id), copy.copy(self._state[0])
+        imported.inputs, imported.outputs = found.inputs, found.properties
+        return imported
+
+    def _rename(self) -> None:
+        self._resource = self._resource.as_urn(stack="prod")
+        self._state = [entry.as_urn(stack="prod") for entry in self._state]
+
+
+@pytest.mark.parametrize("sequence", SEQUENCES.values(), ids=SEQUENCES)
+def test_created_again(engine: Engine, kind: str, empty: dict[str, Any], sequence: str) -> None:
+    """The delete of a former entry takes nothing of a later one away, in whichever run; the last one leaves nothing."""
+    story = Story(Resource(engine, kind, "it", **LIVES[kind][0]))
+    for word in sequence.split():
+        story.step(word)
+    assert engine.host.dump() == empty
 
 
 # --- what was created, and the engine never heard of -----------------------------------------------------------------

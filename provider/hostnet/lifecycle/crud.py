@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hostnet.lifecycle.made import Made
-from hostnet.lifecycle.stated import Stated
+from hostnet.lifecycle.stated import Stated, created, new_mark
 from hostnet.resources.schema.model import has_unknown
 from hostnet.wire.errors import Code, HostnetError, OutcomeUnknownError
 from hostnet.wire.objects import EXTERNAL_PLACEHOLDER
@@ -90,7 +90,7 @@ class Operations:
         Raises:
             HostnetError: Another resource of this program is the same thing: it was imported twice.
         """
-        first = self._stated.diffed(subject.urn, subject.kind.token, subject.id, old.inputs)
+        first = self._stated.diffed(subject.urn, subject.kind.token, subject.id, old.inputs, old.outputs)
         if first != subject.urn:
             raise _imported_twice(subject, first)
         # The provider's own connection counts as given: to name the host that a resource is on anyway is no change.
@@ -129,6 +129,7 @@ class Operations:
             PartialError: It is neither as before nor as it should be.
         """
         self._stated.add(subject.urn, subject.id, old.inputs)
+        self._stated.live(subject.urn, subject.id, old.inputs, old.outputs)
         if not old.partial and self._only_connection(subject, inputs, old):
             return State(subject.id, inputs, old.outputs)
         return await self._apply(subject, inputs, old)
@@ -154,15 +155,17 @@ class Operations:
             return None
         self._tell(urn, view)
         inputs = kind.read_inputs(old.inputs if old else None, view)
-        outputs = kind.outputs(urn, old.inputs if old else inputs, view)
+        outputs = kind.outputs(urn, old.inputs if old else inputs, view) | created(old.outputs if old else {})
         return State(subject.id if old else view.id or subject.id, inputs, outputs)
 
     async def delete(self, subject: Subject, old: State) -> None:
-        """Delete it; what is gone already is success.
+        """Delete it; what is gone already is success, and so is what was created again under its id since.
 
         Raises:
             HostnetError: It may still be there.
         """
+        if self._stated.has_newer(subject.urn, subject.id, old.inputs, old.outputs):
+            return
         change = subject.kind.removal(subject.urn, subject.id, old.inputs, old.outputs)
         try:
             host = await self._access.host(subject.urn, old.inputs)
@@ -186,11 +189,17 @@ class Operations:
             remains = await self._remains(subject, inputs, old, host, change, error)
             if remains is None:
                 raise
-            raise PartialError(remains, str(error)) from error
+            raise PartialError(self._marked(subject, remains, old), str(error)) from error
         self._tell(subject.urn, view)
-        made = State(view.id, inputs, subject.kind.outputs(subject.urn, inputs, view))
+        made = self._marked(subject, State(view.id, inputs, subject.kind.outputs(subject.urn, inputs, view)), old)
         self._take_down(subject, made.id, inputs, made.outputs)
         return made
+
+    def _marked(self, subject: Subject, made: State, old: State | None) -> State:
+        """The state of a create or an update, with the mark of the create that it is from."""
+        outputs = {**made.outputs, **(created(old.outputs) if old else new_mark())}
+        self._stated.live(subject.urn, made.id, made.inputs, outputs)
+        return replace(made, outputs=outputs)
 
     def _take_down(self, subject: Subject, identifier: str, inputs: Inputs, outputs: Inputs) -> None:
         if subject.kind.derived_from:

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 Inputs: TypeAlias = Mapping[str, Any]
+
+# A hidden output: which create the state has it from. A resource that was created again under its own id
+# (`pulumi up --replace`) is in the state twice until the engine has deleted the former one, be it in a later run.
+CREATED: Final = "__created"
+
+
+def created(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The mark of a create among the outputs of a state; an earlier hostnet's have none."""
+    return {CREATED: outputs[CREATED]} if CREATED in outputs else {}
+
+
+def new_mark() -> dict[str, Any]:
+    """The mark of another create."""
+    return {CREATED: secrets.token_hex(8)}
 
 
 class Stated:
@@ -23,6 +38,7 @@ class Stated:
         self._place = place
         self._inputs: dict[str, dict[str, Inputs]] = {}
         self._declared: set[str] = set()
+        self._live: dict[tuple[str, str, object], dict[str, Any]] = {}
         self._diffed: dict[tuple[str, str, object], str] = {}
 
     def add(self, urn: str, identifier: str, inputs: Inputs) -> None:
@@ -33,7 +49,7 @@ class Stated:
         """Take down that the program has a resource: the engine checks its inputs."""
         self._declared.add(urn)
 
-    def diffed(self, urn: str, kind: str, identifier: str, inputs: Inputs) -> str:
+    def diffed(self, urn: str, kind: str, identifier: str, inputs: Inputs, outputs: Inputs) -> str:
         """Take down that the program and the state have a resource; the one that had the same thing first.
 
         The refresh of `pulumi up --refresh` counts for nothing here: it reads and compares (the engine, 3.259, calls
@@ -43,7 +59,20 @@ class Stated:
         place = self._place(inputs)
         if place is None or urn not in self._declared:
             return urn
+        self.live(urn, identifier, inputs, outputs)
         return self._diffed.setdefault((kind, identifier, place), urn)
+
+    def live(self, urn: str, identifier: str, inputs: Inputs, outputs: Inputs) -> None:
+        """Take down from which create the state has a resource that is not about to be deleted.
+
+        The engine compares and updates that one only, and has the one that it creates.
+        """
+        self._live[urn, identifier, self._place(inputs)] = created(outputs)
+
+    def has_newer(self, urn: str, identifier: str, inputs: Inputs, outputs: Inputs) -> bool:
+        """Whether the state has the resource of this id from another create as well, which stays."""
+        mark = created(outputs)
+        return self._live.get((urn, identifier, self._place(inputs)), mark) != mark
 
     def ids(self, urn: str, inputs: Inputs) -> tuple[str, ...]:
         """The ids that the state has of a resource where these inputs of a create are."""
@@ -54,4 +83,5 @@ class Stated:
         """Forget all: another engine has another state."""
         self._inputs.clear()
         self._declared.clear()
+        self._live.clear()
         self._diffed.clear()

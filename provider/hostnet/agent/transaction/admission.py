@@ -38,7 +38,6 @@ class Admitted:
         deleted: Of these, what those had that should have nothing any more.
         outcomes: By the number of the change, what became of those that are refused or were only asked about.
         renamed: By an owner's former key, its new one: its resource has another URN (an alias).
-        recreated: The owners that were created though they were there.
         notes: By the number of the change, what it took over.
         replaced: By the key of what a create takes away, the key of what is created: both are done, or neither.
     """
@@ -49,7 +48,6 @@ class Admitted:
     deleted: dict[str, Owner] = field(default_factory=dict)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
-    recreated: set[str] = field(default_factory=set)
     notes: dict[int, str] = field(default_factory=dict)
     replaced: dict[str, str] = field(default_factory=dict)
 
@@ -77,12 +75,9 @@ class Admission:
     def __init__(self, subsystems: Subsystems, via: str | None = None) -> None:
         self._subsystems, self._via = subsystems, via
         self._previewed: Pairs = {}
-        # `pulumi up --replace` of a thing that keeps its name creates what is there, and deletes it afterwards. That
-        # delete is about the same thing, and must not take it away.
-        self._recreated: set[str] = set()
 
     def admit(self, changes: list[Change], record: Record, snapshot: Snapshot) -> Admitted:
-        """Judge each in turn, as if those before it were applied already. Changes nothing: see `accept`.
+        """Judge each in turn, as if those before it were applied already. Changes nothing.
 
         Deletes come first. The engine has sent all of them at once, so their order says nothing, and what one resource
         gives up another may take.
@@ -90,7 +85,7 @@ class Admission:
         if any(isinstance(item, (Address, Route, Guest)) for change in changes for item in change.objects):
             _ = record.owners.networks  # made here it lasts: a copy's own goes with the copy
         after = record.owners.copy()
-        admitted = Admitted(snapshot, recreated=set(self._recreated))
+        admitted = Admitted(snapshot)
         unacknowledged = _unacknowledged(changes, record.owners)
         for number, change in sorted(enumerate(changes), key=lambda numbered: bool(numbered[1].objects)):
             for alias in aliases_of(change, after) if not change.dry else ():
@@ -104,8 +99,8 @@ class Admission:
                 admitted.outcomes[number] = error
                 continue
             if new is not None:
-                new = self._named(new, old, record.owners.get(new.key), change, admitted)
-            elif old is not None and self._is_replaced(old, admitted):
+                new = self._named(new, old, record.owners.get(new.key), change)
+            elif old is not None and self._is_replaced(old):
                 admitted.owners[number] = Owner(change.urn, change.id)
                 continue
             admitted.owners[number] = new or Owner(change.urn, change.id)
@@ -114,16 +109,6 @@ class Admission:
             _add(old, new, admitted, after, change)
             _clear(number, new, unacknowledged, admitted, after, change)
         return admitted
-
-    def accept(self, record: Record, admitted: Admitted) -> None:
-        """Have admitted changes count: they are about to be applied."""
-        self._recreated = admitted.recreated
-        for old, new in admitted.renamed.items():
-            record.hand_over(old, new)
-
-    def forget(self, keys: Iterable[str]) -> None:
-        """What was admitted for these owners is rolled back."""
-        self._recreated -= set(keys)
 
     def _preview(self, change: Change, owners: Owners, snapshot: Snapshot, claims: Mapping[str, str]) -> View:
         """Whether a change would be accepted, after those that this preview asked for before."""
@@ -184,9 +169,7 @@ class Admission:
         after.forwards.check(new, after)
         return old or after.get(new.key), new
 
-    def _named(
-        self, new: Owner, old: Owner | None, recorded: Owner | None, change: Change, admitted: Admitted
-    ) -> Owner:
+    def _named(self, new: Owner, old: Owner | None, recorded: Owner | None, change: Change) -> Owner:
         """An accepted owner, with the name of the host by which the change came, and the URNs that it had.
 
         To Pulumi another name is another host: what is created again by it is deleted by the former name afterwards.
@@ -196,24 +179,17 @@ class Admission:
             old: What it had, maybe under another URN.
             recorded: What the record has under its key.
             change: The change.
-            admitted: Gets the owner where it is created again.
         """
         before = recorded or (old if old is not None and old.urn == new.urn else None)
         replaced = before.replaced if before else None
-        if before is not None and not change.known:
-            if before.via not in (None, self._via):
-                replaced = before.via
-            else:
-                admitted.recreated.add(new.key)
+        if before is not None and not change.known and before.via not in (None, self._via):
+            replaced = before.via
         former = (*old.former, old.urn) if old is not None else ()
         others = tuple(dict.fromkeys(urn for urn in former if not is_alias(new, urn)))
         return replace(new, via=self._via, replaced=replaced, former=others)
 
-    def _is_replaced(self, owner: Owner, admitted: Admitted) -> bool:
+    def _is_replaced(self, owner: Owner) -> bool:
         """Whether a delete is about what an owner had before it was created again, and not about what it has now."""
-        if owner.key in admitted.recreated:
-            admitted.recreated.discard(owner.key)
-            return True
         return owner.replaced is not None and owner.replaced == self._via != owner.via
 
 

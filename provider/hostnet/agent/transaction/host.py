@@ -125,7 +125,8 @@ class Host:
         self, record: Record, changes: list[Change], transaction: str, confirmation: Confirmation
     ) -> list[Outcome]:
         admitted = self._admit(record, changes)
-        self._admission.accept(record, admitted)
+        for old, new in admitted.renamed.items():
+            record.hand_over(old, new)
         if not admitted.pairs:
             return self._report(record, changes, admitted, Result())
         confirmation.begun(transaction)
@@ -225,7 +226,6 @@ class Host:
 
     def _roll_back(self, record: Record, reason: str = "", then: Phase | None = None) -> None:
         if isinstance(record.phase, Open):
-            self._admission.forget(record.phase.pairs)
             self._restorer.roll_back(record, reason, then or Idle())
 
     def restore(self) -> int:
