@@ -12,6 +12,10 @@ import pytest
 hypothesis.settings.register_profile("hostnet", deadline=None)
 hypothesis.settings.load_profile("hostnet")
 
+# A fork in a laboratory's thread (an agent inside the test process forks its guard) would have gRPC start its threads
+# again from there, in that thread's namespace, and no later test reached its plugin (grpcio 1.85).
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
+
 # Before it is imported: its assertions speak for the cases.
 pytest.register_assert_rewrite("tests.lab.cases", "tests.lab.namespaces", "tests.lab.lab", "tests.lab.faults")
 

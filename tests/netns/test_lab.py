@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
+import grpc
 import pytest
 
 from tests.lab.lab import Lab
@@ -18,6 +20,7 @@ from tests.lab.probes import DOUBT
 from tests.lab.sctp import Chunk, Packet, crc32c
 from tests.lab.taps import open_tap
 from tests.lab.topology import GUESTS
+from tests.lab.waiting import PATIENCE
 
 OUTSIDER = ("192.0.2.20", "[2001:db8::20]")
 INTERNET = ("198.51.100.10", "[2001:db8:1::10]")
@@ -260,6 +263,27 @@ def test_what_a_killed_run_leaves_is_swept() -> None:
         run.wait()
     sweep()
     assert not (RUN_NETNS / name).exists()
+
+
+def test_a_fork_in_a_namespace_leaves_grpc_where_it_was(lab: Lab) -> None:
+    """Its threads start again after a fork, from the thread that forked: in that thread's namespace."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        for _ in range(2):
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                grpc.channel_ready_future(channel).result(PATIENCE)
+            lab.host.call(_fork)
+    finally:
+        server.stop(None)
+
+
+def _fork() -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
 
 
 def test_crc32c_is_castagnolis() -> None:
