@@ -199,7 +199,8 @@ def test_process(process: subprocess.Popen[str]) -> None:
     assert process.stdout is not None
     with grpc.insecure_channel(f"127.0.0.1:{int(process.stdout.readline())}") as channel:
         stub = provider_pb2_grpc.ResourceProviderStub(channel)
-        assert stub.Handshake(provider_pb2.ProviderHandshakeRequest(), wait_for_ready=True).accept_secrets
+        handshake = provider_pb2.ProviderHandshakeRequest()
+        assert stub.Handshake(handshake, wait_for_ready=True, timeout=SECONDS).accept_secrets
         stub.Cancel(Empty())
     process.send_signal(signal.SIGINT)
     assert process.wait(SECONDS) == 0

@@ -4,8 +4,10 @@ The official one is a Go program that comes only with the official CLI. Each pro
 with the Python of its project's `runtime.options.virtualenv`, and inherits this host's output: the engine shows it.
 """
 
+import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -112,6 +114,13 @@ def _settings_env(request: language_pb2.RunRequest) -> dict[str, str]:
     }
 
 
+def _stop_with(engine: int, host: LanguageHost) -> None:
+    """Stop once the engine's process is gone, killed maybe: then it has not called Cancel."""
+    with contextlib.suppress(ProcessLookupError):
+        select.select([os.pidfd_open(engine)], [], [])
+    host.stop()
+
+
 def main() -> None:
     """Serve until the engine cancels or goes away, having printed the port first."""
     host = LanguageHost()
@@ -122,6 +131,7 @@ def main() -> None:
     server.start()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: host.stop())
+    threading.Thread(target=_stop_with, args=(os.getppid(), host), daemon=True).start()
     print(port, flush=True)
     host.stopped.wait()
     server.stop(grace=1).wait()
