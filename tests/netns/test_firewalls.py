@@ -5,6 +5,7 @@ Addresses: see tests/lab/topology.py; the firewalls: tests/lab/firewalls.py.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import struct
@@ -14,8 +15,9 @@ from typing import Any
 
 import pytest
 from hostnet.agent.firewalls.chains import _FIREWALLD
+from hostnet.agent.nft.syntax import mark_of
 
-from tests.lab.driver import Stack
+from tests.lab.driver import Provider, Stack
 from tests.lab.firewalls import NAMES, Firewall, Firewalld, Legacy, running, started
 from tests.lab.lab import Lab
 from tests.lab.probes import DOUBT
@@ -104,6 +106,40 @@ def _reload(lab: Lab, stack: Stack, firewall: Firewall) -> None:
     assert stack.again() == []
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_two_state_directories(lab: Lab, stack: Stack, name: str) -> None:
+    """Neither's records know of the other's rules: its updates, refreshes and its end leave them alone."""
+    prepare(lab)
+    lab.serve("guest3", "tcp:80")
+    with running(name, lab.host) as firewall, contextlib.closing(Provider()) as another:
+        before = firewall.rules()
+        other = Stack(another, lab.host.name)
+        stack.up(network("a", "10.0.0"))
+        other.up(network("b", "10.1.0"))
+        passes = [["guest1 tcp 198.51.100.10:80", "guest2 tcp 10.0.0.11:80"], ["guest3 tcp 198.51.100.10:80"]]
+        judge(lab, passes=passes[0] + passes[1], blocked=NEVER[:2])
+        assert (stack.refresh(), other.refresh()) == ({}, {})
+        stack.up({**network("a", "10.0.0"), "net-c": ("Bridge", {"name": "br-c", "openFirewall": True})})
+        stack.up(network("a", "10.0.0"))
+        judge(lab, passes=passes[1], blocked=NEVER[:2])
+        stack.destroy()
+        judge(lab, passes=passes[1], blocked=[])
+        assert other.refresh() == {}
+        assert other.again() == []
+        other.destroy()
+        assert _named(firewall.rules()) == _named(before)
+
+
+def network(letter: str, subnet: str) -> Program:
+    """A bridge that other firewalls must let forward, behind a gateway of its own."""
+    bridge = {"name": f"br-{letter}", "addresses": [f"{subnet}.1/24"], "openFirewall": True}
+    return {
+        "net": ("Bridge", bridge),
+        "vms": ("TapBinding", {"match": f"{letter}-*", "bridge": "${net.name}"}),
+        f"nat-{letter}": ("NatGateway", {"internalInterfaces": ["${net.name}"]}),
+    }
+
+
 def test_our_rules_in_iptables_can_be_read(lab: Lab, stack: Stack) -> None:
     """`iptables -S` shows each with its comment in DOCKER-USER. Rules that were saved and loaded are still ours."""
     prepare(lab)
@@ -112,8 +148,9 @@ def test_our_rules_in_iptables_can_be_read(lab: Lab, stack: Stack) -> None:
         stack.up(program(auto=True))
         for command in ("iptables", "ip6tables"):
             shown = lab.host.run(f"{command}-nft -S DOCKER-USER")
-            assert '-A DOCKER-USER -i br-a -o eth0 -m comment --comment "hostnet: br-a to eth0" -j ACCEPT' in shown
-            assert '-A DOCKER-USER -o br-a -m comment --comment "hostnet: any to br-a" -j ACCEPT' in shown
+            mark = mark_of(str(stack.provider.directory))
+            assert f'-A DOCKER-USER -i br-a -o eth0 -m comment --comment "hostnet: br-a to eth0{mark}"' in shown
+            assert f'-A DOCKER-USER -o br-a -m comment --comment "hostnet: any to br-a{mark}" -j ACCEPT' in shown
             assert "hostnet" not in lab.host.run(f"{command}-nft -S FORWARD")
             saved = lab.host.run(f"{command}-nft-save")
             lab.host.run([f"{command}-nft-restore"], text=saved)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hostnet.agent.firewalls.accepts import Traffic, for_iptables_nft, for_nft
 from hostnet.agent.firewalls.chains import IPTABLES_NFT, NFT, USER_CHAIN, Chain, Position, Rule, positions
@@ -84,6 +86,41 @@ def test_an_accept_after_the_drop_is_moved() -> None:
     (update,) = updates([chain(DROP, late)], REQUIRED)
     assert [rule.comment for rule in update.insert] == comments
     assert update.remove == (("c", late),)
+
+
+@pytest.mark.parametrize("mark", ["", " @/srv/net"])
+def test_rules_of_another_record_are_left_alone(mark: str) -> None:
+    """They end with the mark of its state directory, or, in the default one, with none."""
+    other = " @/srv/other"
+    theirs = tuple(Rule(20, "accept", comment=rule.comment + other) for rule in for_nft(REQUIRED.traffic, "inet"))
+    whole = chain(*theirs, DROP)
+    (update,) = updates([whole], REQUIRED, mark)
+    assert not update.remove
+    ours = tuple(Rule(30, "accept", comment=rule.comment) for rule in update.insert)
+    assert all(rule.comment.endswith(mark) for rule in ours)
+    assert list(updates([chain(*theirs, *ours, DROP)], REQUIRED, mark)) == []
+    (gone,) = updates([chain(*theirs, *ours, DROP)], Required(), mark)
+    assert gone.remove == tuple(("c", rule) for rule in ours)
+
+
+def test_long_comments_stay_distinct() -> None:
+    """A rule is found by its comment: two that differ at its end alone are two rules."""
+    long = Traffic(
+        "forward",
+        iif="bridge-of-guest",
+        oif="uplink-of-hosts",
+        family="ipv6",
+        target="2001:db8:1111:2222:3333:4444:5555:6666/128",
+        protocol="tcp",
+        ports="80",
+    )
+    required = Required((long, replace(long, ports="443")), frozenset({"bridge-of-guest"}), frozenset({"eth0"}))
+    (update,) = updates([chain(DROP)], required, " @/srv/a-directory-with-a-long-name")
+    comments = [rule.comment for rule in update.insert]
+    assert len(set(comments)) == 2
+    assert max(map(len, comments)) == 100
+    ours = [Rule(20, "accept", comment=each) for each in comments]
+    assert list(updates([chain(*ours, DROP)], required, " @/srv/a-directory-with-a-long-name")) == []
 
 
 def test_rules_as_each_firewall_takes_them() -> None:

@@ -21,6 +21,7 @@ from hostnet.agent.firewalls.accepts import FORWARD, INPUT, TAG
 from hostnet.agent.linux.install_hints import advice_here
 from hostnet.agent.linux.libnftables import NftError
 from hostnet.agent.nft.ruleset import TABLES
+from hostnet.agent.nft.syntax import mark_in
 from hostnet.agent.nft.table import Table
 
 IIF, OIF = "iif", "oif"
@@ -472,6 +473,11 @@ def _legacy_rule(number: int, words: list[str], text: str) -> Rule:
     return Rule(number, verdict, target, not conditions, interfaces, sides, comment=comment, text=text)
 
 
-def is_ours(rule: Rule) -> bool:
-    """Whether hostnet made the rule."""
-    return rule.comment.startswith(TAG)
+def is_ours(rule: Rule, mark: str = "") -> bool:
+    """Whether a record put this rule in.
+
+    Args:
+        rule: The rule.
+        mark: What ends the comments of the record's rules (`syntax.mark_of`).
+    """
+    return rule.comment.startswith(TAG) and mark_in(rule.comment) == mark

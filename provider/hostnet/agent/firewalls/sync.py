@@ -6,6 +6,7 @@ overrides a drop in another. The rules themselves are the only state: their comm
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import Context
 from hostnet.agent.nft.forward_elements import LOOPBACK_DEVICE
+from hostnet.agent.nft.syntax import LONGEST_COMMENT
 from hostnet.agent.nft.table import Table
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.wire.errors import Code, HostnetError
@@ -111,15 +113,22 @@ def _to_others(owners: Owners, context: Context, snapshot: Snapshot) -> Iterator
             yield external, replace(traffic, oif=home)
 
 
-def updates(chains: Iterable[Chain], required: Required) -> Iterator[ChainUpdate]:
-    """What to change in these chains. Pure."""
+def updates(chains: Iterable[Chain], required: Required, mark: str = "") -> Iterator[ChainUpdate]:
+    """What to change in these chains. Pure.
+
+    Args:
+        chains: The chains.
+        required: What they must accept.
+        mark: What ends the comments of this record's rules; the rules of others are left alone.
+    """
     for chain in chains:
         if chain.read_only:
             continue
         places = positions(chain, required.internal, required.external if chain.hook == FORWARD else frozenset())
         wanted = [(rule, places) for rule in (_rules(chain, required) if places else ())]
         wanted += _forwarded_rules(chain, required)
-        ours = _ours(chain)
+        wanted = [(replace(rule, comment=_comment(rule, mark)), places) for rule, places in wanted]
+        ours = _ours(chain, mark)
         if wanted or ours:
             yield from _chain_updates(chain, wanted, ours)
 
@@ -168,12 +177,21 @@ def _forwarded_rules(chain: Chain, required: Required) -> list[tuple[AcceptRule,
     return found
 
 
-def _ours(chain: Chain) -> list[tuple[str, int, Rule]]:
+def _comment(rule: AcceptRule, mark: str) -> str:
+    """A rule's comment with the record's mark. Of a long one the end is a digest: no two rules have the same."""
+    room = LONGEST_COMMENT - len(mark)
+    if len(rule.comment) <= room:
+        return f"{rule.comment}{mark}"
+    digest = hashlib.sha256(rule.comment.encode()).hexdigest()[:6]
+    return f"{rule.comment[: room - len(digest) - 1]} {digest}{mark}"
+
+
+def _ours(chain: Chain, mark: str) -> list[tuple[str, int, Rule]]:
     """Our rules in a chain and in the administrator's, each with its chain's name and its number."""
     lists = [(chain.name, chain.rules)]
     if chain.hook == FORWARD:
         lists.append((USER_CHAIN, chain.targets.get(USER_CHAIN, ())))
-    return [(name, i, rule) for name, rules in lists for i, rule in enumerate(rules) if is_ours(rule)]
+    return [(name, i, rule) for name, rules in lists for i, rule in enumerate(rules) if is_ours(rule, mark)]
 
 
 def _works(name: str, number: int, places: Sequence[Position]) -> bool:
@@ -232,7 +250,7 @@ class Firewalls:
 
     def _updates(self, owners: Owners, context: Context, snapshot: Snapshot) -> list[ChainUpdate]:
         chains = self._chains(_others(context, snapshot))
-        return list(updates(chains, Required.by(owners, context, snapshot))) if chains else []
+        return list(updates(chains, Required.by(owners, context, snapshot), self._table.own)) if chains else []
 
     def _chains(self, links: Container[str]) -> list[Chain]:
         try:

@@ -15,14 +15,14 @@ _NAMES = {number: name for name, number in PROTOCOLS.items()}
 _IFNAME = re.compile(r"[A-Za-z0-9_.@+=~%,#-]{1,15}")
 
 
-_LONGEST = 100  # bytes of a comment: the kernel keeps 128, with nft's own header
+LONGEST_COMMENT = 100  # bytes of a comment: the kernel keeps 128, with nft's own header
 _DEFAULT_STATE = "/var/lib/hostnet"
 _LONGEST_MARK = 40
 _MARK = re.compile(r" @(/.*)")
 
 
 def mark_of(state_dir: str) -> str:
-    """What ends the comments of a record's elements, so that another record on this host leaves them alone.
+    """What ends the comments of a record's elements and rules, so that another record on this host leaves them alone.
 
     The records of two providers with different `stateDir`s share our tables. That of the default directory has no mark.
     """
@@ -48,7 +48,7 @@ def render(element: Element, comment: str = "", mark: str = "") -> str:
     spec = SETS[element.set]
     text = render_key(element.set, element.key)
     if comment:
-        text += f' comment "{clean_comment(comment)[: _LONGEST - len(mark)]}{mark}"'
+        text += f' comment "{marked(comment, mark)}"'
     if spec.value:
         text += " : " + " . ".join(_field(kind, part) for kind, part in zip(spec.value, element.value))
     return text
@@ -64,8 +64,24 @@ def render_key(set_name: str, key: tuple[str, ...]) -> str:
 
 
 def clean_comment(comment: str) -> str:
-    """The comment in harmless characters, 100 bytes at most."""
-    return re.sub(r"[^A-Za-z0-9 _.:/@+-]", "_", comment)[:_LONGEST]
+    """The comment in harmless characters."""
+    return re.sub(r"[^A-Za-z0-9 _.:/@+-]", "_", comment)
+
+
+def marked(comment: str, mark: str) -> str:
+    """The comment in harmless characters with a record's mark at its end, `LONGEST_COMMENT` at most.
+
+    Args:
+        comment: What it says.
+        mark: What ends it (`mark_of`).
+    """
+    return f"{clean_comment(comment)[: LONGEST_COMMENT - len(mark)]}{mark}"
+
+
+def mark_in(comment: str) -> str:
+    """The mark at the end of a comment; "" where there is none."""
+    found = _MARK.search(comment)
+    return found[0] if found else ""
 
 
 def _field(kind: str, value: str) -> str:
@@ -110,12 +126,7 @@ class Listing:
 
     def foreign(self, mark: str) -> set[Place]:
         """The elements of records with another mark. What has no comment is another program's."""
-        return {place for place, comment in self.comments.items() if _mark_in(comment) != mark}
-
-
-def _mark_in(comment: str) -> str:
-    found = _MARK.search(comment)
-    return found[0] if found else ""
+        return {place for place, comment in self.comments.items() if mark_in(comment) != mark}
 
 
 def parse_listing(listed: list[dict[str, Any]]) -> Listing:
