@@ -54,16 +54,22 @@ class Compiler:
             elements[element.set, element.key] = element.value
             holders[element.set, element.key] = ""
         for key, owner in owners.items():
-            for element in self._elements(key, owner, context):
+            for element in self.elements(owner, context):
                 place = (element.set, element.key)
                 if elements.setdefault(place, element.value) != element.value:
                     raise ClashError(key, holders[place], element)
                 holders.setdefault(place, key)
         return Desired(elements, holders)
 
-    def _elements(self, key: str, owner: Owner, context: Context) -> tuple[Element, ...]:
-        cached = self._compiled.get(key)
+    def elements(self, owner: Owner, context: Context) -> tuple[Element, ...]:
+        """What the tables should hold for one owner.
+
+        Args:
+            owner: The owner.
+            context: As `desired` had it last.
+        """
+        cached = self._compiled.get(owner.key)
         if cached is None or cached[0] is not owner:
             found = tuple(element for item in owner.objects for element, _ in compile_object(item, context))
-            self._compiled[key] = cached = (owner, found)
+            self._compiled[owner.key] = cached = (owner, found)
         return cached[1]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
 from hostnet.agent.nft.forward_elements import counted
-from hostnet.agent.nft.ruleset import TABLES
+from hostnet.agent.nft.ruleset import TABLES, Place
 from hostnet.agent.nft.sysctls import FORWARDING
 from hostnet.agent.nft.table import Table
 from hostnet.agent.plan.world import World
@@ -19,6 +20,7 @@ from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Forward, Lease, ports_text
 
 Facts = dict[str, Any]
+Counters = Mapping[Place, tuple[int, int]]
 
 
 def host_facts(owners: Owners, snapshot: Snapshot, table: Table, forwarding: dict[str, str | None]) -> Facts:
@@ -100,20 +102,27 @@ def bridge_facts(name: str, snapshot: Snapshot, leases: Iterable[Lease] = ()) ->
     }
 
 
-def forward_facts(owners: Owners, snapshot: Snapshot, table: Table) -> Facts:
-    """Every forward that hostnet holds, with its counters."""
+def forward_facts(owners: Owners, snapshot: Snapshot, counters: Counters) -> Facts:
+    """Every forward that hostnet holds, with its counters.
+
+    Args:
+        owners: All owners.
+        snapshot: What the kernel has.
+        counters: Packets and bytes by place in our tables.
+    """
     world = World(owners, snapshot)
-    try:
-        listing = table.listing(fresh=True)
-    except MissingLibraryError:
-        listing = None
-    counters = listing.counters if listing else {}
+
+    @cache
+    def external(gateway: str) -> str:
+        found = world.gateway(gateway)
+        return (found.external if found else None) or ""
+
     found = []
     for owner, item in owners.holding(Forward):
         counts = [counters.get(element.place, (0, 0)) for element in counted(item)]
         found.append(
             {
-                "id": item.id_on(world.external_of(item)),
+                "id": item.id_on(external(item.gateway) if item.gateway else item.external or ""),
                 "protocol": "+".join(item.protocols),
                 "sourcePorts": ports_text(item.ports),
                 "destinationAddress": item.address,

@@ -11,6 +11,7 @@ from hostnet.agent.nft.elements import compile_common, compile_object
 from hostnet.agent.nft.ruleset import Element, Place, Tagged
 from hostnet.agent.plan.links import Names
 from hostnet.agent.plan.world import World
+from hostnet.agent.record.owners import Owner
 from hostnet.wire.family import Family
 from hostnet.wire.objects import DhcpServer, DhcpState, Object
 
@@ -33,6 +34,7 @@ class Observation:
         held: The keys of owners that the record has: an import is judged by what was done for it, and not before.
         dropped: The keys of objects whose traffic another firewall drops for want of our rules.
         watcher_runs: Whether a process attaches new interfaces.
+        intact: Whether our table has all elements of an owner, with their values: nothing of them has to be compared.
         dhcp: Whether a bridge's server runs as declared, and its leases.
     """
 
@@ -47,6 +49,7 @@ class Observation:
     held: Container[str] = ()
     dropped: frozenset[str] = frozenset()
     watcher_runs: bool = True
+    intact: Callable[[Owner], bool] = lambda _: False
     dhcp: Callable[[DhcpServer], DhcpState] = lambda _: DhcpState(running=False)
 
     def at(self, element: Element) -> tuple[str, ...] | None:

@@ -15,6 +15,7 @@ from hostnet.agent.nft.ruleset import Place
 from hostnet.agent.nft.sysctls import FORWARDING
 from hostnet.agent.observe import facts
 from hostnet.agent.observe.doctor import doctor
+from hostnet.agent.observe.facts import Counters
 from hostnet.agent.observe.lookup import is_gone, owner_of
 from hostnet.agent.observe.observation import Elements, Observation
 from hostnet.agent.observe.states import extra, states
@@ -97,7 +98,7 @@ class Queries:
             if name in ("forwards", "status"):
                 self._restorer.renew_table(record, snapshot)
             if name == "forwards":
-                return facts.forward_facts(record.owners, snapshot, self._subsystems.table)
+                return facts.forward_facts(record.owners, snapshot, self._counters())
             if name == "status":
                 return self._status(record, snapshot)
             if name == "doctor":
@@ -112,11 +113,17 @@ class Queries:
 
     def _status(self, record: Record, snapshot: Snapshot) -> dict[str, Any]:
         watching = self._subsystems.persistence.watching(record.owners)
+        counters = self._counters()  # first: what `observe` looks at is the same listing then
         observation = self.observe(record, snapshot, held=record.owners)
-        return {
-            **status(observation, watching),
-            **facts.forward_facts(record.owners, snapshot, self._subsystems.table),
-        }
+        return {**status(observation, watching), **facts.forward_facts(record.owners, snapshot, counters)}
+
+    def _counters(self) -> Counters:
+        """Packets and bytes by place in our tables, as they are now."""
+        try:
+            listing = self._subsystems.table.listing(fresh=True)
+        except MissingLibraryError:
+            listing = None
+        return listing.counters if listing else {}
 
     def _view(self, owner: Owner, observation: Observation) -> View | None:
         found = states(owner, observation)
@@ -144,9 +151,12 @@ class Queries:
         """
         context = context_of(record.owners, snapshot, record.attached)
         elements, foreign = self._listed(record)
-        desired = self._subsystems.compiler.desired(record.owners, context).elements
+        compiler = self._subsystems.compiler
+        desired = compiler.desired(record.owners, context).elements
+        lost = {place for place, value in desired.items() if elements.get(place) != value}
         return replace(
             self._observation(record, snapshot, context, elements),
+            intact=lambda owner: lost.isdisjoint(each.place for each in compiler.elements(owner, context)),
             undeclared={
                 place: value for place, value in elements.items() if place not in desired and place not in foreign
             },
