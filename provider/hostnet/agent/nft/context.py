@@ -12,8 +12,9 @@ from typing import Any
 from hostnet.agent.linux.prefixes import Prefix, PrefixIndex
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.networks import overlap, subnets, without
+from hostnet.agent.nft.spans import Cuts, Held, cuts_of, shared_spans
 from hostnet.agent.record.owners import Owners
-from hostnet.wire.family import digit_of
+from hostnet.wire.family import ANY_ADDRESS, digit_of
 from hostnet.wire.objects import Address, Forward, Gateway, Link, Port, Route
 
 
@@ -29,6 +30,8 @@ class Context:
         ports: The bridge ports that hostnet attached, if a forward has `loopback`: they are in hairpin mode.
         doubled: (family, protocol, first port, last port) of forwards whose ports another external interface forwards,
             too, in part or as a whole. From within, the address decides which of them is meant.
+        disputed: The same of forwards that listen on every address, where the other one does and leads elsewhere.
+        cuts: Where ranges of forwards are cut, so that their elements do not overlap.
         bridges: Bridges of other programs with an address in a network of a gateway, and their addresses.
         shared: Our addresses that an interface outside the gateways' networks has, too. A main address that is on a
             bridge as /32 (Hetzner's routed set-up) stays reachable.
@@ -42,6 +45,8 @@ class Context:
     gateways: Mapping[str, Gateway] = field(default_factory=dict)
     ports: tuple[str, ...] = ()
     doubled: frozenset[tuple[str, str, int, int]] = frozenset()
+    disputed: frozenset[tuple[str, str, int, int]] = frozenset()
+    cuts: Cuts = field(default_factory=dict)
     bridges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shared: frozenset[str] = frozenset()
     externals: frozenset[str] = frozenset()
@@ -106,7 +111,7 @@ def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) 
         declared[item.link] = (*declared.get(item.link, ()), item.cidr)
     devices = tuple(sorted(_devices(owners, declared)))
     our_links = {*devices, *(name for gateway in gateways.values() for name in gateway.internal)}
-    doubled, externals = _doubled(owners, gateways)
+    doubled, disputed, externals = _doubled(owners, gateways)
     compared = externals if len(externals) > 1 else frozenset()
     looked_up = {name: snapshot.addresses.get(name, ()) for name in {*our_links, *compared} - set(devices)}
     addresses = {**looked_up, **{name: declared.get(name, ()) for name in devices}}
@@ -121,7 +126,10 @@ def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) 
         if route.link in behind:
             routes[route.link] = (*routes.get(route.link, ()), route.cidr)
     externals |= {gateway.external for gateway in gateways.values() if gateway.external}
-    return Context(devices, addresses, gateways, ports, doubled, bridges, shared, externals, routes, observed)
+    cuts = cuts_of(owners.every(Forward))
+    return Context(
+        devices, addresses, gateways, ports, doubled, disputed, cuts, bridges, shared, externals, routes, observed
+    )
 
 
 def _shared(addresses: Mapping[str, tuple[str, ...]], snapshot: Snapshot, our_links: Container[str]) -> frozenset[str]:
@@ -169,34 +177,29 @@ def _looped(owners: Owners) -> bool:
 
 def _doubled(
     owners: Owners, gateways: Mapping[str, Gateway]
-) -> tuple[frozenset[tuple[str, str, int, int]], frozenset[str]]:
-    """The ports that several external interfaces forward, and the external interfaces of all forwards."""
+) -> tuple[frozenset[tuple[str, str, int, int]], frozenset[tuple[str, str, int, int]], frozenset[str]]:
+    """`Context.doubled` and `Context.disputed`, and the external interfaces of all forwards."""
     externals: dict[str, list[Forward]] = {}
     for item in owners.every(Forward):
         gateway = gateways.get(item.gateway) if item.gateway else None
         external = (gateway.external if gateway else item.external) or ""
         externals.setdefault(external, []).append(item)
     if len(externals) < 2:
-        return frozenset(), frozenset(externals)
-    spans: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
+        return frozenset(), frozenset(), frozenset(externals)
+    spans: dict[tuple[str, str], list[Held]] = {}
+    everywhere: dict[tuple[str, str], list[Held]] = {}
     for external, forwards in externals.items():
         for item in forwards:
             for protocol in item.protocols:
                 spans.setdefault((item.family, protocol), []).append((*item.ports, external))
-    doubled = {(*key, *span) for key, found in spans.items() for span in _shared_spans(found)}
-    return frozenset(doubled), frozenset(externals)
-
-
-def _shared_spans(spans: list[tuple[int, int, str]]) -> Iterator[tuple[int, int]]:
-    """The port ranges, of those of several external interfaces, that overlap one of another interface."""
-    begun: list[tuple[int, int, str]] = []
-    for low, high, external in sorted(spans):
-        begun = [each for each in begun if each[1] >= low]
-        others = [each for each in begun if each[2] != external]
-        yield from ((first, last) for first, last, _ in others)
-        if others:
-            yield low, high
-        begun.append((low, high, external))
+                if ANY_ADDRESS[item.family] in item.listen:
+                    target = (*item.ports, item.address, item.to_ports)
+                    everywhere.setdefault((item.family, protocol), []).append((*item.ports, target))
+    doubled, disputed = (
+        frozenset((*key, *span) for key, found in each.items() for span in shared_spans(found))
+        for each in (spans, everywhere)
+    )
+    return doubled, disputed, frozenset(externals)
 
 
 def own_addresses(context: Context, name: str) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ from typing import Any
 from hostnet.agent.nft.context import Context
 from hostnet.agent.nft.networks import widest
 from hostnet.agent.nft.ruleset import SOURCE_LENGTHS, Element
+from hostnet.agent.nft.spans import Cuts, parts_at
 from hostnet.wire.family import ANY_ADDRESS, ANY_NETWORK, DIGIT
 from hostnet.wire.objects import Forward
 
@@ -71,10 +72,11 @@ def forward_cells(forward: Forward, context: Context) -> Iterator[Cell]:
                     yield Cell(protocol, listen, None, loopback=True, elements=tuple(elements))
         if wildcard in forward.listen:
             devices = [external, *(internal if forward.loopback else ())]
-            ports = _range(forward.ports)
+            parts = parts_at(forward.ports, context.cuts.get((forward.family, protocol, ""), ()))
             every = tuple(
-                Element("dnat_wildcard" + DIGIT[forward.family], (device, protocol, ports))
+                Element("dnat_wildcard" + DIGIT[forward.family], (device, protocol, _range(part)))
                 for device in devices
+                for part in parts
                 if device != LOOPBACK_DEVICE
             )
             yield Cell(protocol, wildcard, None, loopback=False, elements=every)
@@ -87,7 +89,9 @@ def _inner_addresses(
 
     If another external interface forwards the port as well, those of this forward's interface.
     """
-    if listen is not None or (forward.family, protocol, *forward.ports) not in context.doubled:
+    there = (forward.family, protocol, *forward.ports)
+    shared = context.doubled if listen is None else context.disputed
+    if listen not in (None, ANY_ADDRESS[forward.family]) or there not in shared:
         return (listen,)
     wanted = ":" if forward.family == "ipv6" else "."
     return tuple(cidr.split("/")[0] for cidr in context.addresses.get(external, ()) if wanted in cidr)
@@ -149,11 +153,14 @@ def parts_of(cidr: str) -> list[tuple[int, str]] | None:
     return [(length, str(part.network_address)) for part in network.subnets(new_prefix=length)]
 
 
-def counted(forward: Forward) -> Iterator[Element]:
+def counted(forward: Forward, cuts: Cuts) -> Iterator[Element]:
     """The elements that count a forward's packets."""
-    name = "forward_counters" if forward.ports[0] == forward.ports[1] else "range_counters"
+    is_range = forward.ports[0] != forward.ports[1]
+    name = "range_counters" if is_range else "forward_counters"
     for protocol in forward.protocols:
-        yield Element(name + DIGIT[forward.family], (protocol, _range(forward.ports), forward.address))
+        points = cuts.get((forward.family, protocol, forward.address), ()) if is_range else ()
+        for part in parts_at(forward.ports, points):
+            yield Element(name + DIGIT[forward.family], (protocol, _range(part), forward.address))
 
 
 def _range(ports: tuple[int, int]) -> str:

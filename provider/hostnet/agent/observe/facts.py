@@ -12,6 +12,7 @@ from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
 from hostnet.agent.nft.forward_elements import counted
 from hostnet.agent.nft.ruleset import TABLES, Place
+from hostnet.agent.nft.spans import cuts_of
 from hostnet.agent.nft.sysctls import FORWARDING
 from hostnet.agent.nft.table import Table
 from hostnet.agent.plan.world import World
@@ -117,9 +118,9 @@ def forward_facts(owners: Owners, snapshot: Snapshot, counters: Counters) -> Fac
         found = world.gateway(gateway)
         return (found.external if found else None) or ""
 
-    found = []
+    found, cuts = [], cuts_of(owners.every(Forward))
     for owner, item in owners.holding(Forward):
-        counts = [counters.get(element.place, (0, 0)) for element in counted(item)]
+        counts = [counters.get(element.place, (0, 0)) for element in counted(item, cuts)]
         found.append(
             {
                 "id": item.id_on(external(item.gateway) if item.gateway else item.external or ""),

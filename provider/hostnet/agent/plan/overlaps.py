@@ -121,6 +121,7 @@ def check_gateway(item: Gateway, change: Change, world: World) -> None:
     for owner, other in world.others(change, Gateway):
         if other.external != item.external:
             continue
+        _check_dmz(item, other, owner)
         for place in mine.keys() & _behind(other, world).keys():
             raise HostnetError(
                 Code.CONFLICT,
@@ -128,6 +129,18 @@ def check_gateway(item: Gateway, change: Change, world: World) -> None:
                 f"{mine[place]} is also behind NAT gateway {other.name}, which belongs to {owner.label}, and both lead "
                 f"out by {item.external}",
                 "Remove it from one of the two, or give them different external interfaces",
+            )
+
+
+def _check_dmz(item: Gateway, other: Gateway, owner: Owner) -> None:
+    """Refuse a second dmz host of one external interface."""
+    for mine, theirs in ((item.dmz4, other.dmz4), (item.dmz6, other.dmz6)):
+        if mine and theirs and mine != theirs:
+            raise HostnetError(
+                Code.CONFLICT,
+                f"cannot make {mine} the dmz host of {item.external}",
+                f"{theirs} is the dmz host of {item.external}, by {owner.label}",
+                "Remove one of the two, or give the gateways different external interfaces",
             )
 
 

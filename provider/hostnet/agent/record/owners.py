@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, KeysView, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -190,22 +191,20 @@ class ForwardIndex:
         # By place and by port: single ports, which are most, are found at once; ranges are few and looked through.
         self._single: dict[tuple[ForwardPlace, int], str] = {}
         self._ranges: dict[ForwardPlace, tuple[tuple[int, int, str], ...]] = {}
+        self._used: Counter[ForwardPlace] = Counter()
         for owner in owners.values():
-            for place, (low, high) in _places(owner, owners):
-                if low == high:
-                    self._single[place, low] = owner.key
-                else:
-                    self._ranges[place] = (*self._ranges.get(place, ()), (low, high, owner.key))
+            self.put(owner, owners)
 
     def copy(self) -> ForwardIndex:
         """One that changes apart from this."""
         other = ForwardIndex(Owners())
-        other._single, other._ranges = dict(self._single), dict(self._ranges)
+        other._single, other._ranges, other._used = dict(self._single), dict(self._ranges), self._used.copy()
         return other
 
     def put(self, owner: Owner, owners: Owners) -> None:
         """Take down what an owner holds."""
         for place, (low, high) in _places(owner, owners):
+            self._used[place] += 1
             if low == high:
                 self._single[place, low] = owner.key
             else:
@@ -214,6 +213,7 @@ class ForwardIndex:
     def drop(self, owner: Owner, owners: Owners) -> None:
         """Forget what an owner holds."""
         for place, (low, high) in _places(owner, owners):
+            self._used[place] -= 1
             if low == high:
                 self._single.pop((place, low), None)
             else:
@@ -224,6 +224,21 @@ class ForwardIndex:
         for port in range(low, high + 1):
             if (place, port) in self._single:
                 yield port, port, self._single[place, port]
+
+    def overlapping(self, owner: Owner, owners: Owners, *, elsewhere: bool) -> set[str]:
+        """The keys of other owners that have one of this owner's ports somewhere.
+
+        Args:
+            owner: The owner.
+            owners: All owners.
+            elsewhere: On another external interface; else at another address of the same one.
+        """
+        found: set[str] = set()
+        for (external, *alike, _), span in _places(owner, owners):
+            for place, count in self._used.items():
+                if count and (place[0] != external) is elsewhere and [*place[1:3]] == alike:
+                    found.update(key for _, _, key in self._holders(place, *span))
+        return {key for key in found if key in owners and owners[key].urn != owner.urn}
 
     def check(self, owner: Owner, owners: Owners) -> None:
         """Refuse a forward whose ports are taken, whole or in part, by another owner or twice by this one.

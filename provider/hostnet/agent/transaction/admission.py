@@ -8,6 +8,7 @@ from functools import cache
 
 from hostnet.agent.linux.rtnetlink import group_id, user_id
 from hostnet.agent.linux.snapshot import Snapshot
+from hostnet.agent.nft.clashes import check_forwards
 from hostnet.agent.nft.context import context_of
 from hostnet.agent.nft.gateway_elements import closed_addresses
 from hostnet.agent.observe import listeners
@@ -166,7 +167,7 @@ class Admission:
         _check_users(new)
         _check_open(new, snapshot)
         self._subsystems.servers.check(new, World(after, snapshot))
-        after.forwards.check(new, after)
+        check_forwards(new, after, snapshot)
         return old or after.get(new.key), new
 
     def _named(self, new: Owner, old: Owner | None, recorded: Owner | None, change: Change) -> Owner:

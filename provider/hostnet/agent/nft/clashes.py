@@ -1,0 +1,98 @@
+"""Refuses forwards that need different values of one element of our tables, before nft does. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+
+from hostnet.agent.linux.prefixes import Prefix
+from hostnet.agent.linux.snapshot import Snapshot
+from hostnet.agent.nft.context import Context, context_of
+from hostnet.agent.nft.forward_elements import Cell, forward_cells
+from hostnet.agent.nft.ruleset import SETS, Element
+from hostnet.agent.record.owners import Owner, Owners
+from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.objects import Forward, Gateway
+
+Placed = tuple[Forward, Cell, Element]
+
+
+def check_forwards(owner: Owner, owners: Owners, snapshot: Snapshot) -> None:
+    """Refuse an owner whose forwards, or whose gateway's forwards, need ports that another owner's have.
+
+    Raises:
+        HostnetError: Names the other owner.
+    """
+    owners.forwards.check(owner, owners)
+    moved = {gateway.name for gateway in owner.of(Gateway)}
+    if not moved and not owners.forwards.overlapping(owner, owners, elsewhere=True):
+        return
+    planned = owners.copy()
+    planned[owner.key] = owner
+    index = planned.forwards
+    context: Context | None = None
+    forwarding = [each for each in planned.values() if any(item.gateway in moved for item in each.of(Forward))]
+    for each in {one.key: one for one in (owner, *forwarding)}.values():
+        index.check(each, planned)
+        elsewhere = index.overlapping(each, planned, elsewhere=True)
+        if elsewhere:
+            context = context or context_of(planned, snapshot, {})
+            # What another external interface forwards, too, is told apart by the address that is asked for: those
+            # forwards meet the ones that listen there.
+            beside = {key for one in elsewhere for key in index.overlapping(planned[one], planned, elsewhere=False)}
+            group = [each, *(planned[key] for key in sorted(elsewhere | beside - {each.key}))]
+            for one, other in combinations(group, 2):
+                _check_pair(one, other, context, owner)
+
+
+def _check_pair(one: Owner, other: Owner, context: Context, asking: Owner) -> None:
+    """Refuse what both have on one interface and is not the same: the first of two would win, by chance."""
+    if one.urn == other.urn:
+        return
+    theirs: dict[tuple[str, ...], list[Element]] = {}
+    for _, _, element in _placed(other, context):
+        theirs.setdefault(_alike(element), []).append(element)
+    for forward, cell, element in _placed(one, context):
+        for there in theirs.get(_alike(element), ()):
+            same = there.key == element.key and there.value == element.value
+            if not same and all(map(_meet, element.key[2:], there.key[2:])):
+                raise _taken(forward, cell, there, one if one is not asking else None, other)
+
+
+def _placed(owner: Owner, context: Context) -> Iterator[Placed]:
+    """The elements that say where packets go."""
+    for item in owner.of(Forward):
+        if item.gateway is None or item.gateway in context.gateways:
+            for cell in forward_cells(item, context):
+                yield from ((item, cell, element) for element in cell.elements if SETS[element.set].value)
+
+
+def _alike(element: Element) -> tuple[str, ...]:
+    """The set, the interface and the protocol. Addresses and ports follow."""
+    return (element.set, *element.key[:2])
+
+
+def _meet(field: str, other: str) -> bool:
+    """Whether two addresses, networks or port ranges have something in common."""
+    if "." in field or ":" in field:
+        one, two = Prefix.parse(field), Prefix.parse(other)
+        return one.covers(two) or two.covers(one)
+    (low, high), (first, last) = (
+        (int(begin), int(end or begin)) for begin, _, end in (each.partition("-") for each in (field, other))
+    )
+    return low <= last and first <= high
+
+
+def _taken(forward: Forward, cell: Cell, there: Element, one: Owner | None, other: Owner) -> HostnetError:
+    mine = ":".join(map(str, dict.fromkeys(forward.ports)))
+    ports = there.key[-1].replace("-", ":")
+    at = f" at {there.key[2]}" if there.set.startswith("dnat_addr") else ""
+    whose = f" of {one.label}" if one else ""
+    return HostnetError(
+        Code.CONFLICT,
+        f"cannot forward {cell.protocol} port {mine} ({forward.family}){whose}",
+        f"from the host and its networks, {cell.protocol} port {ports}{at} belongs to {other.label}",
+        "Choose another port"
+        if cell.listen == "127.0.0.1"
+        else "Choose another port, or set loopback to false in one of the two",
+    )
