@@ -288,6 +288,7 @@ def _dhcp(
     time = _word(_LEASE_TIME, server.lease_time, "lease time", what)
     yield f"dhcp-lease-max={min(max(home.num_addresses, 1000), _MOST_LEASES)}"
     for number, (network, gateway) in enumerate(gateways.items()):
+        # dnsmasq has no lease, not even a reserved one, in a subnet without a range: `static` is one of those alone.
         span = f"{first},{last}" if network == home else f"{network.network_address},static"
         yield f"dhcp-range=set:net{number},{span},{network.netmask},{time}"
         yield f"dhcp-option=tag:net{number},option:router,{gateway}"
@@ -295,6 +296,7 @@ def _dhcp(
             yield f"dhcp-option=tag:net{number},option:dns-server,{gateway}"
     if server.dns_servers is not None:
         handed = [str(ip) for ip in _ips(server.dns_servers, what) if ip.version == 4]
+        # Also without an address: else dnsmasq names itself. An option without a value sends none (dnsmasq(8)).
         yield ",".join(["dhcp-option=option:dns-server", *handed])
     if mtu is not None:
         yield f"dhcp-option=option:mtu,{int(mtu)}"

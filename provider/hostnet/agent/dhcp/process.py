@@ -28,6 +28,7 @@ ABOUT = "about-this-directory.json"  # longer than any interface's name, and so 
 _NAMED_NAMESPACES = Path("/run/netns")
 _START_SECONDS = 10.0
 _CONFIG_OPTION = "--conf-file="
+# Debian's package makes the first; the second is dnsmasq's own default (dnsmasq(8), --user).
 _USERS = ("dnsmasq", "nobody")
 
 
@@ -61,6 +62,7 @@ class DnsmasqProcess:
 
 def argv_of(config: Path) -> list[str]:
     """The command line of a dnsmasq with this configuration file."""
+    # With this option dnsmasq does not read /etc/dnsmasq.conf, which is for the host's own server.
     return ["dnsmasq", f"{_CONFIG_OPTION}{config}"]
 
 
@@ -134,7 +136,9 @@ def start(bridge: str, argv: list[str], errors: Path) -> None:
             text=True,
             errors="replace",
             check=False,
+            # A daemon's directory keeps its file system busy.
             cwd="/",
+            # A terminal sends Ctrl-C to its whole foreground group: to `pulumi`, and without this to dnsmasq as well.
             start_new_session=True,
             timeout=_START_SECONDS,
         )

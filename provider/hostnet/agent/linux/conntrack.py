@@ -148,6 +148,7 @@ def _flow(family: Family, body: bytes) -> Flow | None:
     destination = address.get(_CTA_IP_V4_DST) or address.get(_CTA_IP_V6_DST)
     if source is None or destination is None:
         return None
+    # Netfilter's numbers are in network byte order (nfnetlink_conntrack.h), those of rtnetlink in the host's.
     status = int.from_bytes(found.get(_CTA_STATUS, b"\0\0\0\0")[:4], "big")
     return Flow(
         family,

@@ -150,6 +150,7 @@ class _Context:
 
     def __init__(self) -> None:
         self._lib = lib = library()
+        # Without these types ctypes takes a pointer for an int, and cuts it to 32 bits.
         lib.nft_ctx_new.restype = ctypes.c_void_p
         lib.nft_ctx_new.argtypes = [ctypes.c_uint32]
         for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):

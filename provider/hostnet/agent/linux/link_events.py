@@ -43,6 +43,7 @@ class LinkEvents:
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, netlink.NETLINK_ROUTE)
+        # Not SO_RCVBUF: the kernel cuts that to net.core.rmem_max, by default 208 KiB (socket(7)).
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
         self._socket.bind((0, _RTMGRP_LINK))
         self._socket.setblocking(False)  # noqa: FBT003 - the standard library's signature
@@ -72,6 +73,7 @@ class LinkEvents:
         changes = Changes()
         while True:
             try:
+                # The kernel drops what of a datagram does not fit into the reader's buffer (netlink(7), MSG_TRUNC).
                 data = self._socket.recv(1 << 20)
             except BlockingIOError:
                 return changes

@@ -21,6 +21,7 @@ NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLA_F_NESTED = 0x8000
+# The two highest bits of an attribute's type are flags: NLA_F_NESTED and NLA_F_NET_BYTEORDER.
 NLA_TYPE_MASK = 0x3FFF
 _NLM_F_DUMP_INTR = 0x10
 _PATIENCE = 5.0  # seconds
@@ -158,6 +159,7 @@ class Netlink:
     def _receive(self, sequence: int) -> Iterator[Message]:
         """The messages that answer `sequence`, until the caller stops asking."""
         while True:
+            # The kernel fills a dump's datagrams up to 32 KiB for a reader with room for it (netlink_dump, Linux 6.18).
             data = self._socket.recv(1 << 20)
             yield from self._parse(data, sequence)
 
@@ -165,6 +167,7 @@ class Netlink:
         at = 0
         while at + _HEADER.size <= len(data):
             size, kind, flags, answered, _ = _HEADER.unpack_from(data, at)
+            # The rest of a list whose reading an error ended is still in the socket, before this answer.
             if answered == sequence:
                 self._interrupted = getattr(self, "_interrupted", False) or bool(flags & _NLM_F_DUMP_INTR)
                 yield Message(kind, data[at + _HEADER.size : at + size])

@@ -14,6 +14,7 @@ from hostnet import __version__
 from hostnet.agent.linux import files
 from hostnet.agent.linux.systemd import in_scope
 
+# The last one is NixOS's, which has nearly nothing in the others.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin"
 _PATIENCE = 5.0  # seconds that a process has to end before it is killed
 _MOST_FILES = 4096  # descriptors that are closed in a background process
@@ -223,6 +224,7 @@ def _become(argv: Sequence[str], tell: int) -> None:
     try:
         os.write(tell, str(os.getpid()).encode())
         let_go()
+        # execve(2) keeps ignored signals ignored: Python ignores SIGPIPE, nohup SIGHUP, a shell's `&` SIGINT.
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         os.execve(argv[0], list(argv), environment(_PATH))  # noqa: S606 - no shell is wanted

@@ -27,8 +27,8 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_CARRIER = 1, 3, 4, 10, 18, 26, 33
-# The switches of an interface, as arrays of numbers; those of IPv4 are counted from 1 (linux/ip.h, linux/ipv6.h).
 IFLA_PROP_LIST = 52  # all properties are alternative names (IFLA_ALT_IFNAME)
+# The switches of an interface, as arrays of numbers; those of IPv4 are counted from 1 (linux/ip.h, linux/ipv6.h).
 IFLA_INET_CONF, IPV4_DEVCONF_FORWARDING = 1, 1
 IFLA_INET6_CONF, DEVCONF_FORWARDING, DEVCONF_ACCEPT_RA, DEVCONF_DISABLE_IPV6 = 2, 0, 3, 26
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
@@ -202,6 +202,7 @@ class LinuxKernel:
     def _put_route(self, route: ops.PutRoute) -> None:
         network = ipaddress.ip_network(route.cidr)
         flags = RTNH_F_ONLINK if route.onlink else 0
+        # The header has 8 bits for the table; RTA_TABLE holds any.
         numbers = (route.table if route.table < 256 else 0, route.protocol, route.scope, RTN_UNICAST, flags)
         body = _ROUTE.pack(AF[family_of(route.cidr)], network.prefixlen, 0, route.tos, *numbers)
         body += attribute(RTA_TABLE, route.table) + attribute(RTA_OIF, self._index(route.link))
@@ -269,6 +270,7 @@ class LinuxKernel:
     def _set_link(self, operation: ops.SetLink) -> None:
         if operation.mac is not None:
             self._set(operation.name, attribute(IFLA_ADDRESS, bytes.fromhex(operation.mac.replace(":", ""))))
+        # Before the bridge, which takes the smallest MTU of its ports as soon as one joins (Linux 6.18).
         if operation.mtu is not None:
             if operation.bridge_device:
                 self._pin_mtu(operation.name, operation.mtu)
@@ -282,6 +284,7 @@ class LinuxKernel:
             self._set_port(operation.name, IFLA_BRPORT_ISOLATED, on=operation.isolated)
         if operation.hairpin is not None:
             self._set_port(operation.name, IFLA_BRPORT_MODE, on=operation.hairpin)
+        # Before the link is up: from then on IPv6 solicits routers and obeys their answers (net/ipv6/addrconf.c).
         self._set_ipv6(operation.name, "accept_ra", operation.accept_ra)
         self._set_ipv6(operation.name, "disable_ipv6", None if operation.ipv6 is None else int(not operation.ipv6))
         if operation.up is not None:
@@ -312,6 +315,7 @@ class LinuxKernel:
         if network.version == 6:
             # Without ports a bridge has no carrier: duplicate address detection would not end (seen by netavark).
             body += attribute(IFA_FLAGS, IFA_F_NODAD)
+        # For an address by netlink the kernel adds no broadcast address itself. A /31 has none (RFC 3021).
         elif network.prefixlen < 31:
             body += attribute(IFA_BROADCAST, network.broadcast_address.packed)
         with _Tolerate(errno.EEXIST):
@@ -338,6 +342,8 @@ class LinuxKernel:
         network = ipaddress.ip_network(cidr)
         v4 = network.version == 4
         if scope is None:
+            # As `ip route` has it: of a route with global scope the kernel takes no address as the gateway of another
+            # one ("Nexthop has invalid gateway", Linux 6.18).
             scope = RT_SCOPE_LINK if v4 else 0
         head = _ROUTE.pack(AF[family_of(cidr)], network.prefixlen, 0, 0, RT_TABLE_MAIN, protocol, scope, RTN_UNICAST, 0)
         if network.prefixlen:
@@ -386,6 +392,7 @@ def _open_tap(tap: ops.CreateTap | ops.SetTapUser, flags: int) -> None:
             fcntl.ioctl(descriptor, TUNSETOWNER, 0 if tap.user is None else user_id(tap.user))
         if tap.group is not None:
             fcntl.ioctl(descriptor, TUNSETGROUP, group_id(tap.group))
+        # Last: until it is persistent, a TAP goes with its descriptor, and a failure above leaves none.
         fcntl.ioctl(descriptor, TUNSETPERSIST, 1)
     finally:
         os.close(descriptor)
@@ -427,6 +434,7 @@ def _link(message: netlink.Message) -> KernelLink:
         master=netlink.u32(found.get(IFLA_MASTER, b"\0\0\0\0")),
         isolated=slave.get(IFLA_BRPORT_ISOLATED, b"\0")[0] == 1,
         hairpin=slave.get(IFLA_BRPORT_MODE, b"\0")[0] == 1,
+        # 1 where the kernel does STP, 2 where a daemon does (BR_USER_STP).
         stp=IFLA_BR_STP_STATE in bridge and netlink.u32(bridge[IFLA_BR_STP_STATE]) != 0,
         vlan_filtering=bridge.get(IFLA_BR_VLAN_FILTERING, b"\0")[0] == 1,
         tap=tun.get(IFLA_TUN_TYPE, b"\0")[0] == IFF_TAP,

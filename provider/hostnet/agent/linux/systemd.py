@@ -22,6 +22,7 @@ _SECONDS = 30
 # needed before that.
 _PROPERTIES = (
     "DefaultDependencies=no",
+    # Without the default dependencies nothing else stops the service at shutdown (systemd.service(5)).
     "Conflicts=shutdown.target",
     "Before=shutdown.target",
     "Type=forking",

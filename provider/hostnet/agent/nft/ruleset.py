@@ -297,6 +297,8 @@ _CHAINS = f"""
 
   chain mss_clamp {{
     oifname @mss_clamp_links tcp option maxseg size set rt mtu
+    # `rt mtu` is the smaller of the routes to either end (get_tcpmss in net/netfilter/nft_rt.c): so it serves what
+    # comes in, too.
     iifname @mss_clamp_links tcp option maxseg size set rt mtu
   }}
 
@@ -343,7 +345,9 @@ COUNTS
     iifname . oifname @hairpin_pairs ct status dnat masquerade
     ct status dnat oifname . ip saddr @hairpin_sources4 masquerade
     ct status dnat oifname . ip6 saddr @hairpin_sources6 masquerade
+    # No guest can answer 127.0.0.1: to it that is the guest itself.
     oifname != "lo" ip saddr 127.0.0.0/8 ct status dnat masquerade
+    # A translated source would mislead who answers a broadcast, or a group: DHCP, mDNS. libvirt leaves them out, too.
     fib daddr type {{ broadcast, multicast }} accept
     ip daddr @internal_nets4 accept
     ip6 daddr @internal_nets6 accept

@@ -12,6 +12,7 @@ from typing import Any
 from hostnet.agent.nft.ruleset import PROTOCOLS, SETS, Element, Place
 
 _NAMES = {number: name for name, number in PROTOCOLS.items()}
+# nft's strings have no escape for a quote, and a `*` at the end is a wildcard to it (1.0.6).
 _IFNAME = re.compile(r"[A-Za-z0-9_.@+=~%,#-]{1,15}")
 
 
@@ -47,6 +48,7 @@ def render(element: Element, comment: str = "", mark: str = "") -> str:
     """
     spec = SETS[element.set]
     text = render_key(element.set, element.key)
+    # In a map before the value: after it nft 1.0.6 says "syntax error, unexpected comment".
     if comment:
         text += f' comment "{marked(comment, mark)}"'
     if spec.value:

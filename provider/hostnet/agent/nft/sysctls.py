@@ -88,6 +88,7 @@ class Sysctls:
         self._release(record, dict(self._wanted(record, owners, context, snapshot)))
 
     def _release(self, record: Record, wanted: Mapping[str, str]) -> None:
+        # Forwarding goes off before accept_ra is 1 again: in the other order the uplink would lose its default route.
         for name in reversed([name for name in record.sysctls if name not in wanted]):
             self._restore(name, record.sysctls[name])
             del record.sysctls[name]  # not before: what could not be restored is tried again
@@ -119,6 +120,7 @@ class Sysctls:
             for name in sorted(deaf | held):
                 yield name, "2"
         for family in sorted(families):
+            # Before the interfaces' own: a write that changes it sets those of all interfaces (Linux 6.18).
             yield FORWARDING[family], "1"
             for name in self._closed(record, family, owners, context, snapshot):
                 yield name, "1"
