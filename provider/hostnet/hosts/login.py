@@ -262,12 +262,15 @@ async def log_in(
     except asyncssh.PermissionDenied:
         raise credentials.refused(connection) from None
     except asyncssh.ChannelOpenError as error:
+        # The code of a server that may not forward (RFC 4254, 5.1). A host that does not answer has another one.
         if error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
             raise _no_forwarding(connection) from None
         raise LoginError(f"the jump host reports: {error.reason}") from None
     except asyncssh.ConnectionLost:
         raise LoginError("the connection was closed before the login") from None
     except asyncssh.DisconnectError as error:
+        # sshd's "Too many authentication failures": more keys were offered than MaxAuthTries, by default 6
+        # (sshd_config(5)). It disconnects, and refuses none of them.
         if "authentication failures" in error.reason:
             raise credentials.refused(connection) from None
         fix = "Look at the log of the server's sshd"

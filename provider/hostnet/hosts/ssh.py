@@ -375,6 +375,7 @@ class _Stream(asyncssh.SSHClientSession[bytes]):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The channel is closed, or the connection under it."""
+        # sshd sends one of the two when a command ends (RFC 4254, 6.10).
         if exc is not None or (self._exit.status is None and not self._exit.signal):
             reason = getattr(exc, "reason", "") or (str(exc) if exc else "")
             self.lost = f"the connection was lost ({reason})" if reason else "the connection was lost"

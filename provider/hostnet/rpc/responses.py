@@ -27,6 +27,7 @@ _KINDS = {
 
 def malformed(error: MalformedError) -> provider_pb2.CheckFailure:
     """A value that can't even be decoded, as a check failure."""
+    # Without `property`: the engine (3.259) prints that one's value as well, secrets included.
     return provider_pb2.CheckFailure(reason=f"{error.what}: {error.why}")
 
 

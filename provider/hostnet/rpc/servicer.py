@@ -388,6 +388,7 @@ def _subject(request: AboutResource) -> Subject:
 
 def _autoname(request: provider_pb2.CheckRequest) -> Autoname:
     name = request.name or Urn.parse(request.urn).name
+    # The engine (3.259) sends it only where the user configured autonaming.
     if not request.HasField("autonaming"):
         return Autoname(name, request.randomSeed)
     wanted = request.autonaming

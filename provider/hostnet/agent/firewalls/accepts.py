@@ -284,6 +284,7 @@ def for_iptables_nft(wanted: Iterable[Traffic], family: str) -> list[AcceptRule]
     """
     return _merged(
         AcceptRule(
+            # With a counter, as its own rules have one: `iptables -S` then shows the rule with its comment.
             _nft_text(replace(each, ports=None) if each.protocol == "sctp" else each, family) + " counter",
             clean_comment(TAG + each.text),
             frozenset((each.requester,)),

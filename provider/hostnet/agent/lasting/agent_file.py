@@ -28,6 +28,7 @@ def agent_command(root: Path) -> list[str]:
     """
     python = python_path()
     if root.is_file():
+        # -I -S: nothing of a user's environment or site-packages gets into a process that runs as root.
         return [python, "-I", "-S", str(root)]
     code = f"import sys; sys.path.insert(0, {str(root)!r}); "
     code += "from hostnet.agent.main import main; sys.exit(main())"

@@ -261,6 +261,7 @@ class Persistence:
                 written.append(file)
                 continue
             now = ["--now"] if suffix == "-watch" else []  # this process may belong to one of the other two
+            # Before its file is removed: without it systemctl (252) says "unit … does not exist", and leaves the links.
             self._commands.run("systemctl", "disable", "--quiet", *now, "--no-reload", file)
             path.unlink(missing_ok=True)
             removed.append(file)
@@ -279,6 +280,7 @@ class Persistence:
             text=units.networkd_text,
             reload=("networkctl", "reload"),
         )
+        # NetworkManager reads its files by their names, and the later one overrides (NetworkManager.conf(5)).
         file = f"90-{self._name}.conf"
         yield Daemon(
             installed=places.network_manager,

@@ -220,6 +220,7 @@ def background(store: Store) -> int:
     ctypes.CDLL(None).prctl(_PR_SET_NAME, _NAME, 0, 0, 0)
     record, own = store.path, PidFile(pid_path(store.path))
     other = own.read()
+    # A notify service that ends without a READY=1 has failed (systemd.service(5), Type=): so it is sent here, too.
     if (other is not None and other.pid != os.getpid()) or not recorded_globs(record):
         systemd.ready()
         own.remove_mine()

@@ -125,6 +125,7 @@ def _link(key: str, item: Link, before: Link | None, world: World, names: Names,
     into.mtus[item.name] = (key, noted_mtu(item.name, mtu, world))
     if state is None:
         into.build.append(Step(key, _create(item), (ops.DeleteLink(item.name),)))
+        # A bridge gets both in the message that creates it; /dev/net/tun takes neither.
         if item.kind == "tap" and (mtu is not None or item.mac is not None):
             into.build.append(Step(key, ops.SetLink(item.name, mtu=mtu, mac=item.mac)))
         into.build.append(Step(key, ops.SetLink(item.name, accept_ra=0, up=True)))

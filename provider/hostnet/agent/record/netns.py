@@ -49,6 +49,7 @@ def enter(netns: str) -> None:
             f"Create it (`ip netns add {netns}`), or correct connection.netns",
         ) from None
     libc = ctypes.CDLL(None, use_errno=True)
+    # It moves the calling thread alone (setns(2)), and the agent has no other. Python has os.setns from 3.12 on.
     failed = libc.setns(descriptor, _CLONE_NEWNET)
     code = ctypes.get_errno()
     os.close(descriptor)

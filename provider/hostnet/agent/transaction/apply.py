@@ -100,6 +100,7 @@ class Applier:
         for _ in range(len(pairs) + 1):
             owners = transition.owners
             try:
+                # The table is first: nothing is forwarded, and no other firewall accepts, before our rules are there.
                 flows += self._sync.table(transition, pairs, owners, verify=verify)
                 self._sync.sysctls(transition, pairs, owners)
                 self._sync.servers(transition, pairs, owners)
@@ -109,6 +110,8 @@ class Applier:
                     self._undo(transition, key, failure.error)
                 verify = True
                 continue
+            # After the rules: the next packet of a flow that was forgotten before would be tracked by the old ones
+            # again (moby#8795).
             self._subsystems.kernel.forget(flows, transition.snapshot.local)
             return
 
