@@ -89,6 +89,7 @@ class Provider:
 
     def _poll(self) -> list[tuple[int, int]]:
         poll = select.poll()
+        # Asked for nothing, poll(2) still says where the reader has gone (POLLERR).
         poll.register(self._out.fileno(), 0)
         poll.register(self._input, select.POLLIN | select.POLLRDHUP)
         return poll.poll(0)

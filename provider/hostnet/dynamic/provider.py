@@ -101,6 +101,7 @@ class HostnetProvider(ResourceProvider):
         known = Known.parse(props[INPUTS] if refresh else props)
         found = _process().read(self._kind, id_, known, outputs_of(props) if refresh else None)
         if found is None:
+            # An empty id is how a refresh learns that it is gone (engine 3.259).
             return ReadResult("", {})
         now = Known(known.urn, known.secret, dict(found.inputs))
         return ReadResult(found.id, _stored(found.outputs, now), {**now.values, **now.hidden})

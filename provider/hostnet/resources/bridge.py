@@ -385,6 +385,8 @@ pulumi.export("gateway", bridge.gateway)
         had = past.outputs.get("macAddress")
         if isinstance(had, str) and past.inputs.get("macAddress") is None:
             return had
+        # A new one has its own: else the kernel gives a bridge the lowest of its ports', and another one as they join
+        # (Linux 6.18).
         # A bridge that is taken over keeps its MAC address: its guests have it in their neighbour tables.
         return None if inputs.adopt else derived_mac(_DERIVED_FIRST, "bridge", urn, inputs.name)
 

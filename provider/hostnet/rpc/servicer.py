@@ -238,6 +238,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         result = await call(self.access, function, arguments.values)
         marks = output_secrets(result, arguments)
         response = provider_pb2.InvokeResponse()
+        # The field's name is a keyword of Python.
         getattr(response, "return").CopyFrom(encode(result, marks))
         return response
 

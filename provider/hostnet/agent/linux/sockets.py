@@ -62,10 +62,12 @@ def bindable(protocol: str, address: str, port: int, *, shared: bool) -> bool:
     six = ":" in address
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     with socket.socket(socket.AF_INET6 if six else socket.AF_INET, kind | socket.SOCK_CLOEXEC) as probe:
+        # As servers have it: then only a listener is in the way, and no connection in TIME_WAIT (socket(7)).
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if six:
+            # Else :: takes the port of IPv4 as well (ipv6(7)).
             probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         probe.setsockopt(socket.IPPROTO_IPV6 if six else socket.IPPROTO_IP, _IPV6_FREEBIND if six else _IP_FREEBIND, 1)
         try:

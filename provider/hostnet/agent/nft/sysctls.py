@@ -213,6 +213,7 @@ def _with_targets(links: set[str], owners: Mapping[str, Owner], snapshot: Snapsh
 
 def _deaf_uplinks(owners: Mapping[str, Owner], context: Context, snapshot: Snapshot) -> list[str]:
     """The interfaces that ignore router advertisements as soon as the host is a router on them."""
+    # lo has accept_ra=1, too (Linux 6.18), and no router behind it.
     candidates = [link for link in snapshot.links.values() if link.accept_ra == 1 and link.name != "lo"]
     inner = _inner(owners, context) if candidates else set()
     return [
