@@ -1,4 +1,4 @@
-"""An engine in small: it applies programs of resources through kinds and pool, as Pulumi would, against a dict.
+"""An engine in small: it applies programs of resources through `lifecycle`, as Pulumi would, against a dict.
 
 A program maps a resource's name to its kind and inputs, dependencies first:
 
@@ -6,7 +6,8 @@ A program maps a resource's name to its kind and inputs, dependencies first:
      "web": ("PortForward", {"natGateway": "${nat.id}", "sourcePort": 80, "destination": "10.0.0.11"})}
 
 `${name.output}` (also `.id`, and `[0]` and dots into values) stands for another resource's output. Independent
-resources are created and deleted at the same time, as the engine does it.
+resources are created and deleted at the same time, as the engine does it. Each `up`, refresh and import is a run of its
+own: what `lifecycle` knows of a run ends with it.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hostnet.hosts.connection import Connection, Settings
+from hostnet.lifecycle.crud import Operations, PartialError, State, Subject
+from hostnet.lifecycle.host_access import HostAccess
+from hostnet.lifecycle.log import EngineLog, Line
 from hostnet.resources.schema.kind import Kind
 from hostnet.resources.schema.values import UNKNOWN, Autoname, Failure
 from hostnet.wire.errors import Code, HostnetError
@@ -29,7 +34,6 @@ from tests.lab.namespaces import temporary_directory
 
 if TYPE_CHECKING:
     from hostnet.hosts.session import Session
-    from hostnet.wire.requests import Change, View
 
 T = TypeVar("T")
 Inputs = dict[str, Any]
@@ -56,6 +60,22 @@ class Resource:
     inputs: Inputs
     outputs: Inputs
     needs: frozenset[str] = frozenset()
+    partial: bool = False  # a change of it was applied in part
+
+    @property
+    def subject(self) -> Subject:
+        """It, as `lifecycle` names it."""
+        return Subject(self.kind, self.urn, self.id)
+
+    @property
+    def stated(self) -> State:
+        """What the state has of it, as `lifecycle` takes it."""
+        return State(self.id, self.inputs, self.outputs, self.partial)
+
+    def become(self, made: State) -> Resource:
+        """It, after a create, an update or a read."""
+        inputs, outputs = dict(made.inputs), dict(made.outputs)
+        return replace(self, id=made.id, inputs=inputs, outputs=outputs, partial=made.partial)
 
     def at(self, path: str) -> Any:
         """An output by its path; `id` is the id."""
@@ -87,7 +107,11 @@ class Provider:
 
     async def host(self, inputs: Inputs) -> Session:
         """The host of a resource."""
-        found: Session = await self._pool.host(Connection.from_inputs(inputs.get("connection")))
+        return await self.session(Connection.from_inputs(inputs.get("connection")))
+
+    async def session(self, connection: Connection) -> Session:
+        """The session of a connection; it outlives a run."""
+        found: Session = await self._pool.host(connection)
         return found
 
     def close(self) -> None:
@@ -108,6 +132,48 @@ async def _maybe(function: Callable[[], Any]) -> None:
     result = function()
     if isinstance(result, Awaitable):
         await result
+
+
+class _Hosts:
+    """The hosts of a run: the provider's, which stay when the run ends."""
+
+    def __init__(self, provider: Provider) -> None:
+        self.host = provider.session
+
+    async def cancel(self) -> None:
+        """A test cancels the provider's own pool."""
+
+    async def close(self) -> None:
+        """The provider closes its own pool."""
+
+
+class _Warnings:
+    """Delivers the engine's log: warnings to a list."""
+
+    possible = True
+
+    def __init__(self, texts: list[str]) -> None:
+        self._texts = texts
+
+    async def send(self, line: Line) -> None:
+        """Keep what a warning says."""
+        if line.severity == "warning":
+            self._texts.append(line.text)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+@asynccontextmanager
+async def _run_of(provider: Provider, warnings: list[str]) -> AsyncIterator[Operations]:
+    """The operations of one run, as the plugin has them."""
+    log = EngineLog(_Warnings(warnings), str)
+    access = HostAccess(log, lambda _settings, _progress: _Hosts(provider))
+    await access.configure(None, provider.settings)
+    try:
+        yield Operations(access, log)
+    finally:
+        await log.close()
 
 
 def kinds() -> dict[str, Kind[Any]]:
@@ -188,17 +254,21 @@ class Stack:
         return self.provider.run(self._import(name, kind, id, inputs or {}))
 
     async def _up(self, program: Program) -> list[str]:
+        async with _run_of(self.provider, self.warnings) as run:
+            return await self._take_up(run, program)
+
+    async def _take_up(self, run: Operations, program: Program) -> list[str]:
         steps: list[str] = []
         tasks: dict[str, asyncio.Task[None]] = {}
         for name, (kind, inputs) in program.items():
             needs = frozenset(_references(inputs))
             waits = [tasks[need] for need in needs]
-            tasks[name] = asyncio.ensure_future(self._after(waits, self._settle(name, kind, inputs, needs, steps)))
+            tasks[name] = asyncio.ensure_future(self._after(waits, self._settle(run, name, kind, inputs, needs, steps)))
         errors = _errors(await asyncio.gather(*tasks.values(), return_exceptions=True))
         removals: dict[str, asyncio.Task[None]] = {}
         for name in [name for name in reversed(self.state) if name not in program]:
             waits = [removal for user, removal in removals.items() if name in self.state[user].needs]
-            removals[name] = asyncio.ensure_future(self._after(waits, self._remove(name, steps)))
+            removals[name] = asyncio.ensure_future(self._after(waits, self._remove(run, name, steps)))
         errors += _errors(await asyncio.gather(*removals.values(), return_exceptions=True))
         if errors:
             raise errors[0] if len(errors) == 1 else ExceptionGroup("several resources failed", errors)
@@ -211,26 +281,30 @@ class Stack:
             raise asyncio.CancelledError
         await work
 
-    async def _settle(self, name: str, kind_name: str, given: Inputs, needs: frozenset[str], steps: list[str]) -> None:
+    async def _settle(
+        self, run: Operations, name: str, kind_name: str, given: Inputs, needs: frozenset[str], steps: list[str]
+    ) -> None:
         """Create, update or replace one resource, or leave it."""
         kind, old = kinds()[kind_name], self.state.get(name)
         inputs = self._check(name, kind, given, old)
+        declared = Resource(kind, old.urn if old else self._urn(name, kind), old.id if old else "", {}, {}, needs)
+        run.declare(declared.urn)
         if old is None:
-            self.state[name] = await self._create(name, kind, inputs, needs)
+            await self._create(run, name, declared, inputs)
             steps.append(f"create {name}")
             return
-        difference = kind.diff(old.inputs, old.outputs, inputs)
+        difference = run.diff(old.subject, old.stated, inputs)
         if difference.replaces:
-            await self._replace(name, inputs, needs, first_delete=difference.delete_before_replace)
+            await self._replace(run, name, declared, inputs, first_delete=difference.delete_before_replace)
             steps.append(f"replace {name}: {' '.join(sorted(difference.replaces))}")
-        elif difference.changed:
-            change = kind.change(old.urn, inputs, id=old.id, old_inputs=old.inputs, old_outputs=old.outputs)
-            view = await self._apply(inputs, change)
-            outputs = kind.outputs(old.urn, inputs, view)
-            self.state[name] = Resource(kind, old.urn, old.id, inputs, outputs, needs)
+        elif difference.changed or old.partial:
+            await self._made(name, declared, run.update(old.subject, inputs, old.stated))
             steps.append(f"update {name}: {' '.join(sorted(difference.detailed))}")
         else:
             self.state[name] = replace(old, needs=needs)
+
+    def _urn(self, name: str, kind: Kind[Any]) -> str:
+        return f"urn:pulumi:{self.name}::lab::{kind.token}::{name}"
 
     def _check(self, name: str, kind: Kind[Any], given: Inputs, old: Resource | None) -> Inputs:
         inputs = self._resolve(given)
@@ -252,34 +326,37 @@ class Stack:
             return UNKNOWN
         return self.state[whole["name"]].at(whole["path"]) if whole else value
 
-    async def _create(self, name: str, kind: Kind[Any], inputs: Inputs, needs: frozenset[str]) -> Resource:
-        urn = f"urn:pulumi:{self.name}::lab::{kind.token}::{name}"
-        view = await self._apply(inputs, kind.change(urn, inputs))
-        return Resource(kind, urn, view.id, inputs, kind.outputs(urn, inputs, view), needs)
+    async def _create(self, run: Operations, name: str, declared: Resource, inputs: Inputs) -> None:
+        await self._made(name, declared, run.create(replace(declared, id="").subject, inputs))
 
-    async def _replace(self, name: str, inputs: Inputs, needs: frozenset[str], *, first_delete: bool) -> None:
+    async def _made(self, name: str, declared: Resource, work: Coroutine[Any, Any, State]) -> None:
+        """Take what was made into the state, also where it is only a part.
+
+        Raises:
+            HostnetError: Nothing was made, or only a part.
+        """
+        try:
+            self.state[name] = declared.become(await work)
+        except PartialError as error:
+            self.state[name] = declared.become(error.state)
+            raise error.__cause__ or error from None
+
+    async def _replace(
+        self, run: Operations, name: str, declared: Resource, inputs: Inputs, *, first_delete: bool
+    ) -> None:
         old = self.state[name]
         if first_delete:
-            await self._delete(old)
+            await run.delete(old.subject, old.stated)
             del self.state[name]
-        self.state[name] = await self._create(name, old.kind, inputs, needs)
+        await self._create(run, name, declared, inputs)
         if not first_delete:
-            await self._delete(old)
+            await run.delete(old.subject, old.stated)
 
-    async def _remove(self, name: str, steps: list[str]) -> None:
-        await self._delete(self.state[name])
+    async def _remove(self, run: Operations, name: str, steps: list[str]) -> None:
+        old = self.state[name]
+        await run.delete(old.subject, old.stated)
         del self.state[name]
         steps.append(f"delete {name}")
-
-    async def _delete(self, old: Resource) -> None:
-        await self._apply(old.inputs, old.kind.removal(old.urn, old.id, old.inputs, old.outputs))
-
-    async def _apply(self, inputs: Inputs, change: Change | None) -> View:
-        assert change is not None, "nothing is unknown here"
-        host = await self.provider.host(inputs)
-        view = await host.apply(change)
-        self.warnings += view.warnings
-        return view
 
     async def _preview(self, program: Program) -> list[str]:
         said: list[str] = []
@@ -287,9 +364,8 @@ class Stack:
             kind, old = kinds()[kind_name], self.state.get(name)
             inputs = self._resolve(given, preview=True)
             inputs = self._check(name, kind, inputs, old)
-            urn = f"urn:pulumi:{self.name}::lab::{kind.token}::{name}"
             past = {"id": old.id, "old_inputs": old.inputs, "old_outputs": old.outputs} if old else {}
-            change = kind.change(urn, inputs, dry=True, **past)  # type: ignore[arg-type]
+            change = kind.change(self._urn(name, kind), inputs, dry=True, **past)  # type: ignore[arg-type]
             if change is None:
                 continue
             try:
@@ -299,7 +375,9 @@ class Stack:
         return said
 
     async def _refresh(self) -> dict[str, list[str]]:
-        found = await asyncio.gather(*(self._read(resource) for resource in self.state.values()))
+        async with _run_of(self.provider, self.warnings) as run:
+            reads = (run.read(old.subject, old.stated, old.inputs) for old in self.state.values())
+            found = await asyncio.gather(*reads)
         drift: dict[str, list[str]] = {}
         for (name, old), new in zip(list(self.state.items()), found, strict=True):
             if new is None:
@@ -309,27 +387,20 @@ class Stack:
             changed = old.kind.diff(new.inputs, new.outputs, old.inputs)
             if changed.changed:
                 drift[name] = sorted(changed.detailed)
-            self.state[name] = new
+            self.state[name] = old.become(new)
         return drift
-
-    async def _read(self, old: Resource) -> Resource | None:
-        host = await self.provider.host(old.inputs)
-        view = await host.read(old.kind.query(old.urn, old.id, old.inputs, old.outputs))
-        if view is None:
-            return None
-        inputs = old.kind.read_inputs(old.inputs, view)
-        return replace(old, inputs=inputs, outputs=old.kind.outputs(old.urn, old.inputs, view))
 
     async def _import(self, name: str, kind_name: str, id: str, given: Inputs) -> Inputs:  # noqa: A002
         kind = kinds()[kind_name]
-        urn = f"urn:pulumi:{self.name}::lab::{kind.token}::{name}"
         at = {"connection": {"netns": self.netns}, **given}
-        view = await (await self.provider.host(at)).read(kind.query(urn, id, None, None))
-        if view is None:
+        subject = Subject(kind, self._urn(name, kind), id)
+        async with _run_of(self.provider, self.warnings) as run:
+            found = await run.read(subject, None, at)
+        if found is None:
             raise KeyError(id)
-        inputs = kind.read_inputs(None, view)
+        inputs = dict(found.inputs)
         whole = {**inputs, "connection": at["connection"]}
-        self.state[name] = Resource(kind, urn, view.id or id, whole, kind.outputs(urn, whole, view))
+        self.state[name] = Resource(kind, subject.urn, found.id, whole, dict(found.outputs))
         self.program[name] = (kind_name, inputs)
         return inputs
 

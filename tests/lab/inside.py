@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hostnet.agent import main
 from hostnet.agent.lasting.persistence import Persistence
@@ -23,6 +23,7 @@ from tests.lab.driver import Provider
 from tests.lab.namespaces import Namespace
 
 if TYPE_CHECKING:
+    from hostnet.hosts.connection import Connection
     from hostnet.hosts.session import Channel
 
 
@@ -118,7 +119,7 @@ class InsideProvider(Provider):
         label = f"this machine (namespace {namespace.name})"
         self._inside = Session(label, InsideTransport(namespace, host))
 
-    async def host(self, inputs: Any) -> Session:
-        """The namespace, whatever the inputs say."""
-        del inputs
+    async def session(self, connection: Connection) -> Session:
+        """The namespace, whatever the connection says."""
+        del connection
         return self._inside
