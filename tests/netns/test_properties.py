@@ -630,6 +630,19 @@ def test_a_bridges_isolation_is_seen_on_its_taps(ground: Ground, stack: Stack) -
     assert ground.bed.links()["vm0"].isolated
 
 
+def test_a_guest_gets_no_address_of_a_network_that_its_bridge_should_not_have(ground: Ground, stack: Stack) -> None:
+    """Another program's address on a bridge without addresses is the bridge's drift; no guest follows it."""
+    net = {"net": ("Bridge", {"name": "br0", "addresses": []})}
+    guest = ("TapBinding", {"name": "vm0", "bridge": "${net.name}", "guest": {}})
+    stack.up({**net, "tap": guest})
+    ground.bed.host.run("ip address add 10.66.0.1/24 dev br0")
+    stack.up({**net, "tap": guest, "late": ("TapBinding", {**guest[1], "name": "vm1"})})
+    assert stack["late.guest.addresses"] == []
+    assert stack.refresh() == {"net": ["addresses[0]"]}
+    assert stack.again() == ["update net: addresses[0]"]
+    assert stack.refresh() == {}
+
+
 def test_guests_follow_the_addresses_of_their_bridge_in_one_run(ground: Ground, stack: Stack) -> None:
     """Also the gateway of a guest whose own addresses stay."""
     tap = {"tap": ("TapBinding", {"name": "vm0", "bridge": "${net.name}", "guest": {}})}

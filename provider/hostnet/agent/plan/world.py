@@ -93,8 +93,9 @@ class World:
     def cidrs(self, link: str) -> tuple[str, ...]:
         """A link's addresses: as declared where it is ours, else as the kernel has them."""
         owner = self.link_owner(link)
-        declared = tuple(item.cidr for item in owner.of(Address) if item.link == link) if owner else ()
-        return declared or self.snapshot.addresses.get(link, ())
+        if owner is None:
+            return self.snapshot.addresses.get(link, ())
+        return tuple(item.cidr for item in owner.of(Address) if item.link == link)
 
     def gateway(self, name: str) -> Gateway | None:
         """A declared gateway."""
