@@ -653,6 +653,25 @@ def test_guests_follow_the_addresses_of_their_bridge_in_one_run(ground: Ground, 
     assert stack.again() == []
 
 
+def test_a_guest_has_one_address_of_each_of_two_subnets_that_overlap(ground: Ground, stack: Stack) -> None:
+    """A new subnet gives it another in the same run, a new order keeps both, and another change does not concern it."""
+    tap = {"tap": ("TapBinding", {"name": "vm0", "bridge": "${net.name}", "guest": {}})}
+    wide, narrow = "10.1.0.1/24", "10.1.0.129/25"
+
+    def up(*addresses: str, **other: int) -> list[str]:
+        steps = stack.up({"net": ("Bridge", {"name": "br0", "addresses": list(addresses), **other}), **tap})
+        assert stack.refresh() == {}
+        assert stack.again() == []
+        return steps
+
+    up(narrow)
+    up(narrow, wide)
+    assert stack["tap.guest.addresses"] == ["10.1.0.130/25", "10.1.0.2/24"]
+    up(wide, narrow)
+    assert set(stack["tap.guest.addresses"]) == {"10.1.0.130/25", "10.1.0.2/24"}
+    assert up(wide, narrow, mtu=1400) == ["update net: mtu"]
+
+
 SHARED = (
     'inet hostnet our_links { "br0" }',
     'inet hostnet hairpin_pairs { "br0" . "br0" }',

@@ -49,7 +49,7 @@ from hostnet.resources.schema.types import (
 from hostnet.resources.schema.values import UNKNOWN, Autoname, Inputs, Look, Outputs, Value, nothing
 from hostnet.wire.objects import Address, GlobState, Guest, GuestState, Link, LinkState, Object, Port, Route
 from hostnet.wire.objects import Glob as GlobObject
-from hostnet.wire.subnets import gateway_for, netmask_for, reserved, routed_guest
+from hostnet.wire.subnets import derived_guest, gateway_for, netmask_for, reserved, routed_guest
 
 if TYPE_CHECKING:
     from hostnet.wire.requests import View
@@ -372,7 +372,8 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
             return {}
         addresses = had.get("addresses") or []
         changes: Changes = {}
-        if sorted(addresses) != sorted(_on_bridge(addresses, own, derived=guest.get("addresses") is None)):
+        derived = guest.get("addresses") is None
+        if sorted(addresses) != sorted(derived_guest(addresses, own) if derived else _on_bridge(addresses, own)):
             changes["guest.addresses"] = "update"
         for name, version in _GATEWAYS:
             if gateway_for(addresses, own, version) != had.get(name):
@@ -445,21 +446,18 @@ def _bridge_addresses(inputs: Inputs, look: Look) -> list[str] | None:
     return own if isinstance(own, list) and UNKNOWN not in own else None
 
 
-def _on_bridge(addresses: Iterable[str], own: list[str], *, derived: bool) -> list[str]:
-    """A guest's addresses as they would be on a bridge with these addresses; "" for what is missing.
+def _on_bridge(addresses: Iterable[str], own: list[str]) -> list[str]:
+    """A guest's declared addresses with the prefix lengths of a bridge with these addresses; "" for one that can't be.
 
     Args:
-        addresses: Those that it has.
+        addresses: The guest's.
         own: The bridge's.
-        derived: It has one of each subnet; else only the prefix lengths are the bridge's.
     """
     subnets = [each.network for each in map(_interface, own) if each.network.num_addresses > 1]
     found: list[str] = []
     for address in map(_interface, addresses):
         home = next((each for each in subnets if address.ip in each), None)
         found.append(f"{address.ip}/{home.prefixlen}" if home else "")
-    if derived:
-        found += ["" for each in subnets if not any(_interface(x).ip in each for x in found if x)]
     return found
 
 
@@ -529,7 +527,7 @@ def _bridged_preview(guest: dict[str, Value], own: list[str] | None) -> dict[str
         return {"addresses": UNKNOWN, **without_none(gateways), "kernelIpArg": UNKNOWN if gateways["gateway"] else ""}
     if given is UNKNOWN or UNKNOWN in given:
         return dict.fromkeys(("addresses", "gateway", "gateway6", "kernelIpArg"), UNKNOWN)
-    addresses = [each or UNKNOWN for each in _on_bridge((str(_interface(x)) for x in given), own, derived=False)]
+    addresses = [each or UNKNOWN for each in _on_bridge((str(_interface(x)) for x in given), own)]
     return _settings(addresses, own, guest["hostname"])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Union
 
 Ip = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
@@ -36,6 +36,41 @@ def gateway_for(addresses: Iterable[str], own: Iterable[str], version: int) -> s
     near = (each for guest in guests for each in ours if guest in each.network)
     found = next(near, ours[0] if ours else None)
     return None if found is None else str(found.ip)
+
+
+def kept_in(network: Network, addresses: Iterable[str], taken: Container[Ip]) -> Ip | None:
+    """Which of its addresses a guest keeps as the one of a subnet of its bridge; None: it gets another.
+
+    Subnets of one bridge may overlap: an address that the guest has with the subnet's prefix length comes first.
+
+    Args:
+        network: The subnet.
+        addresses: The guest's, in CIDR notation.
+        taken: Those that are others', or of another subnet.
+    """
+    fitting = [each for each in map(ipaddress.ip_interface, addresses) if each.ip in network and each.ip not in taken]
+    usable = [each for each in fitting if not reserved(each.ip, network)]
+    same = (each for each in usable if each.network.prefixlen == network.prefixlen)
+    found = next(same, next(iter(usable), None))
+    return None if found is None else found.ip
+
+
+def derived_guest(addresses: Iterable[str], own: Iterable[str]) -> list[str]:
+    """The derived addresses of a guest, one of each subnet of its bridge, as far as it has them; else "".
+
+    Args:
+        addresses: The guest's, in CIDR notation.
+        own: The bridge's, in CIDR notation.
+    """
+    had, ours = list(addresses), [ipaddress.ip_interface(cidr) for cidr in own]
+    taken, found = {each.ip for each in ours}, []
+    for each in ours:
+        if each.network.num_addresses == 1:
+            continue  # the host's own address, as a hoster routes it to the host: no subnet of guests
+        ip = kept_in(each.network, had, taken)
+        found.append("" if ip is None else f"{ip}/{each.network.prefixlen}")
+        taken |= set() if ip is None else {ip}
+    return found
 
 
 def routed_guest(own: Iterable[str], routes: Iterable[str], given: Iterable[str] | None) -> tuple[str, ...]:

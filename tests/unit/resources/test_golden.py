@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hostnet.resources import RESOURCES
+from hostnet.wire.subnets import gateway_for
 
 from tests.unit.resources.golden import Case, as_json, autoname, parameters, urn, view
 
@@ -115,6 +116,30 @@ def test_a_guest_keeps_what_it_has() -> None:
     assert change is not None
     guest = as_json(change.objects)[-1]
     assert (guest["mac"], guest["hint"]) == ("02:00:00:00:00:77", ["10.0.0.7/24"])
+
+
+@pytest.mark.parametrize(
+    ("bridge", "guest", "follows"),
+    [
+        (["10.1.0.1/24", "10.1.0.129/25"], ["10.1.0.2/24", "10.1.0.130/25"], False),
+        (["10.1.0.129/25", "10.1.0.1/24"], ["10.1.0.2/24", "10.1.0.130/25"], False),
+        (["10.1.0.1/24", "10.1.0.2/24"], ["10.1.0.3/24", "10.1.0.4/24"], False),
+        (["10.1.0.1/24", "10.9.9.9/32"], ["10.1.0.2/24"], False),
+        (["10.1.0.1/24", "10.1.0.129/25"], ["10.1.0.130/25"], True),
+        (["10.1.0.1/24"], ["10.1.0.2/24", "10.1.0.130/25"], True),
+        (["10.1.0.1/16"], ["10.1.0.2/24"], True),
+        (["10.1.0.2/24"], ["10.1.0.2/24"], True),
+    ],
+)
+def test_a_guest_follows_its_bridge_where_it_has_not_one_address_of_each_subnet(
+    bridge: list[str], guest: list[str], *, follows: bool
+) -> None:
+    """Subnets of one bridge may overlap; a guest that has what the host would choose stays as it is."""
+    kind = next(kind for kind in RESOURCES if kind.name == "TapBinding")
+    inputs = {"name": "t0", "bridge": "br0", "guest": {}}
+    had = {"guest": {"addresses": guest, "gateway": gateway_for(guest, bridge, 4)}}
+    found = kind.diff(inputs, had, inputs, lambda *_: {"addresses": bridge})
+    assert found.detailed == ({"guest.addresses": "update"} if follows else {})
 
 
 def test_a_guest_whose_address_is_no_longer_declared_gets_the_derived_one() -> None:

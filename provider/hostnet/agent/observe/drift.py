@@ -29,6 +29,7 @@ from hostnet.wire.objects import (
     Port,
     Route,
 )
+from hostnet.wire.subnets import derived_guest
 
 
 def drift(owner: Owner, observation: Observation) -> list[Difference]:
@@ -155,8 +156,8 @@ def _guest_drift(item: Guest, observation: Observation) -> Iterator[Difference]:
     """Addresses that do not follow from the bridge's subnets any more: the bridge has others since."""
     if item.bridge is None:
         return
-    own = map(ipaddress.ip_interface, observation.world.cidrs(item.bridge))
-    subnets = [each.network for each in own if each.network.num_addresses > 1]
+    own = observation.world.cidrs(item.bridge)
+    subnets = [each.network for each in map(ipaddress.ip_interface, own) if each.network.num_addresses > 1]
     if not subnets:
         return  # the bridge is not there, or has no subnet: its own drift
     addresses = [ipaddress.ip_interface(cidr).ip for cidr in item.addresses or ()]
@@ -164,8 +165,8 @@ def _guest_drift(item: Guest, observation: Observation) -> Iterator[Difference]:
         if not any(address in each for each in subnets):
             text = f"the guest's address {address} is in no subnet of {item.bridge}"
             yield Difference(item.key, "addresses", text, there=cidr, item=cidr)
-    for each in subnets if item.derived else ():
-        if not any(address in each for address in addresses):
+    for each, kept in zip(subnets, derived_guest(item.addresses or (), own)) if item.derived else ():
+        if not kept:
             yield Difference(item.key, "derived", f"the guest has no address of {each} on {item.bridge}")
 
 

@@ -12,7 +12,7 @@ from hostnet.agent.plan.world import World
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import DhcpServer, Guest
 from hostnet.wire.requests import Change
-from hostnet.wire.subnets import Ip, Network, reserved
+from hostnet.wire.subnets import Ip, Network, kept_in, reserved
 
 Interface = Union[ipaddress.IPv4Interface, ipaddress.IPv6Interface]
 
@@ -48,7 +48,7 @@ def resolve_guest(item: Guest, change: Change, world: World) -> Guest:
     for interface in networks:
         if interface.network.num_addresses == 1:
             continue  # the host's own address, as a hoster routes it to the host: no subnet of guests
-        address = _hinted(item.hint, interface.network, used)
+        address = kept_in(interface.network, item.hint, used)
         # What a client has on lease is taken only where nothing else is free.
         address = address or _lowest(interface.network, {**used, **leased}) or _lowest(interface.network, used)
         if address is None:
@@ -94,14 +94,6 @@ def _explicit(address: str, bridge: str, networks: list[Interface], used: Mappin
     if ip in used:
         raise HostnetError(Code.CONFLICT, what, f"{ip} belongs to {used[ip]}", "Choose another address")
     return f"{ip}/{home.prefixlen}"
-
-
-def _hinted(hint: tuple[str, ...], network: Network, used: Mapping[Ip, str]) -> Ip | None:
-    for cidr in hint:
-        ip = ipaddress.ip_interface(cidr).ip
-        if ip.version == network.version and ip in network and ip not in used and not reserved(ip, network):
-            return ip
-    return None
 
 
 def _lowest(network: Network, used: Mapping[Ip, str]) -> Ip | None:
