@@ -202,3 +202,29 @@ def test_a_replacement_that_did_not_end(stack: Stack, host: Host, then: str) -> 
     stack.destroy()
     assert host.snapshot() == before
     assert host.left == []
+
+
+@pytest.mark.parametrize("how", ["--replace", "taint"])
+def test_an_alias_is_replaced_before_anything_else(stack: Stack, host: Host, how: str) -> None:
+    """The engine names nothing of the former resource: refused, with what to run instead, and nothing changes."""
+    stack.up(network(host))
+    whole = host.snapshot()
+    if how == "taint":
+        stack.cli("state", "taint", "--yes", "--stack", stack.name, stack.urn("net"), cwd=stack.folder)
+    flags = ["--replace", "**::new-net"] if how == "--replace" else []  # it refuses the URN, which is not in the state
+    run = stack.up(network(host, names="new-{}".format, aliases=True), *flags, fails=True)
+    assert "If Bridge new-net is Bridge net under another name (an alias), run `pulumi up` without" in run.errors
+    assert host.snapshot() == whole
+
+
+def test_a_tainted_resource(stack: Stack, host: Host) -> None:
+    """`pulumi state taint` of a bridge without a name: another one takes its place, and its guests follow."""
+    stack.up(network(host))
+    names = set(host.links)
+    stack.cli("state", "taint", "--yes", "--stack", stack.name, stack.urn("net"), cwd=stack.folder)
+    run = stack.up(network(host))
+    (gone,), (new,) = names - set(host.links), set(host.links) - names
+    assert run.said_by_name("info")["net"].strip() == f"removed {gone}: {new} takes its place"
+    assert stack.preview(network(host), "--refresh").changes == {}
+    stack.destroy()
+    assert host.left == []

@@ -54,7 +54,7 @@ def is_gone(made: Resource) -> bool:
     """Whether a read finds nothing of a resource. A gateway's id stays, without the networks behind it."""
     read = made.read()
     if made.token.endswith(":NatGateway"):
-        return bool(read.id) and not decode(read.properties).values.get("internalInterfaces")
+        return bool(read.id) and not decode(read.inputs).values.get("internalInterfaces")
     return not read.id
 
 

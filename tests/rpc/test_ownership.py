@@ -141,6 +141,41 @@ def test_an_aliased_resource_is_replaced_first(engine: Engine, made: Resource) -
     assert is_gone(created)
 
 
+ALIASED: dict[str, tuple[str, dict[str, Any]]] = {
+    **{kind: (kind, life[0]) for kind, life in LIVES.items()},
+    "a bridge without a name": ("Bridge", {"addresses": ["10.7.0.1/24"]}),
+    "a TAP without a name": ("TapBinding", {"addresses": ["10.9.0.1/32"], "routes": ["10.9.0.2/32"]}),
+    "a match": ("TapBinding", {"match": "vm-*", "bridge": "vms"}),
+}
+
+
+@pytest.mark.parametrize(("kind", "given"), ALIASED.values(), ids=ALIASED)
+def test_an_alias_is_replaced_before_anything_else(engine: Engine, kind: str, given: dict[str, Any]) -> None:
+    """`pulumi up --replace`, the first with the alias: refused, also in the preview, with what to run instead."""
+    if kind != "Bridge":
+        Resource(engine, "Bridge", "vms", **LIVES["Bridge"][0]).create()
+    old = Resource(engine, kind, "old", **given).create()
+    whole = engine.host.dump()
+    another_run(engine)
+    new = Resource(engine, kind, "new", **given)
+    new.preview()
+    another_run(engine)
+    with pytest.raises(grpc.RpcError) as failed:
+        new.create()
+    advice = f"If {kind} new is {kind} old under another name (an alias), run `pulumi up` without --replace ("
+    assert advice in message(failed.value)
+    assert engine.warnings() == [f"this change would fail: {message(failed.value)}"]
+    assert engine.host.dump() == whole
+    another_run(engine)
+    renamed = old.as_urn(name="new")
+    assert renamed.diff().changes == provider_pb2.DiffResponse.DIFF_NONE
+    another_run(engine)
+    assert renamed.read().id == old.id
+    new.create()
+    renamed.delete()
+    assert not is_gone(new)
+
+
 def test_a_replaced_resource_keeps_its_name(engine: Engine, made: Resource, kind: str) -> None:
     """`pulumi up --replace`: created again, and the delete of the former one takes nothing away."""
     whole = engine.host.dump()
@@ -258,7 +293,7 @@ def test_a_create_that_had_no_answer(engine: Engine, kind: str) -> None:
     another_run(engine)
     made = declared(engine, kind, b"two").create()
     assert made.id != lost.id
-    assert engine.notes() == [f"removed {lost.id}, which an interrupted `pulumi up` created for it"]
+    assert engine.notes() == [f"removed {lost.id}: {made.id} takes its place"]
     assert lost.id not in engine.host.dump()["links"]
     made.delete()
     assert engine.host.dump() == empty

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hostnet.agent.record.owners import Owner, Owners
+from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Object
 from hostnet.wire.requests import Change
 from hostnet.wire.urn import Urn
@@ -50,3 +51,27 @@ def aliases_of(change: Change, owners: Owners) -> list[Owner]:
     kinds = {type(item) for item in change.objects}
     found = (x for x in owners.values() if x.id in change.stated and x.urn != change.urn and x.kinds & kinds)
     return [owner for owner in found if is_alias(owner, change.urn)]
+
+
+def with_alias_advice(change: Change, error: HostnetError, owners: Owners) -> HostnetError:
+    """The refusal of a create, with what to do if the resource that is in its way is itself, under its former name.
+
+    `pulumi up --replace`, or a taint, as the first change under an alias creates under the new URN. The engine (3.259)
+    names neither the former URN nor the id before, and what the host has is the same as for two resources that exclude
+    each other.
+    """
+    if error.code is not Code.CONFLICT or change.known:
+        return error
+    mine = Urn.parse(change.urn)
+    for owner in owners.values():
+        if owner.urn.rpartition("::")[2] in error.why and owner.urn != change.urn and owner.label in error.why:
+            theirs = Urn.parse(owner.urn)
+            if mine.type == theirs.type and is_alias(owner, change.urn):
+                advice = (
+                    f"If {mine.kind} {mine.name} is {theirs.kind} {theirs.name} under another name (an alias), run "
+                    "`pulumi up` without --replace (after `pulumi state untaint`, if it is tainted), and then with "
+                    "--replace and --refresh"
+                )
+                fix = f"{error.fix}. {advice}" if error.fix else advice
+                return HostnetError(error.code, error.what, error.why, fix, error.host)
+    return error

@@ -123,7 +123,11 @@ def _check_bridge(bridge: str, what: str, world: World) -> None:
         raise HostnetError(Code.INVALID, what, f"{bridge} is {_a(state.our_kind)}", "Name a bridge")
 
 
-def _check_glob(item: Glob, _: Change, world: World) -> None:
+def _check_glob(item: Glob, change: Change, world: World) -> None:
+    for owner, other in world.others(change, Glob):
+        if other.key == item.key:
+            why = f"{item.bridge} has the match {item.pattern} already, which belongs to {owner.label}"
+            raise HostnetError(Code.CONFLICT, f"cannot attach {item.pattern}", why, "Remove one of the two")
     what = f"cannot attach {item.pattern!r} to bridge {item.bridge}"
     _check_bridge(item.bridge, what, world)
     for name, link in world.snapshot.links.items():

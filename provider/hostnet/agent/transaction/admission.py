@@ -13,7 +13,7 @@ from hostnet.agent.nft.context import context_of
 from hostnet.agent.nft.gateway_elements import closed_addresses
 from hostnet.agent.observe import listeners
 from hostnet.agent.plan.links import takes_user_off
-from hostnet.agent.plan.ownership import aliases_of, is_alias, is_same_resource, other_holder
+from hostnet.agent.plan.ownership import aliases_of, is_alias, is_same_resource, other_holder, with_alias_advice
 from hostnet.agent.plan.resolve import resolve
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner, Owners
@@ -97,7 +97,7 @@ class Admission:
                     continue
                 old, new = self._admit_one(change, after, snapshot, record.claims, _freed(change, admitted))
             except HostnetError as error:
-                admitted.outcomes[number] = error
+                admitted.outcomes[number] = with_alias_advice(change, error, after)
                 continue
             if new is not None:
                 new = self._named(new, old, record.owners.get(new.key), change)
@@ -244,12 +244,15 @@ def _clear(
     after: Owners,
     change: Change,
 ) -> None:
-    """With an accepted create, take away what a create of the same resource left that was never acknowledged."""
+    """With an accepted create, take away what the host has of the same resource, and the engine has not named.
+
+    A create left it that was never acknowledged, or `pulumi up --replace` replaces it and deletes it afterwards.
+    """
     for left in unacknowledged.get(number, ()):
         if new is not None and left.key != new.key:
             _add(left, None, admitted, after, change)
             admitted.replaced[left.key] = new.key
-            admitted.notes[number] = f"removed {left.id}, which an interrupted `pulumi up` created for it"
+            admitted.notes[number] = f"removed {left.id}: {new.id} takes its place"
 
 
 def _check_users(owner: Owner) -> None:
