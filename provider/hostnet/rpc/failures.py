@@ -63,6 +63,7 @@ def init_failed(identifier: str, properties: Struct, inputs: Struct, reasons: li
     detail = provider_pb2.ErrorResourceInitFailed(
         id=identifier, properties=properties, inputs=inputs, reasons=[shorten(reason) for reason in reasons]
     )
+    # Pulumi's own copy: google.rpc.status_pb2 cannot be imported beside it (both register the same symbols).
     status = load("status_pb2").Status(code=STATUS_OF[Code.PARTIAL].value[0], message=shorten("; ".join(reasons)))
     entry = status.details.add()
     entry.type_url = _TYPE_URL + detail.DESCRIPTOR.full_name

@@ -260,6 +260,8 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
     @rpc
     async def Cancel(self, _: Empty) -> Empty:
         """Fail the requests that were not sent yet; let those that were go on to their end."""
+        # The engine (3.259) sends it at each normal end as well, and then SIGINT. A plugin that ends before the answer
+        # has "exited prematurely" to it.
         await self.access.cancel()
         return Empty()
 

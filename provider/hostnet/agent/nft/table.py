@@ -65,6 +65,7 @@ class Table:
         """
         now = self.generation()
         if fresh or self._listed is None or self._listed[0] != now:
+            # Not `get element`: it reads the whole set for one key (77 ms with 10,000 elements, nft 1.0.6).
             self._listed = (now, self._list(terse=False))
         return self._listed[1]
 

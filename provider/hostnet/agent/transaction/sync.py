@@ -111,6 +111,7 @@ class Synchronizer:
             what = "cannot set up NAT and port forwards"
             missing = HostnetError(Code.UNSUPPORTED, what, str(error), advice_here("libnftables"))
             return OwnerError(list(pairs), missing)
+        # Tried one by one: of a batch of several lines nft 1.0.6 may name the wrong one.
         at_fault = [key for key in pairs if self._is_refused(transition, {key: pairs[key]})]
         return OwnerError(at_fault or list(pairs), refused("the nftables batch failed", error))
 

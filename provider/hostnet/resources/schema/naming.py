@@ -69,6 +69,7 @@ def fill_interface_name(
     """Add `name`: the resource's present name, or a new one."""
     if kept.get("name") is not None:
         return
+    # For a replacement the engine (3.259) checks again without olds: it gets another name.
     if isinstance(olds.get("name"), str):
         kept["name"] = olds["name"]
         return
