@@ -8,7 +8,7 @@ greeting.
 Its arguments are the file's SHA-256, its size, two directories where it may be, best first, and then the agent's own.
 """
 
-# ruff: noqa: PTH103, PTH104, PTH108, PTH110, PTH116, PTH118, PTH120, PTH123, UP031 (old Python, and no pathlib to wait for)
+# ruff: noqa: PTH103, PTH104, PTH108, PTH110, PTH116, PTH118, PTH120, PTH123, PTH208, UP031 (old Python, and no pathlib to wait for)
 
 import hashlib
 import json
@@ -95,6 +95,7 @@ def place(data: bytes, digest: str, directories: "list[str]") -> str:
         try:
             os.makedirs(directory, 0o700, exist_ok=True)
             if only_root_writes(directory):
+                sweep(directory)
                 return write(data, directory, digest)
             why.append("%s: users other than root can write there" % directory)
         except OSError as error:
@@ -103,6 +104,19 @@ def place(data: bytes, digest: str, directories: "list[str]") -> str:
             os.umask(before)
     report(fail="place", why="; ".join(why))
     sys.exit(1)
+
+
+def sweep(directory: str) -> None:
+    """Delete the parts of files whose writer was killed: one with its number runs no more, or is this process."""
+    for name in os.listdir(directory):
+        stem, _, number = name.rpartition(".")
+        if not stem.endswith(".zip") or not number.isdigit():
+            continue
+        if int(number) == os.getpid() or not os.path.exists("/proc/" + number):
+            try:
+                os.unlink(os.path.join(directory, name))
+            except FileNotFoundError:
+                continue  # another of these was faster
 
 
 def write(data: bytes, directory: str, digest: str) -> str:
