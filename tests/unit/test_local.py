@@ -1,15 +1,20 @@
-"""An agent on this machine that can't become root: sudo is a program of the test's."""
+"""An agent that can't start: it can't become root (sudo is a program of the test's), or its file is gone."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from hostnet.agent import main
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.hosts.local import LocalTransport
 from hostnet.hosts.session import Session
 from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.protocol import FILE_IS_GONE
 
 
 def refusal(path: Path, monkeypatch: pytest.MonkeyPatch) -> HostnetError:
@@ -58,3 +63,17 @@ def test_no_sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert error.code is Code.PERMISSION
     assert "(sudo is not installed)" in str(error)
     assert "Run the same command as root; or allow " in str(error)
+
+
+def test_a_file_that_is_gone_reads_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before Python opens it, Python says so; after that, the agent: the provider sends the file again."""
+    file = tmp_path / "agent.zip"
+    missing = subprocess.run([sys.executable, file], capture_output=True, text=True, check=False)
+    assert FILE_IS_GONE in missing.stderr
+    file.touch()
+    descriptor = os.open(file, os.O_RDONLY)
+    file.unlink()
+    monkeypatch.setattr(main, "_opened", lambda: descriptor)
+    with pytest.raises(SystemExit, match=FILE_IS_GONE):
+        main._hold_file()
+    os.close(descriptor)

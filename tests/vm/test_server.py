@@ -227,8 +227,8 @@ def test_nothing_goes_with_the_log_in(world: World) -> None:
 
 
 def test_what_dies_is_started_again(world: World) -> None:
-    """Systemd restarts the watcher, and the DHCP server whatever its end was."""
-    for unit, signal in ((UNITS[3], "KILL"), (UNITS[3], "TERM"), (UNITS[2], "KILL")):
+    """Systemd restarts the watcher, and the DHCP server whatever its end was, however often they die."""
+    for unit, signal in (*[(UNITS[3], "KILL")] * 6, (UNITS[3], "TERM"), *[(UNITS[2], "KILL")] * 6):
         before = world.show(unit, "MainPID")
         world.server(f"systemctl kill --signal={signal} {unit}")
         until(partial(_runs_again, world, unit, before))

@@ -27,7 +27,17 @@ from hostnet.agent.transaction.commit_confirm import CommitConfirm, Confirmation
 from hostnet.agent.transaction.host import Host
 from hostnet.agent.transaction.subsystems import Subsystems
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.protocol import AgentProcess, Answer, Greeting, Outcome, Request, event, outcomes_to_json, refusal
+from hostnet.wire.protocol import (
+    FILE_IS_GONE,
+    AgentProcess,
+    Answer,
+    Greeting,
+    Outcome,
+    Request,
+    event,
+    outcomes_to_json,
+    refusal,
+)
 
 # A provider that lost the connection tries again for minutes before it gives up.
 _REMEMBERED_SECONDS = 300
@@ -180,8 +190,8 @@ def _opened() -> int | None:
 def _hold_file() -> int | None:
     """Hold the file that this agent runs from, so that another agent that ends does not remove it.
 
-    Watchers start from it. Where it is removed already, the message is Python's about a missing file, which
-    `hosts/ssh.py` knows.
+    Watchers start from it. Where it is removed already, the message is Python's about a missing file: the provider
+    sends the file again (`hosts/ssh.py`).
     """
     with contextlib.suppress(FileNotFoundError):
         used = _opened()
@@ -190,7 +200,7 @@ def _hold_file() -> int | None:
         fcntl.flock(used, fcntl.LOCK_SH)
         if os.fstat(used).st_nlink:
             return used
-    sys.exit(f"cannot open file {sys.argv[0]}: it was removed")
+    sys.exit(f"{FILE_IS_GONE} {sys.argv[0]}: it was removed")
 
 
 def _remove_files(state_dir: Path, used: int | None) -> None:

@@ -23,7 +23,7 @@ from hostnet.hosts.login import BACKOFF, Backoff, Jumps, LoginAttempts, SshLogin
 from hostnet.hosts.reader import CHUNK_BYTES, malformed
 from hostnet.hosts.session import Status
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.protocol import BootstrapReport, is_greeting, is_report
+from hostnet.wire.protocol import FILE_IS_GONE, BootstrapReport, is_greeting, is_report
 from hostnet.wire.shapes import ShapeError
 
 _KILLED = 128  # a shell's exit status for a command that a signal ended, less the signal's number
@@ -131,7 +131,7 @@ class SSHTransport:
                 self._attempts.activity.note()
             if isinstance(event, _Greeted):
                 return SSHChannel(self, channel, stream)
-            if isinstance(event, BootstrapReport) or "can't open file" not in stream.output:
+            if isinstance(event, BootstrapReport) or FILE_IS_GONE not in stream.output:
                 raise await self._explain(login, stream, event)
         raise self._not_started("its file was deleted twice before it could start")
 

@@ -51,6 +51,8 @@ Outcomes = Sequence[Optional[Outcome]]
 # What the provider has to find out before it confirms: that the answer arrived, or that it can log in once more.
 Proof = Literal["answer", "login"]
 
+# What Python says where the file of a program is missing (3.9 to 3.13), and the agent where its own was removed since.
+FILE_IS_GONE = "can't open file"
 _GREETING = b'{"greeting"'
 _REPORT = b'{"hostnet"'
 _WAITING = re.compile(rb'\{"id":\d{1,16},"waiting":')

@@ -28,6 +28,8 @@ _PROPERTIES = (
     "Type=forking",
     "Restart=always",
     "RestartSec=1",
+    # Else what dies five times within ten seconds stays dead (systemd.unit(5), DefaultStartLimitBurst=).
+    "StartLimitIntervalSec=0",
 )
 
 

@@ -100,7 +100,10 @@ WantedBy={" ".join((*EARLY_FIREWALLS, *_LATE_FIREWALLS))}
 
 
 def watch_unit(name: str, state_dir: Path, argv: Sequence[str]) -> str:
-    """The unit of the watcher, which attaches interfaces when they appear. Guests start when it listens (notify)."""
+    """The unit of the watcher, which attaches interfaces when they appear. Guests start when it listens (notify).
+
+    However often it dies, systemd starts it again (`StartLimitIntervalSec`; by default, five times within ten seconds).
+    """
     return f"""{_HEAD}[Unit]
 Description=hostnet: attach interfaces to their bridge when they appear
 DefaultDependencies=no
@@ -110,6 +113,7 @@ After={name}.service
 Before=network.target {" ".join(_GUESTS)}
 Conflicts=shutdown.target
 Before=shutdown.target
+StartLimitIntervalSec=0
 
 [Service]
 Type=notify
