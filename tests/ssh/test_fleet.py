@@ -16,6 +16,7 @@ from hostnet.hosts.pool import Pool
 from hostnet.lifecycle import host_access
 from hostnet.lifecycle.host_access import HostAccess
 from hostnet.lifecycle.log import EngineLog, Line
+from hostnet.lifecycle.turns import Turns
 
 from tests.lab.waiting import PATIENCE
 from tests.ssh.fleet import STATE_DIR, Fleet
@@ -107,7 +108,7 @@ def test_a_preview_looks_at_a_host_that_is_far_away(up: World, monkeypatch: pyte
         await access.configure(None, up.settings)
         connection: dict[str, Any] = {"host": SERVER, "privateKey": up.key.read_text(), "hostKey": up.server.host_key}
         connection["perDialTimeout"] = PATIENCE
-        await access.preview("it", {"connection": connection}, bridge("br0", dry=True))
+        await access.preview("it", {"connection": connection}, bridge("br0", dry=True), Turns().take)
         await access.close()
         await log.close()
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hostnet.lifecycle.made import Made
 from hostnet.lifecycle.stated import Stated, created, new_mark
+from hostnet.lifecycle.turns import Turns
 from hostnet.resources.schema.model import has_unknown
 from hostnet.wire.errors import Code, HostnetError, OutcomeUnknownError
 from hostnet.wire.objects import EXTERNAL_PLACEHOLDER
@@ -73,12 +74,13 @@ class Operations:
 
     def __init__(self, access: HostAccess, log: EngineLog) -> None:
         self._access, self._log = access, log
-        self._stated, self._made = Stated(access.place), Made(access.place)
+        self._stated, self._made, self._turns = Stated(access.place), Made(access.place), Turns()
 
     def begin(self) -> None:
         """Forget the last engine's state: a plugin that an engine attached to may serve another one."""
         self._stated.forget()
         self._made.forget()
+        self._turns.forget()
 
     def declare(self, urn: str) -> None:
         """Take down that the program has a resource."""
@@ -88,14 +90,19 @@ class Operations:
         """What an update has to do, from the state and from what this run has made of other resources.
 
         Raises:
-            HostnetError: Another resource of this program is the same thing: it was imported twice.
+            HostnetError: Another resource of this program is the same thing: it was imported twice. Or it stays as it
+                is, and another one waits for what it has.
         """
-        first = self._stated.diffed(subject.urn, subject.kind.token, subject.id, old.inputs, old.outputs)
-        if first != subject.urn:
-            raise _imported_twice(subject, first)
         # The provider's own connection counts as given: to name the host that a resource is on anyway is no change.
         olds, news = self._access.filled(old.inputs), self._access.filled(inputs)
         found: Difference = subject.kind.diff(olds, old.outputs, news, self._made.beside(news))
+        stays = not found.replaces
+        first = self._stated.diffed(subject.urn, subject.kind.token, subject.id, old.inputs, old.outputs, stays=stays)
+        if first != subject.urn:
+            raise _imported_twice(subject, first)
+        self._turns.named(subject.urn)
+        if not found.detailed and not old.partial and self._stated.is_declared(subject.urn):
+            self._turns.unchanged(subject.urn, subject.id)
         return found
 
     async def preview(self, subject: Subject, inputs: Inputs, old: State | None) -> Outputs:
@@ -107,7 +114,9 @@ class Operations:
         if self._access.connection(inputs) is not None:
             change = self._change(subject, inputs, old, dry=True)
         if change is not None:
-            await self._access.preview(subject.urn, inputs, change)
+            view = await self._access.preview(subject.urn, inputs, change, self._turns.take)
+            if view is not None:
+                self._turns.over(subject.urn, view.id)
         planned = self._planned(subject, inputs, old)
         self._take_down(subject, subject.id or _id(inputs), inputs, planned)
         return planned
@@ -131,6 +140,7 @@ class Operations:
         self._stated.add(subject.urn, subject.id, old.inputs)
         self._stated.live(subject.urn, subject.id, old.inputs, old.outputs)
         if not old.partial and self._only_connection(subject, inputs, old):
+            self._turns.over(subject.urn, subject.id)
             return State(subject.id, inputs, old.outputs)
         return await self._apply(subject, inputs, old)
 
@@ -173,6 +183,7 @@ class Operations:
         except HostnetError as error:
             self._deleted_with_its_host(subject, error)
         else:
+            self._stated.gone(subject.urn, subject.id)
             self._tell(subject.urn, view)
 
     async def _apply(self, subject: Subject, inputs: Inputs, old: State | None) -> State:
@@ -182,7 +193,7 @@ class Operations:
             raise HostnetError(Code.INVALID, what, "the value of an input is not known")
         host = await self._access.host(subject.urn, inputs)
         try:
-            view = await self._access.apply(subject.urn, host, change)
+            view = await self._turns.take(change, lambda asked: self._access.apply(subject.urn, host, asked))
         except HostnetError as error:
             if error.code is not Code.PARTIAL and not isinstance(error, OutcomeUnknownError):
                 raise
@@ -190,6 +201,7 @@ class Operations:
             if remains is None:
                 raise
             raise PartialError(self._marked(subject, remains, old), str(error)) from error
+        self._turns.over(subject.urn, view.id)
         self._tell(subject.urn, view)
         made = self._marked(subject, State(view.id, inputs, subject.kind.outputs(subject.urn, inputs, view)), old)
         self._take_down(subject, made.id, inputs, made.outputs)
@@ -276,12 +288,13 @@ class Operations:
 
 
 def _imported_twice(subject: Subject, first: str) -> HostnetError:
+    other = f"{subject.kind.name} {Urn.parse(first).name}"
     return HostnetError(
         Code.CONFLICT,
         f"{subject} is {subject.id}",
-        f"that is {subject.kind.name} {Urn.parse(first).name} of this program too: it was imported twice",
-        f"Remove one of the two from the program, and run `pulumi state delete '{subject.urn}'`: it changes nothing on "
-        "the host",
+        f"that is {other} of this program too: it was imported twice, or both ask for it",
+        f"If both ask for it, change one. Else remove one from the program, and run `pulumi state delete "
+        f"'{subject.urn}'`: it changes nothing on the host",
     )
 
 

@@ -44,6 +44,8 @@ class Pool(Protocol):
         """End all sessions."""
 
 
+# Asks for a change by the second argument.
+Take = Callable[["Change", Callable[["Change"], Awaitable["View"]]], Awaitable["View"]]
 # The second argument gets what happens with a host: the host's label and a text.
 MakePool = Callable[[Settings, Callable[[str, str], None]], Pool]
 
@@ -133,13 +135,23 @@ class HostAccess:
         """Answer a question about the host."""
         return await self._answer(urn, host.label, host.facts(name, arguments))
 
-    async def preview(self, urn: str, inputs: Mapping[str, Any], change: Change) -> None:
-        """Ask the host, if it answers soon, whether a change would work, and warn where it would not. Never fails."""
+    async def preview(self, urn: str, inputs: Mapping[str, Any], change: Change, take: Take) -> View | None:
+        """Ask the host, if it answers soon, whether a change would work, and warn where it would not. Never fails.
+
+        Args:
+            urn: The resource.
+            inputs: Its inputs.
+            change: What would be asked for.
+            take: Asks for it, where it may wait for others (`Turns.take`).
+
+        Returns:
+            What the host would have then; None where it would not work, or was not asked.
+        """
         connection = self.connection(inputs)
         if connection is None or not self._configured or connection in self._silent:
-            return
+            return None
         try:
-            view = await self._soon(connection, change)
+            view = await self._soon(connection, change, take)
             for warning in view.warnings:
                 self._log.warn(urn, warning)
         except TimeoutError:
@@ -150,6 +162,9 @@ class HostAccess:
                 self._silent.add(connection)
             if error.code is not Code.CANCELLED:
                 self._log.warn(urn, f"this change would fail: {error}")
+        else:
+            return view
+        return None
 
     async def cancel(self) -> None:
         """Fail the requests that were not sent yet; let those that were go on to their end."""
@@ -164,7 +179,7 @@ class HostAccess:
         if self._pool is not None:
             await self._pool.close()
 
-    async def _soon(self, connection: Connection, change: Change) -> View:
+    async def _soon(self, connection: Connection, change: Change, take: Take) -> View:
         """Ask, and wait while the host shows signs of life: a distant host, or one of many, may take longer.
 
         Raises:
@@ -174,7 +189,7 @@ class HostAccess:
 
         async def ask() -> View:
             hosts.append(await self._session(connection))
-            return await hosts[0].apply(change)
+            return await take(change, hosts[0].apply)
 
         task, start = self._keep(ask()), idle_clock()
         while not task.done():

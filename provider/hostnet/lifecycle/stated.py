@@ -45,12 +45,22 @@ class Stated:
         """Take down that the state has a resource under an id."""
         self._inputs.setdefault(urn, {})[identifier] = {"connection": inputs.get("connection")}
 
+    def gone(self, urn: str, identifier: str) -> None:
+        """Take down that a resource was deleted. Another one may have its id next: two forwards that swap ports."""
+        self._inputs.get(urn, {}).pop(identifier, None)
+
     def declare(self, urn: str) -> None:
         """Take down that the program has a resource: the engine checks its inputs."""
         self._declared.add(urn)
 
-    def diffed(self, urn: str, kind: str, identifier: str, inputs: Inputs, outputs: Inputs) -> str:
+    def is_declared(self, urn: str) -> bool:
+        """Whether the program has a resource, as far as the engine has checked its inputs."""
+        return urn in self._declared
+
+    def diffed(self, urn: str, kind: str, identifier: str, inputs: Inputs, outputs: Inputs, *, stays: bool) -> str:
         """Take down that the program and the state have a resource; the one that had the same thing first.
+
+        One that gets another id may have one that is another resource's already: the run before ended in an exchange.
 
         The refresh of `pulumi up --refresh` counts for nothing here: it reads and compares (the engine, 3.259, calls
         Diff) under the URN from before an alias, which the program does not have.
@@ -60,7 +70,7 @@ class Stated:
         if place is None or urn not in self._declared:
             return urn
         self.live(urn, identifier, inputs, outputs)
-        return self._diffed.setdefault((kind, identifier, place), urn)
+        return self._diffed.setdefault((kind, identifier, place), urn) if stays else urn
 
     def live(self, urn: str, identifier: str, inputs: Inputs, outputs: Inputs) -> None:
         """Take down from which create the state has a resource that is not about to be deleted.

@@ -403,7 +403,7 @@ pulumi.export("gateway", bridge.gateway)
         return without_none(
             {
                 "name": link.name,
-                "ifindex": link.ifindex,
+                "ifindex": link.ifindex or None,
                 "macAddress": link.mac,
                 "mtu": link.mtu,
                 "addresses": list(link.addresses),

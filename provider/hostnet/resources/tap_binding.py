@@ -331,7 +331,7 @@ pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
         return without_none(
             {
                 "name": name,
-                "ifindex": link.ifindex if link else None,
+                "ifindex": (link.ifindex or None) if link else None,
                 "members": [name],
                 "guest": _guest_output(guest) if guest else None,
             }

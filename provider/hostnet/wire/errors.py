@@ -43,11 +43,14 @@ class HostnetError(Exception):
         why: The reason, with the errno name where the kernel gave one: `EEXIST: File exists`.
         fix: What to do next: sentences, the last without a full stop.
         host: The host's name; the session that talks to the host fills it in.
+        holder: Of a conflict: the key of the owner that has what was asked for; "" where that is no resource.
     """
 
-    def __init__(self, code: Code, what: str, why: str = "", fix: str = "", host: str = "") -> None:
+    def __init__(
+        self, code: Code, what: str, why: str = "", fix: str = "", host: str = "", *, holder: str = ""
+    ) -> None:
         super().__init__(what)
-        self.code, self.host = code, host
+        self.code, self.host, self.holder = code, host, holder
         # A reason may be what a program, a server or a guest said.
         self.what, self.why, self.fix = (shortened(visible(part)) for part in (what, why, fix))
 
@@ -57,7 +60,8 @@ class HostnetError(Exception):
 
     def to_json(self) -> dict[str, Any]:
         """The error as the agent sends it; the host's name is the provider's to add."""
-        return {"code": self.code.value, "what": self.what, "why": self.why, "fix": self.fix}
+        data = {"code": self.code.value, "what": self.what, "why": self.why, "fix": self.fix}
+        return {**data, "holder": self.holder} if self.holder else data
 
     @classmethod
     def from_json(cls, data: Any, host: str = "") -> HostnetError:
@@ -67,7 +71,7 @@ class HostnetError(Exception):
             ShapeError: It is of another form.
         """
         parts: _Parts = reader(_Parts)(data)
-        return cls(Code(parts.code), parts.what, parts.why, parts.fix, host)
+        return cls(Code(parts.code), parts.what, parts.why, parts.fix, host, holder=parts.holder)
 
 
 class OutcomeUnknownError(HostnetError):
@@ -82,3 +86,4 @@ class _Parts:
     what: Text
     why: Text
     fix: Text
+    holder: Text = ""

@@ -247,13 +247,15 @@ def change_to_json(change: Change) -> Json:
         "known": change.known,
         "dry": change.dry,
         "stated": change.stated,
+        "awaits": change.awaits,
     }
 
 
 def change_from_json(data: Json) -> Change:
     """The change that `change_to_json` wrote."""
     objects, prior = tuple(map(from_json, data["objects"])), tuple(map(from_json, data["prior"]))
-    return Change(data["urn"], data["id"], objects, prior, data["known"], data["dry"], tuple(data["stated"]))
+    stated, awaits = tuple(data["stated"]), tuple(data["awaits"])
+    return Change(data["urn"], data["id"], objects, prior, data["known"], data["dry"], stated, awaits)
 
 
 def query_to_json(query: Query) -> Json:

@@ -25,6 +25,7 @@ class Change:
         stated: Of a create: the ids under which the state has this resource on this host already, so that it is a
             replacement. What the host has under the URN and any other id was created and never acknowledged, or it is
             about to be deleted (`pulumi up --replace`, of which the provider hears nothing before).
+        awaits: The keys of owners that may yet give up, in this run, what the change asks for: then it waits for them.
     """
 
     urn: str
@@ -34,6 +35,7 @@ class Change:
     known: bool = False
     dry: bool = False
     stated: tuple[str, ...] = ()
+    awaits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -471,6 +471,66 @@ def test_the_other_resource_fails(fake: FakeHost) -> None:
     assert "x" not in dump(fake)["links"]
 
 
+def swapping() -> tuple[list[Change], list[Change]]:
+    """Two forwards on a host, and the changes by which they swap their ports."""
+
+    def forward(name: str, port: int) -> Forward:
+        return Forward("ipv4", ("tcp",), (port, port), f"10.0.0.{ord(name)}", (80, 80), external="eth0")
+
+    made = [Change(urn(f"PortForward {name}"), name, (forward(name, port),)) for name, port in (("a", 81), ("b", 82))]
+    swapped = [
+        replace(each, objects=(forward(each.id, port),), prior=each.objects, known=True, awaits=(f"{of.urn}|{of.id}",))
+        for each, of, port in ((made[0], made[1], 82), (made[1], made[0], 81))
+    ]
+    return made, swapped
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_exchange_is_one_transaction(fake: FakeHost, at_once: bool) -> None:  # noqa: FBT001
+    """The first one waits, and both take effect with the second."""
+    made, swapped = swapping()
+    fake.agent.apply(made)
+    if at_once:
+        assert codes(fake.agent.apply(swapped)) == set()
+    else:
+        whole = fake.nftables.dump()
+        assert codes(fake.agent.apply(swapped[:1])) == set()
+        assert fake.nftables.dump() == whole
+        fake.restart_agent()
+        assert codes(fake.agent.apply(swapped[1:])) == set()
+    assert dump(fake)["owners"] == {f"{x.urn} {x.id}": [x.objects[0].key] for x in swapped}
+
+
+@pytest.mark.parametrize("refused", [0, 1])
+def test_an_exchange_that_is_not_confirmed(fake: FakeHost, refused: int) -> None:
+    """Whichever of the two changes is rolled back: the host is as before, and the same changes work later."""
+    made, swapped = swapping()
+    fake.agent.apply(made)
+    whole = dump(fake)
+    for each in swapped[:refused]:
+        fake.agent.apply([each])
+    outcomes = fake.agent.apply([swapped[refused]], confirmation=Provider("it cannot log in"))
+    assert codes(outcomes) == {Code.ROLLED_BACK}
+    assert dump(fake) == whole
+    for each in swapped[refused:]:
+        assert codes(fake.agent.apply([each])) == set()
+    assert dump(fake)["owners"] == {f"{x.urn} {x.id}": [x.objects[0].key] for x in swapped}
+
+
+def test_an_exchange_that_fails(fake: FakeHost) -> None:
+    """The kernel refuses it: both have what they had, and the next attempt works."""
+    made, swapped = swapping()
+    fake.agent.apply(made)
+    fake.agent.apply(swapped[:1])
+    whole = dump(fake)
+    for _ in range(2):  # refused once, it is tried again with all that the table lists
+        fake.nftables.refuse("no space")
+    assert codes(fake.agent.apply(swapped[1:])) == {Code.KERNEL}
+    assert dump(fake) == whole
+    assert codes(fake.agent.apply(swapped[1:])) == set()
+    assert dump(fake)["owners"] == {f"{x.urn} {x.id}": [x.objects[0].key] for x in swapped}
+
+
 def test_what_a_failed_create_would_replace_stays(fake: FakeHost) -> None:
     """`pulumi up --replace` of a resource that gets another autoname: the state has the one before."""
     network = (Link("one", "bridge"), Address("one", "10.7.0.1/24"))

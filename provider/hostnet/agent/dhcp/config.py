@@ -143,7 +143,7 @@ def _check_server(item: DhcpServer, owner: Owner, world: World) -> None:
         if guest.bridge != item.bridge:
             continue
         for index, lease in enumerate(item.static_leases):
-            _compare(f"staticLeases[{index}] of {item.bridge}", lease, guest, other.label)
+            _compare(f"staticLeases[{index}] of {item.bridge}", lease, guest, other.label, other.key)
         if guest.hostname and item.dhcp:
             holder, _ = named.setdefault(guest.hostname.lower(), (other, guest))
             if holder.urn != other.urn:
@@ -158,7 +158,7 @@ def _check_guest(item: Guest, owner: Owner, world: World) -> None:
         if server.bridge != item.bridge:
             continue
         for lease in server.static_leases:
-            _compare(what, lease, item, f"a static lease of {other.label}")
+            _compare(what, lease, item, f"a static lease of {other.label}", other.key)
         if item.hostname and server.dhcp:
             for holder, guest in world.owners.holding(Guest):
                 if (
@@ -167,7 +167,7 @@ def _check_guest(item: Guest, owner: Owner, world: World) -> None:
                     and _same_name(guest.hostname, item.hostname)
                 ):
                     why = f"the host name {item.hostname} belongs to the guest of {holder.label}"
-                    raise HostnetError(Code.CONFLICT, f"cannot set up {what}", why, _RENAME)
+                    raise HostnetError(Code.CONFLICT, f"cannot set up {what}", why, _RENAME, holder=holder.key)
 
 
 def _same_name(one: str | None, other: str | None) -> bool:
@@ -175,7 +175,7 @@ def _same_name(one: str | None, other: str | None) -> bool:
     return one is not None and other is not None and one.lower() == other.lower()
 
 
-def _compare(what: str, lease: StaticLease, guest: Guest, holder: str) -> None:
+def _compare(what: str, lease: StaticLease, guest: Guest, holder: str, key: str) -> None:
     """Refuse a static lease and a guest that share the MAC address or the address, but not both, or the name alone.
 
     Args:
@@ -183,6 +183,7 @@ def _compare(what: str, lease: StaticLease, guest: Guest, holder: str) -> None:
         lease: The static lease.
         guest: The guest.
         holder: Whose the other one is.
+        key: The key of that owner.
 
     Raises:
         HostnetError: They do.
@@ -203,6 +204,7 @@ def _compare(what: str, lease: StaticLease, guest: Guest, holder: str) -> None:
         f"cannot set up {what}",
         f"{why}: the other one belongs to {holder}",
         "A guest of a TapBinding has its lease without an entry in staticLeases: remove one of the two",
+        holder=key,
     )
 
 

@@ -95,4 +95,5 @@ def _taken(forward: Forward, cell: Cell, there: Element, one: Owner | None, othe
         "Choose another port"
         if cell.listen == "127.0.0.1"
         else "Choose another port, or set loopback to false in one of the two",
+        holder=other.key,
     )

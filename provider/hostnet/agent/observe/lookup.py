@@ -82,6 +82,8 @@ def is_gone(owner: Owner, states: tuple[object | None, ...]) -> bool:
         owner: The resource.
         states: The state of each of its objects; None for one that is not there.
     """
+    if owner.wanted is not None and not owner.objects:
+        return True  # it waits for what another resource has, and has nothing itself
     there = {type(item) for item, state in zip(owner.objects, states) if state is not None}
     if Link in owner.kinds:
         return Link not in there

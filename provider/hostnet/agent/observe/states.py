@@ -32,8 +32,12 @@ from hostnet.wire.objects import (
     Object,
     ObjectState,
     Port,
+    Route,
 )
 from hostnet.wire.subnets import gateway_for
+
+_SETTINGS = frozenset({"name", "kind", "stp", "vlan_filtering", "user", "group", "multi_queue", "vnet_hdr"})
+_DEFAULT_MTU = 1500  # ETH_DATA_LEN: what a bridge or TAP has by default
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,31 @@ def states(owner: Owner, observation: Observation) -> tuple[ObjectState | None, 
     """The state of each of the owner's objects; None for one that is not there, or has no state of its own."""
     facts = _Facts(owner, observation, tuple(drift(owner, observation)))
     return tuple(_state(item, facts) for item in owner.objects)
+
+
+def promised(owner: Owner, observation: Observation) -> tuple[ObjectState | None, ...]:
+    """The same of an owner that waits for what another resource has: as it will be."""
+    facts = _Facts(owner, observation, ())
+    return tuple(
+        _promised_link(item, facts) if isinstance(item, Link) else _state(item, facts) for item in owner.objects
+    )
+
+
+def _promised_link(item: Link, facts: _Facts) -> LinkState:
+    """A link as it will be. One that another resource leaves has its index already; else it has none (0)."""
+    observed = observed_link(item.name, facts.observation)
+    there = observed.kernel if observed else None
+    return LinkState(
+        **{name: value for name, value in vars(item).items() if name in _SETTINGS},
+        ifindex=there.index if there else 0,
+        mac=item.mac or (there.mac if there else ""),
+        mtu=item.mtu or (there.mtu if there else _DEFAULT_MTU),
+        addresses=tuple(each.cidr for each in facts.owner.of(Address) if each.link == item.name),
+        routes=tuple(each.cidr for each in facts.owner.of(Route) if each.link == item.name),
+        bridge=next((port.bridge for port in facts.owner.of(Port) if port.link == item.name), None),
+        isolated=any(port.isolated for port in facts.owner.of(Port) if port.link == item.name),
+        ports=observed.ports if observed else (),
+    )
 
 
 def extra(owner: Owner, observation: Observation) -> list[tuple[Forward, ForwardState]]:

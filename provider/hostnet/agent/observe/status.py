@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hostnet.agent.lasting.persistence import WatcherState
+from hostnet.agent.observe.differences import Difference
 from hostnet.agent.observe.drift import drift
 from hostnet.agent.observe.facts import interfaces
 from hostnet.agent.observe.observation import Observation
@@ -13,10 +14,11 @@ from hostnet.wire.objects import to_json
 from hostnet.wire.urn import Urn
 
 Facts = dict[str, Any]
+_WAITS = "waits for what another resource of its stack has and should give up: run `pulumi up` again"
 
 
 def status(observation: Observation, watching: WatcherState) -> Facts:
-    """Every resource that is recorded, with its drift in words."""
+    """Every resource that is recorded, with its drift in words; of one that waits for another, what it waits for."""
     process = watching.process
     return {
         "resources": [_resource(owner, observation) for owner in observation.world.owners.values()],
@@ -28,7 +30,11 @@ def status(observation: Observation, watching: WatcherState) -> Facts:
 
 
 def _resource(owner: Owner, observation: Observation) -> Facts:
-    urn, found = Urn.parse(owner.urn), drift(owner, observation)
+    urn, waits = Urn.parse(owner.urn), owner.wanted is not None
+    owner = owner.later
+    found = drift(owner, observation)
+    if waits:
+        found = [Difference("", "waits", _WAITS), *found]
     # What another object is about (a forward that no resource declares) concerns the resource: its first one.
     number = {item.key: index for index, item in enumerate(owner.objects)} if found else {}
     return {

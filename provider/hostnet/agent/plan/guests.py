@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Union
+from typing import NamedTuple, Union
 
 from hostnet.agent.plan.overlaps import check_routed_guest
 from hostnet.agent.plan.world import World
@@ -15,6 +15,18 @@ from hostnet.wire.requests import Change
 from hostnet.wire.subnets import Ip, Network, kept_in, reserved
 
 Interface = Union[ipaddress.IPv4Interface, ipaddress.IPv6Interface]
+
+
+class Taken(NamedTuple):
+    """Who has an address.
+
+    Attributes:
+        by: As a message names it.
+        holder: The key of the owner; "" where the bridge itself or a DHCP client has it.
+    """
+
+    by: str
+    holder: str = ""
 
 
 def resolve_guest(item: Guest, change: Change, world: World) -> Guest:
@@ -41,7 +53,7 @@ def resolve_guest(item: Guest, change: Change, world: World) -> Guest:
         return replace(item, addresses=tuple(_explicit(a, item.bridge, networks, used, what) for a in item.addresses))
     chosen = []
     leased = {
-        ipaddress.ip_address(address): f"a DHCP lease of {mac}"
+        ipaddress.ip_address(address): Taken(f"a DHCP lease of {mac}")
         for address, mac in world.snapshot.leased.get(item.bridge, {}).items()
         if mac != item.mac
     }
@@ -54,21 +66,22 @@ def resolve_guest(item: Guest, change: Change, world: World) -> Guest:
         if address is None:
             why = f"no address of {interface.network} on {item.bridge} is free"
             raise HostnetError(Code.CONFLICT, what, why, "Widen the subnet")
-        used[address] = "this guest"
+        used[address] = Taken("this guest")
         chosen.append(f"{address}/{interface.network.prefixlen}")
     return replace(item, addresses=tuple(chosen), derived=True)
 
 
-def _used(bridge: str, change: Change, world: World) -> dict[Ip, str]:
+def _used(bridge: str, change: Change, world: World) -> dict[Ip, Taken]:
     """The addresses that are taken on a bridge, and by what."""
-    used = {ipaddress.ip_interface(cidr).ip: f"bridge {bridge} itself" for cidr in world.cidrs(bridge)}
+    used = {ipaddress.ip_interface(cidr).ip: Taken(f"bridge {bridge} itself") for cidr in world.cidrs(bridge)}
     for owner, guest in world.others(change, Guest):
         if guest.bridge == bridge:
-            used.update((ipaddress.ip_interface(cidr).ip, owner.label) for cidr in guest.addresses or ())
+            taken = Taken(owner.label, owner.key)
+            used.update((ipaddress.ip_interface(cidr).ip, taken) for cidr in guest.addresses or ())
     for owner, server in world.others(change, DhcpServer):
         if server.bridge == bridge:
             leases = (ipaddress.ip_address(lease.address) for lease in server.static_leases)
-            used.update((address, f"a static lease of {owner.label}") for address in leases)
+            used.update((address, Taken(f"a static lease of {owner.label}", owner.key)) for address in leases)
     return used
 
 
@@ -76,10 +89,10 @@ def _check_mac(item: Guest, change: Change, world: World, what: str) -> None:
     for owner, other in world.others(change, Guest):
         if other.bridge == item.bridge and other.mac == item.mac:
             why = f"MAC address {item.mac} on {item.bridge} belongs to the guest of {owner.label}"
-            raise HostnetError(Code.CONFLICT, what, why, "Choose another MAC address")
+            raise HostnetError(Code.CONFLICT, what, why, "Choose another MAC address", holder=owner.key)
 
 
-def _explicit(address: str, bridge: str, networks: list[Interface], used: Mapping[Ip, str], what: str) -> str:
+def _explicit(address: str, bridge: str, networks: list[Interface], used: Mapping[Ip, Taken], what: str) -> str:
     ip = ipaddress.ip_interface(address).ip
     home = next((n.network for n in networks if n.version == ip.version and ip in n.network), None)
     if home is None:
@@ -92,10 +105,11 @@ def _explicit(address: str, bridge: str, networks: list[Interface], used: Mappin
             Code.INVALID, what, f"{ip} is {why} of {home}, which no guest can have", "Choose another address"
         )
     if ip in used:
-        raise HostnetError(Code.CONFLICT, what, f"{ip} belongs to {used[ip]}", "Choose another address")
+        why, fix = f"{ip} belongs to {used[ip].by}", "Choose another address"
+        raise HostnetError(Code.CONFLICT, what, why, fix, holder=used[ip].holder)
     return f"{ip}/{home.prefixlen}"
 
 
-def _lowest(network: Network, used: Mapping[Ip, str]) -> Ip | None:
+def _lowest(network: Network, used: Collection[Ip]) -> Ip | None:
     """The lowest free host address (`hosts` leaves out network, broadcast and subnet-router anycast)."""
     return next((address for address in network.hosts() if address not in used), None)

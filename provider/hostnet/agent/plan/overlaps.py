@@ -36,9 +36,10 @@ def check_address(item: Address, change: Change, world: World) -> None:
         if isinstance(held.item, Address):
             if not prefix.single:
                 why = f"its subnet overlaps {held.cidr} of {held.item.link}, which belongs to {owner.label}"
-                raise HostnetError(Code.CONFLICT, what, why, "Choose another subnet")
+                raise HostnetError(Code.CONFLICT, what, why, "Choose another subnet", holder=owner.key)
         elif not (isinstance(held.item, Guest) and _follows(held.item, item.link, change, world)):
-            raise HostnetError(Code.CONFLICT, what, _relation("it", prefix, owner, network, held), _CHOOSE)
+            why = _relation("it", prefix, owner, network, held)
+            raise HostnetError(Code.CONFLICT, what, why, _CHOOSE, holder=owner.key)
     if item not in change.prior:
         _check_gateways(item.link, prefix, what, world)
         if not prefix.single:
@@ -57,10 +58,11 @@ def check_route(item: Route, change: Change, world: World) -> None:
         return
     what, prefix = f"cannot route {item.cidr} through {item.link}", Prefix.parse(item.cidr)
     for owner, network, held in world.networks_beside(change, prefix):
-        raise HostnetError(Code.CONFLICT, what, _relation("it", prefix, owner, network, held), _CHOOSE)
+        why = _relation("it", prefix, owner, network, held)
+        raise HostnetError(Code.CONFLICT, what, why, _CHOOSE, holder=owner.key)
     for owner, address in world.single_addresses(change, prefix):
         why = f"it holds {address.cidr}, the host's address on {address.link}, which belongs to {owner.label}"
-        raise HostnetError(Code.CONFLICT, what, why, _CHOOSE)
+        raise HostnetError(Code.CONFLICT, what, why, _CHOOSE, holder=owner.key)
     if item in change.prior:
         return
     for link, cidrs in world.snapshot.routes.items():
@@ -85,10 +87,11 @@ def check_routed_guest(item: Guest, change: Change, world: World) -> None:
         address = cidr.partition("/")[0]
         prefix = Prefix.parse(address)
         for owner, network, held in world.networks_beside(change, prefix):
-            raise HostnetError(Code.CONFLICT, what, _relation(address, prefix, owner, network, held), fix)
+            why = _relation(address, prefix, owner, network, held)
+            raise HostnetError(Code.CONFLICT, what, why, fix, holder=owner.key)
         for owner, own in world.single_addresses(change, prefix):
             why = f"{address} is the host's address on {own.link}, which belongs to {owner.label}"
-            raise HostnetError(Code.CONFLICT, what, why, fix)
+            raise HostnetError(Code.CONFLICT, what, why, fix, holder=owner.key)
         for link, _, own_cidr in _host_addresses(item.link, prefix, world):
             if Prefix.single_of(own_cidr) == prefix:
                 raise HostnetError(Code.CONFLICT, what, f"{address} is the host's own address on {link}", fix)
@@ -129,6 +132,7 @@ def check_gateway(item: Gateway, change: Change, world: World) -> None:
                 f"{mine[place]} is also behind NAT gateway {other.name}, which belongs to {owner.label}, and both lead "
                 f"out by {item.external}",
                 "Remove it from one of the two, or give them different external interfaces",
+                holder=owner.key,
             )
 
 

@@ -73,5 +73,5 @@ def with_alias_advice(change: Change, error: HostnetError, owners: Owners) -> Ho
                     "--replace and --refresh"
                 )
                 fix = f"{error.fix}. {advice}" if error.fix else advice
-                return HostnetError(error.code, error.what, error.why, fix, error.host)
+                return HostnetError(error.code, error.what, error.why, fix, error.host, holder=error.holder)
     return error

@@ -74,6 +74,7 @@ def _check_link(item: Link, change: Change, world: World) -> None:
             what,
             f"the name belongs to {owner.label}",
             "Choose another name, or import it to take it over",
+            holder=owner.key,
         )
     state = world.snapshot.links.get(item.name)
     if state is None:

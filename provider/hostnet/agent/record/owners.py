@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, KeysView, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from hostnet.wire.urn import Urn
 
 _FORWARDS = frozenset({Forward, Forwarding})
 _HOST_NAMES = ("via", "replaced")
+_URNS = ("former", "inherited")
 Kind = TypeVar("Kind", bound=Object)
 
 
@@ -32,6 +33,10 @@ class Owner:
         replaced: The name by which it was made before it was made again by another. To Pulumi that is another host,
             whose resource it deletes afterwards.
         former: The URNs that it had in other stacks and projects before it changed hands.
+        wanted: What it should have as soon as other resources of its stack give up what they have of it; None: it does
+            not wait for any. `objects` is what counts until then, be it nothing.
+        inherited: The URNs of resources that had its id until the transaction that gave it to this one. A delete by one
+            of them comes again where its answer was lost.
     """
 
     urn: str
@@ -40,6 +45,8 @@ class Owner:
     via: str | None = None
     replaced: str | None = None
     former: tuple[str, ...] = ()
+    wanted: tuple[Object, ...] | None = None
+    inherited: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -83,12 +90,19 @@ class Owner:
             return self.urn or self.id
         return f"{urn.stack}/{urn.project} {urn.kind} {urn.name}"
 
+    @property
+    def later(self) -> Owner:
+        """With what it waits for."""
+        return self if self.wanted is None else replace(self, objects=self.wanted, wanted=None)
+
     @cached_property
     def line(self) -> str:
         """As recorded."""
         data: Json = {"urn": self.urn, "id": self.id, "objects": [to_json(item) for item in self.objects]}
         data.update({name: value for name in _HOST_NAMES if (value := getattr(self, name)) is not None})
-        data.update({"former": self.former} if self.former else {})
+        data.update({name: urns for name in _URNS if (urns := getattr(self, name))})
+        if self.wanted is not None:
+            data["wanted"] = [to_json(item) for item in self.wanted]
         return json.dumps(data, separators=(",", ":"), default=vars)
 
     @classmethod
@@ -96,8 +110,10 @@ class Owner:
         """From a line of the record."""
         data = json.loads(line)
         names = {name: data[name] for name in _HOST_NAMES if name in data}
-        former = tuple(data.get("former", ()))
-        owner = cls(data["urn"], data["id"], tuple(map(from_json, data["objects"])), former=former, **names)
+        names.update({name: tuple(data[name]) for name in _URNS if name in data})
+        wanted = tuple(map(from_json, data["wanted"])) if "wanted" in data else None
+        objects = tuple(map(from_json, data["objects"]))
+        owner = cls(data["urn"], data["id"], objects, wanted=wanted, **names)
         vars(owner)["line"] = line.rstrip("\n")  # it is written back as it was read
         return owner
 
@@ -106,12 +122,14 @@ class Owners(dict[str, Owner]):
     """All owners by key.
 
     Most of many owners are port forwards. `structural` has the others, among which relations are looked up; `links` has
-    the owner's key by a link's name, `forwards` the ports that are taken, `networks` subnets, routes and addresses.
+    the owner's key by a link's name, `forwards` the ports that are taken, `networks` subnets, routes and addresses,
+    `waiting` those that wait for what others give up.
     """
 
     def __init__(self, owners: dict[str, Owner] | None = None) -> None:
         super().__init__(owners or {})
         self.structural = {key: owner for key, owner in self.items() if not owner.kinds <= _FORWARDS}
+        self.waiting = {key: owner for key, owner in self.items() if owner.wanted is not None}
         self._forwards: ForwardIndex | None = None
         self._networks: Networks | None = None
         self.links = {item.name: key for key, owner in self.structural.items() for item in owner.of(Link)}
@@ -145,7 +163,7 @@ class Owners(dict[str, Owner]):
         """One that changes apart from this."""
         other = Owners()
         dict.update(other, self)
-        other.structural, other.links = dict(self.structural), dict(self.links)
+        other.structural, other.links, other.waiting = dict(self.structural), dict(self.links), dict(self.waiting)
         other._forwards = self._forwards and self._forwards.copy()
         other._networks = self._networks and self._networks.copy()
         return other
@@ -153,6 +171,8 @@ class Owners(dict[str, Owner]):
     def __setitem__(self, key: str, owner: Owner) -> None:
         self.remove(key)
         super().__setitem__(key, owner)
+        if owner.wanted is not None:
+            self.waiting[key] = owner
         if not owner.kinds <= _FORWARDS:
             self.structural[key] = owner
             self.links.update((item.name, key) for item in owner.of(Link))
@@ -175,6 +195,7 @@ class Owners(dict[str, Owner]):
         if Gateway in old.kinds:
             self._forwards = None
         super().pop(key)
+        self.waiting.pop(key, None)
         self.structural.pop(key, None)
         for item in old.of(Link):
             if self.links.get(item.name) == key:
@@ -282,6 +303,7 @@ def _taken(place: ForwardPlace, asked: tuple[int, int], taken: tuple[int, int], 
         f"cannot forward {protocol} port {_span(asked)} on {external} ({family})",
         f"{protocol} port {_span(taken)}{at} there belongs to {who}",
         "Choose another port, or remove that forward first",
+        holder=holder.key if holder else "",
     )
 
 

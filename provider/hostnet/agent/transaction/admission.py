@@ -12,6 +12,7 @@ from hostnet.agent.nft.clashes import check_forwards
 from hostnet.agent.nft.context import context_of
 from hostnet.agent.nft.gateway_elements import closed_addresses
 from hostnet.agent.observe import listeners
+from hostnet.agent.plan.exchange import Resolve, blocked_by, ready, waiting_beside, waiting_owner
 from hostnet.agent.plan.links import takes_user_off
 from hostnet.agent.plan.ownership import aliases_of, is_alias, is_same_resource, other_holder, with_alias_advice
 from hostnet.agent.plan.resolve import resolve
@@ -41,6 +42,7 @@ class Admitted:
         renamed: By an owner's former key, its new one: its resource has another URN (an alias).
         notes: By the number of the change, what it took over.
         replaced: By the key of what a create takes away, the key of what is created: both are done, or neither.
+        waiting: By the key of an owner that waits for what another resource has, the number of the change.
     """
 
     snapshot: Snapshot
@@ -51,6 +53,7 @@ class Admitted:
     renamed: dict[str, str] = field(default_factory=dict)
     notes: dict[int, str] = field(default_factory=dict)
     replaced: dict[str, str] = field(default_factory=dict)
+    waiting: dict[str, int] = field(default_factory=dict)
 
     def result(self, failed: Mapping[str, HostnetError]) -> Result:
         """The errors by the number of the change, for the record.
@@ -76,6 +79,7 @@ class Admission:
     def __init__(self, subsystems: Subsystems, via: str | None = None) -> None:
         self._subsystems, self._via = subsystems, via
         self._previewed: Pairs = {}
+        self._asked: set[str] = set()  # the owners that began to wait for another resource in this run
 
     def admit(self, changes: list[Change], record: Record, snapshot: Snapshot) -> Admitted:
         """Judge each in turn, as if those before it were applied already. Changes nothing.
@@ -96,6 +100,7 @@ class Admission:
                     admitted.outcomes[number] = self._preview(change, after, snapshot, record.claims)
                     continue
                 old, new = self._admit_one(change, after, snapshot, record.claims, _freed(change, admitted))
+                self._check_asked(new, after, snapshot)
             except HostnetError as error:
                 admitted.outcomes[number] = with_alias_advice(change, error, after)
                 continue
@@ -104,12 +109,42 @@ class Admission:
             elif old is not None and self._is_replaced(old):
                 admitted.owners[number] = Owner(change.urn, change.id)
                 continue
-            admitted.owners[number] = new or Owner(change.urn, change.id)
+            admitted.owners[number] = new.later if new is not None else Owner(change.urn, change.id)
+            if new is not None and new.wanted is not None:
+                admitted.waiting[new.key] = number
             if old is not None and not is_alias(old, change.urn):
                 admitted.notes[number] = f"took {old.id} over from {old.label}"
             _add(old, new, admitted, after, change)
             _clear(number, new, unacknowledged, admitted, after, change)
+        self._settle(changes, admitted, after, snapshot)
+        _inherit(changes, admitted)
         return admitted
+
+    def _settle(self, changes: list[Change], admitted: Admitted, after: Owners, snapshot: Snapshot) -> None:
+        """Give those that have waited what is free now; who still waits is noted."""
+        for key, new in ready(after, self._resolver(snapshot)).items() if after.waiting else ():
+            change = Change(new.urn, new.id, new.objects)
+            # What is deleted with it may leave a link, which changes hands; else it goes on from what it has.
+            freed = None if after[key].objects else _freed(change, admitted)
+            _add(freed or after[key], new, admitted, after, change)
+            admitted.waiting.pop(key, None)
+        for key, number in admitted.waiting.items():
+            self._asked.add(key)
+            there = [after[each] for each in changes[number].awaits if each in after]
+            of = " and ".join(owner.label for owner in there or after.waiting.values() if owner.key != key)
+            admitted.notes[number] = f"takes effect when what it needs of {of} is free, later in this run"
+
+    def _check_asked(self, new: Owner | None, after: Owners, snapshot: Snapshot) -> None:
+        """Refuse what keeps from another resource what this run has promised to it."""
+        if new is None or new.wanted is not None or not self._asked:
+            return
+        error = blocked_by(new, after, self._asked, self._resolver(snapshot))
+        if error is not None:
+            raise HostnetError(error.code, f"{new.label} would keep what another resource asked for: {error.what}",
+                               error.why, error.fix, holder=error.holder)  # fmt: skip
+
+    def _resolver(self, snapshot: Snapshot) -> Resolve:
+        return lambda change, owners: self._resolve(change, owners, snapshot)
 
     def _preview(self, change: Change, owners: Owners, snapshot: Snapshot, claims: Mapping[str, str]) -> View:
         """Whether a change would be accepted, after those that this preview asked for before."""
@@ -163,12 +198,41 @@ class Admission:
         if old is not None and old.key in after and old.urn != change.urn:
             after = after.copy()
             after.remove(old.key)
-        new = resolve(change, World(after, snapshot))
+        new = self._resolve_or_wait(change, old, after, snapshot)
+        return old or after.get(new.key), new.later if change.dry else new
+
+    def _resolve_or_wait(self, change: Change, old: Owner | None, after: Owners, snapshot: Snapshot) -> Owner:
+        """The owner that a change asks for, or one that waits until others have given up what it asks for.
+
+        Where others wait already, it counts what they will have: a guest follows its bridge, which waits for a subnet.
+        """
+        resolver, waited_for = self._resolver(snapshot), bool(waiting_beside(change, after))
+        new, error = None, None
+        try:
+            new = self._resolve(change, after, snapshot)
+        except HostnetError as refusal:
+            error = refusal
+        if error is not None and error.holder not in change.awaits and not waited_for:
+            raise error
+        if new is not None and not waited_for:
+            return new
+        had = old or after.get(Owner(change.urn, new.id if new else change.id).key)
+        try:
+            waiting = waiting_owner(change, had, after, resolver)
+        except HostnetError as refusal:
+            if new is not None:
+                return new
+            raise refusal if refusal.holder or error is None else error from None
+        return new if new is not None and new.objects == waiting.wanted else waiting
+
+    def _resolve(self, change: Change, owners: Owners, snapshot: Snapshot) -> Owner:
+        """The owner that a change asks for, checked against all others."""
+        new = resolve(change, World(owners, snapshot))
         _check_users(new)
         _check_open(new, snapshot)
-        self._subsystems.servers.check(new, World(after, snapshot))
-        check_forwards(new, after, snapshot)
-        return old or after.get(new.key), new
+        self._subsystems.servers.check(new, World(owners, snapshot))
+        check_forwards(new, owners, snapshot)
+        return new
 
     def _named(self, new: Owner, old: Owner | None, recorded: Owner | None, change: Change) -> Owner:
         """An accepted owner, with the name of the host by which the change came, and the URNs that it had.
@@ -207,13 +271,24 @@ def _add(old: Owner | None, new: Owner | None, admitted: Admitted, after: Owners
         after[new.key] = new
     else:
         after.remove(owner.key)
-    if owner.objects:
+    if owner.objects or owner.wanted is not None:
         before = admitted.pairs.get(owner.key, (old, None))[0]
         admitted.pairs[owner.key] = (before, new)
         if before is not None and new is None:
             admitted.deleted[owner.key] = before
         else:
             admitted.deleted.pop(owner.key, None)
+
+
+def _inherit(changes: list[Change], admitted: Admitted) -> None:
+    """Take down whose id an owner got: the delete comes again where the provider was killed before its answer."""
+    gone = [change for number, change in enumerate(changes) if number in admitted.owners and not change.objects]
+    for key, (old, new) in admitted.pairs.items() if gone else ():
+        before = tuple(
+            change.urn for change in gone if new is not None and change.id == new.id and change.urn != new.urn
+        )
+        if new is not None and before:
+            admitted.pairs[key] = (old, replace(new, inherited=before))
 
 
 def _freed(change: Change, admitted: Admitted) -> Owner | None:
@@ -298,6 +373,8 @@ def _found_by_state(change: Change, owners: Owners, world: World, claims: Mappin
         HostnetError: It is a delete, and the thing is another resource's.
     """
     holder = other_holder(change.urn, change.id, change.prior or change.objects, owners)
+    if holder is not None and change.urn in holder.inherited and not change.objects:
+        return None
     if holder is not None:
         imported = claims.get(holder.key) == change.urn
         if change.known and not change.objects and not imported:

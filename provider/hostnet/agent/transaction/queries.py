@@ -18,7 +18,7 @@ from hostnet.agent.observe.doctor import doctor
 from hostnet.agent.observe.facts import Counters
 from hostnet.agent.observe.lookup import is_gone, owner_of
 from hostnet.agent.observe.observation import Elements, Observation
-from hostnet.agent.observe.states import extra, states
+from hostnet.agent.observe.states import extra, promised, states
 from hostnet.agent.observe.status import status
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner, Owners
@@ -134,12 +134,19 @@ class Queries:
         return View(owner.id, objects, found, self._subsystems.persistence.warnings(owner))
 
     def states(self, record: Record, owners: Iterable[Owner]) -> Iterator[tuple[ObjectState | None, ...]]:
-        """The state of each object of owners that were just applied: the elements of our table are taken for there."""
+        """The state of each object of owners that were just applied: the elements of our table are taken for there.
+
+        Those that wait for another resource are taken for as declared.
+        """
         snapshot = self._subsystems.kernel.snapshot()
         context = context_of(record.owners, snapshot, record.attached)
         elements = self._subsystems.compiler.desired(record.owners, context).elements
+        waiting = {key: owner.later for key, owner in record.owners.waiting.items()}
+        if waiting:
+            record = replace(record, owners=Owners({**record.owners, **waiting}))
+            context = context_of(record.owners, snapshot, record.attached)
         observation = self._observation(record, snapshot, context, elements)
-        return (states(owner, observation) for owner in owners)
+        return ((promised if owner.key in waiting else states)(owner, observation) for owner in owners)
 
     def observe(self, record: Record, snapshot: Snapshot, *, held: Owners) -> Observation:
         """Look at everything that the owners of a record are about.
