@@ -73,6 +73,11 @@ def pids(lab: Lab) -> list[int]:
     return sorted(pid for pid, comm in names.items() if comm.exists() and comm.read_text().strip() == "dnsmasq")
 
 
+def only_pid(lab: Lab) -> int:
+    """The one dnsmasq process of the host: those that started it end a moment after it answers."""
+    return until(lambda: found[0] if len(found := pids(lab)) == 1 else None, detail=lambda: pids(lab))
+
+
 def test_a_guest_gets_all_it_needs(lab: Lab, stack: Stack, client: NewClient) -> None:
     """It gets an address of the range, router, name server, domain, lease time and MTU. A refresh shows the lease."""
     guest = client(1)
@@ -293,7 +298,7 @@ def test_leases_come_and_go_without_a_restart(lab: Lab, stack: Stack, client: Ne
     """Adding and removing a static lease and a guest keeps the process, and the leases of others."""
     first, second = client(1), client(2)
     stack.up(network({}))
-    (process,) = pids(lab)
+    process = only_pid(lab)
     mine = first.udhcpc()["ip"]
     program = network({"staticLeases": [{"macAddress": second.mac, "address": "10.0.0.77"}]})
     stack.up(program)
@@ -322,11 +327,11 @@ def test_another_configuration_keeps_the_leases(lab: Lab, stack: Stack, client: 
     guest = client(1)
     stack.up(network({"rangeStart": "10.0.0.100", "rangeEnd": "10.0.0.199"}))
     mine = guest.udhcpc()["ip"]
-    (before,) = pids(lab)
+    before = only_pid(lab)
     stack.up(
         network({"rangeStart": "10.0.0.90", "rangeEnd": "10.0.0.199", "leaseTime": "2h"}, addresses=NET6, mtu=1400)
     )
-    (after,) = pids(lab)
+    after = only_pid(lab)
     assert before != after
     assert [lease["address"] for lease in _leases(stack)] == [mine]
     given = guest.udhcpc("-r", mine)
@@ -363,7 +368,7 @@ def test_two_bridges_have_two_servers(lab: Lab, stack: Stack, client: NewClient)
     assert guest.udhcpc()["ip"].startswith("10.1.0.")
     lab.host.ip("link set vm-1 master br-a")
     stack.up(network({}))
-    assert len(pids(lab)) == 1
+    assert only_pid(lab)
     assert guest.udhcpc()["ip"].startswith("10.0.0.")
     stack.destroy()
 
@@ -379,7 +384,7 @@ def test_one_that_died_is_drift_and_comes_back(lab: Lab, stack: Stack, client: N
     assert set(stack.refresh()) == {"net"}
     stack.again()
     assert stack.refresh() == {}
-    assert len(pids(lab)) == 1
+    assert only_pid(lab)
     assert guest.udhcpc("-r", mine)["ip"] == mine
     stack.destroy()
 
@@ -423,7 +428,7 @@ def test_it_outlives_the_provider_and_restore_brings_it_back(lab: Lab, client: N
         stack = Stack(provider, lab.host.name)
         stack.up(network({}))
         provider.run(provider._pool.close())
-        (process,) = pids(lab)
+        process = only_pid(lab)
         assert {str(Path(f"/proc/{process}/fd/{number}").readlink()) for number in range(3)} == {"/dev/null"}
         assert "PPid:\t1\n" in Path(f"/proc/{process}/status").read_text()
         assert "Uid:\t0" not in Path(f"/proc/{process}/status").read_text(), "it gave up root"
@@ -537,7 +542,7 @@ def test_a_server_that_does_not_start_undoes_the_bridge(lab: Lab, stack: Stack) 
     assert set(stack.state) == {"alone"}
     assert "br-a" not in lab.host.kernel.links()
     stack.up({"net": network({})["net"], **other})
-    assert len(pids(lab)) == 1
+    assert only_pid(lab)
     taken = lab.host.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     taken.bind(("::", 53))
@@ -545,7 +550,7 @@ def test_a_server_that_does_not_start_undoes_the_bridge(lab: Lab, stack: Stack) 
     assert any("port 53 is in use" in text for text in stack.preview(wanted))
     with taken, pytest.raises(HostnetError, match="in use"):
         stack.up(wanted)
-    assert len(pids(lab)) == 1, "an update that fails leaves the server as it was"
+    assert only_pid(lab), "an update that fails leaves the server as it was"
     assert stack.refresh() == {}
     stack.destroy()
 
@@ -754,7 +759,7 @@ def test_a_guest_does_not_get_a_reserved_name(lab: Lab, stack: Stack, client: Ne
 def test_what_only_looks_like_the_server_is_not_it(lab: Lab, stack: Stack, user: int, program: str) -> None:
     """Another user's process, or another program, with the server's command line does not hide that it has died."""
     stack.up(network({}))
-    (server,) = pids(lab)
+    server = only_pid(lab)
     words = Path(f"/proc/{server}/cmdline").read_text().split("\0")[:-1]
     os.kill(server, signal.SIGKILL)
     until(lambda: not pids(lab))

@@ -6,7 +6,11 @@ machine's. `make systems` runs these, `make systems-whole` what takes longer (wh
 
 from __future__ import annotations
 
+import pytest
+
 from tests.systems.system import System
+
+pytestmark = pytest.mark.timeout(0)  # each of the tests within has its own
 
 
 def test_a_second_set_up_does_nothing(system: System) -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from tests.systems.system import System
 
+pytestmark = pytest.mark.timeout(0)  # each of the tests within has its own
+
 
 def test_the_demo_needs_make_and_python_alone(bare: System) -> None:
     """`make demo` installs what it needs and ends well; a `pulumi` that this machine has built is not built again."""
