@@ -228,3 +228,33 @@ def test_a_tainted_resource(stack: Stack, host: Host) -> None:
     assert stack.preview(network(host), "--refresh").changes == {}
     stack.destroy()
     assert host.left == []
+
+
+def provided(host: Host, provider: str) -> Program:
+    """A bridge, a TAP, a gateway and a forward, by the default provider or ("": none) by one of their own."""
+
+    def program() -> None:
+        connection = hostnet.ConnectionArgs(netns=host.name)
+        own = hostnet.Provider(provider, connection=connection, state_dir=str(host.state_dir)) if provider else None
+        opts = pulumi.ResourceOptions(provider=own)
+        net = hostnet.Bridge("net", name="br0", addresses=["10.0.0.1/24"], connection=connection, opts=opts)
+        hostnet.TapBinding("web", name="tap0", bridge=net.name, guest={}, connection=connection, opts=opts)
+        nat = hostnet.NatGateway("nat", internal_interfaces=[net.name], connection=connection, opts=opts)
+        hostnet.PortForward("http", nat_gateway=nat.id, source_port=80, destination="10.0.0.2", connection=connection,
+                            opts=opts)  # fmt: skip
+
+    return program
+
+
+@pytest.mark.parametrize("former", ["", "other"], ids=["default", "explicit"])
+def test_another_provider(stack: Stack, host: Host, former: str) -> None:
+    """The engine replaces what gets another provider: two plugin processes, one creates and the other one deletes."""
+    before = host.snapshot()
+    stack.up(provided(host, former))
+    whole = host.snapshot()
+    stack.up(provided(host, "own"))
+    assert host.snapshot() == whole
+    assert stack.preview(provided(host, "own"), "--refresh").changes == {}
+    stack.destroy()
+    assert host.snapshot() == before
+    assert host.left == []

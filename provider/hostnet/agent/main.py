@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("task", nargs="?", choices=["serve", "watch", "restore"], default="serve")
     parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument("--netns")
-    parser.add_argument("--via", help="the name by which the provider calls this host")
+    parser.add_argument("--via", help="the name by which the provider calls this host, and its own")
     parser.add_argument("--persist", choices=["auto", "always", "never", "keep"], default="keep")
     parser.add_argument("--confirm", type=float, metavar="SECONDS")
     parser.add_argument("--lock-timeout", type=float, metavar="SECONDS", default=120)
@@ -238,7 +238,7 @@ def open_host(
         state_dir: The provider's `stateDir`.
         netns: The namespace; None: this process stays where it is.
         persist: Whether a reboot brings back what is recorded (the provider's configuration).
-        via: The name by which the provider calls this host.
+        via: The name by which the provider calls this host, and its own.
         waiter: How the host's lock is waited for; None: as long as it takes.
 
     Raises:

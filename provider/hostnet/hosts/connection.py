@@ -61,6 +61,7 @@ class Settings:
         confirm_timeout: Seconds after which an unconfirmed change is rolled back.
         lock_timeout: Seconds for which a request waits for the host's lock.
         state_dir: Where the host keeps its record and the agent's file.
+        provider: The name of the provider's own resource; "" where the engine does not say it.
     """
 
     delete_unreachable: bool = False
@@ -68,6 +69,7 @@ class Settings:
     confirm_timeout: float = 30
     lock_timeout: float = 120
     state_dir: str = "/var/lib/hostnet"
+    provider: str = ""
 
 
 def _snake(camel: str) -> str:

@@ -22,7 +22,8 @@ LAST_OUTPUT_BYTES = 2000  # of an agent's standard error, for the message about 
 
 def agent_arguments(connection: Connection, settings: Settings) -> list[str]:
     """The agent's command line arguments. No secret is among them: other users see command lines."""
-    arguments = ["--state-dir", settings.state_dir, "--persist", settings.persist, "--via", connection.host or ""]
+    arguments = ["--state-dir", settings.state_dir, "--persist", settings.persist]
+    arguments += ["--via", " ".join(filter(None, (connection.host, settings.provider)))]
     arguments += ["--lock-timeout", f"{settings.lock_timeout:g}"]
     return arguments + (["--netns", connection.netns] if connection.netns else [])
 

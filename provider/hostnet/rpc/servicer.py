@@ -7,6 +7,7 @@ import functools
 import os
 import sys
 import traceback
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from google.protobuf.empty_pb2 import Empty
@@ -151,7 +152,8 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         if failures:
             reason = "; ".join(f"{each.path}: {each.reason}" for each in failures)
             raise HostnetError(Code.INVALID, "invalid configuration", reason)
-        await self._configure(*parse_config(args.values, os.environ))
+        default, settings = parse_config(args.values, os.environ)
+        await self._configure(default, replace(settings, provider=request.name))
         return provider_pb2.ConfigureResponse(
             acceptSecrets=True,
             supportsPreview=True,

@@ -29,9 +29,10 @@ class Owner:
         urn: The resource's URN.
         id: The resource's id.
         objects: What the host should have for it.
-        via: The name by which its provider called this host (`connection.host`); None where that is not known.
-        replaced: The name by which it was made before it was made again by another. To Pulumi that is another host,
-            whose resource it deletes afterwards.
+        via: The name by which its provider called this host (`connection.host`), and the provider's own; None where
+            that is not known.
+        replaced: The names by which it was made before it was made again by others. To Pulumi another host's name is
+            another host, and with another provider a resource is another one: it deletes the former one afterwards.
         former: The URNs that it had in other stacks and projects before it changed hands.
         wanted: What it should have as soon as other resources of its stack give up what they have of it; None: it does
             not wait for any. `objects` is what counts until then, be it nothing.

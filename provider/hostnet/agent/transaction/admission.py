@@ -73,7 +73,7 @@ class Admission:
 
     Args:
         subsystems: What the agent works with.
-        via: The name by which the provider calls this host; None where that is not known.
+        via: The name by which the provider calls this host, and its own; None where that is not known.
     """
 
     def __init__(self, subsystems: Subsystems, via: str | None = None) -> None:
@@ -235,9 +235,10 @@ class Admission:
         return new
 
     def _named(self, new: Owner, old: Owner | None, recorded: Owner | None, change: Change) -> Owner:
-        """An accepted owner, with the name of the host by which the change came, and the URNs that it had.
+        """An accepted owner, with the names of host and provider by which the change came, and the URNs that it had.
 
-        To Pulumi another name is another host: what is created again by it is deleted by the former name afterwards.
+        To Pulumi another name is another host, and a resource that gets another provider is replaced: what is created
+        again by new names is deleted by the former ones afterwards.
 
         Args:
             new: The owner.

@@ -38,7 +38,7 @@ class Host:
 
     Args:
         subsystems: What the agent works with.
-        via: The name by which the provider calls this host.
+        via: The name by which the provider calls this host, and its own.
     """
 
     def __init__(self, subsystems: Subsystems, via: str | None = None) -> None:
