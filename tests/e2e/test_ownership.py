@@ -164,17 +164,26 @@ def test_aliased_resources_are_replaced(stack: Stack, host: Host) -> None:
     assert host.left == []
 
 
-def named(host: Host, *, bad: bool = False) -> Program:
-    """A bridge, a guest's TAP, a gateway and a forward with names of their own, and another resource that may fail."""
+def named(host: Host, *, bad: bool = False, names: Callable[[str], str] = str) -> Program:
+    """A bridge, a guest's TAP, a gateway and a forward with names of their own, and another resource that may fail.
+
+    Args:
+        host: Where it is.
+        bad: Whether the other resource is there.
+        names: The name in the program, for the name before, which is an alias.
+    """
 
     def program() -> None:
         connection = hostnet.ConnectionArgs(netns=host.name)
-        net = hostnet.Bridge("net", name="vms", addresses=["10.0.0.1/24"], connection=connection)
-        tap = hostnet.TapBinding("web", name="web", bridge=net.name, connection=connection)
-        nat = hostnet.NatGateway("nat", internal_interfaces=[net.name], connection=connection)
-        http = hostnet.PortForward(
-            "http", nat_gateway=nat.id, source_port=80, destination="10.0.0.2", connection=connection
-        )
+
+        def declare(kind: Any, called: str, **inputs: Any) -> Any:
+            former = [pulumi.Alias(name=called)] if names(called) != called else []
+            return kind(names(called), opts=pulumi.ResourceOptions(aliases=former), connection=connection, **inputs)
+
+        net = declare(hostnet.Bridge, "net", name="vms", addresses=["10.0.0.1/24"])
+        tap = declare(hostnet.TapBinding, "web", name="web", bridge=net.name)
+        nat = declare(hostnet.NatGateway, "nat", internal_interfaces=[net.name])
+        http = declare(hostnet.PortForward, "http", nat_gateway=nat.id, source_port=80, destination="10.0.0.2")
         if bad:
             after = pulumi.ResourceOptions(depends_on=[net, tap, nat, http])
             hostnet.TapBinding("bad", name="bad", bridge="missing", connection=connection, opts=after)
@@ -199,6 +208,21 @@ def test_a_replacement_that_did_not_end(stack: Stack, host: Host, then: str) -> 
         assert run.done("delete-replaced") == (6 if then == "up --replace" else 3), run.text
         assert host.snapshot() == whole
         assert stack.preview(named(host), "--refresh").changes == {}
+    stack.destroy()
+    assert host.snapshot() == before
+    assert host.left == []
+
+
+def test_an_alias_after_a_replacement_that_did_not_end(stack: Stack, host: Host) -> None:
+    """The engine deletes the former entry under its own URN: what has another name since stays."""
+    before = host.snapshot()
+    stack.up(named(host))
+    whole = host.snapshot()
+    replaced = [flag for name in ("net", "web", "http") for flag in ("--replace", stack.urn(name))]
+    stack.up(named(host, bad=True), *replaced, fails=True)
+    stack.up(named(host, names="new-{}".format))
+    assert host.snapshot() == whole
+    assert stack.preview(named(host, names="new-{}".format), "--refresh").changes == {}
     stack.destroy()
     assert host.snapshot() == before
     assert host.left == []

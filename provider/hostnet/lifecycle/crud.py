@@ -138,7 +138,7 @@ class Operations:
             PartialError: It is neither as before nor as it should be.
         """
         self._stated.add(subject.urn, subject.id, old.inputs)
-        self._stated.live(subject.urn, subject.id, old.inputs, old.outputs)
+        self._stated.live(subject.urn, subject.kind.token, subject.id, old.inputs, old.outputs)
         if not old.partial and self._only_connection(subject, inputs, old):
             self._turns.over(subject.urn, subject.id)
             return State(subject.id, inputs, old.outputs)
@@ -174,9 +174,11 @@ class Operations:
         Raises:
             HostnetError: It may still be there.
         """
-        if self._stated.has_newer(subject.urn, subject.id, old.inputs, old.outputs):
+        newer = self._stated.newer(subject.urn, subject.kind.token, subject.id, old.inputs, old.outputs)
+        if subject.urn in newer:
             return
         change = subject.kind.removal(subject.urn, subject.id, old.inputs, old.outputs)
+        change = replace(change, heirs=newer)
         try:
             host = await self._access.host(subject.urn, old.inputs)
             view = await self._access.apply(subject.urn, host, change)
@@ -210,7 +212,7 @@ class Operations:
     def _marked(self, subject: Subject, made: State, old: State | None) -> State:
         """The state of a create or an update, with the mark of the create that it is from."""
         outputs = {**made.outputs, **(created(old.outputs) if old else new_mark())}
-        self._stated.live(subject.urn, made.id, made.inputs, outputs)
+        self._stated.live(subject.urn, subject.kind.token, made.id, made.inputs, outputs)
         return replace(made, outputs=outputs)
 
     def _take_down(self, subject: Subject, identifier: str, inputs: Inputs, outputs: Inputs) -> None:

@@ -6,6 +6,8 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
+from hostnet.wire.urn import Urn
+
 Inputs: TypeAlias = Mapping[str, Any]
 
 # A hidden output: which create the state has it from. A resource that was created again under its own id
@@ -38,7 +40,7 @@ class Stated:
         self._place = place
         self._inputs: dict[str, dict[str, Inputs]] = {}
         self._declared: set[str] = set()
-        self._live: dict[tuple[str, str, object], dict[str, Any]] = {}
+        self._live: dict[tuple[str, str, object], dict[str, dict[str, Any]]] = {}  # by URN, the mark
         self._diffed: dict[tuple[str, str, object], str] = {}
 
     def add(self, urn: str, identifier: str, inputs: Inputs) -> None:
@@ -69,20 +71,28 @@ class Stated:
         place = self._place(inputs)
         if place is None or urn not in self._declared:
             return urn
-        self.live(urn, identifier, inputs, outputs)
+        self.live(urn, kind, identifier, inputs, outputs)
         return self._diffed.setdefault((kind, identifier, place), urn) if stays else urn
 
-    def live(self, urn: str, identifier: str, inputs: Inputs, outputs: Inputs) -> None:
+    def live(self, urn: str, kind: str, identifier: str, inputs: Inputs, outputs: Inputs) -> None:
         """Take down from which create the state has a resource that is not about to be deleted.
 
         The engine compares and updates that one only, and has the one that it creates.
         """
-        self._live[urn, identifier, self._place(inputs)] = created(outputs)
+        self._live.setdefault((kind, identifier, self._place(inputs)), {})[urn] = created(outputs)
 
-    def has_newer(self, urn: str, identifier: str, inputs: Inputs, outputs: Inputs) -> bool:
-        """Whether the state has the resource of this id from another create as well, which stays."""
+    def newer(self, urn: str, kind: str, identifier: str, inputs: Inputs, outputs: Inputs) -> tuple[str, ...]:
+        """Under which URNs the state has the resource of this id from another create as well, which stays.
+
+        Beside its own: where the program no longer has it, those of the program that have its id. One of them may be
+        the same resource by an alias; a former entry keeps the former URN.
+        """
         mark = created(outputs)
-        return self._live.get((urn, identifier, self._place(inputs)), mark) != mark
+        found = self._live.get((kind, identifier, self._place(inputs)), {})
+        mine, here = Urn.parse(urn), {urn: found.get(urn, mark)}
+        if urn not in self._declared:
+            here.update((x, found[x]) for x in found if x in self._declared and Urn.parse(x).is_in_stack_of(mine))
+        return tuple(each for each, its in here.items() if its != mark)
 
     def ids(self, urn: str, inputs: Inputs) -> tuple[str, ...]:
         """The ids that the state has of a resource where these inputs of a create are."""

@@ -248,14 +248,15 @@ def change_to_json(change: Change) -> Json:
         "dry": change.dry,
         "stated": change.stated,
         "awaits": change.awaits,
+        "heirs": change.heirs,
     }
 
 
 def change_from_json(data: Json) -> Change:
     """The change that `change_to_json` wrote."""
     objects, prior = tuple(map(from_json, data["objects"])), tuple(map(from_json, data["prior"]))
-    stated, awaits = tuple(data["stated"]), tuple(data["awaits"])
-    return Change(data["urn"], data["id"], objects, prior, data["known"], data["dry"], stated, awaits)
+    stated, awaits, heirs = (tuple(data[name]) for name in ("stated", "awaits", "heirs"))
+    return Change(data["urn"], data["id"], objects, prior, data["known"], data["dry"], stated, awaits, heirs)
 
 
 def query_to_json(query: Query) -> Json:

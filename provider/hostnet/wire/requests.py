@@ -26,6 +26,8 @@ class Change:
             replacement. What the host has under the URN and any other id was created and never acknowledged, or it is
             about to be deleted (`pulumi up --replace`, of which the provider hears nothing before).
         awaits: The keys of owners that may yet give up, in this run, what the change asks for: then it waits for them.
+        heirs: Of a delete: the URNs under which the state has the same id from a later create. Where the host has one
+            owner of that id, not two, it is theirs.
     """
 
     urn: str
@@ -36,6 +38,7 @@ class Change:
     dry: bool = False
     stated: tuple[str, ...] = ()
     awaits: tuple[str, ...] = ()
+    heirs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -92,7 +92,7 @@ class Admission:
         after = record.owners.copy()
         admitted = Admitted(snapshot)
         unacknowledged = _unacknowledged(changes, record.owners)
-        for number, change in sorted(enumerate(changes), key=lambda numbered: bool(numbered[1].objects)):
+        for number, change in _in_turn(changes, admitted, after):
             for alias in aliases_of(change, after) if not change.dry else ():
                 _add(alias, replace(alias, urn=change.urn), admitted, after, change)
             try:
@@ -257,6 +257,21 @@ class Admission:
     def _is_replaced(self, owner: Owner) -> bool:
         """Whether a delete is about what an owner had before it was created again, and not about what it has now."""
         return owner.replaced is not None and owner.replaced == self._via != owner.via
+
+
+def _in_turn(changes: list[Change], admitted: Admitted, owners: Owners) -> Iterator[tuple[int, Change]]:
+    """The changes with their numbers, deletes first. Those about a former entry of the state alone are done already."""
+    for number, change in sorted(enumerate(changes), key=lambda numbered: bool(numbered[1].objects)):
+        if _is_inherited(change, owners):
+            admitted.owners[number] = Owner(change.urn, change.id)
+        else:
+            yield number, change
+
+
+def _is_inherited(change: Change, owners: Owners) -> bool:
+    """Whether a delete is about a former entry of the state, and what the host has is the later one's: an alias."""
+    urns = (change.urn, *change.heirs) if change.heirs and not change.objects else ()
+    return sum(Owner(urn, change.id).key in owners for urn in urns) == 1
 
 
 def _add(old: Owner | None, new: Owner | None, admitted: Admitted, after: Owners, change: Change) -> None:
