@@ -434,6 +434,7 @@ def test_it_outlives_the_provider_and_restore_brings_it_back(lab: Lab, client: N
         assert "Uid:\t0" not in Path(f"/proc/{process}/status").read_text(), "it gave up root"
         mine = guest.udhcpc()["ip"]
         os.kill(process, signal.SIGKILL)
+        until(lambda: not pids(lab))  # its sockets are closed a moment after its command line is gone
         second = Provider(beside=provider)
         try:
             again = Stack(second, lab.host.name, state=stack.state, program=stack.program)

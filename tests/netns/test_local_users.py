@@ -23,6 +23,7 @@ from google.protobuf.empty_pb2 import Empty
 from hostnet.rpc.protos import provider_pb2, provider_pb2_grpc
 from hostnet.rpc.codec import encode
 user, port = map(int, sys.argv[1:])
+grpc.insecure_channel("127.0.0.1:1").close()  # imports the rest of grpc, which another user may not be able to read
 os.setresgid(user, user, user)
 os.setresuid(user, user, user)
 stub = provider_pb2_grpc.ResourceProviderStub(grpc.insecure_channel(f"127.0.0.1:{port}"))
