@@ -185,7 +185,7 @@ class DhcpServers:
             what = f"hostnet: DHCP, DNS and router advertisements on {bridge}"
             process.start(bridge, systemd.as_service(unit, what, config.with_name("pid"), errors, argv), errors)
         except HostnetError:
-            systemd.tell("stop", unit)  # Restart=always tries again, up to StartLimitBurst= times (systemd.unit(5))
+            systemd.tell("stop", unit)  # Restart=always would try for ever: the service has no start limit
             raise
 
     def _end(self, bridge: str) -> None:

@@ -37,8 +37,8 @@ def check_forwards(owner: Owner, owners: Owners, snapshot: Snapshot) -> None:
         elsewhere = index.overlapping(each, planned, elsewhere=True)
         if elsewhere:
             context = context or context_of(planned, snapshot, {})
-            # What another external interface forwards, too, is told apart by the address that is asked for: those
-            # forwards meet the ones that listen there.
+            # Where another external interface forwards the same port, the address that a client asks for decides:
+            # these forwards can clash with those that listen on that address.
             beside = {key for one in elsewhere for key in index.overlapping(planned[one], planned, elsewhere=False)}
             group = [each, *(planned[key] for key in sorted(elsewhere | beside - {each.key}))]
             for one, other in combinations(group, 2):

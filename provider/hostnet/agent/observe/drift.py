@@ -186,7 +186,6 @@ def _dhcp_drift(item: DhcpServer, observation: Observation) -> Iterator[Differen
         yield is_off(item, "reached", f"DHCP and DNS of the guests on {item.bridge} may go where a forward leads")
 
 
-# An address and a route differ in their link.
 def _forward_drift(item: Forward, owner: Owner, observation: Observation) -> Iterable[Difference]:
     # Of ten thousand forwards nearly all are as they should be: their elements are not looked at one by one.
     goes = item.gateway is None or item.gateway in observation.context.gateways
@@ -195,6 +194,7 @@ def _forward_drift(item: Forward, owner: Owner, observation: Observation) -> Ite
     return forward_drift(item, observation)
 
 
+# An address and a route differ in their link.
 _DRIFT: Mapping[type[Any], Callable[[Any, Owner, Observation], Iterable[Difference]]] = {
     Link: _link_drift,
     Port: lambda item, _, observation: _port_drift(item, observation),

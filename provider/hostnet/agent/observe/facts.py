@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import platform
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
 from typing import Any
 
 from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
@@ -15,10 +14,9 @@ from hostnet.agent.nft.ruleset import TABLES, Place
 from hostnet.agent.nft.spans import cuts_of
 from hostnet.agent.nft.sysctls import FORWARDING
 from hostnet.agent.nft.table import Table
-from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owners
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import Forward, Lease, ports_text
+from hostnet.wire.objects import Forward, Gateway, Lease, ports_text
 
 Facts = dict[str, Any]
 Counters = Mapping[Place, tuple[int, int]]
@@ -103,27 +101,20 @@ def bridge_facts(name: str, snapshot: Snapshot, leases: Iterable[Lease] = ()) ->
     }
 
 
-def forward_facts(owners: Owners, snapshot: Snapshot, counters: Counters) -> Facts:
+def forward_facts(owners: Owners, counters: Counters) -> Facts:
     """Every forward that hostnet holds, with its counters.
 
     Args:
         owners: All owners.
-        snapshot: What the kernel has.
         counters: Packets and bytes by place in our tables.
     """
-    world = World(owners, snapshot)
-
-    @cache
-    def external(gateway: str) -> str:
-        found = world.gateway(gateway)
-        return (found.external if found else None) or ""
-
+    externals = {gateway.name: gateway.external for gateway in owners.every(Gateway)}
     found, cuts = [], cuts_of(owners.every(Forward))
     for owner, item in owners.holding(Forward):
         counts = [counters.get(element.place, (0, 0)) for element in counted(item, cuts)]
         found.append(
             {
-                "id": item.id_on(external(item.gateway) if item.gateway else item.external or ""),
+                "id": item.id_on((externals.get(item.gateway) if item.gateway else item.external) or ""),
                 "protocol": "+".join(item.protocols),
                 "sourcePorts": ports_text(item.ports),
                 "destinationAddress": item.address,

@@ -98,7 +98,7 @@ class Queries:
             if name in ("forwards", "status"):
                 self._restorer.renew_table(record, snapshot)
             if name == "forwards":
-                return facts.forward_facts(record.owners, snapshot, self._counters())
+                return facts.forward_facts(record.owners, self._counters())
             if name == "status":
                 return self._status(record, snapshot)
             if name == "doctor":
@@ -115,7 +115,7 @@ class Queries:
         watching = self._subsystems.persistence.watching(record.owners)
         counters = self._counters()  # first: what `observe` looks at is the same listing then
         observation = self.observe(record, snapshot, held=record.owners)
-        return {**status(observation, watching), **facts.forward_facts(record.owners, snapshot, counters)}
+        return {**status(observation, watching), **facts.forward_facts(record.owners, counters)}
 
     def _counters(self) -> Counters:
         """Packets and bytes by place in our tables, as they are now."""
