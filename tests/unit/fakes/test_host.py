@@ -9,6 +9,10 @@ from typing import Any, TypeVar
 
 import pytest
 from hostnet.agent.linux.operations import CreateTap
+from hostnet.agent.nft.context import Context
+from hostnet.agent.nft.desired import Compiler
+from hostnet.agent.nft.ruleset import Element
+from hostnet.agent.record.owners import Owner
 from hostnet.fakes import FakeHost
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Address, DhcpServer, Forward, Forwarding, Gateway, Glob, Lease, Link, Object, Port
@@ -131,6 +135,26 @@ def test_drift_is_seen(host: FakeHost) -> None:
     assert run(host.read(query)) is None
     make(host, change("PortForward", "web", forward))
     assert run(host.read(query)) is not None
+
+
+def test_a_read_looks_at_an_owner_once_however_many_forwards_it_has(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not once for each forward: with 10,000 of one gateway a read took minutes."""
+    forwards = [Forward("ipv4", ("tcp",), (port, port), "10.0.0.2", (80, 80), "nat") for port in range(1000, 1050)]
+    make(host, change("NatGateway", "nat", *NAT, *forwards))
+    looked: list[str] = []
+    elements = Compiler.elements
+
+    def counted(self: Compiler, owner: Owner, context: Context) -> tuple[Element, ...]:
+        looked.append(owner.key)
+        return elements(self, owner, context)
+
+    monkeypatch.setattr(Compiler, "elements", counted)
+    view = run(host.read(Query(urn("NatGateway", "nat"), "nat", "NatGateway", (*NAT, *forwards))))
+    assert view is not None
+    assert None not in view.seen
+    assert len(looked) < len(forwards)
 
 
 def test_another_firewall_gets_accept_rules(host: FakeHost) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any, Callable
 
 from hostnet.agent.linux.snapshot import KernelLink
@@ -34,10 +35,13 @@ from hostnet.wire.subnets import derived_guest
 
 def drift(owner: Owner, observation: Observation) -> list[Difference]:
     """All that differs in an owner's objects."""
-    return [each for item in owner.objects for each in _drift_of(item, owner, observation)]
+    intact = cache(lambda: observation.intact(owner))  # each of ten thousand forwards asks
+    return [each for item in owner.objects for each in _drift_of(item, owner, observation, intact)]
 
 
-def _drift_of(item: Object, owner: Owner, observation: Observation) -> Iterable[Difference]:
+def _drift_of(item: Object, owner: Owner, observation: Observation, intact: Callable[[], bool]) -> Iterable[Difference]:
+    if isinstance(item, Forward):
+        return _forward_drift(item, observation, intact)
     find = _DRIFT.get(type(item))
     return find(item, owner, observation) if find is not None else ()
 
@@ -186,10 +190,10 @@ def _dhcp_drift(item: DhcpServer, observation: Observation) -> Iterator[Differen
         yield is_off(item, "reached", f"DHCP and DNS of the guests on {item.bridge} may go where a forward leads")
 
 
-def _forward_drift(item: Forward, owner: Owner, observation: Observation) -> Iterable[Difference]:
+def _forward_drift(item: Forward, observation: Observation, intact: Callable[[], bool]) -> Iterable[Difference]:
     # Of ten thousand forwards nearly all are as they should be: their elements are not looked at one by one.
     goes = item.gateway is None or item.gateway in observation.context.gateways
-    if goes and observation.intact(owner) and not (item.loopback and observation.loopback_fault):
+    if goes and intact() and not (item.loopback and observation.loopback_fault):
         return ()
     return forward_drift(item, observation)
 
@@ -201,7 +205,6 @@ _DRIFT: Mapping[type[Any], Callable[[Any, Owner, Observation], Iterable[Differen
     Glob: _glob_drift,
     Guest: lambda item, _, observation: _guest_drift(item, observation),
     Gateway: lambda item, _, observation: gateway_drift(item, observation),
-    Forward: _forward_drift,
     Forwarding: lambda item, _, observation: _forwarding_drift(item, observation),
     DhcpServer: lambda item, _, observation: _dhcp_drift(item, observation),
 }

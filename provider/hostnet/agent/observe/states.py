@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Callable
 
@@ -46,22 +46,29 @@ class _Facts:
 
     owner: Owner
     observation: Observation
-    found: tuple[Difference, ...]
+    found: Mapping[str, list[Difference]]  # by the object's key: of ten thousand forwards, each asks for its own
+
+    def of(self, item: Object) -> Sequence[Difference]:
+        """What differs in an object."""
+        return self.found.get(item.key, ())
 
     def has(self, item: Object, field: str) -> bool:
         """Whether a field of an object differs; "": whether it is not there at all."""
-        return any(each.object == item.key and each.field == field for each in self.found)
+        return any(each.field == field for each in self.of(item))
 
 
 def states(owner: Owner, observation: Observation) -> tuple[ObjectState | None, ...]:
     """The state of each of the owner's objects; None for one that is not there, or has no state of its own."""
-    facts = _Facts(owner, observation, tuple(drift(owner, observation)))
+    found: dict[str, list[Difference]] = {}
+    for each in drift(owner, observation):
+        found.setdefault(each.object, []).append(each)
+    facts = _Facts(owner, observation, found)
     return tuple(_state(item, facts) for item in owner.objects)
 
 
 def promised(owner: Owner, observation: Observation) -> tuple[ObjectState | None, ...]:
     """The same of an owner that waits for what another resource has: as it will be."""
-    facts = _Facts(owner, observation, ())
+    facts = _Facts(owner, observation, {})
     return tuple(
         _promised_link(item, facts) if isinstance(item, Link) else _state(item, facts) for item in owner.objects
     )
@@ -104,7 +111,7 @@ def _link(item: Link, facts: _Facts) -> LinkState | None:
         return None
     declared = [address.cidr for address in facts.owner.of(Address)]
     port = next((port for port in facts.owner.of(Port) if port.link == item.name), None)
-    there = as_there(item, facts.found)
+    there = as_there(item, facts.of(item))
     return LinkState(
         name=item.name,
         kind=item.kind,
@@ -124,9 +131,7 @@ def _link(item: Link, facts: _Facts) -> LinkState | None:
         ports=observed.ports,
         dropped=facts.has(item, "open_firewall"),
         advertised=facts.has(item, "advertised"),
-        port_mtu=next(
-            (each.there for each in facts.found if each.object == item.key and each.field == "port_mtu"), None
-        ),
+        port_mtu=next((each.there for each in facts.of(item) if each.field == "port_mtu"), None),
     )
 
 
@@ -161,13 +166,13 @@ def _guest(item: Guest, facts: _Facts) -> GuestState:
         hostname=item.hostname,
         gateway=gateway_for(addresses, own, 4),
         gateway6=gateway_for(addresses, own, 6),
-        astray=tuple(each.item for each in facts.found if each.object == item.key and each.field == "addresses"),
+        astray=tuple(each.item for each in facts.of(item) if each.field == "addresses"),
         lacking=facts.has(item, "derived"),
     )
 
 
 def _gateway(item: Gateway, facts: _Facts) -> GatewayState:
-    there = {**as_there(item, facts.found), "external": item.external}
+    there = {**as_there(item, facts.of(item)), "external": item.external}
     return GatewayState(**there, external_addresses=_external_addresses(item, facts.observation))
 
 
@@ -186,7 +191,7 @@ def _external_addresses(item: Gateway, observation: Observation) -> tuple[str, .
 def _forward(item: Forward, facts: _Facts) -> ForwardState:
     gateway = facts.observation.context.gateways[item.gateway] if item.gateway else None
     external = gateway.external if gateway else item.external
-    return ForwardState(**{**as_there(item, facts.found), "external": external})
+    return ForwardState(**{**as_there(item, facts.of(item)), "external": external})
 
 
 def _forwarding(item: Forwarding, facts: _Facts) -> ForwardingState:
