@@ -12,7 +12,7 @@ export PATH := $(shell $(PYTHON) -m tools.setup env)
 # The output of `make test` reads from top to bottom, and pytest's closing line comes last.
 .NOTPARALLEL:
 
-.PHONY: help setup setup-demo setup-dev demo test lint unit kernel systems systems-whole fuzz kills schema docs sdk bench fleet latency libraries clean
+.PHONY: help setup setup-demo setup-dev demo test lint unit kernel systems systems-whole fuzz kills schema docs sdk bench libraries clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -74,14 +74,9 @@ sdk: schema ## Write the SDKs for Python, Node.js and Go from schema.json
 	"$$($(PYTHON) -m tools.setup gensdk)" schema.json sdk tools/gensdk/overlays
 	@$(PYTHON) -m tools.setup dev
 
-bench: setup ## Compare hostnet with a provider that does nothing, in one run
+bench: setup ## Measure hostnet beside a provider that does nothing and bare tools: ROWS (1,4), ROUNDS (as root)
+	@$(PYTHON) -m tools.setup bench
 	$(PY) -m benchmarks.run
-
-fleet: setup ## Compare the two for 50 hosts over SSH in one program: HOSTS, TAPS, FORWARDS, ROUNDS
-	$(PY) -m benchmarks.fleet
-
-latency: setup ## Measure a host that is far away: RTTS (milliseconds), CREATES, ROUNDS
-	$(PY) -m benchmarks.latency
 
 libraries: setup ## Compare hostnet's kernel code with pyroute2 and nftables' Python bindings: TAPS, FORWARDS, ROUNDS
 	$(PY) -m benchmarks.libraries

@@ -4,6 +4,7 @@ Each command does what is missing and skips what is done:
     demo     what `make demo` needs: nftables and QEMU, the virtual environment, `pulumi`, a microVM
     dev      what a change of the code needs: the development tools, the generator of the SDKs
     test     both, and what `make test` needs besides: DHCP clients, firewalls, a test server (the default)
+    bench    what `make bench` needs besides: a library that draws plots
     systems  what `make systems` needs besides: a minimal Debian 12 and a minimal Debian 13
 
 Others:
@@ -38,7 +39,7 @@ def prepare_dev() -> None:
     """Do what lint, types, unit tests and the generated files need."""
     debian.install(DEV_PACKAGES)
     venv.build()
-    venv.add_tools()
+    venv.add("dev")
     golang.gensdk()
 
 
@@ -46,12 +47,18 @@ def prepare_test() -> None:
     """Do all that `make test` needs, and so everything."""
     debian.install()
     venv.build()
-    venv.add_tools()
+    venv.add("dev")
     golang.gensdk()
     _prepare_pulumi()
     guest.prepare()
     firewalls.prepare()
     server.prepare()
+
+
+def prepare_bench() -> None:
+    """Do what `make bench` needs: all that `make test` needs, and a library that draws plots."""
+    prepare_test()
+    venv.add("bench")
 
 
 def _prepare_pulumi() -> None:
@@ -87,6 +94,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "demo": prepare_demo,
     "dev": prepare_dev,
     "test": prepare_test,
+    "bench": prepare_bench,
     "systems": systems.prepare,
     "env": print_path,
     "gensdk": print_gensdk,

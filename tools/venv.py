@@ -12,7 +12,7 @@ CONSTRAINTS = CHECKOUT / "constraints.txt"
 SDK = CHECKOUT / "sdk" / "python"
 # Each has the digest of what this part of the environment was made from.
 STAMP = VENV / "hostnet-setup"
-TOOLS_STAMP = VENV / "hostnet-setup-dev"
+EXTRAS = {"dev": "development tools", "bench": "library that draws plots"}
 OLDEST_PYTHON = (3, 11)
 
 
@@ -48,17 +48,21 @@ def build() -> None:
         _install(STAMP, CHECKOUT, *([SDK] if (SDK / "pyproject.toml").exists() else []))
 
 
-def add_tools() -> None:
-    """Install the development tools into the environment that `build` made.
+def add(extra: str) -> None:
+    """Install an extra of hostnet's into the environment that `build` made.
+
+    Args:
+        extra: A name of `EXTRAS`.
 
     Raises:
         SetupError: A package cannot be installed.
     """
-    if _is_done(TOOLS_STAMP):
-        done("development tools in .venv")
+    stamp = VENV / f"hostnet-setup-{extra}"
+    if _is_done(stamp):
+        done(f"{EXTRAS[extra]} in .venv")
         return
-    with doing("install the development tools into .venv"):
-        _install(TOOLS_STAMP, f"{CHECKOUT}[dev]")
+    with doing(f"install the {EXTRAS[extra]} into .venv"):
+        _install(stamp, f"{CHECKOUT}[{extra}]")
 
 
 def _install(stamp: Path, *editables: Path | str) -> None:

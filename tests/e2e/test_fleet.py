@@ -1,6 +1,6 @@
 """Fifty hosts over SSH in one program: one provider process, one login each, and none waits for another.
 
-tests/ssh/fleet.py has the address plan. `python -m benchmarks.fleet` has more on each host, and the times.
+tests/ssh/fleet.py has the address plan. `make bench ROWS=6` has more on each host, and the times.
 """
 
 from __future__ import annotations

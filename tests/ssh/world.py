@@ -173,6 +173,12 @@ class Server:
             self._sshd.wait()
             self._sshd = None
 
+    @property
+    def pid(self) -> int:
+        """The running sshd."""
+        assert self._sshd is not None
+        return self._sshd.pid
+
     def kill_sessions(self) -> None:
         """Kill what sshd has running for its clients, but not what it runs for them."""
         for pid in self.session_processes():

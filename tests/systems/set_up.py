@@ -12,7 +12,7 @@ def main() -> None:
     """Do the steps, in the order of `make setup`."""
     debian.install()
     venv.build()
-    venv.add_tools()
+    venv.add("dev")
     golang.gensdk()
     guest.prepare()
     firewalls.prepare()

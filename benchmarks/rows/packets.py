@@ -1,6 +1,6 @@
 """What a packet costs: new connections a second and one TCP stream through the rules of hostnet, by number of forwards.
 
-`python -m benchmarks.packets` compares, in one run and in alternating rounds: plain routing, a bare nftables map, and
+`python -m benchmarks.rows.packets` compares, in one run and in alternating rounds: plain routing, a bare map, and
 hostnet with N forwards, for FORWARDS="1 1000 10000 60000", plain, with `listenAddresses` and with `sourceCidrs`,
 IPv4 and IPv6, through the first and the last forward. Each figure is the median of ROUNDS rounds, as a ratio of the
 plain routing of its round. It needs root; everything is in network namespaces of its own:

@@ -1,9 +1,8 @@
-"""How long hostnet takes with a host that is far away: to connect, for the first commit, for 1,000 creates at once.
+"""A host that is far away: the time to connect, for the first commit, for CREATES=1000 creates at once.
 
-`python -m benchmarks.latency` runs it, over wires with round trips of RTTS="0 50 200" ms (two TAPs and a program
-between them: not every kernel has netem), and with an agent that waits for no confirmation beside it. How many round
-trips a step takes is how its time grows with the wire's. Needs root and openssh-server; works in network namespaces of
-its own.
+The wires have round trips of RTTS="0 50 200" ms (two TAPs and a program between them: not every kernel has netem).
+Beside it an agent that waits for no confirmation. How many round trips a step takes is how its time grows with the
+wire's.
 """
 
 from __future__ import annotations
@@ -23,12 +22,16 @@ from pathlib import Path
 from hostnet.hosts.session import Session
 from hostnet.hosts.ssh import SSHTransport
 
+from benchmarks.measure import Figure, rounds
 from tests.ssh.world import World, bridge, forward, removal
 
+TITLE = "A host far away"
 RTTS = [int(word) for word in os.environ.get("RTTS", "0 50 200").split()]
 CREATES = int(os.environ.get("CREATES", "1000"))
-ROUNDS = int(os.environ.get("ROUNDS", "3"))
-STEPS = ("connect, the agent's file sent", "connect", "first commit", f"{CREATES} creates at once")
+CREATING = f"{CREATES} creates at once"
+STEPS = ("connect, the agent's file sent", "connect", "first commit", CREATING)
+NOTE = "The bare tool of this row is hostnet with an agent that waits for no confirmation."
+TRIPS = {"connect": 6, "first commit": 2, CREATING: 3}
 
 
 class Unconfirmed(SSHTransport):
@@ -47,7 +50,7 @@ async def timed(work: Awaitable[object]) -> float:
     return time.perf_counter() - start
 
 
-async def measure(world: World, kind: type[SSHTransport]) -> list[float]:
+async def measure_once(world: World, kind: type[SSHTransport]) -> list[float]:
     """The time of each step; the host has nothing before and after."""
 
     def session() -> Session:
@@ -71,23 +74,26 @@ def over_wire(rtt: int) -> dict[type[SSHTransport], list[float]]:
     with tempfile.TemporaryDirectory() as scratch, contextlib.closing(World(Path(scratch))) as world:
         world.server.start()
         with world.wire(delay=rtt / 2):
-            rounds = {
-                kind: [world.run(partial(measure, world, kind)) for _ in range(ROUNDS)]
-                for kind in (SSHTransport, Unconfirmed)
-            }
-    return {kind: [statistics.median(each) for each in zip(*took, strict=True)] for kind, took in rounds.items()}
+            took: dict[type[SSHTransport], list[list[float]]] = {SSHTransport: [], Unconfirmed: []}
+            for _ in range(rounds(3)):
+                for kind, times in took.items():
+                    times.append(world.run(partial(measure_once, world, kind)))
+    return {kind: [statistics.median(each) for each in zip(*times, strict=True)] for kind, times in took.items()}
 
 
-def main() -> None:
-    """Print seconds, medians of the rounds, and round trips."""
+def measure() -> list[Figure]:
+    """Seconds over each wire, and from how they grow the round trips of each step."""
     took = {rtt: over_wire(rtt) for rtt in RTTS}
-    for kind, title in ((SSHTransport, "confirmed"), (Unconfirmed, "not confirmed")):
-        print(f"{title:<34}" + "".join(f"{f'{rtt} ms':>9}" for rtt in RTTS) + "  round trips")
-        for step, name in enumerate(STEPS):
-            seconds = [took[rtt][kind][step] for rtt in RTTS]
-            trips = (seconds[-1] - seconds[0]) / ((RTTS[-1] - RTTS[0]) / 1000)
-            print(f"  {name:<32}" + "".join(f"{each:>9.2f}" for each in seconds) + f"{trips:>13.1f}")
-
-
-if __name__ == "__main__":
-    main()
+    longest = (RTTS[-1] - RTTS[0]) / 1000
+    figures = []
+    for step, name in enumerate(STEPS):
+        confirmed, plain = ([took[rtt][kind][step] for rtt in RTTS] for kind in (SSHTransport, Unconfirmed))
+        for rtt, ours, without in zip(RTTS, confirmed, plain, strict=True):
+            limit = confirmed[0] + 3 * rtt / 1000 if name == CREATING and rtt else None
+            note = "Here the bare tool is hostnet with an agent that waits for no confirmation."
+            figures.append(
+                Figure(f"{name}, {rtt} ms away", "s", ours, None, without, limit, "near + 3 trips", note=note)
+            )
+        trips, without = ((each[-1] - each[0]) / longest for each in (confirmed, plain))
+        figures.append(Figure(f"{name}: round trips", "", trips, None, without, TRIPS.get(name)))
+    return figures

@@ -1,0 +1,109 @@
+"""A fleet in one program: HOSTS=50 servers with an sshd each, beside the same stack on the no-op.
+
+Each server is a network namespace. It has a bridge, a NAT gateway, TAPS=5 TAPs and FORWARDS=10 forwards, over SSH.
+Beside the times: the plugin's peak memory and CPU time, and the CPU time of all that runs on the servers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from benchmarks.measure import PROVIDERS, Figure, in_turn, rounds, seconds
+from benchmarks.projects import STEPS, project, pulumi
+from tests.ssh.fleet import STATE_DIR, Fleet
+
+TITLE = "A fleet"
+HOSTS = int(os.environ.get("HOSTS", "50"))
+TAPS = int(os.environ.get("TAPS", "5"))
+FORWARDS = int(os.environ.get("FORWARDS", "10"))
+MOST, MEMORY, BUSY = 1.25, 100, 15  # times the no-op; MiB; ms of CPU time for each host and command
+NOTE = (
+    "The hosts are this machine: the CPU time of their sshds and agents, divided by the number of cores, is taken off "
+    "in the lines that say so."
+)
+
+# Stands between the engine and the provider: the kernel tells the parent what a process took.
+MEASURED = f"""#!{sys.executable}
+import json, os, signal, sys
+from pathlib import Path
+child = os.posix_spawn("{{plugin}}", ["{{plugin}}", *sys.argv[1:]], os.environ)
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, _: os.kill(child, number))
+_, status, usage = os.wait4(child, 0)
+with Path("{{told}}").open("a") as file:
+    print(json.dumps([usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime]), file=file)
+os._exit(os.waitstatus_to_exitcode(status) % 256)
+"""
+
+
+class Project:
+    """The fleet's stack on one provider."""
+
+    def __init__(self, fleet: Fleet, name: str, provider: Path) -> None:
+        """Put a plugin between, and make the stack."""
+        self._fleet, self._folder = fleet, fleet.directory / name
+        plugin = fleet.directory / f"{name}-plugin" / "pulumi-resource-hostnet"
+        plugin.parent.mkdir()
+        self._told = plugin.with_name("told")
+        plugin.write_text(MEASURED.format(plugin=provider / plugin.name, told=self._told))
+        plugin.chmod(0o755)
+        self._environment = project(self._folder, plugin.parent, "", stateDir=STATE_DIR)
+        ways = [fleet.arguments(number) for number in range(HOSTS)]
+        fleet.write_program(self._folder, ways, taps=TAPS, forwards=FORWARDS, port=80)
+
+    def turn(self) -> dict[str, float]:
+        """What each command takes: seconds, the plugin's peak memory (MiB) and CPU time, the servers' CPU time."""
+        took = {}
+        for step, arguments in STEPS.items():
+            self._told.unlink(missing_ok=True)
+            before = servers_cpu(self._fleet)
+            took[f"{step} seconds"] = seconds(partial(self._run, arguments))
+            took[f"{step} hosts"] = servers_cpu(self._fleet) - before
+            memory, busy = max(map(json.loads, self._told.read_text().splitlines()))
+            took |= {f"{step} memory": memory, f"{step} busy": busy}
+        return took
+
+    def _run(self, arguments: list[str]) -> None:
+        self._fleet.client.call(pulumi, arguments, self._folder, self._environment)
+
+
+def servers_cpu(fleet: Fleet) -> float:
+    """CPU seconds of all sshds and of what they have waited for: the logins that are over, with their agents."""
+    ticks = 0
+    for server in fleet.servers:
+        fields = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def measure() -> list[Figure]:
+    """Measure one fleet; the two providers take turns."""
+    fleet = Fleet(HOSTS)
+    try:
+        projects = {name: Project(fleet, name, provider) for name, provider in PROVIDERS.items()}
+        found = in_turn({name: each.turn for name, each in projects.items()}, rounds(1))
+    finally:
+        fleet.close()
+    return [figure for step in STEPS for figure in _figures(step, found["ours"], found["noop"])]
+
+
+def _figures(step: str, ours: dict[str, float], noop: dict[str, float]) -> Iterator[Figure]:
+    """What a command took.
+
+    The hosts are this machine, which a fleet's are not: the CPU time of their agents and sshds, spread over the
+    processors, is taken off the time of `pulumi`.
+    """
+    took, nothing = ours[f"{step} seconds"], noop[f"{step} seconds"]
+    hosts = ours[f"{step} hosts"] / (os.cpu_count() or 1)
+    what = f"{step}, {HOSTS} hosts"
+    yield Figure(what, "s", took, nothing, note=NOTE)
+    yield Figure(f"{what}, less theirs", "s", took - hosts, nothing, limit=MOST * nothing, target=f"{MOST} x no-op")
+    memory, nothing = ours[f"{step} memory"], noop[f"{step} memory"]
+    yield Figure(f"{what}: plugin's peak memory", "MiB", memory, nothing, limit=MEMORY)
+    busy, nothing = (1000 * each[f"{step} busy"] / HOSTS for each in (ours, noop))
+    yield Figure(f"{what}: plugin's CPU time a host", "ms", busy, nothing, limit=BUSY)
