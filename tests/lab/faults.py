@@ -392,9 +392,12 @@ class Ground:
         """The agents."""
         return [pid for pid in self.processes("python3") + self.processes("python") if pid != os.getpid()]
 
-    def inside(self, *command: str) -> None:
-        """Run a command in the host's mount namespace."""
-        subprocess.run(["nsenter", f"--mount=/proc/{self.place}/ns/mnt", "--", *command], check=True)
+    def remount(self, how: str) -> bool:
+        """Make /proc/sys read-only ("ro") or writable ("rw") on the host; False: a sysctl is open for writing."""
+        argv = ["nsenter", f"--mount=/proc/{self.place}/ns/mnt", "mount", "-o", f"remount,bind,{how}", "/proc/sys"]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
+        assert done.returncode == 0 or "busy" in done.stderr, done.stderr  # EBUSY; mount(8) ends with 32 for any error
+        return done.returncode == 0
 
     def close(self) -> None:
         """End the sessions."""
@@ -496,17 +499,13 @@ async def _disk_full(ground: Ground, session: Session, work: Work) -> AsyncItera
 @contextlib.asynccontextmanager
 async def _read_only(ground: Ground, session: Session, work: Work) -> AsyncIterator[None]:
     del session
-    while True:
-        try:
-            ground.inside("mount", "-o", "remount,bind,ro", "/proc/sys")
-            break
-        except subprocess.CalledProcessError:  # EBUSY: at this moment a sysctl is open for writing
-            await asyncio.sleep(0)
+    while not ground.remount("ro"):  # noqa: ASYNC110 - of the end of another process's write there is no event
+        await asyncio.sleep(0)
     try:
         await asyncio.wait({work})
         yield
     finally:
-        ground.inside("mount", "-o", "remount,bind,rw", "/proc/sys")
+        assert ground.remount("rw")
 
 
 @contextlib.asynccontextmanager
