@@ -31,6 +31,9 @@ DOUBT = 0.3  # seconds, where no answer is expected
 RESEND = 0.5  # seconds between datagrams of one patient probe: the first may be lost while a neighbour is looked up
 IP_RECVERR = 11  # <linux/in.h>
 IPV6_RECVERR = 25  # <linux/in6.h>
+# One more SYN and no third; after a second of silence a keepalive each second, which the host at the other end answers:
+# with a RST where it has no such connection.
+WATCHFUL = {socket.TCP_SYNCNT: 1, socket.TCP_KEEPIDLE: 1, socket.TCP_KEEPINTVL: 1, socket.TCP_KEEPCNT: 10}
 _TCP_INFO = struct.Struct("=100xI")  # <linux/tcp.h>, struct tcp_info: tcpi_total_retrans
 ECHO_REPLIES = {socket.AF_INET: 0, socket.AF_INET6: 129}
 _icmp_ids = itertools.count(os.getpid())
@@ -44,7 +47,7 @@ class Target:
         port: 0 for icmp.
         source: The own address to use; None: the kernel's choice.
         source_port: 0: the kernel's choice.
-        syns: How often TCP sends its SYN again before it gives up; None: the kernel's choice.
+        watchful: Whether TCP finds out by itself, within seconds, that the other end does not answer any more.
     """
 
     protocol: Protocol
@@ -52,7 +55,7 @@ class Target:
     port: int = 0
     source: str | None = None
     source_port: int = 0
-    syns: int | None = None
+    watchful: bool = False
 
     @property
     def family(self) -> socket.AddressFamily:
@@ -166,8 +169,10 @@ async def connect(namespace: Namespace, target: Target) -> socket.socket:
     """A connected TCP socket that leaves no TIME_WAIT behind, so that a hammer does not run out of ports."""
     client = await _socket(namespace, target, socket.SOCK_STREAM)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST_ON_CLOSE)
-    if target.syns is not None:
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, target.syns)
+    if target.watchful:
+        for option, value in WATCHFUL.items():
+            client.setsockopt(socket.IPPROTO_TCP, option, value)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     try:
         await asyncio.get_running_loop().sock_connect(client, (target.address, target.port))
     except BaseException:
@@ -327,9 +332,10 @@ class Hammer:
         """Probe one after the other until it is cancelled.
 
         TCP gives up with its second SYN: the connection counts as a failure by then, and a third would only hold up
-        the next one.
+        the next one. One that only the client still has (the RST went to the server, because the host did not
+        translate a packet) ends with the first keepalive.
         """
-        target = replace(target, syns=1)
+        target = replace(target, watchful=True)
         while True:
             verdict = await probe(namespace, target)
             if verdict.outcome == "reached" and not verdict.resent:
