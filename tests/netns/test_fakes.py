@@ -363,6 +363,8 @@ def ruleset(nft: Nftables) -> dict[str, Any]:
             (kind, body), *_ = item.items()
             body = {name: value for name, value in body.items() if name != "handle"}
             if kind in ("set", "map"):
+                if isinstance(body.get("map"), list):  # of a concatenation, since nft 1.1; 1.0 writes "a . b"
+                    body["map"] = " . ".join(body["map"])
                 elements = sorted(json.dumps(each) for each in body.pop("elem", ()))
                 sets[f"{line} {body['name']}"] = (kind, body, elements)
             elif kind == "chain":
