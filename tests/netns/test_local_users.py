@@ -89,10 +89,15 @@ def test_a_state_directory_of_another_user(place: Namespace, tmp_path: Path, own
 VARIABLES = ("PULUMI_CONFIG_PASSPHRASE", "AWS_SECRET_ACCESS_KEY", "HCLOUD_TOKEN")
 
 
-def environments(namespace: Namespace) -> list[tuple[str, set[str]]]:
-    """The program and the names of the variables of every process in a network namespace."""
+def processes(namespace: Namespace) -> set[str]:
+    """The numbers of the processes in a network namespace."""
+    return set(namespace.run(f"ip netns pids {namespace.name}").split())
+
+
+def environments(pids: set[str]) -> list[tuple[str, set[str]]]:
+    """The program and the names of the variables of each process."""
     found = []
-    for pid in namespace.run(f"ip netns pids {namespace.name}").split():
+    for pid in pids:
         with contextlib.suppress(OSError):  # `ip` itself is over
             program = Path(f"/proc/{pid}/comm").read_text().strip()
             variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
@@ -104,12 +109,13 @@ def test_no_process_keeps_the_environment_of_pulumi(lab: Lab, monkeypatch: pytes
     """Passphrases and cloud keys stay with `pulumi`: the agent, dnsmasq and the watcher have PATH and LANG."""
     for name in VARIABLES:
         monkeypatch.setenv(name, "a secret")
+    before = processes(lab.host)  # an earlier test's provider may have an agent there
     provider = Provider()
     try:
         stack = Stack(provider, lab.host.name)
         net = ("Bridge", {"name": "br-a", "addresses": ["10.0.0.1/24"], "dhcpServer": {}})
         stack.up({"net": net, "vms": ("TapBinding", {"match": "vm-*", "bridge": "br-a"})})
-        found = environments(lab.host)
+        found = environments(processes(lab.host) - before)
         stack.destroy()
     finally:
         provider.close()
