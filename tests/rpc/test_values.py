@@ -12,7 +12,7 @@ from hostnet.lifecycle.redaction import HIDDEN, Redactor
 from hostnet.lifecycle.secrets import SECRET, SIGNATURE, Given, input_secrets, output_secrets
 from hostnet.resources.schema.model import has_unknown
 from hostnet.resources.schema.values import UNKNOWN, Value
-from hostnet.rpc.codec import ASSET, BYTES, OUTPUT, RESOURCE, UNKNOWNS, MalformedError, decode, encode
+from hostnet.rpc.codec import ASSET, BYTES, OUTPUT, RESOURCE, UNKNOWNS, MalformedError, decode, encode, encode_again
 from hostnet.rpc.protos import provider_pb2
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,6 +69,31 @@ def test_values_and_secrets_survive(case: tuple[dict[str, Any], set[Path]]) -> N
     assert found.values == values
     assert found.secrets == marks
     assert encode(found.values, found.secrets, unknowns=True) == wire
+
+
+@given(marked(), MAPPINGS, st.data())
+def test_what_goes_back_as_it_came_is_the_same(
+    case: tuple[dict[str, Any], set[Path]], others: dict[str, Any], data: st.DataObject
+) -> None:
+    """With what is added, changed and left out, it is what encoding all of it would give."""
+    given_values, marks = case
+    wire = Struct.FromString(encode(given_values, marks, unknowns=True).SerializeToString())
+    found = decode(wire)
+    values = {**{name: each for name, each in found.values.items() if data.draw(st.booleans())}, **others}
+    secrets, unknowns = input_secrets(values, found), data.draw(st.booleans())
+    again = encode_again(wire, found, values, secrets, unknowns=unknowns)
+    assert again == encode(values, secrets, unknowns=unknowns)
+
+
+@pytest.mark.parametrize(
+    "given_value", [None, {SIGNATURE: OUTPUT, "value": 7}, {SIGNATURE: SECRET, "value": "x"}, *sorted(UNKNOWNS)]
+)
+def test_what_has_another_form_does_not_go_back_as_it_came(given_value: Value) -> None:
+    """A null is left out, a typed value is its value, and an unknown is written in one way."""
+    wire = encode({"it": [given_value], "other": "x"})
+    found = decode(wire)
+    marks = input_secrets(found.values, found)
+    assert encode_again(wire, found, found.values, marks, unknowns=True) == encode(found.values, marks, unknowns=True)
 
 
 @given(MAPPINGS)

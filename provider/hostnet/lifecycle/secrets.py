@@ -35,11 +35,14 @@ class Given:
         values: The values, secrets among them as plain ones.
         secrets: The paths of the secrets.
         texts: Every text in a secret value, for `Redactor`.
+        plain: What they were read from says nothing that is not in the values: no null, no type of its own. It is
+            written again word for word.
     """
 
     values: dict[str, Value] = field(default_factory=dict)
     secrets: set[Path] = field(default_factory=set)
     texts: set[str] = field(default_factory=set)
+    plain: bool = True
 
     def mark(self, path: Path, value: Value) -> None:
         """Note that the value at a path is secret."""

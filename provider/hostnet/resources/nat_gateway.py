@@ -268,14 +268,16 @@ pulumi.export("externalAddresses", nat.external_addresses)
     ) -> Outputs:
         """What follows from the inputs; an update keeps what it leaves alone."""
         del urn
-        now, had, needed = self.inputs.canonical(inputs), old_outputs or {}, self.needs(inputs)
+        had, needed = old_outputs or {}, self.needs(inputs)
+        external, fixed, fixed6 = (
+            self.inputs.canonical_property(name, inputs) for name in ("externalInterface", "externalIp", "externalIpv6")
+        )
         same_side = self.unchanged(old_inputs, inputs, "externalInterface")
-        external = now["externalInterface"]
         if external is None:
             external = had.get("externalInterface", UNKNOWN) if same_side else UNKNOWN
         addresses: Value = UNKNOWN
-        if now["externalIp"] is not None and now["externalIpv6"] is not None:
-            addresses = [now["externalIp"], now["externalIpv6"]]
+        if fixed is not None and fixed6 is not None:
+            addresses = [fixed, fixed6]
         elif same_side and self.unchanged(old_inputs, inputs, "externalIp", "externalIpv6"):
             addresses = had.get("externalAddresses", UNKNOWN)
         # While an input is unknown, a family that is not needed so far may still be needed.

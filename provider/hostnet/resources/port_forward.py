@@ -133,17 +133,23 @@ def _forward_rules(judged: dict[str, Value], path: str, report: Report) -> None:
         if destination.ports and source:
             _fitting(split_ports(source), destination.ports, join(path, "destination"), report)
         _one_family(destination, judged, path, report)
-    first_at: dict[object, int] = {}
-    for index, listen in known_items(judged["listenAddresses"]):
-        first = first_at.setdefault(parse_ip(listen), index)
-        if first != index:
-            listens = join(path, "listenAddresses")
-            report.fail(f"{listens}[{index}]", f"must be unique: {listens}[{first}] is {listen} too")
+    if judged["listenAddresses"]:
+        _listens_once(judged["listenAddresses"], join(path, "listenAddresses"), report)
     if judged["sourceCidrs"] == []:
         report.fail(join(path, "sourceCidrs"), "must not be empty: omit it to allow every source")
 
 
+def _listens_once(addresses: Value, path: str, report: Report) -> None:
+    first_at: dict[object, int] = {}
+    for index, listen in known_items(addresses):
+        first = first_at.setdefault(parse_ip(listen), index)
+        if first != index:
+            report.fail(f"{path}[{index}]", f"must be unique: {path}[{first}] is {listen} too")
+
+
 def _one_family(destination: Destination, judged: dict[str, Value], path: str, report: Report) -> None:
+    if not judged["listenAddresses"] and not judged["sourceCidrs"]:
+        return
     family = destination.family.replace("ip", "IP")
     for index, listen in known_items(judged["listenAddresses"]):
         if f"ipv{parse_ip(listen).version}" != destination.family:
@@ -190,7 +196,7 @@ def overlapping(forwards: Value, path: str, report: Report) -> None:
         if not isinstance(item, dict) or has_unknown(item) or item["destination"] is None or item["sourcePort"] is None:
             continue
         low, high = split_ports(item["sourcePort"])
-        family = family_of(item["destination"])
+        family = item["destination"].family
         for protocol in (item["protocol"] or "tcp").split("+"):
             for listen in _places(item["listenAddresses"]):
                 by_place.setdefault((family, protocol, listen), []).append((low, high, index))

@@ -24,7 +24,7 @@ from hostnet.resources.provider import PROVIDER, check_config, decode_config, di
 from hostnet.resources.schema.model import has_unknown
 from hostnet.resources.schema.values import Autoname, Checked, Failure
 from hostnet.rpc import responses
-from hostnet.rpc.codec import MalformedError, decode, encode
+from hostnet.rpc.codec import MalformedError, decode, encode, encode_again
 from hostnet.rpc.failures import DETAILS_KEY, STATUS_OF, init_failed, status_of
 from hostnet.rpc.functions import call, find_function, list_page
 from hostnet.rpc.log import GrpcDelivery
@@ -176,7 +176,8 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
             failures = self._failures(checked.failures, news, kind.properties)
             return provider_pb2.CheckResponse(inputs=request.news, failures=failures)
         marks = input_secrets(checked.inputs, news)
-        return provider_pb2.CheckResponse(inputs=encode(checked.inputs, marks, unknowns=True))
+        inputs = encode_again(request.news, news, checked.inputs, marks, unknowns=True)
+        return provider_pb2.CheckResponse(inputs=inputs)
 
     @rpc
     async def Diff(self, request: provider_pb2.DiffRequest) -> provider_pb2.DiffResponse:
@@ -219,7 +220,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         return provider_pb2.ReadResponse(
             id=found.id,
             properties=_outputs(found.outputs, inputs),
-            inputs=encode(found.inputs, input_secrets(found.inputs, inputs)),
+            inputs=encode_again(request.inputs, inputs, found.inputs, input_secrets(found.inputs, inputs)),
         )
 
     @rpc

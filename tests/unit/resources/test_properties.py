@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hostnet.resources import RESOURCES
 from hostnet.resources.functions import FUNCTIONS
+from hostnet.resources.port_forward import FORWARD_PORTS
 from hostnet.resources.provider import check_config, diff_config
-from hostnet.resources.schema.model import ListOf, Record, Type, freeze
+from hostnet.resources.schema import model
+from hostnet.resources.schema.model import BadValueError, ListOf, Record, Type, freeze
+from hostnet.resources.schema.types import IpAddress, usable_ip
 from hostnet.resources.schema.values import UNKNOWN
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,6 +24,17 @@ from tests.unit.resources.golden import TOKENS, autoname, load, urn
 
 if TYPE_CHECKING:
     from hostnet.resources.schema.kind import Kind
+
+# Both sides of each border between what a host's address can be and what not.
+EDGES = [
+    ipaddress.ip_address(text)
+    for text in (
+        "0.0.0.0", "0.0.0.1", "0.255.255.255", "1.0.0.0", "126.255.255.255", "127.0.0.0", "127.255.255.255",
+        "128.0.0.0", "223.255.255.255", "224.0.0.0", "239.255.255.255", "240.0.0.0",
+        "255.255.255.254", "255.255.255.255", "::",
+        "::1", "::2", "fe7f:ffff::", "fe80::", "febf:ffff::", "fec0::", "feff:ffff::", "ff00::", "ffff::",
+    )
+]  # fmt: skip
 
 QUICK = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -116,6 +130,51 @@ def with_one_unknown(value: Any) -> list[Any]:
             before, after = value[:index], value[index + 1 :]
             out += [[*before, UNKNOWN, *after], *([*before, part, *after] for part in with_one_unknown(item))]
     return out
+
+
+@QUICK
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.sampled_from(["10.0.0.2", "10.0.0.3:80", "fd12::2"])), max_size=9),
+    st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9), st.booleans(), st.booleans()), max_size=4),
+)
+def test_forwards_at_their_old_distance_from_an_end_are_not_compared(
+    rows: list[tuple[int, str]], edits: list[tuple[int, int, bool, bool]]
+) -> None:
+    """What is found is the same as where each is compared with each."""
+    old = [{"sourcePort": port, "destination": destination} for port, destination in rows]
+    new = [dict(each) for each in old]
+    for place, port, put_in, take_out in edits:
+        if take_out:
+            del new[place : place + 1]
+        if put_in:
+            new.insert(place, {"sourcePort": port, "destination": "10.0.0.4"})
+    found: dict[str, str] = {}
+    FORWARD_PORTS.compare(old, new, "forwardPorts", found)
+    all_compared: dict[str, str] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "_same_places", lambda *_: (set(), set()))
+        FORWARD_PORTS.compare(old, new, "forwardPorts", all_compared)
+    if len({port for port, _ in rows}) == len(rows) and len({x["sourcePort"] for x in new}) == len(new):
+        assert found == all_compared
+    assert bool(found) or not all_compared
+
+
+@QUICK
+@given(st.ip_addresses() | st.sampled_from(EDGES), st.sets(st.sampled_from(["wildcard", "loopback"])))
+def test_an_address_is_judged_as_ipaddress_does(address: IpAddress, allowed: set[str]) -> None:
+    """By its number it is as usable as by all the questions that `ipaddress` answers."""
+    wildcard, loopback = "wildcard" in allowed, "loopback" in allowed
+    unicast = not address.is_multicast and str(address) != "255.255.255.255"
+    one = wildcard or not address.is_unspecified
+    reached = not address.is_loopback or (loopback and address.version == 4)
+    zoned = address.version == 6 and address.is_link_local
+    zero = address.version == 4 and not address.is_unspecified and address in ipaddress.ip_network("0.0.0.0/8")
+    try:
+        usable_ip(address, wildcard=wildcard, loopback=loopback)
+        accepted = True
+    except BadValueError:
+        accepted = False
+    assert accepted == (unicast and one and reached and not zoned and not zero)
 
 
 ADDRESSES = st.ip_addresses(v=4, network="10.0.0.0/8").map(str) | st.ip_addresses(v=6, network="fd12::/16").map(str)

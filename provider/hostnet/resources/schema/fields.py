@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 
 def fields_of(inputs: Declared) -> dict[str, Value]:
     """The fields of an object, from a program's values: `Gateway(name=id, **fields_of(inputs))`."""
-    return {
-        about.field.name: about.field.to_wire(getattr(inputs, attribute))
-        for attribute, about in inputs.properties_.items()
-        if about.field
-    }
+    return {field.name: field.to_wire(getattr(inputs, attribute)) for attribute, field in inputs.fields_}
 
 
 def declared_by(record: Record[Any], item: Object, *, but: Collection[str] = ()) -> dict[str, Value]:

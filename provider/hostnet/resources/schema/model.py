@@ -28,6 +28,9 @@ PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}", re.ASCII)
 
 Changes = dict[str, str]
 
+# The types of values without parts. `isinstance(…, Mapping)` asks an abstract class, for each of a list's values.
+_WHOLE = frozenset({str, int, float, bool, type(None)})
+
 
 class BadValueError(ValueError):
     """A value that a type refuses. The message says what would be right, as a continuation of "must be"."""
@@ -82,10 +85,11 @@ def join(path: str, key: str) -> str:
 
 def has_unknown(value: Value) -> bool:
     """Whether `UNKNOWN` is anywhere in the value."""
-    if isinstance(value, Mapping):
-        return any(has_unknown(item) for item in value.values())
-    if isinstance(value, list | tuple):
-        return any(has_unknown(item) for item in value)
+    if isinstance(value, dict | list | tuple) or (type(value) not in _WHOLE and isinstance(value, Mapping)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            if item is UNKNOWN or (type(item) not in _WHOLE and has_unknown(item)):
+                return True
+        return False
     return value is UNKNOWN
 
 
@@ -177,11 +181,13 @@ class Scalar(Type):
 
 def freeze(value: Value) -> Value:
     """A hashable form of a value: equal for equal values, different for 1 and true."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, Mapping):
         return ("record", *sorted((key, freeze(item)) for key, item in value.items() if item is not None))
     if isinstance(value, list | tuple):
         return ("list", *map(freeze, value))
-    return (type(value).__name__, str(value)) if not isinstance(value, str) else value
+    return (type(value).__name__, str(value))
 
 
 class ListOf(Type):
@@ -260,10 +266,12 @@ class ListOf(Type):
                 compare_items(self.item, old[index], new[index], place, changes)
 
     def _compare_set(self, old: Value, new: Value, path: str, changes: Changes) -> None:
-        # Of thousands of forwards one has changed: only elements that moved or changed are compared in detail.
-        pairs = zip(old, new, strict=False) if self.key else ()
-        same = {index for index, (before, after) in enumerate(pairs) if before == after}
-        left, right = self._keyed(old, same), self._keyed(new, same)
+        # Of thousands of forwards one has changed, or was put in or taken out: only elements that are not the same from
+        # the front, or from the end, are compared in detail.
+        front, end = _same_places(old, new) if self.key else (set(), set())
+        moved = len(new) - len(old)
+        left = self._keyed(old, front | end)
+        right = self._keyed(new, front | {index + moved for index in end})
         inside: dict[int, Changes] = {}
         for key, index in right.items():
             if key in left:
@@ -293,6 +301,18 @@ class ListOf(Type):
                 key = ("unknown", unknowns)
             out.setdefault(freeze(key), index)
         return out
+
+
+def _same_places(old: Value, new: Value) -> tuple[set[int], set[int]]:
+    """The places in `old` of what is equal in both lists: at its distance from the front; from the end."""
+    front = {place for place, (before, after) in enumerate(zip(old, new, strict=False)) if before == after}
+    end: set[int] = set()
+    if len(old) != len(new):
+        for back in range(1, min(len(old), len(new)) + 1):
+            if len(old) - back in front or len(new) - back in front or old[-back] != new[-back]:
+                break
+            end.add(len(old) - back)
+    return front, end
 
 
 def compare_items(kind: Type, old: Value, new: Value, path: str, changes: Changes) -> None:
@@ -418,11 +438,13 @@ class Declared:
     """
 
     properties_: ClassVar[dict[str, Property]] = {}
+    fields_: ClassVar[list[tuple[str, Field]]] = []  # the attributes that have a field on the wire
 
     def __init_subclass__(cls) -> None:
         """Collect the declarations, inherited ones first, and replace each by its default."""
         own = {name: about for name, about in vars(cls).items() if isinstance(about, Property)}
         cls.properties_ = {**cls.properties_, **own}
+        cls.fields_ = [(name, about.field) for name, about in cls.properties_.items() if about.field]
         for name, about in own.items():
             setattr(cls, name, about.default)
 
@@ -469,18 +491,17 @@ class Record(Type, Generic[T]):
             report.refuse(path, value, "an object")
             return UNKNOWN
         self._check_keys(value, path, report)
-        judged: dict[str, Value] = {}
+        judged: dict[str, Value] = dict.fromkeys(self.properties)
+        below = f"{path}." if path else ""  # what `join` does with a declared name
         for name, about in self.properties.items():
             item = value.get(name)
             if item is UNKNOWN:
                 judged[name] = UNKNOWN
             elif item is not None:
-                judged[name] = about.type.check(item, join(path, name), report)
+                judged[name] = about.type.check(item, below + name, report)
             elif about.required:
-                report.fail(join(path, name), "is required")
+                report.fail(below + name, "is required")
                 judged[name] = UNKNOWN
-            else:
-                judged[name] = None
         if self.rules:
             self.rules(judged, path, report)
         return judged
@@ -489,23 +510,24 @@ class Record(Type, Generic[T]):
         """All properties, absent ones with their defaults."""
         if not isinstance(value, Mapping):
             return value
-        out: dict[str, Value] = {}
-        for name, about in self.properties.items():
-            item = value.get(name)
-            if item is None:
-                item = list(about.default) if isinstance(about.default, tuple) else about.default
-            out[name] = item if item is None or item is UNKNOWN else about.type.canonical(item)
+        out = {name: self.canonical_property(name, value) for name in self.properties}
         return self.normal(out) if self.normal else out
+
+    def canonical_property(self, name: str, value: Mapping[str, Value]) -> Value:
+        """One property alone, before `normal`; an absent one with its default."""
+        about, item = self.properties[name], value.get(name)
+        if item is None:
+            item = list(about.default) if isinstance(about.default, tuple) else about.default
+        return item if item is None or item is UNKNOWN else about.type.canonical(item)
 
     def typed(self, value: Value) -> T:
         """An object of the class."""
-        found = {}
+        made = self.cls()
+        found, given = vars(made), value if isinstance(value, Mapping) else {}
         for name, about in self.properties.items():
-            item = value.get(name) if isinstance(value, Mapping) else None
+            item = given.get(name)
             if item is not None:
                 found[about.attribute] = about.type.typed(item)
-        made = self.cls()
-        vars(made).update(found)
         return made
 
     def compare(self, old: Value, new: Value, path: str, changes: Changes) -> None:
@@ -554,6 +576,8 @@ class Record(Type, Generic[T]):
         return bool(freeze(self.canonical(old)[name]) == freeze(self.canonical(new)[name]))
 
     def _check_keys(self, value: Mapping[str, Value], path: str, report: Report) -> None:
+        if value.keys() <= self.properties.keys():
+            return
         for key in value:
             if key in self.properties:
                 continue

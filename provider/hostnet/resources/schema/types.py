@@ -28,6 +28,9 @@ NETNS_MAX = 255  # NAME_MAX of a file system: the name is a file in /run/netns
 PORT_MAX = 65535
 ID_MAX = 2**32 - 2  # (uid_t)-1 means "no change"
 
+_IPV4_LOOPBACK, _IPV4_MULTICAST, _IPV4_BROADCAST = 127, range(224, 240), 2**32 - 1  # first bytes; an address
+_IPV6_MULTICAST, _IPV6_LINK_LOCAL = 0xFF, 0xFE80 >> 6  # the first 8 and the first 10 bits
+
 # `%` is a template to the kernel ("tap%d"), a trailing `*` to nftables; the others need quoting somewhere.
 _NAME = re.compile(r"[A-Za-z0-9_.+=@~#][A-Za-z0-9_.+=@~#-]*", re.ASCII)
 _GLOB = re.compile(r"(?:[A-Za-z0-9_.+=@~#*?-]|\[[!]?[A-Za-z0-9_.+=@~#-]+\])+", re.ASCII)
@@ -48,7 +51,7 @@ def text(value: Value, should: str) -> str:
     """The value, if it is a non-empty string; one that holds bytes or half a character is none."""
     if not isinstance(value, str) or not value:
         raise BadValueError(should)
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise BadValueError(f"{should}, in Unicode")
     return value
 
@@ -264,7 +267,7 @@ def parse_ip(value: str) -> IpAddress:
     """
     should = "an IP address such as 10.0.0.2 or fd12::2"
     try:
-        found = ipaddress.ip_address(value)
+        found = ipaddress.IPv6Address(value) if ":" in value else ipaddress.IPv4Address(value)
     except ValueError:
         raise BadValueError(should + (", without a prefix length" if "/" in value else "")) from None
     if isinstance(found, ipaddress.IPv6Address) and (found.scope_id or found.ipv4_mapped):
@@ -315,17 +318,31 @@ def usable_ip(found: IpAddress, *, wildcard: bool = False, loopback: bool = Fals
     Raises:
         BadValueError: The address is refused; the message says which would be right.
     """
-    if found.is_multicast or str(found) == "255.255.255.255":
+    # By its number: each `is_…` of `ipaddress` takes as long as parsing, and a gateway has thousands of addresses.
+    number = int(found)
+    if found.version == IPV4:
+        _usable_ipv4(number, wildcard=wildcard, loopback=loopback)
+    elif number >> 120 == _IPV6_MULTICAST:
         raise BadValueError("a unicast address")
-    if found.is_unspecified and not wildcard:
+    elif number == 0 and not wildcard:
         raise BadValueError("the address of one host")
-    if found.is_loopback and found.version == IPV6:
+    elif number == 1:
         raise BadValueError("an address other than ::1 (the kernel drops translated replies to it)")
-    if found.is_loopback and not loopback:
-        raise BadValueError("an address that can be reached from outside the host, so not in 127.0.0.0/8")
-    if found.version == IPV6 and found.is_link_local:
+    elif number >> 118 == _IPV6_LINK_LOCAL:
         raise BadValueError("an address that needs no zone, so not in fe80::/10")
-    if found.version == IPV4 and not found.is_unspecified and int(found) >> 24 == 0:
+
+
+def _usable_ipv4(number: int, *, wildcard: bool, loopback: bool) -> None:
+    first = number >> 24
+    if first in _IPV4_MULTICAST or number == _IPV4_BROADCAST:
+        raise BadValueError("a unicast address")
+    if number == 0:
+        if not wildcard:
+            raise BadValueError("the address of one host")
+    elif first == _IPV4_LOOPBACK:
+        if not loopback:
+            raise BadValueError("an address that can be reached from outside the host, so not in 127.0.0.0/8")
+    elif first == 0:
         raise BadValueError("an address outside 0.0.0.0/8")
 
 
@@ -429,6 +446,8 @@ class PortSpec(Scalar):
 
     def parse(self, value: Value) -> str:
         """Accept a number or a range; the canonical value is a string such as `8080` or `8000:8002`."""
+        if type(value) is int and 1 <= value <= PORT_MAX:  # nearly all of them; True has another type
+            return str(value)
         should = f'a port from 1 to {PORT_MAX}, or a range of them as "from:to"'
         if isinstance(value, str):
             match = _PORTS.fullmatch(value)
