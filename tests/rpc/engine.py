@@ -18,7 +18,14 @@ from hostnet.fakes import FakeHost, FakePool
 from hostnet.rpc import server as plugin
 from hostnet.rpc.codec import decode, encode
 from hostnet.rpc.failures import DETAILS_KEY
-from hostnet.rpc.protos import engine_pb2, engine_pb2_grpc, load, provider_pb2, provider_pb2_grpc
+from hostnet.rpc.protos import (
+    engine_pb2,
+    engine_pb2_grpc,
+    plugin_pb2,
+    provider_pb2,
+    provider_pb2_grpc,
+    status_pb2,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -81,7 +88,7 @@ class Engine:
         self.channel = grpc.insecure_channel(f"127.0.0.1:{port}")
         self.stub = provider_pb2_grpc.ResourceProviderStub(self.channel)
         if self._attach:
-            self.stub.Attach(load("plugin_pb2").PluginAttach(address=self.address))
+            self.stub.Attach(plugin_pb2.PluginAttach(address=self.address))
         else:
             self.stub.Handshake(provider_pb2.ProviderHandshakeRequest(engine_address=self.address))
         return self
@@ -277,8 +284,8 @@ def init_failed(error: grpc.RpcError) -> Any:
     """The partial failure in an error's trailer."""
     trailer: Any = error.trailing_metadata()
     raw = next(value for key, value in trailer if key == DETAILS_KEY)
-    status = load("status_pb2").Status.FromString(raw)
+    status = status_pb2.Status.FromString(raw)
     assert status.code == error.code().value[0]
-    detail = provider_pb2.ErrorResourceInitFailed()
-    assert status.details[0].Unpack(detail)
-    return detail
+    # The name by which the engine knows it; that in protobuf's registry is another one.
+    assert status.details[0].type_url == "type.googleapis.com/pulumirpc.ErrorResourceInitFailed"
+    return provider_pb2.ErrorResourceInitFailed.FromString(status.details[0].value)

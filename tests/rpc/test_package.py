@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from hostnet.resources.schema.values import Value
 
 ROOT = Path(__file__).parents[2]
+# `import pulumi` raises ImportError.
+WITHOUT_PULUMI = """
+import runpy, sys
+sys.modules["pulumi"] = None
+runpy.run_module("hostnet.rpc", run_name="__main__", alter_sys=True)
+"""
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "provider")}
 
 
@@ -187,8 +193,8 @@ def test_arguments(arguments: list[str], address: str | None) -> None:
 
 @pytest.fixture
 def process() -> Iterator[subprocess.Popen[str]]:
-    """The plugin's process, with no engine."""
-    command = [sys.executable, "-m", "hostnet.rpc", "--logtostderr"]
+    """The plugin's process, with no engine, on a machine without Pulumi's Python SDK."""
+    command = [sys.executable, "-c", WITHOUT_PULUMI, "--logtostderr"]
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as running:
         yield running
         running.kill()
@@ -223,14 +229,34 @@ def test_process_ends_with_its_engine() -> None:
         assert engine.stdout.read() == b""
 
 
-def test_protos_leave_pulumi_alone() -> None:
-    """Importing the protocol alone runs none of Pulumi's own code, and a later import of Pulumi is the real one."""
-    program = (
-        "import sys\n"
-        "from hostnet.rpc import protos\n"
-        "assert 'pulumi' not in sys.modules and 'pulumi.runtime' not in sys.modules\n"
-        "import pulumi, pulumi.dynamic\n"
-        "from pulumi.runtime.proto import provider_pb2\n"
-        "assert pulumi.CustomResource and provider_pb2 is protos.provider_pb2\n"
-    )
+# A program whose registry of protobuf has the protocol of another version of Pulumi, under Pulumi's own names.
+OTHER_PULUMI = """
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import Default
+other = FileDescriptorProto(name="pulumi/provider.proto", package="pulumirpc", syntax="proto3")
+for name in ("CheckRequest", "ErrorResourceInitFailed"):
+    other.message_type.add(name=name).field.add(name="later", number=99, type=9, label=1)
+Default().AddSerializedFile(other.SerializeToString())
+"""
+OURS = "from hostnet.rpc.protos import engine_pb2_grpc, provider_pb2, provider_pb2_grpc, status_pb2\n"
+REAL_PULUMI = "import pulumi.dynamic\nfrom google.rpc import error_details_pb2\n"
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [OURS + REAL_PULUMI, REAL_PULUMI + OURS, OTHER_PULUMI + OURS, OURS + OTHER_PULUMI],
+    ids=["pulumi after", "pulumi before", "another version before", "another version after"],
+)
+def test_one_process_has_the_protocol_and_pulumi(imports: str) -> None:
+    """Whichever is imported first, and whichever version it is: hostnet's messages are hostnet's own."""
+    program = f"{imports}assert provider_pb2.CheckRequest(urn='u').SerializeToString() == b'\\n\\x01u'\n"
     subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, check=True, timeout=SECONDS)
+
+
+def test_messages_are_pulumis_on_the_wire() -> None:
+    """What Pulumi's own modules write, hostnet's read, and the other way round."""
+    from pulumi.runtime.proto import provider_pb2 as theirs  # noqa: PLC0415 - beside hostnet's
+
+    ours = provider_pb2.CheckRequest(urn="u", news=encode({"a": [1, True, "x"]}), randomSeed=b"s")
+    assert theirs.CheckRequest is not provider_pb2.CheckRequest
+    assert theirs.CheckRequest.FromString(ours.SerializeToString()).SerializeToString() == ours.SerializeToString()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from grpc import StatusCode
 
 from hostnet.lifecycle.messages import error_text, shorten
-from hostnet.rpc.protos import load, provider_pb2
+from hostnet.rpc.protos import provider_pb2, status_pb2
 from hostnet.wire.errors import Code, HostnetError
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ STATUS_OF = {
 }
 
 DETAILS_KEY = "grpc-status-details-bin"
-_TYPE_URL = "type.googleapis.com/"
+# Not the name in protobuf's registry, which has hostnet's prefix (`protos`).
+_TYPE_URL = "type.googleapis.com/pulumirpc.ErrorResourceInitFailed"
 
 
 def status_of(error: BaseException) -> tuple[StatusCode, str]:
@@ -63,10 +64,8 @@ def init_failed(identifier: str, properties: Struct, inputs: Struct, reasons: li
     detail = provider_pb2.ErrorResourceInitFailed(
         id=identifier, properties=properties, inputs=inputs, reasons=[shorten(reason) for reason in reasons]
     )
-    # Pulumi's own copy: google.rpc.status_pb2 cannot be imported beside it (both register the same symbols).
-    status = load("status_pb2").Status(code=STATUS_OF[Code.PARTIAL].value[0], message=shorten("; ".join(reasons)))
+    status = status_pb2.Status(code=STATUS_OF[Code.PARTIAL].value[0], message=shorten("; ".join(reasons)))
     entry = status.details.add()
-    entry.type_url = _TYPE_URL + detail.DESCRIPTOR.full_name
+    entry.type_url = _TYPE_URL
     entry.value = detail.SerializeToString()
-    serialized: bytes = status.SerializeToString()
-    return serialized
+    return status.SerializeToString()
