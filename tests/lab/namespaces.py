@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import re
 import shlex
@@ -22,9 +23,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from tests.lab.kernel import Kernel
+if TYPE_CHECKING:
+    from tests.lab.kernel import Kernel
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -77,12 +79,18 @@ class Namespace:
         ip([f"netns add {self.name}"])
         # Several, so that probes go on while a program runs.
         self._threads = ThreadPoolExecutor(4, thread_name_prefix=role, initializer=_enter, initargs=(self.name,))
-        self.kernel = Kernel(self.call)
         self.ip("link set lo up")
 
     def __repr__(self) -> str:
         """Its role: what a failed assertion should show."""
         return f"<namespace {self.role}>"
+
+    @functools.cached_property
+    def kernel(self) -> Kernel:
+        """What the kernel has here."""
+        from tests.lab.kernel import Kernel  # noqa: PLC0415 - `make demo`, which has namespaces, has no pyroute2
+
+        return Kernel(self.call)
 
     def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Begin a call inside the namespace."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -26,6 +30,19 @@ def test_pre_commit_checks_what_make_lint_checks() -> None:
     configuration = (CHECKOUT / ".pre-commit-config.yaml").read_text()
     assert re.findall(r"^ +entry: (.*)$", configuration, re.MULTILINE) == commands
     assert re.findall(r"^ +- repo: (.*)$", configuration, re.MULTILINE) == ["local"]
+
+
+@pytest.mark.parametrize("module", ["tools.demo", "tools.docs_listing"])
+def test_the_demo_needs_no_development_tools(module: str) -> None:
+    """`make demo` and `make docs` install the dependencies alone: what these import is none of the extra "dev"."""
+    extras = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    missing = [
+        name for name, of in packages_distributions().items() if {each.lower() for each in of} & {*extras["dev"]}
+    ]
+    assert {"pytest", "pyroute2"} <= {*missing}
+    script = f"import sys; sys.modules.update(dict.fromkeys({missing!r})); import {module}"
+    done = subprocess.run([sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(CHECKOUT)))
