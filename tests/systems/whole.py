@@ -17,5 +17,6 @@ def test_the_demo_needs_make_and_python_alone(bare: System) -> None:
 
 @pytest.mark.parametrize("folder", ["cli", "dynamic"])
 def test_folder(system: System, folder: str) -> None:
-    """All tests of a folder."""
+    """All tests of a folder, with a `pulumi` beside what set-up for tests brings."""
+    system.online("make", "setup-demo")
     system.pytest("-n", "2", "--dist", "loadgroup", f"tests/{folder}")
