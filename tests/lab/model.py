@@ -409,7 +409,7 @@ def _common(view: _View) -> Iterator[tuple[Fact, Any, Place]]:
             subnets = [
                 cidr for cidr in view.devices.get(link, ()) if mark in cidr and not cidr.endswith(("/32", "/128"))
             ]
-            yield from ((("hairpin_sources" + digit, link, net), "", UNSEEN) for net in _collapsed(subnets))
+            yield from ((("hairpin_sources" + digit, net, link), "", UNSEEN) for net in _collapsed(subnets))
 
 
 def _collapsed(cidrs: list[str]) -> list[str]:

@@ -676,7 +676,7 @@ SHARED = (
     'inet hostnet our_links { "br0" }',
     'inet hostnet hairpin_pairs { "br0" . "br0" }',
     "inet hostnet bridge_addrs4 { 10.0.0.1 }",
-    'inet hostnet hairpin_sources4 { "br0" . 10.0.0.0/24 }',
+    'inet hostnet hairpin_sources4 { 10.0.0.0/24 . "br0" }',
     "inet hostnet internal_nets4 { 10.0.0.0/24 }",
     "inet hostnet closed_nets4 { 10.9.0.0/24 }",
     "inet hostnet gateway_addrs4 { 10.0.0.1 }",

@@ -50,7 +50,7 @@ def compile_common(context: Context) -> Iterator[Tagged]:
     yield from ((Element("hairpin_ports", (port, port)), ("common", "")) for port in context.ports)
     for name in sorted(our_links):
         for network in subnets(context.addresses.get(name, ())):
-            yield Element(f"hairpin_sources{network.version}", (name, str(network))), ("common", "")
+            yield Element(f"hairpin_sources{network.version}", (str(network), name)), ("common", "")
     for set_name, networks in _networks(context).items():
         yield from ((Element(set_name, (str(bare(net)),)), ("common", "")) for net in networks)
     yield from ((element, ("common", "")) for digit in "46" for element in _internal(context, digit))

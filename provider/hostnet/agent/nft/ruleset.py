@@ -4,14 +4,16 @@
 its own elements and nothing else. What a packet costs:
 
 - The rules are the same on every host. NAT chains see the first packet of a connection, conntrack translates the rest.
-  Each later packet meets two base chains, `protect_host` and `forward`: an empty chain, too, costs each packet.
+  Each later packet that is forwarded meets one base chain, `forward`: an empty chain, too, costs each packet (340 ns of
+  5,200 for a UDP packet, Linux 6.18). So what protects the host's addresses is in a NAT chain and in `input`.
 - A set without `flags interval` is a hash table: a look-up costs the same at any size. All forwards of single ports are
   in such sets, with `listenAddresses` (`dnat_addr4`), with `sourceCidrs` (`dnat_limited4`, `port_sources24_4`) and
   without; so are their counters, the one set in which each packet of a forwarded connection is looked up.
 - An interval set of one field (`internal_nets4`) is a tree: a look-up grows with the logarithm of its size.
 - An interval set of several fields is the kernel's nft_set_pipapo: a look-up goes through bitmaps with a bit for each
   element, so it grows with their number. Only what is a range has elements there: ports as a range, sources with an
-  unusual prefix length, a listen address together with sources.
+  unusual prefix length, a listen address together with sources. It looks at field by field and stops at the first that
+  fits nothing, so the field that most packets miss comes first (`hairpin_sources4`).
 """
 
 from __future__ import annotations
@@ -130,7 +132,7 @@ def _specs() -> dict[str, SetSpec]:
         specs |= _forward_specs(n, address) | _gateway_specs(n, address)
         specs[f"bridge_addrs{n}"] = SetSpec((address,), of="link", holds="the host's addresses on `our_links`")
         specs[f"hairpin_sources{n}"] = SetSpec(
-            ("ifname", address),
+            (address, "ifname"),
             interval=True,
             of="link",
             holds="their subnets: a guest that reaches its sibling through a forward is masqueraded",
@@ -253,17 +255,25 @@ def _declare(name: str, spec: SetSpec) -> str:
 # gateway lists, and leaves the rest of the host alone.
 _CHAINS = f"""
   # The kernel answers for any of its addresses on every interface: the gateway's inside address, too, to a neighbour
-  # on the uplink who sends there directly. Before dstnat, so that it sees what was asked for.
+  # on the uplink who sends there directly. Before dstnat of any program, so that it sees what was asked for; a NAT
+  # chain, since that one costs the first packet of a connection alone.
+  chain protect_addrs {{
+    type nat hook prerouting priority -150; policy accept;
+PROTECT
+  }}
+
+  # What passes no NAT chain reaches the host here: it is not tracked, or fits into no connection.
   chain protect_host {{
-    type filter hook prerouting priority mangle; policy accept;
+    type filter hook input priority mangle; policy accept;
+    ct state established,related accept
+PROTECT
+  }}
+
+  chain from_inside {{
     ct state established,related accept
     iifname "lo" accept
-    # A forward from 127.0.0.1 needs the sysctl route_localnet, with which the kernel takes packets for 127.0.0.0/8
-    # from the outside, too.
-    ip daddr 127.0.0.0/8 drop
     iifname @our_links accept
-    ip daddr @gateway_addrs4 drop
-    ip6 daddr @gateway_addrs6 drop
+    drop
   }}
 
   chain prerouting {{
@@ -271,8 +281,7 @@ _CHAINS = f"""
     # What is not for an address of this host is on its way through: a forward of port 80 must not take it.
     fib daddr type != local accept
     # Guests' DHCP and DNS go to their own bridge's server, whatever port 53 of the host is forwarded to.
-    meta l4proto {{ 6, 17 }} iifname . meta l4proto . th dport @dnsmasq_ports ip daddr @bridge_addrs4 accept
-    meta l4proto {{ 6, 17 }} iifname . meta l4proto . th dport @dnsmasq_ports ip6 daddr @bridge_addrs6 accept
+    meta l4proto {{ 6, 17 }} iifname . meta l4proto . th dport @dnsmasq_ports jump own_services
     meta nfproto ipv4 jump dnat_prerouting4
     meta nfproto ipv6 jump dnat_prerouting6
     # The dmz host gets the rest, but for ICMP, and for what is meant for the host's inside addresses.
@@ -282,6 +291,11 @@ _CHAINS = f"""
     meta l4proto 6 iifname . tcp dport @dmz_except_ports accept
     meta nfproto ipv4 dnat ip to iifname map @dmz_hosts4
     meta nfproto ipv6 dnat ip6 to iifname map @dmz_hosts6
+  }}
+
+  chain own_services {{
+    ip daddr @bridge_addrs4 accept
+    ip6 daddr @bridge_addrs6 accept
   }}
 
   # What the host sends to its own addresses leaves through lo. By number: nft 1.0.6 knows the name `dstnat` in
@@ -340,13 +354,9 @@ COUNTS
 
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
-    # Whoever asks for a forward from the target's own network gets the answer from the target directly, and does not
-    # know it, unless it goes back through the host.
-    iifname . oifname @hairpin_pairs ct status dnat masquerade
-    ct status dnat oifname . ip saddr @hairpin_sources4 masquerade
-    ct status dnat oifname . ip6 saddr @hairpin_sources6 masquerade
-    # No guest can answer 127.0.0.1: to it that is the guest itself.
-    oifname != "lo" ip saddr 127.0.0.0/8 ct status dnat masquerade
+    ct status dnat jump hairpin
+    # All that follows is about external interfaces.
+    oifname != @external_links accept
     # A translated source would mislead who answers a broadcast, or a group: DHCP, mDNS. libvirt leaves them out, too.
     fib daddr type {{ broadcast, multicast }} accept
     ip daddr @internal_nets4 accept
@@ -364,6 +374,16 @@ COUNTS
     meta nfproto ipv6 iifname . oifname @masquerade_pairs6 jump masqueraded
   }}
 
+  # Whoever asks for a forward from the target's own network gets the answer from the target directly, and does not
+  # know it, unless it goes back through the host.
+  chain hairpin {{
+    iifname . oifname @hairpin_pairs masquerade
+    ip saddr . oifname @hairpin_sources4 masquerade
+    ip6 saddr . oifname @hairpin_sources6 masquerade
+    # No guest can answer 127.0.0.1: to it that is the guest itself.
+    oifname != "lo" ip saddr 127.0.0.0/8 masquerade
+  }}
+
   chain low_ports {{
     {_PORTED} snat ip to oifname . ip saddr map @snat_nets4 : 1024-65535
     {_PORTED} snat ip6 to oifname . ip6 saddr map @snat_nets6 : 1024-65535
@@ -378,6 +398,14 @@ COUNTS
     {_PORTED} th sport < 1024 masquerade to :1024-65535
     masquerade
   }}
+"""
+
+# A forward from 127.0.0.1 needs the sysctl route_localnet, with which the kernel takes packets for 127.0.0.0/8 from the
+# outside, too.
+_PROTECT = """
+    ip daddr 127.0.0.0/8 iifname != "lo" drop
+    ip daddr @gateway_addrs4 goto from_inside
+    ip6 daddr @gateway_addrs6 goto from_inside
 """
 
 # A frame to a group (the lowest bit of the first byte) is flooded, in hairpin mode also to the port that it came from:
@@ -416,7 +444,7 @@ def _dnat_chain(n: str, hook: str, device: str) -> str:
     to = f"{_PORTED} dnat {ip} to {device} . meta l4proto"
     # From outside a bridge's address is not the host's: only forwards of every address take what is sent there.
     outside = (
-        f"    iifname != @our_links {_PORTED} {ip} daddr @bridge_addrs{n}"
+        f"    {ip} daddr @bridge_addrs{n} {_PORTED} iifname != @our_links"
         f" {device} . meta l4proto . th dport != @dnat_wildcard{n} return\n"
         if hook == "prerouting"
         else ""
@@ -479,7 +507,7 @@ def table_text() -> str:
             *declared[TABLE],
             *(_limited_sources(n) for n in "46"),
             *(_dnat_chain(n, "prerouting", "iifname") + _dnat_chain(n, "output", "oifname") for n in "46"),
-            _CHAINS.replace("COUNTS", _counts()) + "}",
+            _CHAINS.replace("COUNTS", _counts()).replace("PROTECT", _PROTECT) + "}",
             f"table {BRIDGE_TABLE} {{",
             *declared[BRIDGE_TABLE],
             _BRIDGE_CHAINS + "}\n",

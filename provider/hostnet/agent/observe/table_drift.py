@@ -107,7 +107,7 @@ def _link_lacks(name: str, observation: Observation) -> bool:
     cidrs = observation.context.addresses.get(name, ())
     own = {cidr.split("/")[0] for cidr in cidrs}
     names = ("our_links", "hairpin_pairs", "hairpin_sources4", "hairpin_sources6")
-    about = [x for x in observation.shared(*names) if x.key[0] == name]
+    about = [x for x in observation.shared(*names) if name in x.key]
     about += [x for x in observation.shared("bridge_addrs4", "bridge_addrs6") if x.key[0] in own]
     return observation.lacks(about) or any(_net_lacks(digit_of(cidr), cidr, observation) for cidr in cidrs)
 
