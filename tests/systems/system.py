@@ -93,8 +93,12 @@ class System:
         """
         return self._run([], ["--net"], "offline", command)
 
-    def pytest(self, *arguments: str) -> str:
+    def pytest(self, *arguments: str, **variables: str) -> str:
         """Run tests in it.
+
+        Args:
+            arguments: pytest's.
+            variables: Of the environment, besides.
 
         Returns:
             pytest's last line.
@@ -103,7 +107,8 @@ class System:
             AssertionError: A test failed, or none ran.
         """
         path = self.online("python3", "-m", "tools.setup", "env").strip()
-        said = self.offline("env", f"PATH={path}", ".venv/bin/python", "-m", "pytest", "-q", *arguments)
+        environment = [f"{name}={value}" for name, value in {"PATH": path, **variables}.items()]
+        said = self.offline("env", *environment, ".venv/bin/python", "-m", "pytest", "-q", *arguments)
         last = said.strip().splitlines()[-1]
         assert re.search(r"\b\d+ passed\b", last), said[-SHOWN:]
         return last
