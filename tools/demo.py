@@ -136,7 +136,7 @@ class Demo:
     def _preview(self) -> None:
         self._story.step(
             "pulumi preview: what would be created",
-            "The program is __main__.py at the top of the checkout. Its setting `target` says on which host to build; "
+            "The program is program.py at the top of the checkout. Its setting `target` says on which host to build; "
             "for a real host, nothing else changes.",
         )
         self._do("stack", "init", "demo")

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from tools.paths import CHECKOUT, tool_env
 
-PROGRAM = ("Pulumi.yaml", "__main__.py")
+PROGRAM = ("Pulumi.yaml", "__main__.py", "program.py")
 PARTS = (".venv", "provider", "tools")  # what the project refers to; linked, not copied
 WITH_PROGRESS = ("preview", "up", "refresh", "destroy")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")

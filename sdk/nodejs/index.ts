@@ -46,6 +46,9 @@ export const TapBinding: typeof import("./tapBinding").TapBinding = null as any;
 utilities.lazyLoad(exports, ["TapBinding"], () => require("./tapBinding"));
 
 
+// Export enums:
+export * from "./types/enums";
+
 // Export sub-modules:
 import * as config from "./config";
 import * as types from "./types";

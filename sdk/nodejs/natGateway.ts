@@ -4,6 +4,7 @@
 import * as pulumi from "@pulumi/pulumi";
 import * as inputs from "./types/input";
 import * as outputs from "./types/output";
+import * as enums from "./types/enums";
 import * as utilities from "./utilities";
 
 /**
@@ -129,7 +130,7 @@ export interface NatGatewayArgs {
     /**
      * What hostnet does about other firewalls of the host. `auto`: it accepts the gateway's traffic in their chains that would drop it. `none`: it does not touch them. Default: auto. On the host: With `auto`, an accept rule with hostnet's comment is in each such chain, until no resource needs it.
      */
-    firewall?: pulumi.Input<string | undefined>;
+    firewall?: pulumi.Input<string | enums.FirewallMode | undefined>;
     /**
      * Port forwards through this gateway. One resource may hold thousands. Each needs its own combination of protocol, source port, listen addresses and family. On the host: Each forward is an element of the forward maps. A change of one forward changes only its own elements.
      */

@@ -4,6 +4,7 @@
 import * as pulumi from "@pulumi/pulumi";
 import * as inputs from "./types/input";
 import * as outputs from "./types/output";
+import * as enums from "./types/enums";
 import * as utilities from "./utilities";
 
 /**
@@ -132,7 +133,7 @@ export interface PortForwardArgs {
     /**
      * The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`. A change replaces the resource.
      */
-    protocol?: pulumi.Input<string | undefined>;
+    protocol?: pulumi.Input<string | enums.Protocol | undefined>;
     /**
      * The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
      */

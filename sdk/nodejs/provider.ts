@@ -4,6 +4,7 @@
 import * as pulumi from "@pulumi/pulumi";
 import * as inputs from "./types/input";
 import * as outputs from "./types/output";
+import * as enums from "./types/enums";
 import * as utilities from "./utilities";
 
 /**
@@ -71,7 +72,7 @@ export interface ProviderArgs {
     /**
      * Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
      */
-    persist?: pulumi.Input<string | undefined>;
+    persist?: pulumi.Input<string | enums.Persist | undefined>;
     /**
      * The directory on the host with the record of all resources. Two providers with different directories own different resources. Default: /var/lib/hostnet.
      */

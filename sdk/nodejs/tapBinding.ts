@@ -4,6 +4,7 @@
 import * as pulumi from "@pulumi/pulumi";
 import * as inputs from "./types/input";
 import * as outputs from "./types/output";
+import * as enums from "./types/enums";
 import * as utilities from "./utilities";
 
 /**
@@ -41,11 +42,11 @@ export class TapBinding extends pulumi.CustomResource {
     /**
      * The guest's network settings. There are none without `guest`.
      */
-    declare public readonly guest: pulumi.Output<outputs.GuestNetwork | undefined>;
+    declare public readonly guest: pulumi.Output<outputs.GuestNetwork>;
     /**
      * The kernel's index of the TAP. There is none with `match`.
      */
-    declare public /*out*/ readonly ifindex: pulumi.Output<number | undefined>;
+    declare public /*out*/ readonly ifindex: pulumi.Output<number>;
     /**
      * The interfaces that were attached at the last read. A change of them is not drift.
      */
@@ -53,7 +54,7 @@ export class TapBinding extends pulumi.CustomResource {
     /**
      * The TAP's name. There is none with `match`.
      */
-    declare public readonly name: pulumi.Output<string | undefined>;
+    declare public readonly name: pulumi.Output<string>;
 
     /**
      * Create a TapBinding resource with the given unique name, arguments, and options.

@@ -43,7 +43,7 @@ class TopLevel(Stack):
         if name != "Pulumi.yaml":
             super()._write(name, content)
             return
-        for file in ("Pulumi.yaml", "__main__.py"):
+        for file in ("Pulumi.yaml", "__main__.py", "program.py"):
             shutil.copy(CHECKOUT / file, self.folder)
         for folder in ("provider", ".venv", "tools"):
             (self.folder / folder).symlink_to(CHECKOUT / folder)

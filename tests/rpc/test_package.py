@@ -213,6 +213,17 @@ def test_process(process: subprocess.Popen[str]) -> None:
     assert process.stdout.read() == ""
 
 
+def test_the_checkout_is_a_plugin() -> None:
+    """As Pulumi's Python host runs PulumiPlugin.yaml: the folder, with the engine's address."""
+    command = [sys.executable, str(ROOT), "127.0.0.1:1"]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        try:
+            assert int(running.stdout.readline())
+        finally:
+            running.kill()
+
+
 def test_process_ends_with_its_engine() -> None:
     """A plugin whose engine was killed ends as well."""
     starter = (

@@ -164,7 +164,12 @@ class NatGatewayInputs(Declared):
         forwarding="ipv6",
     )
     firewall: str = prop(
-        Choice("auto", "none"),
+        Choice(
+            "auto",
+            "none",
+            token="hostnet:index:FirewallMode",  # noqa: S106 - a type token
+            doc="Whether a gateway's traffic is accepted in other programs' firewalls.",
+        ),
         "What hostnet does about other firewalls of the host. `auto`: it accepts the gateway's traffic in their chains "
         "that would drop it. `none`: it does not touch them.",
         default="auto",

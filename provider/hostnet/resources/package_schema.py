@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 Schema = dict[str, "Value"]
 
-_REPOSITORY = "https://github.com/hostnet/pulumi-hostnet"
+# The one place that says who publishes hostnet. `make sdk` and `make dist` take it from here.
+ORGANISATION = "pulumi-hostnet"
+REPOSITORY = f"https://github.com/{ORGANISATION}/pulumi-hostnet"
+# A file of the repository at a release, as the web has it.
+LOGO = f"https://raw.githubusercontent.com/{ORGANISATION}/pulumi-hostnet/v{__version__}/docs/logo.svg"
+# Where the engine finds the plugin of a version: among the files of the release.
+DOWNLOADS = f"github://api.github.com/{ORGANISATION}/pulumi-hostnet"
 _PYTHON = {
     "packageName": "pulumi_hostnet",
     "requires": {"pulumi": ">=3.150.0,<4.0.0"},
@@ -28,10 +34,18 @@ _PYTHON = {
     "inputTypes": "classes-and-dicts",
 }
 _NODEJS = {"packageName": "pulumi-hostnet", "respectSchemaVersion": True}
+GO_MODULE = f"{REPOSITORY.removeprefix('https://')}/sdk/go/hostnet"
 _GO = {
-    "importBasePath": f"{_REPOSITORY.removeprefix('https://')}/sdk/go/hostnet",
+    "importBasePath": GO_MODULE,
     "generateResourceContainerTypes": True,
     "respectSchemaVersion": True,
+}
+# Packages whose name begins with `Pulumi.` are Pulumi's own on the index of .NET packages.
+_CSHARP = {"rootNamespace": "PulumiHostnet", "packageReferences": {"Pulumi": "3.*"}, "respectSchemaVersion": True}
+_JAVA = {
+    "basePackage": "io.github.pulumihostnet",
+    "buildFiles": "gradle",
+    "dependencies": {"com.pulumi:pulumi": "1.0.0"},
 }
 
 
@@ -72,8 +86,12 @@ def package_schema() -> Schema:
         "version": __version__,
         "description": "A Linux host's network in a Pulumi stack: bridges, TAPs of microVMs, NAT, port forwards.",
         "keywords": ["pulumi", "hostnet", "category/network", "kind/native"],
+        "homepage": REPOSITORY,
         "license": "Apache-2.0",
-        "repository": _REPOSITORY,
+        "repository": REPOSITORY,
+        "logoUrl": LOGO,
+        "pluginDownloadURL": DOWNLOADS,
+        "publisher": ORGANISATION,
         "config": {"variables": config},
         "provider": {
             "description": f"Configures hostnet. It also reads `{DELETE_UNREACHABLE_ENV}` from the environment.",
@@ -82,7 +100,7 @@ def package_schema() -> Schema:
         "types": dict(sorted(types.items())),
         "resources": resources,
         "functions": functions,
-        "language": {"python": _PYTHON, "nodejs": _NODEJS, "go": _GO},
+        "language": {"python": _PYTHON, "nodejs": _NODEJS, "go": _GO, "csharp": _CSHARP, "java": _JAVA},
     }
 
 

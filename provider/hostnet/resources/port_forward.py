@@ -65,7 +65,14 @@ class ForwardInputs(Declared):
     """A port forward."""
 
     protocol: str = prop(
-        Choice("tcp", "udp", "sctp", "tcp+udp"),
+        Choice(
+            "tcp",
+            "udp",
+            "sctp",
+            "tcp+udp",
+            token="hostnet:index:Protocol",  # noqa: S106 - a type token
+            doc="The protocol of a port forward.",
+        ),
         "The protocol, in lower case.",
         default="tcp",
         effect="It is a part of the element's key in the forward maps of table `inet hostnet`.",

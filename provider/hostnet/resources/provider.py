@@ -26,7 +26,13 @@ class ProviderInputs(Declared):
         default=False,
     )
     persist: str = prop(
-        Choice("auto", "always", "never"),
+        Choice(
+            "auto",
+            "always",
+            "never",
+            token="hostnet:index:Persist",  # noqa: S106 - a type token
+            doc="Whether the host's network comes back after a reboot.",
+        ),
         "Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there.",
         default="auto",
     )

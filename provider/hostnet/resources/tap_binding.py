@@ -194,15 +194,14 @@ class TapBindingInputs(Declared):
 class TapBindingOutputs(Declared):
     """What a TAP binding is on its host."""
 
-    name: str | None = output(OUT_TEXT, "The TAP's name. There is none with `match`.", always=False)
-    ifindex: int | None = output(OUT_INT, "The kernel's index of the TAP. There is none with `match`.", always=False)
+    name: str | None = output(OUT_TEXT, "The TAP's name. There is none with `match`.")
+    ifindex: int | None = output(OUT_INT, "The kernel's index of the TAP. There is none with `match`.")
     members: tuple[str, ...] = output(
         ListOf(OUT_TEXT), "The interfaces that were attached at the last read. A change of them is not drift."
     )
     guest: Value = output(
         Record(GuestOutput, "hostnet:index:GuestNetwork"),
         "The guest's network settings. There are none without `guest`.",
-        always=False,
     )
 
 

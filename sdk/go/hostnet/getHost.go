@@ -7,7 +7,7 @@ import (
 	"context"
 	"reflect"
 
-	"github.com/hostnet/pulumi-hostnet/sdk/go/hostnet/internal"
+	"github.com/pulumi-hostnet/pulumi-hostnet/sdk/go/hostnet/internal"
 	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
 )
 

@@ -8,7 +8,7 @@ import (
 	"reflect"
 
 	"errors"
-	"github.com/hostnet/pulumi-hostnet/sdk/go/hostnet/internal"
+	"github.com/pulumi-hostnet/pulumi-hostnet/sdk/go/hostnet/internal"
 	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
 )
 

@@ -7,7 +7,7 @@ import (
 	"context"
 	"reflect"
 
-	"github.com/hostnet/pulumi-hostnet/sdk/go/hostnet/internal"
+	"github.com/pulumi-hostnet/pulumi-hostnet/sdk/go/hostnet/internal"
 	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
 )
 
@@ -1078,80 +1078,6 @@ func (o GuestNetworkOutput) MacAddress() pulumi.StringOutput {
 	return o.ApplyT(func(v GuestNetwork) string { return v.MacAddress }).(pulumi.StringOutput)
 }
 
-type GuestNetworkPtrOutput struct{ *pulumi.OutputState }
-
-func (GuestNetworkPtrOutput) ElementType() reflect.Type {
-	return reflect.TypeOf((**GuestNetwork)(nil)).Elem()
-}
-
-func (o GuestNetworkPtrOutput) ToGuestNetworkPtrOutput() GuestNetworkPtrOutput {
-	return o
-}
-
-func (o GuestNetworkPtrOutput) ToGuestNetworkPtrOutputWithContext(ctx context.Context) GuestNetworkPtrOutput {
-	return o
-}
-
-func (o GuestNetworkPtrOutput) Elem() GuestNetworkOutput {
-	return o.ApplyT(func(v *GuestNetwork) GuestNetwork {
-		if v != nil {
-			return *v
-		}
-		var ret GuestNetwork
-		return ret
-	}).(GuestNetworkOutput)
-}
-
-// The guest's addresses with prefix lengths.
-func (o GuestNetworkPtrOutput) Addresses() pulumi.StringArrayOutput {
-	return o.ApplyT(func(v *GuestNetwork) []string {
-		if v == nil {
-			return nil
-		}
-		return v.Addresses
-	}).(pulumi.StringArrayOutput)
-}
-
-// The guest's IPv4 gateway.
-func (o GuestNetworkPtrOutput) Gateway() pulumi.StringPtrOutput {
-	return o.ApplyT(func(v *GuestNetwork) *string {
-		if v == nil {
-			return nil
-		}
-		return v.Gateway
-	}).(pulumi.StringPtrOutput)
-}
-
-// The guest's IPv6 gateway.
-func (o GuestNetworkPtrOutput) Gateway6() pulumi.StringPtrOutput {
-	return o.ApplyT(func(v *GuestNetwork) *string {
-		if v == nil {
-			return nil
-		}
-		return v.Gateway6
-	}).(pulumi.StringPtrOutput)
-}
-
-// The argument for the command line of the guest's kernel, `ip=<client>::<gateway>:<netmask>:<hostname>:eth0:off`. It is `""` for a guest without an IPv4 address. A kernel accepts only a gateway on the guest's own link. For a gateway outside the guest's subnet, the netmask is that of the smallest network that holds both; the guest reaches none of its other addresses.
-func (o GuestNetworkPtrOutput) KernelIpArg() pulumi.StringPtrOutput {
-	return o.ApplyT(func(v *GuestNetwork) *string {
-		if v == nil {
-			return nil
-		}
-		return &v.KernelIpArg
-	}).(pulumi.StringPtrOutput)
-}
-
-// The guest's MAC address.
-func (o GuestNetworkPtrOutput) MacAddress() pulumi.StringPtrOutput {
-	return o.ApplyT(func(v *GuestNetwork) *string {
-		if v == nil {
-			return nil
-		}
-		return &v.MacAddress
-	}).(pulumi.StringPtrOutput)
-}
-
 // A resource that hostnet has recorded on a host, of whichever stack.
 type HeldResource struct {
 	// The resource's id.
@@ -1642,7 +1568,6 @@ func init() {
 	pulumi.RegisterOutputType(GuestOutput{})
 	pulumi.RegisterOutputType(GuestPtrOutput{})
 	pulumi.RegisterOutputType(GuestNetworkOutput{})
-	pulumi.RegisterOutputType(GuestNetworkPtrOutput{})
 	pulumi.RegisterOutputType(HeldResourceOutput{})
 	pulumi.RegisterOutputType(HeldResourceArrayOutput{})
 	pulumi.RegisterOutputType(HostForwardingOutput{})

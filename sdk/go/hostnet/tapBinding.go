@@ -7,7 +7,7 @@ import (
 	"context"
 	"reflect"
 
-	"github.com/hostnet/pulumi-hostnet/sdk/go/hostnet/internal"
+	"github.com/pulumi-hostnet/pulumi-hostnet/sdk/go/hostnet/internal"
 	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
 )
 
@@ -18,13 +18,13 @@ type TapBinding struct {
 	pulumi.CustomResourceState
 
 	// The guest's network settings. There are none without `guest`.
-	Guest GuestNetworkPtrOutput `pulumi:"guest"`
+	Guest GuestNetworkOutput `pulumi:"guest"`
 	// The kernel's index of the TAP. There is none with `match`.
-	Ifindex pulumi.IntPtrOutput `pulumi:"ifindex"`
+	Ifindex pulumi.IntOutput `pulumi:"ifindex"`
 	// The interfaces that were attached at the last read. A change of them is not drift.
 	Members pulumi.StringArrayOutput `pulumi:"members"`
 	// The TAP's name. There is none with `match`.
-	Name pulumi.StringPtrOutput `pulumi:"name"`
+	Name pulumi.StringOutput `pulumi:"name"`
 }
 
 // NewTapBinding registers a new resource with the given unique name, arguments, and options.
@@ -213,13 +213,13 @@ func (o TapBindingOutput) ToTapBindingOutputWithContext(ctx context.Context) Tap
 }
 
 // The guest's network settings. There are none without `guest`.
-func (o TapBindingOutput) Guest() GuestNetworkPtrOutput {
-	return o.ApplyT(func(v *TapBinding) GuestNetworkPtrOutput { return v.Guest }).(GuestNetworkPtrOutput)
+func (o TapBindingOutput) Guest() GuestNetworkOutput {
+	return o.ApplyT(func(v *TapBinding) GuestNetworkOutput { return v.Guest }).(GuestNetworkOutput)
 }
 
 // The kernel's index of the TAP. There is none with `match`.
-func (o TapBindingOutput) Ifindex() pulumi.IntPtrOutput {
-	return o.ApplyT(func(v *TapBinding) pulumi.IntPtrOutput { return v.Ifindex }).(pulumi.IntPtrOutput)
+func (o TapBindingOutput) Ifindex() pulumi.IntOutput {
+	return o.ApplyT(func(v *TapBinding) pulumi.IntOutput { return v.Ifindex }).(pulumi.IntOutput)
 }
 
 // The interfaces that were attached at the last read. A change of them is not drift.
@@ -228,8 +228,8 @@ func (o TapBindingOutput) Members() pulumi.StringArrayOutput {
 }
 
 // The TAP's name. There is none with `match`.
-func (o TapBindingOutput) Name() pulumi.StringPtrOutput {
-	return o.ApplyT(func(v *TapBinding) pulumi.StringPtrOutput { return v.Name }).(pulumi.StringPtrOutput)
+func (o TapBindingOutput) Name() pulumi.StringOutput {
+	return o.ApplyT(func(v *TapBinding) pulumi.StringOutput { return v.Name }).(pulumi.StringOutput)
 }
 
 type TapBindingArrayOutput struct{ *pulumi.OutputState }

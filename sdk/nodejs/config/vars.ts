@@ -4,6 +4,7 @@
 import * as pulumi from "@pulumi/pulumi";
 import * as inputs from "../types/input";
 import * as outputs from "../types/output";
+import * as enums from "../types/enums";
 import * as utilities from "../utilities";
 
 declare var exports: any;
@@ -56,10 +57,10 @@ Object.defineProperty(exports, "lockTimeout", {
 /**
  * Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
  */
-export declare const persist: string | undefined;
+export declare const persist: string | enums.Persist | undefined;
 Object.defineProperty(exports, "persist", {
     get() {
-        return __config.get("persist");
+        return __config.getObject<string | enums.Persist>("persist");
     },
     enumerable: true,
 });

@@ -4,6 +4,7 @@
 import * as pulumi from "@pulumi/pulumi";
 import * as inputs from "../types/input";
 import * as outputs from "../types/output";
+import * as enums from "../types/enums";
 
 /**
  * How a host is reached. Without `host` it is this machine.
@@ -178,7 +179,7 @@ export interface ForwardPortArgs {
     /**
      * The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`.
      */
-    protocol?: pulumi.Input<string | undefined>;
+    protocol?: pulumi.Input<string | enums.Protocol | undefined>;
     /**
      * The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
      */

@@ -13,6 +13,7 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import NotRequired, TypedDict, TypeAlias
 from . import _utilities
+from ._enums import *
 
 __all__ = [
     'Connection',
@@ -771,7 +772,7 @@ class ForwardPortArgsDict(TypedDict):
     """
     Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
     """
-    protocol: NotRequired[pulumi.Input[Optional[_builtins.str]]]
+    protocol: NotRequired[pulumi.Input[Optional[Union[_builtins.str, 'Protocol']]]]
     """
     The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`.
     """
@@ -787,7 +788,7 @@ class ForwardPortArgs:
                  source_port: pulumi.Input[Union[_builtins.int, _builtins.str]],
                  listen_addresses: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  loopback: pulumi.Input[Optional[_builtins.bool]] = None,
-                 protocol: pulumi.Input[Optional[_builtins.str]] = None,
+                 protocol: pulumi.Input[Optional[Union[_builtins.str, 'Protocol']]] = None,
                  source_cidrs: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None):
         """
         A port forward.
@@ -796,7 +797,7 @@ class ForwardPortArgs:
         :param pulumi.Input[Union[_builtins.int, _builtins.str]] source_port: The port on the external side: a number, or a range such as `"8000:8010"`. On the host: It is a part of the element's key. A range is one interval element.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] listen_addresses: The addresses of the host that are forwarded. `0.0.0.0` and `::` stand for every address of their family. A specific address wins over a wildcard with the same port. Default: every address of the external interface. On the host: They are a part of the element's key. hostnet does not add them to the host.
         :param pulumi.Input[_builtins.bool] loopback: Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
-        :param pulumi.Input[_builtins.str] protocol: The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`.
+        :param pulumi.Input[Union[_builtins.str, 'Protocol']] protocol: The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] source_cidrs: The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
         """
         pulumi.set(__self__, "destination", destination)
@@ -860,14 +861,14 @@ class ForwardPortArgs:
 
     @_builtins.property
     @pulumi.getter
-    def protocol(self) -> pulumi.Input[Optional[_builtins.str]]:
+    def protocol(self) -> pulumi.Input[Optional[Union[_builtins.str, 'Protocol']]]:
         """
         The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`.
         """
         return pulumi.get(self, "protocol")
 
     @protocol.setter
-    def protocol(self, value: pulumi.Input[Optional[_builtins.str]]):
+    def protocol(self, value: pulumi.Input[Optional[Union[_builtins.str, 'Protocol']]]):
         pulumi.set(self, "protocol", value)
 
     @_builtins.property

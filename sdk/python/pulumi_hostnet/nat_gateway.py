@@ -14,6 +14,7 @@ else:
     from typing_extensions import NotRequired, TypedDict, TypeAlias
 from . import _utilities
 from . import outputs
+from ._enums import *
 from ._inputs import *
 
 __all__ = ['NatGatewayArgs', 'NatGateway']
@@ -29,7 +30,7 @@ class NatGatewayArgs:
                  external_interface: pulumi.Input[Optional[_builtins.str]] = None,
                  external_ip: pulumi.Input[Optional[_builtins.str]] = None,
                  external_ipv6: pulumi.Input[Optional[_builtins.str]] = None,
-                 firewall: pulumi.Input[Optional[_builtins.str]] = None,
+                 firewall: pulumi.Input[Optional[Union[_builtins.str, 'FirewallMode']]] = None,
                  forward_ports: pulumi.Input[Optional[Sequence[pulumi.Input['ForwardPortArgs']]]] = None,
                  internal_forwarding: pulumi.Input[Optional[_builtins.bool]] = None,
                  internal_interfaces: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
@@ -48,7 +49,7 @@ class NatGatewayArgs:
         :param pulumi.Input[_builtins.str] external_interface: The interface that leads to the outside. Default: the interface of the default route, looked up at each update. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
         :param pulumi.Input[_builtins.str] external_ip: The source address of the guests' IPv4 traffic outside. hostnet does not add it to the host. Default: the external interface's address (masquerade). On the host: SNAT replaces masquerade.
         :param pulumi.Input[_builtins.str] external_ipv6: The source address of the guests' IPv6 traffic outside. hostnet does not add it to the host. Default: the external interface's address (masquerade). On the host: SNAT replaces masquerade.
-        :param pulumi.Input[_builtins.str] firewall: What hostnet does about other firewalls of the host. `auto`: it accepts the gateway's traffic in their chains that would drop it. `none`: it does not touch them. Default: auto. On the host: With `auto`, an accept rule with hostnet's comment is in each such chain, until no resource needs it.
+        :param pulumi.Input[Union[_builtins.str, 'FirewallMode']] firewall: What hostnet does about other firewalls of the host. `auto`: it accepts the gateway's traffic in their chains that would drop it. `none`: it does not touch them. Default: auto. On the host: With `auto`, an accept rule with hostnet's comment is in each such chain, until no resource needs it.
         :param pulumi.Input[Sequence[pulumi.Input['ForwardPortArgs']]] forward_ports: Port forwards through this gateway. One resource may hold thousands. Each needs its own combination of protocol, source port, listen addresses and family. On the host: Each forward is an element of the forward maps. A change of one forward changes only its own elements.
         :param pulumi.Input[_builtins.bool] internal_forwarding: Lets the gateway's internal interfaces and networks reach each other. Default: false. On the host: Each pair is an element of the sets that the forward hook accepts.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_interfaces: Interfaces (bridges, routed TAPs) whose guests reach the outside. From outside, only port forwards and replies reach these guests. The same holds for IPv6 without `enableIpv6`, unless `routeIpv6` is true. On the host: Each interface is an element of a set. IPv4 forwarding is switched on.
@@ -188,14 +189,14 @@ class NatGatewayArgs:
 
     @_builtins.property
     @pulumi.getter
-    def firewall(self) -> pulumi.Input[Optional[_builtins.str]]:
+    def firewall(self) -> pulumi.Input[Optional[Union[_builtins.str, 'FirewallMode']]]:
         """
         What hostnet does about other firewalls of the host. `auto`: it accepts the gateway's traffic in their chains that would drop it. `none`: it does not touch them. Default: auto. On the host: With `auto`, an accept rule with hostnet's comment is in each such chain, until no resource needs it.
         """
         return pulumi.get(self, "firewall")
 
     @firewall.setter
-    def firewall(self, value: pulumi.Input[Optional[_builtins.str]]):
+    def firewall(self, value: pulumi.Input[Optional[Union[_builtins.str, 'FirewallMode']]]):
         pulumi.set(self, "firewall", value)
 
     @_builtins.property
@@ -297,7 +298,7 @@ class NatGateway(pulumi.CustomResource):
                  external_interface: pulumi.Input[Optional[_builtins.str]] = None,
                  external_ip: pulumi.Input[Optional[_builtins.str]] = None,
                  external_ipv6: pulumi.Input[Optional[_builtins.str]] = None,
-                 firewall: pulumi.Input[Optional[_builtins.str]] = None,
+                 firewall: pulumi.Input[Optional[Union[_builtins.str, 'FirewallMode']]] = None,
                  forward_ports: pulumi.Input[Optional[Sequence[pulumi.Input[Union['ForwardPortArgs', 'ForwardPortArgsDict']]]]] = None,
                  internal_forwarding: pulumi.Input[Optional[_builtins.bool]] = None,
                  internal_interfaces: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
@@ -336,7 +337,7 @@ class NatGateway(pulumi.CustomResource):
         :param pulumi.Input[_builtins.str] external_interface: The interface that leads to the outside. Default: the interface of the default route, looked up at each update. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
         :param pulumi.Input[_builtins.str] external_ip: The source address of the guests' IPv4 traffic outside. hostnet does not add it to the host. Default: the external interface's address (masquerade). On the host: SNAT replaces masquerade.
         :param pulumi.Input[_builtins.str] external_ipv6: The source address of the guests' IPv6 traffic outside. hostnet does not add it to the host. Default: the external interface's address (masquerade). On the host: SNAT replaces masquerade.
-        :param pulumi.Input[_builtins.str] firewall: What hostnet does about other firewalls of the host. `auto`: it accepts the gateway's traffic in their chains that would drop it. `none`: it does not touch them. Default: auto. On the host: With `auto`, an accept rule with hostnet's comment is in each such chain, until no resource needs it.
+        :param pulumi.Input[Union[_builtins.str, 'FirewallMode']] firewall: What hostnet does about other firewalls of the host. `auto`: it accepts the gateway's traffic in their chains that would drop it. `none`: it does not touch them. Default: auto. On the host: With `auto`, an accept rule with hostnet's comment is in each such chain, until no resource needs it.
         :param pulumi.Input[Sequence[pulumi.Input[Union['ForwardPortArgs', 'ForwardPortArgsDict']]]] forward_ports: Port forwards through this gateway. One resource may hold thousands. Each needs its own combination of protocol, source port, listen addresses and family. On the host: Each forward is an element of the forward maps. A change of one forward changes only its own elements.
         :param pulumi.Input[_builtins.bool] internal_forwarding: Lets the gateway's internal interfaces and networks reach each other. Default: false. On the host: Each pair is an element of the sets that the forward hook accepts.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_interfaces: Interfaces (bridges, routed TAPs) whose guests reach the outside. From outside, only port forwards and replies reach these guests. The same holds for IPv6 without `enableIpv6`, unless `routeIpv6` is true. On the host: Each interface is an element of a set. IPv4 forwarding is switched on.
@@ -394,7 +395,7 @@ class NatGateway(pulumi.CustomResource):
                  external_interface: pulumi.Input[Optional[_builtins.str]] = None,
                  external_ip: pulumi.Input[Optional[_builtins.str]] = None,
                  external_ipv6: pulumi.Input[Optional[_builtins.str]] = None,
-                 firewall: pulumi.Input[Optional[_builtins.str]] = None,
+                 firewall: pulumi.Input[Optional[Union[_builtins.str, 'FirewallMode']]] = None,
                  forward_ports: pulumi.Input[Optional[Sequence[pulumi.Input[Union['ForwardPortArgs', 'ForwardPortArgsDict']]]]] = None,
                  internal_forwarding: pulumi.Input[Optional[_builtins.bool]] = None,
                  internal_interfaces: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,

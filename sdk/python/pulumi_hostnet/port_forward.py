@@ -14,6 +14,7 @@ else:
     from typing_extensions import NotRequired, TypedDict, TypeAlias
 from . import _utilities
 from . import outputs
+from ._enums import *
 from ._inputs import *
 
 __all__ = ['PortForwardArgs', 'PortForward']
@@ -28,7 +29,7 @@ class PortForwardArgs:
                  listen_addresses: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  loopback: pulumi.Input[Optional[_builtins.bool]] = None,
                  nat_gateway: pulumi.Input[Optional[_builtins.str]] = None,
-                 protocol: pulumi.Input[Optional[_builtins.str]] = None,
+                 protocol: pulumi.Input[Optional[Union[_builtins.str, 'Protocol']]] = None,
                  source_cidrs: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None):
         """
         The set of arguments for constructing a PortForward resource.
@@ -40,7 +41,7 @@ class PortForwardArgs:
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] listen_addresses: The addresses of the host that are forwarded. `0.0.0.0` and `::` stand for every address of their family. A specific address wins over a wildcard with the same port. Default: every address of the external interface. On the host: They are a part of the element's key. hostnet does not add them to the host. A change replaces the resource.
         :param pulumi.Input[_builtins.bool] loopback: Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
         :param pulumi.Input[_builtins.str] nat_gateway: The id of a NatGateway: its external interface is used. Not together with `externalInterface`. A change replaces the resource.
-        :param pulumi.Input[_builtins.str] protocol: The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`. A change replaces the resource.
+        :param pulumi.Input[Union[_builtins.str, 'Protocol']] protocol: The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`. A change replaces the resource.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] source_cidrs: The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
         """
         pulumi.set(__self__, "destination", destination)
@@ -146,14 +147,14 @@ class PortForwardArgs:
 
     @_builtins.property
     @pulumi.getter
-    def protocol(self) -> pulumi.Input[Optional[_builtins.str]]:
+    def protocol(self) -> pulumi.Input[Optional[Union[_builtins.str, 'Protocol']]]:
         """
         The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`. A change replaces the resource.
         """
         return pulumi.get(self, "protocol")
 
     @protocol.setter
-    def protocol(self, value: pulumi.Input[Optional[_builtins.str]]):
+    def protocol(self, value: pulumi.Input[Optional[Union[_builtins.str, 'Protocol']]]):
         pulumi.set(self, "protocol", value)
 
     @_builtins.property
@@ -181,7 +182,7 @@ class PortForward(pulumi.CustomResource):
                  listen_addresses: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  loopback: pulumi.Input[Optional[_builtins.bool]] = None,
                  nat_gateway: pulumi.Input[Optional[_builtins.str]] = None,
-                 protocol: pulumi.Input[Optional[_builtins.str]] = None,
+                 protocol: pulumi.Input[Optional[Union[_builtins.str, 'Protocol']]] = None,
                  source_cidrs: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  source_port: pulumi.Input[Optional[Union[_builtins.int, _builtins.str]]] = None,
                  __props__=None):
@@ -209,7 +210,7 @@ class PortForward(pulumi.CustomResource):
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] listen_addresses: The addresses of the host that are forwarded. `0.0.0.0` and `::` stand for every address of their family. A specific address wins over a wildcard with the same port. Default: every address of the external interface. On the host: They are a part of the element's key. hostnet does not add them to the host. A change replaces the resource.
         :param pulumi.Input[_builtins.bool] loopback: Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
         :param pulumi.Input[_builtins.str] nat_gateway: The id of a NatGateway: its external interface is used. Not together with `externalInterface`. A change replaces the resource.
-        :param pulumi.Input[_builtins.str] protocol: The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`. A change replaces the resource.
+        :param pulumi.Input[Union[_builtins.str, 'Protocol']] protocol: The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`. A change replaces the resource.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] source_cidrs: The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
         :param pulumi.Input[Union[_builtins.int, _builtins.str]] source_port: The port on the external side: a number, or a range such as `"8000:8010"`. On the host: It is a part of the element's key. A range is one interval element. A change replaces the resource.
         """
@@ -256,7 +257,7 @@ class PortForward(pulumi.CustomResource):
                  listen_addresses: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  loopback: pulumi.Input[Optional[_builtins.bool]] = None,
                  nat_gateway: pulumi.Input[Optional[_builtins.str]] = None,
-                 protocol: pulumi.Input[Optional[_builtins.str]] = None,
+                 protocol: pulumi.Input[Optional[Union[_builtins.str, 'Protocol']]] = None,
                  source_cidrs: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  source_port: pulumi.Input[Optional[Union[_builtins.int, _builtins.str]]] = None,
                  __props__=None):

@@ -13,6 +13,7 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import NotRequired, TypedDict, TypeAlias
 from . import _utilities
+from ._enums import *
 from ._inputs import *
 
 __all__ = ['ProviderArgs', 'Provider']
@@ -24,7 +25,7 @@ class ProviderArgs:
                  connection: pulumi.Input[Optional['ConnectionArgs']] = None,
                  delete_unreachable: pulumi.Input[Optional[_builtins.bool]] = None,
                  lock_timeout: pulumi.Input[Optional[_builtins.float]] = None,
-                 persist: pulumi.Input[Optional[_builtins.str]] = None,
+                 persist: pulumi.Input[Optional[Union[_builtins.str, 'Persist']]] = None,
                  state_dir: pulumi.Input[Optional[_builtins.str]] = None):
         """
         The set of arguments for constructing a Provider resource.
@@ -33,7 +34,7 @@ class ProviderArgs:
         :param pulumi.Input['ConnectionArgs'] connection: The host of every resource that has no `connection` of its own. Default: this machine.
         :param pulumi.Input[_builtins.bool] delete_unreachable: Lets a delete on a host that cannot be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
         :param pulumi.Input[_builtins.float] lock_timeout: How long a request waits while another process changes the same host: another stack's `pulumi up`, or a change that waits for its confirmation. Then it fails, and names that process. Unit: s. Default: 120.
-        :param pulumi.Input[_builtins.str] persist: Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
+        :param pulumi.Input[Union[_builtins.str, 'Persist']] persist: Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
         :param pulumi.Input[_builtins.str] state_dir: The directory on the host with the record of all resources. Two providers with different directories own different resources. Default: /var/lib/hostnet.
         """
         if confirm_timeout is not None:
@@ -99,14 +100,14 @@ class ProviderArgs:
 
     @_builtins.property
     @pulumi.getter
-    def persist(self) -> pulumi.Input[Optional[_builtins.str]]:
+    def persist(self) -> pulumi.Input[Optional[Union[_builtins.str, 'Persist']]]:
         """
         Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
         """
         return pulumi.get(self, "persist")
 
     @persist.setter
-    def persist(self, value: pulumi.Input[Optional[_builtins.str]]):
+    def persist(self, value: pulumi.Input[Optional[Union[_builtins.str, 'Persist']]]):
         pulumi.set(self, "persist", value)
 
     @_builtins.property
@@ -132,7 +133,7 @@ class Provider(pulumi.ProviderResource):
                  connection: pulumi.Input[Optional[Union['ConnectionArgs', 'ConnectionArgsDict']]] = None,
                  delete_unreachable: pulumi.Input[Optional[_builtins.bool]] = None,
                  lock_timeout: pulumi.Input[Optional[_builtins.float]] = None,
-                 persist: pulumi.Input[Optional[_builtins.str]] = None,
+                 persist: pulumi.Input[Optional[Union[_builtins.str, 'Persist']]] = None,
                  state_dir: pulumi.Input[Optional[_builtins.str]] = None,
                  __props__=None):
         """
@@ -144,7 +145,7 @@ class Provider(pulumi.ProviderResource):
         :param pulumi.Input[Union['ConnectionArgs', 'ConnectionArgsDict']] connection: The host of every resource that has no `connection` of its own. Default: this machine.
         :param pulumi.Input[_builtins.bool] delete_unreachable: Lets a delete on a host that cannot be reached succeed with a warning. Otherwise it is an error. The environment variable `HOSTNET_DELETE_UNREACHABLE` does the same. Default: false.
         :param pulumi.Input[_builtins.float] lock_timeout: How long a request waits while another process changes the same host: another stack's `pulumi up`, or a change that waits for its confirmation. Then it fails, and names that process. Unit: s. Default: 120.
-        :param pulumi.Input[_builtins.str] persist: Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
+        :param pulumi.Input[Union[_builtins.str, 'Persist']] persist: Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there. Default: auto.
         :param pulumi.Input[_builtins.str] state_dir: The directory on the host with the record of all resources. Two providers with different directories own different resources. Default: /var/lib/hostnet.
         """
         ...
@@ -175,7 +176,7 @@ class Provider(pulumi.ProviderResource):
                  connection: pulumi.Input[Optional[Union['ConnectionArgs', 'ConnectionArgsDict']]] = None,
                  delete_unreachable: pulumi.Input[Optional[_builtins.bool]] = None,
                  lock_timeout: pulumi.Input[Optional[_builtins.float]] = None,
-                 persist: pulumi.Input[Optional[_builtins.str]] = None,
+                 persist: pulumi.Input[Optional[Union[_builtins.str, 'Persist']]] = None,
                  state_dir: pulumi.Input[Optional[_builtins.str]] = None,
                  __props__=None):
         opts = pulumi.ResourceOptions.merge(_utilities.get_resource_opts_defaults(), opts)
@@ -190,7 +191,7 @@ class Provider(pulumi.ProviderResource):
             __props__.__dict__["connection"] = pulumi.Output.from_input(connection).apply(pulumi.runtime.to_json) if connection is not None else None
             __props__.__dict__["delete_unreachable"] = pulumi.Output.from_input(delete_unreachable).apply(pulumi.runtime.to_json) if delete_unreachable is not None else None
             __props__.__dict__["lock_timeout"] = pulumi.Output.from_input(lock_timeout).apply(pulumi.runtime.to_json) if lock_timeout is not None else None
-            __props__.__dict__["persist"] = persist
+            __props__.__dict__["persist"] = pulumi.Output.from_input(persist).apply(pulumi.runtime.to_json) if persist is not None else None
             __props__.__dict__["state_dir"] = state_dir
         super(Provider, __self__).__init__(
             'hostnet',

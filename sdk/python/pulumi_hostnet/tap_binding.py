@@ -391,7 +391,7 @@ class TapBinding(pulumi.CustomResource):
 
     @_builtins.property
     @pulumi.getter
-    def guest(self) -> pulumi.Output[Optional['outputs.GuestNetwork']]:
+    def guest(self) -> pulumi.Output['outputs.GuestNetwork']:
         """
         The guest's network settings. There are none without `guest`.
         """
@@ -399,7 +399,7 @@ class TapBinding(pulumi.CustomResource):
 
     @_builtins.property
     @pulumi.getter
-    def ifindex(self) -> pulumi.Output[Optional[_builtins.int]]:
+    def ifindex(self) -> pulumi.Output[_builtins.int]:
         """
         The kernel's index of the TAP. There is none with `match`.
         """
@@ -415,7 +415,7 @@ class TapBinding(pulumi.CustomResource):
 
     @_builtins.property
     @pulumi.getter
-    def name(self) -> pulumi.Output[Optional[_builtins.str]]:
+    def name(self) -> pulumi.Output[_builtins.str]:
         """
         The TAP's name. There is none with `match`.
         """

@@ -14,7 +14,7 @@ from hostnet.agent.nft.ruleset import SETS
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.resources import KINDS, RESOURCES
 from hostnet.resources.functions import FUNCTIONS
-from hostnet.resources.package_schema import package_schema, render
+from hostnet.resources.package_schema import ORGANISATION, REPOSITORY, package_schema, render
 from hostnet.resources.provider import diff_config, parse_config
 from hostnet.resources.reference_pages import pages
 from hostnet.resources.schema.connection import CONNECTION
@@ -37,6 +37,39 @@ TYPES = {name: names for contract in CONTRACTS.values() for name, names in contr
 def test_schema_json_is_up_to_date() -> None:
     """`make schema` writes it."""
     assert (TOP / "schema.json").read_text(encoding="utf-8") == render()
+
+
+def test_the_schema_has_what_pulumis_registry_shows() -> None:
+    """Who publishes it, where it is, its logo, and where the plugin of each version is."""
+    schema = package_schema()
+    assert schema["publisher"] == ORGANISATION
+    assert schema["homepage"] == schema["repository"] == REPOSITORY
+    assert schema["pluginDownloadURL"] == f"github://api.github.com/{REPOSITORY.removeprefix('https://github.com/')}"
+    assert (TOP / schema["logoUrl"].partition(f"/v{schema['version']}/")[2]).read_text().startswith("<svg ")
+    assert set(schema["language"]) == {"python", "nodejs", "go", "csharp", "java"}
+
+
+def test_one_file_says_who_publishes_hostnet() -> None:
+    """Of all that is written by hand: what is generated follows, a Go program must name the module that it imports."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=TOP, capture_output=True, text=True, check=True).stdout
+    said = []
+    for name in filter(None, listed.split("\0")):
+        path = TOP / name
+        generated = name.startswith("sdk/") or name == "schema.json" or path.suffix in {".go", ".mod"}
+        if not generated and path.is_file() and f"{ORGANISATION}/pulumi-hostnet".encode() in path.read_bytes():
+            said.append(name)
+    assert said == []  # package_schema.py puts the name together
+
+
+def test_words_are_enumerations_in_the_sdks() -> None:
+    """Where a property takes one of several words; a string is as good."""
+    types = package_schema()["types"]
+    words = {token: [each["value"] for each in about["enum"]] for token, about in types.items() if "enum" in about}
+    assert words == {
+        "hostnet:index:FirewallMode": ["auto", "none"],
+        "hostnet:index:Persist": ["auto", "always", "never"],
+        "hostnet:index:Protocol": ["tcp", "udp", "sctp", "tcp+udp"],
+    }
 
 
 def test_the_docs_are_up_to_date() -> None:

@@ -420,7 +420,8 @@ def output(kind: Type, doc: str, *, unit: str = "", always: bool = True) -> Any:
         kind: What it holds.
         doc: What it is; Markdown, full sentences.
         unit: Of a number.
-        always: Whether it is there in every state of the resource.
+        always: Whether it is there in every state of the resource, or wherever a program has a reason to read it. The
+            types of the SDKs follow: what is not always there must be unpacked in TypeScript and Go.
     """
     return Property("", "", kind, doc, unit=unit, required=always)
 

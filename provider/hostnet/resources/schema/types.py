@@ -133,10 +133,16 @@ class Text(Scalar):
 
 
 class Choice(Scalar):
-    """One of several words."""
+    """One of several words.
 
-    def __init__(self, *words: str) -> None:
-        self.words = words
+    Args:
+        words: The words.
+        token: "hostnet:index:Name", the enumeration in the SDKs. They also take the words as strings.
+        doc: What it is.
+    """
+
+    def __init__(self, *words: str, token: str, doc: str) -> None:
+        self.words, self.token, self.doc = words, token, doc
         self.label = "string: " + ", ".join(f"`{word}`" for word in words)
         self.should = "one of " + ", ".join(words)
 
@@ -146,6 +152,17 @@ class Choice(Scalar):
             lower = isinstance(value, str) and value.lower() in self.words
             raise BadValueError(self.should + (" (in lower case)" if lower else ""))
         return value
+
+    def schema(self, types: dict[str, Value]) -> dict[str, Value]:
+        """A string, or a member of the enumeration, which is added to `types`."""
+        members = [{"name": _pascal(word), "value": word} for word in self.words]
+        types[self.token] = {"type": "string", "description": self.doc, "enum": members}
+        return {"oneOf": [{"type": "string"}, {"type": "string", "$ref": f"#/types/{self.token}"}]}
+
+
+def _pascal(word: str) -> str:
+    """`tcp+udp` as `TcpUdp`."""
+    return "".join(part.capitalize() for part in re.split(r"[^a-z0-9]", word))
 
 
 class InterfaceName(Scalar):

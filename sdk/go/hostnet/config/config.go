@@ -4,7 +4,7 @@
 package config
 
 import (
-	"github.com/hostnet/pulumi-hostnet/sdk/go/hostnet/internal"
+	"github.com/pulumi-hostnet/pulumi-hostnet/sdk/go/hostnet/internal"
 	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
 	"github.com/pulumi/pulumi/sdk/v3/go/pulumi/config"
 )
