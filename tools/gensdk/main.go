@@ -3,11 +3,13 @@
 //	gensdk SCHEMA OUT OVERLAYS
 //
 // reads the file SCHEMA and replaces OUT/python, OUT/nodejs and OUT/go. The modules in OVERLAYS/python, written by
-// hand, become modules of the Python SDK's package; what they export, it exports. It calls the generators as libraries
-// because `pulumi package gen-sdk` needs a language host for each language, and those come with the official CLI only.
+// hand, become modules of the Python SDK's package; what they export, it exports. OVERLAYS/go has the go.mod and go.sum
+// of the Go SDK, where MODULE stands for the module's path. It calls the generators as libraries because `pulumi package
+// gen-sdk` needs a language host for each language, and those come with the official CLI only.
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -40,7 +42,7 @@ func languages(overlays string) []language {
 		{"nodejs", func(p *schema.Package) (map[string][]byte, error) {
 			return nodegen.GeneratePackage(tool, p, nil, nil, false, noPackages{})
 		}},
-		{"go", func(p *schema.Package) (map[string][]byte, error) { return gogen.GeneratePackage(tool, p, nil) }},
+		{"go", func(p *schema.Package) (map[string][]byte, error) { return golang(p, filepath.Join(overlays, "go")) }},
 	}
 }
 
@@ -57,6 +59,26 @@ func python(pkg *schema.Package, folder string) (map[string][]byte, error) {
 		}
 	}
 	return pygen.GeneratePackage(tool, pkg, modules, noPackages{})
+}
+
+// golang generates the Go SDK, and makes its package a module.
+func golang(pkg *schema.Package, folder string) (map[string][]byte, error) {
+	files, err := gogen.GeneratePackage(tool, pkg, nil)
+	if err != nil {
+		return nil, err
+	}
+	info, ok := pkg.Language["go"].(gogen.GoPackageInfo)
+	if !ok {
+		return nil, errors.New("the schema has no block for Go")
+	}
+	for _, name := range []string{"go.mod", "go.sum"} {
+		text, err := os.ReadFile(filepath.Join(folder, name))
+		if err != nil {
+			return nil, err
+		}
+		files["hostnet/"+name] = bytes.Replace(text, []byte("MODULE"), []byte(info.ImportBasePath), 1)
+	}
+	return files, nil
 }
 
 // noPackages is a loader of other packages' schemas for a schema that refers to none. A real one would need plugins.
