@@ -166,7 +166,7 @@ def with_read_only_proc(bed: Bed, state: Path, changes: list[Change]) -> list[pr
         assert protocol.is_greeting(agent.stdout.readline())
         answer = protocol.Answer.parse(agent.stdout.readline(), "")
         agent.stdin.close()
-    return protocol.outcomes_from_json(answer.result, "", len(changes))
+    return protocol.outcomes_from_json(answer.result, "", changes)
 
 
 def test_a_read_only_proc_with_the_right_value_is_fine(bed: Bed, state: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from hostnet.wire.edits import SHORT, from_edits, to_edits
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import (
     DhcpServer,
@@ -17,7 +21,11 @@ from hostnet.wire.objects import (
     Lease,
     Link,
     LinkState,
+    Object,
+    ObjectState,
     StaticLease,
+    from_json,
+    to_json,
 )
 from hostnet.wire.protocol import (
     AgentProcess,
@@ -32,6 +40,9 @@ from hostnet.wire.protocol import (
     refusal,
 )
 from hostnet.wire.requests import Change, Query, View
+from hostnet.wire.shapes import ShapeError
+from hypothesis import given
+from hypothesis import strategies as st
 
 _URN = "urn:pulumi:dev::shop::hostnet:index:Bridge::a::b"
 _GREETING = Greeting("1.2.3", AgentProcess(4711, 8_000_000_000), "6.1.0", "3.9.2")
@@ -114,12 +125,100 @@ def test_outcomes_are_read_as_they_were_written() -> None:
         View("gone", (Link("gone", "tap"),), (None,)),
         View("", (), ()),
     ]
-    sent = json.loads(json.dumps(outcomes_to_json([*views, _ERROR, None])))
-    *found, error, nothing = outcomes_from_json(sent, "root@192.0.2.2", len(sent))
+    asked = [_QUERY] * (len(views) + 2)
+    sent = json.loads(json.dumps(outcomes_to_json([*views, _ERROR, None], asked)))
+    *found, error, nothing = outcomes_from_json(sent, "root@192.0.2.2", asked)
     assert found == views
     assert isinstance(error, HostnetError)
     assert str(error) == str(_ERROR)
     assert nothing is None
+
+
+# Forwards of one gateway, as a program, a host and a state have them: with some put in, taken out, changed and moved.
+FORWARDS = st.lists(
+    st.integers(1, 60).map(lambda port: replace(_FORWARD, ports=(port, port), gateway="nat"))
+    | st.just(_SERVER)
+    | st.integers(1, 5).map(lambda port: replace(_FORWARD, ports=(port, port), address="fd12::3")),
+    max_size=40,
+)
+
+
+@given(FORWARDS, st.data())
+def test_a_list_crosses_as_what_it_has_otherwise(base: list[Object], data: st.DataObject) -> None:
+    """Whatever both sides have, the same list arrives; as little is sent as has changed."""
+    items = data.draw(FORWARDS | st.just(base) | st.just(base[1:]) | st.just([*base, _SERVER]) | st.permutations(base))
+    edits = json.loads(json.dumps(to_edits(items, base, to_json)))
+    assert from_edits(edits, base, from_json) == items
+    if len(base) >= SHORT:
+        assert to_edits(base, base, to_json) == [len(base)]
+        place = data.draw(st.integers(0, len(base) - 1))
+        new = replace(_FORWARD, ports=(99, 99))
+        changed = [*base[:place], new, *base[place + 1 :]]
+        if len(set(base)) == len(base):
+            assert [each for each in to_edits(changed, base, to_json) if type(each) is not int] == [to_json(new)]
+
+
+@given(FORWARDS, st.lists(st.integers(-50, 50) | st.just(_SERVER).map(to_json) | st.booleans() | st.text()))
+def test_no_list_of_edits_makes_more_than_both_sides_have(base: list[Object], edits: list[Any]) -> None:
+    """It is read, or refused."""
+    with contextlib.suppress(ShapeError):
+        assert len(from_edits(edits, base, from_json)) <= len(base) + len(edits)
+
+
+@given(FORWARDS, st.data())
+def test_the_states_of_many_forwards_are_read_as_they_were_written(asked: list[Object], data: st.DataObject) -> None:
+    """Those that lack the same, or nothing, and those that are not there."""
+    objects = data.draw(st.just(asked) | FORWARDS)
+    seen: list[ObjectState | None] = []
+    for item in objects:
+        state: ObjectState | None = DhcpState(running=True)
+        if isinstance(item, Forward):
+            otherwise = data.draw(st.sampled_from([{}, {"external": "eth0"}, {"sources": ()}, None]))
+            state = otherwise if otherwise is None else ForwardState(**{**vars(item), **otherwise})
+        seen.append(state)
+    view = View("nat", tuple(objects), tuple(seen))
+    query = replace(_QUERY, objects=tuple(asked))
+    sent = json.loads(json.dumps(outcomes_to_json([view], [query])))
+    assert outcomes_from_json(sent, "root@192.0.2.2", [query]) == [view]
+
+
+def test_an_answer_does_not_repeat_ten_thousand_forwards() -> None:
+    """They are as asked for, and where the host has them all, so are their states."""
+    forwards = tuple(replace(_FORWARD, ports=(port, port), gateway="nat") for port in range(1, 10_001))
+    view = View("nat", forwards, tuple(ForwardState(**{**vars(each), "external": "eth0"}) for each in forwards))
+    (sent,) = outcomes_to_json([view], [replace(_QUERY, objects=forwards)])
+    assert sent is not None
+    assert (sent["objects"], sent["seen"]) == ([10_000], [[10_000, {"external": "eth0"}]])
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason"),
+    [
+        ([[21, {}]], ".seen[0] are the states of 21 objects, and 20 are left"),
+        ([[0, {}]], ".seen[0] are the states of 0 objects, and 0 are left"),
+        ([[10, {}], [11, {}]], ".seen[10] are the states of 11 objects, and 10 are left"),
+        ([[1]], ".seen[0] is a list of 1"),
+        ([[True, {}]], ".seen[0].count is true, not an integer"),
+        ([[20, {"ghost": 1}]], '.seen[0] has "ghost", which is not known'),
+        ([[20, {"external": "a b"}]], '.seen[0].external is "a b", not the name of an interface'),
+        ([[20, {}], None], ".seen[20] is the state of no object"),
+        ([[19, {}]], " has 20 objects and the states of 19"),
+    ],
+)
+def test_states_that_no_agent_sends(seen: list[Any], reason: str) -> None:
+    """The error says which one, and why."""
+    query = replace(_QUERY, objects=tuple(replace(_FORWARD, ports=(port, port)) for port in range(1, 21)))
+    sent = {"id": "nat", "objects": [20], "seen": seen, "warnings": [], "notes": []}
+    with pytest.raises(ShapeError, match=f"{re.escape('.result[0]' + reason)}$"):
+        outcomes_from_json([sent], "root@192.0.2.2", [query])
+
+
+def test_a_run_of_states_is_of_forwards() -> None:
+    """Other objects have states of their own form."""
+    query = replace(_QUERY, objects=(_SERVER,))
+    sent = {"id": "br0", "objects": [1], "seen": [[1, {}]], "warnings": [], "notes": []}
+    with pytest.raises(ShapeError, match="is about what is no forward"):
+        outcomes_from_json([sent], "root@192.0.2.2", [query])
 
 
 def test_an_event_of_the_watcher() -> None:

@@ -127,7 +127,8 @@ class ProviderConfirmation:
         """See `Confirmation`."""
         self._process.applied(transaction)
         number = self._provider.request.id
-        answer = Answer(number, outcomes_to_json(outcomes), confirm="login" if reconnect else "answer")
+        result = outcomes_to_json(outcomes, self._provider.request.changes)
+        answer = Answer(number, result, confirm="login" if reconnect else "answer")
         request = None
         with contextlib.suppress(OSError):
             self._provider.send(answer.to_line())
@@ -297,13 +298,14 @@ def _apply(host: Host, request: Request, confirmation: Confirmation | None) -> l
     if request.replaces:
         host.take_over(request.replaces.pid, request.replaces.started, request.transaction)
     perform = host.outcome if request.outcome_only else host.apply
-    return outcomes_to_json(perform(list(request.changes), request.transaction, confirmation=confirmation))
+    outcomes = perform(list(request.changes), request.transaction, confirmation=confirmation)
+    return outcomes_to_json(outcomes, request.changes)
 
 
 def _read(host: Host, request: Request, _: Confirmation | None) -> list[Any]:
     if request.replaces:
         host.take_over(request.replaces.pid, request.replaces.started)
-    return outcomes_to_json(host.read(list(request.queries)))
+    return outcomes_to_json(host.read(list(request.queries)), request.queries)
 
 
 def _restore(host: Host, _request: Request, _: Confirmation | None) -> int:

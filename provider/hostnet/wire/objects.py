@@ -360,13 +360,19 @@ _STATES: dict[str, type[ObjectState]] = {
 }
 
 
+# What is not sent, since it is the default. MISSING, where there is none, equals nothing.
+_DEFAULTS: dict[type[Object], Json] = {
+    cls: {each.name: each.default for each in fields(cls)} for cls in _TYPES.values()
+}
+
+
 def to_json(value: Object) -> Json:
     """An object as it is sent: its type and its fields, without those that have the default."""
     out: Json = {"type": value.type}
-    for field in fields(value):
-        item = getattr(value, field.name)
-        if item != field.default:
-            out[field.name] = [asdict(x) for x in item] if field.name == "static_leases" else item
+    defaults = _DEFAULTS[type(value)]
+    for name, item in vars(value).items():
+        if item != defaults[name]:
+            out[name] = [asdict(x) for x in item] if name == "static_leases" else item
     return out
 
 
@@ -383,6 +389,34 @@ def from_json(data: Json) -> Object:
     values = dict(data)
     del values["type"]
     made: Object = reader(cls)(values)
+    return made
+
+
+def unlike(item: Forward, state: ForwardState) -> Json:
+    """The fields of a forward's state that are not as declared."""
+    declared = vars(item)
+    return {name: value for name, value in vars(state).items() if value != declared[name]}
+
+
+def states_unlike(items: Sequence[Object], fields: Json) -> list[ForwardState]:
+    """The states of forwards that are as declared but for the same fields.
+
+    Args:
+        items: The forwards.
+        fields: What `unlike` gave for each.
+
+    Raises:
+        ShapeError: One is no forward, or a field is unknown, or of another form.
+    """
+    if not all(isinstance(item, Forward) for item in items):
+        raise ShapeError(" is about what is no forward")
+    first: ForwardState = reader(ForwardState)({**vars(items[0]), **fields})
+    checked = {name: getattr(first, name) for name in fields}
+    made = []
+    for item in items:  # without the class's `__init__`: a frozen one takes ten times as long, and there are thousands
+        state = object.__new__(ForwardState)
+        vars(state).update(vars(item), **checked)
+        made.append(state)
     return made
 
 

@@ -8,6 +8,9 @@ message of an agent is checked against its declaration here (`wire/shapes.py`).
     provider -> agent    {"id": 1, "op": "apply", "transaction": "…", "changes": […]}
     agent -> provider    {"id": 1, "result": […]}
 
+What both sides have is not sent again (`wire/edits.py`): of the objects that a resource had before, and of those in the
+answer, only what is not as the change or the query has it.
+
 An agent that can't serve greets with `{"greeting": {"error": {…}}}`. A request that fails has `"error": {…}` in its
 answer instead of `"result"`.
 
@@ -33,18 +36,33 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Optional, Union
 
+from hostnet.wire.edits import SHORT, from_edits, to_edits
 from hostnet.wire.errors import HostnetError
 from hostnet.wire.facts import facts_from_json
-from hostnet.wire.objects import Json, from_json, state_from_json, state_to_json, to_json
+from hostnet.wire.objects import (
+    Forward,
+    ForwardState,
+    Json,
+    Object,
+    ObjectState,
+    from_json,
+    state_from_json,
+    state_to_json,
+    states_unlike,
+    to_json,
+    unlike,
+)
 from hostnet.wire.requests import Change, Query, View
 from hostnet.wire.shapes import Count, Identifier, ShapeError, Text, loads, reader
 
 Operation = Literal["apply", "read", "facts", "restore", "watch", "confirm", "roll-back", "cancel"]
 
 # What became of a change or a query; None: a read found nothing.
+Asked = Sequence[Union[Change, Query]]
+Objects = Sequence[Object]
 Outcome = Union[View, HostnetError]
 Outcomes = Sequence[Optional[Outcome]]
 
@@ -243,7 +261,7 @@ def change_to_json(change: Change) -> Json:
         "urn": change.urn,
         "id": change.id,
         "objects": [to_json(item) for item in change.objects],
-        "prior": [to_json(item) for item in change.prior],
+        "prior": to_edits(change.prior, change.objects, to_json),
         "known": change.known,
         "dry": change.dry,
         "stated": change.stated,
@@ -254,7 +272,8 @@ def change_to_json(change: Change) -> Json:
 
 def change_from_json(data: Json) -> Change:
     """The change that `change_to_json` wrote."""
-    objects, prior = tuple(map(from_json, data["objects"])), tuple(map(from_json, data["prior"]))
+    objects = tuple(map(from_json, data["objects"]))
+    prior = tuple(from_edits(data["prior"], objects, from_json))
     stated, awaits, heirs = (tuple(data[name]) for name in ("stated", "awaits", "heirs"))
     return Change(data["urn"], data["id"], objects, prior, data["known"], data["dry"], stated, awaits, heirs)
 
@@ -391,25 +410,38 @@ class _ViewParts:
     notes: tuple[Text, ...]
 
 
-def outcomes_to_json(outcomes: Outcomes) -> list[Json | None]:
-    """The outcomes of an `apply` or a `read` as they are sent, in the order of the changes or queries."""
-    return [_outcome_to_json(each) for each in outcomes]
+@dataclass(frozen=True)
+class _Run:
+    """The states of some forwards, as JSON: how many, and what all of them have otherwise than declared."""
+
+    count: Count
+    fields: dict[str, Any]
 
 
-def outcomes_from_json(data: Any, host: str, count: int) -> list[Outcome | None]:
+def outcomes_to_json(outcomes: Outcomes, asked: Asked) -> list[Json | None]:
+    """The outcomes of an `apply` or a `read` as they are sent.
+
+    Args:
+        outcomes: In the order of the changes or queries.
+        asked: These.
+    """
+    return [_outcome_to_json(outcome, each.objects) for outcome, each in zip(outcomes, asked)]
+
+
+def outcomes_from_json(data: Any, host: str, asked: Asked) -> list[Outcome | None]:
     """The outcomes that `outcomes_to_json` wrote.
 
     Args:
         data: What an answer has as its result.
         host: The host's name in messages.
-        count: How many there are.
+        asked: The changes or queries.
 
     Raises:
         ShapeError: They are not as many, or one has another form.
     """
-    if not isinstance(data, list) or len(data) != count:
-        raise ShapeError(f".result is not a list of {count}")
-    return _each("result", data, lambda each: _outcome_from_json(each, host))
+    if not isinstance(data, list) or len(data) != len(asked):
+        raise ShapeError(f".result is not a list of {len(asked)}")
+    return _each("result", zip(data, asked), lambda pair: _outcome_from_json(pair[0], host, pair[1].objects))
 
 
 def _each(name: str, items: Iterable[Any], read: Callable[[Any], Any]) -> list[Any]:
@@ -438,7 +470,7 @@ def result_from_json(request: Request, data: Any, host: str) -> Any:
         return facts_from_json(request.facts, data)
     if request.op == "restore":
         return reader(_Restored)({"result": data}).result
-    outcomes = outcomes_from_json(data, host, len(request.changes or request.queries))
+    outcomes = outcomes_from_json(data, host, request.changes or request.queries)
     if request.op == "apply" and None in outcomes:
         raise ShapeError(f".result[{outcomes.index(None)}] is null, and a change has an outcome")
     return outcomes
@@ -451,30 +483,83 @@ class _Restored:
     result: Count
 
 
-def _outcome_to_json(outcome: Outcome | None) -> Json | None:
+def _outcome_to_json(outcome: Outcome | None, asked: Objects) -> Json | None:
     if outcome is None:
         return None
     if isinstance(outcome, HostnetError):
         return {"error": outcome.to_json()}
     return {
         "id": outcome.id,
-        "objects": [to_json(item) for item in outcome.objects],
-        "seen": [state_to_json(item) for item in outcome.seen],
+        "objects": to_edits(outcome.objects, asked, to_json),
+        "seen": _seen_to_json(outcome),
         "warnings": list(outcome.warnings),
         "notes": list(outcome.notes),
     }
 
 
-def _outcome_from_json(data: Any, host: str) -> Outcome | None:
+def _seen_to_json(view: View) -> list[Any]:
+    """The state of each object; those of many forwards as `[how many, what they have otherwise than declared]`."""
+    if len(view.seen) < SHORT:
+        return [state_to_json(state) for state in view.seen]
+    sent: list[Any] = []
+    for item, state in zip(view.objects, view.seen):
+        if not isinstance(item, Forward) or not isinstance(state, ForwardState):
+            sent.append(state_to_json(state))
+            continue
+        otherwise = unlike(item, state)
+        if sent and isinstance(sent[-1], list) and sent[-1][1] == otherwise:
+            sent[-1][0] += 1
+        else:
+            sent.append([1, otherwise])
+    return sent
+
+
+def _seen_from_json(data: Sequence[Any], objects: Objects) -> list[ObjectState | None]:
+    """The states that `_seen_to_json` wrote."""
+    seen: list[ObjectState | None] = []
+    for each in data:
+        at = len(seen)
+        try:
+            if isinstance(each, list):
+                seen += _run_from_json(each, objects, at)
+            else:
+                seen.append(_one_from_json(each, objects[at : at + 1]))
+        except ShapeError as error:
+            raise ShapeError(f".seen[{at}]{error}") from None
+    return seen
+
+
+def _one_from_json(data: Any, item: Objects) -> ObjectState | None:
+    """The state of one object."""
+    if not item:
+        raise ShapeError(" is the state of no object")
+    return state_from_json(item[0].type, data)
+
+
+def _run_from_json(data: list[Any], objects: Objects, at: int) -> Sequence[ObjectState]:
+    """The states of some forwards, from a place on."""
+    if len(data) != len(fields(_Run)):
+        raise ShapeError(f" is a list of {len(data)}")
+    run: _Run = reader(_Run)(dict(zip((each.name for each in fields(_Run)), data)))
+    items = objects[at : at + run.count]
+    if not 0 < run.count == len(items):
+        raise ShapeError(f" are the states of {run.count} objects, and {len(items)} are left")
+    return states_unlike(items, run.fields)
+
+
+def _outcome_from_json(data: Any, host: str, asked: Objects) -> Outcome | None:
     if data is None:
         return None
     if isinstance(data, dict) and "error" in data:
         return HostnetError.from_json(_only(data, "error"), host)
     parts: _ViewParts = reader(_ViewParts)(data)
-    if parts.seen and len(parts.objects) != len(parts.seen):  # of a dry change there are none
-        raise ShapeError(f" has {len(parts.objects)} objects and the states of {len(parts.seen)}")
-    objects = _each("objects", parts.objects, from_json)
-    seen = _each("seen", zip(objects, parts.seen), lambda pair: state_from_json(pair[0].type, pair[1]))
+    try:
+        objects = from_edits(parts.objects, asked, from_json)
+    except ShapeError as error:
+        raise ShapeError(f".objects{error}") from None
+    seen = _seen_from_json(parts.seen, objects)
+    if seen and len(objects) != len(seen):  # of a dry change there are none
+        raise ShapeError(f" has {len(objects)} objects and the states of {len(seen)}")
     return View(parts.id, tuple(objects), tuple(seen), parts.warnings, parts.notes)
 
 

@@ -1,0 +1,75 @@
+"""A list as what it has otherwise than a list that both sides have: thousands of forwards cross once, not three times.
+
+Numbers among the items say where they are the same: 5 stands for the next five items of the other list, -2 leaves its
+next two out. Everything else is an item itself, as JSON. A short list is written whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
+
+from hostnet.wire.shapes import ShapeError
+
+T = TypeVar("T", bound=Hashable)
+
+SHORT = 16
+
+
+def to_edits(items: Sequence[T], base: Sequence[T], write: Callable[[T], Any]) -> list[Any]:
+    """Write a list.
+
+    Args:
+        items: The list.
+        base: The list that the reader has as well.
+        write: Writes an item as JSON that is no number.
+    """
+    if len(items) < SHORT:
+        return [write(item) for item in items]
+    edits: list[Any] = []
+    places: dict[T, int] = {}
+    at = 0
+    for item in items:
+        place = at
+        if at >= len(base) or (base[at] is not item and base[at] != item):
+            places = places or {each: number for number, each in enumerate(base)}
+            place = places.get(item, -1)
+        if place < at:
+            edits.append(write(item))
+            continue
+        if place > at:
+            edits.append(at - place)
+        if edits and type(edits[-1]) is int and edits[-1] > 0:
+            edits[-1] += 1
+        else:
+            edits.append(1)
+        at = place + 1
+    return edits
+
+
+def from_edits(edits: Sequence[Any], base: Sequence[T], read: Callable[[Any], T]) -> list[T]:
+    """The list that `to_edits` wrote.
+
+    Args:
+        edits: What was written.
+        base: The list that the writer had as well.
+        read: Reads an item.
+
+    Raises:
+        ShapeError: It is not such a list; the text begins with the place.
+    """
+    items: list[T] = []
+    at = 0
+    for number, each in enumerate(edits):
+        if type(each) is not int:
+            try:
+                items.append(read(each))
+            except ShapeError as error:
+                raise ShapeError(f"[{number}]{error}") from None
+            continue
+        if not 0 < abs(each) <= len(base) - at:
+            raise ShapeError(f"[{number}] is {each}, and {len(base) - at} items are left")
+        if each > 0:
+            items += base[at : at + each]
+        at += abs(each)
+    return items
