@@ -218,6 +218,16 @@ def test_a_gap_between_two_transactions_is_seen(lab: Lab, stack: Stack, meter: M
     assert resets(lab.host) > before
 
 
+def test_a_gap_ends_connections_in_progress(lab: Lab, stack: Stack, meter: Meter) -> None:
+    """Without a NAT chain the kernel does not translate known connections either: the host answers with a RST."""
+    del meter  # but not its servers
+    stack.up(PROGRAM)
+    kept = lab.converse(*PATHS["forward"])
+    lab.host.nft(drop(lab.host))
+    assert lab.still(kept).outcome == "refused"
+    kept.close()
+
+
 def test_a_read_replaces_the_table_first(lab: Lab, stack: Stack, meter: Meter) -> None:
     """Under its former names everything would look deleted: a refresh finds no drift, and no connection is lost."""
     stack.up(PROGRAM)

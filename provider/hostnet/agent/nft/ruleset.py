@@ -318,6 +318,7 @@ PROTECT
 
   chain forward {{
     type filter hook forward priority filter; policy accept;
+    # No packet but a SYN has the option (RFC 9293, 3.7.1). Before the next two rules, which accept a SYN and ACK.
     tcp flags syn jump mss_clamp
     ct status dnat goto count_forwards
     ct state established,related accept

@@ -211,10 +211,12 @@ class Table:
         """Replace the tables by new ones with all elements, those of other records as well.
 
         In one batch: the kernel makes the new rules valid and the old ones invalid at once (nf_tables' generations).
-        Connections in progress are conntrack's, and stay. But the kernel reads the generation again for each chain and
-        each look-up in a set: a packet that is between two of them at that moment meets neither table. With four
-        clients that connected without a pause, 9,445 replacements refused 7 of 218,786 connections; of 10,779 changes
-        of an element alone none did (Linux 6.18).
+        Connections in progress are conntrack's, and stay. Between two batches they would break: while a namespace has
+        no NAT chain, the kernel translates no packet of a known connection either, and the host answers it with a RST
+        (Linux 6.18). But the kernel reads the generation again for each chain and each look-up in a set: a packet that
+        is between two of them at that moment meets neither table. With four clients that connected without a pause,
+        9,445 replacements refused 7 of 218,786 connections; of 10,779 changes of an element alone none did (Linux
+        6.18).
         """
         drop = "".join(f"delete table {name}\n" for name in self._existing())
         everything = [Element(*place, value) for place, value in after.elements.items()]

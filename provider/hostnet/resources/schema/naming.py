@@ -44,6 +44,8 @@ def autonamed(autoname: Autoname, fallback: str) -> str:
         raise BadValueError("given: autonaming is switched off")
     if autoname.proposed and autoname.mode in {"enforce", "propose"}:
         return _proposed(autoname.proposed, enforce=autoname.mode == "enforce", fallback=fallback)
+    # The engine (3.259) draws another seed for each check of a resource that its state does not have: one that was
+    # created, and whose answer never came, has another name the next time.
     return _cut(
         sanitised(autoname.urn_name, fallback), autoname.random_seed + autoname.urn_name.encode(errors="surrogatepass")
     )
