@@ -24,6 +24,7 @@ ROWS = {
     5: "program",
     6: "fleet",
     7: "latency",
+    9: "packets",
 }
 
 

@@ -1,9 +1,10 @@
-"""What a packet costs: new connections a second and one TCP stream through the rules of hostnet, by number of forwards.
+"""A packet through our rules: new connections, packets and one TCP stream, by the number of forwards.
 
-`python -m benchmarks.rows.packets` compares, in one run and in alternating rounds: plain routing, a bare map, and
-hostnet with N forwards, for FORWARDS="1 1000 10000 60000", plain, with `listenAddresses` and with `sourceCidrs`,
-IPv4 and IPv6, through the first and the last forward. Each figure is the median of ROUNDS rounds, as a ratio of the
-plain routing of its round. It needs root; everything is in network namespaces of its own:
+Compared in alternating rounds: plain routing, a bare map with one forward, and hostnet with SIZES="1 1000 10000 60000"
+forwards, plain, with `listenAddresses` and with `sourceCidrs`, IPv4 and IPv6, through the first and the last forward.
+Each figure is the median of the ratios to plain routing in the same round. What is counted is work for each
+second of CPU time of the client's thread, for SECONDS=0.2: over veths, that thread does all that the kernel does with a
+packet up to the guest's socket, and other programs do not count.
 
     client 198.51.100.2, 2001:db8:1::2 --- eth0 host br0 --- guest 10.0.0.2, fd12::2
 """
@@ -11,28 +12,38 @@ plain routing of its round. It needs root; everything is in network namespaces o
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import itertools
 import os
 import socket
 import statistics
 import struct
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from hostnet.agent.nft.ruleset import TABLE
 from hostnet.wire.errors import HostnetError
 from hostnet.wire.objects import Address, Forward, Forwarding, Gateway, Link, Object
 from hostnet.wire.requests import Change
 
+from benchmarks.measure import Figure, rounds, sizes
 from tests.lab.inside import open_host
 from tests.lab.namespaces import Namespace, _enter
 
-COUNTS = [int(word) for word in os.environ.get("FORWARDS", "1 1000 10000 60000").split()]
-ROUNDS = int(os.environ.get("ROUNDS", "6"))
-SECONDS = float(os.environ.get("SECONDS", "0.7"))
+TITLE = "Packets"
+SECONDS = float(os.environ.get("SECONDS", "0.2"))
+# Of plain routing: the least of each kind; and with the most forwards, of that with one.
+LEAST = {"connections": 0.82, "packets": None, "stream": 0.95}
+FLAT = 0.97
+NOTE = (
+    "The figures are ratios to plain routing of the same round, and with more forwards to hostnet with the fewest. The "
+    "bare tool is a table with one map. Counted is what gets done in a second of the client's CPU time."
+)
+_WARM_UP = 20  # steps
 FIRST = 2000  # the first forwarded port
 PORT = 9000  # where the guest listens
 CLIENT = {4: "198.51.100.2", 6: "2001:db8:1::2"}
@@ -42,6 +53,7 @@ FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 NEIGHBOURS = {4: "198.51.100.0/24", 6: "2001:db8:1::/64"}
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST, so that no TIME_WAIT uses up the client's ports
 _CHUNK = 1 << 18
+_BATCH = 64  # packets of a sendmmsg(2)
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,7 @@ class Variant:
         for port in range(FIRST, FIRST + self.count):
             yield Forward(
                 f"ipv{version}",  # type: ignore[arg-type]
-                ("tcp",),
+                ("tcp", "udp") if port in (FIRST, FIRST + self.count - 1) else ("tcp",),
                 (port, port),
                 GUEST[version],
                 (PORT, PORT),
@@ -96,6 +108,7 @@ class Bench:
         elif variant.count:
             self._hostnet(directory / str(number))
         self._listeners = [self._serve(version) for version in (4, 6)]
+        self._sinks = [self._sink(version) for version in (4, 6)]
 
     def _wire(self) -> None:
         host = self.host
@@ -132,10 +145,10 @@ class Bench:
             host.ip("link set vm0 master br0 up")
 
     def _bare(self) -> None:
-        ports = range(FIRST, FIRST + self.variant.count)
+        names = ("tcp", "udp")
         maps = "".join(
             f"map m{version} {{ type inet_proto . inet_service : ipv{version}_addr . inet_service;"
-            f" elements = {{ {', '.join(f'tcp . {port} : {GUEST[version]} . {PORT}' for port in ports)} }} }}\n"
+            f" elements = {{ {', '.join(f'{name} . {FIRST} : {GUEST[version]} . {PORT}' for name in names)} }} }}\n"
             for version in (4, 6)
         )
         rules = "\n".join(
@@ -179,27 +192,49 @@ class Bench:
             return GUEST[version], PORT
         return HOST[version], FIRST + (self.variant.count - 1 if last else 0)
 
-    def connections(self, version: int, *, last: bool) -> float:
-        """New connections a second, one after the other."""
-        return self._fork(_connect, FAMILY[version], self.target(version, last=last))
+    def _sink(self, version: int) -> socket.socket:
+        """A UDP socket that nobody reads: the kernel drops what comes once its buffer is full."""
+        sink = self.guest.call(socket.socket, FAMILY[version], socket.SOCK_DGRAM)
+        if version == 6:
+            sink.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sink.bind(("", PORT))
+        return sink
 
-    def stream(self, version: int, *, last: bool) -> float:
-        """Bytes a second of one TCP stream to the guest."""
-        return self._fork(_stream, FAMILY[version], self.target(version, last=last))
+    def run(self, kind: str, version: int, *, last: bool) -> float:
+        """How much of a kind of work the client gets done for a second of its CPU time."""
+        return self._fork(WORKS[kind], FAMILY[version], self.target(version, last=last))
 
-    def _fork(self, work: Callable[[int, tuple[str, int]], float], family: int, target: tuple[str, int]) -> float:
+    def check_counters(self) -> None:
+        """Each packet to the last forward is counted once."""
+        before = self._counted()
+        with self.client.call(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as client:
+            for _ in range(_BATCH):
+                client.sendto(b"x", self.target(4, last=True))
+        assert self._counted() - before == _BATCH, "the counters are wrong"
+
+    def _counted(self) -> int:
+        key = f"{{ udp . {FIRST + self.variant.count - 1} . {GUEST[4]} }}"
+        text = self.host.run(["nft", "get", "element", *TABLE.split(), "forward_counters4", key])
+        return int(text.partition("counter packets ")[2].split()[0])
+
+    def _fork(self, work: Work, family: int, target: tuple[str, int]) -> float:
         """The work in a process of its own in the client's namespace: the guest's threads keep this one's lock busy."""
         reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
             _enter(self.client.name)
-            os.write(writer, repr(work(family, target)).encode())
+            os.write(writer, repr(_rate(work, family, target)).encode())
             os._exit(0)
         os.close(writer)
         with os.fdopen(reader) as answer:
             figure = float(answer.read())
         os.waitpid(pid, 0)
         return figure
+
+    def close(self) -> None:
+        """Delete the namespaces."""
+        for each in (self.client, self.host, self.guest):
+            each.delete()
 
 
 def _accept(listener: socket.socket) -> None:
@@ -211,66 +246,126 @@ def _accept(listener: socket.socket) -> None:
                 pass
 
 
-def _connect(family: int, target: tuple[str, int]) -> float:
-    end, count, start = time.perf_counter() + SECONDS, 0, time.perf_counter()
-    while time.perf_counter() < end:
-        for _ in range(20):
-            with socket.socket(family, socket.SOCK_STREAM) as client:
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                client.connect(target)
-        count += 20
-    return count / (time.perf_counter() - start)
+def _connect(family: int, target: tuple[str, int]) -> Iterator[int]:
+    while True:
+        with socket.socket(family, socket.SOCK_STREAM) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            client.connect(target)
+        yield 1
 
 
-def _stream(family: int, target: tuple[str, int]) -> float:
-    chunk, sent = bytes(_CHUNK), 0
+def _stream(family: int, target: tuple[str, int]) -> Iterator[int]:
+    chunk = bytes(_CHUNK)
     with socket.socket(family, socket.SOCK_STREAM) as client:
         client.connect(target)
-        start = time.perf_counter()
-        while time.perf_counter() < start + SECONDS:
-            sent += client.send(chunk)
-        return sent / (time.perf_counter() - start)
+        while True:
+            yield client.send(chunk)
 
 
-def variants() -> list[Variant]:
-    """What is compared; plain routing first."""
-    found = [Variant("plain routing", 0), Variant(f"bare map, {COUNTS[-1]}", COUNTS[-1], bare=True)]
-    for count in COUNTS:
-        found.append(Variant(f"{count}", count))
-        found.append(Variant(f"{count}, listenAddresses", count, listen=True))
-        found.append(Variant(f"{count}, sourceCidrs", count, sources=True))
+class _Vector(ctypes.Structure):
+    """`struct iovec`."""
+
+    _fields_ = (("base", ctypes.c_char_p), ("length", ctypes.c_size_t))
+
+
+class _Message(ctypes.Structure):
+    """`struct mmsghdr` of <sys/socket.h>, with its `struct msghdr` inside."""
+
+    _fields_ = (
+        ("name", ctypes.c_void_p),
+        ("name_length", ctypes.c_uint),
+        ("vectors", ctypes.POINTER(_Vector)),
+        ("vectors_count", ctypes.c_size_t),
+        ("control", ctypes.c_void_p),
+        ("control_length", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+        ("sent", ctypes.c_uint),
+        ("_end", ctypes.c_ulong),
+    )
+
+
+def _packets(family: int, target: tuple[str, int]) -> Iterator[int]:
+    """Small UDP packets of one flow, many to a system call: Python's own time would hide the kernel's."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    vector = _Vector(b"x", 1)
+    messages = (_Message * _BATCH)()
+    for message in messages:
+        message.vectors, message.vectors_count = ctypes.pointer(vector), 1
+    with socket.socket(family, socket.SOCK_DGRAM) as client:
+        client.connect(target)
+        while True:
+            sent = libc.sendmmsg(client.fileno(), messages, _BATCH, 0)
+            assert sent > 0, os.strerror(ctypes.get_errno())
+            yield sent
+
+
+Work = Callable[[int, tuple[str, int]], Iterator[int]]
+WORKS: dict[str, Work] = {"connections": _connect, "packets": _packets, "stream": _stream}
+
+
+def _rate(work: Work, family: int, target: tuple[str, int]) -> float:
+    """How much of a work is done for a second of this thread's CPU time; its beginning does not count."""
+    steps = work(family, target)
+    for _ in range(_WARM_UP):
+        next(steps)
+    start, done = time.thread_time(), 0
+    while time.thread_time() < start + SECONDS:
+        done += sum(itertools.islice(steps, _WARM_UP))
+    return done / (time.thread_time() - start)
+
+
+def variants(counts: Iterable[int]) -> list[Variant]:
+    """What is compared; plain routing first, then the bare map."""
+    found = [Variant("plain routing", 0), Variant("bare", 1, bare=True)]
+    for count in counts:
+        found.append(Variant("plain", count))
+        found.append(Variant("listenAddresses", count, listen=True))
+        found.append(Variant("sourceCidrs", count, sources=True))
     return found
 
 
-def main() -> None:
-    """Measure, and print a table of ratios to plain routing."""
-    with tempfile.TemporaryDirectory() as directory:
-        benches = [Bench(variant, number, Path(directory)) for number, variant in enumerate(variants())]
-        cells = [(kind, version) for kind in ("connections", "stream") for version in (4, 6)]
-        figures: dict[tuple[str, str, int, bool], list[float]] = {}
-        for number in range(ROUNDS):
-            print(f"round {number + 1} of {ROUNDS}", file=sys.stderr, flush=True)
-            for kind, version in cells:
-                plain = getattr(benches[0], kind)(version, last=False)
-                figures.setdefault((kind, "plain routing", version, False), []).append(plain)
-                for bench in benches[1:]:
-                    for last in (False, True) if bench.variant.count > 1 else (False,):
-                        ratio = getattr(bench, kind)(version, last=last) / plain
-                        figures.setdefault((kind, bench.variant.name, version, last), []).append(ratio)
-        report(figures)
+Key = tuple[str, int, str, int]  # kind, version, variant, forwards
 
 
-def report(figures: dict[tuple[str, str, int, bool], list[float]]) -> None:
-    """Print the medians."""
-    for kind in ("connections", "stream"):
-        rates = [statistics.median(figures[kind, "plain routing", version, False]) for version in (4, 6)]
-        unit = ("a second", 1.0) if kind == "connections" else ("Gbit/s", 8e-9)
-        print(f"\n{kind}; plain routing: IPv4 {rates[0] * unit[1]:,.1f}, IPv6 {rates[1] * unit[1]:,.1f} {unit[0]}\n")
-        print("| forwards | IPv4 first | IPv4 last | IPv6 first | IPv6 last |\n|---|---|---|---|---|")
-        for name in dict.fromkeys(name for _, name, _, _ in figures if name != "plain routing"):
-            row = [figures.get((kind, name, version, last)) for version in (4, 6) for last in (False, True)]
-            print(f"| {name} | " + " | ".join(f"{statistics.median(x):.2f}" if x else "" for x in row) + " |")
+def measure() -> list[Figure]:
+    """Measure all in alternating rounds."""
+    counts = sizes("1 1000 10000 60000")
+    ratios: dict[Key, list[float]] = {}
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
+        benches = []
+        for number, variant in enumerate(variants(counts)):
+            benches.append(Bench(variant, number, Path(directory)))
+            stack.callback(benches[-1].close)
+        benches[2].check_counters()
+        for _ in range(rounds(6)):
+            for kind in WORKS:
+                for version in (4, 6):
+                    for key, ratio in _round(benches, kind, version):
+                        ratios.setdefault(key, []).append(ratio)
+        benches[-1].check_counters()
+    return list(_figures(ratios, counts))
 
 
-if __name__ == "__main__":
-    main()
+def _round(benches: list[Bench], kind: str, version: int) -> Iterator[tuple[Key, float]]:
+    """The ratios of one round to plain routing: the mean of the first and the last forward."""
+    routing, *others = benches
+    plain = routing.run(kind, version, last=False)
+    for bench in others:
+        ends = (False, True) if bench.variant.count > 1 else (False,)
+        ratio = statistics.mean(bench.run(kind, version, last=last) for last in ends) / plain
+        yield (kind, version, bench.variant.name, bench.variant.count), ratio
+
+
+def _figures(ratios: dict[Key, list[float]], counts: list[int]) -> Iterator[Figure]:
+    """With the fewest forwards beside plain routing and the bare map; with more, beside the fewest."""
+    names = [variant.name for variant in variants(counts[:1])[2:]]
+    for kind, version, name in itertools.product(WORKS, (4, 6), names):
+        what = f"{kind}, IPv{version}, {name}"
+        one, bare = ratios[kind, version, name, counts[0]], statistics.median(ratios[kind, version, "bare", 1])
+        limit = max(LEAST[kind] or 0, bare)
+        ours = statistics.median(one)
+        yield Figure(f"{what}: {counts[0]:,}", "x", ours, None, bare, limit, more=True, note=NOTE)
+        for count in counts[1:]:
+            ratio = statistics.median(a / b for a, b in zip(ratios[kind, version, name, count], one, strict=True))
+            limit_ = FLAT if count == counts[-1] else None
+            yield Figure(f"{what}: {count:,} beside {counts[0]:,}", "x", ratio, limit=limit_, more=True)
