@@ -24,7 +24,10 @@ ROWS = {
     5: "program",
     6: "fleet",
     7: "latency",
+    8: "start",
     9: "packets",
+    11: "watcher",
+    12: "commands",
 }
 
 
