@@ -165,7 +165,8 @@ class Session:
         """
         owner = (change.urn, change.id)
         # What may have been created before the connection broke is not created a second time beside the first.
-        change = replace(change, known=change.known or owner in self._unsure)
+        if owner in self._unsure:
+            change = replace(change, known=True)
         try:
             view = await self._joined("apply", change)
         except HostnetError as error:

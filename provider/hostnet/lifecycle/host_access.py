@@ -65,7 +65,8 @@ class HostAccess:
         self._pool: Pool | None = None
         self._configured = False
         self._default: Mapping[str, Any] | None = None
-        self._cancelled = asyncio.Event()
+        self._cancelled = False
+        self._reaching: set[asyncio.Future[Any]] = set()  # what a Cancel does not wait for: nothing is sent yet
         self._silent: set[Connection] = set()
         self._waiting: Counter[tuple[str, str]] = Counter()  # a host's label, and the URN that waits for it
         self._progress_of: dict[str, str] = {}  # by label: the last line about a host that has not answered since
@@ -80,7 +81,7 @@ class HostAccess:
         if self._pool is not None:
             await self._pool.close()
             self._pool = None
-        self._cancelled = asyncio.Event()
+        self._cancelled = False
         self._silent.clear()
         self._default, self.settings, self._configured = default, settings, True
 
@@ -119,21 +120,21 @@ class HostAccess:
         connection = self.connection(inputs)
         if connection is None:
             raise HostnetError(Code.INVALID, "cannot reach the host", "the value of connection is not known yet")
-        if self._cancelled.is_set():
+        if self._cancelled:
             raise _cancelled()
         return await self._until_cancelled(urn, connection.label, self._session(connection))
 
     async def apply(self, urn: str, host: Session, change: Change) -> View:
         """Apply a change. Once it is under way it goes on to its end, also where the engine hangs up."""
-        return await self._answer(urn, host.label, host.apply(change))
+        return await self._answer(urn, host.label, self._keep(host.apply(change)))
 
     async def read(self, urn: str, host: Session, query: Query) -> View | None:
         """What the host has for a resource."""
-        return await self._answer(urn, host.label, host.read(query))
+        return await self._answer(urn, host.label, self._keep(host.read(query)))
 
     async def facts(self, urn: str, host: Session, name: str, arguments: dict[str, Any]) -> Facts:
         """Answer a question about the host."""
-        return await self._answer(urn, host.label, host.facts(name, arguments))
+        return await self._answer(urn, host.label, self._keep(host.facts(name, arguments)))
 
     async def preview(self, urn: str, inputs: Mapping[str, Any], change: Change, take: Take) -> View | None:
         """Ask the host, if it answers soon, whether a change would work, and warn where it would not. Never fails.
@@ -168,7 +169,9 @@ class HostAccess:
 
     async def cancel(self) -> None:
         """Fail the requests that were not sent yet; let those that were go on to their end."""
-        self._cancelled.set()
+        self._cancelled = True
+        for task in self._reaching:
+            task.cancel()
         if self._pool is not None:
             await self._pool.cancel()
 
@@ -207,27 +210,26 @@ class HostAccess:
 
     async def _until_cancelled(self, urn: str, label: str, waiting: Awaitable[T]) -> T:
         """Wait, unless the engine cancels."""
-        cancelled = asyncio.ensure_future(self._cancelled.wait())
-        waited = asyncio.ensure_future(self._announced(urn, label, waiting))
+        task = self._keep(waiting)
+        self._reaching.add(task)
         try:
-            await asyncio.wait({cancelled, waited}, return_when=asyncio.FIRST_COMPLETED)
-            if not waited.done():
-                raise _cancelled()
-            return await waited
+            return await self._announced(urn, label, task)
+        except asyncio.CancelledError:
+            if self._cancelled and task.cancelled():
+                raise _cancelled() from None
+            raise
         finally:
-            cancelled.cancel()
-            waited.cancel()
+            self._reaching.discard(task)
 
-    async def _answer(self, urn: str, label: str, waiting: Awaitable[T]) -> T:
+    async def _answer(self, urn: str, label: str, waiting: asyncio.Future[T]) -> T:
         """Wait for a host's answer; then the last line about the host is out of date."""
         try:
             return await self._announced(urn, label, waiting)
         finally:
             self._progress_of.pop(label, None)
 
-    async def _announced(self, urn: str, label: str, waiting: Awaitable[T]) -> T:
+    async def _announced(self, urn: str, label: str, task: asyncio.Future[T]) -> T:
         """Wait; where it takes long, the status column says for what."""
-        task = self._keep(waiting)
         done, _ = await asyncio.wait({task}, timeout=_SILENT_SECONDS)
         if done:
             return task.result()

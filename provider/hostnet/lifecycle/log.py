@@ -55,6 +55,7 @@ class EngineLog:
         self._delivery, self._redact = delivery, redact
         self._pending: asyncio.Queue[Line] = asyncio.Queue()
         self._sender: asyncio.Task[None] | None = None
+        self._left = 0  # lines that are not delivered yet
 
     def status(self, urn: str, text: str) -> None:
         """Fill the live status column of a resource until the next line."""
@@ -70,6 +71,8 @@ class EngineLog:
 
     async def flush(self) -> None:
         """Wait until the engine has every line so far: after the last answer it no longer listens."""
+        if not self._left:
+            return  # nearly always, and each answer asks
         try:
             async with asyncio.timeout(DELIVERY_SECONDS):
                 await self._pending.join()
@@ -87,6 +90,7 @@ class EngineLog:
     def _enqueue(self, line: Line) -> None:
         if not self._delivery.possible:
             return
+        self._left += 1
         self._pending.put_nowait(Line(line.urn, self._redact(line.text), line.severity, line.ephemeral))
         if self._sender is None or self._sender.done():
             self._sender = asyncio.get_running_loop().create_task(self._send_all())
@@ -100,4 +104,5 @@ class EngineLog:
             except Exception as error:  # noqa: BLE001 - a log that fails must fail nothing else
                 sys.stderr.write(f"hostnet: the engine's log does not answer: {type(error).__name__}\n")
             finally:
+                self._left -= 1
                 self._pending.task_done()
