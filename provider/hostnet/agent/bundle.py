@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import hashlib
 import io
 import shlex
 import zipfile
@@ -15,6 +14,8 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+from hostnet.wire.digest import sha256
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 # Beside the agent itself: what it shares with the provider. None of it imports more than the standard library.
@@ -54,7 +55,7 @@ def bundle() -> Bundle:
             entry.create_system, entry.external_attr = _UNIX, _MODE
             archive.writestr(entry, content)
     data = out.getvalue()
-    return Bundle(data, hashlib.sha256(data).hexdigest())
+    return Bundle(data, sha256(data).hexdigest())
 
 
 def _contents() -> dict[str, bytes]:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import grp
-import hashlib
 import json
 import os
 import shutil
@@ -41,6 +40,7 @@ from hostnet.agent.linux.install_hints import advice_here
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.record import Store
+from hostnet.wire.digest import sha256
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import DhcpServer, DhcpState, Lease
 
@@ -87,7 +87,7 @@ class DhcpServers:
     def __init__(self, store: Store) -> None:
         process.sweep()
         name = f"{store.path.absolute()} {store.instance or ''}"
-        self._run = RUN / hashlib.sha256(name.encode()).hexdigest()[:16]
+        self._run = RUN / sha256(name.encode()).hexdigest()[:16]
         self._lease_directory = store.path.with_suffix(".dhcp") if store.instance is None else self._run
         self._machine, self._state = store.instance is None, store.path.parent.absolute()
 
@@ -326,7 +326,7 @@ def _lists(config: ServerConfig) -> dict[str, str]:
 
 
 def _file_name(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16] + ".conf"
+    return sha256(text.encode()).hexdigest()[:16] + ".conf"
 
 
 def _make_directory(path: Path, mode: int, group: int) -> None:

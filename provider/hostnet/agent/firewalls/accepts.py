@@ -7,7 +7,6 @@ pairs of interfaces would be as many as their square.
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ from hostnet.agent.nft.forward_elements import LOOPBACK_DEVICE, forward_devices
 from hostnet.agent.nft.ruleset import PROTOCOLS
 from hostnet.agent.nft.syntax import clean_comment, render_key
 from hostnet.agent.record.owners import Owner, Owners
+from hostnet.wire.digest import sha256
 from hostnet.wire.family import FAMILIES, NFT_HEADER, Family
 from hostnet.wire.objects import Forward, Gateway, Link
 
@@ -268,7 +268,7 @@ def for_nft(wanted: Iterable[Traffic], family: str) -> list[AcceptRule]:
         if group:
             members = sorted({" . ".join(_name(x) for x in (each.iif, each.oif) if x) for each in group})
             text = f"{key} {{ {', '.join(members)} }}"
-            digest = hashlib.sha256(text.encode()).hexdigest()[:6]
+            digest = sha256(text.encode()).hexdigest()[:6]
             requesters = frozenset(each.requester for each in group)
             accepts.append(AcceptRule(text, f"{TAG}{what} ({digest})", requesters))
     return accepts + _merged(

@@ -6,7 +6,6 @@ overrides a drop in another. The rules themselves are the only state: their comm
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -44,6 +43,7 @@ from hostnet.agent.nft.forward_elements import LOOPBACK_DEVICE
 from hostnet.agent.nft.syntax import LONGEST_COMMENT
 from hostnet.agent.nft.table import Table
 from hostnet.agent.record.owners import Owner, Owners
+from hostnet.wire.digest import sha256
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Forward, Gateway
 
@@ -182,7 +182,7 @@ def _comment(rule: AcceptRule, mark: str) -> str:
     room = LONGEST_COMMENT - len(mark)
     if len(rule.comment) <= room:
         return f"{rule.comment}{mark}"
-    digest = hashlib.sha256(rule.comment.encode()).hexdigest()[:6]
+    digest = sha256(rule.comment.encode()).hexdigest()[:6]
     return f"{rule.comment[: room - len(digest) - 1]} {digest}{mark}"
 
 

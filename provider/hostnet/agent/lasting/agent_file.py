@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import sys
 from pathlib import Path
 
 import hostnet
 from hostnet.agent.linux import files
+from hostnet.wire.digest import sha256
 
 _SYSTEM_PYTHONS = ("/usr/bin/python3", "/run/current-system/sw/bin/python3")
 
@@ -59,7 +59,7 @@ def keep_agent(directory: Path) -> Path:
         from hostnet.agent.bundle import bundle  # noqa: PLC0415 - a checkout's or a package's; a zip has none
 
         data = bundle().data
-    path = directory / f"{hashlib.sha256(data).hexdigest()}.zip"
+    path = directory / f"{sha256(data).hexdigest()}.zip"
     if not (path.is_file() and path.read_bytes() == data):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         files.write(path, data, 0o600)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from hostnet.wire.digest import sha256
 
 _DEFAULT_STATE = Path("/var/lib/hostnet")
 _HEAD = "# Written by hostnet; gone with the last resource on this host. `hostnet status` tells what it holds.\n"
@@ -21,7 +22,7 @@ def instance_name(state_dir: Path) -> str:
     """The name of our files: each state directory has its own, since it is another owner."""
     if state_dir == _DEFAULT_STATE:
         return "hostnet"
-    return f"hostnet-{hashlib.sha256(str(state_dir).encode()).hexdigest()[:8]}"
+    return f"hostnet-{sha256(str(state_dir).encode()).hexdigest()[:8]}"
 
 
 def command_line(argv: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.networks import overlap, subnets, without
 from hostnet.agent.nft.spans import Cuts, Held, cuts_of, shared_spans
 from hostnet.agent.record.owners import Owners
+from hostnet.wire.digest import sha256
 from hostnet.wire.family import ANY_ADDRESS, digit_of
 from hostnet.wire.objects import Address, Forward, Gateway, Link, Port, Route
 
@@ -119,7 +119,7 @@ def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) 
     bridges = _other_bridges(gateways, snapshot, our_links)
     shared = _shared(addresses, snapshot, our_links)
     seen = (sorted({**looked_up, **bridges}.items()), sorted(shared))
-    observed = hashlib.sha256(repr(seen).encode()).hexdigest()[:16] if any(seen) else ""
+    observed = sha256(repr(seen).encode()).hexdigest()[:16] if any(seen) else ""
     behind = {name for gateway in gateways.values() for name in gateway.internal}
     routes: dict[str, tuple[str, ...]] = {}
     for route in owners.every(Route) if behind else ():

@@ -18,11 +18,12 @@ its own elements and nothing else. What a packet costs:
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import re
 from dataclasses import dataclass, replace
 from typing import Literal
+
+from hostnet.wire.digest import sha256
 
 TABLE = "inet hostnet"
 BRIDGE_TABLE = "bridge hostnet"
@@ -518,4 +519,4 @@ def table_text() -> str:
 
 
 # Names this text: tables that were made from another one, by another version of hostnet, are replaced.
-TEMPLATE = hashlib.sha256(table_text().encode()).hexdigest()[:16]
+TEMPLATE = sha256(table_text().encode()).hexdigest()[:16]

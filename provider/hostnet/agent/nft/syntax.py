@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import json
 import re
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hostnet.agent.nft.ruleset import PROTOCOLS, SETS, Element, Place
+from hostnet.wire.digest import sha256
 
 _NAMES = {number: name for name, number in PROTOCOLS.items()}
 # nft's strings have no escape for a quote, and a `*` at the end is a wildcard to it (1.0.6).
@@ -32,7 +32,7 @@ def mark_of(state_dir: str) -> str:
     mark = clean_comment(f" @{state_dir}")
     if mark == f" @{state_dir}" and len(mark) <= _LONGEST_MARK:
         return mark
-    return f" @/_/{hashlib.sha256(state_dir.encode()).hexdigest()[:16]}"
+    return f" @/_/{sha256(state_dir.encode()).hexdigest()[:16]}"
 
 
 def render(element: Element, comment: str = "", mark: str = "") -> str:
@@ -153,7 +153,7 @@ def parse_listing(listed: list[dict[str, Any]]) -> Listing:
         elif kind in ("rule", "chain"):
             body = {name: part for name, part in body.items() if name != "handle"}
             rules.append(json.dumps({kind: body}, sort_keys=True))
-    return Listing(elements, hashlib.sha256("\n".join(rules).encode()).hexdigest(), counters, frozenset(sets), comments)
+    return Listing(elements, sha256("\n".join(rules).encode()).hexdigest(), counters, frozenset(sets), comments)
 
 
 def _named(name: str, key: tuple[str, ...]) -> tuple[str, ...]:
