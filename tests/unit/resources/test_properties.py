@@ -17,7 +17,7 @@ from hostnet.resources.schema import model
 from hostnet.resources.schema.model import BadValueError, ListOf, Record, Type, freeze
 from hostnet.resources.schema.types import IpAddress, usable_ip
 from hostnet.resources.schema.values import UNKNOWN
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.resources.golden import TOKENS, autoname, load, urn
@@ -163,6 +163,8 @@ def test_forwards_at_their_old_distance_from_an_end_are_not_compared(
 @given(st.ip_addresses() | st.sampled_from(EDGES), st.sets(st.sampled_from(["wildcard", "loopback"])))
 def test_an_address_is_judged_as_ipaddress_does(address: IpAddress, allowed: set[str]) -> None:
     """By its number it is as usable as by all the questions that `ipaddress` answers."""
+    # `parse_ip` has refused an IPv4-mapped one. Since Python 3.13 `ipaddress` answers for the IPv4 address in it.
+    assume(not getattr(address, "ipv4_mapped", None))
     wildcard, loopback = "wildcard" in allowed, "loopback" in allowed
     unicast = not address.is_multicast and str(address) != "255.255.255.255"
     one = wildcard or not address.is_unspecified
