@@ -149,13 +149,12 @@ broken
 
 def test_what_to_open() -> None:
     """Only the served ports are opened, and none without openFirewall."""
-    owners = [Owner("a", "a", (replace(BASE, send_ra=True),)), Owner("b", "b", (replace(BASE, open_firewall=False),))]
-    assert inputs_to_open(owners) == [
+    assert inputs_to_open([replace(BASE, send_ra=True), replace(BASE, open_firewall=False)]) == [
         ("br-a", "udp", (67, 53)),
         ("br-a", "tcp", (53,)),
         ("br-a", "icmpv6", (133, 135, 136)),
     ]
-    assert inputs_to_open([Owner("c", "c", (replace(BASE, dns_servers=()),))]) == [("br-a", "udp", (67,))]
+    assert inputs_to_open([replace(BASE, dns_servers=())]) == [("br-a", "udp", (67,))]
 
 
 NAMED = Guest("vm-a", "br-a", MAC.format(1), ("10.0.0.2/24",), "web")

@@ -23,6 +23,7 @@ FLOORS = (
     ("hostnet",),  # the version
     ("hostnet.wire",),
     ("hostnet.agent.bundle",),
+    ("hostnet.agent.indexes",),
     ("hostnet.agent.linux",),
     ("hostnet.agent.record",),
     ("hostnet.agent.plan",),

@@ -99,8 +99,8 @@ def test_every_element_that_is_missing_is_drift_of_an_owner(case: Case) -> None:
 
     texts, before = observed(whole)
     assert not any(texts.values()), "all is there"
-    for place, key in desired.owners.items():
-        if not key and not shares:
+    for place, keys in desired.holders.items():
+        if keys == ("",) and not shares:
             continue  # no resource needs what all share
         texts, after = observed({other: value for other, value in whole.items() if other != place})
         changed = {key for key, each in after.items() if each != before[key]}

@@ -31,10 +31,10 @@ def test_a_port_that_is_taken_is_refused_and_its_owner_named(case: Case) -> None
     held = owners(case)
     new = owner("PortForward new", case["wants"], case)
     if case["error"] is None:
-        held.forwards.check(new, held)
+        held.check_ports(new)
         return
     with pytest.raises(HostnetError) as error:
-        held.forwards.check(new, held)
+        held.check_ports(new)
     assert error.value.code is Code.CONFLICT
     assert [error.value.what, error.value.why] == case["error"]
 
@@ -92,7 +92,7 @@ def _ports(low: int, high: int) -> Forward:
 
 def _refused(probe: Owner, held: Owners) -> bool:
     try:
-        held.forwards.check(probe, held)
+        held.check_ports(probe)
     except HostnetError:
         return True
     return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
-from hostnet.agent.linux.prefixes import Prefix, PrefixIndex
+from hostnet.agent.indexes.prefixes import Prefix, PrefixIndex
 from hypothesis import given
 from hypothesis import strategies as st
 

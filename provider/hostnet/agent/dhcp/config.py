@@ -81,10 +81,10 @@ def served_ports(server: DhcpServer) -> Iterator[tuple[str, int]]:
         yield "tcp", DNS
 
 
-def inputs_to_open(owners: Iterable[Owner]) -> list[tuple[str, str, tuple[int, ...]]]:
+def inputs_to_open(servers: Iterable[DhcpServer]) -> list[tuple[str, str, tuple[int, ...]]]:
     """What other firewalls must accept for `openFirewall`: (bridge, protocol, ports or ICMPv6 types)."""
     found: list[tuple[str, str, tuple[int, ...]]] = []
-    for server in (item for owner in owners for item in owner.of(DhcpServer) if item.open_firewall):
+    for server in (each for each in servers if each.open_firewall):
         served = list(served_ports(server))
         for protocol in ("udp", "tcp"):
             ports = tuple(port for each, port in served if each == protocol)

@@ -17,10 +17,10 @@ from hostnet.agent.nft.context import Context
 from hostnet.agent.nft.forward_elements import LOOPBACK_DEVICE, forward_devices
 from hostnet.agent.nft.ruleset import PROTOCOLS
 from hostnet.agent.nft.syntax import clean_comment, render_key
-from hostnet.agent.record.owners import Owner, Owners
+from hostnet.agent.record.owners import Owners
 from hostnet.wire.digest import sha256
 from hostnet.wire.family import FAMILIES, NFT_HEADER, Family
-from hostnet.wire.objects import Forward, Gateway, Link
+from hostnet.wire.objects import DhcpServer, Forward, Gateway, Link
 
 TAG = "hostnet: "  # the comment of every rule of ours in another firewall's chain begins with it
 FORWARD, INPUT = "forward", "input"
@@ -100,11 +100,9 @@ class AcceptRule:
 # --- what must be accepted -------------------------------------------------------------------------------------------
 
 
-def needs_accepts(owners: Iterable[Owner]) -> bool:
-    """Whether other firewalls must accept anything for these owners."""
-    return any(
-        any(gateway.firewall for gateway in owner.of(Gateway)) or any(map(_is_open, owner.of(Link))) for owner in owners
-    )
+def needs_accepts(gateways: Iterable[Gateway], links: Iterable[Link]) -> bool:
+    """Whether other firewalls must accept anything for these gateways and links."""
+    return any(gateway.firewall for gateway in gateways) or any(map(_is_open, links))
 
 
 def traffic_of(owners: Owners, context: Context) -> Iterator[Traffic]:
@@ -116,7 +114,7 @@ def traffic_of(owners: Owners, context: Context) -> Iterator[Traffic]:
     """
     for link in filter(_is_open, owners.every(Link)):
         yield Traffic(link.key, iif=link.name, oif=link.name)
-    yield from _services(owners.structural.values())
+    yield from _services(owners.every(DhcpServer))
     gateways = [gateway for gateway in owners.every(Gateway) if gateway.firewall and gateway.external]
     for gateway in gateways:
         yield from _gateway(gateway)
@@ -157,9 +155,9 @@ def forwards_of(owners: Owners, context: Context) -> Iterator[tuple[Traffic, str
             yield Traffic(key, family=item.family, target=item.address, protocol=protocol, ports=ports), external
 
 
-def _services(owners: Iterable[Owner]) -> Iterator[Traffic]:
+def _services(servers: Iterable[DhcpServer]) -> Iterator[Traffic]:
     """DHCP, DNS and router solicitations to the host on its bridges."""
-    for bridge, protocol, numbers in inputs_to_open(owners):
+    for bridge, protocol, numbers in inputs_to_open(servers):
         for number in numbers:
             key = f"dhcp {bridge}"
             if protocol == "icmpv6":

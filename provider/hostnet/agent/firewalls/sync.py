@@ -45,7 +45,7 @@ from hostnet.agent.nft.table import Table
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.wire.digest import sha256
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import Forward, Gateway
+from hostnet.wire.objects import Forward, Gateway, Link
 
 _ATTEMPTS = 3  # another program may change a chain after we have read it
 
@@ -98,6 +98,10 @@ class Required:
         external = frozenset(gateway.external for gateway in context.gateways.values() if gateway.external)
         named = {name for each in found for name in (each.iif, each.oif) if name}
         return cls(found, frozenset(named) - external, external, tuple(_to_others(owners, context, snapshot)))
+
+
+def _needs_accepts(owners: Owners) -> bool:
+    return needs_accepts(owners.every(Gateway), owners.every(Link))
 
 
 def _others(context: Context, snapshot: Snapshot) -> frozenset[str]:
@@ -234,7 +238,7 @@ class Firewalls:
         Raises:
             FirewallError: A chain does not take a change.
         """
-        if not (exact or needs_accepts(before.structural.values()) or needs_accepts(after.structural.values())):
+        if not (exact or _needs_accepts(before) or _needs_accepts(after)):
             return
         refusals: list[FirewallError | None] = []
         # Rules are inserted by the handle or number of another: a reload of that firewall in between makes it invalid
@@ -260,7 +264,7 @@ class Firewalls:
 
     def dropped(self, owners: Owners, context: Context, snapshot: Snapshot) -> frozenset[str]:
         """The keys of the objects whose traffic some chain drops because a rule of ours is missing."""
-        if not needs_accepts(owners.structural.values()):
+        if not _needs_accepts(owners):
             return frozenset()
         needed = self._updates(owners, context, snapshot)
         return frozenset(key for update in needed for rule in update.insert for key in rule.requesters)
@@ -278,7 +282,7 @@ class Firewalls:
         """
         gateways = list(owner.of(Gateway))
         without = [forward for forward in owner.of(Forward) if forward.gateway is None]
-        if not (gateways or owner.of(Forward) or needs_accepts([owner])):
+        if not (gateways or owner.of(Forward) or needs_accepts(owner.of(Gateway), owner.of(Link))):
             return
         homes = {home for address in _targets_of(owner) if (home := snapshot.home_of(address))}
         chains = self._chains(homes)

@@ -55,7 +55,7 @@ class Report:
 
 def globs_of(owners: Owners) -> Globs:
     """The recorded globs."""
-    return tuple((owner.key, item) for owner in owners.structural.values() for item in owner.of(Glob))
+    return tuple((owner.key, item) for owner, item in owners.holding(Glob))
 
 
 class Attacher:
@@ -208,10 +208,9 @@ class Attacher:
     def _sync_table(self, record: Record, before: Mapping[str, str], snapshot: Snapshot, report: Report) -> None:
         owners = record.owners
         old, new = (context_of(owners, snapshot, attached) for attached in (before, record.attached))
-        comments = {key: owner.comment for key, owner in owners.items()}
         try:
             before_, after = self._compiler.desired(owners, old), self._compiler.desired(owners, new)
-            mark = self._table.sync(before_, after, comments, record.table).mark
+            mark = self._table.sync(before_, after, record.table).mark
             mark = replace(mark, observed=record.table.observed)
         except (NftError, MissingLibraryError) as error:
             report.lines.append(f"cannot note ports in hairpin mode in nftables: {str(error).splitlines()[0]}")

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from hostnet import __version__
 from hostnet.agent.lasting.agent_file import agent_command, agent_root, keep_agent, remove_agents
-from hostnet.agent.lasting.attach import globs_of
 from hostnet.agent.lasting.unmanaged import Daemon, UnmanagedFiles
 from hostnet.agent.linux import files, systemd, units
 from hostnet.agent.linux.process import PidFile, Process, log_path, pid_path, spawn
@@ -99,7 +98,9 @@ class Persistence:
     def declare_unmanaged(self, owners: Iterable[Owner]) -> None:
         """Keep network daemons off the interfaces of these owners, too. To be called before the interfaces exist."""
         if self._machine:
-            self._unmanaged.write(set(_names(owners)), keep=True)
+            self._unmanaged.write(
+                {name for owner in owners for name in _names(owner.of(Link), owner.of(Glob))}, keep=True
+            )
 
     def sync(self, record: Record) -> tuple[str, ...]:
         """Bring everything to what the record needs.
@@ -110,12 +111,13 @@ class Persistence:
         Returns:
             Warnings for a person.
         """
-        globs = bool(globs_of(record.owners))
+        owners = record.owners
+        globs = owners.has(Glob)
         warnings: list[str] = []
         by_unit = False
         if self._machine:
             by_unit = self._sync_units(record.owners, globs=globs, warnings=warnings)
-            self._unmanaged.write(set(_names(record.owners.values())), keep=False)
+            self._unmanaged.write(set(_names(owners.every(Link), owners.every(Glob))), keep=False)
         try:
             self._sync_watcher(globs=globs, by_unit=by_unit)
         except OSError as error:
@@ -127,7 +129,7 @@ class Persistence:
 
     def watching(self, owners: Owners) -> WatcherState:
         """The state of the watcher."""
-        return WatcherState(bool(globs_of(owners)), self._watcher())
+        return WatcherState(owners.has(Glob), self._watcher())
 
     def warnings(self, owner: Owner) -> tuple[str, ...]:
         """Warnings about this owner: that its watcher has ended."""
@@ -292,8 +294,7 @@ class Persistence:
         )
 
 
-def _names(owners: Iterable[Owner]) -> Iterator[str]:
-    """The names and globs of the owners' interfaces."""
-    for owner in owners:
-        names = (*(link.name for link in owner.of(Link)), *(glob.pattern for glob in owner.of(Glob)))
-        yield from (name for name in names if _PLAIN.fullmatch(name))
+def _names(links: Iterable[Link], globs: Iterable[Glob]) -> Iterator[str]:
+    """The names and globs of interfaces."""
+    names = (*(link.name for link in links), *(glob.pattern for glob in globs))
+    return (name for name in names if _PLAIN.fullmatch(name))

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Union
 
+from hostnet.agent.indexes.prefixes import Prefix, PrefixIndex
 from hostnet.agent.linux import netlink
 from hostnet.agent.linux.netlink import attributes
-from hostnet.agent.linux.prefixes import Prefix, PrefixIndex
 from hostnet.wire.family import AF, Family
 
 # linux/netfilter/nfnetlink_conntrack.h

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from hostnet.agent.indexes.prefixes import Prefix, PrefixIndex
 from hostnet.agent.linux.operations import PutRoute
-from hostnet.agent.linux.prefixes import Prefix, PrefixIndex
 
 _GUESTS = frozenset({"tun", "veth"})  # kinds of links behind which guests are
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import combinations
 
-from hostnet.agent.linux.prefixes import Prefix
+from hostnet.agent.indexes.prefixes import Prefix
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import Context, context_of
 from hostnet.agent.nft.forward_elements import Cell, forward_cells
@@ -23,23 +23,22 @@ def check_forwards(owner: Owner, owners: Owners, snapshot: Snapshot) -> None:
     Raises:
         HostnetError: Names the other owner.
     """
-    owners.forwards.check(owner, owners)
+    owners.check_ports(owner)
     moved = {gateway.name for gateway in owner.of(Gateway)}
-    if not moved and not owners.forwards.overlapping(owner, owners, elsewhere=True):
+    if not moved and not owners.beside(owner, elsewhere=True):
         return
     planned = owners.copy()
     planned[owner.key] = owner
-    index = planned.forwards
     context: Context | None = None
     forwarding = [each for each in planned.values() if any(item.gateway in moved for item in each.of(Forward))]
     for each in {one.key: one for one in (owner, *forwarding)}.values():
-        index.check(each, planned)
-        elsewhere = index.overlapping(each, planned, elsewhere=True)
+        planned.check_ports(each)
+        elsewhere = planned.beside(each, elsewhere=True)
         if elsewhere:
             context = context or context_of(planned, snapshot, {})
             # Where another external interface forwards the same port, the address that a client asks for decides:
             # these forwards can clash with those that listen on that address.
-            beside = {key for one in elsewhere for key in index.overlapping(planned[one], planned, elsewhere=False)}
+            beside = {key for one in elsewhere for key in planned.beside(planned[one], elsewhere=False)}
             group = [each, *(planned[key] for key in sorted(elsewhere | beside - {each.key}))]
             for one, other in combinations(group, 2):
                 _check_pair(one, other, context, owner)

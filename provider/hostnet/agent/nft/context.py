@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from hostnet.agent.linux.prefixes import Prefix, PrefixIndex
+from hostnet.agent.indexes.prefixes import Prefix, PrefixIndex
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.networks import overlap, subnets, without
-from hostnet.agent.nft.spans import Cuts, Held, cuts_of, shared_spans
+from hostnet.agent.record.forwards import ForwardIndex
 from hostnet.agent.record.owners import Owners
 from hostnet.wire.digest import sha256
-from hostnet.wire.family import ANY_ADDRESS, digit_of
+from hostnet.wire.family import digit_of
 from hostnet.wire.objects import Address, Forward, Gateway, Link, Port, Route
 
 
@@ -28,10 +28,8 @@ class Context:
             observed).
         gateways: The gateways by name, with their external interfaces resolved.
         ports: The bridge ports that hostnet attached, if a forward has `loopback`: they are in hairpin mode.
-        doubled: (family, protocol, first port, last port) of forwards whose ports another external interface forwards,
-            too, in part or as a whole. From within, the address decides which of them is meant.
-        disputed: The same of forwards that listen on every address, where the other one does and leads elsewhere.
-        cuts: Where ranges of forwards are cut, so that their elements do not overlap.
+        forwards: What forwards depend on of each other. Where another external interface forwards the same ports,
+            the address decides from within which of them is meant.
         bridges: Bridges of other programs with an address in a network of a gateway, and their addresses.
         shared: Our addresses that an interface outside the gateways' networks has, too. A main address that is on a
             bridge as /32 (Hetzner's routed set-up) stays reachable.
@@ -44,9 +42,7 @@ class Context:
     addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     gateways: Mapping[str, Gateway] = field(default_factory=dict)
     ports: tuple[str, ...] = ()
-    doubled: frozenset[tuple[str, str, int, int]] = frozenset()
-    disputed: frozenset[tuple[str, str, int, int]] = frozenset()
-    cuts: Cuts = field(default_factory=dict)
+    forwards: ForwardIndex = field(default_factory=ForwardIndex, compare=False)
     bridges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shared: frozenset[str] = frozenset()
     externals: frozenset[str] = frozenset()
@@ -103,19 +99,19 @@ def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) 
         snapshot: The host's interfaces and their addresses.
         attached: The interfaces that globs attached, each with its glob's key.
     """
-    gateways = {item.name: item for item in owners.every(Gateway)}
-    if not gateways and len(owners) == len(owners.structural):
+    if not owners.has(Gateway, Forward):
         return Context()
+    forwards, gateways = owners.forwards.copy(), {item.name: item for item in owners.every(Gateway)}
     declared: dict[str, tuple[str, ...]] = {}
     for item in owners.every(Address):
         declared[item.link] = (*declared.get(item.link, ()), item.cidr)
     devices = tuple(sorted(_devices(owners, declared)))
     our_links = {*devices, *(name for gateway in gateways.values() for name in gateway.internal)}
-    doubled, disputed, externals = _doubled(owners, gateways)
+    externals = forwards.externals
     compared = externals if len(externals) > 1 else frozenset()
     looked_up = {name: snapshot.addresses.get(name, ()) for name in {*our_links, *compared} - set(devices)}
     addresses = {**looked_up, **{name: declared.get(name, ()) for name in devices}}
-    ports = tuple(sorted(_ports(owners, our_links, attached))) if _looped(owners) else ()
+    ports = tuple(sorted(_ports(owners, our_links, attached))) if forwards.looped else ()
     bridges = _other_bridges(gateways, snapshot, our_links)
     shared = _shared(addresses, snapshot, our_links)
     seen = (sorted({**looked_up, **bridges}.items()), sorted(shared))
@@ -126,10 +122,7 @@ def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) 
         if route.link in behind:
             routes[route.link] = (*routes.get(route.link, ()), route.cidr)
     externals |= {gateway.external for gateway in gateways.values() if gateway.external}
-    cuts = cuts_of(owners.every(Forward))
-    return Context(
-        devices, addresses, gateways, ports, doubled, disputed, cuts, bridges, shared, externals, routes, observed
-    )
+    return Context(devices, addresses, gateways, ports, forwards, bridges, shared, externals, routes, observed)
 
 
 def _shared(addresses: Mapping[str, tuple[str, ...]], snapshot: Snapshot, our_links: Container[str]) -> frozenset[str]:
@@ -154,10 +147,10 @@ def _other_bridges(
 
 
 def ports_of(owners: Owners, attached: Mapping[str, str]) -> frozenset[str]:
-    """`Context.ports` alone, without reading ten thousand forwards."""
+    """`Context.ports` alone."""
     our_links = {*_devices(owners, {item.link for item in owners.every(Address)})}
     our_links.update(name for gateway in owners.every(Gateway) for name in gateway.internal)
-    return frozenset(_ports(owners, our_links, attached)) if _looped(owners) else frozenset()
+    return frozenset(_ports(owners, our_links, attached)) if owners.forwards.looped else frozenset()
 
 
 def _devices(owners: Owners, addressed: Container[str]) -> set[str]:
@@ -168,38 +161,6 @@ def _devices(owners: Owners, addressed: Container[str]) -> set[str]:
 
 def _ports(owners: Owners, bridges: set[str], attached: Mapping[str, str]) -> set[str]:
     return {port.link for port in owners.every(Port) if port.bridge in bridges} | set(attached)
-
-
-def _looped(owners: Owners) -> bool:
-    """Whether a forward can be reached from within."""
-    return any(forward.loopback for forward in owners.every(Forward))
-
-
-def _doubled(
-    owners: Owners, gateways: Mapping[str, Gateway]
-) -> tuple[frozenset[tuple[str, str, int, int]], frozenset[tuple[str, str, int, int]], frozenset[str]]:
-    """`Context.doubled` and `Context.disputed`, and the external interfaces of all forwards."""
-    externals: dict[str, list[Forward]] = {}
-    for item in owners.every(Forward):
-        gateway = gateways.get(item.gateway) if item.gateway else None
-        external = (gateway.external if gateway else item.external) or ""
-        externals.setdefault(external, []).append(item)
-    if len(externals) < 2:
-        return frozenset(), frozenset(), frozenset(externals)
-    spans: dict[tuple[str, str], list[Held]] = {}
-    everywhere: dict[tuple[str, str], list[Held]] = {}
-    for external, forwards in externals.items():
-        for item in forwards:
-            for protocol in item.protocols:
-                spans.setdefault((item.family, protocol), []).append((*item.ports, external))
-                if ANY_ADDRESS[item.family] in item.listen:
-                    target = (*item.ports, item.address, item.to_ports)
-                    everywhere.setdefault((item.family, protocol), []).append((*item.ports, target))
-    doubled, disputed = (
-        frozenset((*key, *span) for key, found in each.items() for span in shared_spans(found))
-        for each in (spans, everywhere)
-    )
-    return doubled, disputed, frozenset(externals)
 
 
 def own_addresses(context: Context, name: str) -> Iterator[tuple[str, str]]:

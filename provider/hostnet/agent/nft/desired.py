@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from hostnet.agent.indexes.sharing import SharingMap
 from hostnet.agent.nft.context import Context
 from hostnet.agent.nft.elements import compile_common, compile_object
 from hostnet.agent.nft.ruleset import Element, Place
-from hostnet.agent.record.owners import Owner
+from hostnet.agent.record.owners import Owner, Owners
+from hostnet.wire.objects import Forward
+
+COMMON = ""  # in place of an owner's key: what all share
+
+Compiled = tuple[tuple[Hashable, tuple[Element, ...]], ...]  # each object of an owner with its elements
 
 
 @dataclass(frozen=True)
 class Desired:
     """What the tables should hold.
 
-    Args:
+    Attributes:
         elements: Values by place.
-        owners: The owner's key by place; "" for what all share.
+        holders: By place, the keys of the owners that ask for it; one for each object that does.
+        owners: All owners.
     """
 
-    elements: Mapping[Place, tuple[str, ...]] = field(default_factory=dict)
-    owners: Mapping[Place, str] = field(default_factory=dict)
+    elements: SharingMap[Place, tuple[str, ...]] = field(default_factory=SharingMap)
+    holders: SharingMap[Place, tuple[str, ...]] = field(default_factory=SharingMap)
+    owners: Owners = field(default_factory=Owners)
+
+    def comment(self, place: Place) -> str:
+        """Whose an element is, for a person."""
+        owner = self.owners.get(self.holders[place][0])
+        return owner.comment if owner is not None else "hostnet"
+
+    def differences(self, later: Desired) -> list[Place]:
+        """The places that have another value later, or none in one of the two."""
+        return sorted(self.elements.differences(later.elements))
 
 
 class ClashError(Exception):
@@ -33,43 +50,109 @@ class ClashError(Exception):
 
 
 class Compiler:
-    """Compiles owners to elements, and only those that changed since the last time."""
+    """Compiles owners to elements, and of them only what changed since the last time."""
 
     def __init__(self) -> None:
         self._context = Context()
-        self._compiled: dict[str, tuple[Owner, tuple[Element, ...]]] = {}
+        self._desired = Desired()
+        self._compiled: dict[str, Compiled] = {}
 
-    def desired(self, owners: Mapping[str, Owner], context: Context) -> Desired:
+    def desired(self, owners: Owners, context: Context) -> Desired:
         """What the tables should hold for all these owners.
 
         Raises:
             ClashError: Two of them exclude each other.
         """
-        alike = replace(context, ports=())  # no owner's own elements depend on what is attached
-        if alike != self._context:
-            self._context, self._compiled = alike, {}
-        elements: dict[Place, tuple[str, ...]] = {}
-        holders: dict[Place, str] = {}
-        for element, _ in compile_common(context):
-            elements[element.set, element.key] = element.value
-            holders[element.set, element.key] = ""
-        for key, owner in owners.items():
-            for element in self.elements(owner, context):
-                place = (element.set, element.key)
-                if elements.setdefault(place, element.value) != element.value:
-                    raise ClashError(key, holders[place], element)
-                holders.setdefault(place, key)
-        return Desired(elements, holders)
+        # No owner's own elements depend on what is attached.
+        alike = replace(context, ports=()) == replace(self._context, ports=())
+        before, compiled = (self._desired, self._compiled) if alike else (Desired(), {})
+        changed = {key: new for key, _, new in before.owners.differences(owners)}
+        if context == self._context and not changed:
+            return self._desired
+        stale = set(_dependent(before.owners, owners)) if compiled else set()
+        changed.update({key: owners[key] for key in stale})
+        fresh = {COMMON: _compile_common(context, compiled.get(COMMON, ()))}
+        for key, owner in changed.items():
+            fresh[key] = _compile(owner, context, () if key in stale else compiled.get(key, ()))
+        after = _changed(before, compiled, fresh, owners)
+        compiled.update(fresh)
+        for key, owner in changed.items():
+            if owner is None:
+                del compiled[key]
+        self._context, self._desired, self._compiled = context, after, compiled
+        return after
 
-    def elements(self, owner: Owner, context: Context) -> tuple[Element, ...]:
-        """What the tables should hold for one owner.
+    def elements(self, owner: Owner) -> Iterator[Element]:
+        """What the tables should hold for one of the owners that `desired` had last."""
+        return (element for _, elements in self._compiled[owner.key] for element in elements)
 
-        Args:
-            owner: The owner.
-            context: As `desired` had it last.
-        """
-        cached = self._compiled.get(owner.key)
-        if cached is None or cached[0] is not owner:
-            found = tuple(element for item in owner.objects for element, _ in compile_object(item, context))
-            self._compiled[owner.key] = cached = (owner, found)
-        return cached[1]
+
+def _dependent(before: Owners, after: Owners) -> Iterator[str]:
+    """The keys of owners whose elements depend on forwards that come or go."""
+    for _, old, new in before.differences(after):
+        for one, other, owners in ((old, new, before), (new, old, after)):
+            theirs = set(other.of(Forward)) if other is not None else ()
+            for item in one.of(Forward) if one is not None else ():
+                if item not in theirs:
+                    found = (
+                        index.dependent(item, owners.external_of(item)) for index in (before.forwards, after.forwards)
+                    )
+                    yield from (key for keys in found for key in keys if key in after)
+
+
+def _compile_common(context: Context, before: Compiled) -> Compiled:
+    """What all share, each element by itself."""
+    had = dict(before)
+    found = dict.fromkeys(element for element, _ in compile_common(context))
+    return tuple((element, had.get(element) or (element,)) for element in found)
+
+
+def _compile(owner: Owner | None, context: Context, before: Compiled) -> Compiled:
+    """An owner's elements; those of an object that it had before are not compiled again."""
+    if owner is None:
+        return ()
+    had = dict(before)
+    return tuple(
+        (item, had[item] if item in had else tuple(element for element, _ in compile_object(item, context)))
+        for item in dict.fromkeys(owner.objects)
+    )
+
+
+def _changed(before: Desired, old: Mapping[str, Compiled], new: Mapping[str, Compiled], owners: Owners) -> Desired:
+    """What the tables should hold after owners have changed.
+
+    Args:
+        before: What they should hold before.
+        old: The elements of all owners before.
+        new: Those of the owners that changed.
+        owners: All owners.
+
+    Raises:
+        ClashError: Two of them exclude each other.
+    """
+    elements, holders = before.elements.copy(), before.holders.copy()
+    for key, compiled in new.items():
+        for element in _without(old.get(key, ()), compiled):
+            left = list(holders[element.place])
+            left.remove(key)
+            if left:
+                holders[element.place] = tuple(left)
+            else:
+                del holders[element.place], elements[element.place]
+    for key, compiled in new.items():
+        mine = (key,)
+        for element in _without(compiled, old.get(key, ())):
+            there = holders.get(element.place)
+            if there is None:
+                elements[element.place], holders[element.place] = element.value, mine
+            elif elements[element.place] != element.value:
+                raise ClashError(key, there[0], element)
+            else:
+                holders[element.place] = (*there, key)
+    return Desired(elements, holders, owners.copy())
+
+
+def _without(compiled: Compiled, other: Compiled) -> Iterator[Element]:
+    """The elements of objects, but for those that are the same in another list."""
+    theirs = {id(elements) for _, elements in other}
+    return (element for _, elements in compiled if id(elements) not in theirs for element in elements)

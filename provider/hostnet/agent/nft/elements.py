@@ -28,7 +28,7 @@ def compile_object(item: Object, context: Context) -> Iterator[Tagged]:
         for cell in forward_cells(item, context):
             for element in cell.elements:
                 yield element, ("forward", "")
-        yield from ((element, ("count", "")) for element in counted(item, context.cuts))
+        yield from ((element, ("count", "")) for element in counted(item, context.forwards.cuts))
     elif isinstance(item, DhcpServer) and item.bridge in context.devices:
         for protocol, port in served_ports(item):
             yield Element("dnsmasq_ports", (item.bridge, protocol, str(port))), ("dnsmasq_ports", "")

@@ -21,9 +21,7 @@ def changed_udp(before: Desired, after: Desired) -> list[ForwardedFlows]:
     conntrack keeps a flow on its path as long as packets come, so it must forget these.
     """
     flows = []
-    places = [p for p, value in before.elements.items() if after.elements.get(p) != value]
-    places += [p for p in after.elements if p not in before.elements]
-    for name, key in places:
+    for name, key in before.differences(after):
         if name in ("dmz_hosts4", "dmz_hosts6"):
             flows.append(ForwardedFlows(family_of_set(name), (1, 65535)))
         elif len(key) > 2 and key[1] == "udp" and (SETS[name].value or name.startswith("port_sources")):

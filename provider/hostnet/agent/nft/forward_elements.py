@@ -10,7 +10,7 @@ from typing import Any
 from hostnet.agent.nft.context import Context
 from hostnet.agent.nft.networks import widest
 from hostnet.agent.nft.ruleset import SOURCE_LENGTHS, Element
-from hostnet.agent.nft.spans import Cuts, parts_at
+from hostnet.agent.record.forwards import Cuts, Span, parts_at
 from hostnet.wire.family import ANY_ADDRESS, ANY_NETWORK, DIGIT
 from hostnet.wire.objects import Forward
 
@@ -72,7 +72,7 @@ def forward_cells(forward: Forward, context: Context) -> Iterator[Cell]:
                     yield Cell(protocol, listen, None, loopback=True, elements=tuple(elements))
         if wildcard in forward.listen:
             devices = [external, *(internal if forward.loopback else ())]
-            parts = parts_at(forward.ports, context.cuts.get((forward.family, protocol, ""), ()))
+            parts = parts_at(forward.ports, context.forwards.cuts.get((forward.family, protocol, ""), ()))
             every = tuple(
                 Element("dnat_wildcard" + DIGIT[forward.family], (device, protocol, _range(part)))
                 for device in devices
@@ -89,9 +89,11 @@ def _inner_addresses(
 
     If another external interface forwards the port as well, those of this forward's interface.
     """
-    there = (forward.family, protocol, *forward.ports)
-    shared = context.doubled if listen is None else context.disputed
-    if listen not in (None, ANY_ADDRESS[forward.family]) or there not in shared:
+    if listen is None:
+        several = context.forwards.doubled(forward, protocol, external)
+    else:
+        several = listen == ANY_ADDRESS[forward.family] and context.forwards.disputed(forward, protocol)
+    if not several:
         return (listen,)
     wanted = ":" if forward.family == "ipv6" else "."
     return tuple(cidr.split("/")[0] for cidr in context.addresses.get(external, ()) if wanted in cidr)
@@ -163,23 +165,5 @@ def counted(forward: Forward, cuts: Cuts) -> Iterator[Element]:
             yield Element(name + DIGIT[forward.family], (protocol, _range(part), forward.address))
 
 
-def _range(ports: tuple[int, int]) -> str:
+def _range(ports: Span) -> str:
     return str(ports[0]) if ports[0] == ports[1] else f"{ports[0]}-{ports[1]}"
-
-
-def localnet_devices(forwards: Iterable[Forward], context: Context) -> set[str]:
-    """The interfaces that need `route_localnet`: a forward leads from 127.0.0.1 on the host to a guest behind them."""
-    targets = {
-        item.address
-        for item in forwards
-        if item.family == "ipv4"
-        and ("127.0.0.1" in item.listen or (item.loopback and not set(item.listen) - {ANY_ADDRESS["ipv4"]}))
-    }
-    if not targets:
-        return set()
-    addresses = [ipaddress.ip_address(target) for target in targets]
-    return {
-        name
-        for name, cidrs in (*context.addresses.items(), *context.bridges.items())
-        if any(address in ipaddress.ip_interface(cidr).network for cidr in cidrs for address in addresses)
-    }

@@ -16,15 +16,14 @@ from collections.abc import Callable, Iterator, Mapping
 
 from hostnet.agent.linux.kernel import Kernel
 from hostnet.agent.linux.operations import WriteSysctl
-from hostnet.agent.linux.prefixes import Prefix
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import Context
-from hostnet.agent.nft.forward_elements import localnet_devices
+from hostnet.agent.nft.destinations import Destinations
 from hostnet.agent.record.originals import Sysctl
-from hostnet.agent.record.owners import Owner
+from hostnet.agent.record.owners import Owners
 from hostnet.agent.record.record import Record
 from hostnet.wire.family import Family
-from hostnet.wire.objects import Forward, Forwarding, Link, Port
+from hostnet.wire.objects import Link, Port
 
 FORWARDING: Mapping[Family, str] = {"ipv4": "net.ipv4.ip_forward", "ipv6": "net.ipv6.conf.all.forwarding"}
 _ACCEPT_RA = ".accept_ra"
@@ -48,8 +47,11 @@ class Sysctls:
 
     def __init__(self, kernel: Kernel, shared: Callable[[], bool] = lambda: False) -> None:
         self._kernel, self._shared = kernel, shared
+        # The interfaces that need `route_localnet`: a forward leads from 127.0.0.1 on the host to a guest behind them.
+        self._localnet = Destinations()
+        self._closed_homes = Destinations()
 
-    def sync(self, record: Record, owners: Mapping[str, Owner], context: Context, snapshot: Snapshot) -> None:
+    def sync(self, record: Record, owners: Owners, context: Context, snapshot: Snapshot) -> None:
         """Set what these owners need, and restore what no owner needs any more.
 
         Args:
@@ -72,14 +74,14 @@ class Sysctls:
                 self._write(name, value)
         self._release(record, wanted)
 
-    def remember(self, record: Record, owners: Mapping[str, Owner], context: Context, snapshot: Snapshot) -> None:
+    def remember(self, record: Record, owners: Owners, context: Context, snapshot: Snapshot) -> None:
         """Have the record remember the values that `sync` is going to change, for whoever undoes the transaction."""
         for name, value in self._wanted(record, owners, context, snapshot):
             current = self._kernel.sysctl(name)
             if current is not None and name not in record.sysctls:
                 record.sysctls[name] = Sysctl(current, value)
 
-    def release(self, record: Record, owners: Mapping[str, Owner], context: Context, snapshot: Snapshot) -> None:
+    def release(self, record: Record, owners: Owners, context: Context, snapshot: Snapshot) -> None:
         """Restore what none of these owners needs any more, and set nothing.
 
         Raises:
@@ -106,11 +108,10 @@ class Sysctls:
                 raise SysctlError(operation, error) from None
 
     def _wanted(
-        self, record: Record, owners: Mapping[str, Owner], context: Context, snapshot: Snapshot
+        self, record: Record, owners: Owners, context: Context, snapshot: Snapshot
     ) -> Iterator[tuple[str, str]]:
-        families = {item.family for owner in owners.values() for item in owner.of(Forwarding)}
-        forwards = (item for owner in owners.values() for item in owner.of(Forward))
-        for device in sorted(localnet_devices(forwards, context)):
+        families, networks = owners.families, {**context.addresses, **context.bridges}
+        for device in sorted(self._localnet.behind(networks, owners.forwards.loopback_targets)):
             yield _of_link("ipv4", device, "route_localnet"), "1"
         if "ipv6" in families:
             # Before forwarding: with it on, the kernel ignores router advertisements on an interface with accept_ra=1,
@@ -126,14 +127,14 @@ class Sysctls:
                 yield name, "1"
 
     def _closed(
-        self, record: Record, family: Family, owners: Mapping[str, Owner], context: Context, snapshot: Snapshot
+        self, record: Record, family: Family, owners: Owners, context: Context, snapshot: Snapshot
     ) -> Iterator[str]:
         """The switches of interfaces that are off while forwarding of the family is on, and those that we have set.
 
         Where forwarding is off altogether, switching it on sets every interface's.
         """
         on = self._kernel.sysctl(FORWARDING[family]) == "1"
-        links = _forwarding_links(family, owners, context, snapshot) if on or record.sysctls else set()
+        links = self._forwarding_links(family, owners, context, snapshot) if on or record.sysctls else set()
         for link in sorted(links):
             name = _of_link(family, link, "forwarding")
             closed = on and _is_closed(family, link, snapshot) is not False and self._kernel.sysctl(name) == "0"
@@ -145,9 +146,7 @@ class Sysctls:
         held = [(name, each) for name, each in record.sysctls.items() if name.endswith(".route_localnet")]
         return all(self._kernel.sysctl(name) in (None, each.ours) for name, each in held)
 
-    def on(
-        self, record: Record, family: Family, owners: Mapping[str, Owner], context: Context, snapshot: Snapshot
-    ) -> bool:
+    def on(self, record: Record, family: Family, owners: Owners, context: Context, snapshot: Snapshot) -> bool:
         """Whether every sysctl that forwarding of this family needs has its value.
 
         Args:
@@ -168,12 +167,27 @@ class Sysctls:
             for name, each in zip(names, held)
         ):
             return False
-        links = _forwarding_links(family, owners, context, snapshot)
+        links = self._forwarding_links(family, owners, context, snapshot)
         if any(_is_closed(family, link, snapshot) for link in links):
             return False
         # Of an interface that appears, such as a container's, nobody knows whether it is an uplink.
         deaf = [snapshot.links[name] for name in _deaf_uplinks(owners, context, snapshot)] if family == "ipv6" else []
         return not any(link.forwarding6 and (link.physical or link.name in context.externals) for link in deaf)
+
+    def _forwarding_links(self, family: Family, owners: Owners, context: Context, snapshot: Snapshot) -> set[str]:
+        """The interfaces whose own switch matters.
+
+        They are those that guests are behind; of IPv4 the external ones and `default`, too. An interface that goes and
+        comes back has the value of `default`.
+        """
+        names = {*context.devices, *context.bridges, *_internal(context)}
+        if family == "ipv6" or not (context.externals or names):
+            return names
+        names |= {"default", *context.externals}
+        closed = {link.name for link in snapshot.links.values() if not link.forwarding4} - names
+        # Where the destination of a forward is in the subnet of one of these, its answers come in by it.
+        networks = {name: snapshot.addresses[name] for name in closed if name in snapshot.addresses}
+        return names | self._closed_homes.behind(networks, owners.forwards.targets)
 
 
 def _of_link(family: Family, link: str, switch: str) -> str:
@@ -189,29 +203,7 @@ def _is_closed(family: Family, name: str, snapshot: Snapshot) -> bool | None:
     return not (link.forwarding4 if family == "ipv4" else link.forwarding6)
 
 
-def _forwarding_links(family: Family, owners: Mapping[str, Owner], context: Context, snapshot: Snapshot) -> set[str]:
-    """The interfaces whose own switch matters: those that guests are behind; of IPv4 the external ones and `default`.
-
-    An interface that goes and comes back has the value of `default`.
-    """
-    names = {*context.devices, *context.bridges, *_internal(context)}
-    if family == "ipv6" or not (context.externals or names):
-        return names
-    names |= {"default", *context.externals}
-    closed = {link.name for link in snapshot.links.values() if not link.forwarding4} - names
-    return names | _with_targets(closed, owners, snapshot)
-
-
-def _with_targets(links: set[str], owners: Mapping[str, Owner], snapshot: Snapshot) -> set[str]:
-    """Those of some interfaces in whose subnets the destination of a forward is: its answers come in by them."""
-    if not any(snapshot.addresses.get(name) for name in links):
-        return set()
-    targets = {Prefix.parse(item.address) for owner in owners.values() for item in owner.of(Forward)}
-    found = (snapshot.links_with[cidr] for target in targets for _, cidr in snapshot.address_index.overlapping(target))
-    return links.intersection(name for names in found for name in names)
-
-
-def _deaf_uplinks(owners: Mapping[str, Owner], context: Context, snapshot: Snapshot) -> list[str]:
+def _deaf_uplinks(owners: Owners, context: Context, snapshot: Snapshot) -> list[str]:
     """The interfaces that ignore router advertisements as soon as the host is a router on them."""
     # lo has accept_ra=1, too (Linux 6.18), and no router behind it.
     candidates = [link for link in snapshot.links.values() if link.accept_ra == 1 and link.name != "lo"]
@@ -227,9 +219,7 @@ def _internal(context: Context) -> set[str]:
     return {name for gateway in context.gateways.values() for name in gateway.internal}
 
 
-def _inner(owners: Mapping[str, Owner], context: Context) -> set[str]:
+def _inner(owners: Owners, context: Context) -> set[str]:
     """The interfaces that are no uplinks: ours, those that we attached to bridges, and those behind gateways."""
     names = _internal(context)
-    for owner in owners.values():
-        names |= {link.name for link in owner.of(Link)} | {port.link for port in owner.of(Port)}
-    return names
+    return names | {link.name for link in owners.every(Link)} | {port.link for port in owners.every(Port)}

@@ -76,9 +76,7 @@ class Table:
                 listed += self.nft.list(f"list table {name}", terse=terse)
         return parse_listing(listed) if listed else None
 
-    def sync(
-        self, before: Desired, after: Desired, comments: Mapping[str, str], mark: Mark, ensure: Iterable[str] = ()
-    ) -> Synced:
+    def sync(self, before: Desired, after: Desired, mark: Mark, ensure: Iterable[str] = ()) -> Synced:
         """Bring the tables from `before` to `after`, in one batch.
 
         As long as no other program has changed nftables, the kernel holds what is recorded, and only the difference is
@@ -88,7 +86,6 @@ class Table:
         Args:
             before: What the recorded owners asked for.
             after: What they ask for now.
-            comments: The elements' comment by owner's key.
             mark: How the tables were after the last change.
             ensure: The keys of the owners whose elements are put back where they are missing. What others lack stays
                 visible as their drift.
@@ -100,20 +97,20 @@ class Table:
             NftError: nft or the kernel refused the batch. Nothing has changed.
         """
         if not after.elements:
-            return Synced(self._clear(before, comments, mark))
+            return Synced(self._clear(before, mark))
         now = self.generation()
         if mark.rules and mark.template == TEMPLATE and mark.generation == now:
-            removed, added = _delta(before.elements, after)
+            removed, added = _delta(before, after)
             with suppress(NftError):  # the kernel holds something else after all
-                return _synced(self._send(removed, added, after, comments, replace(mark, generation=now)), added)
+                return _synced(self._send(removed, added, after, replace(mark, generation=now)), added)
         listing = self.listing(fresh=True)
         if listing is None or _other_rules(listing, mark):
-            return Synced(self._replace(after, comments, listing), tuple(after.elements))
+            return Synced(self._replace(after, listing), tuple(after.elements))
         # Where the record was lost, an element that no recorded owner asked for may be of a stack that is not back yet.
         foreign = listing.foreign(self.own) - before.elements.keys()
         known = listing.elements.keys() - foreign if mark.rules else before.elements.keys()
         removed, added, left = _exact(listing, before.elements, after, {*ensure, ""}, known)
-        mark = self._send(removed, added, after, comments, Mark(listing.rules, TEMPLATE, now))
+        mark = self._send(removed, added, after, Mark(listing.rules, TEMPLATE, now))
         # With drift of others left, the recorded elements are not those of the kernel: the next sync has to list.
         return _synced(replace(mark, generation=0) if left else mark, added)
 
@@ -135,7 +132,7 @@ class Table:
         if listing is None or _other_rules(listing, mark):
             return mark
         removed = [place for place in before.elements if place not in after.elements and place in listing.elements]
-        sent = self._send(removed, [], after, {}, replace(mark, generation=now))
+        sent = self._send(removed, [], after, replace(mark, generation=now))
         return sent if mark.generation == now else replace(sent, generation=0)
 
     def outdated(self, mark: Mark) -> bool:
@@ -145,13 +142,13 @@ class Table:
         listing = self.listing()
         return listing is not None and listing.rules == mark.rules
 
-    def _clear(self, before: Desired, comments: Mapping[str, str], mark: Mark) -> Mark:
+    def _clear(self, before: Desired, mark: Mark) -> Mark:
         """Delete the tables, unless elements of other records are in them; where this one was lost, of anybody."""
         listing = self.listing(fresh=True)
         others = (listing.foreign(self.own) if mark.rules else set(listing.elements)) if listing is not None else set()
         if listing is not None and others - before.elements.keys():
             there = [place for place in before.elements if place in listing.elements]
-            self._send(there, [], Desired(), comments, Mark())
+            self._send(there, [], Desired(), Mark())
             return Mark()
         self._drop()
         return Mark()
@@ -172,10 +169,8 @@ class Table:
         except MissingLibraryError:
             return False
 
-    def _send(
-        self, removed: list[Place], added: list[Element], after: Desired, comments: Mapping[str, str], mark: Mark
-    ) -> Mark:
-        text = "".join(_batch(self._unshared(removed), added, after, comments, self.own))
+    def _send(self, removed: list[Place], added: list[Element], after: Desired, mark: Mark) -> Mark:
+        text = "".join(_batch(self._unshared(removed), added, after, self.own))
         if not text:
             return mark
         self.nft.run(text)
@@ -207,7 +202,7 @@ class Table:
         if text:
             self.nft.run(text)
 
-    def _replace(self, after: Desired, comments: Mapping[str, str], former: Listing | None) -> Mark:
+    def _replace(self, after: Desired, former: Listing | None) -> Mark:
         """Replace the tables by new ones with all elements, those of other records as well.
 
         In one batch: the kernel makes the new rules valid and the old ones invalid at once (nf_tables' generations).
@@ -219,8 +214,8 @@ class Table:
         6.18).
         """
         drop = "".join(f"delete table {name}\n" for name in self._existing())
-        everything = [Element(*place, value) for place, value in after.elements.items()]
-        batch = (*_batch([], everything, after, comments, self.own), *self._kept(after, former))
+        everything = [Element(*place, value) for place, value in after.elements.entries()]
+        batch = (*_batch([], everything, after, self.own), *self._kept(after, former))
         self.nft.run(drop + table_text() + "".join(batch))
         listing = self._list(terse=True)
         return Mark(listing.rules if listing else "", TEMPLATE, self.generation())
@@ -247,11 +242,11 @@ def _other_rules(listing: Listing, mark: Mark) -> bool:
     return mark.template != TEMPLATE or listing.rules != mark.rules
 
 
-def _delta(before: Mapping[Place, tuple[str, ...]], after: Desired) -> tuple[list[Place], list[Element]]:
+def _delta(before: Desired, after: Desired) -> tuple[list[Place], list[Element]]:
     """What differs between two records."""
-    removed = [place for place, value in before.items() if after.elements.get(place) != value]
-    gone = set(removed)
-    added = [Element(*place, value) for place, value in after.elements.items() if place in gone or place not in before]
+    places = before.differences(after)
+    removed = [place for place in places if place in before.elements]
+    added = [Element(*place, after.elements[place]) for place in places if place in after.elements]
     return removed, added
 
 
@@ -277,11 +272,11 @@ def _exact(
     removed = [place for place in listing.elements if place not in after.elements and place in known]
     added = []
     left = False
-    for place, value in after.elements.items():
+    for place, value in after.elements.entries():
         there = listing.elements.get(place)
         if there == value:
             continue
-        if after.owners[place] not in ensure and before.get(place) == value:
+        if ensure.isdisjoint(after.holders[place]) and before.get(place) == value:
             left = True
             continue
         added.append(Element(*place, value))
@@ -290,17 +285,14 @@ def _exact(
     return removed, added, left
 
 
-def _batch(
-    removed: list[Place], added: list[Element], after: Desired, comments: Mapping[str, str], own: str
-) -> Iterator[str]:
+def _batch(removed: list[Place], added: list[Element], after: Desired, own: str) -> Iterator[str]:
     """The batch's text. Deletions come first: to add a key that has another value is EEXIST."""
     deletions: dict[str, list[str]] = {}
     for name, key in removed:
         deletions.setdefault(name, []).append(render_key(name, key))
     additions: dict[str, list[str]] = {}
     for element in added:
-        owner = after.owners[element.set, element.key]
-        additions.setdefault(element.set, []).append(render(element, comments.get(owner, "hostnet"), own))
+        additions.setdefault(element.set, []).append(render(element, after.comment(element.place), own))
     for verb, groups in (("delete", deletions), ("add", additions)):
         for name, texts in groups.items():
             for at in range(0, len(texts), _ELEMENTS_PER_LINE):

@@ -11,7 +11,6 @@ from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
 from hostnet.agent.nft.forward_elements import counted
 from hostnet.agent.nft.ruleset import TABLES, Place
-from hostnet.agent.nft.spans import cuts_of
 from hostnet.agent.nft.sysctls import FORWARDING
 from hostnet.agent.nft.table import Table
 from hostnet.agent.record.owners import Owners
@@ -109,7 +108,7 @@ def forward_facts(owners: Owners, counters: Counters) -> Facts:
         counters: Packets and bytes by place in our tables.
     """
     externals = {gateway.name: gateway.external for gateway in owners.every(Gateway)}
-    found, cuts = [], cuts_of(owners.every(Forward))
+    found, cuts = [], owners.forwards.cuts
     for owner, item in owners.holding(Forward):
         counts = [counters.get(element.place, (0, 0)) for element in counted(item, cuts)]
         found.append(

@@ -6,7 +6,7 @@ from hostnet.agent.linux.snapshot import KernelLink, Snapshot
 from hostnet.agent.plan.ownership import is_same_resource, other_holder
 from hostnet.agent.plan.resolve import resolve
 from hostnet.agent.plan.world import World
-from hostnet.agent.record.owners import Owner, Owners
+from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.record import Record
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Address, Forward, Gateway, Glob, Link, Object, Port
@@ -17,7 +17,7 @@ _DEFAULT_MTU = 1500  # ETH_DATA_LEN: what a bridge or TAP has by default
 
 def owner_of(query: Query, record: Record, snapshot: Snapshot) -> Owner | None:
     """The owner that a query is about; None where an import finds nothing."""
-    recorded = record.owners.get(Owner(query.urn, query.id).key)
+    recorded: Owner | None = record.owners.get(Owner(query.urn, query.id).key)
     if recorded is not None:
         return recorded
     if query.objects:
@@ -30,7 +30,9 @@ def owner_of(query: Query, record: Record, snapshot: Snapshot) -> Owner | None:
 
 def _from_state(query: Query, record: Record, snapshot: Snapshot) -> Owner:
     """The record was lost: what the state says, as far as the host can resolve it."""
-    others = Owners({key: owner for key, owner in record.owners.items() if owner.id != query.id})
+    others = record.owners.copy()
+    for owner in record.owners.of_id(query.id):
+        others.remove(owner.key)
     try:
         return resolve(Change(query.urn, query.id, query.objects, known=True), World(others, snapshot))
     except HostnetError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
-from hostnet.agent.linux.prefixes import Prefix
+from hostnet.agent.indexes.prefixes import Prefix
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.networks import Held
 from hostnet.agent.record.owners import Owner

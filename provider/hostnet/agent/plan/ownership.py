@@ -25,7 +25,7 @@ def other_holder(urn: str, identity: str, objects: Iterable[Object], owners: Own
         owners: All owners.
     """
     kinds = {type(item) for item in objects}
-    found = (x for x in owners.values() if x.id == identity and x.urn != urn and x.kinds & kinds)
+    found = (x for x in owners.of_id(identity) if x.urn != urn and x.kinds & kinds)
     return next(found, None)
 
 
@@ -49,7 +49,7 @@ def aliases_of(change: Change, owners: Owners) -> list[Owner]:
     if not change.stated or change.known:
         return []
     kinds = {type(item) for item in change.objects}
-    found = (x for x in owners.values() if x.id in change.stated and x.urn != change.urn and x.kinds & kinds)
+    found = (x for each in change.stated for x in owners.of_id(each) if x.urn != change.urn and x.kinds & kinds)
     return [owner for owner in found if is_alias(owner, change.urn)]
 
 

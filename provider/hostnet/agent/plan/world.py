@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from hostnet.agent.linux.prefixes import Prefix
+from hostnet.agent.indexes.prefixes import Prefix
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.record.networks import Held
 from hostnet.agent.record.originals import Mtu
@@ -37,7 +37,7 @@ class World:
 
         Those of its own resource are left out: what it has, and what it replaces (the same URN with another id).
         """
-        return ((x, item) for x in self.owners.structural.values() if x.urn != change.urn for item in x.of(kind))
+        return ((owner, item) for owner, item in self.owners.holding(kind) if owner.urn != change.urn)
 
     def networks_beside(self, change: Change, prefix: Prefix) -> Iterator[tuple[Owner, Prefix, Held]]:
         """Other resources' subnets, routes and guests that overlap a network."""
@@ -99,9 +99,8 @@ class World:
 
     def gateway(self, name: str) -> Gateway | None:
         """A declared gateway."""
-        return next((item for item in self.owners.every(Gateway) if item.name == name), None)
+        return self.owners.gateways.get(name)
 
     def external_of(self, forward: Forward) -> str:
         """The external interface of a resolved forward."""
-        gateway = self.gateway(forward.gateway) if forward.gateway else None
-        return (gateway.external if gateway else forward.external) or ""
+        return self.owners.external_of(forward)

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Union
 
-from hostnet.agent.linux.prefixes import Prefix, PrefixIndex
+from hostnet.agent.indexes.prefixes import Prefix, PrefixIndex
+from hostnet.agent.indexes.sharing import SharingMap
 from hostnet.wire.objects import Address, Guest, Object, Route
 
 Networked = Union[Address, Route, Guest]
@@ -39,12 +40,12 @@ class Networks:
     def __init__(self) -> None:
         self.wide: PrefixIndex[Held] = PrefixIndex()
         self.single: PrefixIndex[str] = PrefixIndex()
-        self._counts: dict[str, int] = {}
+        self._counts: SharingMap[str, int] = SharingMap()
 
     def copy(self) -> Networks:
         """One that changes apart from this."""
         other = Networks()
-        other.wide, other.single, other._counts = self.wide.copy(), self.single.copy(), dict(self._counts)
+        other.wide, other.single, other._counts = self.wide.copy(), self.single.copy(), self._counts.copy()
         return other
 
     def put(self, owner: str, objects: Iterable[Object]) -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator, KeysView, Sequence
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
+from hostnet.agent.indexes.sharing import SharingMap
+from hostnet.agent.record.forwards import ForwardIndex, Place, Span, places
 from hostnet.agent.record.networks import Networks
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.family import ANY_ADDRESS
+from hostnet.wire.family import Family
 from hostnet.wire.objects import Forward, Forwarding, Gateway, Json, Link, Object, from_json, to_json
 from hostnet.wire.urn import Urn
 
-_FORWARDS = frozenset({Forward, Forwarding})
 _HOST_NAMES = ("via", "replaced")
 _URNS = ("former", "inherited")
 Kind = TypeVar("Kind", bound=Object)
@@ -119,37 +119,196 @@ class Owner:
         return owner
 
 
-class Owners(dict[str, Owner]):
-    """All owners by key.
+class Owners(Mapping[str, Owner]):
+    """All owners by key, in the order in which they came, and what is looked up among them.
 
-    Most of many owners are port forwards. `structural` has the others, among which relations are looked up; `links` has
-    the owner's key by a link's name, `forwards` the ports that are taken, `networks` subnets, routes and addresses,
-    `waiting` those that wait for what others give up.
+    A copy shares with the original all that is the same. Most of many owners are port forwards.
+
+    Attributes:
+        links: By the name of a link, its owner's key.
+        gateways: By name.
+        waiting: Those that wait for what others give up.
     """
 
-    def __init__(self, owners: dict[str, Owner] | None = None) -> None:
-        super().__init__(owners or {})
-        self.structural = {key: owner for key, owner in self.items() if not owner.kinds <= _FORWARDS}
-        self.waiting = {key: owner for key, owner in self.items() if owner.wanted is not None}
+    def __init__(self, owners: Mapping[str, Owner] | None = None) -> None:
+        self._numbered: SharingMap[str, _Numbered] = SharingMap()
+        self._last = 0
+        self._kinds: dict[type[Any], SharingMap[str, _Numbered]] = {}
+        self._in_order: dict[type[Any], dict[str, Owner]] = {}  # all, and those of a kind, since one was asked for
+        self._urns: SharingMap[str, tuple[str, ...]] = SharingMap()
+        self._ids: SharingMap[str, tuple[str, ...]] = SharingMap()
+        self._families: dict[Family, int] = {}
         self._forwards: ForwardIndex | None = None
         self._networks: Networks | None = None
-        self.links = {item.name: key for key, owner in self.structural.items() for item in owner.of(Link)}
+        self.links: SharingMap[str, str] = SharingMap()
+        self.gateways: dict[str, Gateway] = {}
+        self.waiting: dict[str, Owner] = {}
+        for key, owner in owners.items() if owners else ():
+            self[key] = owner
+
+    def copy(self) -> Owners:
+        """One that changes apart from this."""
+        other = Owners()
+        other._numbered, other._last = self._numbered.copy(), self._last
+        other._kinds = {kind: each.copy() for kind, each in self._kinds.items()}
+        other._in_order = dict(self._in_order)
+        other._urns, other._ids, other._families = self._urns.copy(), self._ids.copy(), dict(self._families)
+        # Made here it lasts: a copy's own goes with the copy.
+        other._forwards, other._networks = self.forwards.copy(), self.networks.copy()
+        other.links, other.gateways, other.waiting = self.links.copy(), dict(self.gateways), dict(self.waiting)
+        return other
+
+    # --- as a mapping ------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, key: str) -> Owner:
+        return self._numbered[key][1]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The owner of a key, else the default."""
+        found = self._numbered.get(key)
+        return default if found is None else found[1]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._numbered
+
+    def __len__(self) -> int:
+        return len(self._numbered)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ordered(Owner))
+
+    def values(self) -> ValuesView[Owner]:
+        """In the order in which they came."""
+        return self._ordered(Owner).values()
+
+    def items(self) -> ItemsView[str, Owner]:
+        """In the order in which they came."""
+        return self._ordered(Owner).items()
+
+    def _ordered(self, kind: type[Any]) -> dict[str, Owner]:
+        """Those with an object of a kind; with `Owner`, all."""
+        if kind not in self._in_order:
+            numbered = self._numbered if kind is Owner else self._kinds.get(kind)
+            entries = sorted(numbered.entries(), key=_number) if numbered else ()
+            self._in_order[kind] = {key: owner for key, (_, owner) in entries}
+        return self._in_order[kind]
+
+    # --- changes -----------------------------------------------------------------------------------------------------
+
+    def __setitem__(self, key: str, owner: Owner) -> None:
+        old = self.get(key)
+        if old is not None:
+            self._drop(key, old, owner)
+        self._put(key, owner, old)
+
+    def remove(self, key: str) -> None:
+        """Take an owner out, if it is there."""
+        old = self.get(key)
+        if old is not None:
+            self._drop(key, old, None)
+
+    def _put(self, key: str, owner: Owner, old: Owner | None) -> None:
+        self._last += 1
+        self._numbered[key] = entry = (self._last, owner)
+        for kind in owner.kinds:
+            self._kinds.setdefault(kind, SharingMap())[key] = entry
+            self._in_order.pop(kind, None)
+        self._in_order.pop(Owner, None)
+        _add(self._urns, owner.urn, key)
+        _add(self._ids, owner.id, key)
+        if owner.wanted is not None:
+            self.waiting[key] = owner
+        for link in owner.of(Link):
+            self.links[link.name] = key
+        for forwarding in owner.of(Forwarding):
+            self._families[forwarding.family] = self._families.get(forwarding.family, 0) + 1
+        if self._networks is not None:
+            self._networks.put(owner.key, owner.objects)
+        self._set_gateways(key, owner.of(Gateway), _externals(old))
+        self._place(_new_forwards(owner, old), there=True)
+
+    def _drop(self, key: str, old: Owner, new: Owner | None) -> None:
+        del self._numbered[key]
+        for kind in old.kinds:
+            del self._kinds[kind][key]
+            self._in_order.pop(kind, None)
+        self._in_order.pop(Owner, None)
+        _take_out(self._urns, old.urn, key)
+        _take_out(self._ids, old.id, key)
+        self.waiting.pop(key, None)
+        for link in old.of(Link):
+            if self.links.get(link.name) == key:
+                del self.links[link.name]
+        for forwarding in old.of(Forwarding):
+            self._families[forwarding.family] -= 1
+        if self._networks is not None:
+            self._networks.drop(old.key, old.objects)
+        self._place(_new_forwards(old, new), there=False)
+        gone = [gateway for gateway in old.of(Gateway) if self.gateways.get(gateway.name) is gateway]
+        self._set_gateways(key, gone, _externals(new), there=False)
+
+    def _set_gateways(
+        self, key: str, gateways: Sequence[Gateway], alike: Mapping[str, str | None], *, there: bool = True
+    ) -> None:
+        """Note gateways, or forget them. The forwards of others that name them listen elsewhere from now on.
+
+        Args:
+            key: Their owner's.
+            gateways: The gateways.
+            alike: The external interfaces of those that the same owner has before or after, by name.
+            there: Whether they are there from now on.
+        """
+        names = {gateway.name for gateway in gateways if alike.get(gateway.name, "") != gateway.external}
+        others = (each for each in self.holding(Forward) if each[0].key != key) if names else ()
+        moved = [(owner.key, item) for owner, item in others if item.gateway in names]
+        self._place(moved, there=False)
+        for gateway in gateways:
+            if there:
+                self.gateways[gateway.name] = gateway
+            else:
+                del self.gateways[gateway.name]
+        self._place(moved, there=True)
+
+    def _place(self, forwards: Iterable[tuple[str, Forward]], *, there: bool) -> None:
+        """Note forwards of owners where they listen now, or forget them."""
+        if self._forwards is not None:
+            change = self._forwards.put if there else self._forwards.drop
+            for key, item in forwards:
+                change(key, item, self.external_of(item))
+
+    # --- questions ---------------------------------------------------------------------------------------------------
 
     @property
     def networks(self) -> Networks:
         """Which networks are taken; made when first asked for, then kept up."""
         if self._networks is None:
             self._networks = Networks()
-            for owner in self.structural.values():
+            for owner in self.values():
                 self._networks.put(owner.key, owner.objects)
         return self._networks
 
     @property
     def forwards(self) -> ForwardIndex:
-        """Which ports are taken; made when first asked for, then kept up."""
+        """Where forwards listen; made when first asked for, then kept up."""
         if self._forwards is None:
-            self._forwards = ForwardIndex(self)
+            self._forwards = ForwardIndex()
+            for owner, item in self.holding(Forward):
+                self._forwards.put(owner.key, item, self.external_of(item))
         return self._forwards
+
+    @property
+    def families(self) -> set[Family]:
+        """The families that are forwarded for an owner."""
+        return {family for family, count in self._families.items() if count}
+
+    def external_of(self, item: Forward) -> str:
+        """The external interface of a forward; "" where it has none."""
+        gateway = self.gateways.get(item.gateway) if item.gateway else None
+        return (gateway.external if gateway else item.external) or ""
+
+    def has(self, *kinds: type[Any]) -> bool:
+        """Whether there is any object of these types."""
+        return any(self._kinds.get(kind) for kind in kinds)
 
     def every(self, kind: type[Kind]) -> Iterator[Kind]:
         """All objects of a type."""
@@ -157,145 +316,97 @@ class Owners(dict[str, Owner]):
 
     def holding(self, kind: type[Kind]) -> Iterator[tuple[Owner, Kind]]:
         """All objects of a type, each with its owner."""
-        owners = self if kind in _FORWARDS else self.structural
-        return ((owner, item) for owner in owners.values() for item in owner.of(kind))
+        return ((owner, item) for owner in self._ordered(kind).values() for item in owner.of(kind))
 
-    def copy(self) -> Owners:
-        """One that changes apart from this."""
-        other = Owners()
-        dict.update(other, self)
-        other.structural, other.links, other.waiting = dict(self.structural), dict(self.links), dict(self.waiting)
-        other._forwards = self._forwards and self._forwards.copy()
-        other._networks = self._networks and self._networks.copy()
-        return other
+    def of_urn(self, urn: str) -> list[Owner]:
+        """What a resource has: a replacement has two at a time."""
+        return [self[key] for key in self._urns.get(urn, ())]
 
-    def __setitem__(self, key: str, owner: Owner) -> None:
-        self.remove(key)
-        super().__setitem__(key, owner)
-        if owner.wanted is not None:
-            self.waiting[key] = owner
-        if not owner.kinds <= _FORWARDS:
-            self.structural[key] = owner
-            self.links.update((item.name, key) for item in owner.of(Link))
-            if self._networks is not None:
-                self._networks.put(owner.key, owner.objects)
-        if Gateway in owner.kinds:
-            self._forwards = None  # a gateway's external interface is part of where its forwards are
-        elif self._forwards is not None:
-            self._forwards.put(owner, self)
+    def of_id(self, identity: str) -> list[Owner]:
+        """The owners of this id; those of different kinds may have the same."""
+        return [self[key] for key in self._ids.get(identity, ())]
 
-    def remove(self, key: str) -> None:
-        """Take an owner out, if it is there."""
-        old = self.get(key)
-        if old is None:
-            return
-        if self._forwards is not None:
-            self._forwards.drop(old, self)
-        if self._networks is not None:
-            self._networks.drop(old.key, old.objects)
-        if Gateway in old.kinds:
-            self._forwards = None
-        super().pop(key)
-        self.waiting.pop(key, None)
-        self.structural.pop(key, None)
-        for item in old.of(Link):
-            if self.links.get(item.name) == key:
-                del self.links[item.name]
+    def differences(self, other: Owners) -> list[tuple[str, Owner | None, Owner | None]]:
+        """Which owners are not the same in another one: key, owner here, owner there. In the other's order."""
+        keys = self._numbered.differences(other._numbered)
+        found = [(other._numbered.get(key, _NOWHERE), key) for key in keys]
+        pairs = ((key, self.get(key), there) for (_, there), key in sorted(found, key=lambda each: each[0][0]))
+        return [(key, here, there) for key, here, there in pairs if here is not there]
 
+    # --- forwards ----------------------------------------------------------------------------------------------------
 
-ForwardPlace = tuple[str, str, str, str]  # external interface, family, protocol, listen address or "*"
-
-
-class ForwardIndex:
-    """Which ports are taken, by external interface, family, protocol and listen address."""
-
-    def __init__(self, owners: Owners) -> None:
-        # By place and by port: single ports, which are most, are found at once; ranges are few and looked through.
-        self._single: dict[tuple[ForwardPlace, int], str] = {}
-        self._ranges: dict[ForwardPlace, tuple[tuple[int, int, str], ...]] = {}
-        self._used: Counter[ForwardPlace] = Counter()
-        for owner in owners.values():
-            self.put(owner, owners)
-
-    def copy(self) -> ForwardIndex:
-        """One that changes apart from this."""
-        other = ForwardIndex(Owners())
-        other._single, other._ranges, other._used = dict(self._single), dict(self._ranges), self._used.copy()
-        return other
-
-    def put(self, owner: Owner, owners: Owners) -> None:
-        """Take down what an owner holds."""
-        for place, (low, high) in _places(owner, owners):
-            self._used[place] += 1
-            if low == high:
-                self._single[place, low] = owner.key
-            else:
-                self._ranges[place] = (*self._ranges.get(place, ()), (low, high, owner.key))
-
-    def drop(self, owner: Owner, owners: Owners) -> None:
-        """Forget what an owner holds."""
-        for place, (low, high) in _places(owner, owners):
-            self._used[place] -= 1
-            if low == high:
-                self._single.pop((place, low), None)
-            else:
-                self._ranges[place] = tuple(x for x in self._ranges.get(place, ()) if x[2] != owner.key)
-
-    def _holders(self, place: ForwardPlace, low: int, high: int) -> Iterator[tuple[int, int, str]]:
-        yield from (x for x in self._ranges.get(place, ()) if x[0] <= high and low <= x[1])
-        for port in range(low, high + 1):
-            if (place, port) in self._single:
-                yield port, port, self._single[place, port]
-
-    def overlapping(self, owner: Owner, owners: Owners, *, elsewhere: bool) -> set[str]:
-        """The keys of other owners that have one of this owner's ports somewhere.
+    def beside(self, owner: Owner, *, elsewhere: bool) -> set[str]:
+        """The keys of other resources that have one of an owner's ports somewhere.
 
         Args:
             owner: The owner.
-            owners: All owners.
             elsewhere: On another external interface; else at another address of the same one.
         """
-        found: set[str] = set()
-        for (external, *alike, _), span in _places(owner, owners):
-            for place, count in self._used.items():
-                if count and (place[0] != external) is elsewhere and [*place[1:3]] == alike:
-                    found.update(key for _, _, key in self._holders(place, *span))
-        return {key for key in found if key in owners and owners[key].urn != owner.urn}
+        index = self.forwards
+        found = {
+            key
+            for item in owner.of(Forward)
+            for key in index.beside(item, self._external_beside(item, owner), elsewhere=elsewhere)
+        }
+        return {key for key in found if key in self and self[key].urn != owner.urn}
 
-    def check(self, owner: Owner, owners: Owners) -> None:
-        """Refuse a forward whose ports are taken, whole or in part, by another owner or twice by this one.
+    def check_ports(self, owner: Owner) -> None:
+        """Refuse an owner whose ports are taken, whole or in part, by another resource or twice by this one.
 
         Raises:
             HostnetError: They are; names the owner that has them.
         """
-        mine: dict[ForwardPlace, list[tuple[int, int]]] = {}
-        for place, (low, high) in _places(owner, owners):
-            for first, last, key in self._holders(place, low, high):
-                holder = owners.get(key)
-                if key != owner.key and (holder is None or holder.urn != owner.urn):
-                    raise _taken(place, (low, high), (first, last), holder)
-            mine.setdefault(place, []).append((low, high))
+        mine: dict[Place, list[Span]] = {}
+        for item in owner.of(Forward):
+            for place, ports in places(item, self._external_beside(item, owner)):
+                for there, key in self.forwards.holders(place, ports):
+                    holder = self.get(key)
+                    if key != owner.key and (holder is None or holder.urn != owner.urn):
+                        raise _taken(place, ports, there, holder)
+                mine.setdefault(place, []).append(ports)
         for place, spans in mine.items():
             spans.sort()
             for one, other in zip(spans, spans[1:]):
                 if other[0] <= one[1]:
                     raise _taken(place, other, one, None)
 
-
-def _places(owner: Owner, owners: Owners) -> Iterator[tuple[ForwardPlace, tuple[int, int]]]:
-    if Forward not in owner.kinds:
-        return
-    gateways = {item.name: item for item in (*owners.every(Gateway), *owner.of(Gateway))}
-    for item in owner.of(Forward):
-        gateway = gateways.get(item.gateway) if item.gateway else None
-        external = (gateway.external if gateway else item.external) or ""
-        listens = {"*" if listen in ANY_ADDRESS.values() else listen for listen in item.listen} or {"*"}
-        for protocol in item.protocols:
-            for listen in listens:
-                yield (external, item.family, protocol, listen), item.ports
+    def _external_beside(self, item: Forward, owner: Owner) -> str:
+        """The external interface of a forward of an owner that may not be among these yet."""
+        own = next((gateway for gateway in owner.of(Gateway) if gateway.name == item.gateway), None)
+        return (own.external or "") if own is not None else self.external_of(item)
 
 
-def _taken(place: ForwardPlace, asked: tuple[int, int], taken: tuple[int, int], holder: Owner | None) -> HostnetError:
+_Numbered = tuple[int, Owner]
+_NOWHERE = (0, None)
+
+
+def _number(entry: tuple[str, _Numbered]) -> int:
+    return entry[1][0]
+
+
+def _externals(owner: Owner | None) -> dict[str, str | None]:
+    return {gateway.name: gateway.external for gateway in owner.of(Gateway)} if owner is not None else {}
+
+
+def _new_forwards(owner: Owner, old: Owner | None) -> list[tuple[str, Forward]]:
+    """The forwards of an owner that listen where it had none before, each with the owner's key."""
+    had = set(old.of(Forward)) if old is not None and _externals(old) == _externals(owner) else set()
+    return [(owner.key, item) for item in owner.of(Forward) if item not in had]
+
+
+def _add(keys: SharingMap[str, tuple[str, ...]], at: str, key: str) -> None:
+    keys[at] = (*keys.get(at, ()), key)
+
+
+def _take_out(keys: SharingMap[str, tuple[str, ...]], at: str, key: str) -> None:
+    left = tuple(each for each in keys[at] if each != key)
+    if left:
+        keys[at] = left
+    else:
+        del keys[at]
+
+
+def _taken(place: Place, asked: Span, taken: Span, holder: Owner | None) -> HostnetError:
     external, family, protocol, listen = place
     at = "" if listen == "*" else f" at {listen}"
     who = holder.label if holder else "another entry of the same forwardPorts"
@@ -308,5 +419,5 @@ def _taken(place: ForwardPlace, asked: tuple[int, int], taken: tuple[int, int], 
     )
 
 
-def _span(ports: tuple[int, int]) -> str:
+def _span(ports: Span) -> str:
     return ":".join(map(str, dict.fromkeys(ports)))

@@ -94,10 +94,8 @@ class Record:
 
     def by_id(self, identity: str, kind: type[Object] | None = None) -> Owner | None:
         """The owner of this id (and with an object of this kind)."""
-        for owner in self.owners.values():
-            if owner.id == identity and (kind is None or kind in owner.kinds):
-                return owner
-        return None
+        found = (owner for owner in self.owners.of_id(identity) if kind is None or kind in owner.kinds)
+        return next(found, None)
 
 
 @dataclass(frozen=True)

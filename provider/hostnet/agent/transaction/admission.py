@@ -24,7 +24,7 @@ from hostnet.agent.transaction import lockout
 from hostnet.agent.transaction.subsystems import Subsystems
 from hostnet.agent.transaction.transition import names_of
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import Address, Glob, Guest, Link, Object, Route
+from hostnet.wire.objects import Glob, Link, Object
 from hostnet.wire.protocol import Outcome
 from hostnet.wire.requests import Change, View
 
@@ -87,8 +87,6 @@ class Admission:
         Deletes come first. The engine has sent all of them at once, so their order says nothing, and what one resource
         gives up another may take.
         """
-        if any(isinstance(item, (Address, Route, Guest)) for change in changes for item in change.objects):
-            _ = record.owners.networks  # made here it lasts: a copy's own goes with the copy
         after = record.owners.copy()
         admitted = Admitted(snapshot)
         unacknowledged = _unacknowledged(changes, record.owners)
@@ -366,7 +364,7 @@ def _check_open(owner: Owner, snapshot: Snapshot) -> None:
 
     The kernel can change them, and not unset them (TUNSETOWNER and TUNSETGROUP with -1: EINVAL).
     """
-    names = names_of([owner])
+    names = names_of(owner.of(Link))
     for item in owner.of(Link):
         state = snapshot.links.get(item.name) if item.kind == "tap" else None
         if state is not None and state.carrier and takes_user_off(item, state, names):
@@ -441,13 +439,11 @@ def _unacknowledged(changes: list[Change], owners: Owners) -> dict[int, list[Own
     It was created by a provider that was killed before the engine had its answer. The autoname of the next create is
     another one, since the engine's seed is random.
     """
-    creates = {change.urn: (number, change) for number, change in enumerate(changes) if _is_create(change)}
-    found: dict[int, list[Owner]] = {}
-    for owner in owners.values() if creates else ():
-        number, change = creates.get(owner.urn, (0, None))
-        if change is not None and owner.id not in change.stated:
-            found.setdefault(number, []).append(owner)
-    return found
+    return {
+        number: [owner for owner in owners.of_urn(change.urn) if owner.id not in change.stated]
+        for number, change in enumerate(changes)
+        if _is_create(change)
+    }
 
 
 def _is_create(change: Change) -> bool:

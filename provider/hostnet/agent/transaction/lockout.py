@@ -97,7 +97,8 @@ def _redirected(owners: Owners, had: set[Object], has: set[Object]) -> Iterator[
     """The objects that are new or changed, and the forwards of changed gateways: they listen where the gateway does."""
     yield from has - had
     gateways = {item.name for item in had ^ has if isinstance(item, Gateway)}
-    yield from (item for item in owners.every(Forward) if item.gateway in gateways)
+    if gateways:
+        yield from (item for item in owners.every(Forward) if item.gateway in gateways)
 
 
 def _diverts(item: Object, port: int) -> bool:

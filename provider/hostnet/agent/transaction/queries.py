@@ -30,7 +30,7 @@ from hostnet.agent.transaction.subsystems import Subsystems
 from hostnet.agent.transaction.sync import Synchronizer
 from hostnet.agent.transaction.transition import names_of
 from hostnet.wire.errors import HostnetError
-from hostnet.wire.objects import Forward, Gateway, ObjectState
+from hostnet.wire.objects import Forward, Gateway, Link, ObjectState
 from hostnet.wire.requests import Query, View
 
 
@@ -143,7 +143,9 @@ class Queries:
         elements = self._subsystems.compiler.desired(record.owners, context).elements
         waiting = {key: owner.later for key, owner in record.owners.waiting.items()}
         if waiting:
-            record = replace(record, owners=Owners({**record.owners, **waiting}))
+            record = replace(record, owners=record.owners.copy())
+            for key, owner in waiting.items():
+                record.owners[key] = owner
             context = context_of(record.owners, snapshot, record.attached)
         observation = self._observation(record, snapshot, context, elements)
         return ((promised if owner.key in waiting else states)(owner, observation) for owner in owners)
@@ -160,10 +162,10 @@ class Queries:
         elements, foreign = self._listed(record)
         compiler = self._subsystems.compiler
         desired = compiler.desired(record.owners, context).elements
-        lost = {place for place, value in desired.items() if elements.get(place) != value}
+        lost = {place for place, value in desired.entries() if elements.get(place) != value}
         return replace(
             self._observation(record, snapshot, context, elements),
-            intact=lambda owner: lost.isdisjoint(each.place for each in compiler.elements(owner, context)),
+            intact=lambda owner: lost.isdisjoint(each.place for each in compiler.elements(owner)),
             undeclared={
                 place: value for place, value in elements.items() if place not in desired and place not in foreign
             },
@@ -179,7 +181,7 @@ class Queries:
             context,
             elements,
             record.attached,
-            names_of(record.owners.values()),
+            names_of(record.owners.every(Link)),
             cache(lambda family: self._subsystems.sysctls.on(record, family, record.owners, context, snapshot)),
             loopback_fault=self._loopback_fault(record, context, snapshot, elements),
             dhcp=lambda server: self._subsystems.servers.state(server, world),
@@ -190,7 +192,7 @@ class Queries:
 
         None where its rules are not as we made them: elements without rules do nothing.
         """
-        if not any(owner.kinds & {Gateway, Forward} for owner in record.owners.values()):
+        if not record.owners.has(Gateway, Forward):
             return {}, set()
         try:
             listing = self._subsystems.table.listing()

@@ -69,9 +69,8 @@ class Synchronizer:
             # What is compiled from today's addresses may not be what was compiled when the record was written.
             look = verify or old_context.observed != record.table.observed
             mark = replace(record.table, generation=0) if look else record.table
-            comments = {key: owner.comment for key, owner in owners.items()}
             try:
-                synced = table.sync(old, new, comments, mark, set(owners) if verify else set(pairs))
+                synced = table.sync(old, new, mark, set(owners) if verify else set(pairs))
             except (NftError, MissingLibraryError) as error:
                 raise self._table_error(transition, pairs, error) from None
             record.table = replace(synced.mark, observed=context.observed)
@@ -123,7 +122,7 @@ class Synchronizer:
             old = compiler.desired(before, context_of(before, transition.snapshot, record.attached))
             new: Desired = compiler.desired(owners, transition.context(owners))
             with self._subsystems.table.rehearsal():
-                self._subsystems.table.sync(old, new, {}, record.table, set(pairs))
+                self._subsystems.table.sync(old, new, record.table, set(pairs))
         except (ClashError, NftError):
             return True
         return False

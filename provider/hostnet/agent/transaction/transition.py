@@ -12,7 +12,7 @@ from hostnet.agent.nft.context import Context, context_of
 from hostnet.agent.plan.links import Names, Plan, hairpin, plan
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.originals import Mtu, Originals
-from hostnet.agent.record.owners import Owner, Owners
+from hostnet.agent.record.owners import Owners
 from hostnet.agent.record.phase import Idle, Pairs, Phase, Unconfirmed
 from hostnet.agent.record.record import Record
 from hostnet.wire.errors import Code, HostnetError
@@ -52,7 +52,7 @@ class Transition:
         """Plan it; nothing is changed yet."""
         before = record.owners.copy()
         links, world = Plan(), World(effective(before, pairs, {}), snapshot, record.mtus)
-        names = names_of(world.owners.values())
+        names = names_of(world.owners.every(Link))
         for old, new in pairs.values():
             if old is not None or new is not None:  # else it changed its URN, and the new one's pair has the objects
                 plan(old, new, world, record.attached, names, links)
@@ -73,8 +73,9 @@ class Transition:
             owners: All owners afterwards.
             before: All owners whose links may be there now; None: those of the record.
         """
-        later = _without_links(self.snapshot, _links(self.before if before is None else before) - _links(owners))
-        return context_of(owners, later, self.record.attached)
+        links = (self.before if before is None else before).links
+        gone = {name for name in links.differences(owners.links) if name not in owners.links}
+        return context_of(owners, _without_links(self.snapshot, gone), self.record.attached)
 
     def conclude(self, undone: Iterable[str] = ()) -> None:
         """Have the record say who has what, and what globs have attached.
@@ -95,8 +96,8 @@ class Transition:
                 now[name] = mtu
             elif key not in undone:
                 now.pop(name, None)
-        ours = _links(self.owners) | self.record.attached.keys()
-        return {name: mtu for name, mtu in now.items() if name in ours}
+        links, attached = self.owners.links, self.record.attached
+        return {name: mtu for name, mtu in now.items() if name in links or name in attached}
 
     def unconfirmed(self, transaction: str) -> Phase:
         """The phase while a provider has not confirmed it; it is over at once where nothing has changed."""
@@ -136,18 +137,17 @@ def attached_after(before: Mapping[str, str], links: Plan, undone: Iterable[str]
     return {**kept, **{name: key for name, key in links.attached.items() if key not in undone}}
 
 
-def names_of(owners: Iterable[Owner]) -> Names:
-    """The numbers of the users and groups that the owners name and this host knows."""
+def names_of(links: Iterable[Link]) -> Names:
+    """The numbers of the users and groups that links name and this host knows."""
     users: dict[str, int] = {}
     groups: dict[str, int] = {}
-    for owner in owners:
-        for item in owner.of(Link):
-            for name, known, find in ((item.user, users, user_id), (item.group, groups, group_id)):
-                if name is not None and name not in known:
-                    try:
-                        known[name] = find(name)
-                    except LookupError:
-                        continue
+    for item in links:
+        for name, known, find in ((item.user, users, user_id), (item.group, groups, group_id)):
+            if name is not None and name not in known:
+                try:
+                    known[name] = find(name)
+                except LookupError:
+                    continue
     return Names(users, groups)
 
 
@@ -156,7 +156,3 @@ def _without_links(snapshot: Snapshot, gone: set[str]) -> Snapshot:
     if not gone:
         return snapshot
     return replace(snapshot, addresses={k: cidrs for k, cidrs in snapshot.addresses.items() if k not in gone})
-
-
-def _links(owners: Owners) -> set[str]:
-    return {item.name for item in owners.every(Link)}

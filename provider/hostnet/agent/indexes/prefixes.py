@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from hostnet.agent.indexes.sharing import SharingMap
+
 ValueT = TypeVar("ValueT")
 
 
@@ -66,13 +68,13 @@ class PrefixIndex(Generic[ValueT]):
     """Values by network. Several values may have one network."""
 
     def __init__(self) -> None:
-        self._by_first: dict[tuple[int, int], tuple[tuple[Prefix, ValueT], ...]] = {}
+        self._by_first: SharingMap[tuple[int, int], tuple[tuple[Prefix, ValueT], ...]] = SharingMap()
         self._firsts: dict[int, list[int]] = {}  # by family, in order
 
     def copy(self) -> PrefixIndex[ValueT]:
         """One that changes apart from this."""
         other: PrefixIndex[ValueT] = PrefixIndex()
-        other._by_first = dict(self._by_first)
+        other._by_first = self._by_first.copy()
         other._firsts = {bits: list(firsts) for bits, firsts in self._firsts.items()}
         return other
 

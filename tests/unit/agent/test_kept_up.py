@@ -1,0 +1,122 @@
+"""What an agent keeps up from transaction to transaction is as a new agent makes it from the record."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import replace
+from typing import Any
+
+from hostnet.agent.linux.snapshot import Snapshot
+from hostnet.agent.nft.context import context_of
+from hostnet.agent.nft.desired import ClashError, Compiler, Desired
+from hostnet.agent.nft.destinations import Destinations
+from hostnet.agent.record.owners import Owner, Owners
+from hostnet.wire.objects import Address, Forward, Forwarding, Gateway, Link, Object
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.agent.data import urn
+
+_LISTENS = st.lists(st.sampled_from(["0.0.0.0", "192.0.2.1", "192.0.2.2", "127.0.0.1"]), max_size=2, unique=True)  # noqa: S104
+_FORWARDS = st.builds(
+    lambda protocol, low, length, host, where, listen, loopback: Forward(
+        "ipv4",
+        protocol,
+        (low, low + length),
+        f"10.0.0.{host}",
+        (low, low + length),
+        **({"gateway": where} if where.startswith("nat") else {"external": where}),
+        listen=tuple(listen),
+        loopback=loopback,
+    ),
+    st.sampled_from([("tcp",), ("udp",), ("tcp", "udp")]),
+    st.integers(1, 6),
+    st.sampled_from([0, 0, 1, 3]),
+    st.integers(2, 4),
+    st.sampled_from(["nat0", "nat1", "eth0", "eth1"]),
+    _LISTENS,
+    st.booleans(),
+)
+_OBJECTS = st.one_of(
+    st.just(()),
+    _FORWARDS.map(lambda item: (item, Forwarding("ipv4"))),
+    st.builds(
+        lambda external, forwards: (Gateway("", external, ("br0",)), *forwards),
+        st.sampled_from(["eth0", "eth1"]),
+        st.lists(_FORWARDS, max_size=3, unique=True),
+    ),
+    st.sampled_from([(Link("", "bridge"), Address("", f"10.0.{number}.1/24")) for number in range(2)]),
+)
+# A step: which of two versions of all owners changes (or is replaced by a copy of the other), whose, and to what.
+_STEPS = st.lists(st.tuples(st.integers(0, 1), st.booleans(), st.integers(0, 5), _OBJECTS), max_size=14)
+_HOST = Snapshot(addresses={"eth0": ("192.0.2.1/24",), "eth1": ("192.0.2.2/24",)})
+
+
+@given(_STEPS)
+def test_all_that_is_derived_from_owners(steps: list[tuple[int, bool, int, tuple[Object, ...]]]) -> None:
+    """Two versions that share what they have in common stay apart; indexes, elements and clashes are as made anew."""
+    versions, compiler, destinations = [Owners(), Owners()], Compiler(), Destinations()
+    for which, branch, number, objects in steps:
+        if branch:
+            versions[which] = versions[1 - which].copy()
+        owner = Owner(urn(f"PortForward f{number}"), f"f{number}", tuple(_named(item, number) for item in objects))
+        if objects:
+            versions[which][owner.key] = owner
+        else:
+            versions[which].remove(owner.key)
+        for owners in versions:
+            fresh = Owners(dict(owners))
+            assert _dump(owners) == _dump(fresh)
+            context = context_of(owners, _HOST, {})
+            assert context == context_of(fresh, _HOST, {})
+            assert _compiled(compiler, owners) == _compiled(Compiler(), fresh)
+            _check_destinations(destinations, owners)
+
+
+def _named(item: Object, number: int) -> Object:
+    """No two owners have a link, or a gateway, of one name."""
+    if isinstance(item, (Link, Gateway)):
+        return replace(item, name=f"{'br' if isinstance(item, Link) else 'nat'}{number}")
+    return replace(item, link=f"br{number}") if isinstance(item, Address) else item
+
+
+def _dump(owners: Owners) -> Any:
+    """All that owners are asked, as plain values."""
+    forwards = owners.forwards
+    items = [(owner, item) for owner in owners.values() for item in owner.of(Forward)]
+    return [
+        list(owners.items()),
+        {kind: [(owner.key, item) for owner, item in owners.holding(kind)] for kind in (Link, Gateway, Address)},
+        (dict(owners.links), owners.gateways, owners.families, owners.waiting),
+        [owners.of_id(owner.id) == owners.of_urn(owner.urn) == [owner] for owner in owners.values()],
+        (dict(forwards.cuts), forwards.looped, forwards.externals),
+        (dict(forwards.targets), dict(forwards.loopback_targets)),
+        [sorted(forwards.dependent(item, owners.external_of(item))) for _, item in items],
+        [sorted(owners.beside(owner, elsewhere=there)) for owner in owners.values() for there in (True, False)],
+        [
+            (forwards.doubled(item, protocol, owners.external_of(item)), forwards.disputed(item, protocol))
+            for _, item in items
+            for protocol in item.protocols
+        ],
+    ]
+
+
+def _compiled(compiler: Compiler, owners: Owners) -> Any:
+    context = context_of(owners, _HOST, {})
+    try:
+        found: Desired = compiler.desired(owners, context)
+    except ClashError:
+        return "clash"
+    elements = {owner.key: list(compiler.elements(owner)) for owner in owners.values()}
+    return dict(found.elements), {place: sorted(keys) for place, keys in found.holders.items()}, elements
+
+
+def _check_destinations(destinations: Destinations, owners: Owners) -> None:
+    networks = {item.link: (item.cidr,) for item in owners.every(Address)}
+    found = {
+        link
+        for link, cidrs in networks.items()
+        for address in owners.forwards.targets
+        if any(ipaddress.ip_address(address) in ipaddress.ip_interface(cidr).network for cidr in cidrs)
+    }
+    assert destinations.behind(networks, owners.forwards.targets) == found
