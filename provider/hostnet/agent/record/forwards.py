@@ -183,7 +183,10 @@ class ForwardIndex:
 
 
 class _Spans(Generic[GroupT, ValueT]):
-    """Values by group and ports: single ports, which are most, are found at once; ranges are few and looked through."""
+    """Values by group and ports, the latest first.
+
+    Single ports, which are most, are found at once; ranges are few and looked through.
+    """
 
     def __init__(self) -> None:
         self._single: SharingMap[tuple[GroupT, int], tuple[ValueT, ...]] = SharingMap()
@@ -207,12 +210,12 @@ class _Spans(Generic[GroupT, ValueT]):
             _drop(self._ranges, group, (span, value))
 
     def overlapping(self, group: GroupT, span: Span) -> Iterator[tuple[Span, ValueT]]:
-        yield from (each for each in self._ranges.get(group, ()) if _meet(each[0], span))
+        yield from (each for each in reversed(self._ranges.get(group, ())) if _meet(each[0], span))
         for port in range(span[0], span[1] + 1):
             yield from self.single(group, port)
 
     def single(self, group: GroupT, port: int) -> Iterator[tuple[Span, ValueT]]:
-        return (((port, port), value) for value in self._single.get((group, port), ()))
+        return (((port, port), value) for value in reversed(self._single.get((group, port), ())))
 
 
 def parts_at(span: Span, points: tuple[int, ...]) -> list[Span]:
