@@ -711,16 +711,15 @@ def test_what_may_take_the_ssh_port_is_asked_for_a_new_connection(bed: Bed, agen
 def test_a_confirmation_that_cannot_be_written(bed: Bed, agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk is full by then: the change is undone at once, and its provider is told that it failed."""
     before = bed.snapshot()
-    save, saved = agent.host._store.save, []
+    save, saved = agent.host._store._save, []
 
     def full(record: Record) -> None:
         saved.append(record.phase)
         if len(saved) > 2:
-            agent.host._store._stat = None
             raise OSError(errno.ENOSPC, "No space left on device")
         save(record)
 
-    monkeypatch.setattr(agent.host._store, "save", full)
+    monkeypatch.setattr(agent.host._store, "_save", full)
     with pytest.raises(HostnetError, match="ENOSPC"):
         unconfirmed(agent, "create", Answer(""))
     assert difference(bed.snapshot(), before) == []

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hostnet.agent.linux.operations import DeleteLink, SetLink, check_sysctl_name, to_json
 from hostnet.agent.record import netns
+from hostnet.agent.record import record as records
 from hostnet.agent.record.originals import Mtu, Originals, Sysctl
 from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.phase import Idle, Pending, Phase, Result, RolledBack, Unconfirmed
@@ -294,8 +295,8 @@ def test_a_state_directory_that_others_can_write_is_refused(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("ending", ["lock", "json", "attached"])
-def test_no_link_is_followed(tmp_path: Path, ending: str) -> None:
+@pytest.mark.parametrize("ending", ["lock", "json", "attached", "changes"])
+def test_no_link_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
     """Whatever is linked stays as it is."""
     state, target = tmp_path / "state", tmp_path / "target"
     state.mkdir(mode=0o700)
@@ -303,6 +304,11 @@ def test_no_link_is_followed(tmp_path: Path, ending: str) -> None:
     (state / f"host.{ending}").symlink_to(target)
     with contextlib.suppress(HostnetError, OSError), store(state).locked() as record:
         store(state).journal_attached(record, {"vm-1": "key"}, {})
+    monkeypatch.setattr(records, "LARGE", 0)
+    for _ in range(2):
+        with contextlib.suppress(HostnetError, OSError), store(state).locked() as record:
+            record.owners[OWNER.key] = OWNER
+            store(state).save(record)
     assert target.read_text() == format_1()
 
 

@@ -26,9 +26,9 @@ from hostnet.agent.linux import files, systemd
 from hostnet.agent.linux.link_events import Changes, LinkEvents
 from hostnet.agent.linux.process import PidFile, log_path, pid_path
 from hostnet.agent.record.netns import NAMED_NAMESPACES, has_name
-from hostnet.agent.record.owners import Owner, Owners
-from hostnet.agent.record.record import MALFORMED, Store
+from hostnet.agent.record.record import MALFORMED, Store, changes_path, owners_on_disk
 from hostnet.wire.errors import HostnetError
+from hostnet.wire.objects import Glob
 
 Say = Callable[..., None]  # prints lines
 _LOG_BYTES = 128 << 10
@@ -36,22 +36,17 @@ _RETRY_SECONDS = 2.0  # after a step that failed
 _QUIET_SECONDS = 0.01  # without another interface: then the rest is done
 _LOOK_SECONDS = 60.0  # at the record: inotify(7) reports nothing on network file systems
 _NICE = -10  # a guest waits for it, also on a busy host
-_IN_MOVED_TO, _IN_DELETE, _IN_DELETE_SELF = 0x80, 0x200, 0x400
+_IN_CLOSE_WRITE, _IN_MOVED_TO, _IN_DELETE, _IN_DELETE_SELF = 0x8, 0x80, 0x200, 0x400
 _IN_NONBLOCK, _IN_CLOEXEC = 0o4000, 0o2000000
 _NAME, _PR_SET_NAME = b"hostnet-watch", 15  # the kernel keeps 15 bytes (prctl(2))
 
 
 def recorded_globs(record: Path) -> Globs:
     """The globs in a record's file, without its lock and without parsing ten thousand forwards."""
-    owners = Owners()
     try:
-        for line in files.our_text(record).splitlines()[1:]:
-            if '"type":"glob"' in line:
-                owner = Owner.parse(line)
-                owners[owner.key] = owner
+        return globs_of(owners_on_disk(record, Glob))
     except (OSError, *MALFORMED):
         return ()  # a step, which reads the whole record, says why
-    return globs_of(owners)
 
 
 class Log:
@@ -86,7 +81,7 @@ class Log:
 
 
 class Inotify:
-    """Wakes a poll when a file in a directory is replaced or deleted; never where the kernel has no inotify.
+    """Wakes a poll when a file in a directory is written, replaced or deleted; never where the kernel has no inotify.
 
     Args:
         directories: The directories.
@@ -96,7 +91,7 @@ class Inotify:
         libc = ctypes.CDLL(None, use_errno=True)
         self._descriptor = libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
         for directory in directories:
-            mask = _IN_MOVED_TO | _IN_DELETE | _IN_DELETE_SELF
+            mask = _IN_CLOSE_WRITE | _IN_MOVED_TO | _IN_DELETE | _IN_DELETE_SELF
             libc.inotify_add_watch(self._descriptor, os.fsencode(directory), mask)
 
     def register(self, poll: select.poll) -> None:
@@ -127,7 +122,7 @@ class Watcher:
         self._attacher = Attacher(store)
         self._inotify = Inotify(store.path.parent, *([NAMED_NAMESPACES] if self._named else []))
         self._globs: Globs = ()
-        self._stat: tuple[int, int] | None = None
+        self._stat: list[tuple[int, int]] = []
         self._behind = True  # a step failed or events were dropped: the next one looks at all interfaces
         self._over = False
         self._gone: set[str] = set()  # deleted interfaces that no step knows of yet
@@ -161,11 +156,7 @@ class Watcher:
 
     def _reload(self) -> bool:
         """Read the globs if the record has changed; True if they have."""
-        try:
-            stat = self._record.stat()
-            now = (stat.st_ino, stat.st_mtime_ns)
-        except OSError:
-            now = (0, 0)
+        now = [_modified(path) for path in (self._record, changes_path(self._record))]
         if now == self._stat:
             return False
         self._stat = now
@@ -206,6 +197,15 @@ class Watcher:
 
     def _matches(self, name: str) -> bool:
         return any(fnmatch.fnmatchcase(name, item.pattern) for _, item in self._globs)
+
+
+def _modified(path: Path) -> tuple[int, int]:
+    """What changes with a file; zeros where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return 0, 0
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def background(store: Store) -> int:

@@ -86,6 +86,12 @@ def our_text(path: Path) -> str:
         return file.read()
 
 
+def our_line(path: Path) -> str:
+    """The first line of such a file; raises as `our_text`."""
+    with os.fdopen(open_ours(path), encoding="utf-8") as file:
+        return file.readline()
+
+
 def make_directory(path: Path, mode: int = 0o755) -> None:
     """Make a directory where there is none, and what is missing on the way to it, whatever the umask is.
 
@@ -144,10 +150,10 @@ def write(path: Path, content: str | bytes, mode: int = 0o644, *, group: int | N
         part.unlink(missing_ok=True)
         raise
     if sync:
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
     """Put a directory's names on the disk: fsync(2) of a file does not include its own name."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -106,12 +106,12 @@ def _sweep(state_dir: Path, boot: str) -> None:
     """Drop the records of namespaces of an earlier boot, and of named ones that are gone."""
     for path in state_dir.glob("netns-*.json"):
         try:
-            instance = str(header_of(files.our_text(path))["instance"] or "").split()
+            instance = str(header_of(files.our_line(path))["instance"] or "").split()
         except (OSError, ValueError, RecursionError):
             continue  # another program's, a newer hostnet's, or not whole: the agent of its namespace says so
         if len(instance) >= _UNNAMED and (instance[0] != boot or not _alive(instance)):
             path.unlink(missing_ok=True)
-            for ending in (".lock", ".attached"):
+            for ending in (".lock", ".attached", ".changes"):
                 path.with_suffix(ending).unlink(missing_ok=True)
             for left in state_dir.glob(f"{path.stem}.watch.*"):
                 left.unlink(missing_ok=True)

@@ -1,8 +1,9 @@
 """What hostnet holds on a host, written down: it outlives the agent, and for the machine itself a reboot.
 
-One JSON document a line: a header, then one owner a line, so that a write costs what it writes and a person can read
-it. It is written to a file beside the old one, synced, and renamed over it. The header's `phase` says how far a
-transaction is (`record/phase.py`): where one is open, the next agent goes back to what was before it.
+One JSON document a line: a header, then one owner a line, so that a person can read it. It is written to a file beside
+the old one, synced, and renamed over it. Of a large one only what changes is written, to a file beside it
+(`record/changes.py`), till that is as large itself. The header's `phase` says how far a transaction is
+(`record/phase.py`): where one is open, the next agent goes back to what was before it.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hostnet.agent.linux import files
 from hostnet.agent.record import phase as phases
+from hostnet.agent.record.changes import Changes, Entry
 from hostnet.agent.record.lock import Background, Look, Waiter, acquire
 from hostnet.agent.record.originals import Mtu, Originals, Sysctl, mtus_from_json, mtus_to_json
 from hostnet.agent.record.owners import Owner, Owners
@@ -27,7 +29,11 @@ from hostnet.wire.objects import Object
 from hostnet.wire.shapes import reader
 
 # 2: the phase of a transaction has a type. A record of format 1 is read as well, and written as 2 with the next save.
-_FORMAT = 2
+# 3: there may be a file with changes beside it; a record to which none belongs is written as 2.
+_FORMAT = 3
+_WITHOUT_CHANGES = 2
+# A smaller record is written as a whole: that takes no longer than a line beside it.
+LARGE = 64 << 10
 # A provider asks right after it lost the connection; others on the same host may have had their transactions since.
 _RESULTS = 16
 # What reading a record raises where it is not one.
@@ -123,9 +129,10 @@ class Store:
         self._path = directory / f"{name}.json"
         self._lock = directory / f"{name}.lock"
         self._journal = directory / f"{name}.attached"
+        self._changes = Changes(changes_path(self._path))
         self._directory = directory
         self._instance = instance
-        self._stat: tuple[int, int, int] | None = None
+        self._written = _Written()
         self._record = Record()
         self.waiter: Waiter = Background()
 
@@ -191,7 +198,7 @@ class Store:
     def unconfirmed(self) -> str:
         """The transaction that waits for its confirmation; "" where none does. Reads without the lock."""
         try:
-            phase = _phase(header_of(files.our_text(self._path)))
+            phase = _phase(header_on_disk(self._path))
         except (OSError, *MALFORMED):
             return ""
         return phase.transaction if isinstance(phase, Unconfirmed) else ""
@@ -199,7 +206,7 @@ class Store:
     def may_have(self, transaction: str) -> bool:
         """Whether the record has this transaction, or one half way that may be it. Reads without the lock."""
         try:
-            header = header_of(files.our_text(self._path))
+            header = header_on_disk(self._path)
             phase, results = _phase(header), _results(header)
         except FileNotFoundError:
             return False
@@ -210,18 +217,57 @@ class Store:
         return isinstance(phase, Pending) or transaction in results
 
     def _load(self) -> Record:
-        """The record; read again only if another agent wrote it."""
-        try:
-            stat = self._path.stat()
-        except FileNotFoundError:
-            self._stat, self._record = None, Record()
+        """The record; what another agent wrote since is read."""
+        now = _stat_of(self._path)
+        if now is None:
+            self._written, self._record = _Written(), Record()
             return self._record
-        now = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-        if now != self._stat:
-            self._record = self._read()
-            self._stat = now
+        whole = now != self._written.stat
+        if whole or not self._changes.is_as_known():
+            try:
+                self._read(now, whole=whole)
+            except (OSError, *MALFORMED) as error:
+                self._written = _Written()
+                raise HostnetError(
+                    Code.INVALID,
+                    f"cannot read the record {self._path}",
+                    str(error).strip() if isinstance(error, ValueError) else f"{type(error).__name__}: {error}",
+                    "Move it away: at its next `pulumi up` each stack takes what its state knows as its own again",
+                ) from None
         self._read_journal(self._record)
         return self._record
+
+    def _read(self, now: _Stat, *, whole: bool) -> None:
+        """Read the record, or only what was written beside it since.
+
+        Raises:
+            OSError: It can't be read.
+            ValueError: It is no record, or a damaged one; so do the others of `MALFORMED`.
+        """
+        if whole:
+            text = files.our_text(self._path)
+            header, owners = header_of(text), Owners()
+            if header["instance"] != self._instance:
+                if self._instance is None or header["instance"] is None:
+                    raise ValueError("it is not the record of this network namespace")
+                # A namespace of the same name, or the same one before a reboot.
+                self._written, self._record = _Written(), Record()
+                return
+            for line in text.splitlines()[1:]:
+                owner = Owner.parse(line)
+                owners[owner.key] = owner
+            entries = self._changes.read(header.get("changes", ""))
+        else:
+            header, owners = dict(self._written.header), self._written.owners.copy()
+            entries = self._changes.read_more(header.get("changes", ""))
+        for entry in entries:
+            header.update(entry.header)
+            for key, changed in entry.owners.items():
+                owners.remove(key)
+                if changed is not None:
+                    owners[key] = Owner.parse(changed)
+        self._record = _record_of(header, owners)
+        self._written = _Written(now, header, owners.copy())
 
     def journal_attached(self, record: Record, links: Mapping[str, str], mtus: Mapping[str, Mtu]) -> None:
         """Append what is about to be attached to a journal beside the record, until `save` takes it in.
@@ -251,41 +297,8 @@ class Store:
                     record.attached.update(links)
                     record.mtus.update(mtus_from_json(more[0] if more else {}))  # an earlier hostnet wrote none
 
-    def _read(self) -> Record:
-        try:
-            return self._parse(files.our_text(self._path))
-        except (OSError, *MALFORMED) as error:
-            raise HostnetError(
-                Code.INVALID,
-                f"cannot read the record {self._path}",
-                str(error).strip() if isinstance(error, ValueError) else f"{type(error).__name__}: {error}",
-                "Move it away: at its next `pulumi up` each stack takes what its state knows as its own again",
-            ) from None
-
-    def _parse(self, text: str) -> Record:
-        header = header_of(text)
-        if header["instance"] != self._instance:
-            if self._instance is None or header["instance"] is None:
-                raise ValueError("it is not the record of this network namespace")
-            return Record()  # a namespace of the same name, or the same one before a reboot
-        parts: _Parts = reader(_Parts)({name: header[name] for name in vars(_Parts()) if name in header})
-        originals = Originals.from_json(header)
-        record = Record(
-            sysctls=originals.sysctls,
-            table=parts.table,
-            attached=originals.attached,
-            mtus=originals.mtus,
-            claims=parts.claims,
-            phase=_phase(header),
-            results=_results(header),
-        )
-        for line in text.splitlines()[1:]:
-            owner = Owner.parse(line)
-            record.owners[owner.key] = owner
-        return record
-
     def save(self, record: Record) -> None:
-        """Write, sync, rename; where there is nothing to keep, remove the file.
+        """Write what has changed, or all of it, and sync it; where there is nothing to keep, remove the files.
 
         Raises:
             OSError: This failed. The next look at the record reads it from the disk again.
@@ -293,7 +306,7 @@ class Store:
         try:
             self._save(record)
         except OSError:
-            self._stat = None
+            self._written = _Written()
             raise
 
     def _save(self, record: Record) -> None:
@@ -301,30 +314,99 @@ class Store:
             self._remove()
             return
         header: dict[str, Any] = {
-            "format": _FORMAT,
-            "instance": self._instance,
             "phase": phases.to_json(record.phase),
             "claims": {key: urn for key, urn in record.claims.items() if key in record.owners},
-            "table": vars(record.table),
+            "table": dict(vars(record.table)),
             **record.originals().to_json(),
             "results": {transaction: result.to_json() for transaction, result in record.results.items()},
         }
-        lines = [json.dumps(header), *(owner.line for owner in record.owners.values())]
-        # A namespace's record has nothing to outlive: it ends with the boot.
-        files.write(self._path, "\n".join(lines) + "\n", 0o600, sync=self._instance is None)
+        written = self._written
+        base = written.header.get("changes", "")
+        if base and written.stat and written.stat == _stat_of(self._path) and self._changes.size < written.stat.size:
+            new = {name: value for name, value in header.items() if value != written.header.get(name)}
+            changed = written.owners.differences(record.owners)
+            owners = {key: owner.line if owner is not None else None for key, _, owner in changed}
+            self._changes.append(base, Entry(new, owners), sync=self._instance is None)
+            self._written = _Written(written.stat, {**written.header, **new}, record.owners.copy())
+        else:
+            self._write(record, header)
+        self._record = record
         self._journal.unlink(missing_ok=True)
-        stat = self._path.stat()
-        self._stat, self._record = (stat.st_ino, stat.st_mtime_ns, stat.st_size), record
+
+    def _write(self, record: Record, header: dict[str, Any]) -> None:
+        lines = [owner.line for owner in record.owners.values()]
+        large = sum(map(len, lines)) >= LARGE
+        header = {
+            "format": _FORMAT if large else _WITHOUT_CHANGES,
+            "instance": self._instance,
+            **({"changes": os.urandom(8).hex()} if large else {}),
+            **header,
+        }
+        # A namespace's record has nothing to outlive: it ends with the boot.
+        files.write(self._path, "\n".join([json.dumps(header), *lines, ""]), 0o600, sync=self._instance is None)
+        self._changes.remove()  # they belong to the former one
+        self._written = _Written(_stat_of(self._path), header, record.owners.copy())
 
     def _remove(self) -> None:
         """Take the record, the lock and, where nothing else is in it, the directory away."""
-        for path in (self._path, self._lock, self._journal):
+        for path in (self._path, self._lock, self._journal, self._changes.path):
             path.unlink(missing_ok=True)
-        self._stat, self._record = None, Record()
+        self._written, self._record = _Written(), Record()
         try:
             self._directory.rmdir()
         except OSError:
             return  # another namespace's record is there, or the directory is not ours alone
+
+
+class _Stat(NamedTuple):
+    """What tells a file from another one that was put in its place."""
+
+    inode: int
+    modified: int
+    size: int
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What is on the disk, as far as this process knows.
+
+    Attributes:
+        stat: The record's file as it was when that was so.
+        header: Its header, with the changes.
+        owners: All owners.
+    """
+
+    stat: _Stat | None = None
+    header: dict[str, Any] = field(default_factory=dict)
+    owners: Owners = field(default_factory=Owners)
+
+
+def _stat_of(path: Path) -> _Stat | None:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return _Stat(stat.st_ino, stat.st_mtime_ns, stat.st_size)
+
+
+def _record_of(header: dict[str, Any], owners: Owners) -> Record:
+    parts: _Parts = reader(_Parts)({name: header[name] for name in vars(_Parts()) if name in header})
+    originals = Originals.from_json(header)
+    return Record(
+        owners=owners,
+        sysctls=originals.sysctls,
+        table=parts.table,
+        attached=originals.attached,
+        mtus=originals.mtus,
+        claims=parts.claims,
+        phase=_phase(header),
+        results=_results(header),
+    )
+
+
+def changes_path(path: Path) -> Path:
+    """The file with changes beside a record."""
+    return path.with_suffix(".changes")
 
 
 def check_directory(directory: Path) -> None:
@@ -361,6 +443,43 @@ def header_of(text: str) -> dict[str, Any]:
     if header["format"] > _FORMAT:
         raise ValueError(f"it was written by a newer hostnet (format {header['format']}, this one knows {_FORMAT})")
     return dict(header)
+
+
+def header_on_disk(path: Path) -> dict[str, Any]:
+    """The header of a record's file with the changes beside it, as they are now. Needs no lock.
+
+    Raises:
+        OSError: It can't be read.
+        ValueError: It is no record, or a damaged one; so do the others of `MALFORMED`.
+    """
+    while True:
+        before = _stat_of(path)
+        header = header_of(files.our_line(path))
+        for entry in Changes(changes_path(path)).read(header.get("changes", "")):
+            header.update(entry.header)
+        if _stat_of(path) == before:  # else another process wrote it as a whole in between, and they are of another one
+            return header
+
+
+def owners_on_disk(path: Path, kind: type[Object]) -> Owners:
+    """The owners with an object of a type, as they are now. Needs no lock, and does not parse ten thousand others.
+
+    Raises:
+        OSError: The record can't be read.
+        ValueError: It is no record, or a damaged one; so do the others of `MALFORMED`.
+    """
+    mark, owners = f'"type":"{kind.type}"', Owners()
+    first, *lines = files.our_text(path).splitlines() or [""]
+    for line in lines:
+        if mark in line:
+            owner = Owner.parse(line)
+            owners[owner.key] = owner
+    for entry in Changes(changes_path(path)).read(header_of(first).get("changes", "")):
+        for key, changed in entry.owners.items():
+            owners.remove(key)
+            if changed is not None and mark in changed:
+                owners[key] = Owner.parse(changed)
+    return owners
 
 
 def _phase(header: dict[str, Any]) -> Phase:
