@@ -16,10 +16,17 @@ hypothesis.settings.load_profile("hostnet")
 # again from there, in that thread's namespace, and no later test reached its plugin (grpcio 1.85).
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 
+# Agents compare what they keep up with what a new one would make of the record, after each transaction.
+os.environ["HOSTNET_SELF_CHECK"] = "1"
+
 # Before it is imported: its assertions speak for the cases.
 pytest.register_assert_rewrite("tests.lab.cases", "tests.lab.namespaces", "tests.lab.lab", "tests.lab.faults")
 
+from hostnet.agent.transaction.host import Host  # noqa: E402
+
 from tests.lab.lab import Lab  # noqa: E402
+
+Host.self_checks = True  # of agents inside the tests' process
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

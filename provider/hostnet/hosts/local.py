@@ -25,6 +25,7 @@ def agent_arguments(connection: Connection, settings: Settings) -> list[str]:
     arguments = ["--state-dir", settings.state_dir, "--persist", settings.persist]
     arguments += ["--via", " ".join(filter(None, (connection.host, settings.provider)))]
     arguments += ["--lock-timeout", f"{settings.lock_timeout:g}"]
+    arguments += ["--self-check"] if os.environ.get("HOSTNET_SELF_CHECK") else []
     return arguments + (["--netns", connection.netns] if connection.netns else [])
 
 

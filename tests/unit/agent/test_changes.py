@@ -243,19 +243,21 @@ def test_a_change_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     assert ports(tmp_path) == {"urn1": 3, "urn2": 3}
 
 
-def test_it_is_on_the_disk_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file's data each time, its name once. A namespace's record outlives nothing, and is not synced."""
+def test_it_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file's data, its name once. What is under way need not outlive the host, nor does a namespace's record."""
     for instance, expected in ((None, ["data", "name", "data"]), ("boot 1 1", [])):
         synced: list[str] = []
         store = Store(tmp_path / str(instance), "host", instance)
         with store.locked() as record:
-            put(record, 1, 1)
+            for number in range(1, 30):
+                put(record, number, 1)
             store.save(record)
             with monkeypatch.context() as patch:
                 patch.setattr(os, "fdatasync", lambda _, synced=synced: synced.append("data"))
                 patch.setattr(files, "sync_directory", lambda _, synced=synced: synced.append("name"))
-                for port in (2, 3):
+                for port, phase in ((2, Idle()), (3, Pending(PAIRS)), (4, Unconfirmed("t", PAIRS))):
                     put(record, 1, port)
+                    record.phase = phase
                     store.save(record)
         assert synced == expected
 

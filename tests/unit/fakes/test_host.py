@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
 import pytest
 from hostnet.agent.linux.operations import CreateTap
-from hostnet.agent.nft.context import Context
 from hostnet.agent.nft.desired import Compiler
 from hostnet.agent.nft.ruleset import Element
 from hostnet.agent.record.owners import Owner
@@ -146,9 +145,9 @@ def test_a_read_looks_at_an_owner_once_however_many_forwards_it_has(
     looked: list[str] = []
     elements = Compiler.elements
 
-    def counted(self: Compiler, owner: Owner, context: Context) -> tuple[Element, ...]:
+    def counted(self: Compiler, owner: Owner) -> Iterator[Element]:
         looked.append(owner.key)
-        return elements(self, owner, context)
+        return elements(self, owner)
 
     monkeypatch.setattr(Compiler, "elements", counted)
     view = run(host.read(Query(urn("NatGateway", "nat"), "nat", "NatGateway", (*NAT, *forwards))))

@@ -108,7 +108,8 @@ class Changes:
         new = not self.path.exists()
         descriptor = files.open_ours(self.path, os.O_WRONLY | os.O_CREAT)
         try:
-            os.ftruncate(descriptor, self.size)  # without what was cut off
+            if os.fstat(descriptor).st_size > self.size:
+                os.ftruncate(descriptor, self.size)  # without what was cut off
             if os.pwrite(descriptor, data, self.size) < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if sync:

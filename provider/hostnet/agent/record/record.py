@@ -326,7 +326,9 @@ class Store:
             new = {name: value for name, value in header.items() if value != written.header.get(name)}
             changed = written.owners.differences(record.owners)
             owners = {key: owner.line if owner is not None else None for key, _, owner in changed}
-            self._changes.append(base, Entry(new, owners), sync=self._instance is None)
+            # After a power cut nothing of a transaction that was under way is left to undo.
+            sync = self._instance is None and not isinstance(record.phase, Pending)
+            self._changes.append(base, Entry(new, owners), sync=sync)
             self._written = _Written(written.stat, {**written.header, **new}, record.owners.copy())
         else:
             self._write(record, header)

@@ -13,6 +13,7 @@ import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from typing import ClassVar
 
 from hostnet.agent.nft.context import context_of
 from hostnet.agent.nft.gateway_elements import closed_addresses
@@ -27,6 +28,7 @@ from hostnet.agent.transaction.commit_confirm import AlwaysConfirmed, Confirmati
 from hostnet.agent.transaction.handover import take_over
 from hostnet.agent.transaction.queries import Queries
 from hostnet.agent.transaction.restore import Restorer
+from hostnet.agent.transaction.self_check import check
 from hostnet.agent.transaction.subsystems import Subsystems
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.protocol import Outcome
@@ -39,7 +41,12 @@ class Host:
     Args:
         subsystems: What the agent works with.
         via: The name by which the provider calls this host, and its own.
+
+    Attributes:
+        self_checks: Whether each transaction ends with `self_check.check`.
     """
+
+    self_checks: ClassVar[bool] = False
 
     def __init__(self, subsystems: Subsystems, via: str | None = None) -> None:
         self._subsystems, self._store, self.persistence = subsystems, subsystems.store, subsystems.persistence
@@ -119,6 +126,8 @@ class Host:
                 confirmation.ended()
                 raise
             confirmation.ended()
+            if self.self_checks:
+                check(record, self._subsystems)
             return outcomes
 
     def _apply(
