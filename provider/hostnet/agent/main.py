@@ -54,8 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--persist", choices=["auto", "always", "never", "keep"], default="keep")
     parser.add_argument("--confirm", type=float, metavar="SECONDS")
     parser.add_argument("--lock-timeout", type=float, metavar="SECONDS", default=120)
-    parser.add_argument(
-        "--self-check", action="store_true", help="compare with what a new agent derives")
+    parser.add_argument("--self-check", action="store_true", help="compare with what a new agent derives")
     options = parser.parse_args(arguments)
     Host.self_checks |= options.self_check
     if options.task != "serve":

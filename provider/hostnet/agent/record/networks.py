@@ -11,6 +11,7 @@ from hostnet.agent.indexes.sharing import SharingMap
 from hostnet.wire.objects import Address, Guest, Object, Route
 
 Networked = Union[Address, Route, Guest]
+NETWORKED = frozenset({Address, Route, Guest})
 
 
 @dataclass(frozen=True)

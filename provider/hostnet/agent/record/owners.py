@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from hostnet.agent.indexes.sharing import SharingMap
 from hostnet.agent.record.forwards import ForwardIndex, Place, Span, places
-from hostnet.agent.record.networks import Networks
+from hostnet.agent.record.networks import NETWORKED, Networks
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.family import Family
 from hostnet.wire.objects import Forward, Forwarding, Gateway, Json, Link, Object, from_json, to_json
@@ -140,6 +140,7 @@ class Owners(Mapping[str, Owner]):
         self._families: dict[Family, int] = {}
         self._forwards: ForwardIndex | None = None
         self._networks: Networks | None = None
+        self._lends_forwards = self._lends_networks = False  # whether others have it, too
         self.links: SharingMap[str, str] = SharingMap()
         self.gateways: dict[str, Gateway] = {}
         self.waiting: dict[str, Owner] = {}
@@ -154,7 +155,8 @@ class Owners(Mapping[str, Owner]):
         other._in_order = dict(self._in_order)
         other._urns, other._ids, other._families = self._urns.copy(), self._ids.copy(), dict(self._families)
         # Made here it lasts: a copy's own goes with the copy.
-        other._forwards, other._networks = self.forwards.copy(), self.networks.copy()
+        other._forwards, other._networks = self.forwards, self.networks
+        self._lends_forwards = self._lends_networks = other._lends_forwards = other._lends_networks = True
         other.links, other.gateways, other.waiting = self.links.copy(), dict(self.gateways), dict(self.waiting)
         return other
 
@@ -222,8 +224,8 @@ class Owners(Mapping[str, Owner]):
             self.links[link.name] = key
         for forwarding in owner.of(Forwarding):
             self._families[forwarding.family] = self._families.get(forwarding.family, 0) + 1
-        if self._networks is not None:
-            self._networks.put(owner.key, owner.objects)
+        if owner.kinds & NETWORKED and (networks := self._own_networks()):
+            networks.put(owner.key, owner.objects)
         self._set_gateways(key, owner.of(Gateway), _externals(old))
         self._place(_new_forwards(owner, old), there=True)
 
@@ -241,8 +243,8 @@ class Owners(Mapping[str, Owner]):
                 del self.links[link.name]
         for forwarding in old.of(Forwarding):
             self._families[forwarding.family] -= 1
-        if self._networks is not None:
-            self._networks.drop(old.key, old.objects)
+        if old.kinds & NETWORKED and (networks := self._own_networks()):
+            networks.drop(old.key, old.objects)
         self._place(_new_forwards(old, new), there=False)
         gone = [gateway for gateway in old.of(Gateway) if self.gateways.get(gateway.name) is gateway]
         self._set_gateways(key, gone, _externals(new), there=False)
@@ -271,10 +273,22 @@ class Owners(Mapping[str, Owner]):
 
     def _place(self, forwards: Iterable[tuple[str, Forward]], *, there: bool) -> None:
         """Note forwards of owners where they listen now, or forget them."""
-        if self._forwards is not None:
-            change = self._forwards.put if there else self._forwards.drop
-            for key, item in forwards:
-                change(key, item, self.external_of(item))
+        for key, item in forwards:
+            index = self._own_forwards()
+            if index is not None:
+                (index.put if there else index.drop)(key, item, self.external_of(item))
+
+    def _own_forwards(self) -> ForwardIndex | None:
+        """The index of forwards, which nobody else has; None where it was not asked for yet."""
+        if self._forwards is not None and self._lends_forwards:
+            self._forwards, self._lends_forwards = self._forwards.copy(), False
+        return self._forwards
+
+    def _own_networks(self) -> Networks | None:
+        """The same of networks."""
+        if self._networks is not None and self._lends_networks:
+            self._networks, self._lends_networks = self._networks.copy(), False
+        return self._networks
 
     # --- questions ---------------------------------------------------------------------------------------------------
 
@@ -295,6 +309,11 @@ class Owners(Mapping[str, Owner]):
             for owner, item in self.holding(Forward):
                 self._forwards.put(owner.key, item, self.external_of(item))
         return self._forwards
+
+    def lend_forwards(self) -> ForwardIndex:
+        """The same, as it is now: what changes here does not change it."""
+        index, self._lends_forwards = self.forwards, True
+        return index
 
     @property
     def families(self) -> set[Family]:

@@ -46,6 +46,7 @@ class Transition:
     originals: Originals = field(default_factory=Originals)
     done: dict[str, list[Step]] = field(default_factory=dict)
     failed: dict[str, HostnetError] = field(default_factory=dict)
+    _owners: tuple[dict[str, HostnetError], Owners] | None = None
 
     @classmethod
     def plan(cls, record: Record, pairs: Pairs, snapshot: Snapshot) -> Transition:
@@ -64,7 +65,9 @@ class Transition:
     @property
     def owners(self) -> Owners:
         """All owners afterwards, as far as it is known now who fails."""
-        return effective(self.before, self.pairs, self.failed)
+        if self._owners is None or self._owners[0] != self.failed:
+            self._owners = (dict(self.failed), effective(self.before, self.pairs, self.failed))
+        return self._owners[1]
 
     def context(self, owners: Owners, before: Owners | None = None) -> Context:
         """What elements depend on, once these are the owners.
