@@ -24,7 +24,7 @@ def check_forwards(owner: Owner, owners: Owners, snapshot: Snapshot) -> None:
         HostnetError: Names the other owner.
     """
     owners.check_ports(owner)
-    moved = {gateway.name for gateway in owner.of(Gateway)}
+    moved = {gateway.name for gateway in owner.of(Gateway) if owners.gateways.get(gateway.name) != gateway}
     if not moved and not owners.beside(owner, elsewhere=True):
         return
     planned = owners.copy()

@@ -147,7 +147,8 @@ class Queries:
             for key, owner in waiting.items():
                 record.owners[key] = owner
             context = context_of(record.owners, snapshot, record.attached)
-        observation = self._observation(record, snapshot, context, elements)
+        # An observation of what should be: nothing of it has to be compared.
+        observation = replace(self._observation(record, snapshot, context, elements), intact=lambda _: not waiting)
         return ((promised if owner.key in waiting else states)(owner, observation) for owner in owners)
 
     def observe(self, record: Record, snapshot: Snapshot, *, held: Owners) -> Observation:

@@ -116,7 +116,8 @@ def effective(before: Owners, pairs: Pairs, failed: Mapping[str, HostnetError]) 
     owners = before.copy()
     for key, (old, new) in pairs.items():
         kept = old if _is_as_before(key, failed) else new
-        owners.remove(key)
+        if kept is None or kept.key != key:
+            owners.remove(key)
         if kept is not None:
             owners[kept.key] = kept  # where it fails to change hands it keeps its former key
     return owners
