@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from hostnet.cli.status import resource_table
+from hostnet.cli.status import print_resources
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.requests import Change
 
@@ -55,7 +55,7 @@ def select(
 def confirm(label: str, resources: Sequence[Resource]) -> bool:
     """Show what would go, and ask."""
     console = Console()
-    console.print(resource_table(resources))
+    print_resources(console, resources)
     many = f"{len(resources)} resource" + "s" * (len(resources) != 1)
     console.print(
         f"{label}: {many} will be deleted on the host, and from hostnet's record. A state that still has them shows "

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
+from hostnet.cli.table import print_table
 from hostnet.resources.schema.destination import Destination
 from hostnet.resources.schema.types import split_ports
 from hostnet.wire.objects import ports_text
@@ -29,9 +30,9 @@ def show(console: Console, label: str, data: dict[str, Any]) -> None:
     drifted = sum(bool(resource["drift"]) for resource in resources)
     state = f"[yellow]{drifted} not as declared[/]" if drifted else "[green]all as declared[/]"
     console.print(f"{escape(label)}: {len(resources)} resource{'' if len(resources) == 1 else 's'}, {state}")
-    console.print(resource_table(resources))
+    print_resources(console, resources)
     if data["portForwards"]:
-        console.print(_forwards(data["portForwards"], {each["urn"]: each["name"] for each in resources}))
+        _print_forwards(console, data["portForwards"], {each["urn"]: each["name"] for each in resources})
     for line in _notes(data):
         console.print(line)
 
@@ -43,21 +44,21 @@ def as_declared(data: dict[str, Any]) -> bool:
     return not (drift or data["undeclared"] or (watcher["needed"] and not watcher["pid"]))
 
 
-def resource_table(resources: Sequence[dict[str, Any]]) -> Table:
-    """The resources by stack, with what each is on the host, and what is not as declared."""
-    table = Table(title="Resources", title_justify="left")
-    for column in ("stack", "kind", "name", "on the host", "state"):
-        table.add_column(column, overflow="fold")
+def print_resources(console: Console, resources: Sequence[dict[str, Any]]) -> None:
+    """Print the resources by stack, with what each is on the host, and what is not as declared."""
     by_stack: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for each in resources:
         by_stack[f"{each['project']}/{each['stack']}" if each["stack"] else "?"].append(each)
-    for stack, held in sorted(by_stack.items()):
-        for each in sorted(held, key=lambda each: (each["kind"], each["name"])):
-            drift = "\n".join(f"[yellow]{escape(line)}[/]" for line in each["drift"])
-            table.add_row(
-                escape(stack), each["kind"], escape(each["name"]), escape(holds(each)), drift or "[green]ok[/]"
-            )
-    return table
+    rows = [
+        (stack, each["kind"], each["name"], holds(each), _state(each["drift"]))
+        for stack, held in sorted(by_stack.items())
+        for each in sorted(held, key=lambda each: (each["kind"], each["name"]))
+    ]
+    print_table(console, "Resources", ("stack", "kind", "name", "on the host", "state"), rows)
+
+
+def _state(drift: Sequence[str]) -> Text:
+    return Text("\n".join(drift), "yellow") if drift else Text("ok", "green")
 
 
 def holds(resource: dict[str, Any]) -> str:
@@ -95,17 +96,19 @@ def inside(gateway: dict[str, Any]) -> list[str]:
     return [*gateway.get("internal", ()), *gateway.get("internal4", ()), *gateway.get("internal6", ())]
 
 
-def _forwards(forwards: list[dict[str, Any]], names: dict[str, str]) -> Table:
-    table = Table(title="Port forwards", title_justify="left")
-    for column in ("resource", "id", "destination"):
-        table.add_column(column, overflow="fold")
-    for column in ("packets", "bytes"):
-        table.add_column(column, justify="right")
-    for each in forwards:
-        destination = Destination(each["destinationAddress"], split_ports(each["destinationPorts"]))
-        cells = (names.get(each["owner"], each["owner"]), each["id"], str(destination))
-        table.add_row(*map(escape, cells), str(each["packets"]), in_units(each["bytes"]))
-    return table
+def _print_forwards(console: Console, forwards: list[dict[str, Any]], names: dict[str, str]) -> None:
+    rows = [
+        (
+            names.get(each["owner"], each["owner"]),
+            each["id"],
+            str(Destination(each["destinationAddress"], split_ports(each["destinationPorts"]))),
+            str(each["packets"]),
+            in_units(each["bytes"]),
+        )
+        for each in forwards
+    ]
+    columns = ("resource", "id", "destination", "packets", "bytes")
+    print_table(console, "Port forwards", columns, rows, right=("packets", "bytes"))
 
 
 def in_units(size: int) -> str:
