@@ -163,8 +163,11 @@ class Demo:
         return shown
 
     def _show_forwards(self) -> None:
-        """Show the elements of nftables maps that are the uplink's port forwards."""
-        self._show_host("""nft list ruleset | grep '"eth0" . tcp'""")
+        """Show the elements of nftables maps that are the uplink's port forwards.
+
+        Not by their protocol: nft 1.0 prints its number where /etc/protocols is missing (a minimal Debian 12).
+        """
+        self._show_host("""nft list ruleset | grep '"eth0".*PortForward'""")
 
     def _boot(self) -> MicroVm:
         guest = self._pulumi.outputs()["guest"]
