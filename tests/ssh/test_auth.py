@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
@@ -27,6 +28,35 @@ def test_a_private_key(up: World, kind: str, form: str, passphrase: str) -> None
     up.authorize(key)
     greeting = up.connect(up.connection(private_key=key.read_text(), private_key_password=passphrase or None))
     assert greeting.process.pid
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The requests of each login (RFC 4252): each costs a round trip."""
+    requests: list[int] = []
+    send = asyncssh.SSHClientConnection.send_userauth_packet
+
+    def counted(self: asyncssh.SSHClientConnection, kind: int, *rest: bytes, **options: Any) -> None:
+        requests.append(kind)
+        send(self, kind, *rest, **options)
+
+    monkeypatch.setattr(asyncssh.SSHClientConnection, "send_userauth_packet", counted)
+    return requests
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "rsa", "ecdsa"])
+def test_a_login_with_a_key_asks_nothing(up: World, kind: str, asked: list[int]) -> None:
+    """It signs at once: which ways there are, and whether the key would do, is learned from a refusal."""
+    key = keygen(up.directory / "other", kind)
+    up.authorize(key)
+    up.connect(up.connection(private_key=key.read_text()))
+    assert len(asked) == 1
+
+
+def test_a_key_that_is_refused_and_a_password(up: World) -> None:
+    """The refusal says that a password is the next way."""
+    other = keygen(up.directory / "other").read_text()
+    assert up.connect(up.connection(user="admin", private_key=other, password=PASSWORD)).process.pid
 
 
 def test_a_pkcs8_key_with_windows_line_ends(up: World) -> None:

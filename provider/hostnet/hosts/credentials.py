@@ -28,6 +28,7 @@ class Credentials:
 
     def __init__(self, keys: Sequence[asyncssh.SSHKeyPair], password: str | None, tried: Sequence[str]) -> None:
         self.keys, self.password, self.tried = keys, password, tried
+        self.own: Sequence[asyncssh.SSHKeyPair] = ()  # of the keys, those that this process itself signs with
         self._agent: asyncssh.SSHAgentClient | None = None
 
     @classmethod
@@ -38,9 +39,11 @@ class Credentials:
             HostnetError: A key can't be read, or an SSH agent does not answer.
         """
         keys: list[asyncssh.SSHKeyPair] = []
+        own: Sequence[asyncssh.SSHKeyPair] = ()
         tried: list[str] = []
         if connection.private_key is not None:
             keys += await asyncio.to_thread(_load, connection)
+            own = tuple(keys)
             tried.append(f"the private key ({keys[0].get_algorithm()})")
         path = connection.agent_socket_path
         if path is None and connection.private_key is None and connection.password is None:
@@ -53,7 +56,7 @@ class Credentials:
         if connection.password is not None:
             tried.append("the password")
         made = cls(keys, connection.password, tried)
-        made._agent = agent
+        made._agent, made.own = agent, own
         return made
 
     def close(self) -> None:

@@ -7,15 +7,17 @@ the login. A key or a password that is refused, ours or the host's, is not tried
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import re
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import asyncssh
+from asyncssh.packet import String
 
 from hostnet.hosts.activity import Activity
 from hostnet.hosts.connection import Connection
@@ -35,6 +37,8 @@ _KEEP_ALIVE_SECONDS = 15
 _KEEP_ALIVE_MISSES = 3
 # How long an attempt may take on a host that did not answer before: its resources come one after the other.
 _BRIEF_SECONDS = 5
+# RFC 4252, 7: the method, and whether its request is signed.
+_PUBLIC_KEY, _ASKED, _SIGNED = b"publickey", b"\0", b"\1"
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
@@ -214,13 +218,14 @@ class _Client(asyncssh.SSHClient):
 
     def __init__(self, connection: Connection, trusted: Trusted, credentials: Credentials, activity: Activity) -> None:
         self._connection, self._trusted, self._activity = connection, trusted, activity
-        self._keys = list(credentials.keys)
+        self._keys, self._own = list(credentials.keys), credentials.own
         self.untrusted: HostnetError | None = None
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         """The host accepts the connection."""
-        del conn
         self._activity.note()
+        if self._keys:
+            save_questions(conn, self._own)
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         """The host presents a key that is not among the trusted ones."""
@@ -232,6 +237,32 @@ class _Client(asyncssh.SSHClient):
         """The host asks for the next key."""
         self._activity.note()
         return self._keys.pop(0) if self._keys else None
+
+
+def save_questions(conn: asyncssh.SSHClientConnection, own: Sequence[asyncssh.SSHKeyPair]) -> None:
+    """Have a connection log in with a key at once: two round trips less, of eleven up to the agent's greeting.
+
+    asyncssh (2.14 to 2.24) first asks which ways to log in there are ("none", RFC 4252, 5.2), then whether the server
+    would accept the key (7), and signs only then. An SSH agent may ask a person before it signs, so its keys are still
+    asked about. What the server does not accept, it answers with the ways that there are; asyncssh goes on from there.
+
+    Args:
+        conn: The connection, before its login.
+        own: The keys that this process itself signs with.
+    """
+    ask = conn.send_userauth_request
+
+    async def request(method: bytes, *args: bytes, **options: Any) -> None:
+        asked = args[1:] if method == _PUBLIC_KEY and args[0] == _ASKED else ()
+        for key in own:
+            if asked == (String(key.algorithm), String(key.public_data)):
+                with contextlib.suppress(ValueError):  # it can't sign so: asyncssh asks, and finds the next way
+                    await ask(method, _SIGNED, *asked, key=key, trivial=False)
+                    return
+        await ask(method, *args, **options)
+
+    conn.send_userauth_request = request  # type: ignore[method-assign]
+    conn._auth_methods = [_PUBLIC_KEY]  # noqa: SLF001 - asyncssh has no other way to leave out "none"
 
 
 async def log_in(
