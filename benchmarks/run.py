@@ -26,6 +26,7 @@ ROWS = {
     7: "latency",
     8: "start",
     9: "packets",
+    10: "tools",
     11: "watcher",
     12: "commands",
 }
