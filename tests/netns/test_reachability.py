@@ -10,6 +10,7 @@ import pytest
 from tests.lab.cases import Case, Runner, load
 from tests.lab.driver import Stack
 from tests.lab.lab import Lab
+from tests.lab.probes import DOUBT
 
 
 @pytest.mark.parametrize("case", load("reachability"), ids=lambda case: case.name)
@@ -42,3 +43,34 @@ def test_low_source_ports_are_remapped_with_a_fixed_address(
     assert lab.probe("guest2", f"{protocol} {target}:80 from :7000").source_port == 7000
     stack.destroy()
     assert lab.net.snapshot() == lab.net.pristine
+
+
+@pytest.mark.parametrize("tracked", [True, False], ids=["tracked", "untracked"])
+@pytest.mark.parametrize("target", ["10.0.0.1", "[fd12::1]"])
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_the_inside_address_does_not_answer_to_the_outside(
+    lab: Lab, stack: Stack, protocol: str, target: str, *, tracked: bool
+) -> None:
+    """A NAT chain drops new connections; a packet that conntrack does not see passes no NAT chain, and is dropped too.
+
+    Without hostnet's chain the same packet is answered: nothing else keeps it out.
+    """
+    stack.up(
+        {
+            "net": ("Bridge", {"name": "br-a", "addresses": ["10.0.0.1/24", "fd12::1/64"]}),
+            "vms": ("TapBinding", {"match": "a-*", "bridge": "${net.name}"}),
+            "nat": ("NatGateway", {"internalInterfaces": ["br-a"], "enableIpv6": True}),
+        }
+    )
+    lab.serve("host", f"{protocol}:80")
+    if not tracked:
+        lab.host.nft(
+            "table inet raw { chain pre { type filter hook prerouting priority raw; iifname eth0 notrack; }\n"
+            "chain out { type filter hook output priority raw; oifname eth0 notrack; }\n}\n"
+        )
+    assert lab.probe("guest1", f"{protocol} {target}:80").server == "host"
+    assert lab.probe("attacker", f"{protocol} {target}:80", DOUBT).outcome != "reached"
+    lab.host.nft("".join(f"flush chain inet hostnet {name}\n" for name in ("protect_addrs", "protect_host")))
+    assert lab.probe("attacker", f"{protocol} {target}:80").server == "host"
+    if not tracked:
+        lab.host.nft("delete table inet raw")
