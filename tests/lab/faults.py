@@ -77,6 +77,9 @@ IMPOSSIBLE = {
 }
 # What is missing afterwards although nobody changed it back: the next refresh sees it.
 _DRIFTING = {"foreign flush", "dnsmasq killed", "watcher killed"}
+# Nor can it switch on again what it had switched off, while that lasts: the record has the old state, and the next
+# refresh sees the difference (docs/architecture.md: "If one step of a rollback fails").
+_STAYS_OFF = {"read-only /proc/sys": {"IPv4 forwarding is off", "IPv6 forwarding is off"}}
 # The session in which they happen goes on.
 _HARMLESS = {"dnsmasq killed", "watcher killed", "disk full", "read-only /proc/sys", "foreign flush", "lock held"}
 _FULL_PROGRAM = {"dnsmasq killed", "watcher killed"}
@@ -325,8 +328,10 @@ class Ground:
         """A refresh, and a look at what the host's record has, and whether the kernel is like that."""
         auditor = await self.auditor()
         await self._read(auditor, ("br0", "br0"), _OLD["br0", "br0"])  # rolls back what is half done
-        drifting = cell.fault in _DRIFTING or cell.operation == "restore"
         found = (await auditor.facts("status", {})).data["resources"]
+        texts = {text for each in found for text in each["drift"]}
+        drifting = cell.fault in _DRIFTING or cell.operation == "restore"
+        drifting |= bool(texts) and texts <= _STAYS_OFF.get(cell.fault, set())
         for each in found:
             objects = tuple(map(from_json, each["objects"]))
             key = (each["name"], each["id"])

@@ -12,7 +12,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from functools import singledispatchmethod
+from functools import lru_cache, singledispatchmethod
 from pathlib import Path
 
 from hostnet.agent.linux import conntrack, netlink, sockets
@@ -27,6 +27,7 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_CARRIER = 1, 3, 4, 10, 18, 26, 33
+IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS = 29, 8
 IFLA_PROP_LIST = 52  # all properties are alternative names (IFLA_ALT_IFNAME)
 # The switches of an interface, as arrays of numbers; those of IPv4 are counted from 1 (linux/ip.h, linux/ipv6.h).
 IFLA_INET_CONF, IPV4_DEVCONF_FORWARDING = 1, 1
@@ -63,6 +64,10 @@ _IPV6_MIN_MTU = 1280  # below it the kernel takes IPv6 off an interface
 _SYSCTLS = Path("/proc/sys")
 
 
+# Statistics are half of a link's message, and change with each packet.
+_NO_STATISTICS = attribute(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+
+
 class LinuxKernel:
     """The network namespace that the thread is in when this is made. Implements `kernel.Kernel`."""
 
@@ -73,7 +78,8 @@ class LinuxKernel:
 
     def snapshot(self) -> Snapshot:
         """Everything that plans and views need, at this moment."""
-        links = {link.name: link for link in map(_link, self._netlink.dump(RTM_GETLINK, _LINK.pack(0, 0, 0, 0, 0)))}
+        listed = self._netlink.dump(RTM_GETLINK, _LINK.pack(0, 0, 0, 0, 0) + _NO_STATISTICS)
+        links = {link.name: link for link in (_link(message.body) for message in listed)}
         names = {link.index: link.name for link in links.values()}
         addresses: dict[str, list[str]] = {}
         for message in self._netlink.dump(RTM_GETADDR, _ADDR.pack(0, 0, 0, 0, 0)):
@@ -106,7 +112,7 @@ class LinuxKernel:
 
     def _look(self, index: int, name: bytes = b"") -> KernelLink | None:
         with _Tolerate(errno.ENODEV):
-            return _link(self._netlink.ask(RTM_GETLINK, _LINK.pack(0, 0, index, 0, 0) + name))
+            return _link(self._netlink.ask(RTM_GETLINK, _LINK.pack(0, 0, index, 0, 0) + name + _NO_STATISTICS).body)
         return None
 
     def _routes(
@@ -120,10 +126,12 @@ class LinuxKernel:
         for label, family in AF.items():
             for message in self._netlink.dump(RTM_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
                 _, length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(message.body)
+                if table != RT_TABLE_MAIN or kind != RTN_UNICAST:
+                    continue
                 found = attributes(message.body[_ROUTE.size :])
                 hops = [(names.get(index, ""), hop) for index, hop in _next_hops(found)]
                 links = [link for link, _ in hops]
-                if table != RT_TABLE_MAIN or kind != RTN_UNICAST or not links:
+                if not links:
                     continue
                 name, metric = links[0], netlink.u32(found.get(RTA_PRIORITY, b"\0\0\0\0"))
                 if length == 0:
@@ -152,7 +160,8 @@ class LinuxKernel:
     def sysctl(self, name: str) -> str | None:
         """The value of a sysctl; None where there is none of this name."""
         try:
-            return sysctl_path(name).read_text().strip()
+            with sysctl_path(name).open(encoding="ascii") as file:
+                return file.read().strip()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -351,6 +360,7 @@ class LinuxKernel:
         return head + attribute(RTA_OIF, self._index(link))
 
 
+@lru_cache(maxsize=4096)
 def sysctl_path(name: str) -> Path:
     """Its place in /proc. In an interface's part of the name `/` stands for a dot, as in sysctl(8)."""
     return _SYSCTLS.joinpath(*(part.replace("/", ".") for part in ops.check_sysctl_name(name).split(".")))
@@ -411,9 +421,11 @@ class _Tolerate:
         return isinstance(error, OSError) and error.errno in self._codes
 
 
-def _link(message: netlink.Message) -> KernelLink:
-    _, hardware, index, flags, _ = _LINK.unpack_from(message.body)
-    found = attributes(message.body[_LINK.size :])
+@lru_cache(maxsize=4096)
+def _link(body: bytes) -> KernelLink:
+    """A link from the kernel's message, which is the same each time while nothing of the link changes."""
+    _, hardware, index, flags, _ = _LINK.unpack_from(body)
+    found = attributes(body[_LINK.size :])
     info = attributes(found[IFLA_LINKINFO]) if IFLA_LINKINFO in found else {}
     kind = netlink.text(info.get(IFLA_INFO_KIND, b""))
     data = attributes(info.get(IFLA_INFO_DATA, b""))
@@ -479,9 +491,11 @@ def _router(hop: Attributes) -> str:
 
 def _route(body: bytes, names: dict[int, str]) -> ops.PutRoute | None:
     family, length, _, tos, table, protocol, scope, kind, flags = _ROUTE.unpack_from(body)
+    if kind != RTN_UNICAST or protocol == RTPROT_KERNEL:
+        return None
     found = attributes(body[_ROUTE.size :])
     link = names.get(netlink.u32(found.get(RTA_OIF, b"\0\0\0\0")), "")
-    if not link or kind != RTN_UNICAST or protocol == RTPROT_KERNEL:
+    if not link:
         return None
 
     def address(number: int) -> str | None:
@@ -505,6 +519,7 @@ def _route(body: bytes, names: dict[int, str]) -> ops.PutRoute | None:
     )
 
 
+@lru_cache(maxsize=4096)
 def _address(body: bytes) -> tuple[int, str]:
     """The link's index and the CIDR; "" for a link-local one of IPv6, which the kernel adds by itself."""
     _, length, _, _, index = _ADDR.unpack_from(body)
