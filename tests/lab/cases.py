@@ -65,9 +65,10 @@ import pytest
 from hostnet.wire.errors import HostnetError
 
 from tests.lab.driver import CheckError, Stack
-from tests.lab.kernel import LOCAL, Kernel, Link
+from tests.lab.kernel import Link
 from tests.lab.lab import Lab
 from tests.lab.probes import DOUBT, Conversation, Verdict
+from tests.lab.topology import is_ready
 from tests.lab.waiting import PATIENCE, until
 
 CASES = Path(__file__).parent.parent / "cases"
@@ -229,7 +230,7 @@ class Runner:
             if argv == ["second-uplink"]:
                 self.lab.net.second_uplink()
             elif argv[0] == "ready":
-                until(partial(_is_ready, self.lab[role].kernel, argv[1]))
+                until(partial(is_ready, self.lab[role].kernel, argv[1]))
             else:
                 self.lab[role].run(argv)
 
@@ -355,13 +356,6 @@ def _program(resources: dict[str, dict[str, Any]]) -> dict[str, tuple[str, dict[
 def _top(path: str) -> str:
     """The top-level property of a path."""
     return re.split(r"[.\[]", path)[0]
-
-
-def _is_ready(kernel: Kernel, name: str) -> bool:
-    """Whether a link is connected, and its addresses answer: IPv6's do so after a moment only."""
-    link = kernel.links()[name]
-    local = {route.destination.split("/")[0] for route in kernel.routes(table=LOCAL) if route.device == name}
-    return link.carrier and {address.split("/")[0] for address in link.addresses} <= local
 
 
 def _facts(link: Link | None, wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -36,11 +36,13 @@ All stay from test to test but the host: `fresh_host` makes it anew, `snapshot` 
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 
 from tests.lab.background import Background
-from tests.lab.kernel import Link, Route
+from tests.lab.kernel import LOCAL, Kernel, Link, Route
 from tests.lab.namespaces import Namespace, Namespaces
 from tests.lab.taps import TapGuest
+from tests.lab.waiting import until
 
 HOST4, HOST6 = "192.0.2.2", "2001:db8::2"
 NEIGHBOURS = {"router": 1, "peer": 10, "outsider": 20, "attacker": 30}
@@ -72,6 +74,13 @@ HOST_SYSCTLS = (
 
 # <linux/if.h>
 _FLAGS = {"UP": 0x1, "BROADCAST": 0x2, "PROMISC": 0x100, "MULTICAST": 0x1000}
+
+
+def is_ready(kernel: Kernel, name: str) -> bool:
+    """Whether a link is connected, and its addresses answer: IPv6's do so after a moment only."""
+    link = kernel.links()[name]
+    local = {route.destination.split("/")[0] for route in kernel.routes(table=LOCAL) if route.device == name}
+    return link.carrier and {address.split("/")[0] for address in link.addresses} <= local
 
 
 class Topology:
@@ -192,6 +201,7 @@ class Topology:
         self._wire("segment2", "outsider2", "outsider2", "eth0", "203.0.113.20/24", "2001:db8:2::20/64")
         self._wire("segment2", "host", "host", "eth1", "203.0.113.2/24", "2001:db8:2::2/64")
         outsider.ip("route add default via 203.0.113.2", "route add ::/0 via 2001:db8:2::2")
+        until(partial(is_ready, self.host.kernel, "eth1"))
         return outsider
 
     def plug(self, tap: str, role: str, *commands: str, mac: str, vnet_hdr: bool = True) -> TapGuest:
