@@ -12,7 +12,7 @@ export PATH := $(shell $(PYTHON) -m tools.setup env)
 # The output of `make test` reads from top to bottom, and pytest's closing line comes last.
 .NOTPARALLEL:
 
-.PHONY: help setup setup-demo setup-dev demo test lint unit kernel systems systems-whole fuzz kills schema docs protocol sdk bench libraries clean
+.PHONY: help setup setup-demo setup-dev demo test lint unit kernel systems systems-whole fuzz kills dist schema docs protocol sdk bench libraries clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -62,6 +62,9 @@ faults: setup ## Break everything at random moments: HOSTNET_MOMENTS (default 25
 	@HOSTNET_MOMENTS=$${HOSTNET_MOMENTS:-2500} HOSTNET_SEED=$${HOSTNET_SEED:-$$(date +%s)} \
 		$(PY) -m pytest -q -n 2 --dist loadgroup tests/netns/test_fault_matrix.py tests/ssh/test_fault_matrix.py
 
+dist: setup-dev ## Build all that is published into dist/: wheels, npm package, Go module, plugin
+	@$(PY) -m tools.dist
+
 schema: setup-dev ## Write schema.json from the declarations in provider/hostnet/resources
 	$(PY) -m hostnet.resources.package_schema > schema.json.part
 	mv schema.json.part schema.json
@@ -86,6 +89,6 @@ libraries: setup ## Compare hostnet's kernel code with pyroute2 and nftables' Py
 
 clean: ## Remove .venv, the cache and build files; Debian packages stay
 	$(PYTHON) -m tools.setup clean
-	rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist .venv-plugin .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find . -name '*.egg-info' -type d -prune -exec rm -rf {} +

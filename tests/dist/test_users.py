@@ -1,0 +1,109 @@
+"""Folders with nothing of the checkout: a program in each language, on what `make dist` built.
+
+Each is checked by its language's compiler, makes a network, finds nothing to change, and removes the network.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostnet import __version__
+from hostnet.resources.package_schema import GO_MODULE
+
+from tests.dist.conftest import User
+from tools.dist.gomodule import NAME as GO_ZIP
+from tools.golang import go, pulumi_version
+from tools.venv import CONSTRAINTS
+
+pytestmark = pytest.mark.xdist_group("dist")
+
+SDK = "github.com/pulumi/pulumi/sdk/v3"
+PROGRAMS = Path(__file__).parent / "programs"
+# The stack, and four resources.
+MADE = {"create": 5}
+AGAIN = {"same": 5}
+
+
+def check(user: User, told: dict[str, Any]) -> None:
+    """The program made its network, and found it as it was; nothing of it is left on the host."""
+    assert told["made"] == MADE
+    assert told["again"] == AGAIN
+    outputs = {name: output.get("value", output.get("Value")) for name, output in told["outputs"].items()}
+    assert outputs["mac"].count(":") == 5
+    assert outputs["tap"].startswith("web-")
+    left = json.loads(user.host.run("ip -json link"))
+    assert sorted(link["ifname"] for link in left) == ["eth0", "lo", "wire"]
+
+
+def test_python(user: User, dist: Path) -> None:
+    """A virtual environment with the two wheels; `pulumi` as typed."""
+    python = user.folder / ".venv" / "bin" / "python"
+    user.run(sys.executable, "-m", "venv", ".venv")
+    wheels = sorted(dist.glob("*.whl"))
+    assert len(wheels) == 2
+    user.run(python, "-m", "pip", "install", "--quiet", "--constraint", CONSTRAINTS, *wheels)
+    user.run(user.folder / ".venv" / "bin" / "hostnet", "--help")
+    shutil.copy(PROGRAMS / "python" / "__main__.py", user.folder)
+    project = {"name": "python", "runtime": {"name": "python", "options": {"virtualenv": ".venv"}}}
+    (user.folder / "Pulumi.yaml").write_text(json.dumps(project))  # JSON is YAML
+    pulumi = ("pulumi", "--non-interactive")
+    user.run(*pulumi, "stack", "init", "dev")
+    user.run(*pulumi, "config", "set", "hostnet:stateDir", user.env["STATE_DIR"])
+    events = [json.loads(line) for line in user.run(*pulumi, "up", "--yes", "--skip-preview", "--json").splitlines()]
+    (made,) = (event["summaryEvent"]["resourceChanges"] for event in events if "summaryEvent" in event)
+    outputs = json.loads(user.run(*pulumi, "stack", "output", "--json"))
+    again = json.loads(user.run(*pulumi, "preview", "--expect-no-changes", "--json"))
+    user.run(*pulumi, "destroy", "--yes", "--skip-preview")
+    told = {name: {"value": value} for name, value in outputs.items()}
+    check(user, {"made": made, "again": again["changeSummary"], "outputs": told})
+
+
+def test_typescript(user: User, dist: Path) -> None:
+    """An npm project, by the strict compiler."""
+    for path in (PROGRAMS / "typescript").iterdir():
+        shutil.copy(path, user.folder)
+    (user.folder / "package.json").write_text(json.dumps({"private": True}))
+    (package,) = dist.glob("*.tgz")
+    tools = ("typescript@5.9.3", "@types/node@20.19.0")
+    user.run("npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", package, *tools)
+    user.run("npx", "tsc")
+    check(user, json.loads(user.run("node", "bin/run.js").splitlines()[-1]))
+
+
+def test_go(user: User, dist: Path, tmp_path: Path) -> None:
+    """A Go module, from a proxy that has hostnet's."""
+    versions = tmp_path / "proxy" / GO_MODULE / "@v"
+    versions.mkdir(parents=True)
+    (versions / "list").write_text(f"v{__version__}\n")
+    (versions / f"v{__version__}.info").write_text(json.dumps({"Version": f"v{__version__}"}))
+    shutil.copy(dist / GO_ZIP, versions / f"v{__version__}.zip")
+    with zipfile.ZipFile(dist / GO_ZIP) as archive:
+        (versions / f"v{__version__}.mod").write_bytes(archive.read(f"{GO_MODULE}@v{__version__}/go.mod"))
+    text = (PROGRAMS / "go" / "main.go.txt").read_text()
+    (user.folder / "main.go").write_text(text.replace("MODULE", GO_MODULE))
+    program = go()
+    # A cache of its own: the machine's would keep an earlier build of the same version. What the machine has of other
+    # modules comes from there.
+    known = Path(user.run(program, "env", "GOMODCACHE").strip(), "cache", "download")
+    proxies = (f"file://{tmp_path / 'proxy'}", f"file://{known}", user.run(program, "env", "GOPROXY").strip())
+    env = {
+        **user.env,
+        "GOPROXY": ",".join(proxies),
+        "GONOSUMDB": GO_MODULE,
+        # As set-up builds `pulumi`, with the same version of Pulumi's Go SDK: what it compiled need not be compiled again.
+        "GOFLAGS": "-mod=mod -modcacherw -trimpath",
+        "CGO_ENABLED": "0",
+        "GOTOOLCHAIN": "local",
+        "GOMODCACHE": str(tmp_path / "modules"),
+    }
+    developer = User(user.folder, env, user.host)
+    developer.run(program, "mod", "init", "example.com/go")
+    developer.run(program, "get", f"{GO_MODULE}@v{__version__}", f"{SDK}@{pulumi_version()}")
+    developer.run(program, "vet", ".")
+    check(user, json.loads(developer.run(program, "run", ".").splitlines()[-1]))
