@@ -39,13 +39,14 @@ from hostnet.resources.schema.naming import SUFFIX, digest, sanitised
 from hostnet.resources.schema.types import IPV4, IPV6, OUT_TEXT, Bool, Choice, InterfaceName, Ip, NetCidr, Port
 from hostnet.resources.schema.values import UNKNOWN, Inputs, Look, Outputs, Value, nothing
 from hostnet.wire.family import FAMILIES, Family
-from hostnet.wire.objects import Forward, Forwarding, ForwardState, Gateway, GatewayState, Object
+from hostnet.wire.objects import Forward, Forwarding, ForwardState, Gateway, GatewayState, Object, unlike
 from hostnet.wire.urn import Urn
 
 if TYPE_CHECKING:
     from hostnet.wire.requests import View
 
 _SSH = (22,)
+_RESOLVED = frozenset({"external", "resolved"})  # what no inline forward declares
 _ONE_OF = ("internalInterfaces", "internalIps", "internalIpv6s", "forwardPorts", "dmzHost", "dmzHostIpv6")
 _NAME_MAX = 63  # of the readable part of an id
 
@@ -313,20 +314,25 @@ pulumi.export("externalAddresses", nat.external_addresses)
 
 def _settle_forwards(declared: dict[str, Value], view: View) -> None:
     """Show the declared forwards as the kernel has them, then those that another program added."""
-    by_key = view.states()
+    there = {each.key: (each, seen) for each, seen in view.pairs() if isinstance(each, Forward)}
     gateway = view.object(Gateway)
     found, declared_keys = [], set()
     for entry in declared.get("forwardPorts") or ():
         forward = to_forward(FORWARD_PORT.typed(entry), gateway.name if gateway else view.id, None)
-        declared_keys.add(forward.key)
-        seen = by_key.get(forward.key)
+        key = forward.key
+        declared_keys.add(key)
+        _, seen = there.get(key, (None, None))
         if isinstance(seen, ForwardState):
-            there = dict(entry)
-            settle_forward(there, seen, FORWARD_PORT)
-            found.append(there)
-    found += [recorded_forward(each) for each in view.every(Forward) if each.key not in declared_keys]
+            found.append(entry if unlike(forward, seen).keys() <= _RESOLVED else _settled(entry, seen))
+    found += [recorded_forward(each) for key, (each, _) in there.items() if key not in declared_keys]
     if found or declared.get("forwardPorts"):
         declared["forwardPorts"] = found
+
+
+def _settled(entry: dict[str, Value], seen: ForwardState) -> dict[str, Value]:
+    there = dict(entry)
+    settle_forward(there, seen, FORWARD_PORT)
+    return there
 
 
 def _items(inputs: Inputs, name: str) -> list[Value]:

@@ -48,7 +48,7 @@ from hostnet.wire.family import Family
 from hostnet.wire.objects import EXTERNAL_PLACEHOLDER, Forward, Forwarding, ForwardState, Object, ports_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
     from hostnet.wire.requests import View
 
@@ -56,9 +56,9 @@ _KEY = frozenset({"natGateway", "externalInterface", "protocol", "sourcePort", "
 _WILDCARDS = frozenset({"0.0.0.0", "::"})
 
 
-def sorted_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
+def sorted_addresses(addresses: Collection[str]) -> tuple[str, ...]:
     """Addresses in the order that ids have."""
-    return tuple(sorted(addresses, key=lambda a: int(parse_ip(a))))
+    return tuple(sorted(addresses, key=lambda a: int(parse_ip(a)))) if addresses else ()
 
 
 class ForwardInputs(Declared):

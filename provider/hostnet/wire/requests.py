@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -88,9 +89,13 @@ class View:
         """The first state of a type."""
         return next((each for each in self.seen if isinstance(each, kind)), None)
 
+    def pairs(self) -> Iterator[tuple[Object, ObjectState | None]]:
+        """Every object with its state."""
+        return zip(self.objects, self.seen)
+
     def states(self) -> dict[str, ObjectState | None]:
         """Every object's state, by the object's key."""
-        return {each.key: seen for each, seen in zip(self.objects, self.seen)}
+        return {each.key: seen for each, seen in self.pairs()}
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,17 @@ import ipaddress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hostnet.resources import RESOURCES
+from hostnet.resources import RESOURCES, nat_gateway
 from hostnet.resources.functions import FUNCTIONS
+from hostnet.resources.nat_gateway import NAT_GATEWAY
 from hostnet.resources.port_forward import FORWARD_PORTS
 from hostnet.resources.provider import check_config, diff_config
 from hostnet.resources.schema import model
 from hostnet.resources.schema.model import BadValueError, ListOf, Record, Type, freeze
 from hostnet.resources.schema.types import IpAddress, usable_ip
 from hostnet.resources.schema.values import UNKNOWN
+from hostnet.wire.objects import Forward, ForwardingState, ForwardState, Gateway, GatewayState, ObjectState
+from hostnet.wire.requests import View
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -157,6 +160,39 @@ def test_forwards_at_their_old_distance_from_an_end_are_not_compared(
     if len({port for port, _ in rows}) == len(rows) and len({x["sourcePort"] for x in new}) == len(new):
         assert found == all_compared
     assert bool(found) or not all_compared
+
+
+@QUICK
+@given(
+    st.dictionaries(st.integers(1, 9), st.sampled_from(["10.0.0.2", "10.0.0.3:80", "fd12::2", "FD12::3"]), max_size=9),
+    st.data(),
+)
+def test_a_forward_that_is_as_declared_is_read_as_it_was_written(rows: dict[int, str], data: st.DataObject) -> None:
+    """What is found is the same as where each property of each forward is compared."""
+    forwards = [{"sourcePort": port, "destination": destination} for port, destination in rows.items()]
+    inputs = {"internalInterfaces": ["br0"], "forwardPorts": forwards}
+    objects = NAT_GATEWAY.query("urn", "nat", inputs, {}).objects
+    otherwise: list[dict[str, Any]] = [
+        {},
+        {"loopback": False},
+        {"address": "10.0.0.9"},
+        {"to_ports": (81, 81)},
+        {"sources": ("10.0.0.0/8",)},
+    ]
+    seen: list[ObjectState | None] = []
+    for item in objects:
+        state: ObjectState | None = ForwardingState(enabled=True)
+        if isinstance(item, Gateway):
+            state = GatewayState(**{**vars(item), "external": "eth0"})
+        if isinstance(item, Forward):
+            changed: dict[str, Any] | None = data.draw(st.sampled_from([*otherwise, None]))
+            state = None if changed is None else ForwardState(**{**vars(item), "external": "eth0", **changed})
+        seen.append(state)
+    view = View("nat", objects, tuple(seen))
+    found = NAT_GATEWAY.read_inputs(inputs, view)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nat_gateway, "unlike", lambda *_: {"all": "compared"})
+        assert found == NAT_GATEWAY.read_inputs(inputs, view)
 
 
 @QUICK

@@ -194,8 +194,12 @@ class Kind(Generic[In]):
 
     def forwarding(self, inputs: Inputs, view: View) -> dict[str, bool]:
         """The `forwarding` output: whether the resource needs a family and the kernel forwards it."""
-        needed, states = self.needs(inputs), view.states()
-        on = {each for each in FAMILIES if states.get(Forwarding(each).key) == ForwardingState(enabled=True)}
+        needed = self.needs(inputs)
+        on = {
+            each.family
+            for each, seen in view.pairs()
+            if isinstance(each, Forwarding) and seen == ForwardingState(enabled=True)
+        }
         return {family: family in needed and family in on for family in FAMILIES}
 
     def _forwarding_drift(self, old_inputs: Inputs, old_outputs: Inputs, inputs: Inputs) -> Changes:
