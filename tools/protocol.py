@@ -21,8 +21,8 @@ from tools.paths import CHECKOUT
 TARGET = CHECKOUT / "provider" / "hostnet" / "rpc" / "protos"
 SOURCE = "pulumi.runtime.proto"
 # In the order of their imports.
-MESSAGES = ("alias", "plugin", "provider", "engine", "status")
-SERVICES = ("provider", "engine")
+MESSAGES = ("alias", "plugin", "provider", "engine", "status", "source", "callback", "resource")
+SERVICES = ("provider", "engine", "resource")
 PREFIX = "hostnet"
 
 _COLUMNS = 100  # of the descriptor's literal

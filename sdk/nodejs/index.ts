@@ -25,6 +25,11 @@ export const getPortForwards: typeof import("./getPortForwards").getPortForwards
 export const getPortForwardsOutput: typeof import("./getPortForwards").getPortForwardsOutput = null as any;
 utilities.lazyLoad(exports, ["getPortForwards","getPortForwardsOutput"], () => require("./getPortForwards"));
 
+export { MicroVmHostArgs } from "./microVmHost";
+export type MicroVmHost = import("./microVmHost").MicroVmHost;
+export const MicroVmHost: typeof import("./microVmHost").MicroVmHost = null as any;
+utilities.lazyLoad(exports, ["MicroVmHost"], () => require("./microVmHost"));
+
 export { NatGatewayArgs } from "./natGateway";
 export type NatGateway = import("./natGateway").NatGateway;
 export const NatGateway: typeof import("./natGateway").NatGateway = null as any;
@@ -64,6 +69,8 @@ const _module = {
         switch (type) {
             case "hostnet:index:Bridge":
                 return new Bridge(name, <any>undefined, { urn })
+            case "hostnet:index:MicroVmHost":
+                return new MicroVmHost(name, <any>undefined, { urn })
             case "hostnet:index:NatGateway":
                 return new NatGateway(name, <any>undefined, { urn })
             case "hostnet:index:PortForward":

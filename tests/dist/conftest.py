@@ -13,6 +13,7 @@ import pytest
 from hostnet import __version__
 
 from tests.lab.namespaces import Namespace
+from tools.dist.npm import node_folder
 from tools.dist.plugin import archive_name
 from tools.paths import CHECKOUT, tool_env
 
@@ -99,4 +100,6 @@ def _plain() -> dict[str, str]:
     """This process's environment, with nothing that leads to the checkout but the `pulumi` that set-up built."""
     drop = ("PULUMI_", "HOSTNET_", "PYTHON", "VIRTUAL_ENV")
     kept = {name: value for name, value in tool_env().items() if not name.startswith(drop)}
-    return {**kept, "PULUMI_SKIP_UPDATE_CHECK": "true", "NO_COLOR": "1"}
+    node = node_folder()
+    path = f"{kept['PATH']}{os.pathsep}{node}" if node else kept["PATH"]
+    return {**kept, "PATH": path, "PULUMI_SKIP_UPDATE_CHECK": "true", "NO_COLOR": "1"}

@@ -29,7 +29,7 @@ def build(target: Path) -> None:
         place(source, files)
         (source / "node_modules").symlink_to(_tools() / "node_modules")
         argv = ["node", "node_modules/typescript/bin/tsc", "--sourceMap", "false", "--declarationMap", "false"]
-        run(argv, "Run `make sdk`, and look at sdk/nodejs.", cwd=source, env=node_env())
+        run(argv, "Run `make sdk`, and look at sdk/nodejs.", cwd=source, env=_node_env())
         package = read_folder(source / "bin")
     about = json.loads(files["package.json"].data)
     package["package.json"] = File(_manifest(about))
@@ -55,20 +55,26 @@ def _tools() -> Path:
             (Path(temporary) / "package.json").write_text(json.dumps({"private": True}))
             packages = [f"{name}@{version}" for name, version in _TOOLS.items()]
             argv = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--save-exact", *packages]
-            run(argv, _NPM_ADVICE, cwd=Path(temporary), env=node_env())
+            run(argv, _NPM_ADVICE, cwd=Path(temporary), env=_node_env())
             folder.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(temporary, folder)
             Path(temporary).mkdir()  # its context deletes it
     return folder
 
 
-def node_env() -> dict[str, str]:
-    """The environment in which `node` and `npm` are found: the machine's own, or those of a Python package."""
+def node_folder() -> Path | None:
+    """The folder with `node` and `npm` from a Python package; None where the machine has its own."""
     if shutil.which("node") and shutil.which("npm"):
-        return {}
+        return None
     folder = cache() / "node"
     if not (folder / "bin" / "npm").exists():
         with doing(f"fetch Node.js ({_NODE_PACKAGE})"):
             run([sys.executable, "-m", "venv", "--clear", folder], "Install python3-venv and try again.")
             run([folder / "bin" / "pip", "install", "--quiet", _NODE_PACKAGE], "Install Node.js by hand, or try again.")
-    return {"PATH": f"{folder / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    return folder / "bin"
+
+
+def _node_env() -> dict[str, str]:
+    """The environment in which `node` and `npm` are found."""
+    folder = node_folder()
+    return {"PATH": f"{folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}"} if folder else {}

@@ -46,19 +46,27 @@ func languages(overlays string) []language {
 	}
 }
 
-// python generates the Python SDK with the modules in a folder, which its package imports as it does its own.
+// python generates the Python SDK with the modules in a folder. Each replaces the generated module of its name, which the
+// package imports: a component written in Python needs no plugin to be constructed, and has its children as attributes.
 func python(pkg *schema.Package, folder string) (map[string][]byte, error) {
 	paths, err := filepath.Glob(filepath.Join(folder, "*.py"))
 	if err != nil {
 		return nil, err
 	}
-	modules := map[string][]byte{}
+	files, err := pygen.GeneratePackage(tool, pkg, nil, noPackages{})
+	if err != nil {
+		return nil, err
+	}
 	for _, path := range paths {
-		if modules[filepath.Base(path)], err = os.ReadFile(path); err != nil {
+		name := filepath.Join("pulumi_hostnet", filepath.Base(path))
+		if _, ok := files[name]; !ok {
+			return nil, fmt.Errorf("%s: the SDK has no module of this name", path)
+		}
+		if files[name], err = os.ReadFile(path); err != nil {
 			return nil, err
 		}
 	}
-	return pygen.GeneratePackage(tool, pkg, modules, noPackages{})
+	return files, nil
 }
 
 // golang generates the Go SDK, and makes its package a module.

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from hostnet import __version__
 from hostnet.resources import RESOURCES
 from hostnet.resources.functions import FUNCTIONS
+from hostnet.resources.micro_vm_host import MICRO_VM_HOST
 from hostnet.resources.provider import DELETE_UNREACHABLE_ENV, PROVIDER
 from hostnet.resources.schema.model import property_schema
 
 if TYPE_CHECKING:
     from hostnet.resources.functions import Function
+    from hostnet.resources.micro_vm_host import Component
     from hostnet.resources.schema.kind import Kind
     from hostnet.resources.schema.values import Value
 
@@ -49,7 +51,7 @@ _JAVA = {
 }
 
 
-def resource_schema(kind: Kind[Value], types: Schema) -> Schema:
+def resource_schema(kind: Kind[Value] | Component, types: Schema) -> Schema:
     """A resource: inputs and outputs as declared."""
     inputs = kind.inputs.schema_properties(types)
     outputs = kind.results.schema_properties(types)
@@ -78,6 +80,7 @@ def package_schema() -> Schema:
     """The whole package. No property has a default: the provider applies those that the descriptions name."""
     types: Schema = {}
     resources = {kind.token: resource_schema(kind, types) for kind in RESOURCES}
+    resources[MICRO_VM_HOST.token] = {"isComponent": True, **resource_schema(MICRO_VM_HOST, types)}
     functions = {token: function_schema(function, types) for token, function in FUNCTIONS.items()}
     config = {name: property_schema(about, types) for name, about in PROVIDER.properties.items()}
     return {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hostnet.resources import RESOURCES
 from hostnet.resources.functions import FUNCTIONS
+from hostnet.resources.micro_vm_host import MICRO_VM_HOST
 from hostnet.resources.provider import PROVIDER
 from hostnet.resources.schema.connection import CONNECTION
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from hostnet.resources.functions import Function
+    from hostnet.resources.micro_vm_host import Component
     from hostnet.resources.schema.kind import Kind
     from hostnet.resources.schema.model import Property, Record
 
@@ -74,7 +76,7 @@ def nested(record: Record[Any], *, results: bool = False) -> list[str]:
     return out
 
 
-def resource_page(kind: Kind[Any]) -> str:
+def resource_page(kind: Kind[Any] | Component) -> str:
     """The page of a resource."""
     parts = [
         f"{_MARK}# {kind.name}\n\n{filled(kind.doc)}\n",
@@ -100,7 +102,8 @@ def function_text(function: Function) -> str:
 
 def pages() -> dict[str, str]:
     """Every page by its file name."""
-    out = {f"{kind.name.lower()}.md": resource_page(kind) for kind in RESOURCES}
+    documented: tuple[Kind[Any] | Component, ...] = (*RESOURCES, MICRO_VM_HOST)
+    out = {f"{kind.name.lower()}.md": resource_page(kind) for kind in documented}
     out["functions.md"] = _MARK + "\n".join(map(function_text, FUNCTIONS.values()))
     out["provider.md"] = "\n".join(
         [

@@ -272,9 +272,12 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         """Not implemented: the package has no parameters."""
         await _unimplemented("Parameterize", context)
 
-    async def Construct(self, _: provider_pb2.ConstructRequest, context: Context) -> NoReturn:
-        """Not implemented: the component MicroVmHost is a part of the SDKs."""
-        await _unimplemented("Construct", context)
+    @rpc
+    async def Construct(self, request: provider_pb2.ConstructRequest) -> provider_pb2.ConstructResponse:
+        """Register the component MicroVmHost for a program of any language."""
+        from hostnet.rpc.construct import construct  # noqa: PLC0415 - for programs with a component
+
+        return await construct(request)
 
     async def Call(self, _: provider_pb2.CallRequest, context: Context) -> NoReturn:
         """Not implemented: hostnet's resources have no methods."""

@@ -23,6 +23,8 @@ func (m *module) Construct(ctx *pulumi.Context, name, typ, urn string) (r pulumi
 	switch typ {
 	case "hostnet:index:Bridge":
 		r = &Bridge{}
+	case "hostnet:index:MicroVmHost":
+		r = &MicroVmHost{}
 	case "hostnet:index:NatGateway":
 		r = &NatGateway{}
 	case "hostnet:index:PortForward":

@@ -35,6 +35,7 @@ _utilities.register(
   "fqn": "pulumi_hostnet",
   "classes": {
    "hostnet:index:Bridge": "Bridge",
+   "hostnet:index:MicroVmHost": "MicroVmHost",
    "hostnet:index:NatGateway": "NatGateway",
    "hostnet:index:PortForward": "PortForward",
    "hostnet:index:TapBinding": "TapBinding"
