@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from tools.paths import CHECKOUT
 
 PAGE = CHECKOUT / "docs" / "performance.md"
 FIGURES = CHECKOUT / "docs" / "performance" / "figures.json"
+WIDTH = 118  # columns of the page's text
 HEAD = ("", "hostnet", "no-op", "bare tool", "ratio", "target", "met")
 _PART = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -115,7 +117,6 @@ def write(kept: Kept) -> None:
     parts = {"machine": _machine(kept), "table": _table(kept)}
     for row in kept.rows.values():
         plots.draw(row.title, row.figures, FIGURES.with_name(f"row{row.number}.svg"))
-        parts[f"row{row.number}"] = f"![{row.title}](performance/row{row.number}.svg)\n"
     PAGE.write_text(_PART.sub(lambda found: found[1] + parts.get(found[2], "") + found[3], PAGE.read_text()))
 
 
@@ -131,5 +132,6 @@ def _table(kept: Kept) -> str:
         text += f"| {' | '.join(HEAD)} |\n|---|{'--:|' * (len(HEAD) - 1)}\n"
         text += "".join(f"| {' | '.join(cells(figure))} |\n" for figure in row.figures)
         notes = dict.fromkeys(figure.note for figure in row.figures if figure.note)
-        text += "".join(f"\n{note}\n" for note in notes)
+        text += "".join(f"\n{textwrap.fill(note, WIDTH)}\n" for note in notes)
+        text += f"\n![{row.title}](performance/row{number}.svg)\n"
     return text + "\n"

@@ -5,6 +5,7 @@ The bare tool is one process `nft`: `-f` for a change, `-j list table` for a rea
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -31,13 +32,10 @@ class Provider:
         gateway = self._plugin.resource("NatGateway", "many", **_gateway(self._count))
         stub, took = self._plugin.stub, {"check": seconds(gateway.check)}
         request = gateway.create_request()
-        created = stub.Create.future(request)
-        took["create"] = seconds(created.result)
-        gateway.id, gateway.inputs, gateway.outputs = (
-            created.result().id,
-            request.properties,
-            created.result().properties,
-        )
+        start = time.perf_counter()
+        response = stub.Create(request)
+        took["create"] = time.perf_counter() - start
+        gateway.id, gateway.inputs, gateway.outputs = response.id, request.properties, response.properties
         changed = gateway.checked(**_gateway(self._count, port=81))
         about = {"id": gateway.id, "olds": gateway.outputs, "old_inputs": gateway.inputs, **gateway.about}
         diff = provider_pb2.DiffRequest(news=changed, **about)

@@ -22,6 +22,7 @@ TITLE = "The watcher"
 AT_ONCE = (1, 20, 200)
 MOST, LAST = 20, 50  # ms
 IDLE = 10  # s
+_CALM = 2  # s after the last event
 _LINE = re.compile(r"\[(?P<when>\S+)\] \d+: (?P<name>vm\d+):(?P<rest>.*)")
 
 
@@ -69,6 +70,7 @@ def cpu(place: Place) -> float:
         first, *_ = Path(f"/proc/{watcher}/schedstat").read_text().split()
         return int(first)
 
+    time.sleep(_CALM)
     before = spent()
     time.sleep(IDLE)
     return (spent() - before) / 1e6
