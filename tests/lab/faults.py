@@ -77,9 +77,6 @@ IMPOSSIBLE = {
 }
 # What is missing afterwards although nobody changed it back: the next refresh sees it.
 _DRIFTING = {"foreign flush", "dnsmasq killed", "watcher killed"}
-# Nor can it switch on again what it had switched off, while that lasts: the record has the old state, and the next
-# refresh sees the difference (docs/architecture.md: "If one step of a rollback fails").
-_STAYS_OFF = {"read-only /proc/sys": {"IPv4 forwarding is off", "IPv6 forwarding is off"}}
 # The session in which they happen goes on.
 _HARMLESS = {"dnsmasq killed", "watcher killed", "disk full", "read-only /proc/sys", "foreign flush", "lock held"}
 _FULL_PROGRAM = {"dnsmasq killed", "watcher killed"}
@@ -169,10 +166,17 @@ def urn(name: str) -> str:
 
 @dataclass
 class State:
-    """What Pulumi's state has: each resource's objects by its inputs, and which were applied in part."""
+    """What Pulumi's state has.
+
+    Attributes:
+        held: Each resource's objects by its inputs.
+        partial: Which were applied in part.
+        in_part: Whether an error said that a change could not be undone as a whole.
+    """
 
     held: Declared = field(default_factory=dict)
     partial: set[Key] = field(default_factory=set)
+    in_part: bool = False
 
     def up(self, target: Declared) -> dict[Key, Change]:
         """What the engine calls to get from here to there: nothing for what is as it should be."""
@@ -192,6 +196,7 @@ class State:
         unknown = isinstance(outcome, HostnetError) and (
             outcome.code is Code.PARTIAL or isinstance(outcome, OutcomeUnknownError)
         )
+        self.in_part |= isinstance(outcome, HostnetError) and outcome.code is Code.PARTIAL
         if not change.objects:
             if isinstance(outcome, View):
                 del self.held[key]
@@ -329,9 +334,8 @@ class Ground:
         auditor = await self.auditor()
         await self._read(auditor, ("br0", "br0"), _OLD["br0", "br0"])  # rolls back what is half done
         found = (await auditor.facts("status", {})).data["resources"]
-        texts = {text for each in found for text in each["drift"]}
-        drifting = cell.fault in _DRIFTING or cell.operation == "restore"
-        drifting |= bool(texts) and texts <= _STAYS_OFF.get(cell.fault, set())
+        # What could not be undone was said so, and the next `up` puts it right.
+        drifting = cell.fault in _DRIFTING or cell.operation == "restore" or state.in_part
         for each in found:
             objects = tuple(map(from_json, each["objects"]))
             key = (each["name"], each["id"])

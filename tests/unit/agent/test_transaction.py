@@ -255,6 +255,43 @@ BORROWING: dict[str, tuple[Object, ...]] = {
 }
 
 
+def test_what_cannot_be_undone_is_said(fake: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """/proc/sys becomes read-only in the middle of a delete: what is switched off already can't be switched on again.
+
+    Either all is as before, or the error says that it is not, and a refresh sees it. The next delete leaves nothing.
+    """
+    fake.agent.apply(changes()[:1])
+    bare, perform, found = fake.dump(), fake.kernel.perform, set()
+    nat = BORROWING["NatGateway nat"]
+    for last in range(6):
+        fake.agent.apply([Change(urn("NatGateway nat"), "nat", nat)])
+        before, left = fake.dump(), last
+
+        def read_only(operation: ops.Operation) -> None:
+            nonlocal left
+            if isinstance(operation, ops.WriteSysctl):
+                left -= 1
+                if left < 0:
+                    raise OSError(errno.EROFS, "Read-only file system")
+            perform(operation)
+
+        delete = Change(urn("NatGateway nat"), "nat", (), nat, known=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(fake.kernel, "perform", read_only)
+            try:
+                (outcome,) = fake.agent.apply([delete])
+            except HostnetError as error:
+                outcome = error
+        code = outcome.code if isinstance(outcome, HostnetError) else None
+        after = fake.dump()
+        unlike = Code.PARTIAL if after["owners"] == before["owners"] else None
+        assert code is (Code.KERNEL if after == before else unlike)
+        found.add(code)
+        fake.agent.apply([delete])
+        assert fake.dump() == bare
+    assert found == {Code.KERNEL, Code.PARTIAL, None}
+
+
 def borrow_and_leave_unconfirmed(fake: FakeHost) -> list[Change]:
     """Create all, and have their deletion wait for its confirmation; gives the deletes of all."""
     creates = [Change(urn(name), name.split()[1], objects) for name, objects in BORROWING.items()]

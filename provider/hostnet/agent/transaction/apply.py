@@ -11,11 +11,11 @@ from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import context_of
 from hostnet.agent.record.phase import Pairs, Pending
 from hostnet.agent.record.record import Record
-from hostnet.agent.transaction.kernel_errors import OwnerError, kernel_error, reason_of
+from hostnet.agent.transaction.kernel_errors import OwnerError, in_part, kernel_error, reason_of
 from hostnet.agent.transaction.subsystems import Subsystems
 from hostnet.agent.transaction.sync import Synchronizer
 from hostnet.agent.transaction.transition import Transition, attached_after
-from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.errors import HostnetError
 
 
 class Applier:
@@ -86,8 +86,7 @@ class Applier:
                     if refusal.errno != errno.ENODEV:  # gone already
                         left.append(f"{operation}: {reason_of(refusal)}")
         if left:
-            why = f"{error.why}; undoing the rest of the change failed as well: {'; '.join(left)}"
-            error = HostnetError(Code.PARTIAL, error.what, why, "The next `pulumi up` repairs it")
+            error = in_part(error, left)
         transition.failed[key] = error
         for other, successor in transition.replaced.items():
             if successor == key and other not in transition.failed:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import ClassVar
 
@@ -26,6 +26,7 @@ from hostnet.agent.transaction.admission import Admission, Admitted
 from hostnet.agent.transaction.apply import Applier
 from hostnet.agent.transaction.commit_confirm import AlwaysConfirmed, Confirmation
 from hostnet.agent.transaction.handover import take_over
+from hostnet.agent.transaction.kernel_errors import in_part
 from hostnet.agent.transaction.queries import Queries
 from hostnet.agent.transaction.restore import Restorer
 from hostnet.agent.transaction.self_check import check
@@ -119,11 +120,14 @@ class Host:
                     outcomes = self._confirm(record, record.phase, outcomes, confirmation)
             except EOFError:
                 raise  # no provider is there to confirm: the process beside the agent knows what to do
-            except Exception:
+            except Exception as error:
                 # The record can't be written, say: what is half done must not wait for another agent.
+                left: Mapping[str, HostnetError] = {}
                 with contextlib.suppress(HostnetError):
-                    self._roll_back(self._store.reload())
+                    left = self._roll_back(self._store.reload())
                 confirmation.ended()
+                if left and isinstance(error, HostnetError):
+                    raise in_part(error, left.values()) from None
                 raise
             confirmation.ended()
             if self.self_checks:
@@ -233,9 +237,13 @@ class Host:
         """See `handover.take_over`."""
         take_over(self._store, pid, started, transaction)
 
-    def _roll_back(self, record: Record, reason: str = "", then: Phase | None = None) -> None:
-        if isinstance(record.phase, Open):
-            self._restorer.roll_back(record, reason, then or Idle())
+    def _roll_back(self, record: Record, reason: str = "", then: Phase | None = None) -> Mapping[str, HostnetError]:
+        """Go back to what was before the transaction that is open.
+
+        Returns:
+            By owner, why it has not all that it had.
+        """
+        return self._restorer.roll_back(record, reason, then or Idle())
 
     def restore(self) -> int:
         """Put back all that is recorded, as at boot.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 
 from hostnet.agent.linux.operations import (
     AddAddress,
@@ -40,6 +41,17 @@ def clash_error(clash: ClashError, holder: Owner | None) -> HostnetError:
     what = f"cannot put {' . '.join(element.key)} : {' . '.join(element.value)} into the nftables map {element.set}"
     who = holder.label if holder else "another resource"
     return HostnetError(Code.CONFLICT, what, f"{who} needs another value there", "Remove one of the two")
+
+
+def in_part(error: HostnetError, left: Iterable[object]) -> HostnetError:
+    """The error of a change that failed, and could not be undone as a whole either.
+
+    Args:
+        error: Why it failed.
+        left: Why what is left of it could not be undone.
+    """
+    why = f"{error.why}; undoing the rest of the change failed as well: {'; '.join(map(str, left))}"
+    return HostnetError(Code.PARTIAL, error.what, why, "The next `pulumi up` repairs it")
 
 
 def kernel_error(operation: Operation, error: OSError | LookupError) -> HostnetError:

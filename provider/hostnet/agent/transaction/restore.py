@@ -46,7 +46,7 @@ class Restorer:
         transition.conclude()
         return transition
 
-    def roll_back(self, record: Record, reason: str = "", then: Phase = _IDLE) -> None:
+    def roll_back(self, record: Record, reason: str = "", then: Phase = _IDLE) -> dict[str, HostnetError]:
         """Go back to what was before the transaction that is open, if one is.
 
         Args:
@@ -54,12 +54,15 @@ class Restorer:
             reason: Why, for a provider that asks later.
             then: The phase afterwards.
 
+        Returns:
+            By owner, why it did not get back all that it had.
+
         Raises:
             HostnetError: The record can't be written.
         """
         phase = record.phase
         if not isinstance(phase, Open):
-            return
+            return {}
         for operation in phase.undo:
             # What was not done yet can't be undone, and that is fine.
             with contextlib.suppress(OSError, LookupError):
@@ -72,6 +75,7 @@ class Restorer:
             error = _rolled_back(reason or "its agent ended before it was confirmed", transition.failed.values())
             record.add_result(phase.transaction, Result(rolled_back=error))
         self._subsystems.commit(record)
+        return transition.failed
 
     def renew_table(self, record: Record, snapshot: Snapshot) -> None:
         """Replace our tables where another version of hostnet made them and no program has changed them since.
