@@ -1,1 +1,1 @@
-"""What is published: `make dist` builds it into dist/. The same checkout gives the same bytes."""
+"""What is published: `make dist` builds it into dist/. On one machine the same checkout gives the same bytes."""

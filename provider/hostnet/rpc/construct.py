@@ -6,7 +6,7 @@ bring 40 MB and half a second for five requests.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableSequence
 from typing import Any
 
 from grpc import aio
@@ -168,12 +168,12 @@ def _copy(source: provider_pb2.ConstructRequest, target: Any, names: Iterable[st
     wanted = {field.name: value for field, value in source.ListFields() if field.name in names}
     for name, value in wanted.items():
         field = target.DESCRIPTOR.fields_by_name[name]
-        if field.message_type is None and not field.is_repeated:
-            setattr(target, name, value)
-        elif isinstance(value, Mapping):
+        if isinstance(value, Mapping):
             getattr(target, name).update(value)
-        elif field.is_repeated:
+        elif isinstance(value, MutableSequence):  # not field.is_repeated, which is of protobuf 6.31
             getattr(target, name).extend(value)
+        elif field.message_type is None:
+            setattr(target, name, value)
         elif field.message_type.full_name.endswith("CustomTimeouts"):
             getattr(target, name).ParseFromString(value.SerializeToString())
         else:
