@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zlib
 from collections.abc import Iterator
@@ -224,6 +225,41 @@ def test_changes_of_another_record_are_none(tmp_path: Path) -> None:
     assert ports(tmp_path) == {}, "without the record they are nothing"
 
 
+@pytest.mark.parametrize("text", [b"garbage\n", b"garbage\ngarbage\n", b"\0" * 99], ids=["a line", "lines", "zeros"])
+@pytest.mark.parametrize("large", [True, False], ids=["large", "small"])
+def test_a_file_that_belongs_to_no_record_is_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bytes, *, large: bool
+) -> None:
+    """A power cut brought the former record's file back, damaged; a record that is not large has none at all."""
+    if not large:
+        monkeypatch.setattr(records, "LARGE", 1 << 30)
+    store = Store(tmp_path, "host", None)
+    with store.locked() as record:
+        put(record, 1, 7)
+        store.save(record)
+    (tmp_path / "host.changes").write_bytes(text)
+    assert ports(tmp_path) == {"urn1": 7}
+
+
+@pytest.mark.parametrize("call", ["fdatasync", "fsync"])
+def test_a_change_that_does_not_reach_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """The disk fails after the write: for nobody is it written, so that it is rolled back."""
+    store = begin(tmp_path)
+    store._changes._named = False
+
+    def broken(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with store.locked() as record:
+        put(record, 1, 9)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, broken)
+            with pytest.raises(OSError, match="Input/output"):
+                store.save(record)
+        assert store.reload().owners[owner(1).key] == owner(1, 3)
+    assert ports(tmp_path) == {"urn1": 3, "urn2": 3}
+
+
 def test_a_change_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk is full: the record is as before, and so is what the same agent reads of it."""
     store = begin(tmp_path)
@@ -244,8 +280,8 @@ def test_a_change_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_it_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file's data, its name once. What is under way need not outlive the host, nor does a namespace's record."""
-    for instance, expected in ((None, ["data", "name", "data"]), ("boot 1 1", [])):
+    """The file's data each time, its name once. A namespace's record outlives nothing, and is not synced."""
+    for instance, expected in ((None, ["data", "name", "data", "data"]), ("boot 1 1", [])):
         synced: list[str] = []
         store = Store(tmp_path / str(instance), "host", instance)
         with store.locked() as record:

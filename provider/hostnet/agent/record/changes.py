@@ -11,6 +11,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class Changes:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.size = 0  # in bytes, of the lines that are known here
+        self._named = False  # whether its name is on the disk
         self._stat: tuple[int, int, int] | None = None
 
     def is_as_known(self) -> bool:
@@ -66,6 +68,8 @@ class Changes:
     def read_more(self, base: str) -> list[Entry]:
         """The entries that are not known here yet; else as `read`."""
         self._stat = self._look()
+        if not base:
+            return []
         try:
             with os.fdopen(files.open_ours(self.path), "rb") as file:
                 file.seek(self.size)
@@ -73,10 +77,10 @@ class Changes:
         except FileNotFoundError:
             self.size = 0
             return []
-        lines = list(self._whole(data))
         begins = self.size == 0
-        if begins and (not lines or json.loads(lines[0]) != {"base": base}):
-            return []
+        if begins and data.partition(b"\n")[0] != _line({"base": base})[:-1]:
+            return []  # of another record, and maybe not whole
+        lines = list(self._whole(data))
         self.size += sum(_CHECKSUM + len(text) + 2 for text in lines)
         return [Entry(**json.loads(text)) for text in lines[begins:]]
 
@@ -105,26 +109,33 @@ class Changes:
         """
         data = b"" if self.size else _line({"base": base})
         data += _line({"header": entry.header, "owners": entry.owners})
-        new = not self.path.exists()
         descriptor = files.open_ours(self.path, os.O_WRONLY | os.O_CREAT)
         try:
-            if os.fstat(descriptor).st_size > self.size:
-                os.ftruncate(descriptor, self.size)  # without what was cut off
-            if os.pwrite(descriptor, data, self.size) < len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if sync:
-                os.fdatasync(descriptor)
+            self._write(descriptor, data, sync=sync)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(descriptor, self.size)  # else whoever reads it next would take it for written
+            raise
         finally:
             os.close(descriptor)
-        if new and sync:
-            files.sync_directory(self.path.parent)
+        self._named |= sync
         self.size += len(data)
         self._stat = self._look()
+
+    def _write(self, descriptor: int, data: bytes, *, sync: bool) -> None:
+        if os.fstat(descriptor).st_size > self.size:
+            os.ftruncate(descriptor, self.size)  # without what was cut off
+        if os.pwrite(descriptor, data, self.size) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if sync:
+            os.fdatasync(descriptor)
+        if sync and not self._named:
+            files.sync_directory(self.path.parent)
 
     def remove(self) -> None:
         """Take it away: the record is whole again."""
         self.path.unlink(missing_ok=True)
-        self.size, self._stat = 0, None
+        self.size, self._stat, self._named = 0, None, False
 
     def _look(self) -> tuple[int, int, int] | None:
         try:

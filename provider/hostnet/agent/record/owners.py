@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
+from collections.abc import Container, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -141,6 +141,8 @@ class Owners(Mapping[str, Owner]):
         self._forwards: ForwardIndex | None = None
         self._networks: Networks | None = None
         self._lends_forwards = self._lends_networks = False  # whether others have it, too
+        self._link_holders: SharingMap[str, tuple[str, ...]] = SharingMap()
+        self._gateway_holders: dict[str, tuple[tuple[str, Gateway], ...]] = {}
         self.links: SharingMap[str, str] = SharingMap()
         self.gateways: dict[str, Gateway] = {}
         self.waiting: dict[str, Owner] = {}
@@ -158,6 +160,7 @@ class Owners(Mapping[str, Owner]):
         other._forwards, other._networks = self.forwards, self.networks
         self._lends_forwards = self._lends_networks = other._lends_forwards = other._lends_networks = True
         other.links, other.gateways, other.waiting = self.links.copy(), dict(self.gateways), dict(self.waiting)
+        other._link_holders, other._gateway_holders = self._link_holders.copy(), dict(self._gateway_holders)
         return other
 
     # --- as a mapping ------------------------------------------------------------------------------------------------
@@ -199,76 +202,95 @@ class Owners(Mapping[str, Owner]):
 
     def __setitem__(self, key: str, owner: Owner) -> None:
         old = self.get(key)
+        if old is owner:
+            return
+        kept = frozenset(old.of(Forward)).intersection(owner.of(Forward)) if old is not None else frozenset()
         if old is not None:
-            self._drop(key, old, owner)
-        self._put(key, owner, old)
-
-    def remove(self, key: str) -> None:
-        """Take an owner out, if it is there."""
-        old = self.get(key)
-        if old is not None:
-            self._drop(key, old, None)
-
-    def _put(self, key: str, owner: Owner, old: Owner | None) -> None:
+            self._drop(key, old, kept)
+        self._in_order.pop(Owner, None)
         self._last += 1
         self._numbered[key] = entry = (self._last, owner)
         for kind in owner.kinds:
             self._kinds.setdefault(kind, SharingMap())[key] = entry
             self._in_order.pop(kind, None)
-        self._in_order.pop(Owner, None)
         _add(self._urns, owner.urn, key)
         _add(self._ids, owner.id, key)
         if owner.wanted is not None:
             self.waiting[key] = owner
         for link in owner.of(Link):
+            _add(self._link_holders, link.name, key)
             self.links[link.name] = key
         for forwarding in owner.of(Forwarding):
             self._families[forwarding.family] = self._families.get(forwarding.family, 0) + 1
         if owner.kinds & NETWORKED and (networks := self._own_networks()):
             networks.put(owner.key, owner.objects)
-        self._set_gateways(key, owner.of(Gateway), _externals(old))
-        self._place(_new_forwards(owner, old), there=True)
+        self._have_gateways(key, old, owner, kept)
+        self._place(((owner.key, item) for item in owner.of(Forward) if item not in kept), there=True)
 
-    def _drop(self, key: str, old: Owner, new: Owner | None) -> None:
+    def remove(self, key: str) -> None:
+        """Take an owner out, if it is there."""
+        old = self.get(key)
+        if old is not None:
+            self._drop(key, old, frozenset())
+            self._have_gateways(key, old, None)
+
+    def _drop(self, key: str, old: Owner, kept: Container[Forward]) -> None:
+        """Take an owner out of all but the gateways, and its forwards but for some that stay."""
+        self._in_order.pop(Owner, None)
+        self._place(((old.key, item) for item in old.of(Forward) if item not in kept), there=False)
         del self._numbered[key]
         for kind in old.kinds:
             del self._kinds[kind][key]
             self._in_order.pop(kind, None)
-        self._in_order.pop(Owner, None)
         _take_out(self._urns, old.urn, key)
         _take_out(self._ids, old.id, key)
         self.waiting.pop(key, None)
         for link in old.of(Link):
-            if self.links.get(link.name) == key:
+            _take_out(self._link_holders, link.name, key)
+            if link.name in self._link_holders:
+                self.links[link.name] = self._link_holders[link.name][-1]
+            else:
                 del self.links[link.name]
         for forwarding in old.of(Forwarding):
             self._families[forwarding.family] -= 1
         if old.kinds & NETWORKED and (networks := self._own_networks()):
             networks.drop(old.key, old.objects)
-        self._place(_new_forwards(old, new), there=False)
-        gone = [gateway for gateway in old.of(Gateway) if self.gateways.get(gateway.name) is gateway]
-        self._set_gateways(key, gone, _externals(new), there=False)
 
-    def _set_gateways(
-        self, key: str, gateways: Sequence[Gateway], alike: Mapping[str, str | None], *, there: bool = True
+    def _have_gateways(
+        self, key: str, old: Owner | None, new: Owner | None, kept: Container[Forward] = frozenset()
     ) -> None:
-        """Note gateways, or forget them. The forwards of others that name them listen elsewhere from now on.
+        """An owner has other gateways, or none. Forwards that name them listen elsewhere from now on.
+
+        Of two owners of one gateway, which there are while a resource changes its URN, the later one counts.
 
         Args:
-            key: Their owner's.
-            gateways: The gateways.
-            alike: The external interfaces of those that the same owner has before or after, by name.
-            there: Whether they are there from now on.
+            key: The owner's.
+            old: What it had.
+            new: What it has.
+            kept: Its forwards that are noted still.
         """
-        names = {gateway.name for gateway in gateways if alike.get(gateway.name, "") != gateway.external}
-        others = (each for each in self.holding(Forward) if each[0].key != key) if names else ()
-        moved = [(owner.key, item) for owner, item in others if item.gateway in names]
+        mine = {gateway.name: gateway for gateway in new.of(Gateway)} if new is not None else {}
+        names = dict.fromkeys((*(gateway.name for gateway in old.of(Gateway)), *mine) if old is not None else mine)
+        holders, moving = {}, set()
+        for name in names:
+            others = [each for each in self._gateway_holders.get(name, ()) if each[0] != key]
+            holders[name] = (*others, *([(key, mine[name])] if name in mine else []))
+            there, then = self.gateways.get(name), holders[name][-1][1] if holders[name] else None
+            if (there and there.external) != (then and then.external) or (there is None) is not (then is None):
+                moving.add(name)
+        moved = [
+            (owner.key, item)
+            for owner, item in (self.holding(Forward) if moving else ())
+            if item.gateway in moving and (owner is not new or item in kept)
+        ]
         self._place(moved, there=False)
-        for gateway in gateways:
-            if there:
-                self.gateways[gateway.name] = gateway
+        for name, found in holders.items():
+            self._gateway_holders[name] = found
+            if found:
+                self.gateways[name] = found[-1][1]
             else:
-                del self.gateways[gateway.name]
+                del self._gateway_holders[name]
+                self.gateways.pop(name, None)
         self._place(moved, there=True)
 
     def _place(self, forwards: Iterable[tuple[str, Forward]], *, there: bool) -> None:
@@ -401,16 +423,6 @@ _NOWHERE = (0, None)
 
 def _number(entry: tuple[str, _Numbered]) -> int:
     return entry[1][0]
-
-
-def _externals(owner: Owner | None) -> dict[str, str | None]:
-    return {gateway.name: gateway.external for gateway in owner.of(Gateway)} if owner is not None else {}
-
-
-def _new_forwards(owner: Owner, old: Owner | None) -> list[tuple[str, Forward]]:
-    """The forwards of an owner that listen where it had none before, each with the owner's key."""
-    had = set(old.of(Forward)) if old is not None and _externals(old) == _externals(owner) else set()
-    return [(owner.key, item) for item in owner.of(Forward) if item not in had]
 
 
 def _add(keys: SharingMap[str, tuple[str, ...]], at: str, key: str) -> None:

@@ -326,9 +326,8 @@ class Store:
             new = {name: value for name, value in header.items() if value != written.header.get(name)}
             changed = written.owners.differences(record.owners)
             owners = {key: owner.line if owner is not None else None for key, _, owner in changed}
-            # After a power cut nothing of a transaction that was under way is left to undo.
-            sync = self._instance is None and not isinstance(record.phase, Pending)
-            self._changes.append(base, Entry(new, owners), sync=sync)
+            # Each line before the next: a power cut damages the last one at most.
+            self._changes.append(base, Entry(new, owners), sync=self._instance is None)
             self._written = _Written(written.stat, {**written.header, **new}, record.owners.copy())
         else:
             self._write(record, header)
@@ -351,7 +350,7 @@ class Store:
 
     def _remove(self) -> None:
         """Take the record, the lock and, where nothing else is in it, the directory away."""
-        for path in (self._path, self._lock, self._journal, self._changes.path):
+        for path in (self._path, self._journal, self._changes.path, self._lock):  # from the last one on others write
             path.unlink(missing_ok=True)
         self._written, self._record = _Written(), Record()
         try:
@@ -470,18 +469,21 @@ def owners_on_disk(path: Path, kind: type[Object]) -> Owners:
         OSError: The record can't be read.
         ValueError: It is no record, or a damaged one; so do the others of `MALFORMED`.
     """
-    mark, owners = f'"type":"{kind.type}"', Owners()
-    first, *lines = files.our_text(path).splitlines() or [""]
-    for line in lines:
-        if mark in line:
-            owner = Owner.parse(line)
-            owners[owner.key] = owner
-    for entry in Changes(changes_path(path)).read(header_of(first).get("changes", "")):
-        for key, changed in entry.owners.items():
-            owners.remove(key)
-            if changed is not None and mark in changed:
-                owners[key] = Owner.parse(changed)
-    return owners
+    mark = f'"type":"{kind.type}"'
+    while True:
+        before, owners = _stat_of(path), Owners()
+        first, *lines = files.our_text(path).splitlines() or [""]
+        for line in lines:
+            if mark in line:
+                owner = Owner.parse(line)
+                owners[owner.key] = owner
+        for entry in Changes(changes_path(path)).read(header_of(first).get("changes", "")):
+            for key, changed in entry.owners.items():
+                owners.remove(key)
+                if changed is not None and mark in changed:
+                    owners[key] = Owner.parse(changed)
+        if _stat_of(path) == before:  # as in `header_on_disk`
+            return owners
 
 
 def _phase(header: dict[str, Any]) -> Phase:
