@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -89,3 +90,21 @@ def test_tables_of_another_version_that_were_changed_are_drift(upgraded: FakeHos
     before = len(upgraded.nftables.batches)
     assert read(upgraded) is None
     assert replacements(upgraded, before) == []
+
+
+def test_elements_are_sent_in_order() -> None:
+    """Of a new table and of a repair: nft lists an interval map of several fields as it was filled."""
+    host = FakeHost()
+    forwards = tuple(
+        Forward("ipv4", ("tcp",), (low, low + 5), "10.0.0.2", (low, low + 5), gateway="nat") for low in (100, 200, 300)
+    )
+    resources = {**RESOURCES, "PortForward": forwards}
+    host.agent.apply([Change(urn(kind), kind.lower(), objects) for kind, objects in resources.items()])
+    made = len(host.nftables.batches)
+    host.run_nft(f"flush map {TABLE} dnat_range4")
+    host.agent.apply([Change(urn("PortForward"), "portforward", forwards, known=True)])
+    for batches in (host.nftables.batches[:made], host.nftables.batches[made + 1 :]):
+        sent = [re.findall(r"\"[^,]*?10\.0\.0\.2", line) for each in batches for line in each.splitlines()
+                if "dnat_range4 {" in line and line.startswith("add")]  # fmt: skip
+        assert max(map(len, sent)) == 3 * len(forwards)
+        assert all(elements == sorted(elements) for elements in sent)

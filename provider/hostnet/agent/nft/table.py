@@ -214,7 +214,8 @@ class Table:
         6.18).
         """
         drop = "".join(f"delete table {name}\n" for name in self._existing())
-        everything = [Element(*place, value) for place, value in after.elements.entries()]
+        # In order, as a delta is: an interval map of several fields is listed as it was filled.
+        everything = [Element(*place, value) for place, value in sorted(after.elements.entries())]
         batch = (*_batch([], everything, after, self.own), *self._kept(after, former))
         self.nft.run(drop + table_text() + "".join(batch))
         listing = self._list(terse=True)
@@ -282,7 +283,7 @@ def _exact(
         added.append(Element(*place, value))
         if there is not None:
             removed.append(place)
-    return removed, added, left
+    return sorted(removed), sorted(added, key=lambda element: element.place), left
 
 
 def _batch(removed: list[Place], added: list[Element], after: Desired, own: str) -> Iterator[str]:
