@@ -106,7 +106,7 @@ def machine() -> dict[str, str]:
     return {
         "processor": f"{os.cpu_count()} cores, {cpu.partition(':')[2].strip() or platform.machine()}",
         "memory": f"{memory} GiB",
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "python": platform.python_version(),
         "nftables": nft.split()[1].lstrip("v") if nft else "none",
     }
