@@ -68,25 +68,29 @@ class Plugin:
 
     def read(self, resources: Iterable[Resource]) -> None:
         """Refresh resources at once."""
-        calls = [
-            self.stub.Read.future(
+        _at_once(
+            self.stub.Read,
+            (
                 provider_pb2.ReadRequest(id=each.id, properties=each.outputs, inputs=each.inputs, **each.about)
-            )
-            for each in resources
-        ]
-        for call in calls:
-            call.result()
+                for each in resources
+            ),
+        )
 
     def delete(self, resources: Iterable[Resource]) -> None:
         """Delete resources at once."""
-        calls = [
-            self.stub.Delete.future(
+        _at_once(
+            self.stub.Delete,
+            (
                 provider_pb2.DeleteRequest(id=each.id, properties=each.outputs, old_inputs=each.inputs, **each.about)
-            )
-            for each in resources
-        ]
-        for call in calls:
-            call.result()
+                for each in resources
+            ),
+        )
+
+
+def _at_once(call: Any, requests: Iterable[Any]) -> None:
+    """Send all requests, then wait for all answers."""
+    for sent in [call.future(request) for request in requests]:
+        sent.result()
 
 
 def peak_memory(pid: int) -> float:

@@ -35,7 +35,7 @@ child = os.posix_spawn("{{plugin}}", ["{{plugin}}", *sys.argv[1:]], os.environ)
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, _: os.kill(child, number))
 _, status, usage = os.wait4(child, 0)
-with Path("{{told}}").open("a") as file:
+with Path("{{figures}}").open("a") as file:
     print(json.dumps([usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime]), file=file)
 os._exit(os.waitstatus_to_exitcode(status) % 256)
 """
@@ -49,8 +49,8 @@ class Project:
         self._fleet, self._folder = fleet, fleet.directory / name
         plugin = fleet.directory / f"{name}-plugin" / "pulumi-resource-hostnet"
         plugin.parent.mkdir()
-        self._told = plugin.with_name("told")
-        plugin.write_text(MEASURED.format(plugin=provider / plugin.name, told=self._told))
+        self._figures = plugin.with_name("figures")
+        plugin.write_text(MEASURED.format(plugin=provider / plugin.name, figures=self._figures))
         plugin.chmod(0o755)
         self._environment = project(self._folder, plugin.parent, "", stateDir=STATE_DIR)
         ways = [fleet.arguments(number) for number in range(HOSTS)]
@@ -60,11 +60,11 @@ class Project:
         """What each command takes: seconds, the plugin's peak memory (MiB) and CPU time, the servers' CPU time."""
         took = {}
         for step, arguments in STEPS.items():
-            self._told.unlink(missing_ok=True)
+            self._figures.unlink(missing_ok=True)
             before = servers_cpu(self._fleet)
             took[f"{step} seconds"] = seconds(partial(self._run, arguments))
             took[f"{step} hosts"] = servers_cpu(self._fleet) - before
-            memory, busy = max(map(json.loads, self._told.read_text().splitlines()))
+            memory, busy = max(map(json.loads, self._figures.read_text().splitlines()))
             took |= {f"{step} memory": memory, f"{step} busy": busy}
         return took
 

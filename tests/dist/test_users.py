@@ -30,11 +30,11 @@ MADE = {"create": 5}
 AGAIN = {"same": 5}
 
 
-def check(user: User, told: dict[str, Any]) -> None:
+def check(user: User, reported: dict[str, Any]) -> None:
     """The program made its network, and found it as it was; nothing of it is left on the host."""
-    assert told["made"] == MADE
-    assert told["again"] == AGAIN
-    outputs = {name: output.get("value", output.get("Value")) for name, output in told["outputs"].items()}
+    assert reported["made"] == MADE
+    assert reported["again"] == AGAIN
+    outputs = {name: output.get("value", output.get("Value")) for name, output in reported["outputs"].items()}
     assert outputs["mac"].count(":") == 5
     assert outputs["tap"].startswith("web-")
     left = json.loads(user.host.run("ip -json link"))
@@ -60,8 +60,8 @@ def test_python(user: User, dist: Path) -> None:
     outputs = json.loads(user.run(*pulumi, "stack", "output", "--json"))
     again = json.loads(user.run(*pulumi, "preview", "--expect-no-changes", "--json"))
     user.run(*pulumi, "destroy", "--yes", "--skip-preview")
-    told = {name: {"value": value} for name, value in outputs.items()}
-    check(user, {"made": made, "again": again["changeSummary"], "outputs": told})
+    reported = {name: {"value": value} for name, value in outputs.items()}
+    check(user, {"made": made, "again": again["changeSummary"], "outputs": reported})
 
 
 def test_typescript(user: User, dist: Path) -> None:

@@ -242,7 +242,7 @@ class _Client(asyncssh.SSHClient):
 def save_questions(conn: asyncssh.SSHClientConnection, own: Sequence[asyncssh.SSHKeyPair]) -> None:
     """Have a connection log in with a key at once: two round trips less, of eleven up to the agent's greeting.
 
-    asyncssh (2.14 to 2.24) first asks which ways to log in there are ("none", RFC 4252, 5.2), then whether the server
+    asyncssh (2.24) first asks which ways to log in there are ("none", RFC 4252, 5.2), then whether the server
     would accept the key (7), and signs only then. An SSH agent may ask a person before it signs, so its keys are still
     asked about. What the server does not accept, it answers with the ways that there are; asyncssh goes on from there.
 

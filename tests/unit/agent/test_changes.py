@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hostnet.agent.linux import files
 from hostnet.agent.record import record as records
-from hostnet.agent.record.changes import Changes, Entry
+from hostnet.agent.record.changes import ChangesFile, Entry
 from hostnet.agent.record.originals import Mtu, Sysctl
 from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.phase import Idle, Pending, Result, RolledBack, Unconfirmed
@@ -300,10 +300,10 @@ def test_it_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.
 
 def test_an_entry_without_changes_is_small(tmp_path: Path) -> None:
     """The file alone, without a record."""
-    changes = Changes(tmp_path / "x.changes")
+    changes = ChangesFile(tmp_path / "x.changes")
     assert changes.read("a") == []
     changes.append("a", Entry({"phase": 1}, {"k": None}), sync=False)
     changes.append("a", Entry(), sync=False)
     assert changes.is_as_known()
-    assert Changes(changes.path).read("a") == [Entry({"phase": 1}, {"k": None}), Entry()]
-    assert Changes(changes.path).read("b") == []
+    assert ChangesFile(changes.path).read("a") == [Entry({"phase": 1}, {"k": None}), Entry()]
+    assert ChangesFile(changes.path).read("b") == []

@@ -54,7 +54,7 @@ _HOST = Snapshot(addresses={"eth0": ("192.0.2.1/24",), "eth1": ("192.0.2.2/24",)
 
 @given(_STEPS)
 def test_all_that_is_derived_from_owners(steps: list[tuple[int, bool, int, tuple[Object, ...]]]) -> None:
-    """Two versions that share what they have in common stay apart; indexes, elements and clashes are as made anew."""
+    """Two versions that share what they have in common stay apart; all else is as a new agent makes it."""
     versions, compiler, destinations = [Owners(), Owners()], Compiler(), Destinations()
     for which, branch, number, objects in steps:
         if branch:

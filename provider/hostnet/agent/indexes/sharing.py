@@ -106,3 +106,19 @@ class SharingMap(MutableMapping[KeyT, ValueT]):
                 if there is not value and there != value:
                     yield key
             yield from (key for key in theirs if key not in mine)
+
+
+def add_value(values: SharingMap[KeyT, tuple[ValueT, ...]], key: KeyT, value: ValueT) -> None:
+    """Add a value to those of a key, as the last one."""
+    values[key] = (*values.get(key, ()), value)
+
+
+def take_value(values: SharingMap[KeyT, tuple[ValueT, ...]], key: KeyT, value: ValueT) -> None:
+    """Take a value out of those of a key, once, if it is there; a key without any is taken out, too."""
+    left = list(values.get(key, ()))
+    if value in left:
+        left.remove(value)
+    if left:
+        values[key] = tuple(left)
+    else:
+        values.pop(key, None)

@@ -101,7 +101,7 @@ def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) 
     """
     if not owners.has(Gateway, Forward):
         return Context()
-    forwards, gateways = owners.lend_forwards(), {item.name: item for item in owners.every(Gateway)}
+    forwards, gateways = owners.lend_forwards(), dict(owners.gateways)
     declared: dict[str, tuple[str, ...]] = {}
     for item in owners.every(Address):
         declared[item.link] = (*declared.get(item.link, ()), item.cidr)

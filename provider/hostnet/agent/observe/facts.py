@@ -15,7 +15,7 @@ from hostnet.agent.nft.sysctls import FORWARDING
 from hostnet.agent.nft.table import Table
 from hostnet.agent.record.owners import Owners
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import Forward, Gateway, Lease, ports_text
+from hostnet.wire.objects import Forward, Lease, ports_text
 
 Facts = dict[str, Any]
 Counters = Mapping[Place, tuple[int, int]]
@@ -107,13 +107,12 @@ def forward_facts(owners: Owners, counters: Counters) -> Facts:
         owners: All owners.
         counters: Packets and bytes by place in our tables.
     """
-    externals = {gateway.name: gateway.external for gateway in owners.every(Gateway)}
     found, cuts = [], owners.forwards.cuts
     for owner, item in owners.holding(Forward):
         counts = [counters.get(element.place, (0, 0)) for element in counted(item, cuts)]
         found.append(
             {
-                "id": item.id_on((externals.get(item.gateway) if item.gateway else item.external) or ""),
+                "id": item.id_on(owners.external_of(item)),
                 "protocol": "+".join(item.protocols),
                 "sourcePorts": ports_text(item.ports),
                 "destinationAddress": item.address,

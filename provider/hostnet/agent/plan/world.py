@@ -82,8 +82,8 @@ class World:
 
     def link_owner(self, name: str) -> Owner | None:
         """The owner of a link."""
-        key = self.owners.links.get(name)
-        return self.owners[key] if key is not None else None
+        keys = self.owners.links.get(name)
+        return self.owners[keys[-1]] if keys else None
 
     def link(self, name: str) -> Link | None:
         """A declared link."""

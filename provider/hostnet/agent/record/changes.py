@@ -35,7 +35,7 @@ class Entry:
     owners: Mapping[str, str | None] = field(default_factory=dict)
 
 
-class Changes:
+class ChangesFile:
     """The file. Whoever writes holds the host's lock; whoever reads need not.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Generic, TypeVar
 
-from hostnet.agent.indexes.sharing import SharingMap
+from hostnet.agent.indexes.sharing import SharingMap, add_value, take_value
 from hostnet.wire.family import ANY_ADDRESS
 from hostnet.wire.objects import Forward
 
@@ -70,8 +70,7 @@ class ForwardIndex:
             if span[0] == span[1]:
                 _count(self._single, (external, family, protocol, span[0]), 1)
             else:
-                group = (family, protocol)
-                self._wide[group] = (*self._wide.get(group, ()), (span, external, key))
+                add_value(self._wide, (family, protocol), (span, external, key))
         self._note(item, 1)
 
     def drop(self, key: str, item: Forward, external: str) -> None:
@@ -84,7 +83,7 @@ class ForwardIndex:
             if span[0] == span[1]:
                 _count(self._single, (external, family, protocol, span[0]), -1)
             else:
-                _drop(self._wide, (family, protocol), (span, external, key))
+                take_value(self._wide, (family, protocol), (span, external, key))
         self._note(item, -1)
 
     def _note(self, item: Forward, by: int) -> None:
@@ -199,15 +198,15 @@ class _Spans(Generic[GroupT, ValueT]):
 
     def add(self, group: GroupT, span: Span, value: ValueT) -> None:
         if span[0] == span[1]:
-            self._single[group, span[0]] = (*self._single.get((group, span[0]), ()), value)
+            add_value(self._single, (group, span[0]), value)
         else:
-            self._ranges[group] = (*self._ranges.get(group, ()), (span, value))
+            add_value(self._ranges, group, (span, value))
 
     def drop(self, group: GroupT, span: Span, value: ValueT) -> None:
         if span[0] == span[1]:
-            _drop(self._single, (group, span[0]), value)
+            take_value(self._single, (group, span[0]), value)
         else:
-            _drop(self._ranges, group, (span, value))
+            take_value(self._ranges, group, (span, value))
 
     def overlapping(self, group: GroupT, span: Span) -> Iterator[tuple[Span, ValueT]]:
         yield from (each for each in reversed(self._ranges.get(group, ())) if _meet(each[0], span))
@@ -247,17 +246,6 @@ def _count(counts: SharingMap[KeyT, int], key: KeyT, by: int) -> None:
         counts[key] = count
     else:
         counts.pop(key, None)
-
-
-def _drop(values: SharingMap[KeyT, tuple[ValueT, ...]], key: KeyT, value: ValueT) -> None:
-    """Take a value out of those of a key, once."""
-    left = list(values.get(key, ()))
-    if value in left:
-        left.remove(value)
-    if left:
-        values[key] = tuple(left)
-    else:
-        values.pop(key, None)
 
 
 def _meet(one: Span, other: Span) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
-from hostnet.agent.indexes.sharing import SharingMap
+from hostnet.agent.indexes.sharing import SharingMap, add_value, take_value
 from hostnet.agent.record.forwards import ForwardIndex, Place, Span, places
 from hostnet.agent.record.networks import NETWORKED, Networks
 from hostnet.wire.errors import Code, HostnetError
@@ -125,7 +125,8 @@ class Owners(Mapping[str, Owner]):
     A copy shares with the original all that is the same. Most of many owners are port forwards.
 
     Attributes:
-        links: By the name of a link, its owner's key.
+        links: By the name of a link, its owner's key; of two, which there are while a resource changes its URN, the
+            later one is last and counts.
         gateways: By name.
         waiting: Those that wait for what others give up.
     """
@@ -141,9 +142,8 @@ class Owners(Mapping[str, Owner]):
         self._forwards: ForwardIndex | None = None
         self._networks: Networks | None = None
         self._lends_forwards = self._lends_networks = False  # whether others have it, too
-        self._link_holders: SharingMap[str, tuple[str, ...]] = SharingMap()
         self._gateway_holders: dict[str, tuple[tuple[str, Gateway], ...]] = {}
-        self.links: SharingMap[str, str] = SharingMap()
+        self.links: SharingMap[str, tuple[str, ...]] = SharingMap()
         self.gateways: dict[str, Gateway] = {}
         self.waiting: dict[str, Owner] = {}
         for key, owner in owners.items() if owners else ():
@@ -160,7 +160,7 @@ class Owners(Mapping[str, Owner]):
         other._forwards, other._networks = self.forwards, self.networks
         self._lends_forwards = self._lends_networks = other._lends_forwards = other._lends_networks = True
         other.links, other.gateways, other.waiting = self.links.copy(), dict(self.gateways), dict(self.waiting)
-        other._link_holders, other._gateway_holders = self._link_holders.copy(), dict(self._gateway_holders)
+        other._gateway_holders = dict(self._gateway_holders)
         return other
 
     # --- as a mapping ------------------------------------------------------------------------------------------------
@@ -213,13 +213,12 @@ class Owners(Mapping[str, Owner]):
         for kind in owner.kinds:
             self._kinds.setdefault(kind, SharingMap())[key] = entry
             self._in_order.pop(kind, None)
-        _add(self._urns, owner.urn, key)
-        _add(self._ids, owner.id, key)
+        add_value(self._urns, owner.urn, key)
+        add_value(self._ids, owner.id, key)
         if owner.wanted is not None:
             self.waiting[key] = owner
         for link in owner.of(Link):
-            _add(self._link_holders, link.name, key)
-            self.links[link.name] = key
+            add_value(self.links, link.name, key)
         for forwarding in owner.of(Forwarding):
             self._families[forwarding.family] = self._families.get(forwarding.family, 0) + 1
         if owner.kinds & NETWORKED and (networks := self._own_networks()):
@@ -242,15 +241,11 @@ class Owners(Mapping[str, Owner]):
         for kind in old.kinds:
             del self._kinds[kind][key]
             self._in_order.pop(kind, None)
-        _take_out(self._urns, old.urn, key)
-        _take_out(self._ids, old.id, key)
+        take_value(self._urns, old.urn, key)
+        take_value(self._ids, old.id, key)
         self.waiting.pop(key, None)
         for link in old.of(Link):
-            _take_out(self._link_holders, link.name, key)
-            if link.name in self._link_holders:
-                self.links[link.name] = self._link_holders[link.name][-1]
-            else:
-                del self.links[link.name]
+            take_value(self.links, link.name, key)
         for forwarding in old.of(Forwarding):
             self._families[forwarding.family] -= 1
         if old.kinds & NETWORKED and (networks := self._own_networks()):
@@ -276,7 +271,7 @@ class Owners(Mapping[str, Owner]):
             others = [each for each in self._gateway_holders.get(name, ()) if each[0] != key]
             holders[name] = (*others, *([(key, mine[name])] if name in mine else []))
             there, then = self.gateways.get(name), holders[name][-1][1] if holders[name] else None
-            if (there and there.external) != (then and then.external) or (there is None) is not (then is None):
+            if there is None or then is None or there.external != then.external:
                 moving.add(name)
         moved = [
             (owner.key, item)
@@ -423,18 +418,6 @@ _NOWHERE = (0, None)
 
 def _number(entry: tuple[str, _Numbered]) -> int:
     return entry[1][0]
-
-
-def _add(keys: SharingMap[str, tuple[str, ...]], at: str, key: str) -> None:
-    keys[at] = (*keys.get(at, ()), key)
-
-
-def _take_out(keys: SharingMap[str, tuple[str, ...]], at: str, key: str) -> None:
-    left = tuple(each for each in keys[at] if each != key)
-    if left:
-        keys[at] = left
-    else:
-        del keys[at]
 
 
 def _taken(place: Place, asked: Span, taken: Span, holder: Owner | None) -> HostnetError:

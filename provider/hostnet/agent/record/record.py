@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from hostnet.agent.linux import files
 from hostnet.agent.record import phase as phases
-from hostnet.agent.record.changes import Changes, Entry
+from hostnet.agent.record.changes import ChangesFile, Entry
 from hostnet.agent.record.lock import Background, Look, Waiter, acquire
 from hostnet.agent.record.originals import Mtu, Originals, Sysctl, mtus_from_json, mtus_to_json
 from hostnet.agent.record.owners import Owner, Owners
@@ -129,7 +129,7 @@ class Store:
         self._path = directory / f"{name}.json"
         self._lock = directory / f"{name}.lock"
         self._journal = directory / f"{name}.attached"
-        self._changes = Changes(changes_path(self._path))
+        self._changes = ChangesFile(changes_path(self._path))
         self._directory = directory
         self._instance = instance
         self._written = _Written()
@@ -253,19 +253,14 @@ class Store:
                 # A namespace of the same name, or the same one before a reboot.
                 self._written, self._record = _Written(), Record()
                 return
-            for line in text.splitlines()[1:]:
-                owner = Owner.parse(line)
-                owners[owner.key] = owner
+            _put_lines(text, owners)
             entries = self._changes.read(header.get("changes", ""))
         else:
             header, owners = dict(self._written.header), self._written.owners.copy()
             entries = self._changes.read_more(header.get("changes", ""))
         for entry in entries:
             header.update(entry.header)
-            for key, changed in entry.owners.items():
-                owners.remove(key)
-                if changed is not None:
-                    owners[key] = Owner.parse(changed)
+        _put_entries(entries, owners)
         self._record = _record_of(header, owners)
         self._written = _Written(now, header, owners.copy())
 
@@ -453,13 +448,11 @@ def header_on_disk(path: Path) -> dict[str, Any]:
         OSError: It can't be read.
         ValueError: It is no record, or a damaged one; so do the others of `MALFORMED`.
     """
-    while True:
-        before = _stat_of(path)
-        header = header_of(files.our_line(path))
-        for entry in Changes(changes_path(path)).read(header.get("changes", "")):
-            header.update(entry.header)
-        if _stat_of(path) == before:  # else another process wrote it as a whole in between, and they are of another one
-            return header
+    text, entries = _on_disk(path, files.our_line)
+    header = header_of(text)
+    for entry in entries:
+        header.update(entry.header)
+    return header
 
 
 def owners_on_disk(path: Path, kind: type[Object]) -> Owners:
@@ -469,21 +462,37 @@ def owners_on_disk(path: Path, kind: type[Object]) -> Owners:
         OSError: The record can't be read.
         ValueError: It is no record, or a damaged one; so do the others of `MALFORMED`.
     """
-    mark = f'"type":"{kind.type}"'
+    (text, entries), owners, mark = _on_disk(path, files.our_text), Owners(), f'"type":"{kind.type}"'
+    _put_lines(text, owners, mark)
+    _put_entries(entries, owners, mark)
+    return owners
+
+
+def _on_disk(path: Path, read: Callable[[Path], str]) -> tuple[str, list[Entry]]:
+    """A record's text and the changes beside it, of one moment."""
     while True:
-        before, owners = _stat_of(path), Owners()
-        first, *lines = files.our_text(path).splitlines() or [""]
-        for line in lines:
-            if mark in line:
-                owner = Owner.parse(line)
-                owners[owner.key] = owner
-        for entry in Changes(changes_path(path)).read(header_of(first).get("changes", "")):
-            for key, changed in entry.owners.items():
+        before, text = _stat_of(path), read(path)
+        entries = ChangesFile(changes_path(path)).read(header_of(text).get("changes", ""))
+        if _stat_of(path) == before:  # else another process wrote it as a whole in between, and they are of another one
+            return text, entries
+
+
+def _put_lines(text: str, owners: Owners, mark: str = "") -> None:
+    """Add the owners of a record's text whose line has a mark."""
+    for line in text.splitlines()[1:]:
+        if mark in line:
+            owner = Owner.parse(line)
+            owners[owner.key] = owner
+
+
+def _put_entries(entries: Iterable[Entry], owners: Owners, mark: str = "") -> None:
+    """Change owners as entries say; one whose line has not the mark is taken out."""
+    for entry in entries:
+        for key, line in entry.owners.items():
+            if line is not None and mark in line:
+                owners[key] = Owner.parse(line)
+            else:
                 owners.remove(key)
-                if changed is not None and mark in changed:
-                    owners[key] = Owner.parse(changed)
-        if _stat_of(path) == before:  # as in `header_on_disk`
-            return owners
 
 
 def _phase(header: dict[str, Any]) -> Phase:
