@@ -91,7 +91,13 @@ def test_every_element_that_is_missing_is_drift_of_an_owner(case: Case) -> None:
     def observed(there: Elements) -> tuple[Any, Any]:
         fault = "" if len(there) == len(whole) else "elements are missing"
         observation = Observation(
-            World(held, state), context, there, case.get("attached", {}), NAMES, lambda _: True, loopback_fault=fault
+            World(held, state),
+            context,
+            there,
+            case.get("attached", {}),
+            NAMES,
+            lambda _: True,
+            loopback_fault=lambda: fault,
         )
         tables = [each for each in held.values() if each.kinds & {Gateway, Forward, DhcpServer}]
         found = {each.key: [x.text for x in drift(each, observation) if x.field != "running"] for each in tables}

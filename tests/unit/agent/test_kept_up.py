@@ -73,6 +73,28 @@ def test_all_that_is_derived_from_owners(steps: list[tuple[int, bool, int, tuple
             _check_destinations(destinations, owners)
 
 
+def test_a_context_is_kept_for_the_same_moment_only() -> None:
+    """Other owners, other addresses of the host, or other attached interfaces: another context."""
+    owners, attached = Owners(), {"vm-1": "taps"}
+    bridge, gateway, forward = Link("br0", "bridge"), Gateway("nat", "eth0", ("br0",)), _looped("10.0.0.2")
+    for number, objects in enumerate([(bridge, Address("br0", "10.0.0.1/24")), (gateway,), (forward,)]):
+        owner = Owner(urn(f"Bridge b{number}"), f"b{number}", objects)
+        owners[owner.key] = owner
+    first = context_of(owners, _HOST, attached)
+    assert first.ports == ("vm-1",)
+    assert context_of(owners.copy(), _HOST, dict(attached)) is first
+    attached["vm-2"] = "taps"
+    assert context_of(owners, _HOST, attached).ports == ("vm-1", "vm-2")
+    other = Snapshot(addresses={**_HOST.addresses, "eth0": ("10.0.0.1/32",)})
+    assert context_of(owners, other, attached).shared == {"10.0.0.1"} != first.shared
+    owners.remove(owner.key)
+    assert context_of(owners, _HOST, attached).ports == ()
+
+
+def _looped(target: str) -> Forward:
+    return Forward("ipv4", ("tcp",), (80, 80), target, (80, 80), gateway="nat", loopback=True)
+
+
 def _named(item: Object, number: int) -> Object:
     """Two owners may have a link, or a gateway, of one name: while a resource changes its URN."""
     if isinstance(item, (Link, Gateway)):

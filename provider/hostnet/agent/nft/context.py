@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections import deque
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -94,6 +95,8 @@ class Context:
 def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) -> Context:
     """The context; an empty one if there is no gateway and no forward, and so no need for our table.
 
+    A transaction asks for it for the same owners, at the same moment, in several places: the latest ones are kept.
+
     Args:
         owners: All owners.
         snapshot: The host's interfaces and their addresses.
@@ -101,6 +104,17 @@ def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) 
     """
     if not owners.has(Gateway, Forward):
         return Context()
+    for version, then, ports, context in _LATEST:
+        if version is owners.version and then is snapshot and ports == attached:
+            return context
+    _LATEST.append((owners.version, snapshot, dict(attached), _context_of(owners, snapshot, attached)))
+    return _LATEST[-1][-1]
+
+
+_LATEST: deque[tuple[object, Snapshot, Mapping[str, str], Context]] = deque(maxlen=4)
+
+
+def _context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) -> Context:
     forwards, gateways = owners.lend_forwards(), dict(owners.gateways)
     declared: dict[str, tuple[str, ...]] = {}
     for item in owners.every(Address):

@@ -71,7 +71,8 @@ class Compiler:
             return self._desired
         stale = set(_dependent(before.owners, owners)) if compiled else set()
         changed.update({key: owners[key] for key in stale})
-        fresh = {COMMON: _compile_common(context, compiled.get(COMMON, ()))}
+        alike = alike and context == self._context and COMMON in compiled
+        fresh = {} if alike else {COMMON: _compile_common(context, compiled.get(COMMON, ()))}
         for key, owner in changed.items():
             fresh[key] = _compile(owner, context, () if key in stale else compiled.get(key, ()))
         after = _changed(before, compiled, fresh, owners)
@@ -81,6 +82,11 @@ class Compiler:
                 del compiled[key]
         self._context, self._desired, self._compiled = context, after, compiled
         return after
+
+    @property
+    def common(self) -> Iterator[Element]:
+        """What all owners share, of what `desired` had last."""
+        return (element for _, elements in self._compiled.get(COMMON, ()) for element in elements)
 
     def elements(self, owner: Owner) -> Iterator[Element]:
         """What the tables should hold for one of the owners that `desired` had last."""

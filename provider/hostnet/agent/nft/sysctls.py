@@ -51,7 +51,7 @@ class Sysctls:
         self._localnet = Destinations()
         self._closed_homes = Destinations()
 
-    def sync(self, record: Record, owners: Owners, context: Context, snapshot: Snapshot) -> None:
+    def sync(self, record: Record, owners: Owners, context: Context, snapshot: Snapshot) -> bool:
         """Set what these owners need, and restore what no owner needs any more.
 
         Args:
@@ -60,10 +60,13 @@ class Sysctls:
             context: What their elements depend on.
             snapshot: The host's interfaces.
 
+        Returns:
+            Whether any was set or restored.
+
         Raises:
             SysctlError: One can't be set.
         """
-        wanted = dict(self._wanted(record, owners, context, snapshot))
+        wanted, written = dict(self._wanted(record, owners, context, snapshot)), False
         for name, value in wanted.items():
             current = self._kernel.sysctl(name)
             if current is None:
@@ -72,7 +75,8 @@ class Sysctls:
                 record.sysctls[name] = Sysctl(current, value)
             if current != value:
                 self._write(name, value)
-        self._release(record, wanted)
+                written = True
+        return self._release(record, wanted) or written
 
     def remember(self, record: Record, owners: Owners, context: Context, snapshot: Snapshot) -> None:
         """Have the record remember the values that `sync` is going to change, for whoever undoes the transaction."""
@@ -89,11 +93,14 @@ class Sysctls:
         """
         self._release(record, dict(self._wanted(record, owners, context, snapshot)))
 
-    def _release(self, record: Record, wanted: Mapping[str, str]) -> None:
+    def _release(self, record: Record, wanted: Mapping[str, str]) -> bool:
+        """Restore what is not wanted any more; whether there was any."""
         # Forwarding goes off before accept_ra is 1 again: in the other order the uplink would lose its default route.
-        for name in reversed([name for name in record.sysctls if name not in wanted]):
+        unwanted = [name for name in record.sysctls if name not in wanted]
+        for name in reversed(unwanted):
             self._restore(name, record.sysctls[name])
             del record.sysctls[name]  # not before: what could not be restored is tried again
+        return bool(unwanted)
 
     def _restore(self, name: str, held: Sysctl) -> None:
         if held.old != held.ours and self._kernel.sysctl(name) == held.ours and not self._shared():

@@ -193,7 +193,7 @@ def _dhcp_drift(item: DhcpServer, observation: Observation) -> Iterator[Differen
 def _forward_drift(item: Forward, observation: Observation, intact: Callable[[], bool]) -> Iterable[Difference]:
     # Of ten thousand forwards nearly all are as they should be: their elements are not looked at one by one.
     goes = item.gateway is None or item.gateway in observation.context.gateways
-    if goes and intact() and not (item.loopback and observation.loopback_fault):
+    if goes and intact() and not (item.loopback and observation.loopback_fault()):
         return ()
     return forward_drift(item, observation)
 

@@ -45,7 +45,7 @@ class Observation:
     names: Names = field(default_factory=Names)
     forwarding: Callable[[Family], bool] = lambda _: False
     undeclared: Elements = field(default_factory=dict)
-    loopback_fault: str = ""
+    loopback_fault: Callable[[], str] = lambda: ""
     held: Container[str] = ()
     dropped: frozenset[str] = frozenset()
     watcher_runs: bool = True

@@ -125,6 +125,7 @@ class Owners(Mapping[str, Owner]):
     A copy shares with the original all that is the same. Most of many owners are port forwards.
 
     Attributes:
+        version: Which owners these are: another object after each change, the same one in a copy.
         links: By the name of a link, its owner's key; of two, which there are while a resource changes its URN, the
             later one is last and counts.
         gateways: By name.
@@ -132,6 +133,8 @@ class Owners(Mapping[str, Owner]):
     """
 
     def __init__(self, owners: Mapping[str, Owner] | None = None) -> None:
+        self.version = object()
+        self._lends = False  # whether a copy has what follows, too
         self._numbered: SharingMap[str, _Numbered] = SharingMap()
         self._last = 0
         self._kinds: dict[type[Any], SharingMap[str, _Numbered]] = {}
@@ -150,18 +153,25 @@ class Owners(Mapping[str, Owner]):
             self[key] = owner
 
     def copy(self) -> Owners:
-        """One that changes apart from this."""
-        other = Owners()
-        other._numbered, other._last = self._numbered.copy(), self._last
-        other._kinds = {kind: each.copy() for kind, each in self._kinds.items()}
-        other._in_order = dict(self._in_order)
-        other._urns, other._ids, other._families = self._urns.copy(), self._ids.copy(), dict(self._families)
-        # Made here it lasts: a copy's own goes with the copy.
-        other._forwards, other._networks = self.forwards, self.networks
-        self._lends_forwards = self._lends_networks = other._lends_forwards = other._lends_networks = True
-        other.links, other.gateways, other.waiting = self.links.copy(), dict(self.gateways), dict(self.waiting)
-        other._gateway_holders = dict(self._gateway_holders)
+        """One that changes apart from this. Most copies never change, and have nothing of their own."""
+        self.forwards, self.networks  # noqa: B018  # made here they last: a copy's own go with the copy
+        self._lends = self._lends_forwards = self._lends_networks = True
+        other = Owners.__new__(Owners)
+        vars(other).update(vars(self))
         return other
+
+    def _begin_change(self) -> None:
+        """Have nothing in common with a copy that a change would show in."""
+        self.version = object()
+        if not self._lends:
+            return
+        self._lends = False
+        self._numbered, self.links = self._numbered.copy(), self.links.copy()
+        self._kinds = {kind: each.copy() for kind, each in self._kinds.items()}
+        self._in_order = dict(self._in_order)
+        self._urns, self._ids, self._families = self._urns.copy(), self._ids.copy(), dict(self._families)
+        self.gateways, self.waiting = dict(self.gateways), dict(self.waiting)
+        self._gateway_holders = dict(self._gateway_holders)
 
     # --- as a mapping ------------------------------------------------------------------------------------------------
 
@@ -204,6 +214,7 @@ class Owners(Mapping[str, Owner]):
         old = self.get(key)
         if old is owner:
             return
+        self._begin_change()
         kept = frozenset(old.of(Forward)).intersection(owner.of(Forward)) if old is not None else frozenset()
         if old is not None:
             self._drop(key, old, kept)
@@ -230,6 +241,7 @@ class Owners(Mapping[str, Owner]):
         """Take an owner out, if it is there."""
         old = self.get(key)
         if old is not None:
+            self._begin_change()
             self._drop(key, old, frozenset())
             self._have_gateways(key, old, None)
 

@@ -68,6 +68,7 @@ class Applier:
         for step in steps:
             if step.owner in transition.failed:
                 continue
+            transition.performed = True
             try:
                 self._subsystems.kernel.perform(step.operation)
             except (OSError, LookupError) as error:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import ClassVar
 
+from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import context_of
 from hostnet.agent.nft.gateway_elements import closed_addresses
 from hostnet.agent.observe.listeners import left_alone
@@ -141,7 +142,7 @@ class Host:
         for old, new in admitted.renamed.items():
             record.hand_over(old, new)
         if not admitted.pairs:
-            return self._report(record, changes, admitted, Result())
+            return self._report(record, changes, admitted, Result(), admitted.snapshot)
         confirmation.begun(transaction)
         transition = self._applier.run(record, admitted.pairs, admitted.snapshot, admitted.replaced)
         for old, new in admitted.renamed.items():
@@ -150,11 +151,14 @@ class Host:
         record.phase = transition.unconfirmed(transaction) if confirmation.required else Idle()
         result = admitted.result(transition.failed)
         record.add_result(transaction, result)
-        return self._report(record, changes, admitted, result, self._subsystems.commit(record))
+        warnings = self._subsystems.commit(record)
+        snapshot = self.kernel.snapshot() if transition.performed else admitted.snapshot
+        return self._report(record, changes, admitted, result, snapshot, warnings)
 
     def _repeat(self, record: Record, changes: list[Change], result: Result) -> list[Outcome]:
         """The outcomes of changes that another agent applied, whose answer was lost."""
-        return self._report(record, changes, self._admit(record, changes), result)
+        admitted = self._admit(record, changes)
+        return self._report(record, changes, admitted, result, admitted.snapshot)
 
     def _admit(self, record: Record, changes: list[Change]) -> Admitted:
         snapshot = replace(self.kernel.snapshot(), leased=self._subsystems.servers.leased())
@@ -166,6 +170,7 @@ class Host:
         changes: list[Change],
         admitted: Admitted,
         result: Result,
+        snapshot: Snapshot,
         warnings: tuple[str, ...] = (),
     ) -> list[Outcome]:
         """What became of each change.
@@ -175,11 +180,12 @@ class Host:
             changes: All of them.
             admitted: Those that were applied, and what became of the others.
             result: The errors.
+            snapshot: The host as it is afterwards.
             warnings: About all of them; they go with the first outcome.
         """
         outcomes = dict(admitted.outcomes)
         for (number, owner), states in zip(
-            admitted.owners.items(), self._queries.states(record, admitted.owners.values())
+            admitted.owners.items(), self._queries.states(record, admitted.owners.values(), snapshot)
         ):
             notes = (admitted.notes[number],) if number in admitted.notes else ()
             mine = (*warnings, *left_alone(owner, World(record.owners, admitted.snapshot)))

@@ -10,7 +10,6 @@ from typing import Any
 from hostnet.agent.linux.libnftables import MissingLibraryError
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import Context, context_of
-from hostnet.agent.nft.elements import compile_common
 from hostnet.agent.nft.ruleset import Place
 from hostnet.agent.nft.sysctls import FORWARDING
 from hostnet.agent.observe import facts
@@ -133,12 +132,18 @@ class Queries:
         objects, found = (*owner.objects, *(x for x, _ in undeclared)), (*found, *(x for _, x in undeclared))
         return View(owner.id, objects, found, self._subsystems.persistence.warnings(owner))
 
-    def states(self, record: Record, owners: Iterable[Owner]) -> Iterator[tuple[ObjectState | None, ...]]:
+    def states(
+        self, record: Record, owners: Iterable[Owner], snapshot: Snapshot
+    ) -> Iterator[tuple[ObjectState | None, ...]]:
         """The state of each object of owners that were just applied: the elements of our table are taken for there.
 
         Those that wait for another resource are taken for as declared.
+
+        Args:
+            record: As it is afterwards.
+            owners: Those that were applied.
+            snapshot: What the kernel has.
         """
-        snapshot = self._subsystems.kernel.snapshot()
         context = context_of(record.owners, snapshot, record.attached)
         elements = self._subsystems.compiler.desired(record.owners, context).elements
         waiting = {key: owner.later for key, owner in record.owners.waiting.items()}
@@ -184,7 +189,7 @@ class Queries:
             record.attached,
             names_of(record.owners.every(Link)),
             cache(lambda family: self._subsystems.sysctls.on(record, family, record.owners, context, snapshot)),
-            loopback_fault=self._loopback_fault(record, context, snapshot, elements),
+            loopback_fault=cache(lambda: self._loopback_fault(record, context, snapshot, elements)),
             dhcp=lambda server: self._subsystems.servers.state(server, world),
         )
 
@@ -205,7 +210,7 @@ class Queries:
 
     def _loopback_fault(self, record: Record, context: Context, snapshot: Snapshot, elements: Elements) -> str:
         """What is wrong with what all forwards share for `loopback`; "": nothing."""
-        if not all(element.place in elements for element, _ in compile_common(context)):
+        if not all(each.place in elements for each in self._subsystems.compiler.common):
             return "nftables elements are missing"
         links = (snapshot.links[port] for port in context.ports if port in snapshot.links)
         if not all(link.hairpin for link in links if link.master):

@@ -135,8 +135,10 @@ class Synchronizer:
         """
         record, snapshot = transition.record, transition.snapshot
         try:
-            self._subsystems.sysctls.sync(record, owners, context_of(owners, snapshot, record.attached), snapshot)
+            context = context_of(owners, snapshot, record.attached)
+            transition.performed |= self._subsystems.sysctls.sync(record, owners, context, snapshot)
         except SysctlError as failure:
+            transition.performed = True
             error = kernel_error(failure.operation, failure.error)
             raise OwnerError(list(_with_any(pairs, {Forwarding})), error) from None
 

@@ -33,6 +33,7 @@ class Transition:
         replaced: By the key of an owner that goes, the key of the one that is created instead.
         originals: What the record had to put back when the first operation was performed.
         done: By owner, the steps that were performed.
+        performed: Whether the kernel's links, addresses, routes or sysctls were changed: they are not as in `snapshot`.
         failed: By owner, why it failed. It is as before then, or, where the code is PARTIAL, changed in part.
     """
 
@@ -46,6 +47,7 @@ class Transition:
     originals: Originals = field(default_factory=Originals)
     done: dict[str, list[Step]] = field(default_factory=dict)
     failed: dict[str, HostnetError] = field(default_factory=dict)
+    performed: bool = False
     _owners: tuple[dict[str, HostnetError], Owners] | None = None
 
     @classmethod
@@ -60,7 +62,7 @@ class Transition:
         attached = attached_after(record.attached, links, ())
         old_ports = context_of(before, snapshot, record.attached).ports
         hairpin(next(iter(pairs)), old_ports, context_of(world.owners, snapshot, attached).ports, snapshot, links)
-        return cls(record, pairs, snapshot, before, record.attached, links)
+        return cls(record, pairs, snapshot, before, record.attached, links, _owners=({}, world.owners))
 
     @property
     def owners(self) -> Owners:
