@@ -158,7 +158,7 @@ def test_errors_are_one_line_and_an_exit_code(terminal: Terminal) -> None:
 )
 def test_hosts(text: str, values: dict[str, Any]) -> None:
     """As ssh and URLs write them."""
-    from hostnet.cli.main import host  # noqa: PLC0415 - beside what it is about
+    from hostnet.cli.arguments import host  # noqa: PLC0415 - beside what it is about
 
     assert host(text) == values
 
@@ -189,14 +189,22 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         world.close()
 
 
-def test_over_ssh(server: World, terminal: Terminal) -> None:
-    """`--host`: the same, on another machine, with its key known; nothing stays there."""
+@pytest.mark.parametrize("key", ["known", "given", "another"])
+def test_over_ssh(server: World, terminal: Terminal, key: str) -> None:
+    """`--host`: the same, on another machine, with its key known, or given by `--host-key`; nothing stays there."""
     argv = terminal.argv("status", "--json", "--host", "root@192.0.2.2", "--identity", str(server.key))[:-4]
     argv += ["--state-dir", str(server.directory / "state")]
+    home = Path(os.environ["HOME"])
+    if key != "known":
+        (home / ".ssh" / "known_hosts").unlink()
+        argv += ["--host-key", server.server.host_key if key == "given" else server.key.with_suffix(".pub").read_text()]
     done = server.client.call(
         lambda: subprocess.run(argv, env={**terminal.environment, "HOME": os.environ["HOME"]}, capture_output=True,
                                text=True, check=False, timeout=120)
     )  # fmt: skip
+    if key == "another":
+        assert (done.returncode, "host key mismatch" in done.stderr) == (UNREACHED, True)
+        return
     assert done.returncode == OK, done.stderr
     assert json.loads(done.stdout)["host"] == "root@192.0.2.2"
     assert json.loads(done.stdout)["resources"] == []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from hostnet.cli.main import main, parser
+from hostnet.cli.arguments import connection, parsed, parser
+from hostnet.cli.main import main
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,7 @@ from hostnet.cli.main import main, parser
         (["--host", "server:0"], "must be a port"),
         (["--host", "server:70000"], "must be a port"),
         (["--state-dir", "state"], "must be an absolute path"),
+        (["--host-key", "server ssh-ed25519 AAAA"], "must be a public key in authorized_keys format"),
     ],
 )
 def test_what_is_refused(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,3 +35,14 @@ def test_what_is_taken() -> None:
     options = parser().parse_args(["status", "--host", "admin@[fd12::1]:2222", "--netns", "demo", "--state-dir", "/x"])
     assert options.host == {"host": "fd12::1", "user": "admin", "port": 2222}
     assert (options.netns, options.state_dir) == ("demo", "/x")
+
+
+def test_a_host_key_is_of_the_host(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is the connection's `hostKey`, not the jump host's; this machine has none."""
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGM1"
+    to = connection(parsed(["status", "--host", "server", "--jump", "bastion", f"--host-key={key} root@server"]))
+    assert (to.host_key, to.proxy and to.proxy.host_key) == (key, None)
+    with pytest.raises(SystemExit) as ended:
+        main(["status", f"--host-key={key}"])
+    assert ended.value.code == 2
+    assert "--host-key needs --host" in capsys.readouterr().err

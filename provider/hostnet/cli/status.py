@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import heapq
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,22 +20,71 @@ if TYPE_CHECKING:
 
 _MOST_MEMBERS = 6
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+# With more resources or forwards than this, a summary is shown: it fits a screen.
+FEW = 20
+_MOST_ROWS = 6  # of each table of a summary
+_MORE = "Show every resource and forward with --all."
 
 
-def show(console: Console, label: str, data: dict[str, Any]) -> None:
-    """Print the agent's answer to `status`."""
-    resources = data["resources"]
+def show(console: Console, label: str, data: dict[str, Any], *, whole: bool) -> None:
+    """Print the agent's answer to `status`.
+
+    Args:
+        console: Where.
+        label: The host.
+        data: The answer.
+        whole: Every resource and every forward, also where there are many.
+    """
+    resources, forwards = data["resources"], data["portForwards"]
     if not resources:
         console.print(f"{escape(label)}: hostnet has no resources here")
         return
-    drifted = sum(bool(resource["drift"]) for resource in resources)
-    state = f"[yellow]{drifted} not as declared[/]" if drifted else "[green]all as declared[/]"
-    console.print(f"{escape(label)}: {len(resources)} resource{'' if len(resources) == 1 else 's'}, {state}")
-    print_resources(console, resources)
-    if data["portForwards"]:
-        _print_forwards(console, data["portForwards"], {each["urn"]: each["name"] for each in resources})
+    drifted = [resource for resource in resources if resource["drift"]]
+    state = f"[yellow]{len(drifted):,} not as declared[/]" if drifted else "[green]all as declared[/]"
+    console.print(
+        f"{escape(label)}: {len(resources):,} resource{'' if len(resources) == 1 else 's'}, {state}", highlight=False
+    )
+    names = {each["urn"]: each["name"] for each in resources}
+    if whole or max(len(resources), len(forwards)) <= FEW:
+        print_resources(console, resources)
+        if forwards:
+            _print_forwards(console, "Port forwards", forwards, names)
+    else:
+        _print_summary(console, resources, drifted)
+        if forwards:
+            busiest = heapq.nlargest(_MOST_ROWS, forwards, key=lambda each: each["bytes"])
+            _print_forwards(console, f"The busiest of {len(forwards):,} port forwards", busiest, names)
+        console.print(_MORE)
     for line in _notes(data):
         console.print(line)
+
+
+def _print_summary(console: Console, resources: Sequence[dict[str, Any]], drifted: Sequence[dict[str, Any]]) -> None:
+    """Print what is not as declared, and how many resources of each kind each stack has."""
+    if drifted:
+        wrong = [
+            (_stack(each), each["kind"], each["name"], Text(_first(each["drift"]), "yellow"))
+            for each in drifted[:_MOST_ROWS]
+        ]
+        more = f" ({_MOST_ROWS} of {len(drifted):,})" if len(drifted) > _MOST_ROWS else ""
+        print_table(console, f"Not as declared{more}", ("stack", "kind", "name", "state"), wrong)
+    kinds = sorted({each["kind"] for each in resources})
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for each in resources:
+        counts[_stack(each)][each["kind"]] += 1
+    largest = heapq.nlargest(_MOST_ROWS, counts, key=lambda stack: counts[stack].total())
+    more = f" ({_MOST_ROWS} of {len(counts):,} stacks)" if len(counts) > _MOST_ROWS else ""
+    rows = [(stack, *(f"{counts[stack][kind]:,}" for kind in kinds)) for stack in largest]
+    print_table(console, f"Resources{more}", ("stack", *kinds), rows, right=kinds)
+
+
+def _stack(resource: dict[str, Any]) -> str:
+    return f"{resource['project']}/{resource['stack']}" if resource["stack"] else "?"
+
+
+def _first(lines: Sequence[str]) -> str:
+    """The first of several differences."""
+    return lines[0] + (f", and {len(lines) - 1:,} more" if len(lines) > 1 else "")
 
 
 def as_declared(data: dict[str, Any]) -> bool:
@@ -46,13 +96,9 @@ def as_declared(data: dict[str, Any]) -> bool:
 
 def print_resources(console: Console, resources: Sequence[dict[str, Any]]) -> None:
     """Print the resources by stack, with what each is on the host, and what is not as declared."""
-    by_stack: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for each in resources:
-        by_stack[f"{each['project']}/{each['stack']}" if each["stack"] else "?"].append(each)
     rows = [
-        (stack, each["kind"], each["name"], holds(each), _state(each["drift"]))
-        for stack, held in sorted(by_stack.items())
-        for each in sorted(held, key=lambda each: (each["kind"], each["name"]))
+        (_stack(each), each["kind"], each["name"], holds(each), _state(each["drift"]))
+        for each in sorted(resources, key=lambda each: (_stack(each), each["kind"], each["name"]))
     ]
     print_table(console, "Resources", ("stack", "kind", "name", "on the host", "state"), rows)
 
@@ -96,19 +142,19 @@ def inside(gateway: dict[str, Any]) -> list[str]:
     return [*gateway.get("internal", ()), *gateway.get("internal4", ()), *gateway.get("internal6", ())]
 
 
-def _print_forwards(console: Console, forwards: list[dict[str, Any]], names: dict[str, str]) -> None:
+def _print_forwards(console: Console, title: str, forwards: Sequence[dict[str, Any]], names: dict[str, str]) -> None:
     rows = [
         (
             names.get(each["owner"], each["owner"]),
             each["id"],
             str(Destination(each["destinationAddress"], split_ports(each["destinationPorts"]))),
-            str(each["packets"]),
+            f"{each['packets']:,}",
             in_units(each["bytes"]),
         )
         for each in forwards
     ]
     columns = ("resource", "id", "destination", "packets", "bytes")
-    print_table(console, "Port forwards", columns, rows, right=("packets", "bytes"))
+    print_table(console, title, columns, rows, right=("packets", "bytes"))
 
 
 def in_units(size: int) -> str:

@@ -36,7 +36,8 @@ def print_table(
         lines = _plain(columns, [[str(cell) for cell in row] for row in rows], right)
         console.out(f"{title}\n" + "\n".join(lines), highlight=False)
         return
-    table = Table(title=title, title_justify="left")
+    console.print(title, style="italic", markup=False, highlight=False)  # a table's own is wrapped to its width
+    table = Table()
     for column in columns:
         table.add_column(column, overflow="fold", justify="right" if column in right else "left")
     for row in rows:
