@@ -85,6 +85,7 @@ export class PortForward extends pulumi.CustomResource {
             resourceInputs["natGateway"] = args?.natGateway;
             resourceInputs["protocol"] = args?.protocol;
             resourceInputs["sourceCidrs"] = args?.sourceCidrs;
+            resourceInputs["sourceNat"] = args?.sourceNat;
             resourceInputs["sourcePort"] = args?.sourcePort;
             resourceInputs["destinationAddress"] = undefined /*out*/;
             resourceInputs["destinationPorts"] = undefined /*out*/;
@@ -138,6 +139,10 @@ export interface PortForwardArgs {
      * The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
      */
     sourceCidrs?: pulumi.Input<pulumi.Input<string>[] | undefined>;
+    /**
+     * Shows the target an address of this host instead of the client's, for a target whose replies would not come back through this host. Not where the target has to know its clients. Default: false. On the host: Each port is an element of a set by which new connections are masqueraded at postrouting. Connections in progress keep their source; of UDP they are forgotten.
+     */
+    sourceNat?: pulumi.Input<boolean | undefined>;
     /**
      * The port on the external side: a number, or a range such as `"8000:8010"`. On the host: It is a part of the element's key. A range is one interval element. A change replaces the resource.
      */

@@ -120,6 +120,15 @@ class ForwardInputs(Declared):
         effect="The forward has elements for the internal interfaces and for the output hook.",
         field="loopback",
     )
+    source_nat: bool = prop(
+        Bool(),
+        "Shows the target an address of this host instead of the client's, for a target whose replies would not come "
+        "back through this host. Not where the target has to know its clients.",
+        default=False,
+        effect="Each port is an element of a set by which new connections are masqueraded at postrouting. Connections "
+        "in progress keep their source; of UDP they are forgotten.",
+        field="source_nat",
+    )
 
 
 def destination_of(value: Value) -> Destination | None:

@@ -198,6 +198,7 @@ class Forward:
     sources: tuple[Span, ...] = ()  # CIDRs; (): anyone
     loopback: bool = True
     resolved: bool = False  # `external` was not declared: the agent filled in the default route's interface
+    source_nat: bool = False  # the target sees an address of this host
 
     @property
     def key(self) -> str:

@@ -92,6 +92,8 @@ type portForwardArgs struct {
 	Protocol *string `pulumi:"protocol"`
 	// The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
 	SourceCidrs []string `pulumi:"sourceCidrs"`
+	// Shows the target an address of this host instead of the client's, for a target whose replies would not come back through this host. Not where the target has to know its clients. Default: false. On the host: Each port is an element of a set by which new connections are masqueraded at postrouting. Connections in progress keep their source; of UDP they are forgotten.
+	SourceNat *bool `pulumi:"sourceNat"`
 	// The port on the external side: a number, or a range such as `"8000:8010"`. On the host: It is a part of the element's key. A range is one interval element. A change replaces the resource.
 	SourcePort interface{} `pulumi:"sourcePort"`
 }
@@ -114,6 +116,8 @@ type PortForwardArgs struct {
 	Protocol pulumi.StringPtrInput
 	// The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
 	SourceCidrs pulumi.StringArrayInput
+	// Shows the target an address of this host instead of the client's, for a target whose replies would not come back through this host. Not where the target has to know its clients. Default: false. On the host: Each port is an element of a set by which new connections are masqueraded at postrouting. Connections in progress keep their source; of UDP they are forgotten.
+	SourceNat pulumi.BoolPtrInput
 	// The port on the external side: a number, or a range such as `"8000:8010"`. On the host: It is a part of the element's key. A range is one interval element. A change replaces the resource.
 	SourcePort pulumi.Input
 }

@@ -680,6 +680,8 @@ type ForwardPort struct {
 	Protocol *string `pulumi:"protocol"`
 	// The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
 	SourceCidrs []string `pulumi:"sourceCidrs"`
+	// Shows the target an address of this host instead of the client's, for a target whose replies would not come back through this host. Not where the target has to know its clients. Default: false. On the host: Each port is an element of a set by which new connections are masqueraded at postrouting. Connections in progress keep their source; of UDP they are forgotten.
+	SourceNat *bool `pulumi:"sourceNat"`
 	// The port on the external side: a number, or a range such as `"8000:8010"`. On the host: It is a part of the element's key. A range is one interval element.
 	SourcePort interface{} `pulumi:"sourcePort"`
 }
@@ -707,6 +709,8 @@ type ForwardPortArgs struct {
 	Protocol pulumi.StringPtrInput `pulumi:"protocol"`
 	// The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
 	SourceCidrs pulumi.StringArrayInput `pulumi:"sourceCidrs"`
+	// Shows the target an address of this host instead of the client's, for a target whose replies would not come back through this host. Not where the target has to know its clients. Default: false. On the host: Each port is an element of a set by which new connections are masqueraded at postrouting. Connections in progress keep their source; of UDP they are forgotten.
+	SourceNat pulumi.BoolPtrInput `pulumi:"sourceNat"`
 	// The port on the external side: a number, or a range such as `"8000:8010"`. On the host: It is a part of the element's key. A range is one interval element.
 	SourcePort pulumi.Input `pulumi:"sourcePort"`
 }
@@ -786,6 +790,11 @@ func (o ForwardPortOutput) Protocol() pulumi.StringPtrOutput {
 // The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
 func (o ForwardPortOutput) SourceCidrs() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v ForwardPort) []string { return v.SourceCidrs }).(pulumi.StringArrayOutput)
+}
+
+// Shows the target an address of this host instead of the client's, for a target whose replies would not come back through this host. Not where the target has to know its clients. Default: false. On the host: Each port is an element of a set by which new connections are masqueraded at postrouting. Connections in progress keep their source; of UDP they are forgotten.
+func (o ForwardPortOutput) SourceNat() pulumi.BoolPtrOutput {
+	return o.ApplyT(func(v ForwardPort) *bool { return v.SourceNat }).(pulumi.BoolPtrOutput)
 }
 
 // The port on the external side: a number, or a range such as `"8000:8010"`. On the host: It is a part of the element's key. A range is one interval element.

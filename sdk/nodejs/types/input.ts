@@ -185,6 +185,10 @@ export interface ForwardPortArgs {
      */
     sourceCidrs?: pulumi.Input<pulumi.Input<string>[] | undefined>;
     /**
+     * Shows the target an address of this host instead of the client's, for a target whose replies would not come back through this host. Not where the target has to know its clients. Default: false. On the host: Each port is an element of a set by which new connections are masqueraded at postrouting. Connections in progress keep their source; of UDP they are forgotten.
+     */
+    sourceNat?: pulumi.Input<boolean | undefined>;
+    /**
      * The port on the external side: a number, or a range such as `"8000:8010"`. On the host: It is a part of the element's key. A range is one interval element.
      */
     sourcePort: pulumi.Input<number | string>;

@@ -780,6 +780,10 @@ class ForwardPortArgsDict(TypedDict):
     """
     The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
     """
+    source_nat: NotRequired[pulumi.Input[Optional[_builtins.bool]]]
+    """
+    Shows the target an address of this host instead of the client's, for a target whose replies would not come back through this host. Not where the target has to know its clients. Default: false. On the host: Each port is an element of a set by which new connections are masqueraded at postrouting. Connections in progress keep their source; of UDP they are forgotten.
+    """
 
 @pulumi.input_type
 class ForwardPortArgs:
@@ -789,7 +793,8 @@ class ForwardPortArgs:
                  listen_addresses: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  loopback: pulumi.Input[Optional[_builtins.bool]] = None,
                  protocol: pulumi.Input[Optional[Union[_builtins.str, 'Protocol']]] = None,
-                 source_cidrs: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None):
+                 source_cidrs: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
+                 source_nat: pulumi.Input[Optional[_builtins.bool]] = None):
         """
         A port forward.
 
@@ -799,6 +804,7 @@ class ForwardPortArgs:
         :param pulumi.Input[_builtins.bool] loopback: Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
         :param pulumi.Input[Union[_builtins.str, 'Protocol']] protocol: The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] source_cidrs: The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
+        :param pulumi.Input[_builtins.bool] source_nat: Shows the target an address of this host instead of the client's, for a target whose replies would not come back through this host. Not where the target has to know its clients. Default: false. On the host: Each port is an element of a set by which new connections are masqueraded at postrouting. Connections in progress keep their source; of UDP they are forgotten.
         """
         pulumi.set(__self__, "destination", destination)
         pulumi.set(__self__, "source_port", source_port)
@@ -810,6 +816,8 @@ class ForwardPortArgs:
             pulumi.set(__self__, "protocol", protocol)
         if source_cidrs is not None:
             pulumi.set(__self__, "source_cidrs", source_cidrs)
+        if source_nat is not None:
+            pulumi.set(__self__, "source_nat", source_nat)
 
     @_builtins.property
     @pulumi.getter
@@ -882,6 +890,18 @@ class ForwardPortArgs:
     @source_cidrs.setter
     def source_cidrs(self, value: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]):
         pulumi.set(self, "source_cidrs", value)
+
+    @_builtins.property
+    @pulumi.getter(name="sourceNat")
+    def source_nat(self) -> pulumi.Input[Optional[_builtins.bool]]:
+        """
+        Shows the target an address of this host instead of the client's, for a target whose replies would not come back through this host. Not where the target has to know its clients. Default: false. On the host: Each port is an element of a set by which new connections are masqueraded at postrouting. Connections in progress keep their source; of UDP they are forgotten.
+        """
+        return pulumi.get(self, "source_nat")
+
+    @source_nat.setter
+    def source_nat(self, value: pulumi.Input[Optional[_builtins.bool]]):
+        pulumi.set(self, "source_nat", value)
 
 
 class GuestArgsDict(TypedDict):

@@ -30,7 +30,8 @@ class PortForwardArgs:
                  loopback: pulumi.Input[Optional[_builtins.bool]] = None,
                  nat_gateway: pulumi.Input[Optional[_builtins.str]] = None,
                  protocol: pulumi.Input[Optional[Union[_builtins.str, 'Protocol']]] = None,
-                 source_cidrs: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None):
+                 source_cidrs: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
+                 source_nat: pulumi.Input[Optional[_builtins.bool]] = None):
         """
         The set of arguments for constructing a PortForward resource.
 
@@ -43,6 +44,7 @@ class PortForwardArgs:
         :param pulumi.Input[_builtins.str] nat_gateway: The id of a NatGateway: its external interface is used. Not together with `externalInterface`. A change replaces the resource.
         :param pulumi.Input[Union[_builtins.str, 'Protocol']] protocol: The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`. A change replaces the resource.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] source_cidrs: The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
+        :param pulumi.Input[_builtins.bool] source_nat: Shows the target an address of this host instead of the client's, for a target whose replies would not come back through this host. Not where the target has to know its clients. Default: false. On the host: Each port is an element of a set by which new connections are masqueraded at postrouting. Connections in progress keep their source; of UDP they are forgotten.
         """
         pulumi.set(__self__, "destination", destination)
         pulumi.set(__self__, "source_port", source_port)
@@ -60,6 +62,8 @@ class PortForwardArgs:
             pulumi.set(__self__, "protocol", protocol)
         if source_cidrs is not None:
             pulumi.set(__self__, "source_cidrs", source_cidrs)
+        if source_nat is not None:
+            pulumi.set(__self__, "source_nat", source_nat)
 
     @_builtins.property
     @pulumi.getter
@@ -169,6 +173,18 @@ class PortForwardArgs:
     def source_cidrs(self, value: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]):
         pulumi.set(self, "source_cidrs", value)
 
+    @_builtins.property
+    @pulumi.getter(name="sourceNat")
+    def source_nat(self) -> pulumi.Input[Optional[_builtins.bool]]:
+        """
+        Shows the target an address of this host instead of the client's, for a target whose replies would not come back through this host. Not where the target has to know its clients. Default: false. On the host: Each port is an element of a set by which new connections are masqueraded at postrouting. Connections in progress keep their source; of UDP they are forgotten.
+        """
+        return pulumi.get(self, "source_nat")
+
+    @source_nat.setter
+    def source_nat(self, value: pulumi.Input[Optional[_builtins.bool]]):
+        pulumi.set(self, "source_nat", value)
+
 
 @pulumi.type_token("hostnet:index:PortForward")
 class PortForward(pulumi.CustomResource):
@@ -184,6 +200,7 @@ class PortForward(pulumi.CustomResource):
                  nat_gateway: pulumi.Input[Optional[_builtins.str]] = None,
                  protocol: pulumi.Input[Optional[Union[_builtins.str, 'Protocol']]] = None,
                  source_cidrs: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
+                 source_nat: pulumi.Input[Optional[_builtins.bool]] = None,
                  source_port: pulumi.Input[Optional[Union[_builtins.int, _builtins.str]]] = None,
                  __props__=None):
         """
@@ -212,6 +229,7 @@ class PortForward(pulumi.CustomResource):
         :param pulumi.Input[_builtins.str] nat_gateway: The id of a NatGateway: its external interface is used. Not together with `externalInterface`. A change replaces the resource.
         :param pulumi.Input[Union[_builtins.str, 'Protocol']] protocol: The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`. A change replaces the resource.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] source_cidrs: The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
+        :param pulumi.Input[_builtins.bool] source_nat: Shows the target an address of this host instead of the client's, for a target whose replies would not come back through this host. Not where the target has to know its clients. Default: false. On the host: Each port is an element of a set by which new connections are masqueraded at postrouting. Connections in progress keep their source; of UDP they are forgotten.
         :param pulumi.Input[Union[_builtins.int, _builtins.str]] source_port: The port on the external side: a number, or a range such as `"8000:8010"`. On the host: It is a part of the element's key. A range is one interval element. A change replaces the resource.
         """
         ...
@@ -259,6 +277,7 @@ class PortForward(pulumi.CustomResource):
                  nat_gateway: pulumi.Input[Optional[_builtins.str]] = None,
                  protocol: pulumi.Input[Optional[Union[_builtins.str, 'Protocol']]] = None,
                  source_cidrs: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
+                 source_nat: pulumi.Input[Optional[_builtins.bool]] = None,
                  source_port: pulumi.Input[Optional[Union[_builtins.int, _builtins.str]]] = None,
                  __props__=None):
         opts = pulumi.ResourceOptions.merge(_utilities.get_resource_opts_defaults(), opts)
@@ -279,6 +298,7 @@ class PortForward(pulumi.CustomResource):
             __props__.__dict__["nat_gateway"] = nat_gateway
             __props__.__dict__["protocol"] = protocol
             __props__.__dict__["source_cidrs"] = source_cidrs
+            __props__.__dict__["source_nat"] = source_nat
             if source_port is None and not opts.urn:
                 raise TypeError("Missing required property 'source_port'")
             __props__.__dict__["source_port"] = source_port

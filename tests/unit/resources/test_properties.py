@@ -175,6 +175,7 @@ def test_a_forward_that_is_as_declared_is_read_as_it_was_written(rows: dict[int,
     otherwise: list[dict[str, Any]] = [
         {},
         {"loopback": False},
+        {"source_nat": True},
         {"address": "10.0.0.9"},
         {"to_ports": (81, 81)},
         {"sources": ("10.0.0.0/8",)},

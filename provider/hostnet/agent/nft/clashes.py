@@ -12,7 +12,7 @@ from hostnet.agent.nft.forward_elements import Cell, forward_cells
 from hostnet.agent.nft.ruleset import SETS, Element
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import Forward, Gateway
+from hostnet.wire.objects import Forward, Gateway, ports_text
 
 Placed = tuple[Forward, Cell, Element]
 
@@ -24,6 +24,7 @@ def check_forwards(owner: Owner, owners: Owners, snapshot: Snapshot) -> None:
         HostnetError: Names the other owner.
     """
     owners.check_ports(owner)
+    _check_source_nat(owner, owners)
     moved = {gateway.name for gateway in owner.of(Gateway) if owners.gateways.get(gateway.name) != gateway}
     if not moved and not owners.beside(owner, elsewhere=True):
         return
@@ -42,6 +43,50 @@ def check_forwards(owner: Owner, owners: Owners, snapshot: Snapshot) -> None:
             group = [each, *(planned[key] for key in sorted(elsewhere | beside - {each.key}))]
             for one, other in combinations(group, 2):
                 _check_pair(one, other, context, owner)
+
+
+def _check_source_nat(owner: Owner, owners: Owners) -> None:
+    """Refuse forwards that differ in `sourceNat`, and beyond that only in the address that they listen on.
+
+    At postrouting a packet has its target, and the port that was asked for (`source_nat_ports`).
+    """
+    if not owners.forwards.masked and not any(item.source_nat for item in owner.of(Forward)):
+        return
+    planned = owners.copy()
+    planned[owner.key] = owner
+    beside = sorted(planned.beside(owner, elsewhere=False))
+    by_target: dict[tuple[str, ...], list[tuple[int, int, Forward, Owner]]] = {}
+    for each in (owner, *(planned[key] for key in beside)):
+        for item in each.of(Forward):
+            for protocol in item.protocols:
+                target = (planned.external_of(item), item.family, protocol, item.address)
+                by_target.setdefault(target, []).append((*item.ports, item, each))
+    for forwards in by_target.values():
+        _check_one_target(forwards, owner)
+
+
+def _check_one_target(forwards: list[tuple[int, int, Forward, Owner]], owner: Owner) -> None:
+    """Refuse two that share a port, one with `sourceNat` and one without."""
+    forwards.sort(key=lambda each: each[:2])
+    latest: dict[bool, tuple[int, Forward, Owner]] = {}  # by `sourceNat`, the one that reaches furthest so far
+    for low, high, item, holder in forwards:
+        other = latest.get(not item.source_nat)
+        if other is not None and low <= other[0] and (holder is owner or other[2] is owner):
+            mine, theirs = ((item, other[1]), other[2]) if holder is owner else ((other[1], item), holder)
+            raise _source_nat_differs(*mine, theirs)
+        if item.source_nat not in latest or high > latest[item.source_nat][0]:
+            latest[item.source_nat] = (high, item, holder)
+
+
+def _source_nat_differs(item: Forward, other: Forward, holder: Owner) -> HostnetError:
+    ports = ports_text(other.ports)
+    return HostnetError(
+        Code.CONFLICT,
+        f"cannot forward {'+'.join(item.protocols)} port {ports_text(item.ports)} ({item.family})",
+        f"port {ports} at another address leads to {other.address} as well, with another sourceNat, by {holder.label}",
+        "Set sourceNat to the same value in both",
+        holder=holder.key,
+    )
 
 
 def _check_pair(one: Owner, other: Owner, context: Context, asking: Owner) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from hostnet.agent.dhcp.config import served_ports
 from hostnet.agent.nft.context import Context, own_addresses
-from hostnet.agent.nft.forward_elements import counted, forward_cells
+from hostnet.agent.nft.forward_elements import counted, forward_cells, source_translated
 from hostnet.agent.nft.gateway_elements import gateway_elements
 from hostnet.agent.nft.networks import Network, apart, bare, collapsed, subnets
 from hostnet.agent.nft.ruleset import Element, Tagged
@@ -28,6 +28,7 @@ def compile_object(item: Object, context: Context) -> Iterator[Tagged]:
         for cell in forward_cells(item, context):
             for element in cell.elements:
                 yield element, ("forward", "")
+        yield from ((element, ("source_nat", "")) for element in source_translated(item, context))
         yield from ((element, ("count", "")) for element in counted(item, context.forwards.cuts))
     elif isinstance(item, DhcpServer) and item.bridge in context.devices:
         for protocol, port in served_ports(item):

@@ -12,6 +12,7 @@ from hostnet.agent.nft.networks import subnets
 from hostnet.agent.nft.ruleset import SETS, Place
 from hostnet.wire.family import ANY_NETWORK, VERSION, Family, family_of, family_of_set
 
+_SOURCES = ("port_sources", "source_nat_")  # sets whose elements change the path of a forward's flows
 _SOURCE_NAT = ("masquerade_", "snat_")  # how the sets and maps begin whose elements translate a source
 
 
@@ -24,7 +25,7 @@ def changed_udp(before: Desired, after: Desired) -> list[ForwardedFlows]:
     for name, key in before.differences(after):
         if name in ("dmz_hosts4", "dmz_hosts6"):
             flows.append(ForwardedFlows(family_of_set(name), (1, 65535)))
-        elif len(key) > 2 and key[1] == "udp" and (SETS[name].value or name.startswith("port_sources")):
+        elif len(key) > 2 and key[1] == "udp" and (SETS[name].value or name.startswith(_SOURCES)):
             # The port is the last field, but for the sets of sources: there nft prints a masked address at the end.
             low, _, high = key[-1 if SETS[name].value else 2].partition("-")
             flows.append(ForwardedFlows(family_of_set(name), (int(low), int(high or low))))

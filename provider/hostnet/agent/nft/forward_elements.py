@@ -165,5 +165,22 @@ def counted(forward: Forward, cuts: Cuts) -> Iterator[Element]:
             yield Element(name + DIGIT[forward.family], (protocol, _range(part), forward.address))
 
 
+def source_translated(forward: Forward, context: Context) -> Iterator[Element]:
+    """The elements by which the target sees an address of this host."""
+    if not forward.source_nat:
+        return
+    digit = DIGIT[forward.family]
+    yield Element("source_nat_targets" + digit, (forward.address,))
+    external, internal = forward_devices(forward, context)
+    is_range = forward.ports[0] != forward.ports[1]
+    name = ("source_nat_ranges" if is_range else "source_nat_ports") + digit
+    inner = (device for device in internal if device != LOOPBACK_DEVICE) if forward.loopback else ()
+    for device in (external, *inner):
+        for protocol in forward.protocols:
+            points = context.forwards.cuts.get((forward.family, protocol, forward.address), ()) if is_range else ()
+            for part in parts_at(forward.ports, points):
+                yield Element(name, (device, protocol, _range(part), forward.address))
+
+
 def _range(ports: Span) -> str:
     return str(ports[0]) if ports[0] == ports[1] else f"{ports[0]}-{ports[1]}"

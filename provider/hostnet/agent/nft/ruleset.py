@@ -186,6 +186,12 @@ def _forward_specs(n: str, address: str) -> dict[str, SetSpec]:
             holds="with `listenAddresses`, a range that leads to the same ports",
         ),
         "dnat_wildcard": SetSpec(port, interval=True, holds="ports that listen on `0.0.0.0` or `::`"),
+        # Forwards whose target sees this host's address.
+        "source_nat_targets": SetSpec((address,), holds="the targets of forwards with `sourceNat`"),
+        "source_nat_ports": SetSpec(
+            (*port, address), holds="forwards of one port with `sourceNat`, each with its target"
+        ),
+        "source_nat_ranges": SetSpec((*port, address), interval=True, holds="the same of forwards of a range"),
         "forward_counters": SetSpec(
             ("inet_proto", "inet_service", address),
             counter=True,
@@ -384,6 +390,14 @@ COUNTS
     ip6 saddr . oifname @hairpin_sources6 masquerade
     # No guest can answer 127.0.0.1: to it that is the guest itself.
     oifname != "lo" ip saddr 127.0.0.0/8 masquerade
+    ip daddr @source_nat_targets4 jump source_nat
+    ip6 daddr @source_nat_targets6 jump source_nat
+  }}
+
+  # For targets that do not answer through this host. What the host itself sends has no interface to come in by.
+  chain source_nat {{
+    fib saddr type local jump masqueraded
+SOURCE_NAT
   }}
 
   chain low_ports {{
@@ -429,6 +443,17 @@ def _counts() -> str:
         f"    meta nfproto ipv{n} meta l4proto {protocol}"
         f" meta l4proto . ct original proto-dst . ct reply {ip} saddr @{counters}{n} accept"
         for counters in ("forward_counters", "range_counters")
+        for n, ip in (("4", "ip"), ("6", "ip6"))
+        for protocol in PROTOCOLS.values()
+    )
+
+
+def _source_nats() -> str:
+    """The rules of `sourceNat`, by the port that was asked for: one for each protocol, as in `_counts`."""
+    return "\n".join(
+        f"    meta nfproto ipv{n} meta l4proto {protocol}"
+        f" iifname . meta l4proto . ct original proto-dst . {ip} daddr @{name}{n} jump masqueraded"
+        for name in ("source_nat_ports", "source_nat_ranges")
         for n, ip in (("4", "ip"), ("6", "ip6"))
         for protocol in PROTOCOLS.values()
     )
@@ -509,7 +534,8 @@ def table_text() -> str:
             *declared[TABLE],
             *(_limited_sources(n) for n in "46"),
             *(_dnat_chain(n, "prerouting", "iifname") + _dnat_chain(n, "output", "oifname") for n in "46"),
-            _CHAINS.replace("COUNTS", _counts()).replace("PROTECT", _PROTECT) + "}",
+            _CHAINS.replace("COUNTS", _counts()).replace("SOURCE_NAT", _source_nats()).replace("PROTECT", _PROTECT)
+            + "}",
             f"table {BRIDGE_TABLE} {{",
             *declared[BRIDGE_TABLE],
             _BRIDGE_CHAINS + "}\n",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from hostnet.agent.nft.forward_elements import Cell, counted, forward_cells, forward_devices
+from hostnet.agent.nft.forward_elements import Cell, counted, forward_cells, forward_devices, source_translated
 from hostnet.agent.nft.ruleset import SETS, Element, Tag
 from hostnet.agent.observe.differences import Difference, is_not, is_off, lost
 from hostnet.agent.observe.observation import Observation
@@ -175,6 +175,8 @@ def forward_drift(item: Forward, observation: Observation) -> Iterator[Differenc
     yield from _target_drift(item, cells, observation)
     whole = all(there for cell, there in near if cell.loopback)
     yield from _loopback_drift(item, observation, whole=whole)
+    if observation.lacks(source_translated(item, observation.context)):
+        yield is_off(item, "source_nat", "the target sees the clients' addresses")
 
 
 def _comes_in(protocol: str, cells: Cells) -> bool:

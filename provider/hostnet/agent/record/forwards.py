@@ -32,6 +32,7 @@ class ForwardIndex:
 
     Attributes:
         looped: How many forwards can be reached from within.
+        masked: How many show their target an address of this host.
         targets: The destinations, each with the number of forwards that lead there.
         loopback_targets: The same of those that 127.0.0.1 on the host leads to.
     """
@@ -45,7 +46,7 @@ class ForwardIndex:
         self._cut: dict[CutGroup, SharingMap[Span, int]] = {}
         self._cuts: dict[CutGroup, tuple[int, ...]] = {}
         self._uncut: set[CutGroup] = set()  # those that changed since `cuts` was asked for
-        self.looped = 0
+        self.looped = self.masked = 0
         self.targets: SharingMap[str, int] = SharingMap()
         self.loopback_targets: SharingMap[str, int] = SharingMap()
 
@@ -57,6 +58,7 @@ class ForwardIndex:
         other._listens = {key: each.copy() for key, each in self._listens.items()}
         other._cut = {key: each.copy() for key, each in self._cut.items()}
         other._cuts, other._uncut, other.looped = dict(self._cuts), set(self._uncut), self.looped
+        other.masked = self.masked
         other.targets, other.loopback_targets = self.targets.copy(), self.loopback_targets.copy()
         return other
 
@@ -88,6 +90,7 @@ class ForwardIndex:
 
     def _note(self, item: Forward, by: int) -> None:
         self.looped += by * item.loopback
+        self.masked += by * item.source_nat
         _count(self.targets, item.address, by)
         if _from_loopback(item):
             _count(self.loopback_targets, item.address, by)
