@@ -1,8 +1,9 @@
 """A bridge, NAT and N forwards from nothing, and one more, beside tools for the same: `nft`, iptables, netavark.
 
-SIZES="100 1000". The bare tool is one `ip -batch` and one `nft -f`. iptables is a process for each rule, as scripts
-have it. netavark is measured where it is installed (Debian's package netavark). CNI's plugins are not: they want a
-container, and a process for each change of one.
+SIZES="100 1000". Forwards are resources of their own, or all are the gateway's `forwardPorts`. The bare tool is one
+`ip -batch` and one `nft -f`. iptables is a process for each rule, as scripts have it. netavark is measured where it is
+installed (Debian's package netavark). CNI's plugins are not: they want a container, and a process for each change of
+one.
 """
 
 from __future__ import annotations
@@ -43,6 +44,27 @@ def by_plugin(plugin: Plugin, count: int) -> dict[str, float]:
     one = plugin.resource("PortForward", "one", natGateway=gateway.id, **forward(ONE))
     took["one more"] = seconds(lambda: plugin.create([one]))
     plugin.delete([one, *forwards])
+    plugin.delete([gateway])
+    plugin.delete([bridge])
+    return took
+
+
+def by_plugin_inline(plugin: Plugin, count: int) -> dict[str, float]:
+    """The same with all forwards in the gateway; one more is an update of it."""
+    bridge = plugin.resource("Bridge", "br0", name="br0", addresses=["10.0.0.1/16"])
+    forwards = [forward(number) for number in range(count)]
+    gateway = plugin.resource("NatGateway", "nat", internalInterfaces=["br0"], forwardPorts=forwards)
+
+    def create() -> None:
+        plugin.create([bridge])
+        plugin.create([gateway])
+
+    def add() -> None:
+        more = [*forwards, forward(ONE)]
+        gateway.diff(forwardPorts=more)
+        gateway.update(forwardPorts=more)
+
+    took = {"from nothing": seconds(create), "one more": seconds(add)}
     plugin.delete([gateway])
     plugin.delete([bridge])
     return took
@@ -134,6 +156,7 @@ def measure() -> list[Figure]:
         for count in sizes("100 1000"):
             turns: dict[str, Turn] = {
                 "ours": lambda n=count: by_plugin(plugin, n),  # type: ignore[misc]
+                "inline": lambda n=count: by_plugin_inline(plugin, n),  # type: ignore[misc]
                 "nft -f": lambda n=count: by_nft(bare, n),  # type: ignore[misc]
                 "iptables": lambda n=count: by_iptables(tables, n),  # type: ignore[misc]
             }
@@ -152,9 +175,10 @@ def _figures(found: dict[str, dict[str, float]], count: int) -> list[Figure]:
         note = f"Measured with {version}, whose change of one forward is a set-up of all."
     figures = []
     for tool, steps in found.items():
-        for step, took in steps.items() if tool != "ours" else ():
+        for step, took in steps.items() if tool not in ("ours", "inline") else ():
             times = TIMES if tool == "nft -f" else 1
             target = f"{TIMES} x nft -f" if tool == "nft -f" else tool
-            what = f"{step}, {count:,} forwards, {tool}"
-            figures.append(Figure(what, "s", found["ours"][step], None, took, times * took, target, note=note))
+            for form, of in (("ours", ""), ("inline", " in the gateway")):
+                what = f"{step}, {count:,} forwards{of}, {tool}"
+                figures.append(Figure(what, "s", found[form][step], None, took, times * took, target, note=note))
     return figures

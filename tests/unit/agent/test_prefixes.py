@@ -20,7 +20,15 @@ def network(version: int, bits: int, length: int) -> Any:
 NETWORKS = st.builds(network, st.sampled_from([4, 6]), st.integers(0, 15), st.integers(0, 128))
 
 
-@given(held=st.lists(NETWORKS, max_size=12), dropped=st.sets(st.integers(0, 11)), asked=NETWORKS)
+# More than a network has bits are looked up in another way.
+CROWDS = st.builds(lambda crowd: [ipaddress.ip_network(number) for number in range(40) if crowd], st.booleans())
+
+
+@given(
+    held=st.builds(lambda few, crowd: few + crowd, st.lists(NETWORKS, max_size=12), CROWDS),
+    dropped=st.sets(st.integers(0, 11)),
+    asked=NETWORKS,
+)
 def test_the_index_finds_what_overlaps(held: list[Any], dropped: set[int], asked: Any) -> None:
     """In both families, with several values of one network, and after some were dropped; a copy is apart."""
     index: PrefixIndex[int] = PrefixIndex()

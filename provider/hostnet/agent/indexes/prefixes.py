@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -97,12 +97,15 @@ class PrefixIndex(Generic[ValueT]):
 
     def overlapping(self, prefix: Prefix) -> Iterator[tuple[Prefix, ValueT]]:
         """The values of networks that lie in this one or cover it."""
-        # Of two networks that overlap one covers the other. It begins where this one does, masked to its length.
-        starts = dict.fromkeys(prefix.first >> size << size for size in range(prefix.bits + 1))
+        firsts = self._firsts.get(prefix.bits, [])
+        before = bisect_right(firsts, prefix.first)
+        starts: Iterable[int] = reversed(firsts[:before])
+        if before > prefix.bits:
+            # Of two networks that overlap one covers the other. It begins where this one does, masked to its length.
+            starts = dict.fromkeys(prefix.first >> size << size for size in range(prefix.bits + 1))
         for first in starts:
             for network, value in self._by_first.get((prefix.bits, first), ()):
                 if network.last >= prefix.first:
                     yield network, value
-        firsts = self._firsts.get(prefix.bits, [])
-        for at in range(bisect_right(firsts, prefix.first), bisect_right(firsts, prefix.last)):
+        for at in range(before, bisect_right(firsts, prefix.last)):
             yield from self._by_first[prefix.bits, firsts[at]]
