@@ -18,6 +18,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     # Beside them ufw and firewalld, which are unpacked and not installed: see tools/firewalls.py.
     "firewalls": ("iptables", "dbus-daemon", "python3-dbus", "python3-gi", "python3-nftables"),
     "dhcp": ("dnsmasq-base",),
+    "shells": ("zsh", "fish", "man-db"),  # what reads completions and the manual page
     "clients": ("isc-dhcp-client | dhcpcd-base", "ethtool"),  # the tests' own; ISC ended its client in 2022
     # xz-utils and zstd for the modules in a kernel's package; a minimal system has neither.
     "guest": ("qemu-system-x86", "busybox-static", "cpio", "xz-utils", "zstd"),

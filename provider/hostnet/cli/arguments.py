@@ -16,14 +16,14 @@ from hostnet.resources.schema.model import BadValueError, Scalar
 from hostnet.resources.schema.types import AbsolutePath, HostAddress, HostKey, NetnsName, Port, UserName
 
 _HOST = re.compile(r"(?:(?P<user>[^@]+)@)?(?:\[(?P<v6>[^]]+)\]|(?P<name>[^:@\[\]]+))(?::(?P<port>\d+))?")
-_CODES = """exit codes:
+CODES = """exit codes:
   0    success
   1    the host has a problem (doctor, status --check), or it refused the request
   2    the command line is wrong
   3    the host cannot be reached, or the user lacks permission
   130  interrupted
 """
-_COMMON = """The command needs root on the host: as another user it runs `sudo -n` there.
+COMMON = """The command needs root on the host: as another user it runs `sudo -n` there.
 
 """
 _COMMANDS = {
@@ -33,14 +33,17 @@ _COMMANDS = {
     "watch": "attach new interfaces that fit a TapBinding's `match`, in the foreground",
     "graph": "draw a host's topology as text, for Graphviz, or as a picture",
     "remove": "delete what a stack has on a host, where its state is lost and `pulumi destroy` cannot",
+    "completion": "print what completes the commands and options in a shell",
 }
-_EXAMPLES = {
+SHELLS = ("bash", "zsh", "fish")
+EXAMPLES = {
     "status": "hostnet status --host root@203.0.113.5",
     "doctor": "hostnet doctor --host admin@server --identity ~/.ssh/id_ed25519",
     "restore": "hostnet restore --netns demo",
     "watch": "hostnet watch",
     "graph": "hostnet graph --format svg --output network.svg",
     "remove": "hostnet remove --stack dev --project shop",
+    "completion": "hostnet completion bash > ~/.local/share/bash-completion/completions/hostnet",
 }
 
 
@@ -49,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="hostnet",
         description="Show and repair the network that hostnet manages on a Linux host.",
-        epilog=_CODES,
+        epilog=CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--version", action="version", version=f"hostnet {__version__}")
@@ -59,12 +62,13 @@ def parser() -> argparse.ArgumentParser:
             name,
             help=what,
             description=what[0].upper() + what[1:] + ".",
-            epilog=f"{_COMMON}example:\n  {_EXAMPLES[name]}\n\n{_CODES}",
+            epilog=f"{'' if name == 'completion' else COMMON}example:\n  {EXAMPLES[name]}\n\n{CODES}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        _common(command)
         if name in _OWN:
             _OWN[name](command)
+        if name != "completion":
+            _common(command)
     return made
 
 
@@ -92,7 +96,16 @@ def _graph(command: argparse.ArgumentParser) -> None:
     command.add_argument("--output", type=Path, metavar="FILE", help="the file (default: standard output)")
 
 
-_OWN: dict[str, Callable[[argparse.ArgumentParser], None]] = {"status": _status, "remove": _remove, "graph": _graph}
+def _completion(command: argparse.ArgumentParser) -> None:
+    command.add_argument("shell", choices=SHELLS, help="bash, zsh or fish")
+
+
+_OWN: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "status": _status,
+    "remove": _remove,
+    "graph": _graph,
+    "completion": _completion,
+}
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -103,6 +116,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """
     made = parser()
     options = made.parse_args(arguments)
+    if options.command == "completion":
+        return options
     if options.host_key and not options.host:
         made.error(f"{options.command}: --host-key needs --host")
     if options.command == "remove":
@@ -118,7 +133,8 @@ def _check_remove(made: argparse.ArgumentParser, options: argparse.Namespace) ->
         made.error("remove: give --yes, since there is no terminal on which to ask")
 
 
-def _common(command: argparse.ArgumentParser) -> None:
+def _common(whole: argparse.ArgumentParser) -> None:
+    command = whole.add_argument_group("options of all commands")
     where = "[USER@]HOST[:PORT]"
     command.add_argument("--host", type=host, metavar=where, help="the host, over SSH (default: this machine)")
     command.add_argument("--jump", type=host, metavar=where, help="a jump host through which the connection goes")

@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -21,6 +22,7 @@ from hostnet.hosts.session import Session
 from hostnet.wire.errors import Code, HostnetError
 
 OK, WRONG, USAGE, UNREACHED, INTERRUPTED = 0, 1, 2, 3, 130
+_COMPLETIONS = Path(__file__).parent / "files"
 _UNREACHED = {Code.UNREACHABLE, Code.PERMISSION, Code.AGENT_DIED, Code.MALFORMED}
 
 
@@ -34,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     options = parsed(arguments)
+    if options.command == "completion":
+        sys.stdout.write((_COMPLETIONS / f"hostnet.{options.shell}").read_text())
+        return OK
     # A shell lets the jobs that a script starts in the background ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
