@@ -7,6 +7,7 @@ next two out. Everything else is an item itself, as JSON. A short list is writte
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 from hostnet.wire.shapes import ShapeError
@@ -14,6 +15,23 @@ from hostnet.wire.shapes import ShapeError
 T = TypeVar("T", bound=Hashable)
 
 SHORT = 16
+
+
+def ends_alike(one: Sequence[Any], other: Sequence[Any]) -> tuple[int, int]:
+    """How many items of two lists are the same from the front, and how many of the others are from the end."""
+    least = min(len(one), len(other))
+    front = next((at for at, (x, y) in enumerate(zip(one, other)) if x is not y and x != y), least)
+    backwards = zip(islice(reversed(one), least - front), islice(reversed(other), least - front))
+    end = next((at for at, (x, y) in enumerate(backwards) if x is not y and x != y), least - front)
+    return front, end
+
+
+def gone_and_come(old: Sequence[T], new: Sequence[T]) -> tuple[list[T], list[T]]:
+    """The items that only the old list has, and those that only the new one has; of ten thousand, few are hashed."""
+    front, end = ends_alike(old, new)
+    before, after = old[front : len(old) - end], new[front : len(new) - end]
+    there, then = frozenset(before), frozenset(after)
+    return [item for item in before if item not in then], [item for item in after if item not in there]
 
 
 def to_edits(items: Sequence[T], base: Sequence[T], write: Callable[[T], Any]) -> list[Any]:

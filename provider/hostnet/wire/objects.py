@@ -399,6 +399,14 @@ def unlike(item: Forward, state: ForwardState) -> Json:
     return {name: value for name, value in vars(state).items() if value != declared[name]}
 
 
+def state_of(item: Object, fields: Json) -> ForwardState:
+    """The state of a forward: as declared, but for some fields."""
+    # Without the class's `__init__`: a frozen one takes ten times as long, and there are thousands.
+    state = object.__new__(ForwardState)
+    vars(state).update(vars(item), **fields)
+    return state
+
+
 def states_unlike(items: Sequence[Object], fields: Json) -> list[ForwardState]:
     """The states of forwards that are as declared but for the same fields.
 
@@ -413,12 +421,7 @@ def states_unlike(items: Sequence[Object], fields: Json) -> list[ForwardState]:
         raise ShapeError(" is about what is no forward")
     first: ForwardState = reader(ForwardState)({**vars(items[0]), **fields})
     checked = {name: getattr(first, name) for name in fields}
-    made = []
-    for item in items:  # without the class's `__init__`: a frozen one takes ten times as long, and there are thousands
-        state = object.__new__(ForwardState)
-        vars(state).update(vars(item), **checked)
-        made.append(state)
-    return made
+    return [state_of(item, checked) for item in items]
 
 
 def state_to_json(value: ObjectState | None) -> Json | None:

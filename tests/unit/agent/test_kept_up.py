@@ -111,7 +111,13 @@ def _dump(owners: Owners) -> Any:
         {kind: [(owner.key, item) for owner, item in owners.holding(kind)] for kind in (Link, Gateway, Address)},
         (dict(owners.links), owners.gateways, owners.families, owners.waiting),
         [owners.of_id(owner.id) == owners.of_urn(owner.urn) == [owner] for owner in owners.values()],
-        (dict(forwards.cuts), forwards.looped, forwards.externals),
+        (forwards.looped, forwards.externals),
+        [
+            forwards.parts(item.ports, (item.family, protocol, at))
+            for _, item in items
+            for protocol in item.protocols
+            for at in ("", item.address)
+        ],
         (dict(forwards.targets), dict(forwards.loopback_targets)),
         [sorted(forwards.dependent(item, owners.external_of(item))) for _, item in items],
         [sorted(owners.beside(owner, elsewhere=there)) for owner in owners.values() for there in (True, False)],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -70,12 +70,14 @@ class PrefixIndex(Generic[ValueT]):
     def __init__(self) -> None:
         self._by_first: SharingMap[tuple[int, int], tuple[tuple[Prefix, ValueT], ...]] = SharingMap()
         self._firsts: dict[int, list[int]] = {}  # by family, in order
+        self._sizes: dict[int, dict[int, int]] = {}  # by family, how many networks there are of each size
 
     def copy(self) -> PrefixIndex[ValueT]:
         """One that changes apart from this."""
         other: PrefixIndex[ValueT] = PrefixIndex()
         other._by_first = self._by_first.copy()
         other._firsts = {bits: list(firsts) for bits, firsts in self._firsts.items()}
+        other._sizes = {bits: dict(sizes) for bits, sizes in self._sizes.items()}
         return other
 
     def add(self, prefix: Prefix, value: ValueT) -> None:
@@ -84,28 +86,35 @@ class PrefixIndex(Generic[ValueT]):
         if place not in self._by_first:
             insort(self._firsts.setdefault(prefix.bits, []), prefix.first)
         self._by_first[place] = (*self._by_first.get(place, ()), (prefix, value))
+        self._count(prefix, 1)
 
     def drop(self, prefix: Prefix, value: ValueT) -> None:
         """Forget a value, if it is there."""
         place = (prefix.bits, prefix.first)
-        left = tuple(each for each in self._by_first.get(place, ()) if each != (prefix, value))
+        there = self._by_first.get(place, ())
+        left = tuple(each for each in there if each != (prefix, value))
+        self._count(prefix, len(left) - len(there))
         if left:
             self._by_first[place] = left
         elif self._by_first.pop(place, None):
             firsts = self._firsts[prefix.bits]
             del firsts[bisect_left(firsts, prefix.first)]
 
+    def _count(self, prefix: Prefix, by: int) -> None:
+        sizes = self._sizes.setdefault(prefix.bits, {})
+        sizes[prefix.size] = sizes.get(prefix.size, 0) + by
+        if not sizes[prefix.size]:
+            del sizes[prefix.size]
+
     def overlapping(self, prefix: Prefix) -> Iterator[tuple[Prefix, ValueT]]:
         """The values of networks that lie in this one or cover it."""
+        # Of two networks that overlap one covers the other. It begins where this one does, masked to its length. Most
+        # hosts have networks of two or three lengths.
+        starts = dict.fromkeys(prefix.first >> size << size for size in sorted(self._sizes.get(prefix.bits, ())))
         firsts = self._firsts.get(prefix.bits, [])
-        before = bisect_right(firsts, prefix.first)
-        starts: Iterable[int] = reversed(firsts[:before])
-        if before > prefix.bits:
-            # Of two networks that overlap one covers the other. It begins where this one does, masked to its length.
-            starts = dict.fromkeys(prefix.first >> size << size for size in range(prefix.bits + 1))
         for first in starts:
             for network, value in self._by_first.get((prefix.bits, first), ()):
                 if network.last >= prefix.first:
                     yield network, value
-        for at in range(before, bisect_right(firsts, prefix.last)):
+        for at in range(bisect_right(firsts, prefix.first), bisect_right(firsts, prefix.last)):
             yield from self._by_first[prefix.bits, firsts[at]]

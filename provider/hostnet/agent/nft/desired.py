@@ -10,6 +10,7 @@ from hostnet.agent.nft.context import Context
 from hostnet.agent.nft.elements import compile_common, compile_object
 from hostnet.agent.nft.ruleset import Element, Place
 from hostnet.agent.record.owners import Owner, Owners
+from hostnet.wire.edits import ends_alike, gone_and_come
 from hostnet.wire.objects import Forward
 
 COMMON = ""  # in place of an owner's key: what all share
@@ -96,14 +97,12 @@ class Compiler:
 def _dependent(before: Owners, after: Owners) -> Iterator[str]:
     """The keys of owners whose elements depend on forwards that come or go."""
     for _, old, new in before.differences(after):
-        for one, other, owners in ((old, new, before), (new, old, after)):
-            theirs = set(other.of(Forward)) if other is not None else ()
-            for item in one.of(Forward) if one is not None else ():
-                if item not in theirs:
-                    found = (
-                        index.dependent(item, owners.external_of(item)) for index in (before.forwards, after.forwards)
-                    )
-                    yield from (key for keys in found for key in keys if key in after)
+        had, has = (owner.of(Forward) if owner is not None else () for owner in (old, new))
+        for items, owners in zip(gone_and_come(had, has), (before, after)):
+            for item in items:
+                external = owners.external_of(item)
+                found = (index.dependent(item, external) for index in (before.forwards, after.forwards))
+                yield from (key for keys in found for key in keys if key in after)
 
 
 def _compile_common(context: Context, before: Compiled) -> Compiled:
@@ -117,10 +116,16 @@ def _compile(owner: Owner | None, context: Context, before: Compiled) -> Compile
     """An owner's elements; those of an object that it had before are not compiled again."""
     if owner is None:
         return ()
-    had = dict(before)
-    return tuple(
-        (item, had[item] if item in had else tuple(element for element, _ in compile_object(item, context)))
-        for item in dict.fromkeys(owner.objects)
+    had = [item for item, _ in before]
+    front, end = ends_alike(had, owner.objects)
+    stays = dict(before[front : len(had) - end])
+    return (
+        *before[:front],
+        *(
+            (item, stays[item] if item in stays else tuple(element for element, _ in compile_object(item, context)))
+            for item in dict.fromkeys(owner.objects[front : len(owner.objects) - end])
+        ),
+        *before[len(had) - end :],
     )
 
 
@@ -160,5 +165,6 @@ def _changed(before: Desired, old: Mapping[str, Compiled], new: Mapping[str, Com
 
 def _without(compiled: Compiled, other: Compiled) -> Iterator[Element]:
     """The elements of objects, but for those that are the same in another list."""
-    theirs = {id(elements) for _, elements in other}
-    return (element for _, elements in compiled if id(elements) not in theirs for element in elements)
+    front = next((at for at, (x, y) in enumerate(zip(compiled, other)) if x is not y), min(len(compiled), len(other)))
+    theirs = {id(elements) for _, elements in other[front:]}
+    return (element for _, elements in compiled[front:] if id(elements) not in theirs for element in elements)

@@ -29,7 +29,7 @@ def compile_object(item: Object, context: Context) -> Iterator[Tagged]:
             for element in cell.elements:
                 yield element, ("forward", "")
         yield from ((element, ("source_nat", "")) for element in source_translated(item, context))
-        yield from ((element, ("count", "")) for element in counted(item, context.forwards.cuts))
+        yield from ((element, ("count", "")) for element in counted(item, context.forwards))
     elif isinstance(item, DhcpServer) and item.bridge in context.devices:
         for protocol, port in served_ports(item):
             yield Element("dnsmasq_ports", (item.bridge, protocol, str(port))), ("dnsmasq_ports", "")

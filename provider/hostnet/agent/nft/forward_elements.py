@@ -10,7 +10,7 @@ from typing import Any
 from hostnet.agent.nft.context import Context
 from hostnet.agent.nft.networks import widest
 from hostnet.agent.nft.ruleset import SOURCE_LENGTHS, Element
-from hostnet.agent.record.forwards import Cuts, Span, parts_at
+from hostnet.agent.record.forwards import ForwardIndex, Span
 from hostnet.wire.family import ANY_ADDRESS, ANY_NETWORK, DIGIT
 from hostnet.wire.objects import Forward
 
@@ -72,7 +72,7 @@ def forward_cells(forward: Forward, context: Context) -> Iterator[Cell]:
                     yield Cell(protocol, listen, None, loopback=True, elements=tuple(elements))
         if wildcard in forward.listen:
             devices = [external, *(internal if forward.loopback else ())]
-            parts = parts_at(forward.ports, context.forwards.cuts.get((forward.family, protocol, ""), ()))
+            parts = context.forwards.parts(forward.ports, (forward.family, protocol, ""))
             every = tuple(
                 Element("dnat_wildcard" + DIGIT[forward.family], (device, protocol, _range(part)))
                 for device in devices
@@ -155,13 +155,11 @@ def parts_of(cidr: str) -> list[tuple[int, str]] | None:
     return [(length, str(part.network_address)) for part in network.subnets(new_prefix=length)]
 
 
-def counted(forward: Forward, cuts: Cuts) -> Iterator[Element]:
+def counted(forward: Forward, index: ForwardIndex) -> Iterator[Element]:
     """The elements that count a forward's packets."""
-    is_range = forward.ports[0] != forward.ports[1]
-    name = "range_counters" if is_range else "forward_counters"
+    name = "forward_counters" if forward.ports[0] == forward.ports[1] else "range_counters"
     for protocol in forward.protocols:
-        points = cuts.get((forward.family, protocol, forward.address), ()) if is_range else ()
-        for part in parts_at(forward.ports, points):
+        for part in index.parts(forward.ports, (forward.family, protocol, forward.address)):
             yield Element(name + DIGIT[forward.family], (protocol, _range(part), forward.address))
 
 
@@ -172,13 +170,11 @@ def source_translated(forward: Forward, context: Context) -> Iterator[Element]:
     digit = DIGIT[forward.family]
     yield Element("source_nat_targets" + digit, (forward.address,))
     external, internal = forward_devices(forward, context)
-    is_range = forward.ports[0] != forward.ports[1]
-    name = ("source_nat_ranges" if is_range else "source_nat_ports") + digit
+    name = ("source_nat_ports" if forward.ports[0] == forward.ports[1] else "source_nat_ranges") + digit
     inner = (device for device in internal if device != LOOPBACK_DEVICE) if forward.loopback else ()
     for device in (external, *inner):
         for protocol in forward.protocols:
-            points = context.forwards.cuts.get((forward.family, protocol, forward.address), ()) if is_range else ()
-            for part in parts_at(forward.ports, points):
+            for part in context.forwards.parts(forward.ports, (forward.family, protocol, forward.address)):
                 yield Element(name, (device, protocol, _range(part), forward.address))
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+import socket
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from hostnet.agent.nft.ruleset import PROTOCOLS, SETS, Element, Place
@@ -70,6 +72,7 @@ def clean_comment(comment: str) -> str:
     return re.sub(r"[^A-Za-z0-9 _.:/@+-]", "_", comment)
 
 
+@lru_cache(maxsize=64)  # a thousand elements in turn have one
 def marked(comment: str, mark: str) -> str:
     """The comment in harmless characters with a record's mark at its end, `LONGEST_COMMENT` at most.
 
@@ -100,12 +103,20 @@ def _field(kind: str, value: str) -> str:
     if kind == "inet_service":
         low, _, high = value.partition("-")
         return f"{int(low)}-{int(high)}" if high else str(int(low))
-    version = 4 if kind == "ipv4_addr" else 6
-    network = ipaddress.ip_network(value)
-    if network.version != version:
+    if not _is_network(value, 4 if kind == "ipv4_addr" else 6):
         msg = f"{value!r} is no {kind}"
         raise ValueError(msg)
     return value
+
+
+def _is_network(value: str, version: int) -> bool:
+    if "/" in value:
+        return ipaddress.ip_network(value).version == version
+    try:
+        socket.inet_pton(socket.AF_INET if version == 4 else socket.AF_INET6, value)
+    except OSError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

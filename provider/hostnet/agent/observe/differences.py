@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from hostnet.wire.objects import Object
@@ -63,7 +63,7 @@ def as_there(item: Object, found: Iterable[Difference]) -> Mapping[str, Any]:
         item: The object.
         found: What differs in it, and in others; None as a whole.
     """
-    values: dict[str, Any] = {each.name: getattr(item, each.name) for each in fields(item)}
+    values: dict[str, Any] = dict(vars(item))
     for each in found:
         if each.object != item.key or each.field not in values:
             continue

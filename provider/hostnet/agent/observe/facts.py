@@ -107,9 +107,9 @@ def forward_facts(owners: Owners, counters: Counters) -> Facts:
         owners: All owners.
         counters: Packets and bytes by place in our tables.
     """
-    found, cuts = [], owners.forwards.cuts
+    found, index = [], owners.forwards
     for owner, item in owners.holding(Forward):
-        counts = [counters.get(element.place, (0, 0)) for element in counted(item, cuts)]
+        counts = [counters.get(element.place, (0, 0)) for element in counted(item, index)]
         found.append(
             {
                 "id": item.id_on(owners.external_of(item)),

@@ -33,6 +33,7 @@ from hostnet.wire.objects import (
     ObjectState,
     Port,
     Route,
+    state_of,
 )
 from hostnet.wire.subnets import gateway_for
 
@@ -50,7 +51,7 @@ class _Facts:
 
     def of(self, item: Object) -> Sequence[Difference]:
         """What differs in an object."""
-        return self.found.get(item.key, ())
+        return self.found.get(item.key, ()) if self.found else ()
 
     def has(self, item: Object, field: str) -> bool:
         """Whether a field of an object differs; "": whether it is not there at all."""
@@ -191,7 +192,8 @@ def _external_addresses(item: Gateway, observation: Observation) -> tuple[str, .
 def _forward(item: Forward, facts: _Facts) -> ForwardState:
     gateway = facts.observation.context.gateways[item.gateway] if item.gateway else None
     external = gateway.external if gateway else item.external
-    return ForwardState(**{**as_there(item, facts.of(item)), "external": external})
+    there = as_there(item, facts.of(item)) if facts.found else {}
+    return state_of(item, {**there, "external": external})
 
 
 def _forwarding(item: Forwarding, facts: _Facts) -> ForwardingState:

@@ -226,7 +226,7 @@ def _loopback_drift(item: Forward, observation: Observation, *, whole: bool) -> 
     elif item.loopback and observation.loopback_fault():
         text = f"the forward may not be reachable from the host and its networks: {observation.loopback_fault()}"
         yield is_off(item, "loopback", text)
-    if observation.lacks(counted(item, observation.context.forwards.cuts)):
+    if observation.lacks(counted(item, observation.context.forwards)):
         # A counter has no property of its own: a read shows it as `loopback`, so that an update puts it back.
         text = "its packets are not counted"
         yield Difference(item.key, "loopback", text, there=False, declared=item.loopback)

@@ -214,20 +214,24 @@ def _missing_external(what: str, name: str, snapshot: Snapshot) -> HostnetError:
 
 
 def _resolve_forward(item: Forward, change: Change, world: World) -> Forward:
-    ports = "-".join(map(str, dict.fromkeys(item.ports)))
-    what = f"cannot forward {'+'.join(item.protocols)} port {ports} to {item.address}"
-    _check_machine(what, "destination", item.address, world)
+    if world.reserved(item.address):
+        _check_machine(_what(item), "destination", item.address, world)
     if item.gateway is not None:
         own = any(isinstance(x, Gateway) and x.name == item.gateway for x in change.objects)
         if not own and world.gateway(item.gateway) is None:
             why = f"there is no NAT gateway {item.gateway}"
-            raise HostnetError(Code.NOT_FOUND, what, why, "Use the `id` of a NatGateway")
+            raise HostnetError(Code.NOT_FOUND, _what(item), why, "Use the `id` of a NatGateway")
         return item
     external = item.external
     asked = external is not None
     if external is None and EXTERNAL_PLACEHOLDER not in change.id and change.known:
         external = change.id.split("/", 1)[0]  # the id says which interface it was when it was created
-    external = external or _default_link(what, item.family, world.snapshot)
+    external = external or _default_link(_what(item), item.family, world.snapshot)
     if external not in world.snapshot.links:
-        raise _missing_external(what, external, world.snapshot)
+        raise _missing_external(_what(item), external, world.snapshot)
     return replace(item, external=external, resolved=not asked)
+
+
+def _what(item: Forward) -> str:
+    ports = "-".join(map(str, dict.fromkeys(item.ports)))
+    return f"cannot forward {'+'.join(item.protocols)} port {ports} to {item.address}"

@@ -76,6 +76,8 @@ class World:
         if not homes:
             return ""
         home = min(homes, key=lambda each: each.last - each.first)
+        if prefix.first not in (home.first, home.last):
+            return ""
         network = ipaddress.ip_network((home.first.to_bytes(home.bits // 8, "big"), home.bits - home.size))
         why = reserved(ipaddress.ip_address(address), network)
         return f"{why} of {network}" if why else ""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Generic, TypeVar
 
@@ -20,7 +19,6 @@ Target = tuple[Span, str, Span]  # ports, address, its ports
 # their parts are equal or apart: no two elements of an interval set may overlap. Such sets have no values: what is in
 # one range or in two matches the same.
 CutGroup = tuple[str, str, str]
-Cuts = Mapping[CutGroup, tuple[int, ...]]
 
 GroupT = TypeVar("GroupT")
 ValueT = TypeVar("ValueT")
@@ -43,9 +41,8 @@ class ForwardIndex:
         self._listens: dict[tuple[str, str, str], SharingMap[str, int]] = {}  # by external, family, protocol
         self._single: SharingMap[tuple[str, str, str, int], int] = SharingMap()  # by external, family, protocol, port
         self._everywhere: _Spans[Group, Target] = _Spans()
-        self._cut: dict[CutGroup, SharingMap[Span, int]] = {}
-        self._cuts: dict[CutGroup, tuple[int, ...]] = {}
-        self._uncut: set[CutGroup] = set()  # those that changed since `cuts` was asked for
+        # Each port before which a range is cut, with the number of forwards that begin or end there.
+        self._cuts: dict[CutGroup, SharingMap[int, int]] = {}
         self.looped = self.masked = 0
         self.targets: SharingMap[str, int] = SharingMap()
         self.loopback_targets: SharingMap[str, int] = SharingMap()
@@ -56,9 +53,8 @@ class ForwardIndex:
         other._holders, other._everywhere = self._holders.copy(), self._everywhere.copy()
         other._wide, other._single = self._wide.copy(), self._single.copy()
         other._listens = {key: each.copy() for key, each in self._listens.items()}
-        other._cut = {key: each.copy() for key, each in self._cut.items()}
-        other._cuts, other._uncut, other.looped = dict(self._cuts), set(self._uncut), self.looped
-        other.masked = self.masked
+        other._cuts = {key: each.copy() for key, each in self._cuts.items()}
+        other.looped, other.masked = self.looped, self.masked
         other.targets, other.loopback_targets = self.targets.copy(), self.loopback_targets.copy()
         return other
 
@@ -104,32 +100,32 @@ class ForwardIndex:
                 self._cut_at((item.family, protocol, item.address), item.ports, by)
 
     def _cut_at(self, group: CutGroup, span: Span, by: int) -> None:
-        spans = self._cut.setdefault(group, SharingMap())
-        _count(spans, span, by)
-        if not spans:
-            del self._cut[group]
-        self._uncut.add(group)
+        cuts = self._cuts.setdefault(group, SharingMap())
+        for port in (span[0], span[1] + 1):
+            _count(cuts, port, by)
+        if not cuts:
+            del self._cuts[group]
 
     # --- questions ---------------------------------------------------------------------------------------------------
 
-    @property
-    def cuts(self) -> Cuts:
-        """Where ranges are cut."""
-        for group in self._uncut:
-            self._cuts.pop(group, None)
-            spans = self._cut.get(group, ())
-            # Single ports alone are equal or apart.
-            if (group[2] or group[:2] in self._wide) and _overlap(spans):
-                self._cuts[group] = _points(spans)
-        self._uncut.clear()
-        return self._cuts
+    def parts(self, span: Span, group: CutGroup) -> list[Span]:
+        """A range, cut where another one of its group begins or ends within it. A single port is whole."""
+        low, high = span
+        cuts = self._cuts.get(group) if low < high else None
+        if cuts is None:
+            return [span]
+        if len(cuts) > high - low:
+            within = [port for port in range(low + 1, high + 1) if port in cuts]
+        else:
+            within = sorted(port for port in cuts if low < port <= high)
+        return list(zip((low, *within), (*(port - 1 for port in within), high)))
 
     @property
     def externals(self) -> frozenset[str]:
         """The external interfaces of all forwards."""
         return frozenset(external for external, _, _ in self._listens)
 
-    def holders(self, place: Place, span: Span) -> Iterator[tuple[Span, str]]:
+    def holders(self, place: Place, span: Span) -> Iterable[tuple[Span, str]]:
         """Who has one of these ports in a place: the ports, and the owner's key."""
         return self._holders.overlapping(place, span)
 
@@ -211,28 +207,25 @@ class _Spans(Generic[GroupT, ValueT]):
         else:
             take_value(self._ranges, group, (span, value))
 
-    def overlapping(self, group: GroupT, span: Span) -> Iterator[tuple[Span, ValueT]]:
-        yield from (each for each in reversed(self._ranges.get(group, ())) if _meet(each[0], span))
-        for port in range(span[0], span[1] + 1):
-            yield from self.single(group, port)
+    def overlapping(self, group: GroupT, span: Span) -> Iterable[tuple[Span, ValueT]]:
+        ranges = [each for each in reversed(self._ranges.get(group, ())) if _meet(each[0], span)]
+        if span[0] == span[1]:
+            there = self._single.get((group, span[0]), ())
+            return [*ranges, *((span, value) for value in reversed(there))] if ranges or there else ()
+        singles = (self.single(group, port) for port in range(span[0], span[1] + 1))
+        return chain(ranges, chain.from_iterable(singles))
 
     def single(self, group: GroupT, port: int) -> Iterator[tuple[Span, ValueT]]:
         return (((port, port), value) for value in reversed(self._single.get((group, port), ())))
 
 
-def parts_at(span: Span, points: tuple[int, ...]) -> list[Span]:
-    """A range, cut where there is a point within it."""
-    low, high = span
-    firsts = (low, *points[bisect_right(points, low) : bisect_left(points, high + 1)])
-    return list(zip(firsts, (*(first - 1 for first in firsts[1:]), high)))
-
-
-def places(item: Forward, external: str) -> Iterator[tuple[Place, Span]]:
+def places(item: Forward, external: str) -> list[tuple[Place, Span]]:
     """Where a forward listens, with its ports."""
-    listens = {"*" if listen in ANY_ADDRESS.values() else listen for listen in item.listen} or {"*"}
-    return (
+    everywhere = ANY_ADDRESS[item.family]
+    listens = {"*" if listen == everywhere else listen for listen in item.listen} or ("*",)
+    return [
         ((external, item.family, protocol, listen), item.ports) for protocol in item.protocols for listen in listens
-    )
+    ]
 
 
 def _from_loopback(item: Forward) -> bool:
@@ -253,12 +246,3 @@ def _count(counts: SharingMap[KeyT, int], key: KeyT, by: int) -> None:
 
 def _meet(one: Span, other: Span) -> bool:
     return one[0] <= other[1] and other[0] <= one[1]
-
-
-def _points(spans: Iterable[Span]) -> tuple[int, ...]:
-    return tuple(sorted(set(chain.from_iterable((low, high + 1) for low, high in spans))))
-
-
-def _overlap(spans: Iterable[Span]) -> bool:
-    ordered = sorted(spans)
-    return any(later[0] <= earlier[1] for earlier, later in zip(ordered, ordered[1:]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from hostnet.agent.indexes.sharing import SharingMap, add_value, take_value
 from hostnet.agent.record.forwards import ForwardIndex, Place, Span, places
 from hostnet.agent.record.networks import NETWORKED, Networks
+from hostnet.wire.edits import gone_and_come
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.family import Family
 from hostnet.wire.objects import Forward, Forwarding, Gateway, Json, Link, Object, from_json, to_json
@@ -83,7 +84,7 @@ class Owner:
             return self.urn or self.id
         return f"{urn.kind} {urn.name} (stack {urn.stack} of project {urn.project})"
 
-    @property
+    @cached_property
     def comment(self) -> str:
         """Short, for an nft element: `dev/shop PortForward web`."""
         urn = Urn.parse(self.urn)
@@ -215,9 +216,9 @@ class Owners(Mapping[str, Owner]):
         if old is owner:
             return
         self._begin_change()
-        kept = frozenset(old.of(Forward)).intersection(owner.of(Forward)) if old is not None else frozenset()
+        gone, come = gone_and_come(old.of(Forward), owner.of(Forward)) if old is not None else ((), owner.of(Forward))
         if old is not None:
-            self._drop(key, old, kept)
+            self._drop(key, old, gone)
         self._in_order.pop(Owner, None)
         self._last += 1
         self._numbered[key] = entry = (self._last, owner)
@@ -234,21 +235,21 @@ class Owners(Mapping[str, Owner]):
             self._families[forwarding.family] = self._families.get(forwarding.family, 0) + 1
         if owner.kinds & NETWORKED and (networks := self._own_networks()):
             networks.put(owner.key, owner.objects)
-        self._have_gateways(key, old, owner, kept)
-        self._place(((owner.key, item) for item in owner.of(Forward) if item not in kept), there=True)
+        self._have_gateways(key, old, owner, come)
+        self._place(((owner.key, item) for item in come), there=True)
 
     def remove(self, key: str) -> None:
         """Take an owner out, if it is there."""
         old = self.get(key)
         if old is not None:
             self._begin_change()
-            self._drop(key, old, frozenset())
+            self._drop(key, old, old.of(Forward))
             self._have_gateways(key, old, None)
 
-    def _drop(self, key: str, old: Owner, kept: Container[Forward]) -> None:
-        """Take an owner out of all but the gateways, and its forwards but for some that stay."""
+    def _drop(self, key: str, old: Owner, gone: Iterable[Forward]) -> None:
+        """Take an owner out of all but the gateways, with those of its forwards that do not stay."""
         self._in_order.pop(Owner, None)
-        self._place(((old.key, item) for item in old.of(Forward) if item not in kept), there=False)
+        self._place(((old.key, item) for item in gone), there=False)
         del self._numbered[key]
         for kind in old.kinds:
             del self._kinds[kind][key]
@@ -263,9 +264,7 @@ class Owners(Mapping[str, Owner]):
         if old.kinds & NETWORKED and (networks := self._own_networks()):
             networks.drop(old.key, old.objects)
 
-    def _have_gateways(
-        self, key: str, old: Owner | None, new: Owner | None, kept: Container[Forward] = frozenset()
-    ) -> None:
+    def _have_gateways(self, key: str, old: Owner | None, new: Owner | None, come: Iterable[Forward] = ()) -> None:
         """An owner has other gateways, or none. Forwards that name them listen elsewhere from now on.
 
         Of two owners of one gateway, which there are while a resource changes its URN, the later one counts.
@@ -274,7 +273,7 @@ class Owners(Mapping[str, Owner]):
             key: The owner's.
             old: What it had.
             new: What it has.
-            kept: Its forwards that are noted still.
+            come: Its forwards that are not noted yet.
         """
         mine = {gateway.name: gateway for gateway in new.of(Gateway)} if new is not None else {}
         names = dict.fromkeys((*(gateway.name for gateway in old.of(Gateway)), *mine) if old is not None else mine)
@@ -285,10 +284,11 @@ class Owners(Mapping[str, Owner]):
             there, then = self.gateways.get(name), holders[name][-1][1] if holders[name] else None
             if there is None or then is None or there.external != then.external:
                 moving.add(name)
+        fresh = frozenset(come) if moving else ()
         moved = [
             (owner.key, item)
             for owner, item in (self.holding(Forward) if moving else ())
-            if item.gateway in moving and (owner is not new or item in kept)
+            if item.gateway in moving and not (owner is new and item in fresh)
         ]
         self._place(moved, there=False)
         for name, found in holders.items():
@@ -390,12 +390,12 @@ class Owners(Mapping[str, Owner]):
             owner: The owner.
             elsewhere: On another external interface; else at another address of the same one.
         """
-        index = self.forwards
-        found = {
-            key
-            for item in owner.of(Forward)
-            for key in index.beside(item, self._external_beside(item, owner), elsewhere=elsewhere)
-        }
+        index, externals = self.forwards, self.forwards.externals
+        found: set[str] = set()
+        for item in owner.of(Forward):
+            external = self._external_beside(item, owner)
+            if not elsewhere or externals - {external}:
+                found.update(index.beside(item, external, elsewhere=elsewhere))
         return {key for key in found if key in self and self[key].urn != owner.urn}
 
     def check_ports(self, owner: Owner) -> None:
@@ -405,11 +405,12 @@ class Owners(Mapping[str, Owner]):
             HostnetError: They are; names the owner that has them.
         """
         mine: dict[Place, list[Span]] = {}
+        index, own = self.forwards, owner.key
         for item in owner.of(Forward):
             for place, ports in places(item, self._external_beside(item, owner)):
-                for there, key in self.forwards.holders(place, ports):
-                    holder = self.get(key)
-                    if key != owner.key and (holder is None or holder.urn != owner.urn):
+                for there, key in index.holders(place, ports):
+                    holder = self.get(key) if key != own else owner
+                    if holder is None or holder.urn != owner.urn:
                         raise _taken(place, ports, there, holder)
                 mine.setdefault(place, []).append(ports)
         for place, spans in mine.items():
@@ -420,8 +421,10 @@ class Owners(Mapping[str, Owner]):
 
     def _external_beside(self, item: Forward, owner: Owner) -> str:
         """The external interface of a forward of an owner that may not be among these yet."""
-        own = next((gateway for gateway in owner.of(Gateway) if gateway.name == item.gateway), None)
-        return (own.external or "") if own is not None else self.external_of(item)
+        for gateway in owner.of(Gateway):
+            if gateway.name == item.gateway:
+                return gateway.external or ""
+        return self.external_of(item)
 
 
 _Numbered = tuple[int, Owner]
