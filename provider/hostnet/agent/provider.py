@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from hostnet.agent.record.lock import Holder
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.protocol import Holding, Request, Waiting
+from hostnet.wire.protocol import DOING, Holding, Request, Waiting
 from hostnet.wire.requests import Change, Query
 from hostnet.wire.urn import Urn
 
@@ -19,7 +19,6 @@ _CHUNK_BYTES = 1 << 20
 _GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
 # When a provider hears that its request waits, and then how often.
 _FIRST_SECONDS, _EVERY_SECONDS = 0.5, 5.0
-_DOING = {"apply": "applying", "read": "reading", "facts": "reading", "restore": "restoring"}
 
 
 class Provider:
@@ -125,7 +124,7 @@ class Turn:
         request = self._provider.request
         about: list[Change | Query] = [*request.changes, *request.queries]
         stacks = dict.fromkeys(_stack(each.urn) for each in about)
-        return " ".join((_DOING.get(request.op, request.op), ", ".join(filter(None, stacks)))).strip()
+        return " ".join((DOING.get(request.op, request.op), ", ".join(filter(None, stacks)))).strip()
 
     def waits(self, holder: Holder, seconds: float) -> None:
         """Give up where nobody waits any more, or the time is over; else have the provider know."""

@@ -21,6 +21,7 @@ from hostnet.hosts.connection import Settings
 from hostnet.hosts.reader import Lines, malformed, parsed
 from hostnet.wire.errors import Code, HostnetError, OutcomeUnknownError
 from hostnet.wire.protocol import (
+    DOING,
     AgentProcess,
     Answer,
     Greeting,
@@ -51,7 +52,6 @@ _FEW = 3
 # The agent ended, was ended, or its answer can't be read: what became of the request is not known by that.
 _NO_ANSWER = (Code.AGENT_DIED, Code.MALFORMED)
 _UNKNOWN_FIX = "Run `pulumi up` again: it asks the host and continues"
-_DOING = {"apply": "applying", "read": "reading", "facts": "reading", "restore": "restoring"}
 
 
 class Transport(Protocol):
@@ -326,7 +326,7 @@ class Session:
 
     async def _ask(self, request: Request, names: str, *, attempts: int | None = None) -> Answer:
         channel = await self._open(attempts=attempts)
-        doing = f"{_DOING[request.op]} {names}"
+        doing = f"{DOING[request.op]} {names}"
         try:
             answer = await self._converse(channel, request, doing)
         except _LostError as lost:

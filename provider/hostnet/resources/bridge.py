@@ -44,6 +44,7 @@ from hostnet.resources.schema.types import (
     parse_interface,
 )
 from hostnet.resources.schema.values import UNKNOWN, Autoname, Inputs, Look, Outputs, Value, nothing
+from hostnet.wire.family import IPV6_MTU_MIN, SLAAC_LENGTH
 from hostnet.wire.objects import Address, DhcpServer, DhcpState, Link, LinkState, Object, StaticLease
 from hostnet.wire.subnets import reserved
 
@@ -53,8 +54,6 @@ if TYPE_CHECKING:
     from hostnet.wire.requests import View
 
 MTU_MIN, MTU_MAX = 68, 65535  # RFC 791; the kernel's ETH_MAX_MTU
-MTU_MIN_V6 = 1280  # RFC 8200: the kernel takes IPv6 off a link below
-SLAAC_LENGTH = 64  # RFC 4862
 ETHERNET_MTU = 1500
 _DERIVED_FIRST = 0x06  # locally administered, unicast, and apart from guests' 0x02
 
@@ -280,8 +279,8 @@ def no_address_twice(here: list[tuple[int, IpInterface]], path: str, report: Rep
 
 def enough_for_v6(mtu: int | None, here: Iterable[IpInterface], path: str, report: Report) -> None:
     """IPv6 needs an MTU of 1280."""
-    if mtu is not None and mtu < MTU_MIN_V6 and any(a.version == IPV6 for a in here):
-        report.fail(path, f"must be at least {MTU_MIN_V6} with IPv6 addresses (RFC 8200), not {mtu}")
+    if mtu is not None and mtu < IPV6_MTU_MIN and any(a.version == IPV6 for a in here):
+        report.fail(path, f"must be at least {IPV6_MTU_MIN} with IPv6 addresses (RFC 8200), not {mtu}")
 
 
 def _dhcp_in_subnets(dhcp: dict[str, Value], here: list[IpInterface], path: str, report: Report) -> None:

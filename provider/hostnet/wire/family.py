@@ -26,6 +26,12 @@ ANY_NETWORK: Mapping[Family, str] = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
 # A forward's listen address that means every address of the family.
 ANY_ADDRESS: Mapping[Family, str] = {"ipv4": "0.0.0.0", "ipv6": "::"}  # noqa: S104 - compared with, never bound
 
+# Below this MTU the kernel takes IPv6 off a link, with its addresses and sysctls (addrconf_notify; RFC 8200, 5).
+IPV6_MTU_MIN = 1280
+
+# The prefix length of a subnet in which guests make their own addresses (RFC 4862).
+SLAAC_LENGTH = 64
+
 
 def family_of(text: str) -> Family:
     """The family of an address, an address with prefix length, or a network, as text."""

@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Optional, Union
 
@@ -59,6 +59,9 @@ from hostnet.wire.requests import Change, Query, View
 from hostnet.wire.shapes import Count, Identifier, ShapeError, Text, loads, reader
 
 Operation = Literal["apply", "read", "facts", "restore", "watch", "confirm", "roll-back", "cancel"]
+
+# The operations that hold the host's lock, as messages say what a process is doing.
+DOING: Mapping[str, str] = {"apply": "applying", "read": "reading", "facts": "reading", "restore": "restoring"}
 
 # What became of a change or a query; None: a read found nothing.
 Asked = Sequence[Union[Change, Query]]

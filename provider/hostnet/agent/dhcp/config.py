@@ -18,12 +18,11 @@ from hostnet.agent.plan.mtu import carried_mtu
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.family import IPV6_MTU_MIN, SLAAC_LENGTH, family_of
 from hostnet.wire.objects import Address, DhcpServer, Guest, Lease, Link, Port, StaticLease
 
 DNS, DHCP = 53, 67
 _SOLICITATIONS = (133, 135, 136)  # ICMPv6: router solicitation, neighbour solicitation and advertisement (RFC 4861)
-_SLAAC_LENGTH = 64
-_MTU_MIN_V6 = 1280  # RFC 8200
 # How long a guest keeps a prefix that is not announced again. dnsmasq announces it every ten minutes.
 _PREFIX_LIFETIME = "1h"
 _MOST_LEASES = 1 << 20  # dnsmasq's default, 1000, is less than the hosts of a /22
@@ -189,7 +188,7 @@ def _compare(what: str, lease: StaticLease, guest: Guest, holder: str, key: str)
         HostnetError: They do.
     """
     addresses = {cidr.split("/")[0] for cidr in guest.addresses or ()}
-    v4 = {one for one in addresses if ":" not in one}
+    v4 = {one for one in addresses if family_of(one) == "ipv4"}
     if guest.mac == lease.mac and lease.address not in addresses and v4:
         both = ", ".join(sorted(v4 | {lease.address}))
         why = f"MAC address {lease.mac} would have two addresses ({both})"
@@ -238,7 +237,7 @@ def config_of(server: DhcpServer, world: World) -> ServerConfig:
         lines += _advertisements(server, own, domain, what)
         if mtu is not None:
             # Without it dnsmasq announces the bridge's MTU, which one of the ports may not carry. 0: its own interval.
-            lines.append(f"ra-param={bridge},mtu:{max(int(mtu), _MTU_MIN_V6)},0")
+            lines.append(f"ra-param={bridge},mtu:{max(int(mtu), IPV6_MTU_MIN)},0")
     known = list(_known(server, world, what)) if server.dhcp else []
     return ServerConfig(bridge, tuple(lines), tuple(_hosts(known)), tuple(_names(known)))
 
@@ -338,7 +337,7 @@ def _advertisements(
     mode = "ra-names" if answers_dns(server) else "ra-only"
     for prefix in server.ra_prefixes:
         network = ipaddress.ip_network(prefix)
-        if network.version != 6 or network.prefixlen != _SLAAC_LENGTH:
+        if network.version != 6 or network.prefixlen != SLAAC_LENGTH:
             raise HostnetError(Code.INVALID, what, f"{network} is no /64, which SLAAC needs")
         if not any(interface.ip in network for interface in own):
             raise HostnetError(
@@ -347,7 +346,7 @@ def _advertisements(
                 f"the bridge has no address in {network}, so it could not answer its guests",
                 "Add an address of that prefix to the bridge's `addresses`",
             )
-        yield f"dhcp-range={network.network_address},{mode},{_SLAAC_LENGTH},{_PREFIX_LIFETIME}"
+        yield f"dhcp-range={network.network_address},{mode},{SLAAC_LENGTH},{_PREFIX_LIFETIME}"
     if server.dns_servers:
         handed = [f"[{ip}]" for ip in _ips(server.dns_servers, what) if ip.version == 6]
         if handed:
@@ -434,7 +433,7 @@ def parse_leases(text: str, now: float) -> Iterator[Lease]:
     """
     for line in text.splitlines():
         fields = line.split()
-        if len(fields) < 4 or not fields[0].isdigit() or ":" in fields[2]:
+        if len(fields) < 4 or not fields[0].isdigit() or family_of(fields[2]) == "ipv6":
             continue
         expires, mac = int(fields[0]), fields[1].lower()
         if len(mac) == _MAC_LENGTH and (expires == 0 or expires > now):

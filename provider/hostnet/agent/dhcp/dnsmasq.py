@@ -38,6 +38,7 @@ from hostnet.agent.dhcp.process import ABOUT, RUN
 from hostnet.agent.linux import files, systemd, units
 from hostnet.agent.linux.install_hints import advice_here
 from hostnet.agent.plan.world import World
+from hostnet.agent.record.netns import inode, names_of
 from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.record import Store
 from hostnet.wire.digest import sha256
@@ -349,9 +350,9 @@ def _resolv_file() -> Path:
     A namespace can't reach 127.0.0.53, where systemd-resolved answers the host: it asks the servers behind it.
     """
     here = process.namespace()
-    if here == process.inode(Path("/proc/1/ns/net")):
+    if here == inode(Path("/proc/1/ns/net")):
         return _RESOLV_CONF
-    for name in process.names_of(here):
+    for name in names_of(here):
         own = Path("/etc/netns") / name / "resolv.conf"
         if own.exists():
             return own

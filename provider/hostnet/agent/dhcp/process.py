@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import pwd
 import shutil
 import signal
@@ -21,11 +20,11 @@ from pathlib import Path
 from hostnet.agent.dhcp.config import DHCP, DNS
 from hostnet.agent.linux import files
 from hostnet.agent.linux.process import end_process, opened, send_signal
+from hostnet.agent.record.netns import inode, names_of
 from hostnet.wire.errors import Code, HostnetError
 
 RUN = Path("/run/hostnet")
 ABOUT = "about-this-directory.json"  # longer than any interface's name, and so no bridge's directory
-_NAMED_NAMESPACES = Path("/run/netns")
 _START_SECONDS = 10.0
 _CONFIG_OPTION = "--conf-file="
 # Debian's package makes the first; the second is dnsmasq's own default (dnsmasq(8), --user).
@@ -174,25 +173,9 @@ def in_use(port: int) -> str:
 # --- namespaces ----------------------------------------------------------------------------------------------------
 
 
-def inode(path: Path) -> int:
-    """A file's inode, which names a namespace; 0 if there is no such file."""
-    try:
-        return path.stat().st_ino
-    except OSError:
-        return 0
-
-
 def namespace() -> int:
     """The network namespace of the calling thread."""
     return inode(Path("/proc/thread-self/ns/net"))
-
-
-def names_of(namespace: int) -> list[str]:
-    """The names of a network namespace (ip-netns(8))."""
-    try:
-        return [entry.name for entry in _NAMED_NAMESPACES.iterdir() if inode(entry) == namespace]
-    except OSError:
-        return []
 
 
 def sweep() -> None:
@@ -213,9 +196,15 @@ def sweep() -> None:
         ours = [pid for pid, config in inside.items() if config is not None and config.parent.parent == run]
         if (len(ours) == len(inside)) if netns else not ours:
             for pid in ours:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGTERM)
+                _end(pid, inside[pid])
             remove_directory(run)
+
+
+def _end(pid: int, config: Path | None) -> None:
+    """Ask a server to end. The number of one that has ended since it was found may be another process's by now."""
+    with opened(pid, lambda: _config_of(pid) == config) as descriptor:
+        if descriptor is not None:
+            send_signal(descriptor, signal.SIGTERM)
 
 
 def _processes_in(namespace: int) -> Mapping[int, Path | None]:

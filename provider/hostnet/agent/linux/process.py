@@ -57,7 +57,8 @@ def parent(pid: int) -> int:
     return int(_stat(pid)[_PARENT])
 
 
-def _boot() -> str:
+def boot_id() -> str:
+    """What names this boot: another one has another."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
@@ -154,11 +155,11 @@ class PidFile:
             process = Process(int(pid), int(start), version)
         except (OSError, ValueError):
             return None
-        return process if boot == _boot() and process.runs else None
+        return process if boot == boot_id() and process.runs else None
 
     def write(self, pid: int) -> None:
         """Name a process."""
-        files.write(self.path, f"{pid} {started_at(pid) or 0} {_boot()} {__version__}\n", 0o600, sync=False)
+        files.write(self.path, f"{pid} {started_at(pid) or 0} {boot_id()} {__version__}\n", 0o600, sync=False)
 
     def remove(self) -> None:
         """Name none."""

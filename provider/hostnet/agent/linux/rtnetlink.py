@@ -20,7 +20,7 @@ from hostnet.agent.linux import operations as ops
 from hostnet.agent.linux.conntrack import Flows
 from hostnet.agent.linux.netlink import Attributes, attribute, attributes, nested
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
-from hostnet.wire.family import AF, ANY_ADDRESS, FAMILIES, family_of
+from hostnet.wire.family import AF, ANY_ADDRESS, FAMILIES, IPV6_MTU_MIN, family_of
 
 # linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/if_tun.h
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
@@ -60,7 +60,6 @@ _FAMILY = struct.Struct("=H")  # of a gateway that is not of its route's
 _NEXT_HOP = struct.Struct("=HBBi")
 _USER_HZ = 100  # ticks a second, in which the kernel says how long a route lives
 _ANY = {AF[family]: ANY_ADDRESS[family] for family in FAMILIES}  # a default route's destination
-_IPV6_MIN_MTU = 1280  # below it the kernel takes IPv6 off an interface
 _SYSCTLS = Path("/proc/sys")
 
 
@@ -272,7 +271,7 @@ class LinuxKernel:
         A bridge follows its smallest port until its MTU is set by hand. The kernel notes that only where the value
         changes (`br_change_mtu`, Linux 6.18), so it is set to another value first.
         """
-        self._set(name, attribute(IFLA_MTU, mtu - 1 if mtu > _IPV6_MIN_MTU else mtu + 1))
+        self._set(name, attribute(IFLA_MTU, mtu - 1 if mtu > IPV6_MTU_MIN else mtu + 1))
         self._set(name, attribute(IFLA_MTU, mtu))
 
     @perform.register

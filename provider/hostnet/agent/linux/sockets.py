@@ -7,6 +7,8 @@ import socket
 import struct
 from pathlib import Path
 
+from hostnet.wire.family import family_of
+
 _LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp
 _UNCONNECTED = "07"  # a UDP socket that is bound and not connected
 
@@ -20,7 +22,7 @@ _HEADER = struct.Struct("=IHHII")
 _ENDS = struct.Struct("!HH16s16s")
 _REQUEST = struct.Struct("=BBBBI")
 _ANSWER = struct.Struct("=BBBB48x5I")  # family, state, timer, retransmissions; expires, queues, user, inode
-_ANSWER_BYTES = 8192
+_ANSWER_BYTES = 8192  # as netlink(7) advises: a message is not cut, whatever the size of a page
 _ANY_LINK_AND_COOKIE = struct.pack("=I", 0) + b"\xff" * 8
 
 End = tuple[str, int]  # an IPv4 address and a port
@@ -59,7 +61,7 @@ def bindable(protocol: str, address: str, port: int, *, shared: bool) -> bool:
         port: The port.
         shared: The server shares the port with servers that allow it (SO_REUSEPORT).
     """
-    six = ":" in address
+    six = family_of(address) == "ipv6"
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     with socket.socket(socket.AF_INET6 if six else socket.AF_INET, kind | socket.SOCK_CLOEXEC) as probe:
         # As servers have it: then only a listener is in the way, and no connection in TIME_WAIT (socket(7)).

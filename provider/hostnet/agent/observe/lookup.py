@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
+from hostnet.agent.plan.mtu import ETHERNET_MTU
 from hostnet.agent.plan.ownership import is_same_resource, other_holder
 from hostnet.agent.plan.resolve import resolve
 from hostnet.agent.plan.world import World
@@ -11,8 +12,6 @@ from hostnet.agent.record.record import Record
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Address, Forward, Gateway, Glob, Link, Object, Port
 from hostnet.wire.requests import Change, Query
-
-_DEFAULT_MTU = 1500  # ETH_DATA_LEN: what a bridge or TAP has by default
 
 
 def owner_of(query: Query, record: Record, snapshot: Snapshot) -> Owner | None:
@@ -61,7 +60,7 @@ def _link_objects(state: KernelLink, snapshot: Snapshot) -> list[Object]:
         Link(
             state.name,
             "bridge" if bridge else "tap",
-            mtu=state.mtu if state.mtu != _DEFAULT_MTU else None,
+            mtu=state.mtu if state.mtu != ETHERNET_MTU else None,
             stp=state.stp,
             vlan_filtering=state.vlan_filtering,
             user=None if bridge or state.uid is None else str(state.uid),

@@ -12,6 +12,7 @@ from hostnet.agent.observe.drift import drift
 from hostnet.agent.observe.links import observed_glob, observed_link
 from hostnet.agent.observe.observation import Observation
 from hostnet.agent.observe.undeclared import undeclared_forwards
+from hostnet.agent.plan.mtu import ETHERNET_MTU
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.objects import (
     Address,
@@ -38,7 +39,6 @@ from hostnet.wire.objects import (
 from hostnet.wire.subnets import gateway_for
 
 _SETTINGS = frozenset({"name", "kind", "stp", "vlan_filtering", "user", "group", "multi_queue", "vnet_hdr"})
-_DEFAULT_MTU = 1500  # ETH_DATA_LEN: what a bridge or TAP has by default
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _promised_link(item: Link, facts: _Facts) -> LinkState:
         **{name: value for name, value in vars(item).items() if name in _SETTINGS},
         ifindex=there.index if there else 0,
         mac=item.mac or (there.mac if there else ""),
-        mtu=item.mtu or (there.mtu if there else _DEFAULT_MTU),
+        mtu=item.mtu or (there.mtu if there else ETHERNET_MTU),
         addresses=tuple(each.cidr for each in facts.owner.of(Address) if each.link == item.name),
         routes=tuple(each.cidr for each in facts.owner.of(Route) if each.link == item.name),
         bridge=next((port.bridge for port in facts.owner.of(Port) if port.link == item.name), None),

@@ -18,9 +18,8 @@ from hostnet.agent.plan.mtu import followers, mtu_steps, noted_mtu, port_mtu, wa
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.originals import Mtu
 from hostnet.agent.record.owners import Owner
+from hostnet.wire.family import IPV6_MTU_MIN, family_of
 from hostnet.wire.objects import Address, Glob, Link, Port, Route
-
-_IPV6_MIN_MTU = 1280
 
 
 @dataclass
@@ -142,12 +141,12 @@ def _enable_ipv6(key: str, item: Link, owner: Owner, snapshot: Snapshot, into: P
     """
     addresses = (address.cidr for address in owner.of(Address) if address.link == item.name)
     routes = (route.cidr for route in owner.of(Route) if route.link == item.name)
-    if not any(":" in cidr for cidr in (*addresses, *routes)):
+    if not any(family_of(cidr) == "ipv6" for cidr in (*addresses, *routes)):
         return
     state = snapshot.links.get(item.name)
     if state is None:
         into.build.append(Step(key, ops.SetLink(item.name, ipv6=True)))
-    elif state.disable_ipv6 or (state.accept_ra is None and state.mtu < _IPV6_MIN_MTU):
+    elif state.disable_ipv6 or (state.accept_ra is None and state.mtu < IPV6_MTU_MIN):
         into.build.append(Step(key, ops.SetLink(item.name, ipv6=True), (ops.SetLink(item.name, ipv6=False),)))
 
 
@@ -177,7 +176,7 @@ def _change_link(
     into.build += mtu_steps(key, item.name, mtu, world, pin=bridge)
     # With an MTU below 1280 bytes a link has no IPv6 sysctls (addrconf_notify). They come back with the default of
     # the host, which accepts router advertisements.
-    gets_ipv6 = state.accept_ra is None and state.mtu < _IPV6_MIN_MTU <= (mtu or 0)
+    gets_ipv6 = state.accept_ra is None and state.mtu < IPV6_MTU_MIN <= (mtu or 0)
     if snapshot.takes_routers(item.name) or gets_ipv6:
         add(ops.SetLink(item.name, accept_ra=0), ops.SetLink(item.name, accept_ra=state.accept_ra))
     if bridge and state.stp != item.stp:
@@ -217,9 +216,9 @@ def _addresses(key: str, item: Link, owner: Owner, snapshot: Snapshot, into: Pla
     if item.kind == "tap":
         routes = [route.cidr for route in owner.of(Route) if route.link == link]
         _routes(key, link, routes, snapshot.routes.get(link, ()), into)
-        if any(":" not in cidr for cidr in extra):
+        if any(family_of(cidr) == "ipv4" for cidr in extra):
             # With a link's last IPv4 address the kernel deletes its IPv4 routes (fib_disable_ip): put ours back.
-            into.remove.extend(Step(key, ops.AddRoute(link, cidr)) for cidr in routes if ":" not in cidr)
+            into.remove.extend(Step(key, ops.AddRoute(link, cidr)) for cidr in routes if family_of(cidr) == "ipv4")
 
 
 def _routes(key: str, link: str, declared: list[str], there: tuple[str, ...], into: Plan) -> None:
@@ -252,7 +251,7 @@ def _exchange(
         through: The routes that may go with the addresses; put back last, when the addresses are back.
         into: Where the steps are added.
     """
-    again = {ipaddress.ip_interface(cidr).ip for cidr in missing if ":" in cidr}
+    again = {ipaddress.ip_interface(cidr).ip for cidr in missing if family_of(cidr) == "ipv6"}
     for cidr in extra:
         if ipaddress.ip_interface(cidr).ip in again:
             into.build.append(Step(key, ops.DeleteAddress(link, cidr), (ops.AddAddress(link, cidr),)))
@@ -419,7 +418,8 @@ def _recreate(item: Link, snapshot: Snapshot) -> Iterable[Operation]:
         master = snapshot.master_of(name)
         if master:
             yield ops.SetLink(name, bridge=master, isolated=state.isolated, hairpin=state.hairpin)
-    ipv6 = any(":" in cidr for cidr in (*snapshot.addresses.get(name, ()), *snapshot.routes.get(name, ())))
+    kept = (*snapshot.addresses.get(name, ()), *snapshot.routes.get(name, ()))
+    ipv6 = any(family_of(cidr) == "ipv6" for cidr in kept)
     yield ops.SetLink(name, accept_ra=state.accept_ra, ipv6=ipv6 or None, up=state.up)
     yield from (ops.AddAddress(name, cidr) for cidr in snapshot.addresses.get(name, ()))
     if item.kind == "tap":

@@ -64,7 +64,7 @@ def with_alias_advice(change: Change, error: HostnetError, owners: Owners) -> Ho
         return error
     mine = Urn.parse(change.urn)
     for owner in owners.values():
-        if owner.urn.rpartition("::")[2] in error.why and owner.urn != change.urn and owner.label in error.why:
+        if Urn.end_of(owner.urn) in error.why and owner.urn != change.urn and owner.label in error.why:
             theirs = Urn.parse(owner.urn)
             if mine.type == theirs.type and is_alias(owner, change.urn):
                 advice = (

@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 
 from hostnet.agent.linux import files
+from hostnet.agent.linux.process import boot_id
 from hostnet.agent.record.record import Store, check_directory, header_of
 from hostnet.wire.errors import Code, HostnetError
 
@@ -21,16 +22,28 @@ _UNNAMED = 3  # parts of an instance without a name: boot, inode, cookie
 
 def namespace_of(netns: str | None) -> int:
     """The inode of the namespace of this name now; 0 where there is none, or none is asked for."""
-    return _inode(str(NAMED_NAMESPACES / netns)) if netns else 0
+    return inode(NAMED_NAMESPACES / netns) if netns else 0
 
 
 def has_name() -> bool:
     """Whether the namespace that this process is in has a name (ip-netns(8))."""
-    here = _inode("/proc/self/ns/net")
+    return bool(names_of(inode(Path("/proc/self/ns/net"))))
+
+
+def inode(path: Path) -> int:
+    """A file's inode, which names a namespace; 0 if there is no such file."""
     try:
-        return any(_inode(str(entry)) == here for entry in NAMED_NAMESPACES.iterdir())
+        return path.stat().st_ino
     except OSError:
-        return False
+        return 0
+
+
+def names_of(namespace: int) -> list[str]:
+    """The names of a network namespace (ip-netns(8))."""
+    try:
+        return [entry.name for entry in NAMED_NAMESPACES.iterdir() if inode(entry) == namespace]
+    except OSError:
+        return []
 
 
 def enter(netns: str) -> None:
@@ -71,7 +84,7 @@ def store_here(state_dir: Path, netns: str | None) -> Store:
     here = Path("/proc/self/ns/net").stat().st_ino
     if here in _machine_namespace():
         return Store(state_dir, "host", None)
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    boot = boot_id()
     _sweep(state_dir, boot)
     return Store(state_dir, f"netns-{here}", f"{boot} {here} {_netns_cookie()} {netns or ''}".rstrip())
 
@@ -82,15 +95,8 @@ def _machine_namespace() -> set[int]:
     That of process 1 (in a container: the container's); where a hardened init hides its own, that of the kernel's first
     thread; where that is hidden as well, the number that Linux 6.18 fixed.
     """
-    known = filter(None, map(_inode, ("/proc/1/ns/net", "/proc/2/ns/net")))
+    known = filter(None, (inode(Path(f"/proc/{number}/ns/net")) for number in (1, 2)))
     return {next(known, _NET_NS_INIT_INO)}
-
-
-def _inode(path: str) -> int:
-    try:
-        return Path(path).stat().st_ino
-    except OSError:
-        return 0
 
 
 def _netns_cookie() -> int:

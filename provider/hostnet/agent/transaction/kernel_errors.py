@@ -20,6 +20,7 @@ from hostnet.agent.linux.operations import (
 from hostnet.agent.nft.desired import ClashError
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.family import family_of
 
 
 class OwnerError(Exception):
@@ -94,5 +95,5 @@ def _feature(operation: Operation) -> str:
         return f"bridges (CONFIG_BRIDGE){vlans if operation.vlan_filtering else ''}"
     if isinstance(operation, (CreateTap, SetTapUser)):
         return "TAPs (CONFIG_TUN)"
-    v6 = isinstance(operation, (AddAddress, AddRoute, PutRoute)) and ":" in operation.cidr
+    v6 = isinstance(operation, (AddAddress, AddRoute, PutRoute)) and family_of(operation.cidr) == "ipv6"
     return "IPv6 (CONFIG_IPV6)" if v6 else f"support for it ({operation})"
