@@ -29,7 +29,7 @@ class NoopProvider(provider_pb2_grpc.ResourceProviderServicer):
     async def Handshake(
         self, _request: provider_pb2.ProviderHandshakeRequest, _context: Context
     ) -> provider_pb2.ProviderHandshakeResponse:
-        """Ask for plain values: neither secrets nor unknowns are told apart."""
+        """Ask for plain values: secrets and unknowns are not marked."""
         return provider_pb2.ProviderHandshakeResponse()
 
     async def GetPluginInfo(self, _request: Empty, _context: Context) -> plugin_pb2.PluginInfo:

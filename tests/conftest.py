@@ -12,8 +12,8 @@ import pytest
 hypothesis.settings.register_profile("hostnet", deadline=None)
 hypothesis.settings.load_profile("hostnet")
 
-# A fork in a laboratory's thread (an agent inside the test process forks its guard) would have gRPC start its threads
-# again from there, in that thread's namespace, and no later test reached its plugin (grpcio 1.85).
+# A fork in a laboratory's thread (an agent inside the test process forks hostnet-confirm) would have gRPC start its
+# threads again from there, in that thread's namespace, and no later test reached its plugin (grpcio 1.85).
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 
 # Agents compare what they keep up with what a new one would make of the record, after each transaction.

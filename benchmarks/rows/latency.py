@@ -60,9 +60,9 @@ async def measure_once(world: World, kind: type[SSHTransport]) -> list[float]:
     first, second = session(), session()
     took = [await timed(first.connect()), await timed(second.connect())]
     took.append(await timed(first.apply(bridge("br0"))))
-    wishes = [forward(10000 + number) for number in range(CREATES)]
-    took.append(await timed(asyncio.gather(*map(first.apply, wishes))))
-    gone = [replace(wish, objects=(), prior=wish.objects, known=True) for wish in wishes]
+    changes = [forward(10000 + number) for number in range(CREATES)]
+    took.append(await timed(asyncio.gather(*map(first.apply, changes))))
+    gone = [replace(change, objects=(), prior=change.objects, known=True) for change in changes]
     await asyncio.gather(*map(first.apply, gone), first.apply(removal("br0")))
     for each in (first, second):
         await each.close()

@@ -33,7 +33,7 @@ def test_a_host_that_holds_nothing(terminal: Terminal) -> None:
 
 
 def test_status_tells_who_has_what_and_what_is_wrong(terminal: Terminal) -> None:
-    """Owners with their stacks, objects, members, drift in words, counters; `restore` mends what it told."""
+    """Owners with their stacks, objects, members, drift in words, counters; `restore` repairs what it showed."""
     terminal.stack.up(PROGRAM)
     assert "all as declared" in terminal.run("status").stdout
     assert terminal.run("status", "--check").returncode == OK
@@ -62,7 +62,7 @@ def test_status_tells_who_has_what_and_what_is_wrong(terminal: Terminal) -> None
 
 
 def test_restore_starts_the_watcher_again(terminal: Terminal) -> None:
-    """A dead watcher is drift, told by status and doctor."""
+    """A dead watcher is drift, and status and doctor show it."""
     terminal.stack.up(PROGRAM)
     file = PidFile(next(terminal.provider.directory.glob("*.watch.pid")))
     process = file.read()

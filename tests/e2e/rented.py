@@ -224,7 +224,7 @@ class Site:
         server.directory.joinpath("authorized_keys").write_text(self.key.with_suffix(".pub").read_text())
 
     def left_at_deletion(self, serial: str) -> str:
-        """What was on a server when the cloud was told to delete it."""
+        """What was on a server when the cloud was asked to delete it."""
         return self.directory.joinpath(f"{serial}.deleted").read_text()
 
     def close(self) -> None:

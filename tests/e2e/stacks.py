@@ -153,7 +153,7 @@ class Running:
     _read: int = 0  # bytes of the log
 
     def events(self) -> list[dict[str, Any]]:
-        """What it has told so far."""
+        """What it has printed so far."""
         if self.log.exists():
             with self.log.open("rb") as log:
                 log.seek(self._read)

@@ -217,7 +217,7 @@ def test_deleting_what_is_gone_is_success(stack: Stack, host: Host) -> None:
 
 
 def test_bad_input_is_told_whole_at_preview(stack: Stack) -> None:
-    """All that is wrong with a resource is told at once, each with its property, before anything is done."""
+    """All that is wrong with a resource is reported at once, each with its property, before anything is done."""
 
     def program() -> None:
         hostnet.Bridge("x", name="br/x", addresses=["10.0.0.0/24"], mtu=67)

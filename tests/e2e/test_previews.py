@@ -129,7 +129,7 @@ def test_secrets_never_show(stack: Stack, host: Host) -> None:
         stack.up(program(wrong=True), "--diff", "--debug", fails=True),
         stack.preview(program(jump=True), "--diff", "--debug"),
     ]
-    assert SECRETS[3] in host.record, "the host is told: what follows is about Pulumi's side"
+    assert SECRETS[3] in host.record, "the host gets it: what follows is about Pulumi's side"
     for run in runs:
         for secret in SECRETS:
             assert secret not in run.text, run.command

@@ -220,7 +220,7 @@ def test_what_is_deleted_with_its_server(site: Site, stack: Stack) -> None:
     assert stack.resources == {}
 
 
-# --- a change that cuts the way ------------------------------------------------------------------------------------
+# --- a change that cuts the connection -----------------------------------------------------------------------------
 
 
 def cut_off(site: Site, stack: Stack, server: Rented) -> dict[str, Any]:

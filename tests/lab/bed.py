@@ -1,7 +1,7 @@
 """A bare host for many quick sequences: one namespace, an uplink, two interfaces that others made; no neighbours.
 
 eth0    192.0.2.2/24, 2001:db8::2/64, both default routes (its veth peer `out0` is here, too, for the carrier)
-gl-1, gl-2    TAPs that somebody else made, for a glob
+gl-1, gl-2    TAPs that another program made, for a glob
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ A file is `{"cases": [case, …]}`; a resource is `{"kind": "Bridge", …its inp
       drifted   {"net-a": "addresses"}: a refresh finds drift in this property (or below it) and in nothing else, the
                 next `up` updates exactly those resources, and after it nothing is left to find
       mended    ["nat", "web"]: a refresh finds drift in some of these and in nothing else, whether as gone or as
-                changed, the next `up` mends just that, and after it nothing is left to find
+                changed, the next `up` repairs just that, and after it nothing is left to find
       run       commands, as in `before` · servers · sysctls · probes
       keep      a TCP connection that is kept: "outsider tcp 192.0.2.2:80" · kept: who answers on it ("nobody")
       hammer    {"probe": "outsider tcp …", "update": {…}}: an `update` during which no connection may fail

@@ -231,7 +231,7 @@ def advertisement(namespace: Namespace, timeout: float = PATIENCE) -> dict[str, 
 
 
 def advertise(namespace: Namespace, prefix: str) -> None:
-    """Say on `eth0` that this is a router, and that everybody shall have an address of a /64 prefix."""
+    """Send on `eth0`, as a router, that each host makes itself an address of a /64 prefix."""
     with namespace.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as raw:
         index = namespace.call(socket.if_nametoindex, "eth0")
         raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)

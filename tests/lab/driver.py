@@ -229,7 +229,7 @@ class Stack:
         """Read everything. What is gone leaves the state.
 
         Returns:
-            What the next `up` of the same program would have to mend: paths by resource, `["gone"]` for one that is
+            What the next `up` of the same program would have to repair: paths by resource, `["gone"]` for one that is
             gone.
         """
         return self.provider.run(self._refresh())

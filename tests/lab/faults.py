@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hostnet.agent.record.lock import Background, acquire
-from hostnet.agent.transaction.commit_confirm import NAME as GUARD
+from hostnet.agent.transaction.commit_confirm import NAME as CONFIRM
 from hostnet.hosts.connection import Connection, Settings
 from hostnet.hosts.local import LocalTransport
 from hostnet.hosts.session import Session
@@ -61,7 +61,7 @@ FAULTS = (
     "plugin killed",
     "pulumi killed",
     "agent killed",
-    "guard killed",
+    "hostnet-confirm killed",
     "dnsmasq killed",
     "watcher killed",
     "SSH cut",
@@ -72,7 +72,10 @@ FAULTS = (
 )
 SIDES = ("local", "SSH")
 IMPOSSIBLE = {
-    ("guard killed", "local"): "a change of this machine can't cut this machine off from itself: there is no guard",
+    (
+        "hostnet-confirm killed",
+        "local",
+    ): "a change of this machine can't cut it off from itself: there is no hostnet-confirm",
     ("SSH cut", "local"): "there is no connection",
 }
 # What is missing afterwards although nobody changed it back: the next refresh sees it.
@@ -349,15 +352,15 @@ class Ground:
                     state.partial.add(key)  # the next `up` has a difference to put right
 
     async def _settled(self) -> None:
-        """Wait until the processes of the sessions that ended are gone; guards keep a result, and end when told to."""
+        """Wait for the end of the processes of ended sessions; hostnet-confirm keeps a result, and is asked to end."""
         mine = {each.greeting.process.pid for each in (self._auditor, self._spare) if each is not None}
 
         def gone() -> bool:
-            guards = [pid for pid in self.processes(GUARD) if _parent(pid) not in mine]
-            for pid in guards:
+            waiting = [pid for pid in self.processes(CONFIRM) if _parent(pid) not in mine]
+            for pid in waiting:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
-            return not guards and not set(self.agents()) - mine
+            return not waiting and not set(self.agents()) - mine
 
         while not gone():  # noqa: ASYNC110 - of a process that is not a child there is no event
             await asyncio.sleep(0.01)
@@ -476,7 +479,7 @@ def _killed(*names: str) -> Fault:
             await asyncio.wait({work}, timeout=0.001)  # its agent is just being started
         agent = session.greeting.process.pid
         for pid in [agent] if not names else [each for name in names for each in ground.processes(name)]:
-            if pid > 1 and (names != (GUARD,) or _parent(pid) == agent):
+            if pid > 1 and (names != (CONFIRM,) or _parent(pid) == agent):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         yield
@@ -543,7 +546,7 @@ _FAULTS: dict[str, Fault] = {
     "plugin killed": _plugin_killed,
     "pulumi killed": _pulumi_killed,
     "agent killed": _killed(),
-    "guard killed": _killed(GUARD),
+    "hostnet-confirm killed": _killed(CONFIRM),
     "dnsmasq killed": _killed("dnsmasq"),
     "watcher killed": _killed("hostnet-watch"),
     "SSH cut": _ssh_cut,

@@ -110,7 +110,7 @@ class Native(Firewall):
 
 
 class Docker(Firewall):
-    """Docker's chains, in both families, and a restart that makes its filter table anew."""
+    """Docker's chains, in both families, and a restart that creates its filter table again."""
 
     def reload(self) -> None:
         """Load the rules."""

@@ -6,7 +6,7 @@
     kernel.neighbours(), kernel.qdiscs()
     kernel.ruleset(), kernel.listing()           nftables as JSON objects, and as `nft list ruleset` prints it
 
-Each call reads anew, in a thread that is in the namespace, by sockets that are closed before it returns: nothing of
+Each call reads again, in a thread that is in the namespace, by sockets that are closed before it returns: nothing of
 the observer keeps a namespace alive, and no answer is older than the question.
 """
 

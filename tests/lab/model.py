@@ -58,7 +58,7 @@ class Model:
 
     Args:
         uplink: The interface of the default route.
-        free: Interfaces that somebody else made, in the order of their names.
+        free: Interfaces that another program made, in the order of their names.
         links: All names that programs give to links.
     """
 

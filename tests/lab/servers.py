@@ -192,7 +192,7 @@ def without_ip_header(raw: socket.socket, data: bytes) -> bytes:
 
 
 def want_packet_info(server: socket.socket) -> None:
-    """Ask to be told, with each packet, which of our addresses it was sent to."""
+    """Ask to learn, with each packet, which of our addresses it was sent to."""
     if server.family == socket.AF_INET:
         server.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
     else:

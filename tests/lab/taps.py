@@ -33,7 +33,7 @@ def open_tap(name: str, *, vnet_hdr: bool = True, multi_queue: bool = False) -> 
         multi_queue: As the TAP was made.
 
     Raises:
-        OSError: EBUSY where somebody else holds a single-queue TAP, EINVAL where `multi_queue` does not fit.
+        OSError: EBUSY where another process holds a single-queue TAP, EINVAL where `multi_queue` does not fit.
     """
     flags = IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if vnet_hdr else 0) | (IFF_MULTI_QUEUE if multi_queue else 0)
     descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)

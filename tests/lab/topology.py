@@ -30,7 +30,7 @@ Duplicate address detection is off everywhere: a new bridge's link-local address
 till then the host can't ask for a guest of a forwarded v6 packet. Neighbours and guests send ICMP errors without a rate
 limit, and ask for who is not there every 50 ms, for three seconds as a kernel does by default; the host is in all else
 as a kernel makes it.
-All stay from test to test but the host: `fresh_host` makes it anew, `snapshot` tells whether that is needed.
+All stay from test to test but the host: `fresh_host` creates it again, `snapshot` says whether that is needed.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def guest_of(lab: Lab, kind: str) -> str:
 
 @pytest.mark.parametrize("kind", ["bridge", "tap"])
 def test_a_guest_is_no_router_of_the_hosts(lab: Lab, stack: Stack, kind: str) -> None:
-    """On what hostnet made; on a bridge of somebody else's the same words give the host a route and an address."""
+    """On what hostnet made; on the bridge of another program the same words give the host a route and an address."""
     stack.up(BRIDGE if kind == "bridge" else TAP)
     assert lab.host.sysctl("net.ipv6.conf.all.forwarding") == "0"
     guest, link = guest_of(lab, kind), stack["net.name"]

@@ -499,7 +499,7 @@ def test_a_delete_that_dies_at_any_moment_is_undone(bed: Bed, agent: Agent) -> N
 
 
 class Answer:
-    """A provider's answer, as it is to be; and what it was told of its change, in order."""
+    """A provider's answer, as it is to be; and what it heard of its change, in order."""
 
     required = True
 
@@ -535,7 +535,7 @@ SETS: dict[str, tuple[bool, list[Change]]] = {
 
 
 def unconfirmed(agent: Agent, name: str, answer: Answer) -> list[Any]:
-    """Apply one of the sets, on a host that has what it changes; gives what was told."""
+    """Apply one of the sets, on a host that has what it changes; gives what was heard."""
     there, changes = SETS[name]
     if there:
         agent.make(*(change_of(name, *objects) for name, objects in NETWORK.items()))
@@ -560,7 +560,7 @@ def test_a_confirmed_change_counts(bed: Bed, agent: Agent, name: str) -> None:
 
 @pytest.mark.parametrize("name", SETS)
 def test_a_refused_change_is_undone(bed: Bed, agent: Agent, name: str) -> None:
-    """At once, all of it; each resource is told why, and so is who asks again."""
+    """At once, all of it; each resource gets the reason, and so does a provider that asks again."""
     answer = Answer("it can't be reached")
     told = unconfirmed(agent, name, answer)
     assert {(each.code, each.why) for each in told} == {(Code.ROLLED_BACK, "it can't be reached")}
@@ -709,7 +709,7 @@ def test_what_may_take_the_ssh_port_is_asked_for_a_new_connection(bed: Bed, agen
 
 
 def test_a_confirmation_that_cannot_be_written(bed: Bed, agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk is full by then: the change is undone at once, and its provider is told that it failed."""
+    """The disk is full by then: the change is undone at once, and its provider hears that it failed."""
     before = bed.snapshot()
     save, saved = agent.host._store._save, []
 
@@ -894,7 +894,7 @@ def test_two_agents_take_turns(bed: Bed, stack: Stack) -> None:
     def go(one: Stack, program: dict[str, Any]) -> None:
         try:
             one.up({"f": ("PortForward", {"sourcePort": 80 + len(one.name), "destination": "10.0.0.2"}), **program})
-        except BaseException as error:  # noqa: BLE001 - told below
+        except BaseException as error:  # noqa: BLE001 - reported below
             failures.append(error)
 
     try:

@@ -78,7 +78,7 @@ def test_icmp_echo(lab: Lab) -> None:
 
 
 def test_source_address_and_port_are_bound(lab: Lab) -> None:
-    """A probe leaves from the address and port that it was told to use, and the answer comes from the one it asked."""
+    """A probe leaves from the address and port that it was given, and the answer comes from the one it asked."""
     lab.serve("outsider", "tcp:80 udp:80")
     for protocol in ("tcp", "udp"):
         verdict = lab.probe("host", f"{protocol} 192.0.2.20:80 from 192.0.2.3:700")

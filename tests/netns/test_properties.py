@@ -371,7 +371,7 @@ class HostMachine(RuleBasedStateMachine):
 
     @initialize(v4=st.booleans(), v6=st.booleans())
     def begin(self, v4: bool, v6: bool) -> None:  # noqa: FBT001 - drawn
-        """The switches are somebody's: as they were, they shall be in the end."""
+        """The sysctls belong to another program: in the end they are as they were."""
         self.on = {"4": v4, "6": v6}
         self.bed.switch(V4, str(int(v4)))
         self.bed.switch(V6, str(int(v6)))
@@ -400,7 +400,7 @@ class HostMachine(RuleBasedStateMachine):
     @rule()
     @precondition(lambda self: self.drifted)
     def repair(self) -> None:
-        """`refresh` shows what was done, and `up` mends that and nothing else."""
+        """`refresh` shows what was done, and `up` repairs that and nothing else."""
         self.look()
         note("up")
         touched = {step.split(":")[0].split()[1] for step in self.stack.again()}
@@ -542,8 +542,8 @@ def test_a_bridge_in_a_gateways_network_that_goes_is_not_taken_for_a_strangers(g
     assert stack.refresh() == {}
 
 
-def mends(stack: Stack, bed: Bed) -> None:
-    """A refresh shows something, the next `up` mends it, and then all is as it was."""
+def repairs(stack: Stack, bed: Bed) -> None:
+    """A refresh shows something, the next `up` repairs it, and then all is as it was."""
     assert stack.refresh(), "the drift was not seen"
     assert stack.again()
     assert stack.refresh() == {}
@@ -626,7 +626,7 @@ def test_a_bridges_isolation_is_seen_on_its_taps(ground: Ground, stack: Stack) -
     net = ("Bridge", {"name": "br0", "portIsolation": True})
     stack.up({"net": net, "tap": ("TapBinding", {"name": "vm0", "bridge": "${net.name}"})})
     ground.bed.host.run("ip link set vm0 type bridge_slave isolated off")
-    mends(stack, ground.bed)
+    repairs(stack, ground.bed)
     assert ground.bed.links()["vm0"].isolated
 
 
@@ -697,7 +697,7 @@ def test_an_element_that_all_share_is_seen_and_put_back(ground: Ground, stack: S
     stack.up(NETWORK)
     had = ground.bed.snapshot()
     ground.bed.nft(f"delete element {element}\n")
-    mends(stack, ground.bed)
+    repairs(stack, ground.bed)
     assert difference(ground.bed.snapshot(), had) == []
 
 
@@ -707,7 +707,7 @@ def test_an_element_that_is_nobodys_is_seen_and_taken_out(ground: Ground, stack:
     stack.up(NETWORK)
     had = ground.bed.snapshot()
     ground.bed.nft(f"add element {element}\n")
-    mends(stack, ground.bed)
+    repairs(stack, ground.bed)
     assert difference(ground.bed.snapshot(), had) == []
 
 
@@ -720,6 +720,6 @@ def test_a_way_to_oneself_that_is_shut_is_seen_and_opened(ground: Ground, stack:
         ground.bed.switch("net.ipv4.conf.br0.route_localnet", "0")
     else:
         ground.bed.host.run("ip link set vm0 type bridge_slave hairpin off")
-    mends(stack, ground.bed)
+    repairs(stack, ground.bed)
     assert difference(ground.bed.snapshot(), had) == []
     assert ground.bed.links()["vm0"].hairpin

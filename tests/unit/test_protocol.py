@@ -74,7 +74,7 @@ def test_a_request_is_read_as_it_was_written(request_: Request) -> None:
 
 
 def test_a_greeting() -> None:
-    """It is told from what a login script prints, and has the agent's identity."""
+    """It is distinguished from what a login script prints, and has the agent's identity."""
     line = _GREETING.to_line()
     assert is_greeting(line)
     assert Greeting.parse(line, "root@192.0.2.2") == _GREETING

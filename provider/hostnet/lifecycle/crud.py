@@ -52,10 +52,10 @@ class State:
 
 
 class PartialError(Exception):
-    """A change was applied in part, and rolling it back failed as well. The state has to keep what there is.
+    """A change was applied in part, and rolling it back failed as well. The state has to keep what exists.
 
     Args:
-        state: What there is.
+        state: What exists on the host.
         reason: Why it is not all.
     """
 

@@ -1,4 +1,4 @@
-"""From what an owner had, what it shall have and what the kernel has, to operations and what undoes each."""
+"""From what an owner had, what it should have and what the kernel has, to operations and what undoes each."""
 
 from __future__ import annotations
 

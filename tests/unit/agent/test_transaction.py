@@ -493,7 +493,7 @@ def test_deleted_and_created_again_by_another_resource(fake: FakeHost, kind: str
 
 
 def test_the_other_resource_fails(fake: FakeHost) -> None:
-    """Then the first one keeps what it has, and both are told."""
+    """Then the first one keeps what it has, and both get the error."""
     fake.agent.apply([*changes()[:1], Change(urn("TapBinding one"), "x", TAKEN["TapBinding"])])
     whole = dump(fake)
     fake.kernel.refuse(errno.ENOSPC)

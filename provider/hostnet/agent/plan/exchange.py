@@ -53,8 +53,8 @@ def waiting_beside(change: Change, owners: Owners) -> list[Owner]:
 def ready(owners: Owners, resolve: Resolve) -> dict[str, Owner]:
     """Those that have waited for each other, or for what is free now, each with what it gets.
 
-    All of them together: of two that exchange their ports neither could come first. Who still waits for somebody else
-    keeps what it has, and whoever waits for that waits as well.
+    All of them together: of two that exchange their ports neither could come first. An owner that still waits for
+    another one keeps what it has, and the owners that wait for it wait as well.
     """
     waiting = dict(owners.waiting)
     while waiting:
