@@ -23,6 +23,7 @@ _SHARED = ("__init__.py",)
 _ROOMS = ("agent", "wire")
 _MAIN = "agent/__main__.py"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first that a zip can say
+# A zip has the mode of a file in the upper half of its external attributes, where a Unix made it.
 _UNIX = 3
 _MODE = 0o100600 << 16
 

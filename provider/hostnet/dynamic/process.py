@@ -30,7 +30,7 @@ from hostnet.wire.errors import Code, HostnetError
 
 T = TypeVar("T")
 
-# The engine kills this process five seconds after it asked it to end.
+# The engine (3.259) kills this process five seconds after it asked it to end.
 _CLOSE_SECONDS = 3.0
 
 

@@ -262,7 +262,7 @@ def save_questions(conn: asyncssh.SSHClientConnection, own: Sequence[asyncssh.SS
         await ask(method, *args, **options)
 
     conn.send_userauth_request = request  # type: ignore[method-assign]
-    conn._auth_methods = [_PUBLIC_KEY, b"none"]  # noqa: SLF001 - asyncssh has no other way to leave out "none"
+    conn._auth_methods = [_PUBLIC_KEY, b"none"]  # noqa: SLF001 - asyncssh (2.24) has no option that leaves out "none"
 
 
 async def log_in(

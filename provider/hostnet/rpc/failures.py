@@ -23,7 +23,7 @@ STATUS_OF = {
     Code.CONFLICT: StatusCode.ALREADY_EXISTS,
     Code.NOT_FOUND: StatusCode.NOT_FOUND,
     Code.KERNEL: StatusCode.FAILED_PRECONDITION,
-    # Not UNIMPLEMENTED: that is how the engine recognises an RPC that a provider does not have.
+    # Not UNIMPLEMENTED: that is how the engine (3.259) recognises an RPC that a provider does not have.
     Code.UNSUPPORTED: StatusCode.FAILED_PRECONDITION,
     Code.UNREACHABLE: StatusCode.UNAVAILABLE,
     Code.PERMISSION: StatusCode.PERMISSION_DENIED,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hostnet.lifecycle.host_access import MakePool, Pool
     from hostnet.rpc.servicer import Servicer
 
-_MESSAGE_BYTES = 400 * 1024 * 1024  # as the engine's own
+_MESSAGE_BYTES = 400 * 1024 * 1024  # as the engine's own (3.259)
 
 # gRPC refuses requests that waited longer than this for a handler (30 s by default); behind a queue of thousands of
 # resources, one may.
@@ -33,7 +33,7 @@ _OPTIONS = [
     ("grpc.so_reuseport", 0),
 ]
 
-# The engine kills five seconds after its SIGINT.
+# The engine (3.259) kills five seconds after its SIGINT.
 _GRACE_SECONDS = 3.0
 _CLOSE_SECONDS = 1.0
 

@@ -175,7 +175,8 @@ def _forwarded_rules(chain: Chain, required: Required) -> list[tuple[AcceptRule,
             by_place.setdefault(known[pair], []).append(traffic)
     found = []
     for places, group in by_place.items():
-        # iptables-nft can't read back a rule that tells what was forwarded: there each forward has a rule.
+        # iptables-nft (1.8.9) lists no chain with a rule that matches what was forwarded (`ct status dnat`: "chain is
+        # incompatible"): there each forward has a rule.
         whole = group if chain.kind == IPTABLES_NFT else list(by_interface(group, chain.family))
         found += [(rule, places) for rule in _renderer(chain)(whole, chain.family)]
     return found

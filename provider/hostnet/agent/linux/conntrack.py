@@ -132,8 +132,10 @@ def forget(flows: Iterable[Flows], is_local: Callable[[str], bool]) -> int:
                 if flow is not None and any(each.has(flow, is_local) for each in wanted):
                     count += _delete(connection, head, message.body[4:])
         except OSError as error:
+            # EINVAL is the answer of a kernel without nf_conntrack_netlink (nfnetlink_rcv_msg, Linux 6.18). In a
+            # namespace where nothing has used conntrack the list is empty.
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOENT):
-                raise  # else nf_conntrack_netlink is not loaded, or nothing has used conntrack in this namespace
+                raise
         finally:
             connection.close()
     return count

@@ -151,7 +151,7 @@ class LinuxKernel:
             route = _route(message.body, names)
             if route is not None:
                 found.setdefault(route.link, []).append(route)
-        # The kernel refuses a route whose gateway nothing leads to (ENETUNREACH): what leads there comes first.
+        # The kernel refuses a route whose gateway no route leads to (ENETUNREACH): that route comes first.
         return {
             name: tuple(sorted(routes, key=lambda route: route.gateway is not None)) for name, routes in found.items()
         }
@@ -235,7 +235,7 @@ class LinuxKernel:
     @perform.register
     def _delete_route(self, operation: ops.DeleteRoute) -> None:
         with _Tolerate(errno.ESRCH, errno.ENODEV):
-            # Protocol 0 and scope "nowhere" match any: another program may have added it again.
+            # Protocol 0 and scope "nowhere" match any (Linux 6.18): another program may have added it again.
             body = self._route_body(operation.link, operation.cidr, protocol=0, scope=RT_SCOPE_NOWHERE)
             self._netlink.request(RTM_DELROUTE, body)
 

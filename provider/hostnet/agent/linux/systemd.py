@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 BOOTED = Path("/run/systemd/system")  # sd_booted(3)
-_SECONDS = 30
+_SECONDS = 30  # that a command may take
 # As in our unit files. With the default dependencies a service waits for basic.target, and a bridge's DHCP server is
 # needed before that.
 _PROPERTIES = (

@@ -18,7 +18,7 @@ _NAMES = {number: name for name, number in PROTOCOLS.items()}
 _IFNAME = re.compile(r"[A-Za-z0-9_.@+=~%,#-]{1,15}")
 
 
-LONGEST_COMMENT = 100  # bytes of a comment: the kernel keeps 128, with nft's own header
+LONGEST_COMMENT = 100  # bytes of a comment: nft 1.0.6 refuses more than 128
 _DEFAULT_STATE = "/var/lib/hostnet"
 _LONGEST_MARK = 40
 _MARK = re.compile(r" @(/.*)")

@@ -425,7 +425,7 @@ def _recreate(item: Link, snapshot: Snapshot) -> Iterable[Operation]:
     if item.kind == "tap":
         yield from (ops.AddRoute(name, cidr) for cidr in snapshot.routes.get(name, ()))
     if item.kind == "bridge":
-        # The kernel clears isolation and hairpin mode as a port leaves.
+        # The kernel clears isolation and hairpin mode as a port leaves (Linux 6.18).
         for port in map(snapshot.links.__getitem__, snapshot.ports_of(name)):
             yield ops.SetLink(port.name, bridge=name, isolated=port.isolated, hairpin=port.hairpin)
         yield from snapshot.through.get(name, ())
