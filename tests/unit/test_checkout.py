@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -10,6 +11,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from hostnet.wire.protocol import Request
 
 from tools.paths import CHECKOUT
 
@@ -43,6 +45,28 @@ def test_the_demo_needs_no_development_tools(module: str) -> None:
     script = f"import sys; sys.modules.update(dict.fromkeys({missing!r})); import {module}"
     done = subprocess.run([sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_make_has_the_targets_that_a_document_names(path: Path) -> None:
+    """In backticks, and in listings of commands."""
+    named = re.findall(r"(?:`|^ {4})make ([a-z -]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    phony = re.search(r"^\.PHONY: (.*)$", (CHECKOUT / "Makefile").read_text(), re.MULTILINE)
+    assert phony
+    assert {target for line in named for target in line.split()} - {*phony[1].split()} == set()
+
+
+def test_developers_can_run_what_they_read() -> None:
+    """The tests that the page names are there, and an agent understands the request that it shows."""
+    page = (CHECKOUT / "docs" / "developing.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^ +\.venv/bin/python -m pytest (.*)$", page, re.MULTILINE)
+    tests = [word for command in commands for word in shlex.split(command)]
+    assert len(tests) >= 3
+    collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *tests]
+    done = subprocess.run(collect, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (request,) = re.findall(r"^ +echo '(.*)' \|$", page, re.MULTILINE)
+    assert Request.parse(request).op == "facts"
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(CHECKOUT)))
