@@ -22,6 +22,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "clients": ("isc-dhcp-client | dhcpcd-base", "ethtool"),  # the tests' own; ISC ended its client in 2022
     # xz-utils and zstd for the modules in a kernel's package; a minimal system has neither.
     "guest": ("qemu-system-x86", "busybox-static", "cpio", "xz-utils", "zstd"),
+    "fleet": ("redis-server", "postgresql"),  # the tests' own: a queue's broker, a store of Pulumi's state
     "server": ("mmdebstrap", "e2fsprogs", "openssh-client"),  # a whole system in a disk image: see tools/server.py
 }
 
@@ -77,7 +78,11 @@ def install(groups: Sequence[str] = tuple(GROUPS)) -> None:
 
 
 # Services that would listen on the network from their installation on, by package. The tests run their own.
-_SERVICES = {"openssh-server": ("ssh.service", "ssh.socket")}
+_SERVICES = {
+    "openssh-server": ("ssh.service", "ssh.socket"),
+    "redis-server": ("redis-server.service",),
+    "postgresql": ("postgresql.service",),
+}
 
 
 def _keep_stopped(packages: Sequence[str]) -> None:

