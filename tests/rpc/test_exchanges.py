@@ -290,7 +290,7 @@ def test_a_holder_that_stays_as_it_is(engine: Engine) -> None:
     for run in (stack.preview, stack.up):
         with pytest.raises(grpc.RpcError) as failed:
             run(program, order)
-        assert "PortForward a asks for what stays as it is" in message(failed.value)
+        assert "PortForward a asks for what another resource keeps" in message(failed.value)
         assert REFUSED.format("test") in message(failed.value)
     with pytest.raises(grpc.RpcError) as failed:
         stack.up(program, order[::-1])

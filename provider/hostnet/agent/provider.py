@@ -84,7 +84,7 @@ class Provider:
                 raise EOFError
             break
         if any(each.op == "cancel" and each.id == self.request.id for each in self._queue):
-            raise HostnetError(Code.CANCELLED, "cancelled", "the host was waited for, and nothing was changed")
+            raise HostnetError(Code.CANCELLED, "cancelled", "it waited for the host's lock, and nothing was changed")
 
     def _poll(self) -> list[tuple[int, int]]:
         poll = select.poll()
@@ -127,7 +127,7 @@ class Turn:
         return " ".join((DOING.get(request.op, request.op), ", ".join(filter(None, stacks)))).strip()
 
     def waits(self, holder: Holder, seconds: float) -> None:
-        """Give up where nobody waits any more, or the time is over; else have the provider know."""
+        """Give up where no provider waits any more, or the time is over; else tell the provider who holds the lock."""
         self._provider.check()
         if seconds >= self._patience:
             raise _busy(holder, self._patience)
@@ -139,7 +139,7 @@ class Turn:
             self._provider.send(Waiting(self._provider.request.id, holding).to_line())
 
     def starts(self) -> None:
-        """Give up where nobody waits any more."""
+        """Give up where no provider waits any more."""
         self._provider.check()
 
 

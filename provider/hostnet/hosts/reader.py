@@ -88,6 +88,6 @@ def malformed(error: ShapeError, doing: str, host: str) -> HostnetError:
         Code.MALFORMED,
         f"cannot read the host's answer while {doing}",
         str(error).strip(),
-        "No agent of this hostnet sends that. Check that this is the host that you mean, and what its python3 is",
+        "No agent of hostnet sends that. Check that this is the host that you mean, and what its python3 is",
         host,
     )

@@ -1,4 +1,4 @@
-"""Which resources may yet give up, in this run, what another one asks for: the engine may send one change at a time."""
+"""Which resources may still release, in this run, what another one asks for: the engine may send them one by one."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ class Turns:
 
 
 def _in_vain(change: Change, error: HostnetError) -> HostnetError:
-    """The error about a change that waits, where nobody gives up what it waits for."""
+    """The error about a change that waits, where no resource releases what it waits for."""
     urn = Urn.parse(change.urn)
-    what = f"{urn.kind} {urn.name} asks for what stays as it is: {error.what}"
+    what = f"{urn.kind} {urn.name} asks for what another resource keeps: {error.what}"
     return HostnetError(error.code, what, error.why, error.fix, error.host, holder=error.holder)
 
 

@@ -1,4 +1,4 @@
-"""Connection tracking: delete the flows that would otherwise go on as they began, whatever the rules say by now.
+"""Connection tracking: delete the flows that would otherwise keep a translation that the rules no longer ask for.
 
 The kernel looks up how a flow is translated for its first packet only, and a UDP flow lives as long as packets come.
 """

@@ -1,4 +1,4 @@
-"""Sockets of programs: which ports have a listener, and whose a connection is, in this network namespace."""
+"""Sockets of programs in this network namespace: ports with a listener, and the user that a connection belongs to."""
 
 from __future__ import annotations
 

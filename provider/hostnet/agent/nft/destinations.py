@@ -1,4 +1,4 @@
-"""Behind which interfaces the destinations of forwards are: kept up, destination by destination."""
+"""The interface behind which each destination of a forward is; kept up, destination by destination."""
 
 from __future__ import annotations
 

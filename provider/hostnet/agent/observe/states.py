@@ -1,4 +1,4 @@
-"""What a read tells the provider of each object: as declared, but for what differs. Pure."""
+"""The state of each object for a read: what is declared, with the differences in it. Pure."""
 
 from __future__ import annotations
 

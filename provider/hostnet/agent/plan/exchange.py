@@ -1,4 +1,4 @@
-"""Who waits for what another resource of its stack still has, and gives up later in the same run. Pure.
+"""Resources that wait for what another one of their stack still has, and releases later in the same run. Pure.
 
 The engine may send one change at a time (`pulumi up --parallel 1`), and deletes last: of two resources that exchange
 their ports, the first asks for what the second has. The first then waits, with nothing changed, and the change that

@@ -1,4 +1,4 @@
-"""Whose a thing is once the URN of its resource has changed: the state still knows its type, name and id. Pure.
+"""The owner of a thing when the URN of its resource has changed: the state still knows type, name and id. Pure.
 
 The engine rewrites the URNs in a state: `pulumi stack rename`, a renamed project and `pulumi state move` change the
 stack or the project, an alias changes the rest. The record has the URN of the last write.

@@ -1,4 +1,4 @@
-"""What has changed since a large record was written as a whole, in a file beside it: one line for each change.
+"""The changes since a large record was written as a whole, in a second file: one line for each change.
 
 Each line has a checksum before its text. A line that a power cut or a full disk cut off is the last one, and counts as
 not written.
