@@ -16,7 +16,9 @@ import pytest
 TOP = Path(__file__).parents[2]
 PACKAGE = TOP / "provider" / "hostnet"
 ARCHITECTURE = TOP / "docs" / "architecture.md"
+UNIT_TESTS = TOP / "tests" / "unit"
 MOST_MODULES = 15
+MOST_LINES = 60  # of a function: a screen
 
 # Lowest first: a room imports only rooms of lines above its own. Rooms of one line do not import each other.
 FLOORS = (
@@ -150,6 +152,26 @@ def test_a_folder_is_no_wider_than_a_look(folder: Path) -> None:
     assert len(modules) <= MOST_MODULES
     about = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
     assert len(re.findall(r"[.!?](?=\s|$)", about)) >= 2, f"{folder}: say in two sentences what it is for"
+
+
+@pytest.mark.parametrize("folder", ["provider", "tests", "tools", "benchmarks"])
+def test_a_function_fits_a_screen(folder: str) -> None:
+    """At most 60 lines, with its docstring. Generated modules have their generator's form."""
+    long = [
+        f"{path.relative_to(TOP)}: {node.name}"
+        for path in (TOP / folder).rglob("*.py")
+        if "protos" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or node.lineno) - node.lineno >= MOST_LINES
+    ]
+    assert long == []
+
+
+def test_a_unit_test_is_in_the_room_that_it_tests() -> None:
+    """The folders of tests/unit are those of provider/hostnet; what tests the checkout itself is at the top."""
+    folders = {path.parent.relative_to(UNIT_TESTS) for path in UNIT_TESTS.rglob("test_*.py")}
+    assert [folder for folder in folders if not (PACKAGE / folder).is_dir()] == []
 
 
 def mapped(page: str) -> dict[str, str]:

@@ -192,19 +192,19 @@ def _forward_specs(n: str, address: str) -> dict[str, SetSpec]:
             (*port, address), holds="forwards of one port with `sourceNat`, each with its target"
         ),
         "source_nat_ranges": SetSpec((*port, address), interval=True, holds="the same of forwards of a range"),
-        "forward_counters": SetSpec(
-            ("inet_proto", "inet_service", address),
-            counter=True,
-            holds="packets and bytes of each forward of one port, in both directions",
-        ),
-        "range_counters": SetSpec(
-            ("inet_proto", "inet_service", address),
-            interval=True,
-            counter=True,
-            holds="the same of each forward of a range",
-        ),
+        **_counter_specs(address),
     }
     return {name + n: replace(spec, of="forward") for name, spec in specs.items()}
+
+
+def _counter_specs(address: str) -> dict[str, SetSpec]:
+    key = ("inet_proto", "inet_service", address)
+    return {
+        "forward_counters": SetSpec(
+            key, counter=True, holds="packets and bytes of each forward of one port, in both directions"
+        ),
+        "range_counters": SetSpec(key, interval=True, counter=True, holds="the same of each forward of a range"),
+    }
 
 
 def _gateway_specs(n: str, address: str) -> dict[str, SetSpec]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hostnet.wire.digest import sha256
 
-PROVIDER = Path(__file__).parents[2] / "provider"
+PROVIDER = Path(__file__).parents[3] / "provider"
 _LOADED = """
 import sys
 sys.path.insert(0, sys.argv[1])
