@@ -27,7 +27,7 @@ def test_case(lab: Lab, stack: Stack, case: Case) -> None:
 def test_low_source_ports_are_remapped_with_a_fixed_address(
     lab: Lab, stack: Stack, protocol: str, target: str, how: dict[str, list[str]]
 ) -> None:
-    """KERNEL.md, from libvirt: servers trust low source ports; also where the outbound address is declared."""
+    """As libvirt has it: servers trust low source ports; also where the outbound address is declared."""
     fixed = {"externalIp": "192.0.2.3", "externalIpv6": "2001:db8::3", "enableIpv6": True}
     stack.up(
         {

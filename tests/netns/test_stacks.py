@@ -149,7 +149,7 @@ def test_another_agent_follows_one_that_was_killed(lab: Lab, stack: Stack) -> No
 @pytest.mark.parametrize("target", ["198.51.100.10", "[2001:db8:1::10]"])
 @pytest.mark.parametrize("protocol", ["tcp", "udp", "sctp"])
 def test_low_source_ports_are_remapped(lab: Lab, stack: Stack, protocol: str, target: str) -> None:
-    """KERNEL.md, from libvirt: servers trust low source ports; a guest's are changed, high ones may stay."""
+    """As libvirt has it: servers trust low source ports; a guest's are changed, high ones may stay."""
     stack.up(network("a", forward=8080, guest=1))
     lab.serve("internet", f"{protocol}:80")
     verdict = lab.probe("guest1", f"{protocol} {target}:80 from :700")
