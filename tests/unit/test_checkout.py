@@ -16,6 +16,11 @@ from hostnet.wire.protocol import Request
 from tools.paths import CHECKOUT
 
 WIDTH = 120
+# Words over which a reader stumbles whose first language is another one: there is a plainer one for each.
+STUMBLING = re.compile(
+    r"\b(shall|anew|mend(s|ed)?|wish(es)?|strangers?|seeing|somebody else('s)?|nobody's|for what it is worth)\b",
+    re.IGNORECASE,
+)
 DOCUMENTS = [
     CHECKOUT / "README.md",
     CHECKOUT / "CONTRIBUTING.md",
@@ -89,6 +94,18 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert file.exists(), link
         if heading:
             assert heading in headings(file.read_text(encoding="utf-8")), link
+
+
+def test_words_are_plain() -> None:
+    """In the documents, and in what provider/hostnet says: docstrings, comments, messages, descriptions."""
+    sources = [path for path in (CHECKOUT / "provider").rglob("*.py") if "protos" not in path.parts]
+    found = [
+        f"{path.relative_to(CHECKOUT)}:{number}: {match[0]}"
+        for path in [*DOCUMENTS, *sources]
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        for match in STUMBLING.finditer(line)
+    ]
+    assert found == []
 
 
 def prose(path: Path) -> str:

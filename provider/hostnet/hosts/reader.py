@@ -39,7 +39,7 @@ class Lines:
         return self._at >= len(self._ahead) and self._source.at_eof()
 
     async def next(self, longest: int | None = None) -> bytes:
-        """The next line with its end; what there is of it, where the output ends.
+        """The next line with its end; where the output ends, the last line may have none.
 
         Args:
             longest: In bytes; None: `LINE_BYTES`.

@@ -137,7 +137,7 @@ def _check_glob(item: Glob, change: Change, world: World) -> None:
                 raise _uplink(what, name, world.snapshot)
             if link.physical:
                 why = f"{name} matches and is a physical interface"
-                raise HostnetError(Code.INVALID, what, why, "Narrow the pattern")
+                raise HostnetError(Code.INVALID, what, why, "Narrow the glob")
 
 
 def _uplink(what: str, name: str, snapshot: Snapshot) -> HostnetError:

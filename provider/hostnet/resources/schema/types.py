@@ -206,7 +206,7 @@ class NetnsName(Scalar):
 
 
 class Glob(Scalar):
-    """A pattern for interface names."""
+    """A glob for interface names."""
 
     label = "string: a glob"
 
