@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hostnet.wire.protocol import STATE_DIR
+
 
 @dataclass(frozen=True)
 class Connection:
@@ -68,7 +70,7 @@ class Settings:
     persist: str = "auto"
     confirm_timeout: float = 30
     lock_timeout: float = 120
-    state_dir: str = "/var/lib/hostnet"
+    state_dir: str = STATE_DIR
     provider: str = ""
 
 

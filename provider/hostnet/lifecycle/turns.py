@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.requests import Change, View
-from hostnet.wire.urn import Urn
+from hostnet.wire.urn import Urn, owner_key
 
 # Of how many resources a change may want something: a range of ports that single forwards have.
 _HOLDERS = 1000
@@ -33,7 +33,7 @@ class Turns:
 
     def over(self, urn: str, identifier: str) -> None:
         """Take down that a resource has had its turn: it stays as it is now."""
-        self._kept.add(_key(urn, identifier))
+        self._kept.add(owner_key(urn, identifier))
 
     def unchanged(self, urn: str, identifier: str) -> None:
         """The same of a resource that does not change in this run.
@@ -42,7 +42,7 @@ class Turns:
             HostnetError: Another resource waits for what this one has.
         """
         self.over(urn, identifier)
-        error = self._awaited.pop(_key(urn, identifier), None)
+        error = self._awaited.pop(owner_key(urn, identifier), None)
         if error is not None:
             raise error
 
@@ -85,8 +85,3 @@ def _in_vain(change: Change, error: HostnetError) -> HostnetError:
     urn = Urn.parse(change.urn)
     what = f"{urn.kind} {urn.name} asks for what another resource keeps: {error.what}"
     return HostnetError(error.code, what, error.why, error.fix, error.host, holder=error.holder)
-
-
-def _key(urn: str, identifier: str) -> str:
-    """As the host names an owner (`agent/record/owners.py`)."""
-    return f"{urn}|{identifier}"

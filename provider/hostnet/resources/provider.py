@@ -10,6 +10,7 @@ from hostnet.resources.schema.model import Declared, Record, Report, prop
 from hostnet.resources.schema.types import AbsolutePath, Bool, Choice, Number
 from hostnet.resources.schema.values import Checked, Difference, Inputs, Value
 
+_DEFAULTS = Settings()
 DELETE_UNREACHABLE_ENV = "HOSTNET_DELETE_UNREACHABLE"
 
 
@@ -23,7 +24,7 @@ class ProviderInputs(Declared):
         Bool(),
         "Lets a delete on a host that cannot be reached succeed with a warning. Otherwise it is an error. The "
         f"environment variable `{DELETE_UNREACHABLE_ENV}` does the same.",
-        default=False,
+        default=_DEFAULTS.delete_unreachable,
     )
     persist: str = prop(
         Choice(
@@ -34,27 +35,27 @@ class ProviderInputs(Declared):
             doc="Whether the host's network comes back after a reboot.",
         ),
         "Whether the network comes back after a reboot of the host. `auto`: yes, if systemd runs there.",
-        default="auto",
+        default=_DEFAULTS.persist,
     )
     confirm_timeout: float = prop(
         Number(),
         "How long the host waits after a change for the provider to confirm that it still reaches the host. Without a "
         "confirmation the host rolls the change back.",
         unit="s",
-        default=30,
+        default=_DEFAULTS.confirm_timeout,
     )
     lock_timeout: float = prop(
         Number(),
         "How long a request waits while another process changes the same host: another stack's `pulumi up`, or a "
         "change that waits for its confirmation. Then it fails, and names that process.",
         unit="s",
-        default=120,
+        default=_DEFAULTS.lock_timeout,
     )
     state_dir: str = prop(
         AbsolutePath(),
         "The directory on the host with the record of all resources. Two providers with different directories own "
         "different resources.",
-        default="/var/lib/hostnet",
+        default=_DEFAULTS.state_dir,
     )
 
 

@@ -60,6 +60,9 @@ from hostnet.wire.shapes import Count, Identifier, ShapeError, Text, loads, read
 
 Operation = Literal["apply", "read", "facts", "restore", "watch", "confirm", "roll-back", "cancel"]
 
+# Where a host keeps its record if the provider's `stateDir` says nothing else.
+STATE_DIR = "/var/lib/hostnet"
+
 # The operations that hold the host's lock, as messages say what a process is doing.
 DOING: Mapping[str, str] = {"apply": "applying", "read": "reading", "facts": "reading", "restore": "restoring"}
 

@@ -64,3 +64,8 @@ class Urn:
     def __str__(self) -> str:
         parts = (_PREFIX + self.stack, self.project, self.qualified_type, self.name)
         return _DELIMITER.join(parts) if self.stack else self.name
+
+
+def owner_key(urn: str, identifier: str) -> str:
+    """What names an owner on a host: its URN alone is not enough, since a replacement has the same."""
+    return f"{urn}|{identifier}"

@@ -24,7 +24,7 @@ from hostnet.agent.lasting.attach import Attacher, Globs, globs_of
 from hostnet.agent.lasting.persistence import Persistence
 from hostnet.agent.linux import files, systemd
 from hostnet.agent.linux.link_events import Changes, LinkEvents
-from hostnet.agent.linux.process import PidFile, log_path, pid_path
+from hostnet.agent.linux.process import PidFile, log_path, pid_path, set_name
 from hostnet.agent.record.netns import NAMED_NAMESPACES, has_name
 from hostnet.agent.record.record import MALFORMED, Store, changes_path, owners_on_disk
 from hostnet.wire.errors import HostnetError
@@ -38,7 +38,7 @@ _LOOK_SECONDS = 60.0  # at the record: inotify(7) reports nothing on network fil
 _NICE = -10  # a guest waits for it, also on a busy host
 _IN_CLOSE_WRITE, _IN_MOVED_TO, _IN_DELETE, _IN_DELETE_SELF = 0x8, 0x80, 0x200, 0x400
 _IN_NONBLOCK, _IN_CLOEXEC = 0o4000, 0o2000000
-_NAME, _PR_SET_NAME = b"hostnet-watch", 15  # the kernel keeps 15 bytes (prctl(2))
+_NAME = "hostnet-watch"
 
 
 def recorded_globs(record: Path) -> Globs:
@@ -217,7 +217,7 @@ def background(store: Store) -> int:
     Returns:
         The process's exit code.
     """
-    ctypes.CDLL(None).prctl(_PR_SET_NAME, _NAME, 0, 0, 0)
+    set_name(_NAME)
     record, own = store.path, PidFile(pid_path(store.path))
     other = own.read()
     # A notify service that ends without a READY=1 has failed (systemd.service(5), Type=): so it is sent here, too.

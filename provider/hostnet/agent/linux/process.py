@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -16,6 +17,7 @@ from hostnet.agent.linux.systemd import in_scope
 
 # The last one is NixOS's, which has nearly nothing in the others.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin"
+_PR_SET_NAME = 15
 _PATIENCE = 5.0  # seconds that a process has to end before it is killed
 # Descriptors that are closed in a background process. Not all up to the limit, which may be many millions: Python 3.9
 # closes one number after the other (4 million: 0.7 s), later ones all in one call.
@@ -233,6 +235,12 @@ def _become(argv: Sequence[str], tell: int) -> None:
         os.execve(argv[0], list(argv), environment(_PATH))  # noqa: S606 - no shell is wanted
     finally:
         os._exit(127)
+
+
+def set_name(name: str) -> None:
+    """Name this process, as `ps -e` and `top` show it. The kernel keeps 15 bytes (TASK_COMM_LEN, prctl(2))."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def let_go(first: int = 0) -> None:

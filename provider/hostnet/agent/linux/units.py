@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hostnet.wire.digest import sha256
+from hostnet.wire.protocol import STATE_DIR
 
-_DEFAULT_STATE = Path("/var/lib/hostnet")
 _HEAD = "# Written by hostnet; gone with the last resource on this host. `hostnet status` tells what it holds.\n"
 # Firewalls that empty their own chains, or all of nftables, when they start. The early ones start before
 # network-pre.target, and empty them again when they are reloaded.
@@ -20,7 +20,7 @@ _GUESTS = ("libvirtd.service", "virtqemud.service", "libvirt-guests.service", "m
 
 def instance_name(state_dir: Path) -> str:
     """The name of our files: each state directory has its own, since it is another owner."""
-    if state_dir == _DEFAULT_STATE:
+    if state_dir == Path(STATE_DIR):
         return "hostnet"
     return f"hostnet-{sha256(str(state_dir).encode()).hexdigest()[:8]}"
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from hostnet.agent.nft.ruleset import PROTOCOLS, SETS, Element, Place
 from hostnet.wire.digest import sha256
+from hostnet.wire.protocol import STATE_DIR
 
 _NAMES = {number: name for name, number in PROTOCOLS.items()}
 # nft's strings have no escape for a quote, and a `*` at the end is a wildcard to it (1.0.6).
@@ -19,7 +20,6 @@ _IFNAME = re.compile(r"[A-Za-z0-9_.@+=~%,#-]{1,15}")
 
 
 LONGEST_COMMENT = 100  # bytes of a comment: nft 1.0.6 refuses more than 128
-_DEFAULT_STATE = "/var/lib/hostnet"
 _LONGEST_MARK = 40
 _MARK = re.compile(r" @(/.*)")
 
@@ -29,7 +29,7 @@ def mark_of(state_dir: str) -> str:
 
     The records of two providers with different `stateDir`s share our tables. That of the default directory has no mark.
     """
-    if state_dir == _DEFAULT_STATE:
+    if state_dir == STATE_DIR:
         return ""
     mark = clean_comment(f" @{state_dir}")
     if mark == f" @{state_dir}" and len(mark) <= _LONGEST_MARK:

@@ -30,12 +30,12 @@ from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.ruleset import table_text
 from hostnet.agent.nft.sysctls import FORWARDING
 from hostnet.agent.nft.table import Table
+from hostnet.agent.record.netns import CLONE_NEWNET
 from hostnet.agent.record.phase import Open
 from hostnet.agent.record.record import Record
 
 Check = dict[str, Any]
 _OK, _NOTE, _WARN, _FAIL = "ok", "note", "warn", "fail"
-_CLONE_NEWNET = 0x40000000
 _ROOM = 16 << 20  # bytes
 _FULL = 0.8
 _MODERN = 1_735_689_600  # 2025-01-01: no clock that is right says less
@@ -157,7 +157,7 @@ def try_kernel() -> dict[str, str | None]:
 
 def _try_all(answers: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(_CLONE_NEWNET):
+    if libc.unshare(CLONE_NEWNET):
         why = f"cannot create a network namespace: {os.strerror(ctypes.get_errno())}"
         os.write(answers, json.dumps(dict.fromkeys(_TRIES, why)).encode())
         return

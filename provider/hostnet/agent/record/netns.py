@@ -14,7 +14,7 @@ from hostnet.agent.record.record import Store, check_directory, header_of
 from hostnet.wire.errors import Code, HostnetError
 
 NAMED_NAMESPACES = Path("/run/netns")
-_CLONE_NEWNET = 0x40000000
+CLONE_NEWNET = 0x40000000  # linux/sched.h
 _SO_NETNS_COOKIE = 71
 _NET_NS_INIT_INO = 0xEFFFFFF9
 _UNNAMED = 3  # parts of an instance without a name: boot, inode, cookie
@@ -63,7 +63,7 @@ def enter(netns: str) -> None:
         ) from None
     libc = ctypes.CDLL(None, use_errno=True)
     # It moves the calling thread alone (setns(2)), and the agent has no other. Python has os.setns from 3.12 on.
-    failed = libc.setns(descriptor, _CLONE_NEWNET)
+    failed = libc.setns(descriptor, CLONE_NEWNET)
     code = ctypes.get_errno()
     os.close(descriptor)
     if failed:

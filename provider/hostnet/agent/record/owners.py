@@ -15,7 +15,7 @@ from hostnet.wire.edits import gone_and_come
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.family import Family
 from hostnet.wire.objects import Forward, Forwarding, Gateway, Json, Link, Object, from_json, to_json
-from hostnet.wire.urn import Urn
+from hostnet.wire.urn import Urn, owner_key
 
 _HOST_NAMES = ("via", "replaced")
 _URNS = ("former", "inherited")
@@ -53,7 +53,7 @@ class Owner:
     @property
     def key(self) -> str:
         """Identity."""
-        return f"{self.urn}|{self.id}"
+        return owner_key(self.urn, self.id)
 
     @cached_property
     def _by_type(self) -> dict[type[Any], list[Any]]:

@@ -13,8 +13,6 @@ provider has hung up, or it hangs in the middle of a change.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import select
 import signal
@@ -22,11 +20,10 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from hostnet.agent.linux.process import let_go
+from hostnet.agent.linux.process import let_go, set_name
 from hostnet.wire.protocol import Outcome
 
-NAME = "hostnet-confirm"  # as ps and top show it; the kernel keeps 15 bytes (TASK_COMM_LEN)
-_PR_SET_NAME = 15
+NAME = "hostnet-confirm"
 _BEGUN, _APPLIED, _ENDED = b"b", b"a", b"e"
 # How long a change may take: 10,000 forwards take seconds. One that hangs may have cut the connection before it did.
 _CHANGE_SECONDS = 300.0
@@ -133,8 +130,7 @@ def _detach(pipe: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     os.dup2(pipe, 0)
     let_go(first=1)
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_NAME, NAME.encode())
+    set_name(NAME)
 
 
 def _await_confirmation(agent: int, seconds: float, roll_back: RollBack) -> None:

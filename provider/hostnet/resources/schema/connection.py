@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from hostnet.hosts.connection import Connection
 from hostnet.resources.schema.model import Changes, Declared, Record, Report, Type, compare_items, join, prop
 from hostnet.resources.schema.types import (
     PORT_MAX,
@@ -25,6 +26,8 @@ from hostnet.resources.schema.types import (
 from hostnet.resources.schema.values import UNKNOWN, Value
 
 T = TypeVar("T", bound=Declared)
+
+_DEFAULTS = Connection()
 
 _NEED_HOST = (
     "port", "user", "password", "privateKey", "privateKeyPassword", "agentSocketPath", "hostKey",
@@ -80,8 +83,8 @@ class ConnectionInputs(Declared):
     host: str | None = prop(
         HostAddress(), "The host's name or address.", default_doc="this machine, without SSH", replaces=True
     )
-    port: int = prop(Int(1, PORT_MAX), "The SSH server's port.", default=22)
-    user: str = prop(UserName(), "The user that logs in.", default="root")
+    port: int = prop(Int(1, PORT_MAX), "The SSH server's port.", default=_DEFAULTS.port)
+    user: str = prop(UserName(), "The user that logs in.", default=_DEFAULTS.user)
     password: str | None = prop(Text(), "The user's password.", secret=True)
     private_key: str | None = prop(PrivateKey(), "The private key's text, not its path.", secret=True)
     private_key_password: str | None = prop(Text(), "The passphrase of the private key.", secret=True)
@@ -96,16 +99,18 @@ class ConnectionInputs(Declared):
     insecure_ignore_host_key: bool = prop(
         Bool(),
         "Accepts any host key. An attacker between this machine and the host can then read and change everything.",
-        default=False,
+        default=_DEFAULTS.insecure_ignore_host_key,
     )
     proxy: ConnectionInputs | None = prop(_Proxy(), "A jump host through which the connection goes.")
     dial_error_limit: int = prop(
         Int(-1, note="-1: unlimited"),
         "How often hostnet tries to connect while a new server boots. -1: without limit. A preview tries once. A "
         "refresh and a delete try at most three times, because their server has existed before.",
-        default=10,
+        default=_DEFAULTS.dial_error_limit,
     )
-    per_dial_timeout: float = prop(Number(), "How long one attempt to connect may take.", unit="s", default=15)
+    per_dial_timeout: float = prop(
+        Number(), "How long one attempt to connect may take.", unit="s", default=_DEFAULTS.per_dial_timeout
+    )
     sudo: bool | None = prop(Bool(), "Uses sudo to become root.", default_doc="true if the user is not root")
     netns: str | None = prop(
         NetnsName(),
