@@ -19,6 +19,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "firewalls": ("iptables", "dbus-daemon", "python3-dbus", "python3-gi", "python3-nftables"),
     "dhcp": ("dnsmasq-base",),
     "shells": ("zsh", "fish", "man-db"),  # what reads completions and the manual page
+    # The tests' own browser. Ubuntu has it as a snap, which a package of that name installs.
+    "browser": ("chromium | chromium-browser", "chromium-driver | chromium-chromedriver", "fonts-dejavu-core"),
     "clients": ("isc-dhcp-client | dhcpcd-base", "ethtool"),  # the tests' own; ISC ended its client in 2022
     # xz-utils and zstd for the modules in a kernel's package; a minimal system has neither.
     "guest": ("qemu-system-x86", "busybox-static", "cpio", "xz-utils", "zstd"),

@@ -93,7 +93,7 @@ def test_doctor_finds_what_there_is(terminal: Terminal) -> None:
     assert all(check["fix"] for check in checks.values() if check["level"] in ("warn", "fail"))
 
 
-@pytest.mark.parametrize("kind", ["text", "dot", "svg"])
+@pytest.mark.parametrize("kind", ["text", "dot", "svg", "html"])
 def test_graph(terminal: Terminal, tmp_path: Path, kind: str) -> None:
     """Everything is in each form of it, and behind what it is behind."""
     terminal.stack.up(PROGRAM)

@@ -21,7 +21,8 @@ def link(name: str, kind: str, bridge: str | None = None, *addresses: str) -> Js
 
 def resource(name: str, *objects: Json, members: tuple[str, ...] = (), wrong: tuple[Json, ...] = ()) -> Json:
     """A resource that hostnet has recorded."""
-    return {"name": name, "objects": list(objects), "members": list(members), "wrong": list(wrong)}
+    urn = f"urn:pulumi:dev::shop::hostnet:index:Any::{name}"
+    return {"urn": urn, "name": name, "objects": list(objects), "members": list(members), "wrong": list(wrong)}
 
 
 def tap(name: str, number: int) -> Json:
@@ -62,6 +63,7 @@ def answer(guests: int, *more: Json, interfaces: tuple[Json, ...] = ()) -> Json:
             *interfaces,
         ],
         "defaultRoute": {"ipv4": "eth0", "ipv6": "eth0"},
+        "portForwards": [],
         "undeclared": 0,
         "watcher": {"needed": False, "pid": None},
     }

@@ -31,7 +31,7 @@ _COMMANDS = {
     "doctor": "check whether a host is ready for hostnet, and show how to fix what is not",
     "restore": "put back everything that is recorded on a host, as at boot",
     "watch": "attach new interfaces that fit a TapBinding's `match`, in the foreground",
-    "graph": "draw a host's topology as text, for Graphviz, or as a picture",
+    "graph": "draw a host's topology as text, for Graphviz, as a picture, or as a page to search",
     "remove": "delete what a stack has on a host, where its state is lost and `pulumi destroy` cannot",
     "completion": "print what completes the commands and options in a shell",
 }
@@ -41,7 +41,7 @@ EXAMPLES = {
     "doctor": "hostnet doctor --host admin@server --identity ~/.ssh/id_ed25519",
     "restore": "hostnet restore --netns demo",
     "watch": "hostnet watch",
-    "graph": "hostnet graph --format svg --output network.svg",
+    "graph": "hostnet graph --format html --output network.html",
     "remove": "hostnet remove --stack dev --project shop",
     "completion": "hostnet completion bash > ~/.local/share/bash-completion/completions/hostnet",
 }
@@ -91,7 +91,7 @@ def _graph(command: argparse.ArgumentParser) -> None:
         "--format",
         choices=sorted(graph.FORMATS),
         default="text",
-        help="a tree of text, the language of Graphviz, or SVG (default: text)",
+        help="a tree of text, the language of Graphviz, SVG, or one page that needs no server (default: text)",
     )
     command.add_argument("--output", type=Path, metavar="FILE", help="the file (default: standard output)")
 

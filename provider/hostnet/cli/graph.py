@@ -1,4 +1,4 @@
-"""The output of `hostnet graph`: a topology as a tree of text, for Graphviz, or as a picture."""
+"""The output of `hostnet graph`: a topology as a tree of text, for Graphviz, as a picture, or as a page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
 
-from hostnet.cli.topology import Node, Topology
+from hostnet.cli.page import as_html
+from hostnet.cli.topology import MARK, Node, Topology
 
 # SVG user units. A monospaced letter is 0.6 of the font's size wide, in every font: so a box can be made to fit.
 _FONT, _LETTER, _LINE, _PAD, _GAP, _BETWEEN = 12, 7.3, 15, 8, 12, 50
@@ -23,7 +24,6 @@ _COLOURS = {
     "guest": "#eadcf7",
 }
 _WRONG = "#c00000"
-_MARK = "\N{BALLOT X} "
 
 
 # --- text ----------------------------------------------------------------------------------------------------------
@@ -38,7 +38,7 @@ def _branch(made: Topology, tree: dict[str, list[str]], identity: str, first: st
     node = made.nodes[identity]
     name, *more = node.lines
     below = more if node.kind == "ports" else []
-    facts = [*([] if below else more), *(_MARK + text for text in node.wrong)]
+    facts = [*([] if below else more), *(MARK + text for text in node.wrong)]
     yield f"{first}{name}{'  ' if facts else ''}{', '.join(facts)}"
     children = tree.get(identity, [])
     for number, line in enumerate(below):
@@ -75,7 +75,7 @@ def _quoted(text: str) -> str:
 
 def _rows(node: Node) -> list[str]:
     """The lines of a box, none too long; what is wrong last."""
-    lines = [*node.lines, *(_MARK + text for text in node.wrong)]
+    lines = [*node.lines, *(MARK + text for text in node.wrong)]
     return [row for line in lines for row in textwrap.wrap(line, _LETTERS, subsequent_indent="  ") or [""]]
 
 
@@ -187,7 +187,7 @@ def _drawn(box: _Box) -> Iterator[str]:
     for column, (rows, width) in enumerate(zip(box.columns, box.widths, strict=True)):
         marked = False
         for number, row in enumerate(rows):
-            marked = marked or row.startswith(_MARK)
+            marked = marked or row.startswith(MARK)
             weight = ' font-weight="bold"' if number == column == 0 else ""
             colour = f' fill="{_WRONG}"' if marked else ""
             y = top + _PAD + (number + 0.8) * _LINE
@@ -195,4 +195,11 @@ def _drawn(box: _Box) -> Iterator[str]:
         x += width
 
 
-FORMATS: dict[str, Callable[[Topology], str]] = {"text": as_text, "dot": as_dot, "svg": as_svg}
+# The last shows everything, the others what fits a page.
+WHOLE = frozenset({"html"})
+FORMATS: dict[str, Callable[[Topology], str]] = {
+    "text": as_text,
+    "dot": as_dot,
+    "svg": as_svg,
+    "html": as_html,
+}

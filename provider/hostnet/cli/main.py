@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,11 @@ async def _watch(options: argparse.Namespace, session: Session) -> int:
 
 async def _graph(options: argparse.Namespace, session: Session) -> int:
     data = (await session.facts("status", {})).data
-    made = topology(session.label, data)
+    made = topology(session.label, data, whole=options.format in graph.WHOLE and not options.json)
+    made.when = f"read {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     text = json.dumps(made.to_json(), indent=2) + "\n" if options.json else graph.FORMATS[options.format](made)
     if options.output:
-        options.output.write_text(text)
+        options.output.write_text(text, encoding="utf-8")
     else:
         sys.stdout.write(text)
     return OK

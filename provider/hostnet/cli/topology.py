@@ -9,14 +9,40 @@ from __future__ import annotations
 import ipaddress
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hostnet.wire.objects import ports_text
 
+MARK = "\N{BALLOT X} "  # before what is not as declared
 _MOST_FORWARDS = 8  # in one box
 _MOST_PORTS = 12  # of one bridge, each in a box of its own
 Json = dict[str, Any]
+
+
+@dataclass
+class Target:
+    """What reaches a box from outside: a port forward, or the rest as DMZ host.
+
+    Attributes:
+        text: Its ports, in words.
+        resource: The name of its resource.
+        families: `IPv4`, `IPv6`, or both.
+        dmz: Whether it is the rest.
+        packets: That a forward has translated; of a DMZ host none are counted.
+        bytes: Likewise.
+        wrong: What is not as declared.
+        absent: It is declared, and not there.
+    """
+
+    text: str
+    resource: str
+    families: list[str]
+    dmz: bool = False
+    packets: int = 0
+    bytes: int = 0
+    wrong: list[str] = field(default_factory=list)
+    absent: bool = False
 
 
 @dataclass
@@ -28,20 +54,29 @@ class Node:
         lines: Its name, then what else it shows; of `ports` a line for each.
         wrong: What is not as declared.
         absent: It is declared, and not there.
+        targets: The forwards that lead to it.
     """
 
     kind: str
     lines: list[str]
     wrong: list[str] = field(default_factory=list)
     absent: bool = False
+    targets: list[Target] = field(default_factory=list)
 
 
 @dataclass
 class Topology:
-    """Boxes by id, and which box is behind which. The first edge to a box decides where it is drawn."""
+    """Boxes by id, and which box is behind which. The first edge to a box decides where it is drawn.
+
+    Attributes:
+        nodes: The boxes.
+        edges: Pairs of ids: the second is behind the first.
+        when: When the host was read, for a person; "" where that is not shown.
+    """
 
     nodes: dict[str, Node] = field(default_factory=dict)
     edges: list[tuple[str, str]] = field(default_factory=list)
+    when: str = ""
 
     def add(self, identity: str, kind: str, *lines: str, behind: str | None = None) -> Node:
         """The box of this id, which is made if there is none, with an edge to it."""
@@ -68,7 +103,7 @@ class Topology:
 
     def to_json(self) -> Json:
         """The boxes and edges as JSON."""
-        return {"nodes": {name: vars(node) for name, node in self.nodes.items()}, "edges": self.edges}
+        return {"nodes": {name: asdict(node) for name, node in self.nodes.items()}, "edges": self.edges}
 
 
 @dataclass(frozen=True)
@@ -81,10 +116,21 @@ class _Item:
     absent: bool
 
 
-def topology(label: str, data: Json) -> Topology:
-    """The topology of a host, from the agent's answer to `status`."""
+def topology(label: str, data: Json, *, whole: bool = False) -> Topology:
+    """The topology of a host, from the agent's answer to `status`.
+
+    Args:
+        label: The host.
+        data: The answer.
+        whole: A box for each port, with all forwards as its targets. Otherwise it is made to fit a page: a bridge's
+            many ports are one box, and a box has lines for the first of its forwards.
+    """
     made = _Builder(data).build(label)
-    _fold(made)
+    if not whole:
+        for node in made.nodes.values():
+            node.lines += _lines(node.targets)
+            node.wrong += [text for target in node.targets for text in target.wrong]
+        _fold(made)
     return made
 
 
@@ -214,23 +260,44 @@ class _Builder:
 
     def _targets(self) -> None:
         """Forwards and DMZ hosts, in the box of their guest, or in one of its own if the guest is not declared."""
-        lines: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-        places = _Places(self._made, self._items, self._links)
+        places, counters = _Places(self._made, self._items, self._links), _Counters(self._data["portForwards"])
         for item in self._of("forward"):
-            about, target = item.object, places.of(item.object["address"])
-            self._made.nodes[target].wrong += item.wrong
-            if not item.absent:
-                lines[target][_forward_text(about)].add("IPv6" if about["family"] == "ipv6" else "IPv4")
-        for item in self._of("gateway"):
-            for address in filter(None, (item.object.get("dmz4"), item.object.get("dmz6"))):
-                text = f"all else (DMZ of {item.resource['name']})"
-                lines[places.of(address)][text].add("IPv6" if ":" in address else "IPv4")
-        for target, texts in lines.items():
-            shown = [_with_families(text, families) for text, families in texts.items()]
-            more = len(shown) - _MOST_FORWARDS
-            self._made.nodes[target].lines += shown[:_MOST_FORWARDS] + (
-                [f"and {more} more forwards"] if more > 0 else []
+            about = item.object
+            packets, size = counters.of(item.resource["urn"], about)
+            target = Target(
+                _forward_text(about),
+                item.resource["name"],
+                ["IPv6" if about["family"] == "ipv6" else "IPv4"],
+                packets=packets,
+                bytes=size,
+                wrong=list(item.wrong),
+                absent=item.absent,
             )
+            self._made.nodes[places.of(about["address"])].targets.append(target)
+        for item in self._of("gateway"):
+            found: dict[str, Target] = {}
+            for address in filter(None, (item.object.get("dmz4"), item.object.get("dmz6"))):
+                place, name = places.of(address), item.resource["name"]
+                target = found.setdefault(place, Target(f"all else (DMZ of {name})", name, [], dmz=True))
+                target.families.append("IPv6" if ":" in address else "IPv4")
+            for place, target in found.items():
+                self._made.nodes[place].targets.append(target)
+
+
+class _Counters:
+    """The counters of forwards, by what the agent says of each."""
+
+    def __init__(self, forwards: Iterable[Json]) -> None:
+        self._left: dict[tuple[str, ...], list[tuple[int, int]]] = defaultdict(list)
+        names = ("owner", "protocol", "sourcePorts", "destinationAddress", "destinationPorts")
+        for each in forwards:
+            self._left[tuple(each[name] for name in names)].append((each["packets"], each["bytes"]))
+
+    def of(self, urn: str, about: Json) -> tuple[int, int]:
+        """Packets and bytes; both lists of a resource's forwards are in one order."""
+        protocol, ports, to_ports = "+".join(about["protocols"]), ports_text(about["ports"]), about["to_ports"]
+        left = self._left[urn, protocol, ports, about["address"], ports_text(to_ports)]
+        return left.pop(0) if left else (0, 0)
 
 
 class _Places:
@@ -279,6 +346,17 @@ def _forward_text(item: Json) -> str:
     ports, to_ports = ports_text(item["ports"]), ports_text(item["to_ports"])
     listen = f" at {', '.join(item['listen'])}" if item.get("listen") else ""
     return f"{'+'.join(item['protocols'])} {ports}{listen} \N{RIGHTWARDS ARROW} {to_ports}"
+
+
+def _lines(targets: list[Target]) -> list[str]:
+    """A line for each of the first forwards that are there; one of both families is one line."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for each in targets:
+        if not each.absent:
+            found[each.text] |= set(each.families)
+    shown = [_with_families(text, families) for text, families in found.items()]
+    more = len(shown) - _MOST_FORWARDS
+    return shown[:_MOST_FORWARDS] + ([f"and {more} more forwards"] if more > 0 else [])
 
 
 def _with_families(text: str, families: set[str]) -> str:

@@ -36,7 +36,7 @@ _shtab_hostnet_remove___identity_COMPGEN=_shtab_compgen_files
 _shtab_hostnet_remove___netns_COMPGEN=_shtab_cmd_compgen_3d8a00bc
 _shtab_hostnet_remove___state_dir_COMPGEN=_shtab_compgen_dirs
 
-_shtab_hostnet_graph___format_choices=(dot svg text)
+_shtab_hostnet_graph___format_choices=(dot html svg text)
 _shtab_hostnet_completion_pos_0_choices=(bash zsh fish)
 _shtab_hostnet_pos_0_choices=(status doctor restore watch graph remove completion)
 

@@ -12,7 +12,7 @@ _shtab_hostnet_commands() {
   local _commands=(
     completion:'Print what completes the commands and options in a shell.'
     doctor:'Check whether a host is ready for hostnet, and show how to fix what is not.'
-    graph:'Draw a host'"'"'s topology as text, for Graphviz, or as a picture.'
+    graph:'Draw a host'"'"'s topology as text, for Graphviz, as a picture, or as a page to search.'
     remove:'Delete what a stack has on a host, where its state is lost and `pulumi destroy` cannot.'
     restore:'Put back everything that is recorded on a host, as at boot.'
     status:'Show the resources on a host: their stacks, drift, and the counters of port forwards.'
@@ -54,7 +54,7 @@ _shtab_hostnet_doctor_defaults_added=0
 
 _shtab_hostnet_graph_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--format[a tree of text, the language of Graphviz, or SVG (default\: text)]:format:(dot svg text)"
+  "--format[a tree of text, the language of Graphviz, SVG, or one page that needs no server (default\: text)]:format:(dot html svg text)"
   "--output[the file (default\: standard output)]:FILE:_files"
   "--host[the host, over SSH (default\: this machine)]:[USER@]HOST[:PORT]:"
   "--jump[a jump host through which the connection goes]:[USER@]HOST[:PORT]:"
