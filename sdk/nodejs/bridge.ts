@@ -91,6 +91,7 @@ export class Bridge extends pulumi.CustomResource {
             resourceInputs["adopt"] = args?.adopt;
             resourceInputs["connection"] = args?.connection;
             resourceInputs["dhcpServer"] = args?.dhcpServer;
+            resourceInputs["hostAccess"] = args?.hostAccess;
             resourceInputs["ipv6Prefixes"] = args?.ipv6Prefixes;
             resourceInputs["ipv6SendRa"] = args?.ipv6SendRa;
             resourceInputs["macAddress"] = args?.macAddress;
@@ -141,6 +142,10 @@ export interface BridgeArgs {
      * Serves DHCP and DNS on the bridge. Default: neither is served. On the host: One dnsmasq process runs for this bridge and listens only on it.
      */
     dhcpServer?: pulumi.Input<inputs.DhcpServerArgs | undefined>;
+    /**
+     * What the bridge's guests reach of the host itself, at any of its addresses: `all`, or `services`: DHCP, the bridge's own DNS, ICMP and ICMPv6, and nothing else. It does not concern what they reach beyond the host, nor what a port forward or a `dmzHost` leads elsewhere. Default: all. On the host: With `services`, the bridge is in the set `services_links`: the chain `services` rejects the rest.
+     */
+    hostAccess?: pulumi.Input<string | enums.HostAccess | undefined>;
     /**
      * The IPv6 prefixes to advertise, each a /64. Default: the /64s of `addresses`.
      */

@@ -31,6 +31,7 @@ from hostnet.resources.schema.types import (
     OUT_INT,
     OUT_TEXT,
     Bool,
+    Choice,
     DomainName,
     HostCidr,
     HostName,
@@ -135,6 +136,14 @@ class LeaseOutput(Declared):
 LEASES = ListOf(Record(LeaseOutput, "hostnet:index:Lease"))
 
 
+HOST_ACCESS = Choice(
+    "all",
+    "services",
+    token="hostnet:index:HostAccess",  # noqa: S106 - a type token
+    doc="What the guests of a bridge reach of the host itself.",
+)
+
+
 class BridgeInputs(Declared):
     """What a program declares of a bridge."""
 
@@ -218,6 +227,15 @@ class BridgeInputs(Declared):
         default=True,
         effect="An accept rule with hostnet's comment is in each chain of another firewall that would drop them.",
         field="open_firewall",
+    )
+    host_access: str = prop(
+        HOST_ACCESS,
+        "What the bridge's guests reach of the host itself, at any of its addresses: `all`, or `services`: DHCP, the "
+        "bridge's own DNS, ICMP and ICMPv6, and nothing else. It does not concern what they reach beyond the host, nor "
+        "what a port forward or a `dmzHost` leads elsewhere.",
+        default="all",
+        effect="With `services`, the bridge is in the set `services_links`: the chain `services` rejects the rest.",
+        field="host_access",
     )
     adopt: bool = prop(
         Bool(),

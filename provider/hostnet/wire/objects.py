@@ -17,6 +17,7 @@ from hostnet.wire.family import Family
 from hostnet.wire.shapes import Cidr, Count, Identifier, Ip, Mac, Name, PortNumber, ShapeError, Span, reader
 
 LinkKind = Literal["bridge", "tap"]
+HostAccess = Literal["all", "services"]
 Ports = tuple[PortNumber, PortNumber]
 Json = dict[str, Any]
 
@@ -48,6 +49,7 @@ class Link:
     vnet_hdr: bool = True
     adopt: bool = False  # take over an existing link of this name and kind
     open_firewall: bool = True  # a bridge: frames between its own ports pass where br_netfilter meets a dropping chain
+    host_access: HostAccess = "all"  # a bridge: what its guests reach of the host itself
 
     @property
     def key(self) -> str:
@@ -278,6 +280,7 @@ class LinkState:
     )
 
     port_mtu: Count | None = None  # of a bridge: the MTU of a port that should have the bridge's, and has not
+    host_access: HostAccess = "all"  # of a bridge: as declared while our table says so
 
     @property
     def open_to(self) -> tuple[str, ...]:

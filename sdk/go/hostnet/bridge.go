@@ -85,6 +85,8 @@ type bridgeArgs struct {
 	Connection *Connection `pulumi:"connection"`
 	// Serves DHCP and DNS on the bridge. Default: neither is served. On the host: One dnsmasq process runs for this bridge and listens only on it.
 	DhcpServer *DhcpServer `pulumi:"dhcpServer"`
+	// What the bridge's guests reach of the host itself, at any of its addresses: `all`, or `services`: DHCP, the bridge's own DNS, ICMP and ICMPv6, and nothing else. It does not concern what they reach beyond the host, nor what a port forward or a `dmzHost` leads elsewhere. Default: all. On the host: With `services`, the bridge is in the set `services_links`: the chain `services` rejects the rest.
+	HostAccess *string `pulumi:"hostAccess"`
 	// The IPv6 prefixes to advertise, each a /64. Default: the /64s of `addresses`.
 	Ipv6Prefixes []string `pulumi:"ipv6Prefixes"`
 	// Sends IPv6 router advertisements, so that guests configure their own addresses (SLAAC). Default: false. On the host: The bridge's dnsmasq process sends them.
@@ -115,6 +117,8 @@ type BridgeArgs struct {
 	Connection ConnectionPtrInput
 	// Serves DHCP and DNS on the bridge. Default: neither is served. On the host: One dnsmasq process runs for this bridge and listens only on it.
 	DhcpServer DhcpServerPtrInput
+	// What the bridge's guests reach of the host itself, at any of its addresses: `all`, or `services`: DHCP, the bridge's own DNS, ICMP and ICMPv6, and nothing else. It does not concern what they reach beyond the host, nor what a port forward or a `dmzHost` leads elsewhere. Default: all. On the host: With `services`, the bridge is in the set `services_links`: the chain `services` rejects the rest.
+	HostAccess pulumi.StringPtrInput
 	// The IPv6 prefixes to advertise, each a /64. Default: the /64s of `addresses`.
 	Ipv6Prefixes pulumi.StringArrayInput
 	// Sends IPv6 router advertisements, so that guests configure their own addresses (SLAAC). Default: false. On the host: The bridge's dnsmasq process sends them.

@@ -176,6 +176,172 @@ func (in *firewallModePtr) ToFirewallModePtrOutputWithContext(ctx context.Contex
 	return pulumi.ToOutputWithContext(ctx, in).(FirewallModePtrOutput)
 }
 
+// What the guests of a bridge reach of the host itself.
+type HostAccess string
+
+const (
+	HostAccessAll      = HostAccess("all")
+	HostAccessServices = HostAccess("services")
+)
+
+func (HostAccess) ElementType() reflect.Type {
+	return reflect.TypeOf((*HostAccess)(nil)).Elem()
+}
+
+func (e HostAccess) ToHostAccessOutput() HostAccessOutput {
+	return pulumi.ToOutput(e).(HostAccessOutput)
+}
+
+func (e HostAccess) ToHostAccessOutputWithContext(ctx context.Context) HostAccessOutput {
+	return pulumi.ToOutputWithContext(ctx, e).(HostAccessOutput)
+}
+
+func (e HostAccess) ToHostAccessPtrOutput() HostAccessPtrOutput {
+	return e.ToHostAccessPtrOutputWithContext(context.Background())
+}
+
+func (e HostAccess) ToHostAccessPtrOutputWithContext(ctx context.Context) HostAccessPtrOutput {
+	return HostAccess(e).ToHostAccessOutputWithContext(ctx).ToHostAccessPtrOutputWithContext(ctx)
+}
+
+func (e HostAccess) ToStringOutput() pulumi.StringOutput {
+	return pulumi.ToOutput(pulumi.String(e)).(pulumi.StringOutput)
+}
+
+func (e HostAccess) ToStringOutputWithContext(ctx context.Context) pulumi.StringOutput {
+	return pulumi.ToOutputWithContext(ctx, pulumi.String(e)).(pulumi.StringOutput)
+}
+
+func (e HostAccess) ToStringPtrOutput() pulumi.StringPtrOutput {
+	return pulumi.String(e).ToStringPtrOutputWithContext(context.Background())
+}
+
+func (e HostAccess) ToStringPtrOutputWithContext(ctx context.Context) pulumi.StringPtrOutput {
+	return pulumi.String(e).ToStringOutputWithContext(ctx).ToStringPtrOutputWithContext(ctx)
+}
+
+type HostAccessOutput struct{ *pulumi.OutputState }
+
+func (HostAccessOutput) ElementType() reflect.Type {
+	return reflect.TypeOf((*HostAccess)(nil)).Elem()
+}
+
+func (o HostAccessOutput) ToHostAccessOutput() HostAccessOutput {
+	return o
+}
+
+func (o HostAccessOutput) ToHostAccessOutputWithContext(ctx context.Context) HostAccessOutput {
+	return o
+}
+
+func (o HostAccessOutput) ToHostAccessPtrOutput() HostAccessPtrOutput {
+	return o.ToHostAccessPtrOutputWithContext(context.Background())
+}
+
+func (o HostAccessOutput) ToHostAccessPtrOutputWithContext(ctx context.Context) HostAccessPtrOutput {
+	return o.ApplyTWithContext(ctx, func(_ context.Context, v HostAccess) *HostAccess {
+		return &v
+	}).(HostAccessPtrOutput)
+}
+
+func (o HostAccessOutput) ToStringOutput() pulumi.StringOutput {
+	return o.ToStringOutputWithContext(context.Background())
+}
+
+func (o HostAccessOutput) ToStringOutputWithContext(ctx context.Context) pulumi.StringOutput {
+	return o.ApplyTWithContext(ctx, func(_ context.Context, e HostAccess) string {
+		return string(e)
+	}).(pulumi.StringOutput)
+}
+
+func (o HostAccessOutput) ToStringPtrOutput() pulumi.StringPtrOutput {
+	return o.ToStringPtrOutputWithContext(context.Background())
+}
+
+func (o HostAccessOutput) ToStringPtrOutputWithContext(ctx context.Context) pulumi.StringPtrOutput {
+	return o.ApplyTWithContext(ctx, func(_ context.Context, e HostAccess) *string {
+		v := string(e)
+		return &v
+	}).(pulumi.StringPtrOutput)
+}
+
+type HostAccessPtrOutput struct{ *pulumi.OutputState }
+
+func (HostAccessPtrOutput) ElementType() reflect.Type {
+	return reflect.TypeOf((**HostAccess)(nil)).Elem()
+}
+
+func (o HostAccessPtrOutput) ToHostAccessPtrOutput() HostAccessPtrOutput {
+	return o
+}
+
+func (o HostAccessPtrOutput) ToHostAccessPtrOutputWithContext(ctx context.Context) HostAccessPtrOutput {
+	return o
+}
+
+func (o HostAccessPtrOutput) Elem() HostAccessOutput {
+	return o.ApplyT(func(v *HostAccess) HostAccess {
+		if v != nil {
+			return *v
+		}
+		var ret HostAccess
+		return ret
+	}).(HostAccessOutput)
+}
+
+func (o HostAccessPtrOutput) ToStringPtrOutput() pulumi.StringPtrOutput {
+	return o.ToStringPtrOutputWithContext(context.Background())
+}
+
+func (o HostAccessPtrOutput) ToStringPtrOutputWithContext(ctx context.Context) pulumi.StringPtrOutput {
+	return o.ApplyTWithContext(ctx, func(_ context.Context, e *HostAccess) *string {
+		if e == nil {
+			return nil
+		}
+		v := string(*e)
+		return &v
+	}).(pulumi.StringPtrOutput)
+}
+
+// HostAccessInput is an input type that accepts values of the HostAccess enum
+// A concrete instance of `HostAccessInput` can be one of the following:
+//
+//	HostAccessAll
+//	HostAccessServices
+type HostAccessInput interface {
+	pulumi.Input
+
+	ToHostAccessOutput() HostAccessOutput
+	ToHostAccessOutputWithContext(context.Context) HostAccessOutput
+}
+
+var hostAccessPtrType = reflect.TypeOf((**HostAccess)(nil)).Elem()
+
+type HostAccessPtrInput interface {
+	pulumi.Input
+
+	ToHostAccessPtrOutput() HostAccessPtrOutput
+	ToHostAccessPtrOutputWithContext(context.Context) HostAccessPtrOutput
+}
+
+type hostAccessPtr string
+
+func HostAccessPtr(v string) HostAccessPtrInput {
+	return (*hostAccessPtr)(&v)
+}
+
+func (*hostAccessPtr) ElementType() reflect.Type {
+	return hostAccessPtrType
+}
+
+func (in *hostAccessPtr) ToHostAccessPtrOutput() HostAccessPtrOutput {
+	return pulumi.ToOutput(in).(HostAccessPtrOutput)
+}
+
+func (in *hostAccessPtr) ToHostAccessPtrOutputWithContext(ctx context.Context) HostAccessPtrOutput {
+	return pulumi.ToOutputWithContext(ctx, in).(HostAccessPtrOutput)
+}
+
 // Whether the host's network comes back after a reboot.
 type Persist string
 
@@ -517,12 +683,16 @@ func (in *protocolPtr) ToProtocolPtrOutputWithContext(ctx context.Context) Proto
 func init() {
 	pulumi.RegisterInputType(reflect.TypeOf((*FirewallModeInput)(nil)).Elem(), FirewallMode("auto"))
 	pulumi.RegisterInputType(reflect.TypeOf((*FirewallModePtrInput)(nil)).Elem(), FirewallMode("auto"))
+	pulumi.RegisterInputType(reflect.TypeOf((*HostAccessInput)(nil)).Elem(), HostAccess("all"))
+	pulumi.RegisterInputType(reflect.TypeOf((*HostAccessPtrInput)(nil)).Elem(), HostAccess("all"))
 	pulumi.RegisterInputType(reflect.TypeOf((*PersistInput)(nil)).Elem(), Persist("auto"))
 	pulumi.RegisterInputType(reflect.TypeOf((*PersistPtrInput)(nil)).Elem(), Persist("auto"))
 	pulumi.RegisterInputType(reflect.TypeOf((*ProtocolInput)(nil)).Elem(), Protocol("tcp"))
 	pulumi.RegisterInputType(reflect.TypeOf((*ProtocolPtrInput)(nil)).Elem(), Protocol("tcp"))
 	pulumi.RegisterOutputType(FirewallModeOutput{})
 	pulumi.RegisterOutputType(FirewallModePtrOutput{})
+	pulumi.RegisterOutputType(HostAccessOutput{})
+	pulumi.RegisterOutputType(HostAccessPtrOutput{})
 	pulumi.RegisterOutputType(PersistOutput{})
 	pulumi.RegisterOutputType(PersistPtrOutput{})
 	pulumi.RegisterOutputType(ProtocolOutput{})

@@ -8,6 +8,7 @@ from enum import Enum
 
 __all__ = [
     'FirewallMode',
+    'HostAccess',
     'Persist',
     'Protocol',
 ]
@@ -20,6 +21,15 @@ class FirewallMode(_builtins.str, Enum):
     """
     AUTO = "auto"
     NONE = "none"
+
+
+@pulumi.type_token("hostnet:index:HostAccess")
+class HostAccess(_builtins.str, Enum):
+    """
+    What the guests of a bridge reach of the host itself.
+    """
+    ALL = "all"
+    SERVICES = "services"
 
 
 @pulumi.type_token("hostnet:index:Persist")

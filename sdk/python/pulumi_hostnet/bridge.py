@@ -14,6 +14,7 @@ else:
     from typing_extensions import NotRequired, TypedDict, TypeAlias
 from . import _utilities
 from . import outputs
+from ._enums import *
 from ._inputs import *
 
 __all__ = ['BridgeArgs', 'Bridge']
@@ -25,6 +26,7 @@ class BridgeArgs:
                  adopt: pulumi.Input[Optional[_builtins.bool]] = None,
                  connection: pulumi.Input[Optional['ConnectionArgs']] = None,
                  dhcp_server: pulumi.Input[Optional['DhcpServerArgs']] = None,
+                 host_access: pulumi.Input[Optional[Union[_builtins.str, 'HostAccess']]] = None,
                  ipv6_prefixes: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  ipv6_send_ra: pulumi.Input[Optional[_builtins.bool]] = None,
                  mac_address: pulumi.Input[Optional[_builtins.str]] = None,
@@ -41,6 +43,7 @@ class BridgeArgs:
         :param pulumi.Input[_builtins.bool] adopt: Takes over an existing bridge of this name. From then on, addresses that are not declared are drift, and `pulumi destroy` deletes the bridge. Default: false.
         :param pulumi.Input['ConnectionArgs'] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
         :param pulumi.Input['DhcpServerArgs'] dhcp_server: Serves DHCP and DNS on the bridge. Default: neither is served. On the host: One dnsmasq process runs for this bridge and listens only on it.
+        :param pulumi.Input[Union[_builtins.str, 'HostAccess']] host_access: What the bridge's guests reach of the host itself, at any of its addresses: `all`, or `services`: DHCP, the bridge's own DNS, ICMP and ICMPv6, and nothing else. It does not concern what they reach beyond the host, nor what a port forward or a `dmzHost` leads elsewhere. Default: all. On the host: With `services`, the bridge is in the set `services_links`: the chain `services` rejects the rest.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] ipv6_prefixes: The IPv6 prefixes to advertise, each a /64. Default: the /64s of `addresses`.
         :param pulumi.Input[_builtins.bool] ipv6_send_ra: Sends IPv6 router advertisements, so that guests configure their own addresses (SLAAC). Default: false. On the host: The bridge's dnsmasq process sends them.
         :param pulumi.Input[_builtins.str] mac_address: The bridge's own MAC address. Default: derived from the resource, always the same. On the host: It is set when the bridge is created. Otherwise it would change when a port is attached.
@@ -59,6 +62,8 @@ class BridgeArgs:
             pulumi.set(__self__, "connection", connection)
         if dhcp_server is not None:
             pulumi.set(__self__, "dhcp_server", dhcp_server)
+        if host_access is not None:
+            pulumi.set(__self__, "host_access", host_access)
         if ipv6_prefixes is not None:
             pulumi.set(__self__, "ipv6_prefixes", ipv6_prefixes)
         if ipv6_send_ra is not None:
@@ -125,6 +130,18 @@ class BridgeArgs:
     @dhcp_server.setter
     def dhcp_server(self, value: pulumi.Input[Optional['DhcpServerArgs']]):
         pulumi.set(self, "dhcp_server", value)
+
+    @_builtins.property
+    @pulumi.getter(name="hostAccess")
+    def host_access(self) -> pulumi.Input[Optional[Union[_builtins.str, 'HostAccess']]]:
+        """
+        What the bridge's guests reach of the host itself, at any of its addresses: `all`, or `services`: DHCP, the bridge's own DNS, ICMP and ICMPv6, and nothing else. It does not concern what they reach beyond the host, nor what a port forward or a `dmzHost` leads elsewhere. Default: all. On the host: With `services`, the bridge is in the set `services_links`: the chain `services` rejects the rest.
+        """
+        return pulumi.get(self, "host_access")
+
+    @host_access.setter
+    def host_access(self, value: pulumi.Input[Optional[Union[_builtins.str, 'HostAccess']]]):
+        pulumi.set(self, "host_access", value)
 
     @_builtins.property
     @pulumi.getter(name="ipv6Prefixes")
@@ -245,6 +262,7 @@ class Bridge(pulumi.CustomResource):
                  adopt: pulumi.Input[Optional[_builtins.bool]] = None,
                  connection: pulumi.Input[Optional[Union['ConnectionArgs', 'ConnectionArgsDict']]] = None,
                  dhcp_server: pulumi.Input[Optional[Union['DhcpServerArgs', 'DhcpServerArgsDict']]] = None,
+                 host_access: pulumi.Input[Optional[Union[_builtins.str, 'HostAccess']]] = None,
                  ipv6_prefixes: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  ipv6_send_ra: pulumi.Input[Optional[_builtins.bool]] = None,
                  mac_address: pulumi.Input[Optional[_builtins.str]] = None,
@@ -280,6 +298,7 @@ class Bridge(pulumi.CustomResource):
         :param pulumi.Input[_builtins.bool] adopt: Takes over an existing bridge of this name. From then on, addresses that are not declared are drift, and `pulumi destroy` deletes the bridge. Default: false.
         :param pulumi.Input[Union['ConnectionArgs', 'ConnectionArgsDict']] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
         :param pulumi.Input[Union['DhcpServerArgs', 'DhcpServerArgsDict']] dhcp_server: Serves DHCP and DNS on the bridge. Default: neither is served. On the host: One dnsmasq process runs for this bridge and listens only on it.
+        :param pulumi.Input[Union[_builtins.str, 'HostAccess']] host_access: What the bridge's guests reach of the host itself, at any of its addresses: `all`, or `services`: DHCP, the bridge's own DNS, ICMP and ICMPv6, and nothing else. It does not concern what they reach beyond the host, nor what a port forward or a `dmzHost` leads elsewhere. Default: all. On the host: With `services`, the bridge is in the set `services_links`: the chain `services` rejects the rest.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] ipv6_prefixes: The IPv6 prefixes to advertise, each a /64. Default: the /64s of `addresses`.
         :param pulumi.Input[_builtins.bool] ipv6_send_ra: Sends IPv6 router advertisements, so that guests configure their own addresses (SLAAC). Default: false. On the host: The bridge's dnsmasq process sends them.
         :param pulumi.Input[_builtins.str] mac_address: The bridge's own MAC address. Default: derived from the resource, always the same. On the host: It is set when the bridge is created. Otherwise it would change when a port is attached.
@@ -334,6 +353,7 @@ class Bridge(pulumi.CustomResource):
                  adopt: pulumi.Input[Optional[_builtins.bool]] = None,
                  connection: pulumi.Input[Optional[Union['ConnectionArgs', 'ConnectionArgsDict']]] = None,
                  dhcp_server: pulumi.Input[Optional[Union['DhcpServerArgs', 'DhcpServerArgsDict']]] = None,
+                 host_access: pulumi.Input[Optional[Union[_builtins.str, 'HostAccess']]] = None,
                  ipv6_prefixes: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  ipv6_send_ra: pulumi.Input[Optional[_builtins.bool]] = None,
                  mac_address: pulumi.Input[Optional[_builtins.str]] = None,
@@ -356,6 +376,7 @@ class Bridge(pulumi.CustomResource):
             __props__.__dict__["adopt"] = adopt
             __props__.__dict__["connection"] = connection
             __props__.__dict__["dhcp_server"] = dhcp_server
+            __props__.__dict__["host_access"] = host_access
             __props__.__dict__["ipv6_prefixes"] = ipv6_prefixes
             __props__.__dict__["ipv6_send_ra"] = ipv6_send_ra
             __props__.__dict__["mac_address"] = mac_address

@@ -77,6 +77,7 @@ def test_words_are_enumerations_in_the_sdks() -> None:
     words = {token: [each["value"] for each in about["enum"]] for token, about in types.items() if "enum" in about}
     assert words == {
         "hostnet:index:FirewallMode": ["auto", "none"],
+        "hostnet:index:HostAccess": ["all", "services"],
         "hostnet:index:Persist": ["auto", "always", "never"],
         "hostnet:index:Protocol": ["tcp", "udp", "sctp", "tcp+udp"],
     }

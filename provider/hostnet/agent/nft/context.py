@@ -36,6 +36,7 @@ class Context:
             bridge as /32 (Hetzner's routed set-up) stays reachable.
         externals: The external interfaces of all gateways and forwards.
         routes: By interface behind a gateway, the declared routes through it (a routed TAP's guests).
+        services: The bridges with `hostAccess: services`.
         observed: A digest of the observed part: with the same owners it can have been another one before.
     """
 
@@ -49,6 +50,7 @@ class Context:
     externals: frozenset[str] = frozenset()
     routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     observed: str = ""
+    services: frozenset[str] = frozenset()
 
     @cached_property
     def internal(self) -> Mapping[str, tuple[str, ...]]:
@@ -93,7 +95,7 @@ class Context:
 
 
 def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) -> Context:
-    """The context; an empty one if there is no gateway and no forward, and so no need for our table.
+    """The context. Without a gateway and a forward nothing is forwarded, and it says only what guests may do.
 
     A transaction asks for it for the same owners, at the same moment, in several places: the latest ones are kept.
 
@@ -102,8 +104,6 @@ def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) 
         snapshot: The host's interfaces and their addresses.
         attached: The interfaces that globs attached, each with its glob's key.
     """
-    if not owners.has(Gateway, Forward):
-        return Context()
     for version, then, ports, context in _LATEST:
         if version is owners.version and then is snapshot and ports == attached:
             return context
@@ -115,6 +115,9 @@ _LATEST: deque[tuple[object, Snapshot, Mapping[str, str], Context]] = deque(maxl
 
 
 def _context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) -> Context:
+    services = frozenset(link.name for link in owners.every(Link) if link.host_access == "services")
+    if not owners.has(Gateway, Forward):
+        return Context(services=services)
     forwards, gateways = owners.lend_forwards(), dict(owners.gateways)
     declared: dict[str, tuple[str, ...]] = {}
     for item in owners.every(Address):
@@ -136,7 +139,9 @@ def _context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str])
         if route.link in behind:
             routes[route.link] = (*routes.get(route.link, ()), route.cidr)
     externals |= {gateway.external for gateway in gateways.values() if gateway.external}
-    return Context(devices, addresses, gateways, ports, forwards, bridges, shared, externals, routes, observed)
+    return Context(
+        devices, addresses, gateways, ports, forwards, bridges, shared, externals, routes, observed, services
+    )
 
 
 def _shared(addresses: Mapping[str, tuple[str, ...]], snapshot: Snapshot, our_links: Container[str]) -> frozenset[str]:

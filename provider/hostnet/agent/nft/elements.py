@@ -13,9 +13,10 @@ from hostnet.agent.dhcp.config import served_ports
 from hostnet.agent.nft.context import Context, own_addresses
 from hostnet.agent.nft.forward_elements import counted, forward_cells, source_translated
 from hostnet.agent.nft.gateway_elements import gateway_elements
+from hostnet.agent.nft.guard_elements import guard_elements
 from hostnet.agent.nft.networks import Network, apart, bare, collapsed, subnets
 from hostnet.agent.nft.ruleset import Element, Tagged
-from hostnet.wire.objects import DhcpServer, Forward, Gateway, Object
+from hostnet.wire.objects import Address, DhcpServer, Forward, Gateway, Link, Object
 
 
 def compile_object(item: Object, context: Context) -> Iterator[Tagged]:
@@ -30,7 +31,9 @@ def compile_object(item: Object, context: Context) -> Iterator[Tagged]:
                 yield element, ("forward", "")
         yield from ((element, ("source_nat", "")) for element in source_translated(item, context))
         yield from ((element, ("count", "")) for element in counted(item, context.forwards))
-    elif isinstance(item, DhcpServer) and item.bridge in context.devices:
+    elif isinstance(item, (Link, Address)):
+        yield from guard_elements(item, context)
+    elif isinstance(item, DhcpServer) and (item.bridge in context.devices or item.bridge in context.services):
         for protocol, port in served_ports(item):
             yield Element("dnsmasq_ports", (item.bridge, protocol, str(port))), ("dnsmasq_ports", "")
 

@@ -53,7 +53,7 @@ class SetSpec:
         interval: Whether fields may be ranges or networks.
         table: The table that it belongs to.
         counter: Whether each element counts what it matched.
-        of: What its elements follow from: port forwards, gateways, or the interfaces themselves.
+        of: What its elements follow from: port forwards, gateways, the interfaces themselves, or what guests may do.
         holds: What is in it, for docs/nft.md.
     """
 
@@ -62,7 +62,7 @@ class SetSpec:
     interval: bool = False
     table: str = TABLE
     counter: bool = False
-    of: Literal["forward", "gateway", "link"] = "gateway"
+    of: Literal["forward", "gateway", "link", "guest"] = "gateway"
     holds: str = ""
 
 
@@ -128,6 +128,7 @@ def _specs() -> dict[str, SetSpec]:
             "forwarded",
         ),
     }
+    specs |= _guard_specs()
     for n in "46":
         address = f"ipv{n}_addr"
         specs |= _forward_specs(n, address) | _gateway_specs(n, address)
@@ -244,6 +245,16 @@ def _gateway_specs(n: str, address: str) -> dict[str, SetSpec]:
     return {name + n: spec for name, spec in specs.items()}
 
 
+def _guard_specs() -> dict[str, SetSpec]:
+    """Those that hold what guests may do to the host and to each other."""
+    specs = {"services_links": SetSpec(("ifname",), of="guest", holds="bridges with `hostAccess: services`")}
+    for n in "46":
+        specs[f"service_addrs{n}"] = SetSpec(
+            ("ifname", f"ipv{n}_addr"), of="guest", holds="their own addresses: the bridge's DNS answers there"
+        )
+    return specs
+
+
 SETS = _specs()
 
 
@@ -272,8 +283,26 @@ PROTECT
   # What passes no NAT chain reaches the host here: it is not tracked, or fits into no connection.
   chain protect_host {{
     type filter hook input priority mangle; policy accept;
+    iifname @services_links jump services
     ct state established,related accept
 PROTECT
+  }}
+
+  # All that guests reach of the host where their bridge has `hostAccess: services`. What a forward leads elsewhere does
+  # not come here. Answers pass, and not what a guest began before: a connection to SSH ends when this is switched on.
+  chain services {{
+    meta l4proto {{ 1, 58 }} accept
+    ct direction reply accept
+    iifname . meta l4proto . th dport @dnsmasq_ports jump bridge_services
+    reject with icmpx admin-prohibited
+  }}
+
+  # DHCP is asked at broadcast and group addresses, too; DNS at the bridge's own.
+  chain bridge_services {{
+    udp dport 67 accept
+    iifname . ip daddr @service_addrs4 accept
+    iifname . ip6 daddr @service_addrs6 accept
+    ip6 daddr fe80::/10 accept
   }}
 
   chain from_inside {{

@@ -58,6 +58,7 @@ def _link_drift(item: Link, owner: Owner, observation: Observation) -> Iterator[
     yield from _setting_drift(item, observed.kernel)
     if item.kind == "bridge":
         yield from _port_mtu_drift(item, observation)
+        yield from _host_access_drift(item, owner, observation)
     if item.kind == "tap":
         yield from _user_drift(item, observed.kernel, observation)
     yield from _list_drift(item, "addresses", "address", observed.addresses, _declared(owner.of(Address), item))
@@ -90,6 +91,17 @@ def _port_mtu_drift(item: Link, observation: Observation) -> Iterator[Difference
         if there != wanted:
             text = f"the MTU of {name} is {there}, not {wanted} as its bridge's"
             yield Difference(item.key, "port_mtu", text, there, wanted)
+
+
+def _host_access_drift(item: Link, owner: Owner, observation: Observation) -> Iterator[Difference]:
+    """What guests reach of the host: the elements of the bridge and of its addresses."""
+    mine: list[Object] = [item, *(address for address in owner.of(Address) if address.link == item.name)]
+    own = {element.place for each in mine for element, _ in observation.compiled(each)}
+    if item.host_access == "services":
+        if not own <= observation.elements.keys():
+            yield is_not(item, "host_access", "the guests' access to the host", "all", "services")
+    elif ("services_links", (item.name,)) in observation.undeclared:
+        yield is_not(item, "host_access", "the guests' access to the host", "services", "all")
 
 
 def _user_drift(item: Link, kernel: KernelLink, observation: Observation) -> Iterator[Difference]:

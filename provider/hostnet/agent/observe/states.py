@@ -38,7 +38,9 @@ from hostnet.wire.objects import (
 )
 from hostnet.wire.subnets import gateway_for
 
-_SETTINGS = frozenset({"name", "kind", "stp", "vlan_filtering", "user", "group", "multi_queue", "vnet_hdr"})
+_SETTINGS = frozenset(
+    {"name", "kind", "stp", "vlan_filtering", "user", "group", "multi_queue", "vnet_hdr", "host_access"}
+)
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ def _link(item: Link, facts: _Facts) -> LinkState | None:
         ports=observed.ports,
         dropped=facts.has(item, "open_firewall"),
         advertised=facts.has(item, "advertised"),
+        host_access=there["host_access"],
         port_mtu=next((each.there for each in facts.of(item) if each.field == "port_mtu"), None),
     )
 

@@ -43,12 +43,19 @@ _VALUES = {
     "dmz4": "the DMZ host",
     "dmz6": "the IPv6 DMZ host",
 }
-# Undeclared elements that show as an internal interface or as a port forward; and counters, which open nothing.
+# Undeclared elements that show as an internal interface, as a port forward or in a guest; and counters, which open
+# nothing.
 _FORWARDS = (
     *("masquerade_pairs", "snat_pairs", "forward_counters", "range_counters"),
     *("dnat_port", "dnat_range", "dnat_source", "dnat_limited", "dnat_addr", "dnat_addr_source", "dnat_addr_range"),
 )
-_SHOWN = frozenset({"internal_links", *(f"{name}{n}" for name in _FORWARDS for n in "46")})
+_SHOWN = frozenset(
+    {
+        "internal_links",
+        *(f"{name}{n}" for name in _FORWARDS for n in "46"),
+        *(name for name, spec in SETS.items() if spec.of == "guest"),
+    }
+)
 
 
 def gateway_drift(item: Gateway, observation: Observation) -> Iterator[Difference]:

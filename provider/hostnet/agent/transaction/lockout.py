@@ -14,7 +14,7 @@ from pathlib import Path
 from hostnet.agent.linux.process import parent
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.phase import Pairs
-from hostnet.wire.objects import Address, Forward, Gateway, Object, Route
+from hostnet.wire.objects import Address, Forward, Gateway, Link, Object, Route
 
 _SSH = 22
 _FIELDS = 4  # of SSH_CONNECTION: the client's address and port, the server's address and port (ssh(1))
@@ -50,6 +50,8 @@ def is_possible(owners: Owners, pairs: Pairs, closed: Callable[[], Container[str
         return True
     if any(_reroutes(item, login) for item in had ^ has if isinstance(item, (Address, Route))):
         return True
+    if any(isinstance(item, Link) and item.host_access != "all" for item in has - had):
+        return True  # the provider may be a guest of this bridge
     return any(isinstance(item, (Gateway, Address)) for item in had ^ has) and login.server in closed()
 
 

@@ -29,7 +29,7 @@ from hostnet.agent.transaction.subsystems import Subsystems
 from hostnet.agent.transaction.sync import Synchronizer
 from hostnet.agent.transaction.transition import names_of
 from hostnet.wire.errors import HostnetError
-from hostnet.wire.objects import Forward, Gateway, Link, ObjectState
+from hostnet.wire.objects import Link, ObjectState
 from hostnet.wire.requests import Query, View
 
 
@@ -165,9 +165,9 @@ class Queries:
             held: The owners that are recorded.
         """
         context = context_of(record.owners, snapshot, record.attached)
-        elements, foreign = self._listed(record)
         compiler = self._subsystems.compiler
         desired = compiler.desired(record.owners, context).elements
+        elements, foreign = self._listed(record) if desired else ({}, set())
         lost = {place for place, value in desired.entries() if elements.get(place) != value}
         return replace(
             self._observation(record, snapshot, context, elements),
@@ -198,8 +198,6 @@ class Queries:
 
         None where its rules are not as we made them: elements without rules do nothing.
         """
-        if not record.owners.has(Gateway, Forward):
-            return {}, set()
         try:
             listing = self._subsystems.table.listing()
         except MissingLibraryError:

@@ -107,7 +107,7 @@ class Synchronizer:
 
     def _table_error(self, transition: Transition, pairs: Pairs, error: NftError | MissingLibraryError) -> OwnerError:
         if isinstance(error, MissingLibraryError):
-            what = "cannot set up NAT and port forwards"
+            what = "cannot set up the nftables tables"
             missing = HostnetError(Code.UNSUPPORTED, what, str(error), advice_here("libnftables"))
             return OwnerError(list(pairs), missing)
         # Tried one by one: of a batch of several lines nft 1.0.6 may name the wrong one.

@@ -12,6 +12,16 @@ export const FirewallMode = {
  */
 export type FirewallMode = (typeof FirewallMode)[keyof typeof FirewallMode];
 
+export const HostAccess = {
+    All: "all",
+    Services: "services",
+} as const;
+
+/**
+ * What the guests of a bridge reach of the host itself.
+ */
+export type HostAccess = (typeof HostAccess)[keyof typeof HostAccess];
+
 export const Persist = {
     Auto: "auto",
     Always: "always",
