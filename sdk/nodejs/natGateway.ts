@@ -10,7 +10,19 @@ import * as utilities from "./utilities";
 /**
  * Source NAT for the guests of internal interfaces and networks, through one external interface, like NixOS's `networking.nat`. Networks that no gateway lists are not touched. An update changes only set elements, so that established connections survive. The id is derived from the resource's name.
  *
- * ## Example
+ * ## Example Usage
+ *
+ * ```typescript
+ * import * as hostnet from "pulumi-hostnet";
+ *
+ * const bridge = new hostnet.Bridge("microvm", { addresses: ["10.0.0.1/24", "fd12:3456:789a::1/64"] });
+ * const nat = new hostnet.NatGateway("nat", {
+ *     internalInterfaces: [bridge.name],
+ *     enableIpv6: true,
+ *     forwardPorts: [{ sourcePort: 80, destination: "10.0.0.2" }],
+ * });
+ * export const externalAddresses = nat.externalAddresses;
+ * ```
  */
 export class NatGateway extends pulumi.CustomResource {
     /**

@@ -10,7 +10,20 @@ import * as utilities from "./utilities";
 /**
  * Forwards a port of the external interface to a guest. It switches on IP forwarding of its family. A port in both families needs two forwards. The id is `<externalInterface>/<ipv4|ipv6>/<protocol>/<sourcePort>`, followed by `@` and the listen addresses if there are any.
  *
- * ## Example
+ * ## Example Usage
+ *
+ * ```typescript
+ * import * as hostnet from "pulumi-hostnet";
+ *
+ * const bridge = new hostnet.Bridge("microvm", { addresses: ["10.0.0.1/24"] });
+ * const nat = new hostnet.NatGateway("nat", { internalInterfaces: [bridge.name] });
+ * const forward = new hostnet.PortForward("web", {
+ *     natGateway: nat.id,
+ *     sourcePort: 8080,
+ *     destination: "10.0.0.2:80",
+ * });
+ * export const web = forward.sourcePorts;
+ * ```
  */
 export class PortForward extends pulumi.CustomResource {
     /**

@@ -10,7 +10,21 @@ import * as utilities from "./utilities";
 /**
  * A VM's TAP interface: either one persistent TAP that hostnet creates (`name`), or all interfaces that match a glob and that other programs create, now or later (`match`). With `guest` it also assigns the guest's MAC and IP addresses. The id is the name, or `<bridge>/<match>`.
  *
- * ## Example
+ * ## Example Usage
+ *
+ * ```typescript
+ * import * as hostnet from "pulumi-hostnet";
+ *
+ * const bridge = new hostnet.Bridge("microvm", { addresses: ["10.0.0.1/24"] });
+ * const tap = new hostnet.TapBinding("web", {
+ *     name: "vm-web",
+ *     bridge: bridge.name,
+ *     owner: "root",
+ *     guest: { hostname: "web" },
+ * });
+ * export const mac = tap.guest.macAddress;
+ * export const kernelIpArg = tap.guest.kernelIpArg;
+ * ```
  */
 export class TapBinding extends pulumi.CustomResource {
     /**

@@ -1,6 +1,11 @@
 """Folders with nothing of the checkout: a program in each language, on what `make dist` built.
 
-Each is checked by its language's compiler, makes a network, finds nothing to change, and removes the network.
+Each is checked by its language's compiler, makes a network, finds nothing to change, and removes the network. The
+compilers check the schema's examples, too.
+
+`pulumi up` as typed needs a language host. Where the machine has the official `pulumi`, its own are used. Elsewhere the
+one for YAML is official, too, the one for Python is this checkout's stand-in, and programs in TypeScript and Go run in
+their own processes by Pulumi's Automation API.
 """
 
 from __future__ import annotations
@@ -14,6 +19,8 @@ from typing import Any
 
 import pytest
 from hostnet import __version__
+from hostnet.resources.examples import PROGRAMS as EXAMPLES
+from hostnet.resources.examples import example
 from hostnet.resources.package_schema import GO_MODULE
 
 from tests.dist.conftest import User
@@ -25,6 +32,7 @@ pytestmark = pytest.mark.xdist_group("dist")
 
 SDK = "github.com/pulumi/pulumi/sdk/v3"
 PROGRAMS = Path(__file__).parent / "programs"
+KINDS = sorted(path.stem for path in EXAMPLES.glob("*.yaml"))
 # The stack, and four resources.
 MADE = {"create": 5}
 AGAIN = {"same": 5}
@@ -52,22 +60,48 @@ def test_python(user: User, dist: Path) -> None:
     shutil.copy(PROGRAMS / "python" / "__main__.py", user.folder)
     project = {"name": "python", "runtime": {"name": "python", "options": {"virtualenv": ".venv"}}}
     (user.folder / "Pulumi.yaml").write_text(json.dumps(project))  # JSON is YAML
+    check(user, as_typed(user))
+
+
+def test_yaml(user: User) -> None:
+    """A project that is one file; it needs no package."""
+    shutil.copy(PROGRAMS / "yaml" / "Pulumi.yaml", user.folder)
+    check(user, as_typed(user, "--config", f"namespace={user.env['HOST']}"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_example_in_yaml(user: User, kind: str) -> None:
+    """It makes what it declares."""
+    text = example(kind, "yaml", GO_MODULE)
+    (user.folder / "Pulumi.yaml").write_text(f"name: example\nruntime: yaml\n{text}")
+    connection = json.dumps({"netns": user.env["HOST"]})
+    reported = as_typed(user, "--config", f"hostnet:connection={connection}")
+    assert set(reported["made"]) == {"create"}
+    assert set(reported["again"]) == {"same"}
+    assert reported["outputs"]
+
+
+def as_typed(user: User, *config: str) -> dict[str, Any]:
+    """What `pulumi up`, a preview and `destroy` report of the project in the user's folder."""
     pulumi = ("pulumi", "--non-interactive")
     user.run(*pulumi, "stack", "init", "dev")
     user.run(*pulumi, "config", "set", "hostnet:stateDir", user.env["STATE_DIR"])
-    events = [json.loads(line) for line in user.run(*pulumi, "up", "--yes", "--skip-preview", "--json").splitlines()]
+    up = user.run(*pulumi, "up", "--yes", "--skip-preview", "--json", *config)
+    events = [json.loads(line) for line in up.splitlines()]
     (made,) = (event["summaryEvent"]["resourceChanges"] for event in events if "summaryEvent" in event)
     outputs = json.loads(user.run(*pulumi, "stack", "output", "--json"))
-    again = json.loads(user.run(*pulumi, "preview", "--expect-no-changes", "--json"))
+    again = json.loads(user.run(*pulumi, "preview", "--expect-no-changes", "--json", *config))
     user.run(*pulumi, "destroy", "--yes", "--skip-preview")
-    reported = {name: {"value": value} for name, value in outputs.items()}
-    check(user, {"made": made, "again": again["changeSummary"], "outputs": reported})
+    named = {name: {"value": value} for name, value in outputs.items()}
+    return {"made": made, "again": again["changeSummary"], "outputs": named}
 
 
 def test_typescript(user: User, dist: Path) -> None:
     """An npm project, by the strict compiler."""
     for path in (PROGRAMS / "typescript").iterdir():
         shutil.copy(path, user.folder)
+    for kind in KINDS:
+        (user.folder / f"example_{kind}.ts").write_text(example(kind, "typescript", GO_MODULE))
     (user.folder / "package.json").write_text(json.dumps({"private": True}))
     (package,) = dist.glob("*.tgz")
     tools = ("typescript@5.9.3", "@types/node@20.19.0")
@@ -87,6 +121,9 @@ def test_go(user: User, dist: Path, tmp_path: Path) -> None:
         (versions / f"v{__version__}.mod").write_bytes(archive.read(f"{GO_MODULE}@v{__version__}/go.mod"))
     text = (PROGRAMS / "go" / "main.go.txt").read_text()
     (user.folder / "main.go").write_text(text.replace("MODULE", GO_MODULE))
+    for kind in KINDS:
+        (user.folder / kind).mkdir()
+        (user.folder / kind / "main.go").write_text(example(kind, "go", GO_MODULE))
     program = go()
     # A cache of its own: the machine's would keep an earlier build of the same version. What the machine has of other
     # modules comes from there.
@@ -105,5 +142,5 @@ def test_go(user: User, dist: Path, tmp_path: Path) -> None:
     developer = User(user.folder, env, user.host)
     developer.run(program, "mod", "init", "example.com/go")
     developer.run(program, "get", f"{GO_MODULE}@v{__version__}", f"{SDK}@{pulumi_version()}")
-    developer.run(program, "vet", ".")
+    developer.run(program, "vet", "./...")
     check(user, json.loads(developer.run(program, "run", ".").splitlines()[-1]))

@@ -53,7 +53,9 @@ def dotted(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-SOURCES = {dotted(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+# What users write: programs that the schema shows as examples, no modules of the package.
+EXAMPLES = PACKAGE / "resources" / "programs"
+SOURCES = {dotted(path): path for path in sorted(PACKAGE.rglob("*.py")) if path.parent != EXAMPLES}
 FOLDERS = sorted(path.parent for path in PACKAGE.rglob("__init__.py"))
 
 

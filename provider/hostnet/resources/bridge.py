@@ -363,17 +363,6 @@ class Bridge(Kind[BridgeInputs]):
         "A Linux bridge: a network of guests on the host. It can serve DHCP and DNS, and send IPv6 router "
         "advertisements. Every property except `name` changes in place: ports stay attached, and leases stay valid."
     )
-    example = """import pulumi
-import pulumi_hostnet as hostnet
-
-bridge = hostnet.Bridge(
-    "microvm",
-    addresses=["10.0.0.1/24", "fd12:3456:789a::1/64"],
-    dhcp_server={"range_start": "10.0.0.100", "range_end": "10.0.0.199"},
-    ipv6_send_ra=True,
-)
-pulumi.export("gateway", bridge.gateway)
-"""
     inputs = Record(BridgeInputs, rules=_bridge_rules)
     results = Record(BridgeOutputs)
     derived_from = True

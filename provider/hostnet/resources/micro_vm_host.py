@@ -109,14 +109,12 @@ class Component:
     Args:
         token: Its type.
         doc: What it is; Markdown.
-        example: A program in Python.
         inputs: What a program declares.
         results: What it gets back.
     """
 
     token: str
     doc: str
-    example: str
     inputs: Record[MicroVmHostInputs]
     results: Record[MicroVmHostOutputs]
 
@@ -133,20 +131,8 @@ _DOC: Final = (
     "NAME-taps, and a `NatGateway` NAME-nat with the forwards. If you need other options of these, use the resources "
     "themselves."
 )
-_EXAMPLE: Final = """import pulumi
-import pulumi_hostnet as hostnet
-
-host = hostnet.MicroVmHost(
-    "microvm",
-    forwards=[
-        {"source_port": 80, "destination": "10.0.0.2"},
-        {"source_port": 443, "destination": "10.0.0.3"},
-    ],
-)
-pulumi.export("addresses", host.external_addresses)
-"""
 MICRO_VM_HOST: Final = Component(
-    "hostnet:index:MicroVmHost", _DOC, _EXAMPLE, Record(MicroVmHostInputs), Record(MicroVmHostOutputs)
+    "hostnet:index:MicroVmHost", _DOC, Record(MicroVmHostInputs), Record(MicroVmHostOutputs)
 )
 # In this order: the others need the bridge.
 CHILDREN: Final = (

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from hostnet import __version__
-from hostnet.resources import RESOURCES
+from hostnet.resources import RESOURCES, examples
 from hostnet.resources.functions import FUNCTIONS
 from hostnet.resources.micro_vm_host import MICRO_VM_HOST
 from hostnet.resources.provider import DELETE_UNREACHABLE_ENV, PROVIDER
@@ -56,11 +56,17 @@ def resource_schema(kind: Kind[Value] | Component, types: Schema) -> Schema:
     inputs = kind.inputs.schema_properties(types)
     outputs = kind.results.schema_properties(types)
     return {
-        "description": f"{kind.doc}\n\n## Example\n\n```python\n{kind.example}```\n",
+        "description": f"{kind.doc}\n\n{_example(kind.name)}",
         "inputProperties": inputs["properties"],
         **({"requiredInputs": inputs["required"]} if "required" in inputs else {}),
         **outputs,
     }
+
+
+def _example(name: str) -> str:
+    """A resource's example, of which each generator of an SDK takes its own language's block."""
+    blocks = "\n".join(examples.blocks(name, GO_MODULE).values())
+    return f"## Example Usage\n\n{{{{% example %}}}}\n{blocks}{{{{% /example %}}}}\n"
 
 
 def function_schema(function: Function, types: Schema) -> Schema:

@@ -325,14 +325,6 @@ class PortForward(Kind[PortForwardInputs]):
         "both families needs two forwards. The id is `<externalInterface>/<ipv4|ipv6>/<protocol>/<sourcePort>`, "
         "followed by `@` and the listen addresses if there are any."
     )
-    example = """import pulumi
-import pulumi_hostnet as hostnet
-
-bridge = hostnet.Bridge("microvm", addresses=["10.0.0.1/24"])
-nat = hostnet.NatGateway("nat", internal_interfaces=[bridge.name])
-web = hostnet.PortForward("web", nat_gateway=nat.id, source_port=8080, destination="10.0.0.2:80")
-pulumi.export("web", web.source_ports)
-"""
     inputs = Record(PortForwardInputs, rules=_port_forward_rules, normal=_forward_normal, replaces=_KEY)
     results = Record(PortForwardOutputs)
 

@@ -7,9 +7,10 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hostnet.resources import RESOURCES
+from hostnet.resources import RESOURCES, examples
 from hostnet.resources.functions import FUNCTIONS
 from hostnet.resources.micro_vm_host import MICRO_VM_HOST
+from hostnet.resources.package_schema import GO_MODULE
 from hostnet.resources.provider import PROVIDER
 from hostnet.resources.schema.connection import CONNECTION
 
@@ -76,11 +77,18 @@ def nested(record: Record[Any], *, results: bool = False) -> list[str]:
     return out
 
 
+def example_blocks(name: str) -> list[str]:
+    """A resource's example: in Python, and in the other languages where a reader unfolds it."""
+    first, *others = examples.blocks(name, GO_MODULE).items()
+    folded = "<details>\n<summary>{}</summary>\n\n{}\n</details>\n"
+    return [first[1], *(folded.format(examples.LANGUAGES[language][0], block) for language, block in others)]
+
+
 def resource_page(kind: Kind[Any] | Component) -> str:
     """The page of a resource."""
     parts = [
         f"{_MARK}# {kind.name}\n\n{filled(kind.doc)}\n",
-        f"```python\n{kind.example}```\n",
+        *example_blocks(kind.name),
         section("Inputs", map(property_text, kind.inputs.properties.values())),
         *nested(kind.inputs),
         section("Outputs", map(output_text, kind.results.properties.values())),

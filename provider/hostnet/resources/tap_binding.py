@@ -267,14 +267,6 @@ class TapBinding(Kind[TapBindingInputs]):
         "glob and that other programs create, now or later (`match`). With `guest` it also assigns the guest's MAC and "
         "IP addresses. The id is the name, or `<bridge>/<match>`."
     )
-    example = """import pulumi
-import pulumi_hostnet as hostnet
-
-bridge = hostnet.Bridge("microvm", addresses=["10.0.0.1/24"])
-tap = hostnet.TapBinding("web", name="vm-web", bridge=bridge.name, owner="root", guest={"hostname": "web"})
-pulumi.export("mac", tap.guest.mac_address)
-pulumi.export("kernelIpArg", tap.guest.kernel_ip_arg)
-"""
     inputs = Record(TapBindingInputs, rules=_tap_rules)
     results = Record(TapBindingOutputs)
 

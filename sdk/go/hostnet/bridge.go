@@ -13,7 +13,37 @@ import (
 
 // A Linux bridge: a network of guests on the host. It can serve DHCP and DNS, and send IPv6 router advertisements. Every property except `name` changes in place: ports stay attached, and leases stay valid.
 //
-// ## Example
+// ## Example Usage
+//
+// ```go
+// package main
+//
+// import (
+//
+//	"github.com/pulumi-hostnet/pulumi-hostnet/sdk/go/hostnet"
+//	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
+//
+// )
+//
+//	func main() {
+//		pulumi.Run(func(ctx *pulumi.Context) error {
+//			bridge, err := hostnet.NewBridge(ctx, "microvm", &hostnet.BridgeArgs{
+//				Addresses: pulumi.StringArray{pulumi.String("10.0.0.1/24"), pulumi.String("fd12:3456:789a::1/64")},
+//				DhcpServer: hostnet.DhcpServerArgs{
+//					RangeStart: pulumi.String("10.0.0.100"),
+//					RangeEnd:   pulumi.String("10.0.0.199"),
+//				},
+//				Ipv6SendRa: pulumi.Bool(true),
+//			})
+//			if err != nil {
+//				return err
+//			}
+//			ctx.Export("gateway", bridge.Gateway)
+//			return nil
+//		})
+//	}
+//
+// ```
 type Bridge struct {
 	pulumi.CustomResourceState
 

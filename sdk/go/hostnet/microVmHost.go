@@ -13,7 +13,35 @@ import (
 
 // The network of a microVM host: a bridge, the VMs' TAPs, NAT for IPv4 and IPv6, and port forwards. It corresponds to the `systemd.network` and `networking.nat` that microvm.nix documents for NixOS. Its children are a `Bridge` with the component's name, which serves DHCP and DNS and sends IPv6 router advertisements, a `TapBinding` NAME-taps, and a `NatGateway` NAME-nat with the forwards. If you need other options of these, use the resources themselves.
 //
-// ## Example
+// ## Example Usage
+//
+// ```go
+// package main
+//
+// import (
+//
+//	"github.com/pulumi-hostnet/pulumi-hostnet/sdk/go/hostnet"
+//	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
+//
+// )
+//
+//	func main() {
+//		pulumi.Run(func(ctx *pulumi.Context) error {
+//			host, err := hostnet.NewMicroVmHost(ctx, "microvm", &hostnet.MicroVmHostArgs{
+//				Forwards: hostnet.ForwardPortArray{
+//					hostnet.ForwardPortArgs{SourcePort: pulumi.Int(80), Destination: pulumi.String("10.0.0.2")},
+//					hostnet.ForwardPortArgs{SourcePort: pulumi.Int(443), Destination: pulumi.String("10.0.0.3")},
+//				},
+//			})
+//			if err != nil {
+//				return err
+//			}
+//			ctx.Export("addresses", host.ExternalAddresses)
+//			return nil
+//		})
+//	}
+//
+// ```
 type MicroVmHost struct {
 	pulumi.ResourceState
 

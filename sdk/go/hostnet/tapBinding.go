@@ -13,7 +13,42 @@ import (
 
 // A VM's TAP interface: either one persistent TAP that hostnet creates (`name`), or all interfaces that match a glob and that other programs create, now or later (`match`). With `guest` it also assigns the guest's MAC and IP addresses. The id is the name, or `<bridge>/<match>`.
 //
-// ## Example
+// ## Example Usage
+//
+// ```go
+// package main
+//
+// import (
+//
+//	"github.com/pulumi-hostnet/pulumi-hostnet/sdk/go/hostnet"
+//	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
+//
+// )
+//
+//	func main() {
+//		pulumi.Run(func(ctx *pulumi.Context) error {
+//			bridge, err := hostnet.NewBridge(ctx, "microvm", &hostnet.BridgeArgs{
+//				Addresses: pulumi.StringArray{pulumi.String("10.0.0.1/24")},
+//			})
+//			if err != nil {
+//				return err
+//			}
+//			tap, err := hostnet.NewTapBinding(ctx, "web", &hostnet.TapBindingArgs{
+//				Name:   pulumi.String("vm-web"),
+//				Bridge: bridge.Name,
+//				Owner:  pulumi.String("root"),
+//				Guest:  hostnet.GuestArgs{Hostname: pulumi.String("web")},
+//			})
+//			if err != nil {
+//				return err
+//			}
+//			ctx.Export("mac", tap.Guest.MacAddress())
+//			ctx.Export("kernelIpArg", tap.Guest.KernelIpArg())
+//			return nil
+//		})
+//	}
+//
+// ```
 type TapBinding struct {
 	pulumi.CustomResourceState
 

@@ -276,8 +276,7 @@ class Bridge(pulumi.CustomResource):
         """
         A Linux bridge: a network of guests on the host. It can serve DHCP and DNS, and send IPv6 router advertisements. Every property except `name` changes in place: ports stay attached, and leases stay valid.
 
-        ## Example
-
+        ## Example Usage
         ```python
         import pulumi
         import pulumi_hostnet as hostnet
@@ -318,8 +317,7 @@ class Bridge(pulumi.CustomResource):
         """
         A Linux bridge: a network of guests on the host. It can serve DHCP and DNS, and send IPv6 router advertisements. Every property except `name` changes in place: ports stay attached, and leases stay valid.
 
-        ## Example
-
+        ## Example Usage
         ```python
         import pulumi
         import pulumi_hostnet as hostnet

@@ -310,8 +310,7 @@ class NatGateway(pulumi.CustomResource):
         """
         Source NAT for the guests of internal interfaces and networks, through one external interface, like NixOS's `networking.nat`. Networks that no gateway lists are not touched. An update changes only set elements, so that established connections survive. The id is derived from the resource's name.
 
-        ## Example
-
+        ## Example Usage
         ```python
         import pulumi
         import pulumi_hostnet as hostnet
@@ -355,8 +354,7 @@ class NatGateway(pulumi.CustomResource):
         """
         Source NAT for the guests of internal interfaces and networks, through one external interface, like NixOS's `networking.nat`. Networks that no gateway lists are not touched. An update changes only set elements, so that established connections survive. The id is derived from the resource's name.
 
-        ## Example
-
+        ## Example Usage
         ```python
         import pulumi
         import pulumi_hostnet as hostnet

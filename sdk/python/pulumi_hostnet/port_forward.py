@@ -206,8 +206,7 @@ class PortForward(pulumi.CustomResource):
         """
         Forwards a port of the external interface to a guest. It switches on IP forwarding of its family. A port in both families needs two forwards. The id is `<externalInterface>/<ipv4|ipv6>/<protocol>/<sourcePort>`, followed by `@` and the listen addresses if there are any.
 
-        ## Example
-
+        ## Example Usage
         ```python
         import pulumi
         import pulumi_hostnet as hostnet
@@ -241,8 +240,7 @@ class PortForward(pulumi.CustomResource):
         """
         Forwards a port of the external interface to a guest. It switches on IP forwarding of its family. A port in both families needs two forwards. The id is `<externalInterface>/<ipv4|ipv6>/<protocol>/<sourcePort>`, followed by `@` and the listen addresses if there are any.
 
-        ## Example
-
+        ## Example Usage
         ```python
         import pulumi
         import pulumi_hostnet as hostnet

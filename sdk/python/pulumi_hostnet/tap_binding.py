@@ -258,8 +258,7 @@ class TapBinding(pulumi.CustomResource):
         """
         A VM's TAP interface: either one persistent TAP that hostnet creates (`name`), or all interfaces that match a glob and that other programs create, now or later (`match`). With `guest` it also assigns the guest's MAC and IP addresses. The id is the name, or `<bridge>/<match>`.
 
-        ## Example
-
+        ## Example Usage
         ```python
         import pulumi
         import pulumi_hostnet as hostnet
@@ -296,8 +295,7 @@ class TapBinding(pulumi.CustomResource):
         """
         A VM's TAP interface: either one persistent TAP that hostnet creates (`name`), or all interfaces that match a glob and that other programs create, now or later (`match`). With `guest` it also assigns the guest's MAC and IP addresses. The id is the name, or `<bridge>/<match>`.
 
-        ## Example
-
+        ## Example Usage
         ```python
         import pulumi
         import pulumi_hostnet as hostnet

@@ -40,7 +40,6 @@ class Kind(Generic[In]):
         name: Such as "Bridge".
         token: Such as "hostnet:index:Bridge".
         doc: What it is; Markdown, full sentences.
-        example: A program that uses it.
         inputs: The declarations of the inputs.
         results: The declarations of the outputs.
         derived_from: Whether other resources derive values from its outputs.
@@ -49,7 +48,6 @@ class Kind(Generic[In]):
     name: str
     token: str
     doc: str
-    example: str
     inputs: Record[In]
     results: Record[Any]
     derived_from: bool = False
