@@ -1,7 +1,7 @@
 """Folders with nothing of the checkout: a program in each language, on what `make dist` built.
 
 Each is checked by its language's compiler, makes a network, finds nothing to change, and removes the network. The
-compilers check the schema's examples, too.
+compilers check the schema's examples and the templates of `pulumi new`, too.
 
 `pulumi up` as typed needs a language host. Where the machine has the official `pulumi`, its own are used. Elsewhere the
 one for YAML is official, too, the one for Python is this checkout's stand-in, and programs in TypeScript and Go run in
@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,15 @@ from hostnet.resources.package_schema import GO_MODULE
 from tests.dist.conftest import User
 from tools.dist.gomodule import NAME as GO_ZIP
 from tools.golang import go, pulumi_version
+from tools.paths import CHECKOUT
 from tools.venv import CONSTRAINTS
 
 pytestmark = pytest.mark.xdist_group("dist")
 
 SDK = "github.com/pulumi/pulumi/sdk/v3"
 PROGRAMS = Path(__file__).parent / "programs"
+RUNTIMES = {"python": "python", "typescript": "nodejs", "go": "go", "yaml": "yaml"}
+TEMPLATES = CHECKOUT / "templates"
 KINDS = sorted(path.stem for path in EXAMPLES.glob("*.yaml"))
 # The stack, and four resources.
 MADE = {"create": 5}
@@ -61,6 +66,45 @@ def test_python(user: User, dist: Path) -> None:
     project = {"name": "python", "runtime": {"name": "python", "options": {"virtualenv": ".venv"}}}
     (user.folder / "Pulumi.yaml").write_text(json.dumps(project))  # JSON is YAML
     check(user, as_typed(user))
+    for name in ("__main__.py", "Pulumi.yaml"):
+        (user.folder / name).unlink()
+    new_project(user, "python")
+    check_template(as_typed(user, "--config", connection(user)))
+
+
+def new_project(user: User, language: str) -> None:
+    """What `pulumi new` writes into the user's folder. It says what to do next if it has the language's host."""
+    command = ("pulumi", "new", str(TEMPLATES / f"hostnet-{language}"), "--generate-only", "--yes", "--force")
+    argv = [*command, "--name", "my-host", "--description", "My host"]
+    ended = subprocess.run(argv, cwd=user.folder, env=user.env, capture_output=True, text=True, check=False)
+    without_host = f"no language plugin 'pulumi-language-{RUNTIMES[language]}' found"
+    assert ended.returncode == 0 or without_host in ended.stdout + ended.stderr, ended
+    assert "Created project 'my-host'" in ended.stdout or "Your new project is ready" in ended.stdout, ended
+    project = (user.folder / "Pulumi.yaml").read_text()
+    assert project.startswith(f"name: my-host\ndescription: My host\nruntime: {RUNTIMES[language]}\n") or (
+        language == "python" and project.startswith("name: my-host\ndescription: My host\nruntime:\n  name: python\n")
+    )
+    assert not [path for path in user.folder.iterdir() if path.is_file() and "${PROJECT}" in path.read_text()]
+
+
+def check_template(reported: dict[str, Any]) -> None:
+    """A template's program made the bridge, the glob, the gateway, two forwards; and found them as they were."""
+    assert reported["made"] == {"create": 6}
+    assert reported["again"] == {"same": 6}
+    outputs = {name: output["value"] for name, output in reported["outputs"].items()}
+    assert outputs["gateway"] == "10.0.0.1"
+    assert outputs["externalAddresses"] == ["192.0.2.2"]
+
+
+def connection(user: User) -> str:
+    """The provider's configuration that leads to the user's host."""
+    return f"hostnet:connection={json.dumps({'netns': user.env['HOST']})}"
+
+
+def test_the_template_in_yaml(user: User) -> None:
+    """`pulumi new` writes a project that runs as it is."""
+    new_project(user, "yaml")
+    check_template(as_typed(user, "--config", connection(user)))
 
 
 def test_yaml(user: User) -> None:
@@ -74,8 +118,7 @@ def test_an_example_in_yaml(user: User, kind: str) -> None:
     """It makes what it declares."""
     text = example(kind, "yaml", GO_MODULE)
     (user.folder / "Pulumi.yaml").write_text(f"name: example\nruntime: yaml\n{text}")
-    connection = json.dumps({"netns": user.env["HOST"]})
-    reported = as_typed(user, "--config", f"hostnet:connection={connection}")
+    reported = as_typed(user, "--config", connection(user))
     assert set(reported["made"]) == {"create"}
     assert set(reported["again"]) == {"same"}
     assert reported["outputs"]
@@ -100,6 +143,8 @@ def test_typescript(user: User, dist: Path) -> None:
     """An npm project, by the strict compiler."""
     for path in (PROGRAMS / "typescript").iterdir():
         shutil.copy(path, user.folder)
+    (user.folder / "template").mkdir()
+    new_project(replace(user, folder=user.folder / "template"), "typescript")
     for kind in KINDS:
         (user.folder / f"example_{kind}.ts").write_text(example(kind, "typescript", GO_MODULE))
     (user.folder / "package.json").write_text(json.dumps({"private": True}))
@@ -107,6 +152,7 @@ def test_typescript(user: User, dist: Path) -> None:
     tools = ("typescript@5.9.3", "@types/node@20.19.0")
     user.run("npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", package, *tools)
     user.run("npx", "tsc")
+    user.run("npx", "tsc", "--project", "template")
     check(user, json.loads(user.run("node", "bin/run.js").splitlines()[-1]))
 
 
@@ -121,6 +167,9 @@ def test_go(user: User, dist: Path, tmp_path: Path) -> None:
         (versions / f"v{__version__}.mod").write_bytes(archive.read(f"{GO_MODULE}@v{__version__}/go.mod"))
     text = (PROGRAMS / "go" / "main.go.txt").read_text()
     (user.folder / "main.go").write_text(text.replace("MODULE", GO_MODULE))
+    (user.folder / "template").mkdir()
+    new_project(replace(user, folder=user.folder / "template"), "go")
+    (user.folder / "template" / "go.mod").unlink()  # it names published versions
     for kind in KINDS:
         (user.folder / kind).mkdir()
         (user.folder / kind / "main.go").write_text(example(kind, "go", GO_MODULE))

@@ -8,18 +8,24 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pulumi
 import pytest
 import yaml
+from hostnet import __version__
 from hostnet.resources import RESOURCES
 from hostnet.resources.examples import LANGUAGES, PROGRAMS, example
 from hostnet.resources.micro_vm_host import MICRO_VM_HOST
 from hostnet.resources.package_schema import GO_MODULE, package_schema
 from pulumi.runtime import MockCallArgs, MockResourceArgs, Mocks
 
+from tools.paths import CHECKOUT
+
+TEMPLATES = CHECKOUT / "templates"
 KINDS = [*(kind.name for kind in RESOURCES), MICRO_VM_HOST.name]
 TYPE = re.compile(r"\$\{(\w+)\.([\w.]+)\}")
 Declared = dict[str, tuple[str, dict[str, Any]]]
@@ -56,8 +62,13 @@ def engine() -> Iterator[Recorder]:
 
 
 def declared_by_yaml(name: str) -> Declared:
-    """What the example in YAML declares: name -> type and properties."""
-    program = yaml.safe_load(example(name, "yaml", GO_MODULE))
+    """What the example in YAML declares."""
+    return declared(example(name, "yaml", GO_MODULE))
+
+
+def declared(text: str) -> Declared:
+    """What a program in YAML declares: name -> type and properties."""
+    program = yaml.safe_load(text)
     return {
         resource: (about["type"].replace(":", ":index:"), about["properties"])
         for resource, about in program["resources"].items()
@@ -66,8 +77,16 @@ def declared_by_yaml(name: str) -> Declared:
 
 def run(name: str) -> None:
     """Run the example in Python to its end."""
-    program = str(PROGRAMS / f"{name.lower()}.py")
-    pulumi.runtime.test(lambda: runpy.run_path(program))()  # type: ignore[no-untyped-call]
+    run_program(PROGRAMS / f"{name.lower()}.py")
+
+
+def run_program(path: Path) -> None:
+    """Run a program in Python to its end."""
+
+    def program() -> None:
+        runpy.run_path(str(path))
+
+    pulumi.runtime.test(program)()  # type: ignore[no-untyped-call]
 
 
 def test_each_resource_has_an_example_in_each_language() -> None:
@@ -119,22 +138,61 @@ def test_yaml_refers_to_what_is_there(name: str) -> None:
             assert part in schema["types"][reference]["properties"]
 
 
+def leaves(value: object) -> Iterator[str]:
+    """The values in lists and mappings, as JSON writes them."""
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from leaves(each)
+    else:
+        yield json.dumps(value)
+
+
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("language", ["typescript", "go"])
 def test_other_languages_give_the_same_values(name: str, language: str) -> None:
     """Each value of the program in YAML that is no reference stands in the others."""
     text = example(name, language, GO_MODULE)
-
-    def leaves(value: object) -> Iterator[str]:
-        if isinstance(value, dict):
-            for each in value.values():
-                yield from leaves(each)
-        elif isinstance(value, list):
-            for each in value:
-                yield from leaves(each)
-        else:
-            yield json.dumps(value)
-
     for _, properties in declared_by_yaml(name).values():
-        for leaf in leaves(properties):
-            assert "${" in leaf or leaf in text, leaf
+        assert [leaf for leaf in leaves(properties) if "${" not in leaf and leaf not in text] == []
+
+
+# --- the templates of `pulumi new` ----------------------------------------------------------------------------------
+
+
+def test_there_is_a_template_for_each_language() -> None:
+    """Pulumi fills in the name and the description, and shows what a template is."""
+    assert {path.name for path in TEMPLATES.iterdir() if path.is_dir()} == {f"hostnet-{name}" for name in LANGUAGES}
+    for name, (language, _) in LANGUAGES.items():
+        text = (TEMPLATES / f"hostnet-{name}" / "Pulumi.yaml").read_text()
+        project = yaml.safe_load(text)
+        assert (project["name"], project["description"]) == ("${PROJECT}", "${DESCRIPTION}")
+        assert language in project["template"]["description"]
+
+
+def test_the_templates_in_python_and_yaml_declare_the_same(engine: Recorder) -> None:
+    """The one in Python runs, with Pulumi's mocks."""
+    run_program(TEMPLATES / "hostnet-python" / "__main__.py")
+    assert engine.made == declared((TEMPLATES / "hostnet-yaml" / "Pulumi.yaml").read_text())
+
+
+@pytest.mark.parametrize(("language", "file"), [("typescript", "index.ts"), ("go", "main.go")])
+def test_the_templates_in_other_languages_give_the_same_values(language: str, file: str) -> None:
+    """Each value of the one in YAML that is no reference."""
+    text = (TEMPLATES / f"hostnet-{language}" / file).read_text()
+    for _, properties in declared((TEMPLATES / "hostnet-yaml" / "Pulumi.yaml").read_text()).values():
+        assert [leaf for leaf in leaves(properties) if "${" not in leaf and leaf not in text] == []
+
+
+def test_the_templates_require_this_version() -> None:
+    """Of hostnet; and of Pulumi what the SDKs require."""
+    sdk = tomllib.loads((CHECKOUT / "sdk" / "python" / "pyproject.toml").read_text())["project"]["dependencies"]
+    (pulumi_sdk,) = (each for each in sdk if re.match(r"pulumi\b", each))
+    oldest = pulumi_sdk.split(">=")[1].split(",")[0]
+    wanted = (TEMPLATES / "hostnet-python" / "requirements.txt").read_text().splitlines()
+    assert wanted == [f"pulumi>={oldest},<4.0.0", f"pulumi-hostnet>={__version__},<1.0.0"]
+    package = json.loads((TEMPLATES / "hostnet-typescript" / "package.json").read_text())
+    assert package["dependencies"] == {"@pulumi/pulumi": f"^{oldest}", "pulumi-hostnet": f"^{__version__}"}
+    module = (TEMPLATES / "hostnet-go" / "go.mod").read_text()
+    assert f"\t{GO_MODULE} v{__version__}\n" in module
+    assert f"\tgithub.com/pulumi/pulumi/sdk/v3 v{oldest}\n" in module
+    assert f'\t"{GO_MODULE}"\n' in (TEMPLATES / "hostnet-go" / "main.go").read_text()
