@@ -81,7 +81,13 @@ def user(pulumi_home: Path, tmp_path: Path) -> Iterator[User]:
     backend.mkdir()
     host = Namespace("d0")
     try:
-        host.ip("link add eth0 type veth peer name wire", "link set eth0 up", "address add 192.0.2.2/24 dev eth0")
+        host.ip(
+            "link add eth0 type veth peer name wire",
+            "link set eth0 up",
+            "link set wire up",
+            "address add 192.0.2.2/24 dev eth0",
+            "route add default via 192.0.2.1",
+        )
         env = {
             **_plain(),
             "PULUMI_HOME": str(pulumi_home),

@@ -193,6 +193,8 @@ def test_sudo_that_refuses(world: World, sudoers: str) -> None:
         ("ID=linuxmint\nID_LIKE='ubuntu debian'\n", "`apt-get install python3`"),
         ("ID=fedora\n", "`dnf install python3`"),
         ('ID="almalinux"\nID_LIKE="rhel centos fedora"\n', "`dnf install python3`"),
+        ("ID=arch\n", "`pacman -S python`"),
+        ("ID=alpine\nVERSION_ID=3.22.1\n", "`apk add python3`"),
         ("ID=nixos\n", "pkgs.python3"),
         ("ID=haiku\n", "`dnf install python3` (Fedora)"),
     ],

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
 
@@ -78,6 +79,35 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
         if status != 0:
             return language_pb2.RunResponse(error=f"the Python program ended with exit status {status}")
         return language_pb2.RunResponse()
+
+    def InstallDependencies(
+        self, request: language_pb2.InstallDependenciesRequest, _context: grpc.ServicerContext
+    ) -> Iterator[language_pb2.InstallDependenciesResponse]:
+        """Make the virtual environment of a project or plugin, and install requirements.txt into it."""
+        folder, python = request.info.root_directory, _interpreter(request.info)
+        for argv in (
+            [sys.executable, "-m", "venv", str(Path(python).parent.parent)],
+            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", "requirements.txt"],
+        ):
+            ended = subprocess.run(argv, cwd=folder, capture_output=True, check=False)
+            yield language_pb2.InstallDependenciesResponse(stdout=ended.stdout, stderr=ended.stderr)
+            if ended.returncode != 0:
+                raise RuntimeError(f"{' '.join(argv)} ended with exit status {ended.returncode}")
+
+    def RunPlugin(
+        self, request: language_pb2.RunPluginRequest, context: grpc.ServicerContext
+    ) -> Iterator[language_pb2.RunPluginResponse]:
+        """Run a plugin that is written in Python, until the engine has no use for it any more."""
+        argv = [_interpreter(request.info), "-u", request.info.program_directory, *request.args]
+        plugin = subprocess.Popen(
+            argv, cwd=request.pwd, env=dict(each.split("=", 1) for each in request.env), stdout=subprocess.PIPE
+        )
+        context.add_callback(plugin.terminate)
+        with plugin:
+            assert plugin.stdout is not None  # noqa: S101 - it was asked for
+            for line in plugin.stdout:
+                yield language_pb2.RunPluginResponse(stdout=line)
+        yield language_pb2.RunPluginResponse(exitcode=plugin.returncode)
 
     def GenerateProgram(
         self, request: language_pb2.GenerateProgramRequest, _context: grpc.ServicerContext

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-# By what is needed: the package's name for apt, dnf and Nix. Debian's `dnsmasq` is a service that listens on every
-# address; `dnsmasq-base` is the program alone.
+# By what is needed: the package's name for apt, dnf, pacman, apk and Nix. Debian's `dnsmasq` is a service that listens
+# on every address; `dnsmasq-base` is the program alone. Arch's `iptables` has the program for the legacy tables, too.
 _PACKAGES = {
-    "python3": ("python3", "python3", "python3"),
-    "libnftables": ("libnftables1", "nftables", "nftables"),
-    "dnsmasq": ("dnsmasq-base", "dnsmasq", "dnsmasq"),
-    "sudo": ("sudo", "sudo", ""),
-    "iptables-legacy": ("iptables", "iptables-legacy", "iptables-legacy"),
+    "python3": ("python3", "python3", "python", "python3", "python3"),
+    "libnftables": ("libnftables1", "nftables", "nftables", "nftables", "nftables"),
+    "dnsmasq": ("dnsmasq-base", "dnsmasq", "dnsmasq", "dnsmasq", "dnsmasq"),
+    "sudo": ("sudo", "sudo", "sudo", "sudo", ""),
+    "iptables-legacy": ("iptables", "iptables-legacy", "iptables", "iptables-legacy", "iptables-legacy"),
 }
-_DEBIAN = frozenset({"debian", "ubuntu"})
-_FEDORA = frozenset({"fedora", "rhel", "centos"})
+# By the package's place in these: the command, the distributions, and how a message names them.
+_COMMANDS = (
+    ("apt-get install", frozenset({"debian", "ubuntu"}), "Debian, Ubuntu"),
+    ("dnf install", frozenset({"fedora", "rhel", "centos"}), "Fedora"),
+    ("pacman -S", frozenset({"arch"}), "Arch"),
+    ("apk add", frozenset({"alpine"}), "Alpine"),
+)
 OS_RELEASE = Path("/etc/os-release")
 
 
@@ -38,16 +43,17 @@ def advice(need: str, os_release: str) -> str:
     Returns:
         One sentence without a full stop. For an unknown distribution it has the commands of all known ones.
     """
-    apt, dnf, nix = _PACKAGES[need]
+    *packages, nix = _PACKAGES[need]
     known = distributions(os_release)
+    commands = []
+    for (command, distribution, label), package in zip(_COMMANDS, packages):
+        if known & distribution:
+            return f"On the host: `{command} {package}`"
+        commands.append(f"`{command} {package}` ({label})")
     nixos = f"`environment.systemPackages = [ pkgs.{nix} ];`" if nix else "`security.sudo.enable = true;`"
-    if known & _DEBIAN:
-        return f"On the host: `apt-get install {apt}`"
-    if known & _FEDORA:
-        return f"On the host: `dnf install {dnf}`"
     if "nixos" in known:
         return f"In the host's configuration.nix: {nixos}"
-    return f"On the host: `apt-get install {apt}` (Debian, Ubuntu), `dnf install {dnf}` (Fedora), or {nixos} (NixOS)"
+    return f"On the host: {', '.join(commands)}, or {nixos} (NixOS)"
 
 
 def advice_here(need: str) -> str:
