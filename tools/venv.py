@@ -68,9 +68,11 @@ def add(extra: str) -> None:
 def _install(stamp: Path, *editables: Path | str) -> None:
     """Install packages in place, and stamp the environment. The constraints hold for build requirements, too."""
     stamp.unlink(missing_ok=True)
+    # From pip 25.3 on, PIP_CONSTRAINT does not hold for build requirements.
+    constraints = {"PIP_CONSTRAINT": str(CONSTRAINTS), "PIP_BUILD_CONSTRAINT": str(CONSTRAINTS)}
     run(
         [VENV_PYTHON, "-m", "pip", "install", *(f"--editable={editable}" for editable in editables)],
         "Check that PyPI is reached and try again.",
-        env={"PIP_CONSTRAINT": str(CONSTRAINTS), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_PROGRESS_BAR": "off"},
+        env={**constraints, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_PROGRESS_BAR": "off"},
     )
     stamp.write_text(_digest())

@@ -14,7 +14,7 @@ from hostnet.resources.package_schema import REPOSITORY
 
 from tests.dist.conftest import run
 from tools.dist.__main__ import SUMS, digest
-from tools.paths import CHECKOUT
+from tools.paths import CHECKOUT, tool_env
 
 pytestmark = pytest.mark.xdist_group("dist")
 
@@ -45,6 +45,11 @@ def test_built_twice_it_is_the_same(dist: Path, tmp_path: Path) -> None:
     assert {path.name: digest(path) for path in again.iterdir()} == {
         path.name: digest(path) for path in dist.iterdir()
     }
+
+
+def test_the_schema_is_one_that_pulumi_accepts(dist: Path) -> None:
+    """`pulumi schema check` finds nothing."""
+    run("pulumi", "schema", "check", dist / "schema.json", cwd=dist, env=tool_env())
 
 
 def descriptions(dist: Path) -> list[str]:
@@ -80,6 +85,8 @@ def test_the_plugin_for_linux_is_small_and_needs_nothing(dist: Path, tmp_path: P
     """At most 60 MB on the disk; it runs with no environment, and its Python finds no module outside of its folder."""
     with tarfile.open(dist / f"pulumi-resource-hostnet-v{__version__}-linux-amd64.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
+    licences = {path.name for path in (tmp_path / "python" / "share" / "doc").iterdir()}
+    assert licences == {"libpython3.11-minimal", "libexpat1", "libffi8", "zlib1g"}
     megabytes = int(run("du", "-sm", tmp_path, cwd=tmp_path).split()[0])
     assert megabytes <= 60
     program = "import sys, asyncssh, hostnet.rpc.servicer; print(*sys.path, sep='\\n')"

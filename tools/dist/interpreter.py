@@ -5,6 +5,7 @@ It finds its modules beside itself, wherever it is. DT_RPATH (patchelf) leads it
 that are loaded later, too, and for no other process, as LD_LIBRARY_PATH would for nft and dnsmasq.
 """
 
+import platform
 import sys
 import tempfile
 import zipfile
@@ -54,9 +55,9 @@ _ADVICE = "Run `apt-get update` and try again."
 
 
 def available() -> bool:
-    """Whether this machine has Debian's package sources."""
+    """Whether this machine has Debian's package sources. Ubuntu's have other versions, and releases of other names."""
     try:
-        return bool(debian.sources(RELEASE))
+        return platform.freedesktop_os_release().get("ID") == "debian" and bool(debian.sources(RELEASE))
     except (SetupError, KeyError, OSError):
         return False
 
@@ -113,7 +114,7 @@ def _python(root: Path, libraries: str) -> dict[str, File]:
     for name in _LIBRARIES:
         places = [root / top / libraries / name for top in ("usr/lib", "lib")]
         files[f"lib/{name}"] = File(next(path for path in places if path.exists()).read_bytes())
-    for package in ("libexpat1", "libffi8", "zlib1g"):
+    for package in (f"libpython{VERSION}-minimal", "libexpat1", "libffi8", "zlib1g"):  # their licences
         files[f"share/doc/{package}"] = File((root / "usr/share/doc" / package / "copyright").read_bytes())
     return files
 

@@ -40,6 +40,7 @@ def _wheel(target: Path, files: dict[str, File]) -> None:
         argv = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(built), str(source)]
         env = {
             "PIP_CONSTRAINT": str(CONSTRAINTS),
+            "PIP_BUILD_CONSTRAINT": str(CONSTRAINTS),  # from pip 25.3 on, the other one does not hold for builds
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "SOURCE_DATE_EPOCH": str(EPOCH),
         }
