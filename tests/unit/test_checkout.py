@@ -39,6 +39,13 @@ def test_pre_commit_checks_what_make_lint_checks() -> None:
     assert re.findall(r"^ +- repo: (.*)$", configuration, re.MULTILINE) == ["local"]
 
 
+def test_the_checkout_as_a_plugin_requires_what_the_package_requires() -> None:
+    """requirements.txt, which `pulumi package add PATH` installs, has pyproject.toml's dependencies and bounds."""
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    lines = (CHECKOUT / "requirements.txt").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == project["dependencies"]
+
+
 @pytest.mark.parametrize("module", ["tools.demo", "tools.docs_listing"])
 def test_the_demo_needs_no_development_tools(module: str) -> None:
     """`make demo` and `make docs` install the dependencies alone: what these import is none of the extra "dev"."""
