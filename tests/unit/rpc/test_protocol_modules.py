@@ -12,7 +12,8 @@ from tools.paths import CHECKOUT
 
 PACKAGE = CHECKOUT / "provider" / "hostnet"
 # The resources for programs without the plugin, which are Pulumi programs.
-ALLOWED = PACKAGE / "dynamic"
+# The second has programs of users, which documents show.
+ALLOWED = {PACKAGE / "dynamic", PACKAGE / "resources" / "programs"}
 
 
 def test_the_protocol_is_up_to_date() -> None:
@@ -24,7 +25,7 @@ def test_the_protocol_is_up_to_date() -> None:
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_nothing_else_imports_pulumi(path: Path) -> None:
     """At no place of a module; the type stubs do, which nothing runs."""
-    if ALLOWED in path.parents:
+    if ALLOWED & {*path.parents}:
         return
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
