@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
 import select
 import shutil
@@ -351,7 +350,7 @@ def test_nothing_answers_on_the_uplink(lab: Lab, stack: Stack, client: NewClient
             assert not ask(lab["attacker"], server, "localhost", tcp=tcp, timeout=DOUBT)
     for server in ("192.0.2.2", "2001:db8::2"):
         assert ask(lab["outsider"], server, "localhost", timeout=DOUBT) is None
-    mac = json.loads(lab["outsider"].run("ip -json link show eth0"))[0]["address"]
+    mac = lab["outsider"].kernel.links()["eth0"].mac
     assert old_client(lab["outsider"], mac, 1.5) == "silent"
     stack.destroy()
 

@@ -171,9 +171,10 @@ class Version:
 
 def version(lab: Lab, stack: Stack) -> Version:
     """What is there now."""
-    listed = lab.host.call(lambda: [item for name in TABLES for item in Nft().list(f"list table {name}", terse=True)])
+    listed = [each for item in lab.host.kernel.ruleset() for kind, each in item.items() if kind in ("set", "map")]
+    sets = frozenset(each["name"] for each in listed if f"{each['family']} {each['table']}" in TABLES)
     path = next(stack.provider.directory.glob("netns-*.json"))
-    return Version(parse_listing(listed).sets, json.loads(path.read_text().splitlines()[0])["table"]["template"])
+    return Version(sets, json.loads(path.read_text().splitlines()[0])["table"]["template"])
 
 
 NOW = Version(frozenset(SETS), TEMPLATE)
