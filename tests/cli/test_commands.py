@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
@@ -15,6 +18,7 @@ from hostnet.agent.linux.process import PidFile
 from hostnet.cli.main import INTERRUPTED, OK, UNREACHED, USAGE, WRONG, main
 
 from tests.cli.conftest import PROGRAM, Terminal
+from tests.lab.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -208,3 +212,80 @@ def test_over_ssh(server: World, terminal: Terminal, key: str) -> None:
     assert done.returncode == OK, done.stderr
     assert json.loads(done.stdout)["host"] == "root@192.0.2.2"
     assert json.loads(done.stdout)["resources"] == []
+
+
+_SENDS = """
+import socket
+server = socket.create_server(("10.0.0.77", 8001))
+print("ready", flush=True)
+while True:
+    peer, _ = server.accept()
+    try:
+        while True:
+            peer.sendall(bytes(65536))
+    except OSError:
+        pass
+"""
+_RECEIVES = """
+import socket
+peer = socket.create_connection(("192.0.2.2", 8001))
+while peer.recv(65536):
+    pass
+"""
+
+
+def test_top_shows_what_passes(terminal: Terminal) -> None:
+    """A guest of a `match` sends to a client outside: its rates are shown, and what drifts."""
+    terminal.stack.up(PROGRAM)
+    lab = terminal.bed._namespaces
+    outside, guest = lab.add("outside"), lab.add("guest")
+    terminal.bed.host.ip(
+        f"link set out0 netns {outside.name}", f"link add gl-8 type veth peer name eth0 netns {guest.name}"
+    )
+    outside.ip("address add 192.0.2.1/24 dev out0", "link set out0 up")
+    guest.ip("link set eth0 up", "address add 10.0.0.77/24 dev eth0", "route add default via 10.0.0.1")
+    until(lambda: terminal.bed.links()["gl-8"].master == "br-a")
+    terminal.bed.host.ip("address del fd12::1/64 dev br-a")
+
+    def start(argv: list[str]) -> subprocess.Popen[str]:
+        return subprocess.Popen(argv, env=terminal.environment, stdout=subprocess.PIPE, text=True)
+
+    with contextlib.ExitStack() as stack:
+        sender = stack.enter_context(guest.call(start, [sys.executable, "-c", _SENDS]))
+        stack.callback(sender.kill)
+        assert sender.stdout is not None
+        assert sender.stdout.readline() == "ready\n"
+        receiver = stack.enter_context(outside.call(start, [sys.executable, "-c", _RECEIVES]))
+        stack.callback(receiver.kill)
+        live = stack.enter_context(start(terminal.argv("top", "--json", "--interval", "0.2")))
+        stack.callback(live.kill)
+        assert live.stdout is not None
+        for line in live.stdout:
+            found = json.loads(line)
+            forwards = {each["name"]: each for each in found["forwards"]}
+            guests = {each["link"]: each for each in found["guests"]}
+            if guests.get("gl-8", {}).get("upload") and forwards["far"]["packets"] and found["drift"]:
+                break
+        assert found["forwards"][0] == forwards["far"]
+        assert found["guests"][0] == guests["gl-8"]
+        assert guests["gl-8"]["upload"] > guests["gl-8"]["download"] > 0
+        assert forwards["web"]["bytes"] == 0
+        assert found["drift"] == ["net: address fd12::1/64 is missing"]
+        live.send_signal(signal.SIGINT)
+        assert live.wait(60) == INTERRUPTED
+    done = terminal.run("top", "--count", "2", "--interval", "0.1")
+    assert (done.returncode, done.stderr) == (OK, "")
+    for words in ("1 not as declared", "eth0/ipv4/tcp/8000:8002", "gl-8", "GUESTS"):
+        assert done.stdout.count(words) == 2, done.stdout
+    here, there = pty.openpty()
+    argv = terminal.argv("top", "--count", "1", "--interval", "0.1")
+    with subprocess.Popen(argv, env={**terminal.environment, "TERM": "xterm"}, stdout=there) as at_terminal:
+        os.close(there)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
+            while True:
+                shown += os.read(here, 4096)
+    os.close(here)
+    assert at_terminal.returncode == OK
+    alternate, back = shown.index(b"\x1b[?1049h"), shown.index(b"\x1b[?1049l")
+    assert alternate < shown.index(b"GUESTS") < back

@@ -28,6 +28,7 @@ COMMON = """The command needs root on the host: as another user it runs `sudo -n
 """
 _COMMANDS = {
     "status": "show the resources on a host: their stacks, drift, and the counters of port forwards",
+    "top": "show what passes through port forwards and to guests, live, with leases and drift",
     "doctor": "check whether a host is ready for hostnet, and show how to fix what is not",
     "restore": "put back everything that is recorded on a host, as at boot",
     "watch": "attach new interfaces that fit a TapBinding's `match`, in the foreground",
@@ -38,6 +39,7 @@ _COMMANDS = {
 SHELLS = ("bash", "zsh", "fish")
 EXAMPLES = {
     "status": "hostnet status --host root@203.0.113.5",
+    "top": "hostnet top --host root@203.0.113.5",
     "doctor": "hostnet doctor --host admin@server --identity ~/.ssh/id_ed25519",
     "restore": "hostnet restore --netns demo",
     "watch": "hostnet watch",
@@ -79,6 +81,28 @@ def _status(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _top(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--interval", type=_interval, default=2.0, metavar="SECONDS", help="how often to look (default: 2)"
+    )
+    command.add_argument("--count", type=_count, metavar="N", help="end after so many updates (default: go on)")
+
+
+def _interval(text: str) -> float:
+    seconds = float(text)
+    if not 0.1 <= seconds <= 3600:
+        message = f"must be seconds from 0.1 to 3600, not {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return seconds
+
+
+def _count(text: str) -> int:
+    if not 1 <= int(text) <= 10**9:
+        message = f"must be 1 or more, not {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return int(text)
+
+
 def _remove(command: argparse.ArgumentParser) -> None:
     command.add_argument("urns", nargs="*", metavar="URN", help="single resources, as `status --json` shows them")
     command.add_argument("--stack", metavar="NAME", help="all resources of the stack")
@@ -102,6 +126,7 @@ def _completion(command: argparse.ArgumentParser) -> None:
 
 _OWN: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "status": _status,
+    "top": _top,
     "remove": _remove,
     "graph": _graph,
     "completion": _completion,

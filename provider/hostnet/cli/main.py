@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import itertools
 import json
 import signal
 import sys
@@ -13,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
 
-from hostnet.cli import doctor, graph, remove, status
+from hostnet.cli import doctor, graph, remove, status, top
 from hostnet.cli.arguments import connection, parsed
 from hostnet.cli.topology import topology
 from hostnet.hosts.connection import Settings
@@ -24,6 +27,8 @@ from hostnet.wire.errors import Code, HostnetError
 
 OK, WRONG, USAGE, UNREACHED, INTERRUPTED = 0, 1, 2, 3, 130
 _COMPLETIONS = Path(__file__).parent / "files"
+_STATUS_EVERY = 5  # updates of `top`
+_PRINTED_LINES = 40  # of `top` where it is no terminal
 _UNREACHED = {Code.UNREACHABLE, Code.PERMISSION, Code.AGENT_DIED, Code.MALFORMED}
 
 
@@ -76,6 +81,28 @@ async def _status(options: argparse.Namespace, session: Session) -> int:
         lambda console: status.show(console, session.label, data, whole=options.all),
     )
     return WRONG if options.check and not status.as_declared(data) else OK
+
+
+async def _top(options: argparse.Namespace, session: Session) -> int:
+    console = Console()
+    live = console.is_terminal and not options.json
+    with Live(console=console, screen=True, auto_refresh=False) if live else contextlib.nullcontext() as page:
+        before = (await session.facts("traffic", {})).data
+        for number in range(options.count) if options.count else itertools.count():
+            # What is declared changes less often than counters, and costs more to compare.
+            if number % _STATUS_EVERY == 0:
+                about = (await session.facts("status", {})).data
+            await asyncio.sleep(options.interval)
+            now = (await session.facts("traffic", {})).data
+            sample, before = top.sample(session.label, about, before, now), now
+            if page is not None:
+                page.update(top.screen(sample, console.height), refresh=True)
+            elif options.json:
+                sys.stdout.write(json.dumps(sample.to_json()) + "\n")
+                sys.stdout.flush()
+            else:
+                console.print(top.screen(sample, _PRINTED_LINES))
+    return OK
 
 
 async def _doctor(options: argparse.Namespace, session: Session) -> int:
@@ -136,6 +163,7 @@ async def _remove(options: argparse.Namespace, session: Session) -> int:
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Session], Awaitable[int]]] = {
     "status": _status,
+    "top": _top,
     "doctor": _doctor,
     "restore": _restore,
     "watch": _watch,

@@ -191,6 +191,10 @@ class FakeKernel:
         """The value of a sysctl; None where there is none of this name."""
         return self._sysctls.read(name)
 
+    def traffic(self) -> dict[str, tuple[int, int]]:
+        """No packet is ever sent."""
+        return dict.fromkeys(self.snapshot().links, (0, 0))
+
     def listening(self, protocol: str, family: str) -> set[int]:
         """The ports that have a listener; one of IPv6 takes connections of IPv4 as well."""
         families = {family, "ipv6"}

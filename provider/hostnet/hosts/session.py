@@ -185,7 +185,7 @@ class Session:
         """Ask about the host.
 
         Args:
-            name: `host`, `bridge`, `forwards`, `status` or `doctor`.
+            name: `host`, `bridge`, `forwards`, `status`, `traffic` or `doctor`.
             arguments: Those of the question.
         """
         async with self._busy:

@@ -135,6 +135,22 @@ class _Status:
 
 
 @dataclass(frozen=True)
+class _Bytes:
+    name: str
+    received: Count
+    sent: Count
+    refused: Count | None = None  # packets that `egress` of the guest on it did not allow
+
+
+@dataclass(frozen=True)
+class _Traffic:
+    milliseconds: Count
+    portForwards: tuple[_PortForward, ...]
+    interfaces: tuple[_Bytes, ...]
+    leases: tuple[_Lease, ...]
+
+
+@dataclass(frozen=True)
 class _Check:
     name: str
     level: Literal["ok", "note", "warn", "fail"]
@@ -152,6 +168,7 @@ _FACTS: Mapping[str, type[Any]] = {
     "bridge": _Bridge,
     "forwards": _PortForwards,
     "status": _Status,
+    "traffic": _Traffic,
     "doctor": _Doctor,
 }
 
@@ -160,7 +177,7 @@ def facts_from_json(name: str, data: Any) -> Json:
     """The answer to a question, checked.
 
     Args:
-        name: The question: `host`, `bridge`, `forwards`, `status` or `doctor`.
+        name: The question: `host`, `bridge`, `forwards`, `status`, `traffic` or `doctor`.
         data: What was sent.
 
     Raises:

@@ -215,7 +215,7 @@ class Request:
             answer says what became of it.
         outcome_only: Answer what became of the transaction, and change nothing: an agent died of it, or with it.
         replaces: An agent that the provider lost and that may still live; this one ends it first.
-        facts: The name of the facts: `host`, `bridge`, `forwards`, `status`, `doctor`.
+        facts: The name of the facts: `host`, `bridge`, `forwards`, `status`, `traffic`, `doctor`.
         arguments: Those of `facts`.
         why: The reason of `roll-back`.
     """

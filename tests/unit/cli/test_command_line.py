@@ -30,6 +30,14 @@ def test_what_is_refused(arguments: list[str], expected: str, capsys: pytest.Cap
     assert expected in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("wrong", ["--interval=0", "--interval=nan", "--interval=x", "--count=0", "--count=-1"])
+def test_how_often_top_looks(wrong: str) -> None:
+    """Neither never nor without a pause."""
+    with pytest.raises(SystemExit) as ended:
+        main(["top", wrong])
+    assert ended.value.code == 2
+
+
 def test_what_is_taken() -> None:
     """The values of a connection."""
     options = parser().parse_args(["status", "--host", "admin@[fd12::1]:2222", "--netns", "demo", "--state-dir", "/x"])

@@ -49,6 +49,9 @@ class Kernel(Protocol):
             is_local: Whether an address is the host's own.
         """
 
+    def traffic(self) -> dict[str, tuple[int, int]]:
+        """The bytes that each interface has received and sent."""
+
     def listening(self, protocol: str, family: str) -> set[int]:
         """The ports on which a program of the host listens.
 

@@ -164,6 +164,10 @@ class LinuxKernel:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def traffic(self) -> dict[str, tuple[int, int]]:
+        """The bytes that each interface has received and sent."""
+        return sockets.traffic()
+
     def listening(self, protocol: str, family: str) -> set[int]:
         """The ports on which a program of the host listens."""
         return sockets.listening(protocol, family)

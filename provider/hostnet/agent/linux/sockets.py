@@ -52,6 +52,16 @@ def listening(protocol: str, family: str) -> set[int]:
     return ports
 
 
+def traffic() -> dict[str, tuple[int, int]]:
+    """The bytes that each interface has received and sent."""
+    found = {}
+    for line in Path("/proc/self/net/dev").read_text().splitlines()[2:]:
+        name, _, counters = line.rpartition(":")  # a name may hold a colon (an alias)
+        fields = counters.split()
+        found[name.strip()] = (int(fields[0]), int(fields[8]))
+    return found
+
+
 def bindable(protocol: str, address: str, port: int, *, shared: bool) -> bool:
     """Whether a server could have a port of an address now. Which options other sockets have, /proc does not say.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import platform
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -94,9 +95,35 @@ def bridge_facts(name: str, snapshot: Snapshot, leases: Iterable[Lease] = ()) ->
         "gateway": next((str(each.ip) for each in interfaces if each.version == 4), None),
         "gateway6": next((str(each.ip) for each in interfaces if each.version == 6), None),
         "ports": list(snapshot.ports_of(name)),
-        "leases": [
-            {"macAddress": x.mac, "address": x.address, "hostname": x.hostname, "expires": x.expires} for x in leases
-        ],
+        "leases": [_lease(each) for each in leases],
+    }
+
+
+def traffic_facts(
+    owners: Owners, counters: Counters, traffic: Mapping[str, tuple[int, int]], leases: Iterable[Lease]
+) -> Facts:
+    """What `hostnet top` needs at each moment: counters of forwards and interfaces, leases, and when they were read.
+
+    Args:
+        owners: All owners.
+        counters: Packets and bytes by place in our tables.
+        traffic: The bytes that each interface has received and sent.
+        leases: Those of all bridges.
+    """
+    return {
+        **forward_facts(owners, counters),
+        "milliseconds": int(time.monotonic() * 1000),
+        "interfaces": [{"name": name, "received": got, "sent": sent} for name, (got, sent) in traffic.items()],
+        "leases": [_lease(each) for each in leases],
+    }
+
+
+def _lease(lease: Lease) -> Facts:
+    return {
+        "macAddress": lease.mac,
+        "address": lease.address,
+        "hostname": lease.hostname,
+        "expires": lease.expires,
     }
 
 

@@ -29,7 +29,7 @@ from hostnet.agent.transaction.subsystems import Subsystems
 from hostnet.agent.transaction.sync import Synchronizer
 from hostnet.agent.transaction.transition import names_of
 from hostnet.wire.errors import HostnetError
-from hostnet.wire.objects import Link, ObjectState
+from hostnet.wire.objects import DhcpServer, Link, ObjectState
 from hostnet.wire.requests import Query, View
 
 
@@ -94,10 +94,12 @@ class Queries:
                 return facts.bridge_facts(
                     arguments["name"], snapshot, self._subsystems.servers.leases(arguments["name"])
                 )
-            if name in ("forwards", "status"):
+            if name in ("forwards", "status", "traffic"):
                 self._restorer.renew_table(record, snapshot)
             if name == "forwards":
                 return facts.forward_facts(record.owners, self._counters())
+            if name == "traffic":
+                return self._traffic(record)
             if name == "status":
                 return self._status(record, snapshot)
             if name == "doctor":
@@ -115,6 +117,12 @@ class Queries:
         counters = self._counters()  # first: what `observe` looks at is the same listing then
         observation = self.observe(record, snapshot, held=record.owners)
         return {**status(observation, watching), **facts.forward_facts(record.owners, counters)}
+
+    def _traffic(self, record: Record) -> dict[str, Any]:
+        servers = self._subsystems.servers
+        bridges = dict.fromkeys(item.bridge for _, item in record.owners.holding(DhcpServer) if item.dhcp)
+        leases = [lease for bridge in bridges for lease in servers.leases(bridge)]
+        return facts.traffic_facts(record.owners, self._counters(), self._subsystems.kernel.traffic(), leases)
 
     def _counters(self) -> Counters:
         """Packets and bytes by place in our tables, as they are now."""

@@ -5,9 +5,10 @@
 #    source ~/.local/share/bash_completion/hostnet
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_hostnet_subparsers=(status doctor restore watch graph remove completion)
+_shtab_hostnet_subparsers=(status top doctor restore watch graph remove completion)
 
 _shtab_hostnet_status_option_strings=(-h --help --all --check --host --jump --identity --host-key --netns --state-dir --lock-timeout --json)
+_shtab_hostnet_top_option_strings=(-h --help --interval --count --host --jump --identity --host-key --netns --state-dir --lock-timeout --json)
 _shtab_hostnet_doctor_option_strings=(-h --help --host --jump --identity --host-key --netns --state-dir --lock-timeout --json)
 _shtab_hostnet_restore_option_strings=(-h --help --host --jump --identity --host-key --netns --state-dir --lock-timeout --json)
 _shtab_hostnet_watch_option_strings=(-h --help --host --jump --identity --host-key --netns --state-dir --lock-timeout --json)
@@ -19,6 +20,9 @@ _shtab_hostnet_option_strings=(-h --help --version)
 _shtab_hostnet_status___identity_COMPGEN=_shtab_compgen_files
 _shtab_hostnet_status___netns_COMPGEN=_shtab_cmd_compgen_3d8a00bc
 _shtab_hostnet_status___state_dir_COMPGEN=_shtab_compgen_dirs
+_shtab_hostnet_top___identity_COMPGEN=_shtab_compgen_files
+_shtab_hostnet_top___netns_COMPGEN=_shtab_cmd_compgen_3d8a00bc
+_shtab_hostnet_top___state_dir_COMPGEN=_shtab_compgen_dirs
 _shtab_hostnet_doctor___identity_COMPGEN=_shtab_compgen_files
 _shtab_hostnet_doctor___netns_COMPGEN=_shtab_cmd_compgen_3d8a00bc
 _shtab_hostnet_doctor___state_dir_COMPGEN=_shtab_compgen_dirs
@@ -38,13 +42,16 @@ _shtab_hostnet_remove___state_dir_COMPGEN=_shtab_compgen_dirs
 
 _shtab_hostnet_graph___format_choices=(dot html svg text)
 _shtab_hostnet_completion_pos_0_choices=(bash zsh fish)
-_shtab_hostnet_pos_0_choices=(status doctor restore watch graph remove completion)
+_shtab_hostnet_pos_0_choices=(status top doctor restore watch graph remove completion)
 
 _shtab_hostnet_status__h_nargs=0
 _shtab_hostnet_status___help_nargs=0
 _shtab_hostnet_status___all_nargs=0
 _shtab_hostnet_status___check_nargs=0
 _shtab_hostnet_status___json_nargs=0
+_shtab_hostnet_top__h_nargs=0
+_shtab_hostnet_top___help_nargs=0
+_shtab_hostnet_top___json_nargs=0
 _shtab_hostnet_doctor__h_nargs=0
 _shtab_hostnet_doctor___help_nargs=0
 _shtab_hostnet_doctor___json_nargs=0

@@ -53,8 +53,8 @@ function _shtab_hostnet_using
   test "$_shtab_hostnet_cmdpath" = "$argv"
 end
 
-set -g _shtab_hostnet_commands status doctor restore watch graph remove completion
-set -g _shtab_hostnet_opts_with_value --format --host --host-key --identity --jump --lock-timeout --netns --output --project --stack --state-dir
+set -g _shtab_hostnet_commands status top doctor restore watch graph remove completion
+set -g _shtab_hostnet_opts_with_value --count --format --host --host-key --identity --interval --jump --lock-timeout --netns --output --project --stack --state-dir
 
 complete -c hostnet -e
 complete -c hostnet -f
@@ -73,6 +73,18 @@ complete -c hostnet -n '_shtab_hostnet_using status' -l netns -xka "(ls /run/net
 complete -c hostnet -n '_shtab_hostnet_using status' -l state-dir -xka "(__fish_complete_directories)" -d 'the provider'"'"'s stateDir (default: /var/lib/hostnet)'
 complete -c hostnet -n '_shtab_hostnet_using status' -l lock-timeout -x -d 'how long to wait while another process changes the host (default: 120)'
 complete -c hostnet -n '_shtab_hostnet_using status' -l json -d 'print JSON'
+complete -c hostnet -n '_shtab_hostnet_using; and test $_shtab_hostnet_npos -eq 0' -a top -d 'Show what passes through port forwards and to guests, live, with leases and drift.'
+complete -c hostnet -n '_shtab_hostnet_using top' -s h -l help -d 'show this help message and exit'
+complete -c hostnet -n '_shtab_hostnet_using top' -l interval -x -d 'how often to look (default: 2)'
+complete -c hostnet -n '_shtab_hostnet_using top' -l count -x -d 'end after so many updates (default: go on)'
+complete -c hostnet -n '_shtab_hostnet_using top' -l host -x -d 'the host, over SSH (default: this machine)'
+complete -c hostnet -n '_shtab_hostnet_using top' -l jump -x -d 'a jump host through which the connection goes'
+complete -c hostnet -n '_shtab_hostnet_using top' -l identity -xka "(__fish_complete_path (commandline -ct))" -d 'a private key (default: the keys in the agent at SSH_AUTH_SOCK)'
+complete -c hostnet -n '_shtab_hostnet_using top' -l host-key -x -d 'the host'"'"'s public key, as in authorized_keys (default: the key in known_hosts)'
+complete -c hostnet -n '_shtab_hostnet_using top' -l netns -xka "(ls /run/netns 2>/dev/null)" -d 'a named network namespace of the host'
+complete -c hostnet -n '_shtab_hostnet_using top' -l state-dir -xka "(__fish_complete_directories)" -d 'the provider'"'"'s stateDir (default: /var/lib/hostnet)'
+complete -c hostnet -n '_shtab_hostnet_using top' -l lock-timeout -x -d 'how long to wait while another process changes the host (default: 120)'
+complete -c hostnet -n '_shtab_hostnet_using top' -l json -d 'print JSON'
 complete -c hostnet -n '_shtab_hostnet_using; and test $_shtab_hostnet_npos -eq 0' -a doctor -d 'Check whether a host is ready for hostnet, and show how to fix what is not.'
 complete -c hostnet -n '_shtab_hostnet_using doctor' -s h -l help -d 'show this help message and exit'
 complete -c hostnet -n '_shtab_hostnet_using doctor' -l host -x -d 'the host, over SSH (default: this machine)'

@@ -16,6 +16,7 @@ _shtab_hostnet_commands() {
     remove:'Delete what a stack has on a host, where its state is lost and `pulumi destroy` cannot.'
     restore:'Put back everything that is recorded on a host, as at boot.'
     status:'Show the resources on a host: their stacks, drift, and the counters of port forwards.'
+    top:'Show what passes through port forwards and to guests, live, with leases and drift.'
     watch:'Attach new interfaces that fit a TapBinding'"'"'s `match`, in the foreground.'
   )
   _describe 'hostnet commands' _commands
@@ -120,6 +121,23 @@ _shtab_hostnet_status_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_hostnet_status_defaults_added=0
 
+_shtab_hostnet_top_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--interval[how often to look (default\: 2)]:SECONDS:"
+  "--count[end after so many updates (default\: go on)]:N:"
+  "--host[the host, over SSH (default\: this machine)]:[USER@]HOST[:PORT]:"
+  "--jump[a jump host through which the connection goes]:[USER@]HOST[:PORT]:"
+  "--identity[a private key (default\: the keys in the agent at SSH_AUTH_SOCK)]:FILE:_files"
+  "--host-key[the host\'s public key, as in authorized_keys (default\: the key in known_hosts)]:KEY:"
+  "--netns[a named network namespace of the host]:NAME:($(ls /run/netns 2>/dev/null))"
+  "--state-dir[the provider\'s stateDir (default\: \/var\/lib\/hostnet)]:DIR:_files -/"
+  "--lock-timeout[how long to wait while another process changes the host (default\: 120)]:SECONDS:"
+  "--json[print JSON]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_hostnet_top_defaults_added=0
+
 _shtab_hostnet_watch_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--host[the host, over SSH (default\: this machine)]:[USER@]HOST[:PORT]:"
@@ -160,6 +178,7 @@ _shtab_hostnet() {
         remove) _arguments -C -s $_shtab_hostnet_remove_options ;;
         restore) _arguments -C -s $_shtab_hostnet_restore_options ;;
         status) _arguments -C -s $_shtab_hostnet_status_options ;;
+        top) _arguments -C -s $_shtab_hostnet_top_options ;;
         watch) _arguments -C -s $_shtab_hostnet_watch_options ;;
       esac
   esac
