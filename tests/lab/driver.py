@@ -140,6 +140,9 @@ class _Hosts:
     def __init__(self, provider: Provider) -> None:
         self.host = provider.session
 
+    def known(self, _: Connection) -> None:
+        """The provider's own pool knows."""
+
     async def cancel(self) -> None:
         """A test cancels the provider's own pool."""
 

@@ -47,6 +47,14 @@ class FakePool:
         """Let them go on."""
         self._gate.set()
 
+    def known(self, connection: Connection) -> FakeHost | None:
+        """The session with this connection's host, if there is one already that can be reached."""
+        if connection.label not in self.hosts or connection.label in self.unreachable or not self._gate.is_set():
+            return None
+        self.connections.append(connection)
+        self.asked.set()
+        return self.hosts[connection.label]
+
     async def host(self, connection: Connection) -> FakeHost:
         """The session with this connection's host."""
         self.connections.append(connection)

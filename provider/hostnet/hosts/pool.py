@@ -33,9 +33,13 @@ class Pool:
         self._sessions: dict[Connection, Session] = {}
         self._jumps: Jumps | None = None
 
+    def known(self, connection: Connection) -> Session | None:
+        """The session with this connection's host, if there is one already."""
+        return self._sessions.get(connection)
+
     async def host(self, connection: Connection) -> Session:
         """The session with this connection's host; its first request connects."""
-        session = self._sessions.get(connection)
+        session = self.known(connection)
         if session is None:
             status = partial(self._show, connection.label)
             session = Session(

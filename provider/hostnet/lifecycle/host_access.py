@@ -30,6 +30,9 @@ _SILENT_SECONDS = 0.7
 class Pool(Protocol):
     """The sessions of this process: one a connection."""
 
+    def known(self, connection: Connection) -> Session | None:
+        """The session with a host, if there is one already."""
+
     async def host(self, connection: Connection) -> Session:
         """The session with a host.
 
@@ -122,7 +125,8 @@ class HostAccess:
             raise HostnetError(Code.INVALID, "cannot reach the host", "the value of connection is not known yet")
         if self._cancelled:
             raise _cancelled()
-        return await self._until_cancelled(urn, connection.label, self._session(connection))
+        known = self._pool.known(connection) if self._pool is not None else None
+        return known or await self._until_cancelled(urn, connection.label, self._session(connection))
 
     async def apply(self, urn: str, host: Session, change: Change) -> View:
         """Apply a change. Once it is under way it goes on to its end, also where the engine hangs up."""

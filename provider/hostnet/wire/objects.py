@@ -429,7 +429,9 @@ def states_unlike(items: Sequence[Object], fields: Json) -> list[ForwardState]:
 
 def state_to_json(value: ObjectState | None) -> Json | None:
     """A state as it is sent."""
-    return None if value is None else asdict(value)
+    if isinstance(value, DhcpState):
+        return asdict(value)
+    return None if value is None else vars(value)  # `asdict` copies each value, and takes ten times as long
 
 
 def state_from_json(object_type: str, data: Json | None) -> ObjectState | None:

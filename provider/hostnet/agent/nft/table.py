@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hostnet.agent.indexes.sharing import SharingMap
 from hostnet.agent.linux.kernel import Nftables
 from hostnet.agent.linux.libnftables import MissingLibraryError, Nft, NftError
 from hostnet.agent.nft.desired import Desired
@@ -43,6 +44,7 @@ class Table:
     def __init__(self, nft: Nftables | None = None, own: str = "") -> None:
         self.nft, self.own = nft or Nft(), own
         self._listed: tuple[int, Listing | None] | None = None
+        self._held: tuple[int, SharingMap[Place, tuple[str, ...]]] | None = None
 
     def generation(self) -> int:
         """The number of the last change to nftables in this namespace, by any program."""
@@ -68,6 +70,19 @@ class Table:
             # Not `get element`: it reads the whole set for one key (77 ms with 10,000 elements, nft 1.0.6).
             self._listed = (now, self._list(terse=False))
         return self._listed[1]
+
+    def held(self, mark: Mark) -> SharingMap[Place, tuple[str, ...]] | None:
+        """What the tables hold of this record, without a look at each element; None where only a listing tells.
+
+        This process itself has made the last change to nftables in this namespace. The generation in a record does not
+        tell: after a reboot the kernel counts from the beginning.
+
+        Args:
+            mark: How the tables were after the last change, by the record.
+        """
+        if self._held is None or mark.generation != self._held[0] or mark.generation != self.generation():
+            return None
+        return self._held[1]
 
     def _list(self, *, terse: bool) -> Listing | None:
         listed: list[dict[str, Any]] = []
@@ -111,8 +126,10 @@ class Table:
         known = listing.elements.keys() - foreign if mark.rules else before.elements.keys()
         removed, added, left = _exact(listing, before.elements, after, {*ensure, ""}, known)
         mark = self._send(removed, added, after, Mark(listing.rules, TEMPLATE, now))
-        # With drift of others left, the recorded elements are not those of the kernel: the next sync has to list.
-        return _synced(replace(mark, generation=0) if left else mark, added)
+        if left:
+            # The recorded elements are not those of the kernel: the next sync has to list.
+            self._held, mark = None, replace(mark, generation=0)
+        return _synced(mark, added)
 
     def withdraw(self, before: Desired, after: Desired, mark: Mark) -> Mark:
         """Delete what only owners have that are gone, where it is there; nothing else, whatever the tables lack.
@@ -133,6 +150,7 @@ class Table:
             return mark
         removed = [place for place in before.elements if place not in after.elements and place in listing.elements]
         sent = self._send(removed, [], after, replace(mark, generation=now))
+        self._held = None
         return sent if mark.generation == now else replace(sent, generation=0)
 
     def outdated(self, mark: Mark) -> bool:
@@ -144,11 +162,13 @@ class Table:
 
     def _clear(self, before: Desired, mark: Mark) -> Mark:
         """Delete the tables, unless elements of other records are in them; where this one was lost, of anybody."""
+        self._held = None
         listing = self.listing(fresh=True)
         others = (listing.foreign(self.own) if mark.rules else set(listing.elements)) if listing is not None else set()
         if listing is not None and others - before.elements.keys():
             there = [place for place in before.elements if place in listing.elements]
             self._send(there, [], Desired(), Mark())
+            self._held = None
             return Mark()
         self._drop()
         return Mark()
@@ -173,10 +193,22 @@ class Table:
         text = "".join(_batch(self._unshared(removed), added, after, self.own))
         if not text:
             return mark
+        self._held = None
         self.nft.run(text)
-        # Another program changed nftables at the same moment if the number rose by more than one.
+        return replace(mark, generation=self._generation_after(mark.generation, after))
+
+    def _generation_after(self, before: int, after: Desired) -> int:
+        """The generation after a change of ours; 0 where another program changed nftables at the same moment.
+
+        Args:
+            before: The generation before.
+            after: What the tables hold, if it was ours alone.
+        """
         now = self.generation()
-        return replace(mark, generation=now if now == mark.generation + 1 else 0)
+        if now != before + 1:
+            return 0
+        self._held = (now, after.elements)
+        return now
 
     def _unshared(self, removed: list[Place]) -> list[Place]:
         """Without the external interfaces that other records' elements name: their gateways need them as well."""
@@ -213,13 +245,15 @@ class Table:
         9,445 replacements refused 7 of 218,786 connections; of 10,779 changes of an element alone none did (Linux
         6.18).
         """
+        before, self._held = self.generation(), None
         drop = "".join(f"delete table {name}\n" for name in self._existing())
         # In order, as a delta is: an interval map of several fields is listed as it was filled.
         everything = [Element(*place, value) for place, value in sorted(after.elements.entries())]
         batch = (*_batch([], everything, after, self.own), *self._kept(after, former))
         self.nft.run(drop + table_text() + "".join(batch))
+        generation = self._generation_after(before, after)
         listing = self._list(terse=True)
-        return Mark(listing.rules if listing else "", TEMPLATE, self.generation())
+        return Mark(listing.rules if listing else "", TEMPLATE, generation)
 
     def _kept(self, after: Desired, former: Listing | None) -> Iterator[str]:
         """The commands that put the elements of other records into the new tables."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from hostnet.agent.indexes.sharing import SharingMap
 from hostnet.agent.linux.libnftables import MissingLibraryError
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import Context, context_of
@@ -175,14 +176,11 @@ class Queries:
         context = context_of(record.owners, snapshot, record.attached)
         compiler = self._subsystems.compiler
         desired = compiler.desired(record.owners, context).elements
-        elements, foreign = self._listed(record) if desired else ({}, set())
-        lost = {place for place, value in desired.entries() if elements.get(place) != value}
+        elements, lost, undeclared = self._compared(record, desired)
         return replace(
             self._observation(record, snapshot, context, elements),
-            intact=lambda owner: lost.isdisjoint(each.place for each in compiler.elements(owner)),
-            undeclared={
-                place: value for place, value in elements.items() if place not in desired and place not in foreign
-            },
+            intact=lambda owner: not lost or lost.isdisjoint(each.place for each in compiler.elements(owner)),
+            undeclared=undeclared,
             held=held,
             dropped=self._subsystems.firewalls.dropped(record.owners, context, snapshot),
             watcher_runs=self._subsystems.persistence.watching(record.owners).process is not None,
@@ -200,6 +198,20 @@ class Queries:
             loopback_fault=cache(lambda: self._loopback_fault(record, context, snapshot, elements)),
             dhcp=lambda server: self._subsystems.servers.state(server, world),
         )
+
+    def _compared(
+        self, record: Record, desired: SharingMap[Place, tuple[str, ...]]
+    ) -> tuple[Elements, set[Place], Elements]:
+        """The table's elements; the places of those that it lacks or has otherwise; and those that it has too many."""
+        if not desired:
+            return {}, set(), {}
+        there = self._subsystems.table.held(record.table)
+        if there is not None:  # most reads: nobody has changed nftables since this agent did
+            places = set(desired.differences(there))
+            return there, places & desired.keys(), {place: there[place] for place in places - desired.keys()}
+        elements, foreign = self._listed(record)
+        lost = {place for place, value in desired.entries() if elements.get(place) != value}
+        return elements, lost, {x: value for x, value in elements.items() if x not in desired and x not in foreign}
 
     def _listed(self, record: Record) -> tuple[Elements, set[Place]]:
         """The table's elements, and which of them are other records'.

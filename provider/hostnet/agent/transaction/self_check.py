@@ -6,6 +6,7 @@ from typing import Any
 
 from hostnet.agent.nft.context import Context, context_of
 from hostnet.agent.nft.desired import ClashError, Compiler
+from hostnet.agent.nft.table import Table
 from hostnet.agent.record.owners import Owners
 from hostnet.agent.record.record import Record, Store
 from hostnet.agent.transaction.subsystems import Subsystems
@@ -31,11 +32,24 @@ def check(record: Record, subsystems: Subsystems) -> None:
         _check_same("the record", _plain(record), _plain(new))
     kept, made = (context_of(each.owners, snapshot, record.attached) for each in (record, new))
     _check_same("what elements depend on", kept, made)
+    _check_held(record, subsystems.table)
     _check_same(
         "the elements",
         _elements(subsystems.compiler, record.owners, kept),
         _elements(Compiler(), new.owners, made),
     )
+
+
+def _check_held(record: Record, table: Table) -> None:
+    """Compare what the kernel's tables hold, unless another program changes them meanwhile."""
+    held = table.held(record.table)
+    if held is None:
+        return
+    listing = table.listing(fresh=True)
+    elements, foreign = (listing.elements, listing.foreign(table.own)) if listing is not None else ({}, set())
+    if table.held(record.table) is held:
+        there = {place: value for place, value in elements.items() if place in held or place not in foreign}
+        _check_same("what the tables hold", dict(held), there)
 
 
 def _check_same(what: str, kept: object, made: object) -> None:

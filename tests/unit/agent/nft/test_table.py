@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import pytest
 from hostnet.agent.nft import table
 from hostnet.agent.nft.ruleset import TABLE
+from hostnet.agent.transaction.host import Host
 from hostnet.fakes import FakeHost
-from hostnet.wire.objects import Address, Forward, Forwarding, Gateway, Link, Object
+from hostnet.wire.objects import Address, Forward, Forwarding, ForwardState, Gateway, Link, Object
 from hostnet.wire.requests import Change, Query, View
 
 T = TypeVar("T")
@@ -108,3 +109,43 @@ def test_elements_are_sent_in_order() -> None:
                 if "dnat_range4 {" in line and line.startswith("add")]  # fmt: skip
         assert max(map(len, sent)) == 3 * len(forwards)
         assert all(elements == sorted(elements) for elements in sent)
+
+
+def test_a_read_lists_only_what_another_program_may_have_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the last change to nftables was this agent's, a read knows what the tables hold; else it looks."""
+    host = FakeHost()
+    for kind in RESOURCES:
+        apply(host, kind)
+    listed: list[str] = []
+    really = host.nftables.list
+
+    def listing(command: str, *, terse: bool = False) -> list[dict[str, Any]]:
+        listed.append(command)
+        return really(command, terse=terse)
+
+    monkeypatch.setattr(host.nftables, "list", listing)
+    monkeypatch.setattr(Host, "self_checks", False)  # it lists them
+    assert read(host) == read(host) is not None
+    assert listed == []
+    host.run_nft("add table inet other\n")
+    assert read(host) is not None
+    assert listed
+    host.run_nft(f"flush map {TABLE} dnat_port4\n")
+    found = read(host)
+    assert found is None or any(state is None for state in found.seen)
+
+
+def test_what_another_agent_changed_is_read() -> None:
+    """Another agent's change is one of another program's: nothing that this one keeps hides it."""
+    host = FakeHost()
+    for kind in RESOURCES:
+        apply(host, kind)
+    first, query = host.agent, Query(urn("PortForward"), "portforward", "PortForward", RESOURCES["PortForward"])
+    (found,) = first.read([query])
+    assert isinstance(found, View)
+    host.restart_agent()
+    moved = (Forward("ipv4", ("tcp",), (80, 80), "10.0.0.3", (80, 80), gateway="nat"),)
+    host.agent.apply([Change(urn("PortForward"), "portforward", moved, RESOURCES["PortForward"], known=True)])
+    (found,) = first.read([query])
+    assert isinstance(found, View)
+    assert [state.address for state in found.seen if isinstance(state, ForwardState)] == ["10.0.0.3"]
