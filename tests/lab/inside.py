@@ -17,7 +17,7 @@ from hostnet.agent.record.record import Store
 from hostnet.agent.transaction.host import Host
 from hostnet.agent.transaction.subsystems import Subsystems
 from hostnet.hosts.session import Session
-from hostnet.wire.protocol import Answer, Request
+from hostnet.wire.protocol import Answer, Request, Whole
 
 from tests.lab.driver import Provider
 from tests.lab.namespaces import Namespace
@@ -90,7 +90,7 @@ class InsideChannel:
         future = self._namespace.submit(main.serve, self._host, Request.parse(data))
         future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._done, done))
 
-    def _done(self, future: Future[Answer]) -> None:
+    def _done(self, future: Future[Answer | Whole]) -> None:
         if future.exception() is None:
             self.reader.feed_data(future.result().to_line())
         else:

@@ -16,7 +16,7 @@ from hostnet.agent import main
 from hostnet.agent.transaction.host import Host
 from hostnet.fakes.channel import FakeChannel, FakeTransport
 from hostnet.hosts.session import Session
-from hostnet.wire.protocol import Answer, Request
+from hostnet.wire.protocol import Answer, Request, Whole
 
 _FILE = Path(__file__).parents[1] / "cases" / "hostile.json"
 CASES: dict[str, list[dict[str, Any]]] = json.loads(_FILE.read_text(encoding="utf-8"))
@@ -92,7 +92,7 @@ class HostileChannel(FakeChannel):
         for line in data.splitlines():
             request = Request.parse(line)
             if request.op == "facts" and request.facts == "doctor":
-                honest = Answer(request.id, _DOCTOR)
+                honest: Answer | Whole = Answer(request.id, _DOCTOR)
             else:
                 honest = main.serve(self._host, request)
             self._send(self._hostile.answer(request, honest.to_line()))

@@ -12,6 +12,7 @@ import sys
 import syslog
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,13 @@ from hostnet.wire.protocol import (
     Greeting,
     Outcome,
     Request,
+    UnknownBaseError,
+    Whole,
     event,
     outcomes_to_json,
     refusal,
 )
+from hostnet.wire.requests import Change
 
 # A provider that lost the connection tries again for minutes before it gives up.
 _REMEMBERED_SECONDS = 300
@@ -120,6 +124,7 @@ class ProviderConfirmation:
 
     def __init__(self, provider: Provider, process: CommitConfirm) -> None:
         self._provider, self._process = provider, process
+        self.changes: Sequence[Change] = ()  # those of the request under way
 
     def begun(self, transaction: str) -> None:
         """See `Confirmation`."""
@@ -129,7 +134,7 @@ class ProviderConfirmation:
         """See `Confirmation`."""
         self._process.applied(transaction)
         number = self._provider.request.id
-        result = outcomes_to_json(outcomes, self._provider.request.changes)
+        result = outcomes_to_json(outcomes, self.changes)
         answer = Answer(number, result, confirm="login" if reconnect else "answer")
         request = None
         with contextlib.suppress(OSError):
@@ -267,7 +272,7 @@ def greeting() -> Greeting:
     return Greeting(__version__, process, platform.release(), platform.python_version())
 
 
-def serve(host: Host, request: Request, confirmation: Confirmation | None = None) -> Answer:
+def serve(host: Host, request: Request, confirmation: Confirmation | None = None) -> Answer | Whole:
     """Answer a request.
 
     Args:
@@ -279,7 +284,10 @@ def serve(host: Host, request: Request, confirmation: Confirmation | None = None
         EOFError: The provider left before it confirmed one.
     """
     try:
+        request = request.completed(host.base)
         return Answer(request.id, _OPERATIONS[request.op](host, request, confirmation))
+    except UnknownBaseError:
+        return Whole(request.id)
     except HostnetError as error:
         return Answer(request.id, error=error)
     except EOFError:
@@ -299,6 +307,8 @@ def serve(host: Host, request: Request, confirmation: Confirmation | None = None
 def _apply(host: Host, request: Request, confirmation: Confirmation | None) -> list[Any]:
     if request.replaces:
         host.take_over(request.replaces.pid, request.replaces.started, request.transaction)
+    if isinstance(confirmation, ProviderConfirmation):
+        confirmation.changes = request.changes
     perform = host.outcome if request.outcome_only else host.apply
     outcomes = perform(list(request.changes), request.transaction, confirmation=confirmation)
     return outcomes_to_json(outcomes, request.changes)

@@ -31,6 +31,7 @@ from hostnet.wire.protocol import (
     Request,
     Waiting,
     is_waiting,
+    is_whole,
     parse_event,
     result_from_json,
 )
@@ -446,9 +447,16 @@ class Session:
         return answer
 
     async def _answer_to(self, channel: Channel, number: int, doing: str, limit: asyncio.Timeout) -> Answer:
-        waits = False
+        waits = wholes = False
         while True:
             line = await self._read_line(channel, doing)
+            if is_whole(line):
+                if self._sent is None or self._sent.id != number or wholes:
+                    raise ShapeError("it asks for a whole request twice")
+                wholes = True
+                with contextlib.suppress(OSError):
+                    channel.write(self._sent.to_line(whole=True))
+                continue
             if is_waiting(line):
                 self._status(_waits(Waiting.parse(line).waiting, self.label))
                 if not waits:

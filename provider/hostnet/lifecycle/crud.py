@@ -285,6 +285,8 @@ class Operations:
 
     def _only_connection(self, subject: Subject, inputs: Inputs, old: State) -> bool:
         """Whether an update changes nothing but how the host is reached."""
+        if inputs.get("connection") == old.inputs.get("connection"):
+            return False
         detailed = subject.kind.diff(old.inputs, old.outputs, inputs, self._made.beside(inputs)).detailed
         return bool(detailed) and all(path.split(".")[0] == "connection" for path in detailed)
 

@@ -126,7 +126,9 @@ class HostAccess:
         if self._cancelled:
             raise _cancelled()
         known = self._pool.known(connection) if self._pool is not None else None
-        return known or await self._until_cancelled(urn, connection.label, self._session(connection))
+        if known is not None:
+            return known
+        return await self._until_cancelled(urn, connection.label, self._session(connection))
 
     async def apply(self, urn: str, host: Session, change: Change) -> View:
         """Apply a change. Once it is under way it goes on to its end, also where the engine hangs up."""

@@ -14,6 +14,7 @@ from hostnet.resources.port_forward import (
     FORWARDING,
     ForwardInputs,
     family_of,
+    forward_of,
     overlapping,
     recorded_forward,
     settle_forward,
@@ -234,7 +235,7 @@ class NatGateway(Kind[NatGatewayInputs]):
 
     def desired(self, urn: str, id: str, inputs: NatGatewayInputs, past: Past) -> tuple[Object, ...]:
         """The gateway, the switches it needs, its forwards."""
-        forwards = [to_forward(entry, id, None) for entry in inputs.forward_ports]
+        forwards = [forward_of(entry, id) for entry in inputs.forward_ports]
         families = switched_on((about, getattr(inputs, name)) for name, about in inputs.properties_.items())
         families |= {forward.family for forward in forwards}
         switches = (Forwarding(family) for family in sorted(families))

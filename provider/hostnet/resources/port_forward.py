@@ -248,6 +248,14 @@ def to_forward(inputs: ForwardInputs, gateway: str | None, external: str | None)
     )
 
 
+def forward_of(inputs: ForwardInputs, gateway: str) -> Forward:
+    """The object of a gateway's forward, made once: an update and the state before it have most of them in common."""
+    made: Forward | None = vars(inputs).get("_forward")
+    if made is None or made.gateway != gateway:
+        made = vars(inputs)["_forward"] = to_forward(inputs, gateway, None)
+    return made
+
+
 def recorded_forward(forward: Forward) -> dict[str, Value]:
     """The inputs of a forward from its object: only what is not default."""
     ports = None if forward.to_ports == forward.ports else forward.to_ports

@@ -44,25 +44,33 @@ def to_edits(items: Sequence[T], base: Sequence[T], write: Callable[[T], Any]) -
     """
     if len(items) < SHORT:
         return [write(item) for item in items]
-    edits: list[Any] = []
+    front, end = ends_alike(items, base)
+    edits: list[Any] = [front] if front else []
     places: dict[T, int] = {}
-    at = 0
-    for item in items:
+    at, last = front, len(base) - end
+    for item in items[front : len(items) - end]:
         place = at
-        if at >= len(base) or (base[at] is not item and base[at] != item):
-            places = places or {each: number for number, each in enumerate(base)}
+        if at >= last or (base[at] is not item and base[at] != item):
+            places = places or {each: number for number, each in enumerate(base[:last])}
             place = places.get(item, -1)
         if place < at:
             edits.append(write(item))
             continue
-        if place > at:
-            edits.append(at - place)
-        if edits and type(edits[-1]) is int and edits[-1] > 0:
-            edits[-1] += 1
-        else:
-            edits.append(1)
+        _go_on(edits, place - at, 1)
         at = place + 1
+    if end:
+        _go_on(edits, last - at, end)
     return edits
+
+
+def _go_on(edits: list[Any], skipped: int, same: int) -> None:
+    """Leave out the next items of the other list, then have some that are the same."""
+    if skipped:
+        edits.append(-skipped)
+    if edits and type(edits[-1]) is int and edits[-1] > 0:
+        edits[-1] += same
+    else:
+        edits.append(same)
 
 
 def from_edits(edits: Sequence[Any], base: Sequence[T], read: Callable[[Any], T]) -> list[T]:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from operator import attrgetter
 from typing import Any, ClassVar, Literal, Union
 
+from hostnet.wire.digest import sha256
 from hostnet.wire.family import Family
 from hostnet.wire.shapes import Cidr, Count, Identifier, Ip, Mac, Name, PortNumber, ShapeError, Span, reader
 
@@ -400,6 +402,14 @@ def unlike(item: Forward, state: ForwardState) -> Json:
     """The fields of a forward's state that are not as declared."""
     declared = vars(item)
     return {name: value for name, value in vars(state).items() if value != declared[name]}
+
+
+_VALUES = attrgetter(*(each.name for each in fields(Forward)))
+
+
+def digest_of(forwards: Sequence[Forward]) -> str:
+    """A digest of forwards in their order: provider and agent see by it whether they have the same."""
+    return sha256(repr(list(map(_VALUES, forwards))).encode()).hexdigest()
 
 
 def state_of(item: Object, fields: Json) -> ForwardState:

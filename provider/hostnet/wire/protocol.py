@@ -9,7 +9,11 @@ message of an agent is checked against its declaration here (`wire/shapes.py`).
     agent -> provider    {"id": 1, "result": […]}
 
 What both sides have is not sent again (`wire/edits.py`): of the objects that a resource had before, and of those in the
-answer, only what is not as the change or the query has it.
+answer, only what is not as the change or the query has it. Of a resource with many forwards a request has only what is
+not as in the forwards that the resource had by the state, and a digest of those. Where the host's record has others,
+the agent asks for the whole request:
+
+    agent -> provider    {"id": 1, "whole": true}
 
 An agent that can't serve greets with `{"greeting": {"error": {…}}}`. A request that fails has `"error": {…}` in its
 answer instead of `"result"`.
@@ -36,7 +40,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Optional, Union
 
 from hostnet.wire.edits import SHORT, from_edits, to_edits
@@ -48,6 +52,7 @@ from hostnet.wire.objects import (
     Json,
     Object,
     ObjectState,
+    digest_of,
     from_json,
     state_from_json,
     state_to_json,
@@ -80,6 +85,8 @@ FILE_IS_GONE = "can't open file"
 _GREETING = b'{"greeting"'
 _REPORT = b'{"hostnet"'
 _WAITING = re.compile(rb'\{"id":\d{1,16},"waiting":')
+_WHOLE = re.compile(rb'\{"id":\d{1,16},"whole":')
+MANY = 100  # forwards of a resource: from so many on the record's are the base of its changes
 
 
 def _line(message: Json) -> bytes:
@@ -218,6 +225,7 @@ class Request:
         facts: The name of the facts: `host`, `bridge`, `forwards`, `status`, `traffic`, `doctor`.
         arguments: Those of `facts`.
         why: The reason of `roll-back`.
+        edited: The changes or queries as JSON, where the objects of some are written against a base (`completed`).
     """
 
     id: int
@@ -230,13 +238,19 @@ class Request:
     facts: str = ""
     arguments: dict[str, Any] = field(default_factory=dict)
     why: str = ""
+    edited: tuple[Json, ...] = ()
 
-    def to_line(self) -> bytes:
-        """The request as it is sent; what is empty is left out."""
+    def to_line(self, *, whole: bool = False) -> bytes:
+        """The request as it is sent; what is empty is left out.
+
+        Args:
+            whole: Without a base: the agent asked for that, or another one may hold the host's lock.
+        """
         message: Json = {"id": self.id, "op": self.op}
+        based = not (whole or self.outcome_only or self.replaces)
         rest = {
-            "changes": [change_to_json(each) for each in self.changes],
-            "queries": [query_to_json(each) for each in self.queries],
+            "changes": [change_to_json(each, _base(each.prior) if based else ()) for each in self.changes],
+            "queries": [query_to_json(each, _base(each.objects) if based else ()) for each in self.queries],
             "transaction": self.transaction,
             "outcome_only": self.outcome_only,
             "replaces": self.replaces and asdict(self.replaces),
@@ -254,20 +268,66 @@ class Request:
             ValueError: It names an object that this version does not know.
         """
         data = json.loads(line)
+        asked = data.get("changes") or data.get("queries") or ()
+        data["edited"] = tuple(asked) if any("base" in each for each in asked) else ()
         data["changes"] = tuple(map(change_from_json, data.get("changes", ())))
         data["queries"] = tuple(map(query_from_json, data.get("queries", ())))
         if "replaces" in data:
             data["replaces"] = AgentProcess(**data["replaces"])
         return cls(**data)
 
+    def completed(self, find: FindBase) -> Request:
+        """The request with all objects.
 
-def change_to_json(change: Change) -> Json:
-    """A change as it is sent."""
+        Args:
+            find: Gives the forwards of an owner.
+
+        Raises:
+            UnknownBaseError: They are not those that the provider has.
+        """
+        if not self.edited:
+            return self
+        bases = [_found(each, find) if "base" in each else () for each in self.edited]
+        pairs = list(zip(self.edited, bases))
+        if self.changes:
+            return replace(self, changes=tuple(change_from_json(*pair) for pair in pairs), edited=())
+        return replace(self, queries=tuple(query_from_json(*pair) for pair in pairs), edited=())
+
+
+# Gives the forwards that the record has of an owner, by its URN and id, if they have this digest; else None.
+FindBase = Callable[[str, str, str], Optional[Sequence[Forward]]]
+
+
+class UnknownBaseError(Exception):
+    """The record's forwards of a resource are not those by which the provider has written its request."""
+
+
+def _base(objects: Objects) -> Sequence[Forward]:
+    """The forwards against which objects are written; none where there are few."""
+    forwards = [item for item in objects if isinstance(item, Forward)] if len(objects) >= MANY else []
+    return forwards if len(forwards) >= MANY else ()
+
+
+def _found(data: Json, find: FindBase) -> Sequence[Forward]:
+    found = find(data["urn"], data["id"], data["base"])
+    if found is None:
+        raise UnknownBaseError(data["id"])
+    return found
+
+
+def change_to_json(change: Change, base: Sequence[Forward] = ()) -> Json:
+    """A change as it is sent.
+
+    Args:
+        change: The change.
+        base: The forwards against which it is written.
+    """
     return {
         "urn": change.urn,
         "id": change.id,
-        "objects": [to_json(item) for item in change.objects],
-        "prior": to_edits(change.prior, change.objects, to_json),
+        **_based(base),
+        "objects": _written(change.objects, base),
+        "prior": _written(change.prior, base) if base else to_edits(change.prior, change.objects, to_json),
         "known": change.known,
         "dry": change.dry,
         "stated": change.stated,
@@ -276,23 +336,38 @@ def change_to_json(change: Change) -> Json:
     }
 
 
-def change_from_json(data: Json) -> Change:
-    """The change that `change_to_json` wrote."""
-    objects = tuple(map(from_json, data["objects"]))
-    prior = tuple(from_edits(data["prior"], objects, from_json))
+def _based(base: Sequence[Forward]) -> Json:
+    return {"base": digest_of(base)} if base else {}
+
+
+def _written(objects: Objects, base: Sequence[Forward]) -> list[Any]:
+    return to_edits(objects, base, to_json) if base else [to_json(item) for item in objects]
+
+
+def change_from_json(data: Json, base: Objects = ()) -> Change:
+    """The change that `change_to_json` wrote; without the base that it needs, a change without objects."""
+    if "base" in data and not base:
+        objects: Objects = ()
+        prior: Objects = ()
+    else:
+        objects = tuple(from_edits(data["objects"], base, from_json))
+        prior = tuple(from_edits(data["prior"], base or objects, from_json))
     stated, awaits, heirs = (tuple(data[name]) for name in ("stated", "awaits", "heirs"))
-    return Change(data["urn"], data["id"], objects, prior, data["known"], data["dry"], stated, awaits, heirs)
+    return Change(
+        data["urn"], data["id"], tuple(objects), tuple(prior), data["known"], data["dry"], stated, awaits, heirs
+    )
 
 
-def query_to_json(query: Query) -> Json:
-    """A query as it is sent."""
-    objects = [to_json(item) for item in query.objects]
-    return {"urn": query.urn, "id": query.id, "kind": query.kind, "objects": objects}
+def query_to_json(query: Query, base: Sequence[Forward] = ()) -> Json:
+    """A query as it is sent, as `change_to_json`."""
+    objects = _written(query.objects, base)
+    return {"urn": query.urn, "id": query.id, "kind": query.kind, **_based(base), "objects": objects}
 
 
-def query_from_json(data: Json) -> Query:
-    """The query that `query_to_json` wrote."""
-    return Query(data["urn"], data["id"], data["kind"], tuple(map(from_json, data["objects"])))
+def query_from_json(data: Json, base: Objects = ()) -> Query:
+    """The query that `query_to_json` wrote, as `change_from_json`."""
+    objects = from_edits(data["objects"], base, from_json) if base or "base" not in data else ()
+    return Query(data["urn"], data["id"], data["kind"], tuple(objects))
 
 
 # --- an answer -----------------------------------------------------------------------------------------------------
@@ -381,6 +456,38 @@ class Waiting:
         """
         made: Waiting = reader(cls)(loads(line))
         return made
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A request should be sent whole: its base is not what the host's record has.
+
+    Args:
+        id: The number of the request.
+        whole: True.
+    """
+
+    id: Count
+    whole: bool = True
+
+    def to_line(self) -> bytes:
+        """As it is sent."""
+        return _line(asdict(self))
+
+    @classmethod
+    def parse(cls, line: bytes) -> Whole:
+        """Read it.
+
+        Raises:
+            ShapeError: It is something else.
+        """
+        made: Whole = reader(cls)(loads(line))
+        return made
+
+
+def is_whole(line: bytes) -> bool:
+    """Whether a line asks for a whole request."""
+    return _WHOLE.match(line) is not None
 
 
 def is_waiting(line: bytes) -> bool:

@@ -14,7 +14,7 @@ from hostnet.agent.record.networks import NETWORKED, Networks
 from hostnet.wire.edits import gone_and_come
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.family import Family
-from hostnet.wire.objects import Forward, Forwarding, Gateway, Json, Link, Object, from_json, to_json
+from hostnet.wire.objects import Forward, Forwarding, Gateway, Json, Link, Object, digest_of, from_json, to_json
 from hostnet.wire.urn import Urn, owner_key
 
 _HOST_NAMES = ("via", "replaced")
@@ -70,6 +70,11 @@ class Owner:
     def of(self, kind: type[Kind]) -> Sequence[Kind]:
         """Its objects of a type."""
         return self._by_type.get(kind, ())
+
+    @cached_property
+    def digest(self) -> str:
+        """Of its forwards: a provider that has the same sends only what changes."""
+        return digest_of(self.of(Forward))
 
     @property
     def kind(self) -> str:

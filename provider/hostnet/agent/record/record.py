@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +25,9 @@ from hostnet.agent.record.originals import Mtu, Originals, Sysctl, mtus_from_jso
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.phase import Idle, Pending, Phase, Result, RolledBack, Unconfirmed
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import Object
+from hostnet.wire.objects import Forward, Object
 from hostnet.wire.shapes import reader
+from hostnet.wire.urn import owner_key
 
 # 2: the phase of a transaction has a type. A record of format 1 is read as well, and written as 2 with the next save.
 # 3: there may be a file with changes beside it; a record to which none belongs is written as 2.
@@ -190,6 +191,23 @@ class Store:
             return os.fstat(descriptor).st_ino == self._lock.stat().st_ino
         except FileNotFoundError:
             return False
+
+    def base(self, urn: str, identity: str, digest: str) -> Sequence[Forward] | None:
+        """The forwards of an owner, if they have this digest; None where it has others."""
+        key = owner_key(urn, identity)
+        # By its digest it is known for the same, whether or not another process has changed the record since.
+        for look in (self._known, self._looked):
+            owner: Owner | None = look().get(key)
+            if owner is not None and owner.digest == digest:
+                return owner.of(Forward)
+        return None
+
+    def _known(self) -> Owners:
+        return self._record.owners
+
+    def _looked(self) -> Owners:
+        with self.locked() as record:
+            return record.owners
 
     def reload(self) -> Record:
         """The record as it is on disk, for an agent that holds the lock and could not write it."""

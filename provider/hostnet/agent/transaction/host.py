@@ -56,7 +56,7 @@ class Host:
         self._admission = Admission(subsystems, via)
         self._applier, self._restorer = Applier(subsystems), Restorer(subsystems)
         self._queries = Queries(subsystems, self._applier, self._restorer)
-        self.read, self.facts = self._queries.read, self._queries.facts
+        self.read, self.facts, self.base = self._queries.read, self._queries.facts, self._store.base
 
     def apply(
         self, changes: list[Change], transaction: str = "", *, confirmation: Confirmation | None = None

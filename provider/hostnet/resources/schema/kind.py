@@ -102,7 +102,7 @@ class Kind(Generic[In]):
         own = id or self.make_id(urn, now)
         prior: tuple[Object, ...] = ()
         if old_inputs is not None:
-            prior = self.desired(urn, own, self.inputs.typed(old_inputs), past)
+            prior = self.desired(urn, own, self.inputs.typed_beside(old_inputs, inputs, now), past)
         return Change(urn, own, self.desired(urn, own, now, past), prior, known=bool(id), dry=dry, stated=stated)
 
     def removal(self, urn: str, id: str, old_inputs: Inputs, old_outputs: Inputs) -> Change:
