@@ -45,7 +45,15 @@ from hostnet.resources.schema.types import (
 )
 from hostnet.resources.schema.values import UNKNOWN, Inputs, Look, Outputs, Value, nothing
 from hostnet.wire.family import Family
-from hostnet.wire.objects import EXTERNAL_PLACEHOLDER, Forward, Forwarding, ForwardState, Object, ports_text
+from hostnet.wire.objects import (
+    EXTERNAL_PLACEHOLDER,
+    Forward,
+    Forwarding,
+    ForwardState,
+    Object,
+    new_forward,
+    ports_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -237,14 +245,16 @@ def _places(listen: Value) -> list[str]:
 def to_forward(inputs: ForwardInputs, gateway: str | None, external: str | None) -> Forward:
     """The object of a forward."""
     destination, source = inputs.destination, split_ports(inputs.source_port)
-    return Forward(
-        **fields_of(inputs),
-        family=destination.family,
-        ports=source,
-        address=destination.address,
-        to_ports=destination.ports or source,
-        gateway=gateway,
-        external=external,
+    return new_forward(
+        {
+            **fields_of(inputs),
+            "family": destination.family,
+            "ports": source,
+            "address": destination.address,
+            "to_ports": destination.ports or source,
+            "gateway": gateway,
+            "external": external,
+        }
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, Union
 
 from hostnet.wire.digest import sha256
 from hostnet.wire.family import Family
-from hostnet.wire.shapes import Cidr, Count, Identifier, Ip, Mac, Name, PortNumber, ShapeError, Span, reader
+from hostnet.wire.shapes import Cidr, Count, Identifier, Ip, Mac, Name, PortNumber, ShapeError, Span, filled, reader
 
 LinkKind = Literal["bridge", "tap"]
 HostAccess = Literal["all", "services"]
@@ -418,6 +418,12 @@ def state_of(item: Object, fields: Json) -> ForwardState:
     state = object.__new__(ForwardState)
     vars(state).update(vars(item), **fields)
     return state
+
+
+def new_forward(fields: Json) -> Forward:
+    """A forward, as `Forward(**fields)`."""
+    made: Forward = filled(Forward, _DEFAULTS[Forward], fields)
+    return made
 
 
 def states_unlike(items: Sequence[Object], fields: Json) -> list[ForwardState]:

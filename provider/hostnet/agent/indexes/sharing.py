@@ -69,6 +69,15 @@ class SharingMap(MutableMapping[KeyT, ValueT]):
         del self._changing(hash(key) & self._mask)[key]
         self._size -= 1
 
+    def pop(self, key: KeyT, default: Any = None) -> Any:
+        """Take a key out, if it is there; its value, else the default."""
+        found = self.get(key, _NOTHING)
+        if found is _NOTHING:
+            return default
+        del self._changing(hash(key) & self._mask)[key]
+        self._size -= 1
+        return found
+
     def _changing(self, number: int) -> dict[KeyT, ValueT]:
         if not self._own[number]:
             self._shards[number] = dict(self._shards[number])

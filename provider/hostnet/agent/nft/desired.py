@@ -31,6 +31,9 @@ class Desired:
     elements: SharingMap[Place, tuple[str, ...]] = field(default_factory=SharingMap)
     holders: SharingMap[Place, tuple[str, ...]] = field(default_factory=SharingMap)
     owners: Owners = field(default_factory=Owners)
+    _compared: tuple[SharingMap[Place, tuple[str, ...]], list[Place]] | None = field(
+        default=None, compare=False, repr=False
+    )
 
     def comment(self, place: Place) -> str:
         """Whose an element is, for a person."""
@@ -39,7 +42,11 @@ class Desired:
 
     def differences(self, later: Desired) -> list[Place]:
         """The places that have another value later, or none in one of the two."""
-        return sorted(self.elements.differences(later.elements))
+        # Asked twice for each transaction: what to send, and which flows take another path.
+        if self._compared is None or self._compared[0] is not later.elements:
+            found = (later.elements, sorted(self.elements.differences(later.elements)))
+            vars(self)["_compared"] = found
+        return self._compared[1] if self._compared is not None else []
 
 
 class ClashError(Exception):
@@ -144,22 +151,24 @@ def _changed(before: Desired, old: Mapping[str, Compiled], new: Mapping[str, Com
     elements, holders = before.elements.copy(), before.holders.copy()
     for key, compiled in new.items():
         for element in _without(old.get(key, ()), compiled):
-            left = list(holders[element.place])
+            place = element.place
+            left = list(holders[place])
             left.remove(key)
             if left:
-                holders[element.place] = tuple(left)
+                holders[place] = tuple(left)
             else:
-                del holders[element.place], elements[element.place]
+                del holders[place], elements[place]
     for key, compiled in new.items():
         mine = (key,)
         for element in _without(compiled, old.get(key, ())):
-            there = holders.get(element.place)
+            place = element.place
+            there = holders.get(place)
             if there is None:
-                elements[element.place], holders[element.place] = element.value, mine
-            elif elements[element.place] != element.value:
+                elements[place], holders[place] = element.value, mine
+            elif elements[place] != element.value:
                 raise ClashError(key, there[0], element)
             else:
-                holders[element.place] = (*there, key)
+                holders[place] = (*there, key)
     return Desired(elements, holders, owners.copy())
 
 

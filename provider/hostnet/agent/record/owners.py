@@ -50,7 +50,7 @@ class Owner:
     wanted: tuple[Object, ...] | None = None
     inherited: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Identity."""
         return owner_key(self.urn, self.id)
