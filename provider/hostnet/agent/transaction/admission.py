@@ -35,6 +35,7 @@ class Admitted:
 
     Attributes:
         snapshot: What the kernel had.
+        after: All owners, if none of the changes fails.
         owners: By the number of the change, the owner that it is about, where it is accepted.
         pairs: What each owner has, and what it should have.
         deleted: Of these, what those had that should have nothing any more.
@@ -46,6 +47,7 @@ class Admitted:
     """
 
     snapshot: Snapshot
+    after: Owners
     owners: dict[int, Owner] = field(default_factory=dict)
     pairs: Pairs = field(default_factory=dict)
     deleted: dict[str, Owner] = field(default_factory=dict)
@@ -88,7 +90,7 @@ class Admission:
         gives up another may take.
         """
         after = record.owners.copy()
-        admitted = Admitted(snapshot)
+        admitted = Admitted(snapshot, after)
         unacknowledged = _unacknowledged(changes, record.owners)
         for number, change in _in_turn(changes, admitted, after):
             for alias in aliases_of(change, after) if not change.dry else ():

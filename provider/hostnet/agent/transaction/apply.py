@@ -9,6 +9,7 @@ from hostnet.agent.linux.conntrack import Flows
 from hostnet.agent.linux.operations import Step
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import context_of
+from hostnet.agent.record.owners import Owners
 from hostnet.agent.record.phase import Pairs, Pending
 from hostnet.agent.record.record import Record
 from hostnet.agent.transaction.kernel_errors import OwnerError, in_part, kernel_error, reason_of
@@ -26,7 +27,12 @@ class Applier:
         self._sync = Synchronizer(subsystems)
 
     def run(
-        self, record: Record, pairs: Pairs, snapshot: Snapshot, replaced: Mapping[str, str] | None = None
+        self,
+        record: Record,
+        pairs: Pairs,
+        snapshot: Snapshot,
+        replaced: Mapping[str, str] | None = None,
+        after: Owners | None = None,
     ) -> Transition:
         """Take owners from old to new.
 
@@ -39,6 +45,7 @@ class Applier:
             snapshot: The host as it is.
             replaced: By the key of an owner that goes, the key of the one that is created instead. If that one fails,
                 the other one stays: with `pulumi up --replace` it is what the state has.
+            after: All owners afterwards, where they are known already.
 
         Returns:
             What was done, with the errors of those that failed.
@@ -46,7 +53,7 @@ class Applier:
         Raises:
             HostnetError: The record can't be written; nothing is changed then.
         """
-        transition = Transition.plan(record, pairs, snapshot)
+        transition = Transition.plan(record, pairs, snapshot, after)
         transition.replaced = replaced or {}
         record.phase = Pending(pairs, transition.links.undo)
         # The agent that finishes or undoes this has to know what the sysctls were.

@@ -144,7 +144,7 @@ class Host:
         if not admitted.pairs:
             return self._report(record, changes, admitted, Result(), admitted.snapshot)
         confirmation.begun(transaction)
-        transition = self._applier.run(record, admitted.pairs, admitted.snapshot, admitted.replaced)
+        transition = self._applier.run(record, admitted.pairs, admitted.snapshot, admitted.replaced, admitted.after)
         for old, new in admitted.renamed.items():
             if new in transition.failed and old in record.owners:
                 record.hand_over(new, old)

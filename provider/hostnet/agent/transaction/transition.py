@@ -51,10 +51,19 @@ class Transition:
     _owners: tuple[dict[str, HostnetError], Owners] | None = None
 
     @classmethod
-    def plan(cls, record: Record, pairs: Pairs, snapshot: Snapshot) -> Transition:
-        """Plan it; nothing is changed yet."""
+    def plan(cls, record: Record, pairs: Pairs, snapshot: Snapshot, after: Owners | None = None) -> Transition:
+        """Plan it; nothing is changed yet.
+
+        Args:
+            record: The record.
+            pairs: What each owner has, and what it should have.
+            snapshot: The kernel's links, addresses and routes.
+            after: All owners afterwards, where they are known already; what is looked up among them is made then.
+        """
         before = record.owners.copy()
-        links, world = Plan(), World(effective(before, pairs, {}), snapshot, record.mtus)
+        if after is None or not _are_after(after, before, pairs):
+            after = effective(before, pairs, {})
+        links, world = Plan(), World(after, snapshot, record.mtus)
         names = names_of(world.owners.every(Link))
         for old, new in pairs.values():
             if old is not None or new is not None:  # else it changed its URN, and the new one's pair has the objects
@@ -123,6 +132,12 @@ def effective(before: Owners, pairs: Pairs, failed: Mapping[str, HostnetError]) 
         if kept is not None:
             owners[kept.key] = kept  # where it fails to change hands it keeps its former key
     return owners
+
+
+def _are_after(owners: Owners, before: Owners, pairs: Pairs) -> bool:
+    """Whether these are all owners after a transition in which none failed."""
+    changed = (key for key, _, _ in before.differences(owners))
+    return all(key in pairs for key in changed) and all(owners.get(key) is new for key, (_, new) in pairs.items())
 
 
 def _is_as_before(key: str, failed: Mapping[str, HostnetError]) -> bool:
