@@ -82,6 +82,7 @@ export class TapBinding extends pulumi.CustomResource {
         opts = opts || {};
         if (!opts.id) {
             resourceInputs["addresses"] = args?.addresses;
+            resourceInputs["bandwidth"] = args?.bandwidth;
             resourceInputs["bridge"] = args?.bridge;
             resourceInputs["connection"] = args?.connection;
             resourceInputs["group"] = args?.group;
@@ -115,6 +116,10 @@ export interface TapBindingArgs {
      * The host's addresses on a routed TAP, such as `10.0.0.0/32`. The first address of each family is the guest's gateway. On the host: The addresses are added. Any other address on the TAP is drift, and the next update removes it. The TAP ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
      */
     addresses?: pulumi.Input<pulumi.Input<string>[] | undefined>;
+    /**
+     * Limits of what the guest receives and sends. Default: no limits.
+     */
+    bandwidth?: pulumi.Input<inputs.BandwidthArgs | undefined>;
     /**
      * The name of the bridge to attach to. Default: none: a routed TAP. On the host: The bridge becomes the interface's master.
      */

@@ -87,6 +87,7 @@ def kernel_state(kernel: Kernel) -> dict[str, Any]:
         "through": {name: sorted(map(repr, routes)) for name, routes in snapshot.through.items()},
         "defaults": snapshot.default_links,
         "default route links": snapshot.default_route_links,
+        "buckets": {name: (each.rate, each.limit) for name, each in snapshot.buckets.items()},
         "sysctls": {name: kernel.sysctl(name) for name in names},
     }
 
@@ -117,6 +118,17 @@ BRIDGE = ops.CreateBridge("br0", MAC + "1")
 TAP = ops.CreateTap("tap0")
 UP = (L("br0", up=True), L("tap0", up=True))
 SEQUENCES: dict[str, list[Operation]] = {
+    "what a TAP sends is limited, otherwise, and not any more": [
+        ops.Shape("tap0", 8000, 16384, 32768),
+        TAP,
+        ops.Shape("tap0", 8000, 16384, 32768),
+        ops.Shape("tap0", 1250000000, 5000000, 62500000),
+        ops.Unshape("tap0"),
+        ops.Unshape("tap0"),
+        ops.Shape("tap0", 8000, 16384, 32768),
+        ops.DeleteLink("tap0"),
+        ops.Unshape("tap0"),
+    ],
     "links are made once, and deleted": [
         BRIDGE,
         BRIDGE,

@@ -24,6 +24,7 @@ from hostnet.agent.linux.rtnetlink import (
     group_id,
     user_id,
 )
+from hostnet.agent.linux.shaping import Bucket
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
 from hostnet.fakes.sysctls import FakeSysctls, sysctl_of
 from hostnet.wire.family import family_of
@@ -53,6 +54,7 @@ class FakeKernel:
         self._routes: list[ops.PutRoute] = []
         self._fixed_mac: set[str] = set()  # bridges whose MAC address does not follow their ports'
         self._fixed_mtu: set[str] = set()  # bridges whose MTU does not follow their ports'
+        self._buckets: dict[str, Bucket] = {}
         self._next_index = 1
         self._refusals: list[tuple[Callable[[ops.Operation], bool], int]] = []
         self.add_link("lo", "loopback", mac=_NO_MAC, mtu=65536, ethernet=False, addresses=("127.0.0.1/8", "::1/128"))
@@ -65,6 +67,7 @@ class FakeKernel:
             "links": {name: asdict(link) for name, link in sorted(self._links.items())},
             "addresses": {name: list(cidrs) for name, cidrs in sorted(self._addresses.items()) if cidrs},
             "routes": sorted(map(asdict, self._routes), key=repr),
+            "buckets": {name: asdict(bucket) for name, bucket in sorted(self._buckets.items())},
             "sysctls": dict(sorted(self._sysctls.values.items())),
         }
 
@@ -154,7 +157,9 @@ class FakeKernel:
             if route.gateway and not route.gateway.startswith("fe80:")
         }
         links = {name: self._with_switches(link) for name, link in self._links.items()}
-        return Snapshot(links, addresses, routes, defaults, uplinks, through, gateways=gateways)
+        return Snapshot(
+            links, addresses, routes, defaults, uplinks, through, gateways=gateways, buckets=dict(self._buckets)
+        )
 
     def _with_switches(self, link: KernelLink) -> KernelLink:
         """A link with the sysctls that rtnetlink lists with it."""
@@ -241,6 +246,7 @@ class FakeKernel:
         del self._links[link.name], self._addresses[link.name]
         self._routes = [route for route in self._routes if route.link != link.name]
         self._sysctls.remove_link(link.name, "ipv4", "ipv6")
+        self._buckets.pop(link.name, None)
         self._fixed_mac.discard(link.name)
         self._fixed_mtu.discard(link.name)
 
@@ -330,6 +336,15 @@ class FakeKernel:
         if not link.master:
             raise _refusal(errno.EOPNOTSUPP)
         self._links[name] = _with(link, option, on)
+
+    @_perform.register
+    def _shape(self, operation: ops.Shape) -> None:
+        self._found(operation.name)
+        self._buckets[operation.name] = Bucket(operation.rate, operation.burst, operation.limit)
+
+    @_perform.register
+    def _unshape(self, operation: ops.Unshape) -> None:
+        self._buckets.pop(operation.name, None)
 
     def _set_mac(self, name: str, mac: str) -> None:
         self._found(name)

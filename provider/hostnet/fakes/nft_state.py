@@ -10,6 +10,7 @@ from hostnet.fakes import nft_syntax
 
 Place = tuple[str, str]  # family and name of a table
 Key = tuple[str, ...]  # an element's key or value: its fields as nft prints them
+_UNITS = (("mbytes", 1 << 20), ("kbytes", 1 << 10), ("bytes", 1))
 NUMBERS = ("inet_proto", "inet_service", "mark")
 ADDRESSES = ("ipv4_addr", "ipv6_addr")
 
@@ -22,6 +23,7 @@ class Held:
     comment: str = ""
     packets: int = 0
     bytes: int = 0
+    limit: tuple[int, int] = (0, 0)
 
 
 @dataclass
@@ -35,6 +37,7 @@ class Set:
         value: nft's types of the value's fields; none for a set.
         interval: Whether fields may be ranges or networks.
         counter: Whether each element counts what it matched.
+        limit: Whether each element has a rate.
         elements: By key.
     """
 
@@ -44,6 +47,7 @@ class Set:
     value: Key
     interval: bool
     counter: bool
+    limit: bool = False
     elements: dict[Key, Held] = field(default_factory=dict)
 
     def copy(self) -> Set:
@@ -63,6 +67,8 @@ class Set:
             body["elem"] = [self._element(key, held) for key, held in self.elements.items()]
         if self.counter:
             body["stmt"] = [{"counter": None}]
+        if self.limit:
+            body["stmt"] = [{"limit": _limit_json((1, 1))}]
         return {"map" if self.value else "set": body}
 
     def _element(self, key: Key, held: Held) -> Any:
@@ -70,6 +76,8 @@ class Set:
         more: dict[str, Any] = {"comment": held.comment} if held.comment else {}
         if self.counter:
             more["counter"] = {"packets": held.packets, "bytes": held.bytes}
+        if self.limit:
+            more["limit"] = _limit_json(held.limit)
         if more:
             shown = {"elem": {"val": shown, **more}}
         return [shown, _fields_json(self.value, held.value)] if self.value else shown
@@ -79,9 +87,11 @@ class Set:
         kind, of = "map" if self.value else "set", f"{' '.join(place)} {self.name}"
         types = " . ".join(self.key) + (f" : {' . '.join(self.value)}" if self.value else "")
         flags = (" flags interval;" if self.interval else "") + (" counter;" if self.counter else "")
+        flags += f" {_limit_text((1, 1))};" if self.limit else ""
         yield f"add {kind} {of} {{ type {types};{flags} }}"
         for key, held in sorted(self.elements.items()):
             comment = f' comment "{held.comment}"' if held.comment else ""
+            comment = f" {_limit_text(held.limit)}{comment}" if self.limit else comment
             value = f" : {_fields_text(self.value, held.value)}" if self.value else ""
             yield f"add element {of} {{ {_fields_text(self.key, key)}{comment}{value} }}"
 
@@ -184,6 +194,19 @@ class Table:
             yield from each.text(place)
         for chain in chains:
             yield from (f"add rule {' '.join(place)} {chain.name} {' '.join(rule.words)}" for rule in chain.rules)
+
+
+def _limit_text(limit: tuple[int, int]) -> str:
+    return f"limit rate over {limit[0]} bytes/second burst {limit[1]} bytes"
+
+
+def _limit_json(limit: tuple[int, int]) -> dict[str, Any]:
+    found: dict[str, Any] = {"per": "second", "inv": True}
+    for name, size in zip(("rate", "burst"), limit, strict=True):
+        # nft prints the largest unit of which it is a multiple.
+        unit, length = next(each for each in _UNITS if size % each[1] == 0)
+        found |= {name: size // length, f"{name}_unit": unit}
+    return found
 
 
 def _fields_json(kinds: Key, fields: Key) -> Any:

@@ -27,11 +27,15 @@ class NftSyntaxError(Exception):
 
 @dataclass
 class Element:
-    """An element of a set or map: fields as nft prints them, `10.0.0.0/8`, `80-90`, without quotes."""
+    """An element of a set or map: fields as nft prints them, `10.0.0.0/8`, `80-90`, without quotes.
+
+    `limit` is its rate and burst in bytes, as `limit rate over 8000 bytes/second burst 65536 bytes` has them.
+    """
 
     key: tuple[str, ...]
     value: tuple[str, ...] = ()
     comment: str = ""
+    limit: tuple[int, int] = (0, 0)
 
 
 @dataclass
@@ -178,7 +182,7 @@ def _table(reader: _Reader, head: Command) -> Iterator[Command]:
 
 def _body(head: Command, statements: list[Words]) -> Iterator[Command]:
     """A chain or set with what stands in its braces: its properties, and the rules of a chain."""
-    known = ("type", "policy", "comment") if head.kind == "chain" else ("type", "flags", "counter", "elements")
+    known = ("type", "policy", "comment") if head.kind == "chain" else ("type", "flags", "counter", "limit", "elements")
     rules = []
     for words in statements:
         if words[0] not in known:
@@ -221,8 +225,12 @@ def _element(words: Words) -> Element:
     if "comment" in words:
         at = words.index("comment")
         comment, words = _plain(words[at + 1]), words[:at] + words[at + 2 :]
+    limit = (0, 0)
+    if "limit" in words:
+        at = words.index("limit")
+        limit, words = (int(words[at + 3]), int(words[at + 6])), words[:at]
     at = words.index(":") if ":" in words else len(words)
-    return Element(_fields(words[:at]), _fields(words[at + 1 :]), comment)
+    return Element(_fields(words[:at]), _fields(words[at + 1 :]), comment, limit)
 
 
 def _fields(words: Words) -> tuple[str, ...]:

@@ -229,7 +229,8 @@ class _Batch:
             key, value = _types(command.properties["type"])
             interval = "interval" in command.properties.get("flags", ())
             counter = "counter" in command.properties
-            table.sets[command.name] = Set(command.name, table.next_handle(), key, value, interval, counter)
+            limit = "limit" in command.properties
+            table.sets[command.name] = Set(command.name, table.next_handle(), key, value, interval, counter, limit)
             self.changed = True
         elif command.verb == "create":
             raise _refusal(errno.EEXIST, command.text)
@@ -255,7 +256,7 @@ class _Batch:
             held = found.elements.get(key)
             if held is None:
                 _check_overlap(found, key, element, command)
-                found.elements[key] = Held(value, element.comment)
+                found.elements[key] = Held(value, element.comment, limit=element.limit)
                 self.changed = True
             elif held.value != value or command.verb == "create":
                 raise _refusal(errno.EEXIST, command.text, element)

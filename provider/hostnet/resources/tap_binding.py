@@ -44,7 +44,10 @@ from hostnet.resources.schema.types import (
     IpInterface,
     Mac,
     NetCidr,
+    Rate,
     parse_interface,
+    rate_bits,
+    rate_text,
 )
 from hostnet.resources.schema.values import UNKNOWN, Autoname, Inputs, Look, Outputs, Value, nothing
 from hostnet.wire.objects import Address, GlobState, Guest, GuestState, Link, LinkState, Object, Port, Route
@@ -57,7 +60,7 @@ if TYPE_CHECKING:
 TAP_MTU_MAX = 65521  # the kernel's tun driver: 65535 less an Ethernet header
 _GATEWAYS = (("gateway", IPV4), ("gateway6", IPV6))
 _DERIVED_FIRST = 0x02  # locally administered, unicast
-_NOT_WITH_MATCH = ("owner", "group", "multiQueue", "vnetHdr", "mtu", "addresses", "routes", "guest")
+_NOT_WITH_MATCH = ("owner", "group", "multiQueue", "vnetHdr", "mtu", "addresses", "routes", "guest", "bandwidth")
 
 
 class GuestInputs(Declared):
@@ -80,6 +83,29 @@ class GuestInputs(Declared):
 
 
 GUEST: Record[GuestInputs] = Record(GuestInputs, "hostnet:index:Guest")
+
+
+class BandwidthInputs(Declared):
+    """The limits of a guest's traffic, from the guest's side."""
+
+    download: str | None = prop(
+        Rate(),
+        "The rate at which the guest receives at most: bits a second, as `tc` writes them (`100mbit`, `1gbit`), from "
+        "`64kbit` to `10gbit`.",
+        default_doc="no limit",
+        effect="A token bucket (tc `tbf`) is the TAP's queueing discipline, for all its queues together; where the "
+        "kernel has `fq_codel`, connections share the rate fairly.",
+    )
+    upload: str | None = prop(
+        Rate(),
+        "The rate at which the guest sends at most, in the same form.",
+        default_doc="no limit",
+        effect="nftables drops what exceeds it, in front of all other rules. A guest that sent less may send as much "
+        "as a second's rate and 64 KiB at once.",
+    )
+
+
+BANDWIDTH: Record[BandwidthInputs] = Record(BandwidthInputs, "hostnet:index:Bandwidth")
 
 
 class GuestOutput(Declared):
@@ -188,6 +214,9 @@ class TapBindingInputs(Declared):
         "The guest behind the TAP. On a bridge with a `dhcpServer` it has a static lease.",
         default_doc="no guest, and no address is reserved; `{}`: all is derived",
     )
+    bandwidth: BandwidthInputs | None = prop(
+        BANDWIDTH, "Limits of what the guest receives and sends.", default_doc="no limits"
+    )
     connection: ConnectionInputs | None = connection_prop()
 
 
@@ -290,7 +319,8 @@ class TapBinding(Kind[TapBindingInputs]):
         if inputs.match:
             return (GlobObject(inputs.bridge or "", inputs.match, inputs.isolated),)
         name = inputs.name or id
-        objects: list[Object] = [Link(name, "tap", **fields_of(inputs))]
+        limits: dict[str, Value] = {**fields_of(inputs), **_limits(inputs.bandwidth or BandwidthInputs())}
+        objects: list[Object] = [Link(name, "tap", **limits)]
         if inputs.bridge:
             objects.append(Port(name, inputs.bridge, inputs.isolated))
         objects += (Address(name, cidr) for cidr in inputs.addresses)
@@ -380,7 +410,7 @@ class TapBinding(Kind[TapBindingInputs]):
         port, guest = view.object(Port), view.object(Guest)
         out: dict[str, Value] = {"name": view.id}
         if link is not None:
-            out |= declared_by(self.inputs, link)
+            out |= declared_by(self.inputs, link) | _bandwidth(link)
         elif seen is not None:
             out |= {"mtu": seen.mtu} if seen.mtu != ETHERNET_MTU else {}
             out |= {} if seen.vnet_hdr else {"vnetHdr": False}
@@ -404,6 +434,7 @@ class TapBinding(Kind[TapBindingInputs]):
         settle_value(declared, self.inputs, "bridge", link.bridge)
         if link.bridge is not None:
             settle_value(declared, self.inputs, "isolated", link.isolated)
+        _settle_bandwidth(declared, link)
         settle_list(declared, self.inputs, "addresses", link.open_to)
         settle_list(declared, self.inputs, "routes", link.routes)
         self._settle_guest(declared, view)
@@ -428,6 +459,29 @@ class TapBinding(Kind[TapBindingInputs]):
             ours = {str(_interface(a).ip) for a in kept}
             found["addresses"] = kept + [cidr for ip, cidr in bare.items() if ip not in ours]
         declared["guest"] = found
+
+
+def _limits(bandwidth: BandwidthInputs) -> dict[str, int | None]:
+    """The fields of a TAP's object."""
+    rates = ((name, getattr(bandwidth, name)) for name in BANDWIDTH.properties)
+    return {name: rate_bits(rate) if rate else None for name, rate in rates}
+
+
+def _bandwidth(link: Link | LinkState) -> dict[str, Value]:
+    """The property that gives a TAP its limits; none for one without."""
+    found = without_none({name: getattr(link, name) for name in BANDWIDTH.properties})
+    return {"bandwidth": {name: rate_text(bits) for name, bits in found.items()}} if found else {}
+
+
+def _settle_bandwidth(declared: dict[str, Value], link: LinkState) -> None:
+    """Show the limits that the kernel has, with the declared spelling of those that are as declared."""
+    there = _bandwidth(link).get("bandwidth", {})
+    given = declared.get("bandwidth")
+    found = dict(given) if isinstance(given, Mapping) else {}
+    for name in BANDWIDTH.properties:
+        settle_value(found, BANDWIDTH, name, there.get(name))
+    if found or given is not None:
+        declared["bandwidth"] = found
 
 
 def _bridge_addresses(inputs: Inputs, look: Look) -> list[str] | None:

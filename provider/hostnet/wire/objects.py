@@ -51,6 +51,8 @@ class Link:
     vnet_hdr: bool = True
     adopt: bool = False  # take over an existing link of this name and kind
     open_firewall: bool = True  # a bridge: frames between its own ports pass where br_netfilter meets a dropping chain
+    download: Count | None = None  # TAP: bit/s that its guest receives at most
+    upload: Count | None = None  # TAP: bit/s that its guest sends at most
     host_access: HostAccess = "all"  # a bridge: what its guests reach of the host itself
 
     @property
@@ -281,6 +283,8 @@ class LinkState:
         False  # it accepts router advertisements, and with them any address and route that a guest announces
     )
 
+    download: Count | None = None
+    upload: Count | None = None
     port_mtu: Count | None = None  # of a bridge: the MTU of a port that should have the bridge's, and has not
     host_access: HostAccess = "all"  # of a bridge: as declared while our table says so
 

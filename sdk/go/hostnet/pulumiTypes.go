@@ -13,6 +13,165 @@ import (
 
 var _ = internal.GetEnvOrDefault
 
+// The limits of a guest's traffic, from the guest's side.
+type Bandwidth struct {
+	// The rate at which the guest receives at most: bits a second, as `tc` writes them (`100mbit`, `1gbit`), from `64kbit` to `10gbit`. Default: no limit. On the host: A token bucket (tc `tbf`) is the TAP's queueing discipline, for all its queues together; where the kernel has `fq_codel`, connections share the rate fairly.
+	Download *string `pulumi:"download"`
+	// The rate at which the guest sends at most, in the same form. Default: no limit. On the host: nftables drops what exceeds it, in front of all other rules. A guest that sent less may send as much as a second's rate and 64 KiB at once.
+	Upload *string `pulumi:"upload"`
+}
+
+// BandwidthInput is an input type that accepts BandwidthArgs and BandwidthOutput values.
+// You can construct a concrete instance of `BandwidthInput` via:
+//
+//	BandwidthArgs{...}
+type BandwidthInput interface {
+	pulumi.Input
+
+	ToBandwidthOutput() BandwidthOutput
+	ToBandwidthOutputWithContext(context.Context) BandwidthOutput
+}
+
+// The limits of a guest's traffic, from the guest's side.
+type BandwidthArgs struct {
+	// The rate at which the guest receives at most: bits a second, as `tc` writes them (`100mbit`, `1gbit`), from `64kbit` to `10gbit`. Default: no limit. On the host: A token bucket (tc `tbf`) is the TAP's queueing discipline, for all its queues together; where the kernel has `fq_codel`, connections share the rate fairly.
+	Download pulumi.StringPtrInput `pulumi:"download"`
+	// The rate at which the guest sends at most, in the same form. Default: no limit. On the host: nftables drops what exceeds it, in front of all other rules. A guest that sent less may send as much as a second's rate and 64 KiB at once.
+	Upload pulumi.StringPtrInput `pulumi:"upload"`
+}
+
+func (BandwidthArgs) ElementType() reflect.Type {
+	return reflect.TypeOf((*Bandwidth)(nil)).Elem()
+}
+
+func (i BandwidthArgs) ToBandwidthOutput() BandwidthOutput {
+	return i.ToBandwidthOutputWithContext(context.Background())
+}
+
+func (i BandwidthArgs) ToBandwidthOutputWithContext(ctx context.Context) BandwidthOutput {
+	return pulumi.ToOutputWithContext(ctx, i).(BandwidthOutput)
+}
+
+func (i BandwidthArgs) ToBandwidthPtrOutput() BandwidthPtrOutput {
+	return i.ToBandwidthPtrOutputWithContext(context.Background())
+}
+
+func (i BandwidthArgs) ToBandwidthPtrOutputWithContext(ctx context.Context) BandwidthPtrOutput {
+	return pulumi.ToOutputWithContext(ctx, i).(BandwidthOutput).ToBandwidthPtrOutputWithContext(ctx)
+}
+
+// BandwidthPtrInput is an input type that accepts BandwidthArgs, BandwidthPtr and BandwidthPtrOutput values.
+// You can construct a concrete instance of `BandwidthPtrInput` via:
+//
+//	        BandwidthArgs{...}
+//
+//	or:
+//
+//	        nil
+type BandwidthPtrInput interface {
+	pulumi.Input
+
+	ToBandwidthPtrOutput() BandwidthPtrOutput
+	ToBandwidthPtrOutputWithContext(context.Context) BandwidthPtrOutput
+}
+
+type bandwidthPtrType BandwidthArgs
+
+func BandwidthPtr(v *BandwidthArgs) BandwidthPtrInput {
+	return (*bandwidthPtrType)(v)
+}
+
+func (*bandwidthPtrType) ElementType() reflect.Type {
+	return reflect.TypeOf((**Bandwidth)(nil)).Elem()
+}
+
+func (i *bandwidthPtrType) ToBandwidthPtrOutput() BandwidthPtrOutput {
+	return i.ToBandwidthPtrOutputWithContext(context.Background())
+}
+
+func (i *bandwidthPtrType) ToBandwidthPtrOutputWithContext(ctx context.Context) BandwidthPtrOutput {
+	return pulumi.ToOutputWithContext(ctx, i).(BandwidthPtrOutput)
+}
+
+// The limits of a guest's traffic, from the guest's side.
+type BandwidthOutput struct{ *pulumi.OutputState }
+
+func (BandwidthOutput) ElementType() reflect.Type {
+	return reflect.TypeOf((*Bandwidth)(nil)).Elem()
+}
+
+func (o BandwidthOutput) ToBandwidthOutput() BandwidthOutput {
+	return o
+}
+
+func (o BandwidthOutput) ToBandwidthOutputWithContext(ctx context.Context) BandwidthOutput {
+	return o
+}
+
+func (o BandwidthOutput) ToBandwidthPtrOutput() BandwidthPtrOutput {
+	return o.ToBandwidthPtrOutputWithContext(context.Background())
+}
+
+func (o BandwidthOutput) ToBandwidthPtrOutputWithContext(ctx context.Context) BandwidthPtrOutput {
+	return o.ApplyTWithContext(ctx, func(_ context.Context, v Bandwidth) *Bandwidth {
+		return &v
+	}).(BandwidthPtrOutput)
+}
+
+// The rate at which the guest receives at most: bits a second, as `tc` writes them (`100mbit`, `1gbit`), from `64kbit` to `10gbit`. Default: no limit. On the host: A token bucket (tc `tbf`) is the TAP's queueing discipline, for all its queues together; where the kernel has `fq_codel`, connections share the rate fairly.
+func (o BandwidthOutput) Download() pulumi.StringPtrOutput {
+	return o.ApplyT(func(v Bandwidth) *string { return v.Download }).(pulumi.StringPtrOutput)
+}
+
+// The rate at which the guest sends at most, in the same form. Default: no limit. On the host: nftables drops what exceeds it, in front of all other rules. A guest that sent less may send as much as a second's rate and 64 KiB at once.
+func (o BandwidthOutput) Upload() pulumi.StringPtrOutput {
+	return o.ApplyT(func(v Bandwidth) *string { return v.Upload }).(pulumi.StringPtrOutput)
+}
+
+type BandwidthPtrOutput struct{ *pulumi.OutputState }
+
+func (BandwidthPtrOutput) ElementType() reflect.Type {
+	return reflect.TypeOf((**Bandwidth)(nil)).Elem()
+}
+
+func (o BandwidthPtrOutput) ToBandwidthPtrOutput() BandwidthPtrOutput {
+	return o
+}
+
+func (o BandwidthPtrOutput) ToBandwidthPtrOutputWithContext(ctx context.Context) BandwidthPtrOutput {
+	return o
+}
+
+func (o BandwidthPtrOutput) Elem() BandwidthOutput {
+	return o.ApplyT(func(v *Bandwidth) Bandwidth {
+		if v != nil {
+			return *v
+		}
+		var ret Bandwidth
+		return ret
+	}).(BandwidthOutput)
+}
+
+// The rate at which the guest receives at most: bits a second, as `tc` writes them (`100mbit`, `1gbit`), from `64kbit` to `10gbit`. Default: no limit. On the host: A token bucket (tc `tbf`) is the TAP's queueing discipline, for all its queues together; where the kernel has `fq_codel`, connections share the rate fairly.
+func (o BandwidthPtrOutput) Download() pulumi.StringPtrOutput {
+	return o.ApplyT(func(v *Bandwidth) *string {
+		if v == nil {
+			return nil
+		}
+		return v.Download
+	}).(pulumi.StringPtrOutput)
+}
+
+// The rate at which the guest sends at most, in the same form. Default: no limit. On the host: nftables drops what exceeds it, in front of all other rules. A guest that sent less may send as much as a second's rate and 64 KiB at once.
+func (o BandwidthPtrOutput) Upload() pulumi.StringPtrOutput {
+	return o.ApplyT(func(v *Bandwidth) *string {
+		if v == nil {
+			return nil
+		}
+		return v.Upload
+	}).(pulumi.StringPtrOutput)
+}
+
 // How a host is reached. Without `host` it is this machine.
 type Connection struct {
 	// The socket of an SSH agent. Default: `SSH_AUTH_SOCK` of the environment.
@@ -1556,6 +1715,8 @@ func (o StaticLeaseArrayOutput) Index(i pulumi.IntInput) StaticLeaseOutput {
 }
 
 func init() {
+	pulumi.RegisterInputType(reflect.TypeOf((*BandwidthInput)(nil)).Elem(), BandwidthArgs{})
+	pulumi.RegisterInputType(reflect.TypeOf((*BandwidthPtrInput)(nil)).Elem(), BandwidthArgs{})
 	pulumi.RegisterInputType(reflect.TypeOf((*ConnectionInput)(nil)).Elem(), ConnectionArgs{})
 	pulumi.RegisterInputType(reflect.TypeOf((*ConnectionPtrInput)(nil)).Elem(), ConnectionArgs{})
 	pulumi.RegisterInputType(reflect.TypeOf((*DhcpServerInput)(nil)).Elem(), DhcpServerArgs{})
@@ -1566,6 +1727,8 @@ func init() {
 	pulumi.RegisterInputType(reflect.TypeOf((*GuestPtrInput)(nil)).Elem(), GuestArgs{})
 	pulumi.RegisterInputType(reflect.TypeOf((*StaticLeaseInput)(nil)).Elem(), StaticLeaseArgs{})
 	pulumi.RegisterInputType(reflect.TypeOf((*StaticLeaseArrayInput)(nil)).Elem(), StaticLeaseArray{})
+	pulumi.RegisterOutputType(BandwidthOutput{})
+	pulumi.RegisterOutputType(BandwidthPtrOutput{})
 	pulumi.RegisterOutputType(ConnectionOutput{})
 	pulumi.RegisterOutputType(ConnectionPtrOutput{})
 	pulumi.RegisterOutputType(DefaultRouteOutput{})

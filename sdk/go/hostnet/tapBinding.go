@@ -104,6 +104,8 @@ func (TapBindingState) ElementType() reflect.Type {
 type tapBindingArgs struct {
 	// The host's addresses on a routed TAP, such as `10.0.0.0/32`. The first address of each family is the guest's gateway. On the host: The addresses are added. Any other address on the TAP is drift, and the next update removes it. The TAP ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
 	Addresses []string `pulumi:"addresses"`
+	// Limits of what the guest receives and sends. Default: no limits.
+	Bandwidth *Bandwidth `pulumi:"bandwidth"`
 	// The name of the bridge to attach to. Default: none: a routed TAP. On the host: The bridge becomes the interface's master.
 	Bridge *string `pulumi:"bridge"`
 	// How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
@@ -134,6 +136,8 @@ type tapBindingArgs struct {
 type TapBindingArgs struct {
 	// The host's addresses on a routed TAP, such as `10.0.0.0/32`. The first address of each family is the guest's gateway. On the host: The addresses are added. Any other address on the TAP is drift, and the next update removes it. The TAP ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
 	Addresses pulumi.StringArrayInput
+	// Limits of what the guest receives and sends. Default: no limits.
+	Bandwidth BandwidthPtrInput
 	// The name of the bridge to attach to. Default: none: a routed TAP. On the host: The bridge becomes the interface's master.
 	Bridge pulumi.StringPtrInput
 	// How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.

@@ -7,6 +7,20 @@ import * as outputs from "../types/output";
 import * as enums from "../types/enums";
 
 /**
+ * The limits of a guest's traffic, from the guest's side.
+ */
+export interface BandwidthArgs {
+    /**
+     * The rate at which the guest receives at most: bits a second, as `tc` writes them (`100mbit`, `1gbit`), from `64kbit` to `10gbit`. Default: no limit. On the host: A token bucket (tc `tbf`) is the TAP's queueing discipline, for all its queues together; where the kernel has `fq_codel`, connections share the rate fairly.
+     */
+    download?: pulumi.Input<string | undefined>;
+    /**
+     * The rate at which the guest sends at most, in the same form. Default: no limit. On the host: nftables drops what exceeds it, in front of all other rules. A guest that sent less may send as much as a second's rate and 64 KiB at once.
+     */
+    upload?: pulumi.Input<string | undefined>;
+}
+
+/**
  * How a host is reached. Without `host` it is this machine.
  */
 export interface Connection {

@@ -16,6 +16,8 @@ from . import _utilities
 from ._enums import *
 
 __all__ = [
+    'BandwidthArgs',
+    'BandwidthArgsDict',
     'Connection',
     'ConnectionDict',
     'ConnectionArgs',
@@ -29,6 +31,60 @@ __all__ = [
     'StaticLeaseArgs',
     'StaticLeaseArgsDict',
 ]
+
+class BandwidthArgsDict(TypedDict):
+    """
+    The limits of a guest's traffic, from the guest's side.
+    """
+    download: NotRequired[pulumi.Input[Optional[_builtins.str]]]
+    """
+    The rate at which the guest receives at most: bits a second, as `tc` writes them (`100mbit`, `1gbit`), from `64kbit` to `10gbit`. Default: no limit. On the host: A token bucket (tc `tbf`) is the TAP's queueing discipline, for all its queues together; where the kernel has `fq_codel`, connections share the rate fairly.
+    """
+    upload: NotRequired[pulumi.Input[Optional[_builtins.str]]]
+    """
+    The rate at which the guest sends at most, in the same form. Default: no limit. On the host: nftables drops what exceeds it, in front of all other rules. A guest that sent less may send as much as a second's rate and 64 KiB at once.
+    """
+
+@pulumi.input_type
+class BandwidthArgs:
+    def __init__(__self__, *,
+                 download: pulumi.Input[Optional[_builtins.str]] = None,
+                 upload: pulumi.Input[Optional[_builtins.str]] = None):
+        """
+        The limits of a guest's traffic, from the guest's side.
+
+        :param pulumi.Input[_builtins.str] download: The rate at which the guest receives at most: bits a second, as `tc` writes them (`100mbit`, `1gbit`), from `64kbit` to `10gbit`. Default: no limit. On the host: A token bucket (tc `tbf`) is the TAP's queueing discipline, for all its queues together; where the kernel has `fq_codel`, connections share the rate fairly.
+        :param pulumi.Input[_builtins.str] upload: The rate at which the guest sends at most, in the same form. Default: no limit. On the host: nftables drops what exceeds it, in front of all other rules. A guest that sent less may send as much as a second's rate and 64 KiB at once.
+        """
+        if download is not None:
+            pulumi.set(__self__, "download", download)
+        if upload is not None:
+            pulumi.set(__self__, "upload", upload)
+
+    @_builtins.property
+    @pulumi.getter
+    def download(self) -> pulumi.Input[Optional[_builtins.str]]:
+        """
+        The rate at which the guest receives at most: bits a second, as `tc` writes them (`100mbit`, `1gbit`), from `64kbit` to `10gbit`. Default: no limit. On the host: A token bucket (tc `tbf`) is the TAP's queueing discipline, for all its queues together; where the kernel has `fq_codel`, connections share the rate fairly.
+        """
+        return pulumi.get(self, "download")
+
+    @download.setter
+    def download(self, value: pulumi.Input[Optional[_builtins.str]]):
+        pulumi.set(self, "download", value)
+
+    @_builtins.property
+    @pulumi.getter
+    def upload(self) -> pulumi.Input[Optional[_builtins.str]]:
+        """
+        The rate at which the guest sends at most, in the same form. Default: no limit. On the host: nftables drops what exceeds it, in front of all other rules. A guest that sent less may send as much as a second's rate and 64 KiB at once.
+        """
+        return pulumi.get(self, "upload")
+
+    @upload.setter
+    def upload(self, value: pulumi.Input[Optional[_builtins.str]]):
+        pulumi.set(self, "upload", value)
+
 
 class ConnectionDict(TypedDict):
     """

@@ -22,6 +22,7 @@ __all__ = ['TapBindingArgs', 'TapBinding']
 class TapBindingArgs:
     def __init__(__self__, *,
                  addresses: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
+                 bandwidth: pulumi.Input[Optional['BandwidthArgs']] = None,
                  bridge: pulumi.Input[Optional[_builtins.str]] = None,
                  connection: pulumi.Input[Optional['ConnectionArgs']] = None,
                  group: pulumi.Input[Optional[Union[_builtins.int, _builtins.str]]] = None,
@@ -38,6 +39,7 @@ class TapBindingArgs:
         The set of arguments for constructing a TapBinding resource.
 
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] addresses: The host's addresses on a routed TAP, such as `10.0.0.0/32`. The first address of each family is the guest's gateway. On the host: The addresses are added. Any other address on the TAP is drift, and the next update removes it. The TAP ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
+        :param pulumi.Input['BandwidthArgs'] bandwidth: Limits of what the guest receives and sends. Default: no limits.
         :param pulumi.Input[_builtins.str] bridge: The name of the bridge to attach to. Default: none: a routed TAP. On the host: The bridge becomes the interface's master.
         :param pulumi.Input['ConnectionArgs'] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
         :param pulumi.Input[Union[_builtins.int, _builtins.str]] group: The group, by name or number, that may open the TAP. Default: none. On the host: The TAP's group is set (TUNSETGROUP).
@@ -53,6 +55,8 @@ class TapBindingArgs:
         """
         if addresses is not None:
             pulumi.set(__self__, "addresses", addresses)
+        if bandwidth is not None:
+            pulumi.set(__self__, "bandwidth", bandwidth)
         if bridge is not None:
             pulumi.set(__self__, "bridge", bridge)
         if connection is not None:
@@ -89,6 +93,18 @@ class TapBindingArgs:
     @addresses.setter
     def addresses(self, value: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]):
         pulumi.set(self, "addresses", value)
+
+    @_builtins.property
+    @pulumi.getter
+    def bandwidth(self) -> pulumi.Input[Optional['BandwidthArgs']]:
+        """
+        Limits of what the guest receives and sends. Default: no limits.
+        """
+        return pulumi.get(self, "bandwidth")
+
+    @bandwidth.setter
+    def bandwidth(self, value: pulumi.Input[Optional['BandwidthArgs']]):
+        pulumi.set(self, "bandwidth", value)
 
     @_builtins.property
     @pulumi.getter
@@ -242,6 +258,7 @@ class TapBinding(pulumi.CustomResource):
                  resource_name: str,
                  opts: Optional[pulumi.ResourceOptions] = None,
                  addresses: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
+                 bandwidth: pulumi.Input[Optional[Union['BandwidthArgs', 'BandwidthArgsDict']]] = None,
                  bridge: pulumi.Input[Optional[_builtins.str]] = None,
                  connection: pulumi.Input[Optional[Union['ConnectionArgs', 'ConnectionArgsDict']]] = None,
                  group: pulumi.Input[Optional[Union[_builtins.int, _builtins.str]]] = None,
@@ -273,6 +290,7 @@ class TapBinding(pulumi.CustomResource):
         :param str resource_name: The name of the resource.
         :param pulumi.ResourceOptions opts: Options for the resource.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] addresses: The host's addresses on a routed TAP, such as `10.0.0.0/32`. The first address of each family is the guest's gateway. On the host: The addresses are added. Any other address on the TAP is drift, and the next update removes it. The TAP ignores router advertisements (accept_ra=0). If it does not, it shows the address `::/0`.
+        :param pulumi.Input[Union['BandwidthArgs', 'BandwidthArgsDict']] bandwidth: Limits of what the guest receives and sends. Default: no limits.
         :param pulumi.Input[_builtins.str] bridge: The name of the bridge to attach to. Default: none: a routed TAP. On the host: The bridge becomes the interface's master.
         :param pulumi.Input[Union['ConnectionArgs', 'ConnectionArgsDict']] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
         :param pulumi.Input[Union[_builtins.int, _builtins.str]] group: The group, by name or number, that may open the TAP. Default: none. On the host: The TAP's group is set (TUNSETGROUP).
@@ -323,6 +341,7 @@ class TapBinding(pulumi.CustomResource):
                  resource_name: str,
                  opts: Optional[pulumi.ResourceOptions] = None,
                  addresses: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
+                 bandwidth: pulumi.Input[Optional[Union['BandwidthArgs', 'BandwidthArgsDict']]] = None,
                  bridge: pulumi.Input[Optional[_builtins.str]] = None,
                  connection: pulumi.Input[Optional[Union['ConnectionArgs', 'ConnectionArgsDict']]] = None,
                  group: pulumi.Input[Optional[Union[_builtins.int, _builtins.str]]] = None,
@@ -345,6 +364,7 @@ class TapBinding(pulumi.CustomResource):
             __props__ = TapBindingArgs.__new__(TapBindingArgs)
 
             __props__.__dict__["addresses"] = addresses
+            __props__.__dict__["bandwidth"] = bandwidth
             __props__.__dict__["bridge"] = bridge
             __props__.__dict__["connection"] = connection
             __props__.__dict__["group"] = group

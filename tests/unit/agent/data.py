@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from hostnet.agent.linux.operations import Operation, Step
+from hostnet.agent.linux.shaping import Bucket
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
 from hostnet.agent.nft.ruleset import Element
 from hostnet.agent.plan.links import Names
@@ -117,6 +118,7 @@ def snapshot(case: Case) -> Snapshot:
         {name: tuple(about["routes"]) for name, about in given.items() if "routes" in about},
         case.get("default", {"ipv4": "eth0", "ipv6": "eth0"}),
         gateways=case.get("gateways", {}),
+        buckets={name: Bucket(*values) for name, values in case.get("buckets", {}).items()},
     )
 
 

@@ -98,6 +98,29 @@ class SetBridgeOption:
 
 
 @dataclass(frozen=True)
+class Shape:
+    """Limit what an interface sends, in bytes: a token bucket in place of its queue."""
+
+    name: Name
+    rate: Count
+    burst: Count
+    limit: Count
+
+    def __str__(self) -> str:
+        return f"limit {self.name} to {self.rate * 8} bit/s (bandwidth.download)"
+
+
+@dataclass(frozen=True)
+class Unshape:
+    """Give an interface the kernel's own queue back. An interface that is not there is success."""
+
+    name: Name
+
+    def __str__(self) -> str:
+        return f"take the limit of {self.name} (bandwidth.download) away"
+
+
+@dataclass(frozen=True)
 class AddAddress:
     """Add an address. An address that exists is success."""
 
@@ -188,6 +211,8 @@ Operation = Union[
     DeleteLink,
     SetLink,
     SetBridgeOption,
+    Shape,
+    Unshape,
     AddAddress,
     DeleteAddress,
     AddRoute,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, singledispatchmethod
 from pathlib import Path
 
-from hostnet.agent.linux import conntrack, netlink, sockets
+from hostnet.agent.linux import conntrack, netlink, shaping, sockets
 from hostnet.agent.linux import operations as ops
 from hostnet.agent.linux.conntrack import Flows
 from hostnet.agent.linux.netlink import Attributes, attribute, attributes, nested
@@ -26,7 +26,8 @@ from hostnet.wire.family import AF, ANY_ADDRESS, FAMILIES, IPV6_MTU_MIN, family_
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_CARRIER = 1, 3, 4, 10, 18, 26, 33
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_QDISC, IFLA_MASTER = 1, 3, 4, 6, 10
+IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_CARRIER = 18, 26, 33
 IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS = 29, 8
 IFLA_PROP_LIST = 52  # all properties are alternative names (IFLA_ALT_IFNAME)
 # The switches of an interface, as arrays of numbers; those of IPv4 are counted from 1 (linux/ip.h, linux/ipv6.h).
@@ -66,6 +67,8 @@ _SYSCTLS = Path("/proc/sys")
 # Statistics are half of a link's message, and change with each packet.
 _NO_STATISTICS = attribute(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
 
+_LIMITED = attribute(IFLA_QDISC, shaping.BUCKET)
+
 
 class LinuxKernel:
     """The network namespace that the thread is in when this is made. Implements `kernel.Kernel`."""
@@ -88,6 +91,8 @@ class LinuxKernel:
         routes, defaults, uplinks, gateways = self._routes(names)
         bridges = {link.index: link.name for link in links.values() if link.kind == "bridge"}
         through = self._through(bridges)
+        # A list of all queueing disciplines costs as much as one of all links: a host without a limit does without.
+        limited = any(_LIMITED in message.body for message in listed)
         return Snapshot(
             links,
             {name: tuple(cidrs) for name, cidrs in addresses.items()},
@@ -96,6 +101,7 @@ class LinuxKernel:
             uplinks,
             through,
             gateways=gateways,
+            buckets=shaping.buckets(self._netlink, names) if limited else {},
         )
 
     def glimpse(self, names: Iterable[str]) -> Snapshot:
@@ -319,6 +325,16 @@ class LinuxKernel:
             option = attribute(IFLA_BR_VLAN_FILTERING, bytes([operation.value]))
         info = nested(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, "bridge"), nested(IFLA_INFO_DATA, option))
         self._set(operation.name, info)
+
+    @perform.register
+    def _shape(self, operation: ops.Shape) -> None:
+        bucket = shaping.Bucket(operation.rate, operation.burst, operation.limit)
+        shaping.shape(self._netlink, self._index(operation.name), bucket)
+
+    @perform.register
+    def _unshape(self, operation: ops.Unshape) -> None:
+        with _Tolerate(errno.ENODEV):
+            shaping.unshape(self._netlink, self._index(operation.name))
 
     @perform.register
     def _add_address(self, operation: ops.AddAddress) -> None:

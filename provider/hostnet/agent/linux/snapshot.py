@@ -8,6 +8,7 @@ from functools import cached_property
 
 from hostnet.agent.indexes.prefixes import Prefix, PrefixIndex
 from hostnet.agent.linux.operations import PutRoute
+from hostnet.agent.linux.shaping import Bucket
 
 _GUESTS = frozenset({"tun", "veth"})  # kinds of links behind which guests are
 
@@ -64,6 +65,7 @@ class Snapshot:
         default_route_links: The interfaces of all default routes: several uplinks may share one.
         gateways: The routers of all default routes, each with the interface that leads to it; without link-local ones
             of IPv6, which mean another router on each interface.
+        buckets: By link, what limits what it sends.
         through: By bridge, the routes through it in any table, without those that the kernel adds by itself.
         leased: By bridge, the addresses on DHCP lease with the MAC address that has each.
     """
@@ -76,6 +78,7 @@ class Snapshot:
     through: Mapping[str, tuple[PutRoute, ...]] = field(default_factory=dict)
     leased: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     gateways: Mapping[str, str] = field(default_factory=dict)
+    buckets: Mapping[str, Bucket] = field(default_factory=dict)
 
     def by_index(self, index: int) -> KernelLink | None:
         """The link with this index."""

@@ -19,6 +19,10 @@ def guard_elements(item: Object, context: Context) -> Iterator[Tagged]:
     """
     if isinstance(item, Link) and item.name in context.services:
         yield Element("services_links", (item.name,)), ("host_access", "")
+    elif isinstance(item, Link) and item.upload is not None:
+        # A TAP on a bridge is seen there alone, a routed one is not.
+        for name in ("upload_links", "upload_ports"):
+            yield Element(name, (item.name,), (str(item.upload // 8),)), ("upload", "")
     elif isinstance(item, Address) and item.link in context.services:
         address = item.cidr.split("/")[0]
         yield Element("service_addrs" + digit_of(item.cidr), (item.link, address)), ("host_access", "")

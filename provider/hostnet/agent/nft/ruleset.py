@@ -53,6 +53,7 @@ class SetSpec:
         interval: Whether fields may be ranges or networks.
         table: The table that it belongs to.
         counter: Whether each element counts what it matched.
+        limit: Whether each element has a rate, and matches what exceeds it; its value is the rate in bytes a second.
         of: What its elements follow from: port forwards, gateways, the interfaces themselves, or what guests may do.
         holds: What is in it, for docs/nft.md.
     """
@@ -62,6 +63,7 @@ class SetSpec:
     interval: bool = False
     table: str = TABLE
     counter: bool = False
+    limit: bool = False
     of: Literal["forward", "gateway", "link", "guest"] = "gateway"
     holds: str = ""
 
@@ -115,6 +117,7 @@ def _specs() -> dict[str, SetSpec]:
             holds="each of `our_links` twice: in by it and out by it; also other programs' bridges with an address in "
             "`internalIps` or `internalIpv6s`, so that frames between their own ports pass",
         ),
+        **_upload_specs(),
         "hairpin_ports": SetSpec(
             pair,
             table=BRIDGE_TABLE,
@@ -140,6 +143,17 @@ def _specs() -> dict[str, SetSpec]:
             holds="their subnets: a guest that reaches its sibling through a forward is masqueraded",
         )
     return specs
+
+
+def _upload_specs() -> dict[str, SetSpec]:
+    """What limits the rate at which guests send: where a TAP on a bridge is seen, and where a routed one is."""
+    places = (("upload_links", TABLE, "routed TAPs"), ("upload_ports", BRIDGE_TABLE, "TAPs on a bridge"))
+    return {
+        name: SetSpec(
+            ("ifname",), table=table, limit=True, of="guest", holds=f"{what} with `bandwidth.upload`, and the rate"
+        )
+        for name, table, what in places
+    }
 
 
 def _forward_specs(n: str, address: str) -> dict[str, SetSpec]:
@@ -264,7 +278,9 @@ def _declare(name: str, spec: SetSpec) -> str:
     if spec.value:
         return f"  map {name} {{ type {types} : {' . '.join(spec.value)};{flags} }}"
     counter = " counter;" if spec.counter else ""
-    return f"  set {name} {{ type {types};{flags}{counter} }}"
+    # Each element has a rate of its own; the kernel takes a set's as the form of theirs.
+    limit = " limit rate over 1 bytes/second burst 1 bytes;" if spec.limit else ""
+    return f"  set {name} {{ type {types};{flags}{counter}{limit} }}"
 
 
 # --- chains --------------------------------------------------------------------------------------------------------
@@ -283,6 +299,7 @@ PROTECT
   # What passes no NAT chain reaches the host here: it is not tracked, or fits into no connection.
   chain protect_host {{
     type filter hook input priority mangle; policy accept;
+    iifname @upload_links drop
     iifname @services_links jump services
     ct state established,related accept
 PROTECT
@@ -354,6 +371,7 @@ PROTECT
 
   chain forward {{
     type filter hook forward priority filter; policy accept;
+    iifname @upload_links drop
     # No packet but a SYN has the option (RFC 9293, 3.7.1). Before the next two rules, which accept a SYN and ACK.
     tcp flags syn jump mss_clamp
     ct status dnat goto count_forwards
@@ -455,7 +473,13 @@ _PROTECT = """
 
 # A frame to a group (the lowest bit of the first byte) is flooded, in hairpin mode also to the port that it came from:
 # the guest would see its own.
+# What a port sends is limited before all else, whatever becomes of it: a guest that floods costs little.
 _BRIDGE_CHAINS = """
+  chain prerouting {
+    type filter hook prerouting priority -310; policy accept;
+    iifname @upload_ports drop
+  }
+
   chain forward {
     type filter hook forward priority 0; policy accept;
     ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00 iifname . oifname @hairpin_ports drop

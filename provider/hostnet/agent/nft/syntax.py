@@ -19,6 +19,9 @@ _NAMES = {number: name for name, number in PROTOCOLS.items()}
 _IFNAME = re.compile(r"[A-Za-z0-9_.@+=~%,#-]{1,15}")
 
 
+_UNITS = {"bytes": 1, "kbytes": 1 << 10, "mbytes": 1 << 20}
+_PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800}
+LIMIT_BURST = 65536  # bytes: the largest packet of several segments fits
 LONGEST_COMMENT = 100  # bytes of a comment: nft 1.0.6 refuses more than 128
 _LONGEST_MARK = 40
 _MARK = re.compile(r" @(/.*)")
@@ -50,6 +53,9 @@ def render(element: Element, comment: str = "", mark: str = "") -> str:
     """
     spec = SETS[element.set]
     text = render_key(element.set, element.key)
+    if spec.limit:
+        # nft 1.0.6 wants it before the comment. A bucket holds a second's bytes and the burst (nft_limit_init).
+        text += f" limit rate over {int(element.value[0])} bytes/second burst {LIMIT_BURST} bytes"
     # In a map before the value: after it nft 1.0.6 says "syntax error, unexpected comment".
     if comment:
         text += f' comment "{marked(comment, mark)}"'
@@ -156,7 +162,7 @@ def parse_listing(listed: list[dict[str, Any]]) -> Listing:
             for raw in body.get("elem", []):
                 key, value = raw if kind == "map" else (raw, None)
                 place = body["name"], _named(body["name"], _fields(key))
-                elements[place] = () if value is None else _fields(value)
+                elements[place] = _rate(raw) if value is None else _fields(value)
                 if isinstance(key, dict) and "comment" in (body_of := key.get("elem", {})):
                     comments[place] = body_of["comment"]
                 if kind == "set" and isinstance(raw, dict) and "counter" in raw.get("elem", ()):
@@ -165,6 +171,15 @@ def parse_listing(listed: list[dict[str, Any]]) -> Listing:
             body = {name: part for name, part in body.items() if name != "handle"}
             rules.append(json.dumps({kind: body}, sort_keys=True))
     return Listing(elements, sha256("\n".join(rules).encode()).hexdigest(), counters, frozenset(sets), comments)
+
+
+def _rate(raw: Any) -> tuple[str, ...]:
+    """The value of a set's element: none, or its rate in bytes a second."""
+    limit = raw["elem"].get("limit") if isinstance(raw, dict) and "elem" in raw else None
+    if limit is None:
+        return ()
+    bytes_ = limit["rate"] * _UNITS.get(limit.get("rate_unit", ""), 0)
+    return (str(bytes_ // _PERIODS.get(limit["per"], 1)),)
 
 
 def _named(name: str, key: tuple[str, ...]) -> tuple[str, ...]:

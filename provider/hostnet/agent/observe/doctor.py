@@ -49,6 +49,10 @@ _MAPS = (
     "add map ip hostnet-doctor to { type inet_proto . inet_service : ipv4_addr . inet_service; flags interval; }\n"
     "add element ip hostnet-doctor to { 6 . 80-90 : 192.0.2.1 . 80 }\n"
 )
+_LIMITS = (
+    "add table inet hostnet-doctor\n"
+    "add set inet hostnet-doctor rates { type ifname; limit rate over 1 bytes/second burst 1 bytes; }\n"
+)
 
 
 def check(name: str, level: str, found: str, fix: str = "") -> Check:
@@ -114,6 +118,10 @@ def _try_vlan() -> None:
     _try_bridge(vlan=True)
 
 
+def _try_shaping() -> None:
+    LinuxKernel().perform(ops.Shape("hostnet-tap", 8000, 16384, 32768))
+
+
 def _try_conntrack() -> None:
     if not Path("/proc/sys/net/netfilter/nf_conntrack_max").exists():
         message = "the kernel tracks no connections"
@@ -128,6 +136,8 @@ _TRIES: dict[str, Callable[[], None]] = {
     "bridge": _try_bridge,
     "vlan filtering": _try_vlan,
     "tap": lambda: LinuxKernel().perform(ops.CreateTap("hostnet-tap")),
+    "limits": lambda: Nft().run(_LIMITS),
+    "shaping": _try_shaping,
     "conntrack": _try_conntrack,
     "sysctl": lambda: write_sysctl("net.ipv4.conf.lo.route_localnet", "1"),
 }
@@ -184,6 +194,8 @@ def _features(tried: dict[str, str | None]) -> Iterator[Check]:
         "rules": ("hostnet's own rules", _FAIL, "A kernel of 5.10 or later with the nft_* modules, and nftables 1.0"),
         "bridge": ("bridges", _FAIL, f"`modprobe bridge`; where that finds none: {modules}"),
         "tap": ("TAPs", _FAIL, "`modprobe tun`; in a container: give it /dev/net/tun"),
+        "limits": ("limits of a rate", _FAIL, f"`modprobe nft_limit`; where that finds none: {modules}"),
+        "shaping": ("bandwidth.download", _WARN, f"`modprobe sch_tbf`; where that finds none: {modules}"),
         "conntrack": ("connection tracking", _FAIL, "`modprobe nf_conntrack`"),
         "sysctl": ("writing sysctls", _FAIL, "In a container: run it with a writable /proc/sys"),
         "vlan filtering": ("Bridge.vlanFiltering", _WARN, "A kernel with CONFIG_BRIDGE_VLAN_FILTERING"),

@@ -14,7 +14,8 @@ from hostnet.agent.linux.snapshot import KernelLink
 from hostnet.agent.observe.differences import Difference, is_not, is_off, lost
 from hostnet.agent.observe.links import ObservedLink, observed_glob, observed_link
 from hostnet.agent.observe.observation import Observation
-from hostnet.agent.observe.table_drift import forward_drift, gateway_drift
+from hostnet.agent.observe.table_drift import UPLOADS, forward_drift, gateway_drift
+from hostnet.agent.plan.links import bucket_of, same_bucket
 from hostnet.agent.plan.mtu import followers, port_mtu
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.objects import (
@@ -61,6 +62,7 @@ def _link_drift(item: Link, owner: Owner, observation: Observation) -> Iterator[
         yield from _host_access_drift(item, owner, observation)
     if item.kind == "tap":
         yield from _user_drift(item, observed.kernel, observation)
+        yield from _bandwidth_drift(item, observed.kernel, observation)
     yield from _list_drift(item, "addresses", "address", observed.addresses, _declared(owner.of(Address), item))
     if item.kind == "tap":  # a bridge's routes are its host's business
         yield from _list_drift(item, "routes", "route", observed.routes, _declared(owner.of(Route), item))
@@ -116,6 +118,29 @@ def _user_drift(item: Link, kernel: KernelLink, observation: Observation) -> Ite
             found = None if there is None else str(there)
             text = f"{name} is {found or 'not set'}, not {declared or ('root' if default == 0 else 'unset')}"
             yield Difference(item.key, field, text, found, declared)
+
+
+def _bandwidth_drift(item: Link, kernel: KernelLink, observation: Observation) -> Iterator[Difference]:
+    """What a guest receives is limited by a token bucket, what it sends by our tables."""
+    bucket = observation.world.snapshot.buckets.get(item.name)
+    if item.download is not None:
+        wanted = bucket_of(item.download, kernel.mtu)
+        if bucket is None or bucket.rate != wanted.rate:
+            there = bucket.rate * 8 if bucket is not None else None
+            yield is_not(item, "download", "the limit (bit/s) of what the guest receives", there, item.download)
+        elif not same_bucket(bucket, wanted):
+            text = f"the limit of {item.name} has a burst of {bucket.burst} bytes and a queue of {bucket.limit}"
+            yield Difference(item.key, "download", text, declared=item.download)
+    for element, _ in observation.compiled(item) if item.kind == "tap" else ():
+        there_now = observation.at(element)
+        if there_now != element.value:
+            found = int(there_now[0]) * 8 if there_now else None
+            yield is_not(item, "upload", "the limit (bit/s) of what the guest sends", found, item.upload)
+            return
+    for (name, key), rate in observation.undeclared.items():
+        if name in UPLOADS and key == (item.name,) and item.upload is None:
+            yield is_not(item, "upload", "the limit (bit/s) of what the guest sends", int(rate[0]) * 8, None)
+            return
 
 
 def _declared(items: Iterable[Any], link: Link) -> list[str]:

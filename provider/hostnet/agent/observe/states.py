@@ -40,6 +40,7 @@ from hostnet.wire.subnets import gateway_for
 
 _SETTINGS = frozenset(
     {"name", "kind", "stp", "vlan_filtering", "user", "group", "multi_queue", "vnet_hdr", "host_access"}
+    | {"download", "upload"}
 )
 
 
@@ -132,6 +133,8 @@ def _link(item: Link, facts: _Facts) -> LinkState | None:
         bridge=observed.bridge,
         isolated=observed.kernel.isolated if port is None else _isolated(port, facts),
         ports=observed.ports,
+        download=there["download"],
+        upload=there["upload"],
         dropped=facts.has(item, "open_firewall"),
         advertised=facts.has(item, "advertised"),
         host_access=there["host_access"],

@@ -49,6 +49,7 @@ _FORWARDS = (
     *("masquerade_pairs", "snat_pairs", "forward_counters", "range_counters"),
     *("dnat_port", "dnat_range", "dnat_source", "dnat_limited", "dnat_addr", "dnat_addr_source", "dnat_addr_range"),
 )
+UPLOADS = ("upload_links", "upload_ports")  # an undeclared one shows as the TAP's
 _SHOWN = frozenset(
     {
         "internal_links",

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 
 from hostnet.agent.linux import operations as ops
 from hostnet.agent.linux.operations import Operation, Step
+from hostnet.agent.linux.shaping import Bucket
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
-from hostnet.agent.plan.mtu import followers, mtu_steps, noted_mtu, port_mtu, wanted_mtu
+from hostnet.agent.plan.mtu import ETHERNET_MTU, followers, mtu_steps, noted_mtu, port_mtu, wanted_mtu
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.originals import Mtu
 from hostnet.agent.record.owners import Owner
@@ -108,7 +109,9 @@ def _recreated(key: str, item: Link, before: Link | None, world: World, names: N
     links = {name: link for name, link in world.snapshot.links.items() if name != item.name}
     addresses = {name: cidrs for name, cidrs in world.snapshot.addresses.items() if name != item.name}
     routes = {name: cidrs for name, cidrs in world.snapshot.routes.items() if name != item.name}
-    return replace(world, snapshot=replace(world.snapshot, links=links, addresses=addresses, routes=routes))
+    buckets = {name: bucket for name, bucket in world.snapshot.buckets.items() if name != item.name}
+    without = replace(world.snapshot, links=links, addresses=addresses, routes=routes, buckets=buckets)
+    return replace(world, snapshot=without)
 
 
 def takes_user_off(item: Link, state: KernelLink, names: Names) -> bool:
@@ -127,11 +130,50 @@ def _link(key: str, item: Link, before: Link | None, world: World, names: Names,
         # A bridge gets both in the message that creates it; /dev/net/tun takes neither.
         if item.kind == "tap" and (mtu is not None or item.mac is not None):
             into.build.append(Step(key, ops.SetLink(item.name, mtu=mtu, mac=item.mac)))
+        _download(key, item, before, mtu, world.snapshot, into)
         into.build.append(Step(key, ops.SetLink(item.name, accept_ra=0, up=True)))
         return
     _change_link(key, item, before, mtu, world, names, into)
+    _download(key, item, before, mtu, world.snapshot, into)
     if not state.up:
         into.build.append(Step(key, ops.SetLink(item.name, up=True), (ops.SetLink(item.name, up=False),)))
+
+
+def bucket_of(download: int, mtu: int) -> Bucket:
+    """The token bucket that limits what a guest receives.
+
+    Full, it lasts 4 ms, as many as a timer of 250 Hz has between two ticks, and holds the largest frame: also that of
+    an MTU of 9000 which its bridge gets later. As much waits as takes 50 ms, and at a low rate twenty frames.
+
+    Args:
+        download: bit/s.
+        mtu: The TAP's.
+    """
+    rate = download // 8
+    return Bucket(rate, max(rate // 250, 16384, 2 * mtu), max(rate // 20, 32768, 4 * mtu))
+
+
+def _download(key: str, item: Link, before: Link | None, mtu: int | None, snapshot: Snapshot, into: Plan) -> None:
+    """Limit what a guest receives. What another program limits on a TAP without `bandwidth` is left alone."""
+    state, there = snapshot.links.get(item.name), snapshot.buckets.get(item.name)
+    if item.download is None:
+        if before is not None and before.download is not None and there is not None:
+            into.build.append(Step(key, ops.Unshape(item.name), (_shape(item.name, there),)))
+        return
+    wanted = bucket_of(item.download, mtu or (state.mtu if state else ETHERNET_MTU))
+    if state is None or there is None or not same_bucket(there, wanted):
+        undo = ops.Unshape(item.name) if there is None else _shape(item.name, there)
+        into.build.append(Step(key, _shape(item.name, wanted), (undo,)))
+
+
+def _shape(name: str, bucket: Bucket) -> Operation:
+    return ops.Shape(name, bucket.rate, bucket.burst, bucket.limit)
+
+
+def same_bucket(one: Bucket, other: Bucket) -> bool:
+    """Whether two are the same: the kernel counts a burst in ticks of 64 ns."""
+    close = abs(one.burst - other.burst) <= max(one.burst, other.burst) // 50
+    return close and (one.rate, one.limit) == (other.rate, other.limit)
 
 
 def _enable_ipv6(key: str, item: Link, owner: Owner, snapshot: Snapshot, into: Plan) -> None:
@@ -415,6 +457,8 @@ def _recreate(item: Link, snapshot: Snapshot) -> Iterable[Operation]:
     else:
         yield ops.CreateTap(name, _number(state.uid), _number(state.gid), state.multi_queue, state.vnet_hdr)
         yield ops.SetLink(name, mac=state.mac, mtu=state.mtu)
+        if name in snapshot.buckets:
+            yield _shape(name, snapshot.buckets[name])
         master = snapshot.master_of(name)
         if master:
             yield ops.SetLink(name, bridge=master, isolated=state.isolated, hairpin=state.hairpin)

@@ -15,6 +15,7 @@ from hostnet.agent.linux.operations import (
     PutRoute,
     SetBridgeOption,
     SetTapUser,
+    Shape,
     WriteSysctl,
 )
 from hostnet.agent.nft.desired import ClashError
@@ -81,7 +82,7 @@ _ADVICE = {
 def _advice(operation: Operation, error: OSError) -> str:
     if isinstance(operation, WriteSysctl) and error.errno in (errno.EROFS, errno.EACCES):
         return _ADVICE[errno.EROFS]
-    if error.errno == errno.EOPNOTSUPP:
+    if error.errno == errno.EOPNOTSUPP or (isinstance(operation, Shape) and error.errno == errno.ENOENT):
         return f"This kernel has no {_feature(operation)}. Load its module, or use a kernel that has it"
     return _ADVICE.get(error.errno or 0, "")
 
@@ -90,6 +91,8 @@ def _feature(operation: Operation) -> str:
     """What a kernel lacks that does not support an operation, with its build option."""
     if isinstance(operation, SetBridgeOption) and operation.option == "vlan_filtering":
         return "VLAN filtering of bridges (CONFIG_BRIDGE_VLAN_FILTERING, for vlanFiltering)"
+    if isinstance(operation, Shape):
+        return "token bucket filter (CONFIG_NET_SCH_TBF, the module sch_tbf, for bandwidth.download)"
     if isinstance(operation, CreateBridge):
         vlans = " or no VLAN filtering of bridges (CONFIG_BRIDGE_VLAN_FILTERING, for vlanFiltering)"
         return f"bridges (CONFIG_BRIDGE){vlans if operation.vlan_filtering else ''}"

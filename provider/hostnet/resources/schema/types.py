@@ -8,6 +8,7 @@ import ipaddress
 import math
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -43,6 +44,9 @@ _PORTS = re.compile(r"([0-9]{1,5})(?::([0-9]{1,5}))?", re.ASCII)
 _DASHED_PORTS = re.compile(r"[0-9]{1,5}-[0-9]{1,5}", re.ASCII)  # a destination's spelling, often written for a source's
 _TIME = re.compile(r"([0-9]{1,10})([smhd])", re.ASCII)
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_RATE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(bit|kbit|mbit|gbit)", re.ASCII)
+_BITS: Final = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
+_RATE_MIN, _RATE_MAX = 64 * 10**3, 10 * 10**9
 _LEASE_MIN = 120  # dnsmasq raises anything shorter to this
 _KEY_TYPE = re.compile(r"(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[A-Za-z0-9@.-]+", re.ASCII)
 
@@ -514,6 +518,41 @@ class LeaseTime(Scalar):
             raise BadValueError(should)
         unit = next(u for u in "dhms" if seconds % _SECONDS[u] == 0)
         return f"{seconds // _SECONDS[unit]}{unit}"
+
+
+class Rate(Scalar):
+    """A rate as tc writes it."""
+
+    label = "string: a rate such as `100mbit`"
+
+    def parse(self, value: Value) -> str:
+        """Accept bits a second in tc's units of a thousand; the canonical value has the largest unit that fits."""
+        should = "a rate such as 100mbit or 1gbit: a number with kbit, mbit or gbit, from 64kbit to 10gbit"
+        given = text(value, should).lower()
+        match = _RATE.fullmatch(given)
+        if not match:
+            octets = re.fullmatch(r"[0-9.]+[kmg]?bps", given)
+            raise BadValueError(should + (" (bps are bytes a second)" if octets else ""))
+        bits = Fraction(match[1]) * _BITS[match[2]]
+        if not _RATE_MIN <= bits <= _RATE_MAX:
+            raise BadValueError(should)
+        if bits % 8:
+            raise BadValueError(f"{should}, a whole number of bytes a second")
+        return rate_text(int(bits))
+
+
+def rate_text(bits: int) -> str:
+    """A rate in bit/s as tc writes it: `100mbit`."""
+    unit = next(unit for unit, size in reversed(_BITS.items()) if bits % size == 0)
+    return f"{bits // _BITS[unit]}{unit}"
+
+
+def rate_bits(rate: str) -> int:
+    """A canonical rate in bit/s."""
+    match = _RATE.fullmatch(rate)
+    if match is None:
+        raise ValueError(rate)
+    return int(match[1]) * _BITS[match[2]]
 
 
 class HostName(Scalar):
