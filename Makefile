@@ -12,7 +12,7 @@ export PATH := $(shell $(PYTHON) -m tools.setup env)
 # The output of `make test` reads from top to bottom, and pytest's closing line comes last.
 .NOTPARALLEL:
 
-.PHONY: help setup setup-demo setup-dev demo test lint unit kernel systems systems-whole fuzz kills faults dist schema docs commands protocol sdk bench libraries clean
+.PHONY: help setup setup-demo setup-dev demo test lint unit kernel systems systems-whole fuzz kills faults dist schema docs pictures commands protocol sdk bench libraries clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -71,7 +71,10 @@ schema: setup-dev ## Write schema.json from the declarations in provider/hostnet
 
 docs: setup-demo ## Write docs/resources from the declarations, and the listings in docs/ from new runs (as root)
 	$(PY) -m hostnet.resources.reference_pages docs/resources
-	$(PY) -m tools.docs_listing docs/nft.md docs/drift-and-import.md
+	$(PY) -m tools.docs_listing docs/nft.md docs/drift-and-import.md docs/cli.md
+
+pictures: setup ## Draw the pictures of docs/cli.md from a real run, with a browser (as root)
+	$(PY) -m tools.pictures
 
 commands: setup-dev ## Write the shell completions and the manual page from the command line's parser
 	$(PY) -m tools.command_line

@@ -66,6 +66,17 @@ class Stage:
             f"plugins: {{providers: [{{name: hostnet, path: {CHECKOUT / 'provider' / 'bin'}}}]}}\n"
         )
 
+        self._write_command()
+
+    def _write_command(self) -> None:
+        """Put `hostnet` on the PATH, as it is on the host itself: without the namespace and the directory."""
+        command = self.folder / "bin" / "hostnet"
+        command.parent.mkdir()
+        where = f"--netns {self.namespace} --state-dir {self.folder / 'record'}"
+        command.write_text(f'#!/bin/sh\nCOLUMNS=110 exec {VENV / "bin" / "python"} -m hostnet.cli "$@" {where}\n')
+        command.chmod(0o755)
+        self._env["PATH"] = f"{command.parent}{os.pathsep}{self._env['PATH']}"
+
     def open(self) -> None:
         """Create the host and the stack."""
         subprocess.run(["ip", "netns", "add", self.namespace], check=True)
