@@ -8,7 +8,7 @@ import * as enums from "./types/enums";
 import * as utilities from "./utilities";
 
 /**
- * Source NAT for the guests of internal interfaces and networks, through one external interface, like NixOS's `networking.nat`. Networks that no gateway lists are not touched. An update changes only set elements, so that established connections survive. The id is derived from the resource's name.
+ * Source NAT for the guests of internal interfaces and networks, through external interfaces, like NixOS's `networking.nat`. Networks that no gateway lists are not touched. An update changes only set elements, so that established connections survive. The id is derived from the resource's name.
  *
  * ## Example Usage
  *
@@ -52,13 +52,17 @@ export class NatGateway extends pulumi.CustomResource {
     }
 
     /**
-     * The source addresses of the guests' traffic outside: `externalIp` and `externalIpv6`, or the global addresses of the external interface. A change of them is not drift.
+     * The source addresses of the guests' traffic outside: `externalIp` and `externalIpv6`, or the global addresses of the external interfaces. A change of them is not drift.
      */
     declare public /*out*/ readonly externalAddresses: pulumi.Output<string[]>;
     /**
-     * The interface that leads to the outside.
+     * The interface that leads to the outside; of several the first.
      */
     declare public readonly externalInterface: pulumi.Output<string>;
+    /**
+     * All interfaces that lead to the outside.
+     */
+    declare public readonly externalInterfaces: pulumi.Output<string[]>;
     /**
      * The kernel's forwarding switches that the gateway needs. One that is off is drift.
      */
@@ -81,6 +85,7 @@ export class NatGateway extends pulumi.CustomResource {
             resourceInputs["dmzHostIpv6"] = args?.dmzHostIpv6;
             resourceInputs["enableIpv6"] = args?.enableIpv6;
             resourceInputs["externalInterface"] = args?.externalInterface;
+            resourceInputs["externalInterfaces"] = args?.externalInterfaces;
             resourceInputs["externalIp"] = args?.externalIp;
             resourceInputs["externalIpv6"] = args?.externalIpv6;
             resourceInputs["firewall"] = args?.firewall;
@@ -96,6 +101,7 @@ export class NatGateway extends pulumi.CustomResource {
         } else {
             resourceInputs["externalAddresses"] = undefined /*out*/;
             resourceInputs["externalInterface"] = undefined /*out*/;
+            resourceInputs["externalInterfaces"] = undefined /*out*/;
             resourceInputs["forwarding"] = undefined /*out*/;
         }
         opts = pulumi.mergeOptions(utilities.resourceOptsDefaults(), opts);
@@ -128,9 +134,13 @@ export interface NatGatewayArgs {
      */
     enableIpv6?: pulumi.Input<boolean | undefined>;
     /**
-     * The interface that leads to the outside. Default: the interface of the default route, looked up at each update. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
+     * The interface that leads to the outside. Not together with `externalInterfaces`. Default: the interfaces of all default routes, see `externalInterfaces`. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
      */
     externalInterface?: pulumi.Input<string | undefined>;
+    /**
+     * The interfaces that lead to the outside, where there are several. What leaves by any of them is translated to that one's address, and port forwards listen on each. The first one is in the ids of port forwards. Not together with `externalInterface`. Default: the interfaces of all default routes of the main table, also of 0.0.0.0/1 with 128.0.0.0/1, the route with the lowest metric first; looked up at each update, and a change of them is drift. On the host: Each interface has its own elements, as `externalInterface` has.
+     */
+    externalInterfaces?: pulumi.Input<pulumi.Input<string>[] | undefined>;
     /**
      * The source address of the guests' IPv4 traffic outside. hostnet does not add it to the host. Default: the external interface's address (masquerade). On the host: SNAT replaces masquerade.
      */

@@ -141,7 +141,7 @@ export interface PortForwardArgs {
      */
     loopback?: pulumi.Input<boolean | undefined>;
     /**
-     * The id of a NatGateway: its external interface is used. Not together with `externalInterface`. A change replaces the resource.
+     * The id of a NatGateway: its external interfaces are used. Not together with `externalInterface`. A change replaces the resource.
      */
     natGateway?: pulumi.Input<string | undefined>;
     /**

@@ -25,7 +25,7 @@ from hostnet.agent.linux.rtnetlink import (
     user_id,
 )
 from hostnet.agent.linux.shaping import Bucket
-from hostnet.agent.linux.snapshot import KernelLink, Snapshot
+from hostnet.agent.linux.snapshot import DefaultRoutes, KernelLink, Snapshot
 from hostnet.fakes.sysctls import FakeSysctls, sysctl_of
 from hostnet.wire.family import family_of
 
@@ -178,7 +178,7 @@ class FakeKernel:
         defaults, uplinks = self._defaults(links)
         return Snapshot(links, {}, {}, defaults, uplinks)
 
-    def _defaults(self, among: Iterable[str]) -> tuple[dict[str, str], frozenset[str]]:
+    def _defaults(self, among: Iterable[str]) -> tuple[dict[str, str], tuple[str, ...]]:
         """By family the interface of the default route, and the interfaces of all of them."""
         found = self._default_routes()
         best: dict[str, ops.PutRoute] = {}
@@ -187,7 +187,11 @@ class FakeKernel:
             if family not in best or route.metric < best[family].metric:
                 best[family] = route
         defaults = {family: route.link for family, route in sorted(best.items()) if route.link in among}
-        return defaults, frozenset(route.link for route in found if route.link in among)
+        all_of_them = DefaultRoutes()
+        for route in self._routes:
+            if route.table == RT_TABLE_MAIN and route.link in among:
+                all_of_them.add(family_of(route.cidr), route.cidr, route.metric, (route.link,))
+        return defaults, all_of_them.links
 
     def _default_routes(self) -> list[ops.PutRoute]:
         return [route for route in self._routes if route.table == RT_TABLE_MAIN and route.cidr.endswith("/0")]

@@ -1,4 +1,4 @@
-"""NatGateway: source NAT for internal networks, and port forwards into them, through one external interface."""
+"""NatGateway: source NAT for internal networks, and port forwards into them, through external interfaces."""
 
 # ruff: noqa: A002 (an id is what Pulumi calls it)
 # ruff: noqa: ARG002 (hooks get what some kind needs)
@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hostnet.resources.port_forward import (
@@ -57,11 +58,21 @@ class NatGatewayInputs(Declared):
 
     external_interface: str | None = prop(
         InterfaceName(),
-        "The interface that leads to the outside.",
-        default_doc="the interface of the default route, looked up at each update",
+        "The interface that leads to the outside. Not together with `externalInterfaces`.",
+        default_doc="the interfaces of all default routes, see `externalInterfaces`",
         effect="It is a part of the key of the gateway's elements in table `inet hostnet`.",
         field="external",
         host_decides=True,
+    )
+    external_interfaces: tuple[str, ...] = prop(
+        ListOf(InterfaceName(), ordered=True),
+        "The interfaces that lead to the outside, where there are several. What leaves by any of them is translated to "
+        "that one's address, and port forwards listen on each. The first one is in the ids of port forwards. Not "
+        "together with `externalInterface`.",
+        default=(),
+        default_doc="the interfaces of all default routes of the main table, also of 0.0.0.0/1 with 128.0.0.0/1, the "
+        "route with the lowest metric first; looked up at each update, and a change of them is drift",
+        effect="Each interface has its own elements, as `externalInterface` has.",
     )
     internal_interfaces: tuple[str, ...] = prop(
         ListOf(InterfaceName()),
@@ -184,11 +195,12 @@ class NatGatewayInputs(Declared):
 class NatGatewayOutputs(Declared):
     """What a NAT gateway is on its host."""
 
-    external_interface: str = output(OUT_TEXT, "The interface that leads to the outside.")
+    external_interface: str = output(OUT_TEXT, "The interface that leads to the outside; of several the first.")
+    external_interfaces: tuple[str, ...] = output(ListOf(OUT_TEXT), "All interfaces that lead to the outside.")
     external_addresses: tuple[str, ...] = output(
         ListOf(OUT_TEXT),
         "The source addresses of the guests' traffic outside: `externalIp` and `externalIpv6`, or the global addresses "
-        "of the external interface. A change of them is not drift.",
+        "of the external interfaces. A change of them is not drift.",
     )
     forwarding: Value = output(
         FORWARDING, "The kernel's forwarding switches that the gateway needs. One that is off is drift."
@@ -202,11 +214,26 @@ def _gateway_rules(judged: dict[str, Value], path: str, report: Report) -> None:
         report.fail(
             join(path, "routeIpv6"), "must not be true together with enableIpv6: IPv6 is either routed or translated"
         )
-    external = known(judged["externalInterface"])
-    for index, name in known_items(judged["internalInterfaces"]):
-        if external and name == external:
-            report.fail(f"{join(path, 'internalInterfaces')}[{index}]", f"must not be the externalInterface {name!r}")
+    _external_rules(judged, path, report)
     overlapping(judged["forwardPorts"], join(path, "forwardPorts"), report)
+
+
+def _external_rules(judged: dict[str, Value], path: str, report: Report) -> None:
+    """The external interfaces are named once, in one of two properties, and are no internal ones."""
+    place = join(path, "externalInterfaces")
+    external, several = known(judged["externalInterface"]), known_items(judged["externalInterfaces"])
+    # An unknown value may still turn out to be absent.
+    if external and judged["externalInterfaces"] and judged["externalInterfaces"] is not UNKNOWN:
+        report.fail(place, "must not be given together with externalInterface: name all in externalInterfaces")
+    first_at: dict[Value, str] = {}
+    for index, name in several:
+        first = first_at.setdefault(name, f"{place}[{index}]")
+        if first != f"{place}[{index}]":
+            report.fail(f"{place}[{index}]", f"must be unique: {first} is {name} too")
+    for index, name in known_items(judged["internalInterfaces"]):
+        if name in first_at or (external and name == external):
+            what = "one of the externalInterfaces," if name in first_at else "the externalInterface"
+            report.fail(f"{join(path, 'internalInterfaces')}[{index}]", f"must not be {what} {name!r}")
 
 
 class NatGateway(Kind[NatGatewayInputs]):
@@ -215,7 +242,7 @@ class NatGateway(Kind[NatGatewayInputs]):
     name = "NatGateway"
     token = "hostnet:index:NatGateway"
     doc = (
-        "Source NAT for the guests of internal interfaces and networks, through one external interface, like NixOS's "
+        "Source NAT for the guests of internal interfaces and networks, through external interfaces, like NixOS's "
         "`networking.nat`. Networks that no gateway lists are not touched. An update changes only set elements, so "
         "that established connections survive. The id is derived from the resource's name."
     )
@@ -239,15 +266,23 @@ class NatGateway(Kind[NatGatewayInputs]):
         families = switched_on((about, getattr(inputs, name)) for name, about in inputs.properties_.items())
         families |= {forward.family for forward in forwards}
         switches = (Forwarding(family) for family in sorted(families))
-        return (Gateway(name=id, **fields_of(inputs)), *switches, *forwards)
+        gateway = Gateway(name=id, **fields_of(inputs))
+        if inputs.external_interfaces:
+            first, *more = inputs.external_interfaces
+            gateway = replace(gateway, external=first, more=tuple(more))
+        return (gateway, *switches, *forwards)
 
     def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:
         """The external interface and its addresses, and the forwarding switches."""
-        seen, asked = view.state(GatewayState), view.object(Gateway)
-        external = seen.external if seen else (asked.external if asked else None) or inputs.get("externalInterface")
+        gateway = view.state(GatewayState) or view.object(Gateway)
+        uplinks = gateway.uplinks if gateway else ()
+        if not uplinks:
+            uplinks = tuple(inputs.get("externalInterfaces") or filter(None, (inputs.get("externalInterface"),)))
+        seen = view.state(GatewayState)
         return without_none(
             {
-                "externalInterface": external,
+                "externalInterface": uplinks[0] if uplinks else None,
+                "externalInterfaces": list(uplinks) or None,
                 "externalAddresses": list(seen.external_addresses) if seen else [],
                 "forwarding": self.forwarding(inputs, view),
             }
@@ -264,14 +299,15 @@ class NatGateway(Kind[NatGatewayInputs]):
         """What follows from the inputs; an update keeps what it leaves alone."""
         del urn
         had, needed = old_outputs or {}, self.needs(inputs)
-        external, fixed, fixed6 = (
-            self.inputs.canonical_property(name, inputs) for name in ("externalInterface", "externalIp", "externalIpv6")
-        )
-        same_side = self.unchanged(old_inputs, inputs, "externalInterface")
-        if external is None:
-            external = had.get("externalInterface", UNKNOWN) if same_side else UNKNOWN
+        fixed, fixed6 = (self.inputs.canonical_property(name, inputs) for name in ("externalIp", "externalIpv6"))
+        same_side = self.unchanged(old_inputs, inputs, "externalInterface", "externalInterfaces")
+        uplinks, kept = self._declared_uplinks(inputs), had if same_side else {}
+        external = uplinks[0] if isinstance(uplinks, list) else UNKNOWN
+        if uplinks is None:
+            uplinks, external = (kept.get(name, UNKNOWN) for name in ("externalInterfaces", "externalInterface"))
+        one = uplinks is not UNKNOWN and len(uplinks) == 1
         addresses: Value = UNKNOWN
-        if fixed is not None and fixed6 is not None:
+        if one and fixed is not None and fixed6 is not None:
             addresses = [fixed, fixed6]
         elif same_side and self.unchanged(old_inputs, inputs, "externalIp", "externalIpv6"):
             addresses = had.get("externalAddresses", UNKNOWN)
@@ -282,14 +318,29 @@ class NatGateway(Kind[NatGatewayInputs]):
         )
         rest = UNKNOWN if open_question else False
         forwarding = {family: True if family in needed else rest for family in FAMILIES}
-        return {"externalInterface": external, "externalAddresses": addresses, "forwarding": forwarding}
+        return {
+            "externalInterface": external,
+            "externalInterfaces": uplinks,
+            "externalAddresses": addresses,
+            "forwarding": forwarding,
+        }
+
+    def _declared_uplinks(self, inputs: Inputs) -> Value:
+        """The external interfaces that the program names, as far as they are known; None: it names none."""
+        one = self.inputs.canonical_property("externalInterface", inputs)
+        several = self.inputs.canonical_property("externalInterfaces", inputs)
+        if one is UNKNOWN or several is UNKNOWN:
+            return UNKNOWN
+        return [one] if one is not None else several or None
 
     def recorded(self, view: View) -> dict[str, Value]:
         """The properties that the recorded gateway has otherwise than by default, and its forwards."""
         gateway = view.object(Gateway)
         if gateway is None:
             return {}
-        found = declared_by(self.inputs, gateway, but={"externalInterface"} if gateway.resolved else ())
+        found = declared_by(self.inputs, gateway, but={"externalInterface"} if gateway.resolved or gateway.more else ())
+        if gateway.more and not gateway.resolved:
+            found["externalInterfaces"] = list(gateway.uplinks)
         forwards = [recorded_forward(each) for each in view.every(Forward)]
         return found | ({"forwardPorts": forwards} if forwards else {})
 
@@ -298,6 +349,9 @@ class NatGateway(Kind[NatGatewayInputs]):
         seen = view.state(GatewayState) or GatewayState(name=view.id)
         # Without the DMZ host its exceptions have no meaning: that it is gone is drift enough.
         settle(declared, self.inputs, seen, but=() if seen.dmz4 or seen.dmz6 else {"dmzExceptPorts"})
+        if seen.moved:
+            # The program names none: that it has these makes a difference, and the update looks them up again.
+            declared["externalInterfaces"] = list(seen.uplinks)
         _settle_forwards(declared, view)
 
 

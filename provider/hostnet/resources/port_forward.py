@@ -291,7 +291,7 @@ class PortForwardInputs(ForwardInputs):
 
     nat_gateway: str | None = prop(
         GatewayId(),
-        "The id of a NatGateway: its external interface is used. Not together with `externalInterface`.",
+        "The id of a NatGateway: its external interfaces are used. Not together with `externalInterface`.",
     )
     external_interface: str | None = prop(
         InterfaceName(),

@@ -180,12 +180,18 @@ class Gateway:
     mss_clamp: bool = False
     internal_forwarding: bool = False
     firewall: bool = True
-    resolved: bool = False  # `external` was not declared: the agent filled in the default route's interface
+    resolved: bool = False  # `external` was not declared: the agent filled in the default routes' interfaces
+    more: tuple[Name, ...] = ()  # further external interfaces; `external` is the first
 
     @property
     def key(self) -> str:
         """Identity on a host."""
         return f"gateway {self.name}"
+
+    @property
+    def uplinks(self) -> tuple[str, ...]:
+        """All external interfaces; () while none is resolved."""
+        return (self.external, *self.more) if self.external else ()
 
 
 @dataclass(frozen=True)
@@ -324,6 +330,7 @@ class GatewayState(Gateway):
     """
 
     external_addresses: tuple[Ip, ...] = ()  # bare, global; the fixed ones where set
+    moved: bool = False  # `resolved`, and the default routes go through other interfaces now
 
 
 @dataclass(frozen=True)

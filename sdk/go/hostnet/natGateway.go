@@ -11,7 +11,7 @@ import (
 	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
 )
 
-// Source NAT for the guests of internal interfaces and networks, through one external interface, like NixOS's `networking.nat`. Networks that no gateway lists are not touched. An update changes only set elements, so that established connections survive. The id is derived from the resource's name.
+// Source NAT for the guests of internal interfaces and networks, through external interfaces, like NixOS's `networking.nat`. Networks that no gateway lists are not touched. An update changes only set elements, so that established connections survive. The id is derived from the resource's name.
 //
 // ## Example Usage
 //
@@ -52,10 +52,12 @@ import (
 type NatGateway struct {
 	pulumi.CustomResourceState
 
-	// The source addresses of the guests' traffic outside: `externalIp` and `externalIpv6`, or the global addresses of the external interface. A change of them is not drift.
+	// The source addresses of the guests' traffic outside: `externalIp` and `externalIpv6`, or the global addresses of the external interfaces. A change of them is not drift.
 	ExternalAddresses pulumi.StringArrayOutput `pulumi:"externalAddresses"`
-	// The interface that leads to the outside.
+	// The interface that leads to the outside; of several the first.
 	ExternalInterface pulumi.StringOutput `pulumi:"externalInterface"`
+	// All interfaces that lead to the outside.
+	ExternalInterfaces pulumi.StringArrayOutput `pulumi:"externalInterfaces"`
 	// The kernel's forwarding switches that the gateway needs. One that is off is drift.
 	Forwarding ForwardingOutput `pulumi:"forwarding"`
 }
@@ -110,8 +112,10 @@ type natGatewayArgs struct {
 	DmzHostIpv6 *string `pulumi:"dmzHostIpv6"`
 	// Translates IPv6 as well (NAT66). Not together with `routeIpv6`. Default: false. On the host: IPv6 forwarding is switched on. An uplink still accepts router advertisements (accept_ra=2).
 	EnableIpv6 *bool `pulumi:"enableIpv6"`
-	// The interface that leads to the outside. Default: the interface of the default route, looked up at each update. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
+	// The interface that leads to the outside. Not together with `externalInterfaces`. Default: the interfaces of all default routes, see `externalInterfaces`. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
 	ExternalInterface *string `pulumi:"externalInterface"`
+	// The interfaces that lead to the outside, where there are several. What leaves by any of them is translated to that one's address, and port forwards listen on each. The first one is in the ids of port forwards. Not together with `externalInterface`. Default: the interfaces of all default routes of the main table, also of 0.0.0.0/1 with 128.0.0.0/1, the route with the lowest metric first; looked up at each update, and a change of them is drift. On the host: Each interface has its own elements, as `externalInterface` has.
+	ExternalInterfaces []string `pulumi:"externalInterfaces"`
 	// The source address of the guests' IPv4 traffic outside. hostnet does not add it to the host. Default: the external interface's address (masquerade). On the host: SNAT replaces masquerade.
 	ExternalIp *string `pulumi:"externalIp"`
 	// The source address of the guests' IPv6 traffic outside. hostnet does not add it to the host. Default: the external interface's address (masquerade). On the host: SNAT replaces masquerade.
@@ -146,8 +150,10 @@ type NatGatewayArgs struct {
 	DmzHostIpv6 pulumi.StringPtrInput
 	// Translates IPv6 as well (NAT66). Not together with `routeIpv6`. Default: false. On the host: IPv6 forwarding is switched on. An uplink still accepts router advertisements (accept_ra=2).
 	EnableIpv6 pulumi.BoolPtrInput
-	// The interface that leads to the outside. Default: the interface of the default route, looked up at each update. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
+	// The interface that leads to the outside. Not together with `externalInterfaces`. Default: the interfaces of all default routes, see `externalInterfaces`. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
 	ExternalInterface pulumi.StringPtrInput
+	// The interfaces that lead to the outside, where there are several. What leaves by any of them is translated to that one's address, and port forwards listen on each. The first one is in the ids of port forwards. Not together with `externalInterface`. Default: the interfaces of all default routes of the main table, also of 0.0.0.0/1 with 128.0.0.0/1, the route with the lowest metric first; looked up at each update, and a change of them is drift. On the host: Each interface has its own elements, as `externalInterface` has.
+	ExternalInterfaces pulumi.StringArrayInput
 	// The source address of the guests' IPv4 traffic outside. hostnet does not add it to the host. Default: the external interface's address (masquerade). On the host: SNAT replaces masquerade.
 	ExternalIp pulumi.StringPtrInput
 	// The source address of the guests' IPv6 traffic outside. hostnet does not add it to the host. Default: the external interface's address (masquerade). On the host: SNAT replaces masquerade.
@@ -257,14 +263,19 @@ func (o NatGatewayOutput) ToNatGatewayOutputWithContext(ctx context.Context) Nat
 	return o
 }
 
-// The source addresses of the guests' traffic outside: `externalIp` and `externalIpv6`, or the global addresses of the external interface. A change of them is not drift.
+// The source addresses of the guests' traffic outside: `externalIp` and `externalIpv6`, or the global addresses of the external interfaces. A change of them is not drift.
 func (o NatGatewayOutput) ExternalAddresses() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v *NatGateway) pulumi.StringArrayOutput { return v.ExternalAddresses }).(pulumi.StringArrayOutput)
 }
 
-// The interface that leads to the outside.
+// The interface that leads to the outside; of several the first.
 func (o NatGatewayOutput) ExternalInterface() pulumi.StringOutput {
 	return o.ApplyT(func(v *NatGateway) pulumi.StringOutput { return v.ExternalInterface }).(pulumi.StringOutput)
+}
+
+// All interfaces that lead to the outside.
+func (o NatGatewayOutput) ExternalInterfaces() pulumi.StringArrayOutput {
+	return o.ApplyT(func(v *NatGateway) pulumi.StringArrayOutput { return v.ExternalInterfaces }).(pulumi.StringArrayOutput)
 }
 
 // The kernel's forwarding switches that the gateway needs. One that is off is drift.

@@ -125,7 +125,7 @@ type portForwardArgs struct {
 	ListenAddresses []string `pulumi:"listenAddresses"`
 	// Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
 	Loopback *bool `pulumi:"loopback"`
-	// The id of a NatGateway: its external interface is used. Not together with `externalInterface`. A change replaces the resource.
+	// The id of a NatGateway: its external interfaces are used. Not together with `externalInterface`. A change replaces the resource.
 	NatGateway *string `pulumi:"natGateway"`
 	// The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`. A change replaces the resource.
 	Protocol *string `pulumi:"protocol"`
@@ -149,7 +149,7 @@ type PortForwardArgs struct {
 	ListenAddresses pulumi.StringArrayInput
 	// Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
 	Loopback pulumi.BoolPtrInput
-	// The id of a NatGateway: its external interface is used. Not together with `externalInterface`. A change replaces the resource.
+	// The id of a NatGateway: its external interfaces are used. Not together with `externalInterface`. A change replaces the resource.
 	NatGateway pulumi.StringPtrInput
 	// The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`. A change replaces the resource.
 	Protocol pulumi.StringPtrInput

@@ -28,6 +28,7 @@ class NatGatewayArgs:
                  dmz_host_ipv6: pulumi.Input[Optional[_builtins.str]] = None,
                  enable_ipv6: pulumi.Input[Optional[_builtins.bool]] = None,
                  external_interface: pulumi.Input[Optional[_builtins.str]] = None,
+                 external_interfaces: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  external_ip: pulumi.Input[Optional[_builtins.str]] = None,
                  external_ipv6: pulumi.Input[Optional[_builtins.str]] = None,
                  firewall: pulumi.Input[Optional[Union[_builtins.str, 'FirewallMode']]] = None,
@@ -46,7 +47,8 @@ class NatGatewayArgs:
         :param pulumi.Input[_builtins.str] dmz_host: The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
         :param pulumi.Input[_builtins.str] dmz_host_ipv6: The same as `dmzHost`, for IPv6. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
         :param pulumi.Input[_builtins.bool] enable_ipv6: Translates IPv6 as well (NAT66). Not together with `routeIpv6`. Default: false. On the host: IPv6 forwarding is switched on. An uplink still accepts router advertisements (accept_ra=2).
-        :param pulumi.Input[_builtins.str] external_interface: The interface that leads to the outside. Default: the interface of the default route, looked up at each update. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
+        :param pulumi.Input[_builtins.str] external_interface: The interface that leads to the outside. Not together with `externalInterfaces`. Default: the interfaces of all default routes, see `externalInterfaces`. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] external_interfaces: The interfaces that lead to the outside, where there are several. What leaves by any of them is translated to that one's address, and port forwards listen on each. The first one is in the ids of port forwards. Not together with `externalInterface`. Default: the interfaces of all default routes of the main table, also of 0.0.0.0/1 with 128.0.0.0/1, the route with the lowest metric first; looked up at each update, and a change of them is drift. On the host: Each interface has its own elements, as `externalInterface` has.
         :param pulumi.Input[_builtins.str] external_ip: The source address of the guests' IPv4 traffic outside. hostnet does not add it to the host. Default: the external interface's address (masquerade). On the host: SNAT replaces masquerade.
         :param pulumi.Input[_builtins.str] external_ipv6: The source address of the guests' IPv6 traffic outside. hostnet does not add it to the host. Default: the external interface's address (masquerade). On the host: SNAT replaces masquerade.
         :param pulumi.Input[Union[_builtins.str, 'FirewallMode']] firewall: What hostnet does about other firewalls of the host. `auto`: it accepts the gateway's traffic in their chains that would drop it. `none`: it does not touch them. Default: auto. On the host: With `auto`, an accept rule with hostnet's comment is in each such chain, until no resource needs it.
@@ -70,6 +72,8 @@ class NatGatewayArgs:
             pulumi.set(__self__, "enable_ipv6", enable_ipv6)
         if external_interface is not None:
             pulumi.set(__self__, "external_interface", external_interface)
+        if external_interfaces is not None:
+            pulumi.set(__self__, "external_interfaces", external_interfaces)
         if external_ip is not None:
             pulumi.set(__self__, "external_ip", external_ip)
         if external_ipv6 is not None:
@@ -155,13 +159,25 @@ class NatGatewayArgs:
     @pulumi.getter(name="externalInterface")
     def external_interface(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The interface that leads to the outside. Default: the interface of the default route, looked up at each update. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
+        The interface that leads to the outside. Not together with `externalInterfaces`. Default: the interfaces of all default routes, see `externalInterfaces`. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
         """
         return pulumi.get(self, "external_interface")
 
     @external_interface.setter
     def external_interface(self, value: pulumi.Input[Optional[_builtins.str]]):
         pulumi.set(self, "external_interface", value)
+
+    @_builtins.property
+    @pulumi.getter(name="externalInterfaces")
+    def external_interfaces(self) -> pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]:
+        """
+        The interfaces that lead to the outside, where there are several. What leaves by any of them is translated to that one's address, and port forwards listen on each. The first one is in the ids of port forwards. Not together with `externalInterface`. Default: the interfaces of all default routes of the main table, also of 0.0.0.0/1 with 128.0.0.0/1, the route with the lowest metric first; looked up at each update, and a change of them is drift. On the host: Each interface has its own elements, as `externalInterface` has.
+        """
+        return pulumi.get(self, "external_interfaces")
+
+    @external_interfaces.setter
+    def external_interfaces(self, value: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]):
+        pulumi.set(self, "external_interfaces", value)
 
     @_builtins.property
     @pulumi.getter(name="externalIp")
@@ -296,6 +312,7 @@ class NatGateway(pulumi.CustomResource):
                  dmz_host_ipv6: pulumi.Input[Optional[_builtins.str]] = None,
                  enable_ipv6: pulumi.Input[Optional[_builtins.bool]] = None,
                  external_interface: pulumi.Input[Optional[_builtins.str]] = None,
+                 external_interfaces: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  external_ip: pulumi.Input[Optional[_builtins.str]] = None,
                  external_ipv6: pulumi.Input[Optional[_builtins.str]] = None,
                  firewall: pulumi.Input[Optional[Union[_builtins.str, 'FirewallMode']]] = None,
@@ -308,7 +325,7 @@ class NatGateway(pulumi.CustomResource):
                  route_ipv6: pulumi.Input[Optional[_builtins.bool]] = None,
                  __props__=None):
         """
-        Source NAT for the guests of internal interfaces and networks, through one external interface, like NixOS's `networking.nat`. Networks that no gateway lists are not touched. An update changes only set elements, so that established connections survive. The id is derived from the resource's name.
+        Source NAT for the guests of internal interfaces and networks, through external interfaces, like NixOS's `networking.nat`. Networks that no gateway lists are not touched. An update changes only set elements, so that established connections survive. The id is derived from the resource's name.
 
         ## Example Usage
         ```python
@@ -333,7 +350,8 @@ class NatGateway(pulumi.CustomResource):
         :param pulumi.Input[_builtins.str] dmz_host: The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
         :param pulumi.Input[_builtins.str] dmz_host_ipv6: The same as `dmzHost`, for IPv6. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
         :param pulumi.Input[_builtins.bool] enable_ipv6: Translates IPv6 as well (NAT66). Not together with `routeIpv6`. Default: false. On the host: IPv6 forwarding is switched on. An uplink still accepts router advertisements (accept_ra=2).
-        :param pulumi.Input[_builtins.str] external_interface: The interface that leads to the outside. Default: the interface of the default route, looked up at each update. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
+        :param pulumi.Input[_builtins.str] external_interface: The interface that leads to the outside. Not together with `externalInterfaces`. Default: the interfaces of all default routes, see `externalInterfaces`. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] external_interfaces: The interfaces that lead to the outside, where there are several. What leaves by any of them is translated to that one's address, and port forwards listen on each. The first one is in the ids of port forwards. Not together with `externalInterface`. Default: the interfaces of all default routes of the main table, also of 0.0.0.0/1 with 128.0.0.0/1, the route with the lowest metric first; looked up at each update, and a change of them is drift. On the host: Each interface has its own elements, as `externalInterface` has.
         :param pulumi.Input[_builtins.str] external_ip: The source address of the guests' IPv4 traffic outside. hostnet does not add it to the host. Default: the external interface's address (masquerade). On the host: SNAT replaces masquerade.
         :param pulumi.Input[_builtins.str] external_ipv6: The source address of the guests' IPv6 traffic outside. hostnet does not add it to the host. Default: the external interface's address (masquerade). On the host: SNAT replaces masquerade.
         :param pulumi.Input[Union[_builtins.str, 'FirewallMode']] firewall: What hostnet does about other firewalls of the host. `auto`: it accepts the gateway's traffic in their chains that would drop it. `none`: it does not touch them. Default: auto. On the host: With `auto`, an accept rule with hostnet's comment is in each such chain, until no resource needs it.
@@ -352,7 +370,7 @@ class NatGateway(pulumi.CustomResource):
                  args: Optional[NatGatewayArgs] = None,
                  opts: Optional[pulumi.ResourceOptions] = None):
         """
-        Source NAT for the guests of internal interfaces and networks, through one external interface, like NixOS's `networking.nat`. Networks that no gateway lists are not touched. An update changes only set elements, so that established connections survive. The id is derived from the resource's name.
+        Source NAT for the guests of internal interfaces and networks, through external interfaces, like NixOS's `networking.nat`. Networks that no gateway lists are not touched. An update changes only set elements, so that established connections survive. The id is derived from the resource's name.
 
         ## Example Usage
         ```python
@@ -391,6 +409,7 @@ class NatGateway(pulumi.CustomResource):
                  dmz_host_ipv6: pulumi.Input[Optional[_builtins.str]] = None,
                  enable_ipv6: pulumi.Input[Optional[_builtins.bool]] = None,
                  external_interface: pulumi.Input[Optional[_builtins.str]] = None,
+                 external_interfaces: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  external_ip: pulumi.Input[Optional[_builtins.str]] = None,
                  external_ipv6: pulumi.Input[Optional[_builtins.str]] = None,
                  firewall: pulumi.Input[Optional[Union[_builtins.str, 'FirewallMode']]] = None,
@@ -416,6 +435,7 @@ class NatGateway(pulumi.CustomResource):
             __props__.__dict__["dmz_host_ipv6"] = dmz_host_ipv6
             __props__.__dict__["enable_ipv6"] = enable_ipv6
             __props__.__dict__["external_interface"] = external_interface
+            __props__.__dict__["external_interfaces"] = external_interfaces
             __props__.__dict__["external_ip"] = external_ip
             __props__.__dict__["external_ipv6"] = external_ipv6
             __props__.__dict__["firewall"] = firewall
@@ -452,6 +472,7 @@ class NatGateway(pulumi.CustomResource):
 
         __props__.__dict__["external_addresses"] = None
         __props__.__dict__["external_interface"] = None
+        __props__.__dict__["external_interfaces"] = None
         __props__.__dict__["forwarding"] = None
         return NatGateway(resource_name, opts=opts, __props__=__props__)
 
@@ -459,7 +480,7 @@ class NatGateway(pulumi.CustomResource):
     @pulumi.getter(name="externalAddresses")
     def external_addresses(self) -> pulumi.Output[Sequence[_builtins.str]]:
         """
-        The source addresses of the guests' traffic outside: `externalIp` and `externalIpv6`, or the global addresses of the external interface. A change of them is not drift.
+        The source addresses of the guests' traffic outside: `externalIp` and `externalIpv6`, or the global addresses of the external interfaces. A change of them is not drift.
         """
         return pulumi.get(self, "external_addresses")
 
@@ -467,9 +488,17 @@ class NatGateway(pulumi.CustomResource):
     @pulumi.getter(name="externalInterface")
     def external_interface(self) -> pulumi.Output[_builtins.str]:
         """
-        The interface that leads to the outside.
+        The interface that leads to the outside; of several the first.
         """
         return pulumi.get(self, "external_interface")
+
+    @_builtins.property
+    @pulumi.getter(name="externalInterfaces")
+    def external_interfaces(self) -> pulumi.Output[Sequence[_builtins.str]]:
+        """
+        All interfaces that lead to the outside.
+        """
+        return pulumi.get(self, "external_interfaces")
 
     @_builtins.property
     @pulumi.getter

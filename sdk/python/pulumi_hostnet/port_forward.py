@@ -41,7 +41,7 @@ class PortForwardArgs:
         :param pulumi.Input[_builtins.str] external_interface: The interface on which the port is forwarded. Not together with `natGateway`. Default: the NatGateway's, or the interface of the default route. A change replaces the resource.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] listen_addresses: The addresses of the host that are forwarded. `0.0.0.0` and `::` stand for every address of their family. A specific address wins over a wildcard with the same port. Default: every address of the external interface. On the host: They are a part of the element's key. hostnet does not add them to the host. A change replaces the resource.
         :param pulumi.Input[_builtins.bool] loopback: Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
-        :param pulumi.Input[_builtins.str] nat_gateway: The id of a NatGateway: its external interface is used. Not together with `externalInterface`. A change replaces the resource.
+        :param pulumi.Input[_builtins.str] nat_gateway: The id of a NatGateway: its external interfaces are used. Not together with `externalInterface`. A change replaces the resource.
         :param pulumi.Input[Union[_builtins.str, 'Protocol']] protocol: The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`. A change replaces the resource.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] source_cidrs: The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
         :param pulumi.Input[_builtins.bool] source_nat: Shows the target an address of this host instead of the client's, for a target whose replies would not come back through this host. Not where the target has to know its clients. Default: false. On the host: Each port is an element of a set by which new connections are masqueraded at postrouting. Connections in progress keep their source; of UDP they are forgotten.
@@ -141,7 +141,7 @@ class PortForwardArgs:
     @pulumi.getter(name="natGateway")
     def nat_gateway(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The id of a NatGateway: its external interface is used. Not together with `externalInterface`. A change replaces the resource.
+        The id of a NatGateway: its external interfaces are used. Not together with `externalInterface`. A change replaces the resource.
         """
         return pulumi.get(self, "nat_gateway")
 
@@ -225,7 +225,7 @@ class PortForward(pulumi.CustomResource):
         :param pulumi.Input[_builtins.str] external_interface: The interface on which the port is forwarded. Not together with `natGateway`. Default: the NatGateway's, or the interface of the default route. A change replaces the resource.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] listen_addresses: The addresses of the host that are forwarded. `0.0.0.0` and `::` stand for every address of their family. A specific address wins over a wildcard with the same port. Default: every address of the external interface. On the host: They are a part of the element's key. hostnet does not add them to the host. A change replaces the resource.
         :param pulumi.Input[_builtins.bool] loopback: Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
-        :param pulumi.Input[_builtins.str] nat_gateway: The id of a NatGateway: its external interface is used. Not together with `externalInterface`. A change replaces the resource.
+        :param pulumi.Input[_builtins.str] nat_gateway: The id of a NatGateway: its external interfaces are used. Not together with `externalInterface`. A change replaces the resource.
         :param pulumi.Input[Union[_builtins.str, 'Protocol']] protocol: The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`. A change replaces the resource.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] source_cidrs: The networks, without host bits, that may use the forward from outside. It must not be empty: omit it to allow every source. Default: every source. On the host: They are a part of the element's key.
         :param pulumi.Input[_builtins.bool] source_nat: Shows the target an address of this host instead of the client's, for a target whose replies would not come back through this host. Not where the target has to know its clients. Default: false. On the host: Each port is an element of a set by which new connections are masqueraded at postrouting. Connections in progress keep their source; of UDP they are forgotten.

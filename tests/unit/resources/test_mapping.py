@@ -23,10 +23,10 @@ OTHERS: dict[str, Any] = {"externalInterface": "eth0", "internalInterfaces": ["b
 
 
 def test_a_gateways_fields_are_its_properties() -> None:
-    """Each is declared once; `name` is the id, `resolved` the agent's."""
+    """Each is declared once; `name` is the id, `resolved` the agent's, `more` all but the first external interface."""
     declared = [about.field.name for about in MAPPED.values() if about.field]
     assert len(set(declared)) == len(declared)
-    assert {"name", "resolved", *declared} == {each.name for each in fields(Gateway)}
+    assert {"name", "resolved", "more", *declared} == {each.name for each in fields(Gateway)}
 
 
 @pytest.mark.parametrize("name", BOOLEANS)

@@ -142,17 +142,18 @@ def forwards_of(owners: Owners, context: Context) -> Iterator[tuple[Traffic, str
     for gateway in gateways.values():
         for family, address in zip(FAMILIES, (gateway.dmz4, gateway.dmz6)):
             if address:
-                yield Traffic(gateway.key, family=family, target=address), gateway.external or ""
+                yield from ((Traffic(gateway.key, family=family, target=address), name) for name in gateway.uplinks)
     for item in owners.every(Forward):
         of = gateways.get(item.gateway) if item.gateway else None
-        external = of.external if of else item.external
-        if external is None or (of is None and (item.gateway or inside.external(item.address) is None)):
+        externals = of.uplinks if of else (item.external,) if item.external else ()
+        if not externals or (of is None and (item.gateway or inside.externals(item.address) is None)):
             continue  # it is of no gateway with `firewall: auto`
         low, high = item.to_ports
         ports = str(low) if low == high else f"{low}-{high}"
         key = of.key if of else item.key
         for protocol in item.protocols:
-            yield Traffic(key, family=item.family, target=item.address, protocol=protocol, ports=ports), external
+            there = Traffic(key, family=item.family, target=item.address, protocol=protocol, ports=ports)
+            yield from ((there, external) for external in externals)
 
 
 def _services(servers: Iterable[DhcpServer]) -> Iterator[Traffic]:
@@ -168,13 +169,13 @@ def _services(servers: Iterable[DhcpServer]) -> Iterator[Traffic]:
 
 
 def _gateway(gateway: Gateway) -> Iterator[Traffic]:
-    key, external = gateway.key, gateway.external
+    key = gateway.key
     for name in gateway.internal:
-        yield Traffic(key, iif=name, oif=external)
+        yield from (Traffic(key, iif=name, oif=external) for external in gateway.uplinks)
         yield Traffic(key, oif=name)
     for family, networks in zip(FAMILIES, (gateway.internal4, _forwarded6(gateway))):
         for network in networks:
-            yield Traffic(key, oif=external, family=family, source=network)
+            yield from (Traffic(key, oif=each, family=family, source=network) for each in gateway.uplinks)
             yield Traffic(key, family=family, target=network)
 
 
@@ -186,9 +187,10 @@ def _forwarded6(gateway: Gateway) -> tuple[str, ...]:
 def _dmz(gateway: Gateway, inside: _Inside) -> Iterator[Traffic]:
     """To and from a dmz host that is behind none of the gateway's interfaces."""
     for family, address in zip(FAMILIES, (gateway.dmz4, gateway.dmz6)):
-        if address and inside.external(address) != gateway.external:
-            yield Traffic(gateway.key, iif=gateway.external, family=family, target=address)
-            yield Traffic(gateway.key, oif=gateway.external, family=family, source=address)
+        for external in gateway.uplinks if address else ():
+            if external not in (inside.externals(address or "") or ()):
+                yield Traffic(gateway.key, iif=external, family=family, target=address)
+                yield Traffic(gateway.key, oif=external, family=family, source=address)
 
 
 class _Inside:
@@ -196,7 +198,7 @@ class _Inside:
 
     def __init__(self, gateways: Iterable[Gateway], context: Context) -> None:
         self._networks = [
-            (ipaddress.ip_network(cidr, strict=False), gateway.external or "")
+            (ipaddress.ip_network(cidr, strict=False), gateway.uplinks)
             for gateway in gateways
             for cidr in (
                 *gateway.internal4,
@@ -204,24 +206,24 @@ class _Inside:
                 *(cidr for name in gateway.internal for cidr in context.addresses.get(name, ())),
             )
         ]
-        self._known: dict[str, str | None] = {}
+        self._known: dict[str, tuple[str, ...] | None] = {}
 
-    def external(self, address: str) -> str | None:
-        """The external interface of the gateway that the address is behind; None if it is behind none."""
+    def externals(self, address: str) -> tuple[str, ...] | None:
+        """The external interfaces of the gateway that the address is behind; None if it is behind none."""
         if address not in self._known:
             parsed = ipaddress.ip_address(address)
-            self._known[address] = next((name for network, name in self._networks if parsed in network), None)
+            self._known[address] = next((names for network, names in self._networks if parsed in network), None)
         return self._known[address]
 
 
 def _forward(item: Forward, gateways: Mapping[str, Gateway], inside: _Inside, context: Context) -> Iterator[Traffic]:
     """What a forward needs beyond the rules for its gateway's interfaces: mostly nothing."""
-    within = inside.external(item.address)
+    within = inside.externals(item.address)
     gateway = gateways.get(item.gateway) if item.gateway else None
     if gateway is None and (item.gateway or within is None):
         return  # it is of no gateway with `firewall: auto`
-    external, internal = forward_devices(item, context)
-    if within == external:
+    externals, internal = forward_devices(item, context)
+    if set(externals) <= set(within or ()):
         return
     key = gateway.key if gateway else item.key
     low, high = item.to_ports
@@ -231,12 +233,12 @@ def _forward(item: Forward, gateways: Mapping[str, Gateway], inside: _Inside, co
         back = Traffic(key, family=item.family, source=item.address, protocol=protocol, port_side="sport", ports=ports)
         if within is None:
             for source in item.sources or (None,):
-                yield replace(there, iif=external, source=source)
+                yield from (replace(there, iif=external, source=source) for external in externals)
             for device in internal if item.loopback else ():
                 if device != LOOPBACK_DEVICE:
                     yield replace(there, iif=device)
                     yield replace(back, oif=device)
-        yield replace(back, oif=external)
+        yield from (replace(back, oif=external) for external in externals)
 
 
 # --- rules -----------------------------------------------------------------------------------------------------------

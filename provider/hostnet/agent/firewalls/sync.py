@@ -95,7 +95,7 @@ class Required:
     def by(cls, owners: Owners, context: Context, snapshot: Snapshot) -> Required:
         """What all owners together require."""
         found = tuple(traffic_of(owners, context))
-        external = frozenset(gateway.external for gateway in context.gateways.values() if gateway.external)
+        external = frozenset(name for gateway in context.gateways.values() for name in gateway.uplinks)
         named = {name for each in found for name in (each.iif, each.oif) if name}
         return cls(found, frozenset(named) - external, external, tuple(_to_others(owners, context, snapshot)))
 
@@ -291,7 +291,7 @@ class Firewalls:
             return
         required = Required.by(owners, context(), snapshot)
         internal = required.internal | {name for gateway in gateways for name in gateway.internal}
-        external = required.external | {gateway.external for gateway in gateways if gateway.external}
+        external = required.external | {name for gateway in gateways for name in gateway.uplinks}
         for chain in chains:
             yield from _refused(chain, homes, owner, owners, required)
             if not positions(chain, internal, external):
@@ -327,7 +327,7 @@ def _refused(chain: Chain, homes: Iterable[str], owner: Owner, owners: Owners, r
     names = {forward.gateway for forward in owner.of(Forward)}
     gateways = [gateway for gateway in owners.every(Gateway) if gateway.name in names]
     externals = {each.external for each in owner.of(Forward)}
-    externals |= {gateway.external for gateway in (*owner.of(Gateway), *gateways)}
+    externals |= {name for gateway in (*owner.of(Gateway), *gateways) for name in gateway.uplinks}
     accepted = {traffic.oif for _, traffic in required.forwarded}
     for home in sorted(homes):
         if not any(external != home and refusals(chain, external, home) for external in externals if external):

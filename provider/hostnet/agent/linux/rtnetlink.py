@@ -19,7 +19,7 @@ from hostnet.agent.linux import conntrack, netlink, shaping, sockets
 from hostnet.agent.linux import operations as ops
 from hostnet.agent.linux.conntrack import Flows
 from hostnet.agent.linux.netlink import Attributes, attribute, attributes, nested
-from hostnet.agent.linux.snapshot import KernelLink, Snapshot
+from hostnet.agent.linux.snapshot import DefaultRoutes, KernelLink, Snapshot
 from hostnet.wire.family import AF, ANY_ADDRESS, FAMILIES, IPV6_MTU_MIN, family_of
 
 # linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/if_tun.h
@@ -122,11 +122,11 @@ class LinuxKernel:
 
     def _routes(
         self, names: dict[int, str]
-    ) -> tuple[dict[str, tuple[str, ...]], dict[str, str], frozenset[str], dict[str, str]]:
+    ) -> tuple[dict[str, tuple[str, ...]], dict[str, str], tuple[str, ...], dict[str, str]]:
         """Static routes by link; by family the interface of the default route; the interfaces and routers of all."""
         routes: dict[str, list[str]] = {}
         defaults: dict[str, tuple[int, str]] = {}
-        uplinks: set[str] = set()
+        uplinks = DefaultRoutes()
         gateways: dict[str, str] = {}
         for label, family in AF.items():
             for message in self._netlink.dump(RTM_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
@@ -139,16 +139,16 @@ class LinuxKernel:
                 if not links:
                     continue
                 name, metric = links[0], netlink.u32(found.get(RTA_PRIORITY, b"\0\0\0\0"))
+                to = str(ipaddress.ip_address(found[RTA_DST])) if length else _ANY[family]
+                uplinks.add(label, f"{to}/{length}", metric, links)
                 if length == 0:
-                    uplinks.update(filter(None, links))
                     gateways.update((router, link) for link, hop in hops if link and (router := _router(hop)))
                     if label not in defaults or metric < defaults[label][0]:
                         defaults[label] = (metric, name)
                 if protocol in (RTPROT_BOOT, RTPROT_STATIC):  # ours or an administrator's, not a daemon's
-                    to = ipaddress.ip_address(found[RTA_DST]) if length else _ANY[family]
                     routes.setdefault(name, []).append(f"{to}/{length}")
         found_defaults = {label: name for label, (_, name) in defaults.items() if name}
-        return {name: tuple(cidrs) for name, cidrs in routes.items()}, found_defaults, frozenset(uplinks), gateways
+        return {name: tuple(cidrs) for name, cidrs in routes.items()}, found_defaults, uplinks.links, gateways
 
     def _through(self, names: dict[int, str]) -> dict[str, tuple[ops.PutRoute, ...]]:
         """The routes through some links, in any table, without those that the kernel adds by itself."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,6 +10,11 @@ from hostnet.agent.indexes.prefixes import Prefix, PrefixIndex
 from hostnet.agent.linux.operations import PutRoute
 from hostnet.agent.linux.shaping import Bucket
 
+# The halves of all addresses: a VPN client adds both, so that its server keeps the default route (OpenVPN,
+# `redirect-gateway def1`).
+_HALVES = {
+    one: other for pair in (("0.0.0.0/1", "128.0.0.0/1"), ("::/1", "8000::/1")) for one, other in (pair, pair[::-1])
+}
 _GUESTS = frozenset({"tun", "veth"})  # kinds of links behind which guests are
 
 
@@ -53,6 +58,37 @@ class KernelLink:
         return "tap" if self.kind == "tun" and self.tap else self.kind or "physical"
 
 
+class DefaultRoutes:
+    """Collects the routes of the main table that lead anywhere."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[int, str, int, tuple[str, ...]]] = []  # a half or not, family, metric, links
+        self._halves: dict[str, tuple[int, tuple[str, ...]]] = {}
+
+    def add(self, family: str, cidr: str, metric: int, links: Iterable[str]) -> None:
+        """Take a route into account; one that leads to a network is none of them.
+
+        Args:
+            family: Its family.
+            cidr: Its destination.
+            metric: Its metric.
+            links: The interfaces of its next hops; "" for those of no interface that is looked at.
+        """
+        named = tuple(filter(None, links))
+        if cidr.endswith("/0"):
+            self._found.append((0, family, metric, named))
+        elif cidr in _HALVES:
+            self._halves[cidr] = (metric, named)
+            other = self._halves.get(_HALVES[cidr])
+            if other is not None:
+                self._found.append((1, family, metric, (*named, *other[1])))
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """Their interfaces, see `Snapshot.default_route_links`."""
+        return tuple(dict.fromkeys(name for *_, links in sorted(self._found, key=lambda x: x[:3]) for name in links))
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """Links, addresses and routes of a network namespace at one moment.
@@ -62,7 +98,8 @@ class Snapshot:
         addresses: By link, CIDRs in the kernel's order, without link-local ones.
         routes: By link, the destinations of static routes in the main table.
         default_links: By family ("ipv4", "ipv6"), the interface of the default route with the lowest metric.
-        default_route_links: The interfaces of all default routes: several uplinks may share one.
+        default_route_links: The interfaces of all default routes, also of two halves (0.0.0.0/1 and 128.0.0.0/1, as VPN
+            clients add them): the one with the lowest metric first, IPv4 before IPv6.
         gateways: The routers of all default routes, each with the interface that leads to it; without link-local ones
             of IPv6, which mean another router on each interface.
         buckets: By link, what limits what it sends.
@@ -74,7 +111,7 @@ class Snapshot:
     addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     default_links: Mapping[str, str] = field(default_factory=dict)
-    default_route_links: frozenset[str] = frozenset()
+    default_route_links: tuple[str, ...] = ()
     through: Mapping[str, tuple[PutRoute, ...]] = field(default_factory=dict)
     leased: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     gateways: Mapping[str, str] = field(default_factory=dict)
@@ -112,7 +149,13 @@ class Snapshot:
     @property
     def uplinks(self) -> frozenset[str]:
         """The interfaces of the default routes: without one of them the machine may be unreachable."""
-        return self.default_route_links | set(self.default_links.values())
+        return frozenset(self.default_route_links) | set(self.default_links.values())
+
+    @property
+    def default_uplinks(self) -> tuple[str, ...]:
+        """The same in order: that of IPv4's default route first."""
+        best = (self.default_links[family] for family in sorted(self.default_links))
+        return tuple(dict.fromkeys((*best, *self.default_route_links)))
 
     def leads_to_guests(self, name: str) -> bool:
         """Whether guests, containers and the like are behind this link: a TAP, a bridge without another kind of port.

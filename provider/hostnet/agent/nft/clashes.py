@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, product
 
 from hostnet.agent.indexes.prefixes import Prefix
 from hostnet.agent.linux.snapshot import Snapshot
@@ -58,8 +58,8 @@ def _check_source_nat(owner: Owner, owners: Owners) -> None:
     by_target: dict[tuple[str, ...], list[tuple[int, int, Forward, Owner]]] = {}
     for each in (owner, *(planned[key] for key in beside)):
         for item in each.of(Forward):
-            for protocol in item.protocols:
-                target = (planned.external_of(item), item.family, protocol, item.address)
+            for external, protocol in product(planned.externals_of(item), item.protocols):
+                target = (external, item.family, protocol, item.address)
                 by_target.setdefault(target, []).append((*item.ports, item, each))
     for forwards in by_target.values():
         _check_one_target(forwards, owner)

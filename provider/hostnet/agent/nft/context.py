@@ -66,14 +66,14 @@ class Context:
             found[name] = tuple(dict.fromkeys((*(gateway.internal or self.devices), *homes)))
         return found
 
-    def parts(self, gateway: Gateway, cidr: str) -> list[Any]:
+    def parts(self, gateway: Gateway, external: str, cidr: str) -> list[Any]:
         """A network of a gateway without what is more specific in another gateway of the same external interface.
 
         There the other gateway says how a source is translated; and an interval set takes no overlapping elements. Of
         two gateways with the same network, which admission refuses, the first by name has it.
         """
         network = Prefix.parse(cidr)
-        index = self._behind.get(gateway.external or "")
+        index = self._behind.get(external)
         inside = [
             ipaddress.ip_network(other)
             for prefix, (name, other) in (index.overlapping(network) if index else ())
@@ -86,11 +86,12 @@ class Context:
         """By external interface, the networks behind its gateways, by address and by interface: (gateway, network)."""
         found: dict[str, PrefixIndex[tuple[str, str]]] = {}
         for name, gateway in self.gateways.items():
-            index = found.setdefault(gateway.external or "", PrefixIndex())
             own = [str(net) for link in gateway.internal for net in subnets(self.addresses.get(link, ()))]
             routed = [cidr for link in gateway.internal for cidr in self.routes.get(link, ())]
-            for cidr in (*gateway.internal4, *gateway.internal6, *own, *routed):
-                index.add(Prefix.parse(cidr), (name, cidr))
+            for external in gateway.uplinks:
+                index = found.setdefault(external, PrefixIndex())
+                for cidr in (*gateway.internal4, *gateway.internal6, *own, *routed):
+                    index.add(Prefix.parse(cidr), (name, cidr))
         return found
 
 
@@ -125,7 +126,8 @@ def _context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str])
     devices = tuple(sorted(_devices(owners, declared)))
     our_links = {*devices, *(name for gateway in gateways.values() for name in gateway.internal)}
     externals = forwards.externals
-    compared = externals if len(externals) > 1 else frozenset()
+    several = {name for gateway in gateways.values() if gateway.more for name in gateway.uplinks}
+    compared = (externals if len(externals) > 1 else frozenset()) | several
     looked_up = {name: snapshot.addresses.get(name, ()) for name in {*our_links, *compared} - set(devices)}
     addresses = {**looked_up, **{name: declared.get(name, ()) for name in devices}}
     ports = tuple(sorted(_ports(owners, our_links, attached))) if forwards.looped else ()
@@ -138,7 +140,7 @@ def _context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str])
     for route in owners.every(Route) if behind else ():
         if route.link in behind:
             routes[route.link] = (*routes.get(route.link, ()), route.cidr)
-    externals |= {gateway.external for gateway in gateways.values() if gateway.external}
+    externals |= {name for gateway in gateways.values() for name in gateway.uplinks}
     return Context(
         devices, addresses, gateways, ports, forwards, bridges, shared, externals, routes, observed, services
     )

@@ -107,8 +107,8 @@ def _dependent(before: Owners, after: Owners) -> Iterator[str]:
         had, has = (owner.of(Forward) if owner is not None else () for owner in (old, new))
         for items, owners in zip(gone_and_come(had, has), (before, after)):
             for item in items:
-                external = owners.external_of(item)
-                found = (index.dependent(item, external) for index in (before.forwards, after.forwards))
+                externals = owners.externals_of(item)
+                found = (index.dependent(item, externals) for index in (before.forwards, after.forwards))
                 yield from (key for keys in found for key in keys if key in after)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from hostnet.agent.nft.context import Context
@@ -38,8 +39,8 @@ class Cell:
     elements: tuple[Element, ...]
 
 
-def forward_devices(forward: Forward, context: Context) -> tuple[str, tuple[str, ...]]:
-    """The interfaces that a forward's packets come in by: its external one, and those that `loopback` adds.
+def forward_devices(forward: Forward, context: Context) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The interfaces that a forward's packets come in by: its external ones, and those that `loopback` adds.
 
     Raises:
         KeyError: There is no gateway of that name.
@@ -48,30 +49,30 @@ def forward_devices(forward: Forward, context: Context) -> tuple[str, tuple[str,
         if forward.external is None:
             msg = "a forward without an external interface"
             raise ValueError(msg)
-        return forward.external, (*context.devices, LOOPBACK_DEVICE)
+        return (forward.external,), (*context.devices, LOOPBACK_DEVICE)
     gateway = context.gateways[forward.gateway]
     if gateway.external is None:
         msg = f"gateway {gateway.name} has no external interface yet"
         raise ValueError(msg)
-    return gateway.external, (*context.internal[gateway.name], LOOPBACK_DEVICE)
+    return gateway.uplinks, (*context.internal[gateway.name], LOOPBACK_DEVICE)
 
 
 def forward_cells(forward: Forward, context: Context) -> Iterator[Cell]:
     """A forward's elements, in cells: which cell is missing says which property of the forward has drifted."""
-    external, internal = forward_devices(forward, context)
+    externals, internal = forward_devices(forward, context)
     wildcard = ANY_ADDRESS[forward.family]
     for protocol in forward.protocols:
         for listen in forward.listen or (None,):
             if listen != "127.0.0.1":
                 for source in forward.sources or (None,):
-                    elements = _forward_elements(forward, external, protocol, listen, source)
-                    yield Cell(protocol, listen, source, loopback=False, elements=tuple(elements))
-            for at in _inner_addresses(forward, external, protocol, listen, context):
+                    outer = [_forward_elements(forward, each, protocol, listen, source) for each in externals]
+                    yield Cell(protocol, listen, source, loopback=False, elements=tuple(chain.from_iterable(outer)))
+            for at in _inner_addresses(forward, externals, protocol, listen, context):
                 for device in _loopback_devices(forward, internal, listen):
                     elements = _forward_elements(forward, device, protocol, at, None)
                     yield Cell(protocol, listen, None, loopback=True, elements=tuple(elements))
         if wildcard in forward.listen:
-            devices = [external, *(internal if forward.loopback else ())]
+            devices = [*externals, *(internal if forward.loopback else ())]
             parts = context.forwards.parts(forward.ports, (forward.family, protocol, ""))
             every = tuple(
                 Element("dnat_wildcard" + DIGIT[forward.family], (device, protocol, _range(part)))
@@ -83,20 +84,22 @@ def forward_cells(forward: Forward, context: Context) -> Iterator[Cell]:
 
 
 def _inner_addresses(
-    forward: Forward, external: str, protocol: str, listen: str | None, context: Context
+    forward: Forward, externals: tuple[str, ...], protocol: str, listen: str | None, context: Context
 ) -> tuple[str | None, ...]:
     """The addresses of the host that mean this forward from within: the declared one.
 
-    If another external interface forwards the port as well, those of this forward's interface.
+    If another external interface forwards the port as well, those of this forward's interfaces.
     """
     if listen is None:
-        several = context.forwards.doubled(forward, protocol, external)
+        several = context.forwards.doubled(forward, protocol, externals)
     else:
         several = listen == ANY_ADDRESS[forward.family] and context.forwards.disputed(forward, protocol)
     if not several:
         return (listen,)
     wanted = ":" if forward.family == "ipv6" else "."
-    return tuple(cidr.split("/")[0] for cidr in context.addresses.get(external, ()) if wanted in cidr)
+    return tuple(
+        cidr.split("/")[0] for external in externals for cidr in context.addresses.get(external, ()) if wanted in cidr
+    )
 
 
 def _loopback_devices(forward: Forward, internal: tuple[str, ...], listen: str | None) -> Iterable[str]:
@@ -169,10 +172,10 @@ def source_translated(forward: Forward, context: Context) -> Iterator[Element]:
         return
     digit = DIGIT[forward.family]
     yield Element("source_nat_targets" + digit, (forward.address,))
-    external, internal = forward_devices(forward, context)
+    externals, internal = forward_devices(forward, context)
     name = ("source_nat_ports" if forward.ports[0] == forward.ports[1] else "source_nat_ranges") + digit
     inner = (device for device in internal if device != LOOPBACK_DEVICE) if forward.loopback else ()
-    for device in (external, *inner):
+    for device in (*externals, *inner):
         for protocol in forward.protocols:
             for part in context.forwards.parts(forward.ports, (forward.family, protocol, forward.address)):
                 yield Element(name, (device, protocol, _range(part), forward.address))

@@ -17,16 +17,22 @@ def gateway_elements(gateway: Gateway, context: Context) -> Iterator[Tagged]:
     Raises:
         ValueError: Its external interface is not resolved.
     """
-    external = gateway.external
-    if external is None:
+    if not gateway.uplinks:
         msg = f"gateway {gateway.name} has no external interface yet"
         raise ValueError(msg)
-    yield Element("external_links", (external,)), ("external", "")
+    yield from ((Element("external_links", (external,)), ("external", "")) for external in gateway.uplinks)
     for name in gateway.internal:
-        yield from _internal_interface(gateway, external, name, context)
-    yield from _internal_networks(gateway, external, context)
+        yield from _internal_interface(gateway, name, context)
+    for external in gateway.uplinks:
+        yield from _internal_networks(gateway, external, context)
     yield from _addresses_in_networks(gateway, context)
     yield from _bridges_in_networks(gateway, context)
+    for external in gateway.uplinks:
+        yield from _uplink(gateway, external)
+
+
+def _uplink(gateway: Gateway, external: str) -> Iterator[Tagged]:
+    """What depends on an external interface alone."""
     if gateway.mss_clamp:
         yield Element("mss_clamp_links", (external,)), ("mss_clamp", "")
     for digit, host in (("4", gateway.dmz4), ("6", gateway.dmz6)):
@@ -43,19 +49,21 @@ def closed_addresses(context: Context) -> set[str]:
     return {element.key[0] for element in found if element.set in ("gateway_addrs4", "gateway_addrs6")}
 
 
-def _internal_interface(gateway: Gateway, external: str, name: str, context: Context) -> Iterator[Tagged]:
+def _internal_interface(gateway: Gateway, name: str, context: Context) -> Iterator[Tagged]:
     tag = ("internal", name)
     yield Element("internal_links", (name,)), tag
-    yield Element("forward_pairs4", (name, external)), tag
-    yield _translate("pairs4", (name, external), gateway.snat4, tag)
+    for external in gateway.uplinks:
+        yield Element("forward_pairs4", (name, external)), tag
+        yield _translate("pairs4", (name, external), fixed_source(gateway, external, "4", context), tag)
     for digit, address in own_addresses(context, name):
         yield Element("gateway_addrs" + digit, (address,)), tag
-    if gateway.nat6:
-        yield Element("forward_pairs6", (name, external)), ("nat6", "")
-        yield _translate("pairs6", (name, external), gateway.snat6, ("nat6", ""))
-    if gateway.route6:
-        yield Element("forward_pairs6", (name, external)), ("route6", "")
-        yield Element("forward_pairs6", (external, name)), ("route6", "")
+    for external in gateway.uplinks:
+        if gateway.nat6:
+            yield Element("forward_pairs6", (name, external)), ("nat6", "")
+            yield _translate("pairs6", (name, external), fixed_source(gateway, external, "6", context), ("nat6", ""))
+        if gateway.route6:
+            yield Element("forward_pairs6", (name, external)), ("route6", "")
+            yield Element("forward_pairs6", (external, name)), ("route6", "")
     if gateway.internal_forwarding:
         for other in gateway.internal:
             if other != name:
@@ -63,22 +71,39 @@ def _internal_interface(gateway: Gateway, external: str, name: str, context: Con
                 yield Element("forward_pairs6", (name, other)), ("internal_forwarding", "")
 
 
+def fixed_source(gateway: Gateway, external: str, digit: str, context: Context) -> str | None:
+    """The declared source address of what leaves by an external interface; None: the interface's own.
+
+    Of several interfaces it is for those that have it: by another one its replies would not come back. Where none has
+    it, it is for the first, as a provider may route it there.
+    """
+    address = gateway.snat4 if digit == "4" else gateway.snat6
+    if address is None or not gateway.more:
+        return address
+    homes = [name for name in gateway.uplinks if address in map(_bare, context.addresses.get(name, ()))]
+    return address if external in (homes or gateway.uplinks[:1]) else None
+
+
+def _bare(cidr: str) -> str:
+    return cidr.partition("/")[0]
+
+
 def _internal_networks(gateway: Gateway, external: str, context: Context) -> Iterator[Tagged]:
     for digit, networks in (("4", gateway.internal4), ("6", gateway.internal6)):
         for cidr in networks:
             tag = ("internal" + digit, cidr)
-            for part in context.parts(gateway, widest(cidr, networks)):
-                yield from _network(gateway, digit, (external, bare(part)), tag)
+            for part in context.parts(gateway, external, widest(cidr, networks)):
+                yield from _network(gateway, digit, (external, bare(part)), tag, context)
 
 
-def _network(gateway: Gateway, digit: str, key: tuple[str, str], tag: Tag) -> Iterator[Tagged]:
+def _network(gateway: Gateway, digit: str, key: tuple[str, str], tag: Tag, context: Context) -> Iterator[Tagged]:
     """The elements of a part of a network that is given by address."""
     if digit == "6" and gateway.route6:
         yield Element("routed_nets6", key), tag
     if digit == "4" or gateway.nat6 or gateway.route6:
         yield Element("forward_nets" + digit, key), tag
     if digit == "4" or gateway.nat6:
-        yield _translate("nets" + digit, key, gateway.snat4 if digit == "4" else gateway.snat6, tag)
+        yield _translate("nets" + digit, key, fixed_source(gateway, key[0], digit, context), tag)
 
 
 def _addresses_in_networks(gateway: Gateway, context: Context) -> Iterator[Tagged]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Callable
 
+from hostnet.agent.nft.gateway_elements import fixed_source
 from hostnet.agent.observe.differences import Difference, as_there
 from hostnet.agent.observe.drift import drift
 from hostnet.agent.observe.links import observed_glob, observed_link
@@ -14,6 +14,7 @@ from hostnet.agent.observe.observation import Observation
 from hostnet.agent.observe.undeclared import undeclared_forwards
 from hostnet.agent.plan.mtu import ETHERNET_MTU
 from hostnet.agent.record.owners import Owner
+from hostnet.wire.family import digit_of
 from hostnet.wire.objects import (
     Address,
     DhcpServer,
@@ -180,19 +181,19 @@ def _guest(item: Guest, facts: _Facts) -> GuestState:
 
 def _gateway(item: Gateway, facts: _Facts) -> GatewayState:
     there = {**as_there(item, facts.of(item)), "external": item.external}
-    return GatewayState(**there, external_addresses=_external_addresses(item, facts.observation))
+    addresses = _external_addresses(item, facts.observation)
+    return GatewayState(**there, external_addresses=addresses, moved=facts.has(item, "moved"))
 
 
 def _external_addresses(item: Gateway, observation: Observation) -> tuple[str, ...]:
-    """The fixed addresses where set, else the external interface's global ones; bare."""
-    found = []
-    there = [cidr.split("/")[0] for cidr in observation.world.snapshot.addresses.get(item.external or "", ())]
-    for fixed, version in ((item.snat4, 4), (item.snat6, 6)):
-        if fixed is not None:
-            found.append(fixed)
-        else:
-            found += [address for address in there if ipaddress.ip_address(address).version == version]
-    return tuple(found)
+    """By family and external interface the fixed address where it is set, else the interface's global ones; bare."""
+    found: list[str] = []
+    for digit in "46":
+        for external in item.uplinks:
+            fixed = fixed_source(item, external, digit, observation.context)
+            there = (cidr for cidr in observation.world.snapshot.addresses.get(external, ()) if digit_of(cidr) == digit)
+            found += [fixed] if fixed is not None else [cidr.split("/")[0] for cidr in there]
+    return tuple(dict.fromkeys(found))
 
 
 def _forward(item: Forward, facts: _Facts) -> ForwardState:

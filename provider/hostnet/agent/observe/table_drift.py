@@ -12,6 +12,7 @@ from hostnet.agent.nft.ruleset import SETS, Element, Tag
 from hostnet.agent.observe.differences import Difference, is_not, is_off, lost
 from hostnet.agent.observe.observation import Observation
 from hostnet.agent.observe.undeclared import undeclared_forwards
+from hostnet.agent.plan.resolve import default_uplinks
 from hostnet.wire.family import digit_of
 from hostnet.wire.objects import Forward, Gateway, Ports, ports_text
 
@@ -73,7 +74,19 @@ def gateway_drift(item: Gateway, observation: Observation) -> Iterator[Differenc
     for field, there in changed.items():
         if (field, "") not in missing:
             yield is_not(item, field, _VALUES.get(field, field), there, getattr(item, field, None))
+    yield from _moved(item, observation)
     yield from _undeclared(item, observation)
+
+
+def _moved(item: Gateway, observation: Observation) -> Iterator[Difference]:
+    """The default routes of a gateway that resolves its external interfaces itself go through others now.
+
+    While there is none, because a line is down, it keeps those that it has.
+    """
+    now = default_uplinks(item, observation.world.snapshot)
+    if item.resolved and now and set(now) != set(item.uplinks):
+        text = f"the default routes go through {', '.join(now)}, and the gateway leads out by {', '.join(item.uplinks)}"
+        yield Difference(item.key, "moved", text, there=True, declared=False)
 
 
 def _missing_and_changed(item: Gateway, observation: Observation) -> tuple[list[Tag], dict[str, str]]:
@@ -147,7 +160,7 @@ def _undeclared(item: Gateway, observation: Observation) -> Iterator[Difference]
     """Interfaces and forwards that another program put into our table."""
     for name, key in observation.undeclared:
         link = key[0]
-        translated = name in ("masquerade_pairs4", "snat_pairs4") and key[1] == item.external
+        translated = name in ("masquerade_pairs4", "snat_pairs4") and key[1] in item.uplinks
         if (name == "internal_links" or translated) and link not in item.internal:
             text = f"{link} is behind the gateway, and no resource declares that"
             yield Difference(item.key, "internal", text, there=link, item=link)

@@ -12,7 +12,7 @@ def undeclared_forwards(gateway: Gateway, observation: Observation) -> list[Forw
     """What another program forwards on a gateway, from outside or from within; the next update takes it out."""
     if not observation.undeclared:
         return []
-    devices = {gateway.external, LOOPBACK_DEVICE, *observation.context.internal[gateway.name]}
+    devices = {*gateway.uplinks, LOOPBACK_DEVICE, *observation.context.internal[gateway.name]}
     found: dict[str, Forward] = {}
     for (name, key), value in observation.undeclared.items():
         if value and len(key) > 2 and key[0] in devices:

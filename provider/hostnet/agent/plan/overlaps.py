@@ -122,7 +122,8 @@ def check_gateway(item: Gateway, change: Change, world: World) -> None:
     had = set(_behind(own, world)) if own is not None else set()
     mine = {place: text for place, text in _behind(item, world).items() if place not in had}
     for owner, other in world.others(change, Gateway):
-        if other.external != item.external:
+        shared = [name for name in item.uplinks if name in other.uplinks]
+        if not shared:
             continue
         _check_dmz(item, other, owner)
         for place in mine.keys() & _behind(other, world).keys():
@@ -130,7 +131,7 @@ def check_gateway(item: Gateway, change: Change, world: World) -> None:
                 Code.CONFLICT,
                 f"cannot set up NAT gateway {item.name}",
                 f"{mine[place]} is also behind NAT gateway {other.name}, which belongs to {owner.label}, and both lead "
-                f"out by {item.external}",
+                f"out by {', '.join(shared)}",
                 "Remove it from one of the two, or give them different external interfaces",
                 holder=owner.key,
             )

@@ -176,17 +176,32 @@ def _default_link(what: str, family: Family | None, snapshot: Snapshot) -> str:
 
 def _resolve_gateway(item: Gateway, world: World) -> Gateway:
     what = f"cannot set up NAT gateway {item.name}"
-    external = item.external or _default_link(what, None, world.snapshot)
-    if external not in world.snapshot.links:
-        raise _missing_external(what, external, world.snapshot)
-    if external in item.internal:
-        why = f"{external} is both its external and an internal interface"
-        raise HostnetError(Code.INVALID, what, why, "Name it as one of them only")
+    uplinks = item.uplinks or default_uplinks(item, world.snapshot) or _former_uplinks(item, world)
+    uplinks = uplinks or (_default_link(what, None, world.snapshot),)
+    for external in uplinks:
+        if external not in world.snapshot.links:
+            raise _missing_external(what, external, world.snapshot)
+        if external in item.internal:
+            why = f"{external} is both its external and an internal interface"
+            raise HostnetError(Code.INVALID, what, why, "Name it as one of them only")
     for name, address in (("dmzHost", item.dmz4), ("dmzHostIpv6", item.dmz6)):
         _check_machine(what, name, address, world)
     for name, address in (("externalIp", item.snat4), ("externalIpv6", item.snat6)):
-        _check_machine(what, name, address, world, on=external)
-    return replace(item, external=external, resolved=item.external is None or item.resolved)
+        for external in uplinks:
+            _check_machine(what, name, address, world, on=external)
+    return replace(item, external=uplinks[0], more=uplinks[1:], resolved=item.external is None or item.resolved)
+
+
+def default_uplinks(item: Gateway, snapshot: Snapshot) -> tuple[str, ...]:
+    """The external interfaces of a gateway that names none: those of all default routes, without its internal ones."""
+    return tuple(name for name in snapshot.default_uplinks if name not in item.internal)
+
+
+def _former_uplinks(item: Gateway, world: World) -> tuple[str, ...]:
+    """What a gateway had that names none, while the host has no default route: its line may come back."""
+    former = world.gateway(item.name)
+    there = former.uplinks if former is not None and former.resolved else ()
+    return tuple(name for name in there if name in world.snapshot.links)
 
 
 def _check_machine(what: str, name: str, address: str | None, world: World, on: str | None = None) -> None:

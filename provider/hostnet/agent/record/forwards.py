@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
 from typing import Generic, TypeVar
 
@@ -60,9 +60,9 @@ class ForwardIndex:
 
     # --- changes -----------------------------------------------------------------------------------------------------
 
-    def put(self, key: str, item: Forward, external: str) -> None:
-        """Note a forward of an owner, which listens on this external interface."""
-        for (_, family, protocol, listen), span in places(item, external):
+    def put(self, key: str, item: Forward, externals: Iterable[str]) -> None:
+        """Note a forward of an owner, which listens on these external interfaces."""
+        for (external, family, protocol, listen), span in places(item, externals):
             self._holders.add((external, family, protocol, listen), span, key)
             _count(self._listens.setdefault((external, family, protocol), SharingMap()), listen, 1)
             if span[0] == span[1]:
@@ -71,9 +71,9 @@ class ForwardIndex:
                 add_value(self._wide, (family, protocol), (span, external, key))
         self._note(item, 1)
 
-    def drop(self, key: str, item: Forward, external: str) -> None:
+    def drop(self, key: str, item: Forward, externals: Iterable[str]) -> None:
         """Forget a forward of an owner."""
-        for (_, family, protocol, listen), span in places(item, external):
+        for (external, family, protocol, listen), span in places(item, externals):
             self._holders.drop((external, family, protocol, listen), span, key)
             _count(self._listens[external, family, protocol], listen, -1)
             if not self._listens[external, family, protocol]:
@@ -129,17 +129,17 @@ class ForwardIndex:
         """Who has one of these ports in a place: the ports, and the owner's key."""
         return self._holders.overlapping(place, span)
 
-    def beside(self, item: Forward, external: str, *, elsewhere: bool) -> Iterator[str]:
+    def beside(self, item: Forward, externals: Collection[str], *, elsewhere: bool) -> Iterator[str]:
         """The keys of owners that have one of a forward's ports somewhere, its own one maybe among them.
 
         Args:
             item: The forward.
-            external: Its external interface.
-            elsewhere: On another external interface; else at any address of the same one.
+            externals: Its external interfaces.
+            elsewhere: On another external interface; else at any address of the same ones.
         """
         for protocol in item.protocols:
             for other in self.externals:
-                if (other != external) is elsewhere:
+                if (other not in externals) is elsewhere:
                     yield from self._at(other, item.family, protocol, item.ports)
 
     def _at(self, external: str, family: str, protocol: str, span: Span) -> Iterator[str]:
@@ -151,20 +151,20 @@ class ForwardIndex:
             for port in ports:
                 yield from (key for _, key in self._holders.single((external, family, protocol, listen), port))
 
-    def dependent(self, item: Forward, external: str) -> Iterator[str]:
+    def dependent(self, item: Forward, externals: Collection[str]) -> Iterator[str]:
         """The keys of owners whose elements depend on whether this forward is there."""
-        yield from self.beside(item, external, elsewhere=True)
+        yield from self.beside(item, externals, elsewhere=True)
         for protocol in item.protocols:
             wide = self._wide.get((item.family, protocol), ())
             yield from (key for span, _, key in wide if _meet(span, item.ports))
 
-    def doubled(self, item: Forward, protocol: str, external: str) -> bool:
-        """Whether another external interface forwards one of a forward's ports, too."""
-        others = self.externals - {external}
+    def doubled(self, item: Forward, protocol: str, externals: Collection[str]) -> bool:
+        """Whether another external interface than a forward's forwards one of its ports, too."""
+        others = self.externals.difference(externals)
         if not others:
             return False
         wide = self._wide.get((item.family, protocol), ())
-        if any(there != external and _meet(each, item.ports) for each, there, _ in wide):
+        if any(there in others and _meet(each, item.ports) for each, there, _ in wide):
             return True
         ports = range(item.ports[0], item.ports[1] + 1)
         return any((other, item.family, protocol, port) in self._single for other in others for port in ports)
@@ -219,12 +219,15 @@ class _Spans(Generic[GroupT, ValueT]):
         return (((port, port), value) for value in reversed(self._single.get((group, port), ())))
 
 
-def places(item: Forward, external: str) -> list[tuple[Place, Span]]:
+def places(item: Forward, externals: Iterable[str]) -> list[tuple[Place, Span]]:
     """Where a forward listens, with its ports."""
     everywhere = ANY_ADDRESS[item.family]
     listens = {"*" if listen == everywhere else listen for listen in item.listen} or ("*",)
     return [
-        ((external, item.family, protocol, listen), item.ports) for protocol in item.protocols for listen in listens
+        ((external, item.family, protocol, listen), item.ports)
+        for external in externals
+        for protocol in item.protocols
+        for listen in listens
     ]
 
 

@@ -287,7 +287,7 @@ class Owners(Mapping[str, Owner]):
             others = [each for each in self._gateway_holders.get(name, ()) if each[0] != key]
             holders[name] = (*others, *([(key, mine[name])] if name in mine else []))
             there, then = self.gateways.get(name), holders[name][-1][1] if holders[name] else None
-            if there is None or then is None or there.external != then.external:
+            if there is None or then is None or there.uplinks != then.uplinks:
                 moving.add(name)
         fresh = frozenset(come) if moving else ()
         moved = [
@@ -310,7 +310,7 @@ class Owners(Mapping[str, Owner]):
         for key, item in forwards:
             index = self._own_forwards()
             if index is not None:
-                (index.put if there else index.drop)(key, item, self.external_of(item))
+                (index.put if there else index.drop)(key, item, self.externals_of(item))
 
     def _own_forwards(self) -> ForwardIndex | None:
         """The index of forwards, which nobody else has; None where it was not asked for yet."""
@@ -341,7 +341,7 @@ class Owners(Mapping[str, Owner]):
         if self._forwards is None:
             self._forwards = ForwardIndex()
             for owner, item in self.holding(Forward):
-                self._forwards.put(owner.key, item, self.external_of(item))
+                self._forwards.put(owner.key, item, self.externals_of(item))
         return self._forwards
 
     def lend_forwards(self) -> ForwardIndex:
@@ -355,9 +355,13 @@ class Owners(Mapping[str, Owner]):
         return {family for family, count in self._families.items() if count}
 
     def external_of(self, item: Forward) -> str:
-        """The external interface of a forward; "" where it has none."""
+        """The external interface of a forward, of several the first; "" where it has none."""
+        return self.externals_of(item)[0]
+
+    def externals_of(self, item: Forward) -> tuple[str, ...]:
+        """The external interfaces of a forward; "" where it has none."""
         gateway = self.gateways.get(item.gateway) if item.gateway else None
-        return (gateway.external if gateway else item.external) or ""
+        return (gateway.uplinks if gateway else None) or ("" if gateway else item.external or "",)
 
     def has(self, *kinds: type[Any]) -> bool:
         """Whether there is any object of these types."""
@@ -398,9 +402,9 @@ class Owners(Mapping[str, Owner]):
         index, externals = self.forwards, self.forwards.externals
         found: set[str] = set()
         for item in owner.of(Forward):
-            external = self._external_beside(item, owner)
-            if not elsewhere or externals - {external}:
-                found.update(index.beside(item, external, elsewhere=elsewhere))
+            own = self._externals_beside(item, owner)
+            if not elsewhere or externals.difference(own):
+                found.update(index.beside(item, own, elsewhere=elsewhere))
         return {key for key in found if key in self and self[key].urn != owner.urn}
 
     def check_ports(self, owner: Owner) -> None:
@@ -412,7 +416,7 @@ class Owners(Mapping[str, Owner]):
         mine: dict[Place, list[Span]] = {}
         index, own = self.forwards, owner.key
         for item in owner.of(Forward):
-            for place, ports in places(item, self._external_beside(item, owner)):
+            for place, ports in places(item, self._externals_beside(item, owner)):
                 for there, key in index.holders(place, ports):
                     holder = self.get(key) if key != own else owner
                     if holder is None or holder.urn != owner.urn:
@@ -424,12 +428,12 @@ class Owners(Mapping[str, Owner]):
                 if other[0] <= one[1]:
                     raise _taken(place, other, one, None)
 
-    def _external_beside(self, item: Forward, owner: Owner) -> str:
-        """The external interface of a forward of an owner that may not be among these yet."""
+    def _externals_beside(self, item: Forward, owner: Owner) -> tuple[str, ...]:
+        """The external interfaces of a forward of an owner that may not be among these yet."""
         for gateway in owner.of(Gateway):
             if gateway.name == item.gateway:
-                return gateway.external or ""
-        return self.external_of(item)
+                return gateway.uplinks or ("",)
+        return self.externals_of(item)
 
 
 _Numbered = tuple[int, Owner]

@@ -19,7 +19,7 @@ from tests.unit.agent.data import urn
 
 _LISTENS = st.lists(st.sampled_from(["0.0.0.0", "192.0.2.1", "192.0.2.2", "127.0.0.1"]), max_size=2, unique=True)  # noqa: S104
 _FORWARDS = st.builds(
-    lambda protocol, low, length, host, where, listen, loopback: Forward(
+    lambda protocol, low, length, host, where, listen, loopback, source_nat: Forward(
         "ipv4",
         protocol,
         (low, low + length),
@@ -28,6 +28,7 @@ _FORWARDS = st.builds(
         **({"gateway": where} if where.startswith("nat") else {"external": where}),
         listen=tuple(listen),
         loopback=loopback,
+        source_nat=source_nat,
     ),
     st.sampled_from([("tcp",), ("udp",), ("tcp", "udp")]),
     st.integers(1, 6),
@@ -36,13 +37,14 @@ _FORWARDS = st.builds(
     st.sampled_from(["nat0", "nat1", "eth0", "eth1"]),
     _LISTENS,
     st.booleans(),
+    st.booleans(),
 )
 _OBJECTS = st.one_of(
     st.just(()),
     _FORWARDS.map(lambda item: (item, Forwarding("ipv4"))),
     st.builds(
-        lambda external, forwards: (Gateway("", external, ("br0",)), *forwards),
-        st.sampled_from(["eth0", "eth1"]),
+        lambda uplinks, forwards: (Gateway("", uplinks[0], ("br0",), more=uplinks[1:]), *forwards),
+        st.sampled_from([("eth0",), ("eth1",), ("eth0", "eth1")]),
         st.lists(_FORWARDS, max_size=3, unique=True),
     ),
     st.sampled_from([(Link("", "bridge"), Address("", f"10.0.{number}.1/24")) for number in range(2)]),
@@ -119,10 +121,10 @@ def _dump(owners: Owners) -> Any:
             for at in ("", item.address)
         ],
         (dict(forwards.targets), dict(forwards.loopback_targets)),
-        [sorted(forwards.dependent(item, owners.external_of(item))) for _, item in items],
+        [sorted(forwards.dependent(item, owners.externals_of(item))) for _, item in items],
         [sorted(owners.beside(owner, elsewhere=there)) for owner in owners.values() for there in (True, False)],
         [
-            (forwards.doubled(item, protocol, owners.external_of(item)), forwards.disputed(item, protocol))
+            (forwards.doubled(item, protocol, owners.externals_of(item)), forwards.disputed(item, protocol))
             for _, item in items
             for protocol in item.protocols
         ],
