@@ -95,6 +95,7 @@ export class NatGateway extends pulumi.CustomResource {
             resourceInputs["internalIps"] = args?.internalIps;
             resourceInputs["internalIpv6s"] = args?.internalIpv6s;
             resourceInputs["mssClamp"] = args?.mssClamp;
+            resourceInputs["routeIpv4"] = args?.routeIpv4;
             resourceInputs["routeIpv6"] = args?.routeIpv6;
             resourceInputs["externalAddresses"] = undefined /*out*/;
             resourceInputs["forwarding"] = undefined /*out*/;
@@ -122,11 +123,11 @@ export interface NatGatewayArgs {
      */
     dmzExceptPorts?: pulumi.Input<pulumi.Input<number>[] | undefined>;
     /**
-     * The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
+     * The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. With `externalIp` it receives what comes to this address: then several gateways of one external interface may have a DMZ host each. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
      */
     dmzHost?: pulumi.Input<string | undefined>;
     /**
-     * The same as `dmzHost`, for IPv6. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
+     * The same as `dmzHost`, for IPv6 and `externalIpv6`. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
      */
     dmzHostIpv6?: pulumi.Input<string | undefined>;
     /**
@@ -177,6 +178,10 @@ export interface NatGatewayArgs {
      * Lowers the maximum segment size (MSS) of forwarded TCP connections to the MTU of the path. Default: false. On the host: `tcp option maxseg size set rt mtu` applies to the external interface.
      */
     mssClamp?: pulumi.Input<boolean | undefined>;
+    /**
+     * Forwards IPv4 of `internalIps` in both directions without translation, for guests with public addresses. What else is behind `internalInterfaces` is translated as ever. Default: false. On the host: Each network is an element of an interval set: its source is kept, and new connections to it are accepted from the external interfaces.
+     */
+    routeIpv4?: pulumi.Input<boolean | undefined>;
     /**
      * Forwards IPv6 in both directions without translation, for guests with public IPv6 addresses. Not together with `enableIpv6`. Default: false. On the host: IPv6 forwarding is switched on.
      */

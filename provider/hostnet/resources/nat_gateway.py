@@ -125,7 +125,8 @@ class NatGatewayInputs(Declared):
     dmz_host: str | None = prop(
         Ip(IPV4),
         "The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP "
-        "to `dmzExceptPorts` stays with the host.",
+        "to `dmzExceptPorts` stays with the host. With `externalIp` it receives what comes to this address: "
+        "then several gateways of one external interface may have a DMZ host each.",
         default_doc="none",
         effect="It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.",
         field="dmz4",
@@ -133,7 +134,7 @@ class NatGatewayInputs(Declared):
     )
     dmz_host_ipv6: str | None = prop(
         Ip(IPV6),
-        "The same as `dmzHost`, for IPv6.",
+        "The same as `dmzHost`, for IPv6 and `externalIpv6`.",
         default_doc="none",
         effect="It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.",
         field="dmz6",
@@ -166,6 +167,15 @@ class NatGatewayInputs(Declared):
         default=False,
         effect="Each pair is an element of the sets that the forward hook accepts.",
         field="internal_forwarding",
+    )
+    route_ipv4: bool = prop(
+        Bool(),
+        "Forwards IPv4 of `internalIps` in both directions without translation, for guests with public addresses. What "
+        "else is behind `internalInterfaces` is translated as ever.",
+        default=False,
+        effect="Each network is an element of an interval set: its source is kept, and new connections to it are "
+        "accepted from the external interfaces.",
+        field="route4",
     )
     route_ipv6: bool = prop(
         Bool(),
@@ -214,6 +224,8 @@ def _gateway_rules(judged: dict[str, Value], path: str, report: Report) -> None:
         report.fail(
             join(path, "routeIpv6"), "must not be true together with enableIpv6: IPv6 is either routed or translated"
         )
+    if judged["routeIpv4"] is True and judged["internalIps"] in (None, []):
+        report.fail(join(path, "routeIpv4"), "needs internalIps: these networks are routed")
     _external_rules(judged, path, report)
     overlapping(judged["forwardPorts"], join(path, "forwardPorts"), report)
 

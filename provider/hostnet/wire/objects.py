@@ -182,6 +182,7 @@ class Gateway:
     firewall: bool = True
     resolved: bool = False  # `external` was not declared: the agent filled in the default routes' interfaces
     more: tuple[Name, ...] = ()  # further external interfaces; `external` is the first
+    route4: bool = False  # `internal4` is routed both ways, and not translated
 
     @property
     def key(self) -> str:

@@ -106,9 +106,9 @@ type natGatewayArgs struct {
 	Connection *Connection `pulumi:"connection"`
 	// TCP ports that stay with the host although there is a `dmzHost`. With an empty list, none does. Default: [22]. On the host: Each port is an element of a set that is looked up before the DMZ host.
 	DmzExceptPorts []int `pulumi:"dmzExceptPorts"`
-	// The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
+	// The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. With `externalIp` it receives what comes to this address: then several gateways of one external interface may have a DMZ host each. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
 	DmzHost *string `pulumi:"dmzHost"`
-	// The same as `dmzHost`, for IPv6. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
+	// The same as `dmzHost`, for IPv6 and `externalIpv6`. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
 	DmzHostIpv6 *string `pulumi:"dmzHostIpv6"`
 	// Translates IPv6 as well (NAT66). Not together with `routeIpv6`. Default: false. On the host: IPv6 forwarding is switched on. An uplink still accepts router advertisements (accept_ra=2).
 	EnableIpv6 *bool `pulumi:"enableIpv6"`
@@ -134,6 +134,8 @@ type natGatewayArgs struct {
 	InternalIpv6s []string `pulumi:"internalIpv6s"`
 	// Lowers the maximum segment size (MSS) of forwarded TCP connections to the MTU of the path. Default: false. On the host: `tcp option maxseg size set rt mtu` applies to the external interface.
 	MssClamp *bool `pulumi:"mssClamp"`
+	// Forwards IPv4 of `internalIps` in both directions without translation, for guests with public addresses. What else is behind `internalInterfaces` is translated as ever. Default: false. On the host: Each network is an element of an interval set: its source is kept, and new connections to it are accepted from the external interfaces.
+	RouteIpv4 *bool `pulumi:"routeIpv4"`
 	// Forwards IPv6 in both directions without translation, for guests with public IPv6 addresses. Not together with `enableIpv6`. Default: false. On the host: IPv6 forwarding is switched on.
 	RouteIpv6 *bool `pulumi:"routeIpv6"`
 }
@@ -144,9 +146,9 @@ type NatGatewayArgs struct {
 	Connection ConnectionPtrInput
 	// TCP ports that stay with the host although there is a `dmzHost`. With an empty list, none does. Default: [22]. On the host: Each port is an element of a set that is looked up before the DMZ host.
 	DmzExceptPorts pulumi.IntArrayInput
-	// The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
+	// The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. With `externalIp` it receives what comes to this address: then several gateways of one external interface may have a DMZ host each. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
 	DmzHost pulumi.StringPtrInput
-	// The same as `dmzHost`, for IPv6. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
+	// The same as `dmzHost`, for IPv6 and `externalIpv6`. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
 	DmzHostIpv6 pulumi.StringPtrInput
 	// Translates IPv6 as well (NAT66). Not together with `routeIpv6`. Default: false. On the host: IPv6 forwarding is switched on. An uplink still accepts router advertisements (accept_ra=2).
 	EnableIpv6 pulumi.BoolPtrInput
@@ -172,6 +174,8 @@ type NatGatewayArgs struct {
 	InternalIpv6s pulumi.StringArrayInput
 	// Lowers the maximum segment size (MSS) of forwarded TCP connections to the MTU of the path. Default: false. On the host: `tcp option maxseg size set rt mtu` applies to the external interface.
 	MssClamp pulumi.BoolPtrInput
+	// Forwards IPv4 of `internalIps` in both directions without translation, for guests with public addresses. What else is behind `internalInterfaces` is translated as ever. Default: false. On the host: Each network is an element of an interval set: its source is kept, and new connections to it are accepted from the external interfaces.
+	RouteIpv4 pulumi.BoolPtrInput
 	// Forwards IPv6 in both directions without translation, for guests with public IPv6 addresses. Not together with `enableIpv6`. Default: false. On the host: IPv6 forwarding is switched on.
 	RouteIpv6 pulumi.BoolPtrInput
 }

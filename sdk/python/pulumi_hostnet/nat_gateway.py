@@ -38,14 +38,15 @@ class NatGatewayArgs:
                  internal_ips: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  internal_ipv6s: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  mss_clamp: pulumi.Input[Optional[_builtins.bool]] = None,
+                 route_ipv4: pulumi.Input[Optional[_builtins.bool]] = None,
                  route_ipv6: pulumi.Input[Optional[_builtins.bool]] = None):
         """
         The set of arguments for constructing a NatGateway resource.
 
         :param pulumi.Input['ConnectionArgs'] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.int]]] dmz_except_ports: TCP ports that stay with the host although there is a `dmzHost`. With an empty list, none does. Default: [22]. On the host: Each port is an element of a set that is looked up before the DMZ host.
-        :param pulumi.Input[_builtins.str] dmz_host: The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
-        :param pulumi.Input[_builtins.str] dmz_host_ipv6: The same as `dmzHost`, for IPv6. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
+        :param pulumi.Input[_builtins.str] dmz_host: The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. With `externalIp` it receives what comes to this address: then several gateways of one external interface may have a DMZ host each. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
+        :param pulumi.Input[_builtins.str] dmz_host_ipv6: The same as `dmzHost`, for IPv6 and `externalIpv6`. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
         :param pulumi.Input[_builtins.bool] enable_ipv6: Translates IPv6 as well (NAT66). Not together with `routeIpv6`. Default: false. On the host: IPv6 forwarding is switched on. An uplink still accepts router advertisements (accept_ra=2).
         :param pulumi.Input[_builtins.str] external_interface: The interface that leads to the outside. Not together with `externalInterfaces`. Default: the interfaces of all default routes, see `externalInterfaces`. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] external_interfaces: The interfaces that lead to the outside, where there are several. What leaves by any of them is translated to that one's address, and port forwards listen on each. The first one is in the ids of port forwards. Not together with `externalInterface`. Default: the interfaces of all default routes of the main table, also of 0.0.0.0/1 with 128.0.0.0/1, the route with the lowest metric first; looked up at each update, and a change of them is drift. On the host: Each interface has its own elements, as `externalInterface` has.
@@ -58,6 +59,7 @@ class NatGatewayArgs:
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_ips: IPv4 networks, without host bits, whose guests reach the outside, on whichever interface they are. Where gateways overlap, the most specific network counts; the same network in two of one uplink is refused. On the host: Each network is an element of an interval set. IPv4 forwarding is switched on.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_ipv6s: IPv6 networks, without host bits, whose guests reach the outside, on whichever interface they are. They need `enableIpv6` or `routeIpv6`. On the host: Each network is an element of an interval set.
         :param pulumi.Input[_builtins.bool] mss_clamp: Lowers the maximum segment size (MSS) of forwarded TCP connections to the MTU of the path. Default: false. On the host: `tcp option maxseg size set rt mtu` applies to the external interface.
+        :param pulumi.Input[_builtins.bool] route_ipv4: Forwards IPv4 of `internalIps` in both directions without translation, for guests with public addresses. What else is behind `internalInterfaces` is translated as ever. Default: false. On the host: Each network is an element of an interval set: its source is kept, and new connections to it are accepted from the external interfaces.
         :param pulumi.Input[_builtins.bool] route_ipv6: Forwards IPv6 in both directions without translation, for guests with public IPv6 addresses. Not together with `enableIpv6`. Default: false. On the host: IPv6 forwarding is switched on.
         """
         if connection is not None:
@@ -92,6 +94,8 @@ class NatGatewayArgs:
             pulumi.set(__self__, "internal_ipv6s", internal_ipv6s)
         if mss_clamp is not None:
             pulumi.set(__self__, "mss_clamp", mss_clamp)
+        if route_ipv4 is not None:
+            pulumi.set(__self__, "route_ipv4", route_ipv4)
         if route_ipv6 is not None:
             pulumi.set(__self__, "route_ipv6", route_ipv6)
 
@@ -123,7 +127,7 @@ class NatGatewayArgs:
     @pulumi.getter(name="dmzHost")
     def dmz_host(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
+        The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. With `externalIp` it receives what comes to this address: then several gateways of one external interface may have a DMZ host each. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
         """
         return pulumi.get(self, "dmz_host")
 
@@ -135,7 +139,7 @@ class NatGatewayArgs:
     @pulumi.getter(name="dmzHostIpv6")
     def dmz_host_ipv6(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The same as `dmzHost`, for IPv6. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
+        The same as `dmzHost`, for IPv6 and `externalIpv6`. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
         """
         return pulumi.get(self, "dmz_host_ipv6")
 
@@ -288,6 +292,18 @@ class NatGatewayArgs:
         pulumi.set(self, "mss_clamp", value)
 
     @_builtins.property
+    @pulumi.getter(name="routeIpv4")
+    def route_ipv4(self) -> pulumi.Input[Optional[_builtins.bool]]:
+        """
+        Forwards IPv4 of `internalIps` in both directions without translation, for guests with public addresses. What else is behind `internalInterfaces` is translated as ever. Default: false. On the host: Each network is an element of an interval set: its source is kept, and new connections to it are accepted from the external interfaces.
+        """
+        return pulumi.get(self, "route_ipv4")
+
+    @route_ipv4.setter
+    def route_ipv4(self, value: pulumi.Input[Optional[_builtins.bool]]):
+        pulumi.set(self, "route_ipv4", value)
+
+    @_builtins.property
     @pulumi.getter(name="routeIpv6")
     def route_ipv6(self) -> pulumi.Input[Optional[_builtins.bool]]:
         """
@@ -322,6 +338,7 @@ class NatGateway(pulumi.CustomResource):
                  internal_ips: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  internal_ipv6s: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  mss_clamp: pulumi.Input[Optional[_builtins.bool]] = None,
+                 route_ipv4: pulumi.Input[Optional[_builtins.bool]] = None,
                  route_ipv6: pulumi.Input[Optional[_builtins.bool]] = None,
                  __props__=None):
         """
@@ -347,8 +364,8 @@ class NatGateway(pulumi.CustomResource):
         :param pulumi.ResourceOptions opts: Options for the resource.
         :param pulumi.Input[Union['ConnectionArgs', 'ConnectionArgsDict']] connection: How the host is reached. Default: the provider's `connection`, or this machine. On the host: Nothing changes. If `host` or `netns` changes, the resource is replaced: it is created on the new host first.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.int]]] dmz_except_ports: TCP ports that stay with the host although there is a `dmzHost`. With an empty list, none does. Default: [22]. On the host: Each port is an element of a set that is looked up before the DMZ host.
-        :param pulumi.Input[_builtins.str] dmz_host: The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
-        :param pulumi.Input[_builtins.str] dmz_host_ipv6: The same as `dmzHost`, for IPv6. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
+        :param pulumi.Input[_builtins.str] dmz_host: The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. With `externalIp` it receives what comes to this address: then several gateways of one external interface may have a DMZ host each. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
+        :param pulumi.Input[_builtins.str] dmz_host_ipv6: The same as `dmzHost`, for IPv6 and `externalIpv6`. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
         :param pulumi.Input[_builtins.bool] enable_ipv6: Translates IPv6 as well (NAT66). Not together with `routeIpv6`. Default: false. On the host: IPv6 forwarding is switched on. An uplink still accepts router advertisements (accept_ra=2).
         :param pulumi.Input[_builtins.str] external_interface: The interface that leads to the outside. Not together with `externalInterfaces`. Default: the interfaces of all default routes, see `externalInterfaces`. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] external_interfaces: The interfaces that lead to the outside, where there are several. What leaves by any of them is translated to that one's address, and port forwards listen on each. The first one is in the ids of port forwards. Not together with `externalInterface`. Default: the interfaces of all default routes of the main table, also of 0.0.0.0/1 with 128.0.0.0/1, the route with the lowest metric first; looked up at each update, and a change of them is drift. On the host: Each interface has its own elements, as `externalInterface` has.
@@ -361,6 +378,7 @@ class NatGateway(pulumi.CustomResource):
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_ips: IPv4 networks, without host bits, whose guests reach the outside, on whichever interface they are. Where gateways overlap, the most specific network counts; the same network in two of one uplink is refused. On the host: Each network is an element of an interval set. IPv4 forwarding is switched on.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_ipv6s: IPv6 networks, without host bits, whose guests reach the outside, on whichever interface they are. They need `enableIpv6` or `routeIpv6`. On the host: Each network is an element of an interval set.
         :param pulumi.Input[_builtins.bool] mss_clamp: Lowers the maximum segment size (MSS) of forwarded TCP connections to the MTU of the path. Default: false. On the host: `tcp option maxseg size set rt mtu` applies to the external interface.
+        :param pulumi.Input[_builtins.bool] route_ipv4: Forwards IPv4 of `internalIps` in both directions without translation, for guests with public addresses. What else is behind `internalInterfaces` is translated as ever. Default: false. On the host: Each network is an element of an interval set: its source is kept, and new connections to it are accepted from the external interfaces.
         :param pulumi.Input[_builtins.bool] route_ipv6: Forwards IPv6 in both directions without translation, for guests with public IPv6 addresses. Not together with `enableIpv6`. Default: false. On the host: IPv6 forwarding is switched on.
         """
         ...
@@ -419,6 +437,7 @@ class NatGateway(pulumi.CustomResource):
                  internal_ips: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  internal_ipv6s: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  mss_clamp: pulumi.Input[Optional[_builtins.bool]] = None,
+                 route_ipv4: pulumi.Input[Optional[_builtins.bool]] = None,
                  route_ipv6: pulumi.Input[Optional[_builtins.bool]] = None,
                  __props__=None):
         opts = pulumi.ResourceOptions.merge(_utilities.get_resource_opts_defaults(), opts)
@@ -445,6 +464,7 @@ class NatGateway(pulumi.CustomResource):
             __props__.__dict__["internal_ips"] = internal_ips
             __props__.__dict__["internal_ipv6s"] = internal_ipv6s
             __props__.__dict__["mss_clamp"] = mss_clamp
+            __props__.__dict__["route_ipv4"] = route_ipv4
             __props__.__dict__["route_ipv6"] = route_ipv6
             __props__.__dict__["external_addresses"] = None
             __props__.__dict__["forwarding"] = None

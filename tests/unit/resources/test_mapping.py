@@ -19,7 +19,11 @@ from tests.unit.resources.golden import load, urn
 
 MAPPED = {name: about for name, about in NAT_GATEWAY.inputs.properties.items() if about.field}
 BOOLEANS = [name for name, about in MAPPED.items() if isinstance(about.type, Bool)]
-OTHERS: dict[str, Any] = {"externalInterface": "eth0", "internalInterfaces": ["br0"]}
+OTHERS: dict[str, Any] = {
+    "externalInterface": "eth0",
+    "internalInterfaces": ["br0"],
+    "internalIps": ["203.0.113.64/28"],
+}
 
 
 def test_a_gateways_fields_are_its_properties() -> None:

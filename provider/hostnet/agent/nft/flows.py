@@ -23,7 +23,7 @@ def changed_udp(before: Desired, after: Desired) -> list[ForwardedFlows]:
     """
     flows = []
     for name, key in before.differences(after):
-        if name in ("dmz_hosts4", "dmz_hosts6"):
+        if name.startswith(("dmz_hosts", "dmz_addrs")):
             flows.append(ForwardedFlows(family_of_set(name), (1, 65535)))
         elif len(key) > 2 and key[1] == "udp" and (SETS[name].value or name.startswith(_SOURCES)):
             # The port is the last field, but for the sets of sources: there nft prints a masked address at the end.

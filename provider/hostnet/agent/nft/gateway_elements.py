@@ -28,17 +28,22 @@ def gateway_elements(gateway: Gateway, context: Context) -> Iterator[Tagged]:
     yield from _addresses_in_networks(gateway, context)
     yield from _bridges_in_networks(gateway, context)
     for external in gateway.uplinks:
-        yield from _uplink(gateway, external)
+        if gateway.mss_clamp:
+            yield Element("mss_clamp_links", (external,)), ("mss_clamp", "")
+        yield from _dmz(gateway, external, context)
 
 
-def _uplink(gateway: Gateway, external: str) -> Iterator[Tagged]:
-    """What depends on an external interface alone."""
-    if gateway.mss_clamp:
-        yield Element("mss_clamp_links", (external,)), ("mss_clamp", "")
-    for digit, host in (("4", gateway.dmz4), ("6", gateway.dmz6)):
-        if host is not None:
+def _dmz(gateway: Gateway, external: str, context: Context) -> Iterator[Tagged]:
+    """The dmz hosts of an external interface: for what comes to its fixed address, or to any where there is none."""
+    for digit, host, restricted in (("4", gateway.dmz4, gateway.snat4), ("6", gateway.dmz6, gateway.snat6)):
+        fixed = fixed_source(gateway, external, digit, context)
+        if host is not None and restricted is None:
             yield Element("dmz_hosts" + digit, (external,), (host,)), ("dmz" + digit, "")
-    if gateway.dmz4 or gateway.dmz6:
+        elif host is not None and fixed is not None:
+            yield Element("dmz_addrs" + digit, (external, fixed), (host,)), ("dmz" + digit, "")
+            for port in gateway.dmz_except:
+                yield Element("dmz_except_addrs" + digit, (external, fixed, str(port))), ("dmz_except", str(port))
+    if (gateway.dmz4 and not gateway.snat4) or (gateway.dmz6 and not gateway.snat6):
         for port in gateway.dmz_except:
             yield Element("dmz_except_ports", (external, str(port))), ("dmz_except", str(port))
 
@@ -100,9 +105,11 @@ def _network(gateway: Gateway, digit: str, key: tuple[str, str], tag: Tag, conte
     """The elements of a part of a network that is given by address."""
     if digit == "6" and gateway.route6:
         yield Element("routed_nets6", key), tag
+    if digit == "4" and gateway.route4:
+        yield Element("routed_nets4", key), ("route4", "")
     if digit == "4" or gateway.nat6 or gateway.route6:
         yield Element("forward_nets" + digit, key), tag
-    if digit == "4" or gateway.nat6:
+    if (digit == "4" and not gateway.route4) or (digit == "6" and gateway.nat6):
         yield _translate("nets" + digit, key, fixed_source(gateway, key[0], digit, context), tag)
 
 

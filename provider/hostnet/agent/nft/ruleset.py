@@ -103,11 +103,6 @@ def _specs() -> dict[str, SetSpec]:
         "external_links": SetSpec(link, holds="external interfaces"),
         "mss_clamp_links": SetSpec(link, holds="external interfaces with `mssClamp`"),
         "dmz_except_ports": SetSpec(("ifname", "inet_service"), holds="`dmzExceptPorts` of an external interface"),
-        "routed_nets6": SetSpec(
-            ("ifname", "ipv6_addr"),
-            interval=True,
-            holds="`internalIpv6s` with `routeIpv6`: what comes in on the external interface for them is forwarded",
-        ),
         "our_links": SetSpec(
             link, of="link", holds="the bridges and routed TAPs that hostnet made, and interfaces behind a gateway"
         ),
@@ -233,6 +228,12 @@ def _gateway_specs(n: str, address: str) -> dict[str, SetSpec]:
             "internal with `internalForwarding`",
         ),
         "forward_nets": SetSpec(nets, interval=True, holds="the same for `internalIps` and `internalIpv6s`"),
+        "routed_nets": SetSpec(
+            nets,
+            interval=True,
+            holds="`internalIps` with `routeIpv4`, `internalIpv6s` with `routeIpv6`: what comes in on the external "
+            "interface for them is forwarded, and what they send keeps its source",
+        ),
         "net_to_net": SetSpec(
             (address, address),
             interval=True,
@@ -255,6 +256,12 @@ def _gateway_specs(n: str, address: str) -> dict[str, SetSpec]:
             net, holds="the host's addresses on internal interfaces: they do not answer to the outside"
         ),
         "dmz_hosts": SetSpec(("ifname",), net, holds="`dmzHost` or `dmzHostIpv6` of an external interface"),
+        "dmz_addrs": SetSpec(
+            nets, net, holds="the same with `externalIp` or `externalIpv6`, which it is restricted to"
+        ),
+        "dmz_except_addrs": SetSpec(
+            ("ifname", address, "inet_service"), holds="`dmzExceptPorts` of an address in the map before"
+        ),
     }
     return {name + n: spec for name, spec in specs.items()}
 
@@ -341,6 +348,10 @@ PROTECT
     meta l4proto {{ 1, 58 }} accept
     ip daddr @bridge_addrs4 accept
     ip6 daddr @bridge_addrs6 accept
+    meta l4proto 6 iifname . ip daddr . tcp dport @dmz_except_addrs4 accept
+    meta l4proto 6 iifname . ip6 daddr . tcp dport @dmz_except_addrs6 accept
+    dnat ip to iifname . ip daddr map @dmz_addrs4
+    dnat ip6 to iifname . ip6 daddr map @dmz_addrs6
     meta l4proto 6 iifname . tcp dport @dmz_except_ports accept
     meta nfproto ipv4 dnat ip to iifname map @dmz_hosts4
     meta nfproto ipv6 dnat ip6 to iifname map @dmz_hosts6
@@ -382,6 +393,7 @@ PROTECT
     meta nfproto ipv6 iifname . oifname @forward_pairs6 accept
     oifname . ip saddr @forward_nets4 accept
     oifname . ip6 saddr @forward_nets6 accept
+    iifname . ip daddr @routed_nets4 accept
     iifname . ip6 daddr @routed_nets6 accept
     # From an external interface a source address proves nothing: anybody there can write a guest's into a packet.
     iifname != @external_links jump internal_forwarding
@@ -416,6 +428,8 @@ COUNTS
     fib daddr type {{ broadcast, multicast }} accept
     ip daddr @internal_nets4 accept
     ip6 daddr @internal_nets6 accept
+    # Public addresses on an interface whose other guests are translated.
+    oifname . ip saddr @routed_nets4 accept
     # Servers such as NFS trust ports below 1024: a guest's must not look like root's on this host.
     {_PORTED} th sport < 1024 jump low_ports
     # Networks before interfaces: no network here holds a more specific one of another gateway (`Context.parts`).

@@ -22,7 +22,7 @@ from hostnet.wire.objects import Forward, Gateway, Ports, ports_text
 _PROPERTIES = {
     f"{name}{n}": f"{of}{n}"
     for n in "46"
-    for name, of in (("snat_pairs", "snat"), ("snat_nets", "snat"), ("dmz_hosts", "dmz"))
+    for name, of in (("snat_pairs", "snat"), ("snat_nets", "snat"), ("dmz_hosts", "dmz"), ("dmz_addrs", "dmz"))
 }
 _WORDS = {
     "external": "{external} is not its external interface",
@@ -30,6 +30,7 @@ _WORDS = {
     "internal4": "{item} is not wholly behind the gateway",
     "internal6": "{item} is not wholly behind the gateway",
     "nat6": "IPv6 is not translated",
+    "route4": "IPv4 is not routed",
     "route6": "IPv6 is not routed",
     "mss_clamp": "the MSS is not clamped",
     "internal_forwarding": "its networks do not all reach each other",

@@ -125,7 +125,7 @@ def check_gateway(item: Gateway, change: Change, world: World) -> None:
         shared = [name for name in item.uplinks if name in other.uplinks]
         if not shared:
             continue
-        _check_dmz(item, other, owner)
+        _check_dmz(item, other, owner, ", ".join(shared))
         for place in mine.keys() & _behind(other, world).keys():
             raise HostnetError(
                 Code.CONFLICT,
@@ -137,15 +137,20 @@ def check_gateway(item: Gateway, change: Change, world: World) -> None:
             )
 
 
-def _check_dmz(item: Gateway, other: Gateway, owner: Owner) -> None:
-    """Refuse a second dmz host of one external interface."""
-    for mine, theirs in ((item.dmz4, other.dmz4), (item.dmz6, other.dmz6)):
-        if mine and theirs and mine != theirs:
+def _check_dmz(item: Gateway, other: Gateway, owner: Owner, shared: str) -> None:
+    """Refuse a second dmz host for what comes to one address of an external interface, or to any of its addresses."""
+    for name, mine, theirs, at, there in (
+        ("externalIp", item.dmz4, other.dmz4, item.snat4, other.snat4),
+        ("externalIpv6", item.dmz6, other.dmz6, item.snat6, other.snat6),
+    ):
+        if mine and theirs and mine != theirs and at == there:
+            where = f"{at} of {shared}" if at else shared
             raise HostnetError(
                 Code.CONFLICT,
-                f"cannot make {mine} the dmz host of {item.external}",
-                f"{theirs} is the dmz host of {item.external}, by {owner.label}",
-                "Remove one of the two, or give the gateways different external interfaces",
+                f"cannot make {mine} the dmz host of {where}",
+                f"{theirs} is the dmz host of {where}, by {owner.label}",
+                f"Remove one of the two, or give the gateways different {name}s: each gets what comes to its own",
+                holder=owner.key,
             )
 
 
