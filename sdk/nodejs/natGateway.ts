@@ -95,6 +95,7 @@ export class NatGateway extends pulumi.CustomResource {
             resourceInputs["internalIps"] = args?.internalIps;
             resourceInputs["internalIpv6s"] = args?.internalIpv6s;
             resourceInputs["mssClamp"] = args?.mssClamp;
+            resourceInputs["oneToOneNat"] = args?.oneToOneNat;
             resourceInputs["routeIpv4"] = args?.routeIpv4;
             resourceInputs["routeIpv6"] = args?.routeIpv6;
             resourceInputs["externalAddresses"] = undefined /*out*/;
@@ -178,6 +179,10 @@ export interface NatGatewayArgs {
      * Lowers the maximum segment size (MSS) of forwarded TCP connections to the MTU of the path. Default: false. On the host: `tcp option maxseg size set rt mtu` applies to the external interface.
      */
     mssClamp?: pulumi.Input<boolean | undefined>;
+    /**
+     * Addresses that stand for one guest each, in both directions and for every protocol, also ICMP. Port forwards of the address go before it, a `dmzHost` and masquerade after it. On the host: Each is an element of a DNAT map and of an SNAT map, which keep ports. Forwarding of its family is switched on.
+     */
+    oneToOneNat?: pulumi.Input<pulumi.Input<inputs.OneToOneNatArgs>[] | undefined>;
     /**
      * Forwards IPv4 of `internalIps` in both directions without translation, for guests with public addresses. What else is behind `internalInterfaces` is translated as ever. Default: false. On the host: Each network is an element of an interval set: its source is kept, and new connections to it are accepted from the external interfaces.
      */

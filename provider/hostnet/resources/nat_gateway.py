@@ -50,7 +50,28 @@ if TYPE_CHECKING:
 _SSH = (22,)
 _RESOLVED = frozenset({"external", "resolved"})  # what no inline forward declares
 _ONE_OF = ("internalInterfaces", "internalIps", "internalIpv6s", "forwardPorts", "dmzHost", "dmzHostIpv6")
+_PAIR = ("externalAddress", "internalAddress")
 _NAME_MAX = 63  # of the readable part of an id
+
+
+class OneToOneInputs(Declared):
+    """An external address that stands for one guest."""
+
+    external_address: str = prop(
+        Ip(),
+        "An address of an external interface, but not the only one of its family. hostnet does not add it to the host.",
+        required=True,
+        effect="It is a part of the key of an element of the DNAT map.",
+    )
+    internal_address: str = prop(
+        Ip(),
+        "The guest's address, of the same family.",
+        required=True,
+        effect="It is the element's value, and a part of the key of an element of the SNAT map.",
+    )
+
+
+ONE_TO_ONE: Record[OneToOneInputs] = Record(OneToOneInputs, "hostnet:index:OneToOneNat")
 
 
 class NatGatewayInputs(Declared):
@@ -154,6 +175,14 @@ class NatGatewayInputs(Declared):
         default=(),
         effect="Each forward is an element of the forward maps. A change of one forward changes only its own elements.",
     )
+    one_to_one_nat: tuple[OneToOneInputs, ...] = prop(
+        ListOf(ONE_TO_ONE, key=lambda item: item["externalAddress"]),
+        "Addresses that stand for one guest each, in both directions and for every protocol, also ICMP. Port forwards "
+        "of the address go before it, a `dmzHost` and masquerade after it.",
+        default=(),
+        effect="Each is an element of a DNAT map and of an SNAT map, which keep ports. Forwarding of its family is "
+        "switched on.",
+    )
     mss_clamp: bool = prop(
         Bool(),
         "Lowers the maximum segment size (MSS) of forwarded TCP connections to the MTU of the path.",
@@ -227,7 +256,21 @@ def _gateway_rules(judged: dict[str, Value], path: str, report: Report) -> None:
     if judged["routeIpv4"] is True and judged["internalIps"] in (None, []):
         report.fail(join(path, "routeIpv4"), "needs internalIps: these networks are routed")
     _external_rules(judged, path, report)
+    _one_to_one_rules(judged["oneToOneNat"], join(path, "oneToOneNat"), report)
     overlapping(judged["forwardPorts"], join(path, "forwardPorts"), report)
+
+
+def _one_to_one_rules(entries: Value, path: str, report: Report) -> None:
+    """Each address stands in one entry, and both of an entry are of one family."""
+    first_at: dict[tuple[str, Value], int] = {}
+    for index, entry in known_items(entries):
+        pair = [known(entry[name]) if isinstance(entry, dict) else None for name in _PAIR]
+        for name, address in zip(_PAIR, pair, strict=True):
+            first = first_at.setdefault((name, address), index) if address else index
+            if first != index:
+                report.fail(f"{path}[{index}].{name}", f"must be unique: {path}[{first}] has {address} too")
+        if all(pair) and len({family_of(address) for address in pair}) > 1:
+            report.fail(f"{path}[{index}].internalAddress", f"must be of the family of the externalAddress {pair[0]}")
 
 
 def _external_rules(judged: dict[str, Value], path: str, report: Report) -> None:
@@ -265,7 +308,8 @@ class NatGateway(Kind[NatGatewayInputs]):
     def needs(self, inputs: Inputs) -> set[Family]:
         """The families that its properties and its forwards need; IPv6 only if the program asks for it."""
         forwards = (x.get("destination") for x in _items(inputs, "forwardPorts") if isinstance(x, dict))
-        return super().needs(inputs) | {family for each in forwards if (family := family_of(each))}
+        pairs = (x.get("externalAddress") for x in _items(inputs, "oneToOneNat") if isinstance(x, dict))
+        return super().needs(inputs) | {family for each in (*forwards, *pairs) if (family := family_of(each))}
 
     def make_id(self, urn: str, inputs: NatGatewayInputs) -> str:
         """The resource's name with a suffix that differs between stacks."""
@@ -277,8 +321,10 @@ class NatGateway(Kind[NatGatewayInputs]):
         forwards = [forward_of(entry, id) for entry in inputs.forward_ports]
         families = switched_on((about, getattr(inputs, name)) for name, about in inputs.properties_.items())
         families |= {forward.family for forward in forwards}
+        pairs = tuple((each.external_address, each.internal_address) for each in inputs.one_to_one_nat)
+        families |= {family for external, _ in pairs if (family := family_of(external))}
         switches = (Forwarding(family) for family in sorted(families))
-        gateway = Gateway(name=id, **fields_of(inputs))
+        gateway = Gateway(name=id, **fields_of(inputs), one_to_one=tuple(sorted(pairs)))
         if inputs.external_interfaces:
             first, *more = inputs.external_interfaces
             gateway = replace(gateway, external=first, more=tuple(more))
@@ -326,7 +372,9 @@ class NatGateway(Kind[NatGatewayInputs]):
         # While an input is unknown, a family that is not needed so far may still be needed.
         open_question = any(inputs.get(name) is UNKNOWN for name in self.inputs.properties)
         open_question = open_question or any(
-            not isinstance(x, dict) or x.get("destination") is UNKNOWN for x in _items(inputs, "forwardPorts")
+            not isinstance(item, dict) or item.get(of) is UNKNOWN
+            for name, of in (("forwardPorts", "destination"), ("oneToOneNat", "externalAddress"))
+            for item in _items(inputs, name)
         )
         rest = UNKNOWN if open_question else False
         forwarding = {family: True if family in needed else rest for family in FAMILIES}
@@ -353,6 +401,8 @@ class NatGateway(Kind[NatGatewayInputs]):
         found = declared_by(self.inputs, gateway, but={"externalInterface"} if gateway.resolved or gateway.more else ())
         if gateway.more and not gateway.resolved:
             found["externalInterfaces"] = list(gateway.uplinks)
+        if gateway.one_to_one:
+            found["oneToOneNat"] = [dict(zip(_PAIR, pair, strict=True)) for pair in gateway.one_to_one]
         forwards = [recorded_forward(each) for each in view.every(Forward)]
         return found | ({"forwardPorts": forwards} if forwards else {})
 
@@ -364,7 +414,22 @@ class NatGateway(Kind[NatGatewayInputs]):
         if seen.moved:
             # The program names none: that it has these makes a difference, and the update looks them up again.
             declared["externalInterfaces"] = list(seen.uplinks)
+        _settle_pairs(declared, seen)
         _settle_forwards(declared, view)
+
+
+def _settle_pairs(declared: dict[str, Value], seen: GatewayState) -> None:
+    """Show the declared one-to-one addresses that the kernel has, then others."""
+    left, found = dict.fromkeys(seen.one_to_one), []
+    for entry in declared.get("oneToOneNat") or ():
+        typed = ONE_TO_ONE.typed(entry)
+        pair = (typed.external_address, typed.internal_address)
+        if pair in left:
+            del left[pair]
+            found.append(entry)
+    found += [dict(zip(_PAIR, pair, strict=True)) for pair in left]
+    if found != list(declared.get("oneToOneNat") or ()):
+        declared["oneToOneNat"] = found
 
 
 def _settle_forwards(declared: dict[str, Value], view: View) -> None:

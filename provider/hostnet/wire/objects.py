@@ -21,6 +21,7 @@ from hostnet.wire.shapes import Cidr, Count, Identifier, Ip, Mac, Name, PortNumb
 LinkKind = Literal["bridge", "tap"]
 HostAccess = Literal["all", "services"]
 Ports = tuple[PortNumber, PortNumber]
+Pair = tuple[Ip, Ip]
 Json = dict[str, Any]
 
 # Stands for "the interface of the default route" in an id that is known only after the agent resolved it.
@@ -183,6 +184,7 @@ class Gateway:
     resolved: bool = False  # `external` was not declared: the agent filled in the default routes' interfaces
     more: tuple[Name, ...] = ()  # further external interfaces; `external` is the first
     route4: bool = False  # `internal4` is routed both ways, and not translated
+    one_to_one: tuple[Pair, ...] = ()  # each an external and an internal address
 
     @property
     def key(self) -> str:

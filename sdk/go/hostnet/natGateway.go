@@ -134,6 +134,8 @@ type natGatewayArgs struct {
 	InternalIpv6s []string `pulumi:"internalIpv6s"`
 	// Lowers the maximum segment size (MSS) of forwarded TCP connections to the MTU of the path. Default: false. On the host: `tcp option maxseg size set rt mtu` applies to the external interface.
 	MssClamp *bool `pulumi:"mssClamp"`
+	// Addresses that stand for one guest each, in both directions and for every protocol, also ICMP. Port forwards of the address go before it, a `dmzHost` and masquerade after it. On the host: Each is an element of a DNAT map and of an SNAT map, which keep ports. Forwarding of its family is switched on.
+	OneToOneNat []OneToOneNat `pulumi:"oneToOneNat"`
 	// Forwards IPv4 of `internalIps` in both directions without translation, for guests with public addresses. What else is behind `internalInterfaces` is translated as ever. Default: false. On the host: Each network is an element of an interval set: its source is kept, and new connections to it are accepted from the external interfaces.
 	RouteIpv4 *bool `pulumi:"routeIpv4"`
 	// Forwards IPv6 in both directions without translation, for guests with public IPv6 addresses. Not together with `enableIpv6`. Default: false. On the host: IPv6 forwarding is switched on.
@@ -174,6 +176,8 @@ type NatGatewayArgs struct {
 	InternalIpv6s pulumi.StringArrayInput
 	// Lowers the maximum segment size (MSS) of forwarded TCP connections to the MTU of the path. Default: false. On the host: `tcp option maxseg size set rt mtu` applies to the external interface.
 	MssClamp pulumi.BoolPtrInput
+	// Addresses that stand for one guest each, in both directions and for every protocol, also ICMP. Port forwards of the address go before it, a `dmzHost` and masquerade after it. On the host: Each is an element of a DNAT map and of an SNAT map, which keep ports. Forwarding of its family is switched on.
+	OneToOneNat OneToOneNatArrayInput
 	// Forwards IPv4 of `internalIps` in both directions without translation, for guests with public addresses. What else is behind `internalInterfaces` is translated as ever. Default: false. On the host: Each network is an element of an interval set: its source is kept, and new connections to it are accepted from the external interfaces.
 	RouteIpv4 pulumi.BoolPtrInput
 	// Forwards IPv6 in both directions without translation, for guests with public IPv6 addresses. Not together with `enableIpv6`. Default: false. On the host: IPv6 forwarding is switched on.

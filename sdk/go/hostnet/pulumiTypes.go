@@ -1501,6 +1501,115 @@ func (o LeaseArrayOutput) Index(i pulumi.IntInput) LeaseOutput {
 	}).(LeaseOutput)
 }
 
+// An external address that stands for one guest.
+type OneToOneNat struct {
+	// An address of an external interface, but not the only one of its family. hostnet does not add it to the host. On the host: It is a part of the key of an element of the DNAT map.
+	ExternalAddress string `pulumi:"externalAddress"`
+	// The guest's address, of the same family. On the host: It is the element's value, and a part of the key of an element of the SNAT map.
+	InternalAddress string `pulumi:"internalAddress"`
+}
+
+// OneToOneNatInput is an input type that accepts OneToOneNatArgs and OneToOneNatOutput values.
+// You can construct a concrete instance of `OneToOneNatInput` via:
+//
+//	OneToOneNatArgs{...}
+type OneToOneNatInput interface {
+	pulumi.Input
+
+	ToOneToOneNatOutput() OneToOneNatOutput
+	ToOneToOneNatOutputWithContext(context.Context) OneToOneNatOutput
+}
+
+// An external address that stands for one guest.
+type OneToOneNatArgs struct {
+	// An address of an external interface, but not the only one of its family. hostnet does not add it to the host. On the host: It is a part of the key of an element of the DNAT map.
+	ExternalAddress pulumi.StringInput `pulumi:"externalAddress"`
+	// The guest's address, of the same family. On the host: It is the element's value, and a part of the key of an element of the SNAT map.
+	InternalAddress pulumi.StringInput `pulumi:"internalAddress"`
+}
+
+func (OneToOneNatArgs) ElementType() reflect.Type {
+	return reflect.TypeOf((*OneToOneNat)(nil)).Elem()
+}
+
+func (i OneToOneNatArgs) ToOneToOneNatOutput() OneToOneNatOutput {
+	return i.ToOneToOneNatOutputWithContext(context.Background())
+}
+
+func (i OneToOneNatArgs) ToOneToOneNatOutputWithContext(ctx context.Context) OneToOneNatOutput {
+	return pulumi.ToOutputWithContext(ctx, i).(OneToOneNatOutput)
+}
+
+// OneToOneNatArrayInput is an input type that accepts OneToOneNatArray and OneToOneNatArrayOutput values.
+// You can construct a concrete instance of `OneToOneNatArrayInput` via:
+//
+//	OneToOneNatArray{ OneToOneNatArgs{...} }
+type OneToOneNatArrayInput interface {
+	pulumi.Input
+
+	ToOneToOneNatArrayOutput() OneToOneNatArrayOutput
+	ToOneToOneNatArrayOutputWithContext(context.Context) OneToOneNatArrayOutput
+}
+
+type OneToOneNatArray []OneToOneNatInput
+
+func (OneToOneNatArray) ElementType() reflect.Type {
+	return reflect.TypeOf((*[]OneToOneNat)(nil)).Elem()
+}
+
+func (i OneToOneNatArray) ToOneToOneNatArrayOutput() OneToOneNatArrayOutput {
+	return i.ToOneToOneNatArrayOutputWithContext(context.Background())
+}
+
+func (i OneToOneNatArray) ToOneToOneNatArrayOutputWithContext(ctx context.Context) OneToOneNatArrayOutput {
+	return pulumi.ToOutputWithContext(ctx, i).(OneToOneNatArrayOutput)
+}
+
+// An external address that stands for one guest.
+type OneToOneNatOutput struct{ *pulumi.OutputState }
+
+func (OneToOneNatOutput) ElementType() reflect.Type {
+	return reflect.TypeOf((*OneToOneNat)(nil)).Elem()
+}
+
+func (o OneToOneNatOutput) ToOneToOneNatOutput() OneToOneNatOutput {
+	return o
+}
+
+func (o OneToOneNatOutput) ToOneToOneNatOutputWithContext(ctx context.Context) OneToOneNatOutput {
+	return o
+}
+
+// An address of an external interface, but not the only one of its family. hostnet does not add it to the host. On the host: It is a part of the key of an element of the DNAT map.
+func (o OneToOneNatOutput) ExternalAddress() pulumi.StringOutput {
+	return o.ApplyT(func(v OneToOneNat) string { return v.ExternalAddress }).(pulumi.StringOutput)
+}
+
+// The guest's address, of the same family. On the host: It is the element's value, and a part of the key of an element of the SNAT map.
+func (o OneToOneNatOutput) InternalAddress() pulumi.StringOutput {
+	return o.ApplyT(func(v OneToOneNat) string { return v.InternalAddress }).(pulumi.StringOutput)
+}
+
+type OneToOneNatArrayOutput struct{ *pulumi.OutputState }
+
+func (OneToOneNatArrayOutput) ElementType() reflect.Type {
+	return reflect.TypeOf((*[]OneToOneNat)(nil)).Elem()
+}
+
+func (o OneToOneNatArrayOutput) ToOneToOneNatArrayOutput() OneToOneNatArrayOutput {
+	return o
+}
+
+func (o OneToOneNatArrayOutput) ToOneToOneNatArrayOutputWithContext(ctx context.Context) OneToOneNatArrayOutput {
+	return o
+}
+
+func (o OneToOneNatArrayOutput) Index(i pulumi.IntInput) OneToOneNatOutput {
+	return pulumi.All(o, i).ApplyT(func(vs []interface{}) OneToOneNat {
+		return vs[0].([]OneToOneNat)[vs[1].(int)]
+	}).(OneToOneNatOutput)
+}
+
 // A port forward on a host, with its counters.
 type PortForwardInfo struct {
 	// The bytes of the forward, in both directions. Unit: bytes.
@@ -1725,6 +1834,8 @@ func init() {
 	pulumi.RegisterInputType(reflect.TypeOf((*ForwardPortArrayInput)(nil)).Elem(), ForwardPortArray{})
 	pulumi.RegisterInputType(reflect.TypeOf((*GuestInput)(nil)).Elem(), GuestArgs{})
 	pulumi.RegisterInputType(reflect.TypeOf((*GuestPtrInput)(nil)).Elem(), GuestArgs{})
+	pulumi.RegisterInputType(reflect.TypeOf((*OneToOneNatInput)(nil)).Elem(), OneToOneNatArgs{})
+	pulumi.RegisterInputType(reflect.TypeOf((*OneToOneNatArrayInput)(nil)).Elem(), OneToOneNatArray{})
 	pulumi.RegisterInputType(reflect.TypeOf((*StaticLeaseInput)(nil)).Elem(), StaticLeaseArgs{})
 	pulumi.RegisterInputType(reflect.TypeOf((*StaticLeaseArrayInput)(nil)).Elem(), StaticLeaseArray{})
 	pulumi.RegisterOutputType(BandwidthOutput{})
@@ -1747,6 +1858,8 @@ func init() {
 	pulumi.RegisterOutputType(HostInterfaceArrayOutput{})
 	pulumi.RegisterOutputType(LeaseOutput{})
 	pulumi.RegisterOutputType(LeaseArrayOutput{})
+	pulumi.RegisterOutputType(OneToOneNatOutput{})
+	pulumi.RegisterOutputType(OneToOneNatArrayOutput{})
 	pulumi.RegisterOutputType(PortForwardInfoOutput{})
 	pulumi.RegisterOutputType(PortForwardInfoArrayOutput{})
 	pulumi.RegisterOutputType(StaticLeaseOutput{})

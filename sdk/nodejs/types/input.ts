@@ -227,6 +227,20 @@ export interface GuestArgs {
 }
 
 /**
+ * An external address that stands for one guest.
+ */
+export interface OneToOneNatArgs {
+    /**
+     * An address of an external interface, but not the only one of its family. hostnet does not add it to the host. On the host: It is a part of the key of an element of the DNAT map.
+     */
+    externalAddress: pulumi.Input<string>;
+    /**
+     * The guest's address, of the same family. On the host: It is the element's value, and a part of the key of an element of the SNAT map.
+     */
+    internalAddress: pulumi.Input<string>;
+}
+
+/**
  * A DHCP lease with a fixed address.
  */
 export interface StaticLeaseArgs {

@@ -28,6 +28,8 @@ __all__ = [
     'ForwardPortArgsDict',
     'GuestArgs',
     'GuestArgsDict',
+    'OneToOneNatArgs',
+    'OneToOneNatArgsDict',
     'StaticLeaseArgs',
     'StaticLeaseArgsDict',
 ]
@@ -1032,6 +1034,58 @@ class GuestArgs:
     @mac_address.setter
     def mac_address(self, value: pulumi.Input[Optional[_builtins.str]]):
         pulumi.set(self, "mac_address", value)
+
+
+class OneToOneNatArgsDict(TypedDict):
+    """
+    An external address that stands for one guest.
+    """
+    external_address: pulumi.Input[_builtins.str]
+    """
+    An address of an external interface, but not the only one of its family. hostnet does not add it to the host. On the host: It is a part of the key of an element of the DNAT map.
+    """
+    internal_address: pulumi.Input[_builtins.str]
+    """
+    The guest's address, of the same family. On the host: It is the element's value, and a part of the key of an element of the SNAT map.
+    """
+
+@pulumi.input_type
+class OneToOneNatArgs:
+    def __init__(__self__, *,
+                 external_address: pulumi.Input[_builtins.str],
+                 internal_address: pulumi.Input[_builtins.str]):
+        """
+        An external address that stands for one guest.
+
+        :param pulumi.Input[_builtins.str] external_address: An address of an external interface, but not the only one of its family. hostnet does not add it to the host. On the host: It is a part of the key of an element of the DNAT map.
+        :param pulumi.Input[_builtins.str] internal_address: The guest's address, of the same family. On the host: It is the element's value, and a part of the key of an element of the SNAT map.
+        """
+        pulumi.set(__self__, "external_address", external_address)
+        pulumi.set(__self__, "internal_address", internal_address)
+
+    @_builtins.property
+    @pulumi.getter(name="externalAddress")
+    def external_address(self) -> pulumi.Input[_builtins.str]:
+        """
+        An address of an external interface, but not the only one of its family. hostnet does not add it to the host. On the host: It is a part of the key of an element of the DNAT map.
+        """
+        return pulumi.get(self, "external_address")
+
+    @external_address.setter
+    def external_address(self, value: pulumi.Input[_builtins.str]):
+        pulumi.set(self, "external_address", value)
+
+    @_builtins.property
+    @pulumi.getter(name="internalAddress")
+    def internal_address(self) -> pulumi.Input[_builtins.str]:
+        """
+        The guest's address, of the same family. On the host: It is the element's value, and a part of the key of an element of the SNAT map.
+        """
+        return pulumi.get(self, "internal_address")
+
+    @internal_address.setter
+    def internal_address(self, value: pulumi.Input[_builtins.str]):
+        pulumi.set(self, "internal_address", value)
 
 
 class StaticLeaseArgsDict(TypedDict):

@@ -27,10 +27,13 @@ OTHERS: dict[str, Any] = {
 
 
 def test_a_gateways_fields_are_its_properties() -> None:
-    """Each is declared once; `name` is the id, `resolved` the agent's, `more` all but the first external interface."""
+    """Each is declared once; `name` is the id, `resolved` the agent's, `more` all but the first external interface.
+
+    `one_to_one` is made of records.
+    """
     declared = [about.field.name for about in MAPPED.values() if about.field]
     assert len(set(declared)) == len(declared)
-    assert {"name", "resolved", "more", *declared} == {each.name for each in fields(Gateway)}
+    assert {"name", "resolved", "more", "one_to_one", *declared} == {each.name for each in fields(Gateway)}
 
 
 @pytest.mark.parametrize("name", BOOLEANS)

@@ -19,7 +19,7 @@ from hostnet.agent.nft.ruleset import PROTOCOLS
 from hostnet.agent.nft.syntax import clean_comment, render_key
 from hostnet.agent.record.owners import Owners
 from hostnet.wire.digest import sha256
-from hostnet.wire.family import FAMILIES, NFT_HEADER, Family
+from hostnet.wire.family import FAMILIES, NFT_HEADER, Family, family_of
 from hostnet.wire.objects import DhcpServer, Forward, Gateway, Link
 
 TAG = "hostnet: "  # the comment of every rule of ours in another firewall's chain begins with it
@@ -140,7 +140,7 @@ def forwards_of(owners: Owners, context: Context) -> Iterator[tuple[Traffic, str
         return
     inside = _Inside(gateways.values(), context)
     for gateway in gateways.values():
-        for family, address in zip(FAMILIES, (gateway.dmz4, gateway.dmz6)):
+        for family, address in _whole_machines(gateway):
             if address:
                 yield from ((Traffic(gateway.key, family=family, target=address), name) for name in gateway.uplinks)
     for item in owners.every(Forward):
@@ -184,9 +184,15 @@ def _forwarded6(gateway: Gateway) -> tuple[str, ...]:
     return gateway.internal6 if gateway.nat6 or gateway.route6 or gateway.internal_forwarding else ()
 
 
+def _whole_machines(gateway: Gateway) -> Iterator[tuple[Family, str | None]]:
+    """The guests to which more leads than ports: dmz hosts, and those with one-to-one NAT."""
+    yield from zip(FAMILIES, (gateway.dmz4, gateway.dmz6))
+    yield from ((family_of(inner), inner) for _, inner in gateway.one_to_one)
+
+
 def _dmz(gateway: Gateway, inside: _Inside) -> Iterator[Traffic]:
     """To and from a dmz host that is behind none of the gateway's interfaces."""
-    for family, address in zip(FAMILIES, (gateway.dmz4, gateway.dmz6)):
+    for family, address in _whole_machines(gateway):
         for external in gateway.uplinks if address else ():
             if external not in (inside.externals(address or "") or ()):
                 yield Traffic(gateway.key, iif=external, family=family, target=address)

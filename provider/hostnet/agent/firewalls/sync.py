@@ -315,8 +315,9 @@ class Firewalls:
 
 
 def _targets_of(owner: Owner) -> Iterator[str]:
-    """Where an owner's forwards and dmz hosts lead."""
+    """Where an owner's forwards, dmz hosts and one-to-one NAT lead."""
     yield from (forward.address for forward in owner.of(Forward))
+    yield from (inner for gateway in owner.of(Gateway) for _, inner in gateway.one_to_one)
     yield from (address for gateway in owner.of(Gateway) for address in (gateway.dmz4, gateway.dmz6) if address)
 
 

@@ -13,7 +13,11 @@ from hostnet.agent.nft.ruleset import SETS, Place
 from hostnet.wire.family import ANY_NETWORK, VERSION, Family, family_of, family_of_set
 
 _SOURCES = ("port_sources", "source_nat_")  # sets whose elements change the path of a forward's flows
-_SOURCE_NAT = ("masquerade_", "snat_")  # how the sets and maps begin whose elements translate a source
+_SOURCE_NAT = (
+    "masquerade_",
+    "snat_",
+    "one_to_one_sources",
+)  # how the sets and maps begin whose elements translate a source
 
 
 def changed_udp(before: Desired, after: Desired) -> list[ForwardedFlows]:
@@ -23,7 +27,7 @@ def changed_udp(before: Desired, after: Desired) -> list[ForwardedFlows]:
     """
     flows = []
     for name, key in before.differences(after):
-        if name.startswith(("dmz_hosts", "dmz_addrs")):
+        if name.startswith(("dmz_hosts", "dmz_addrs", "one_to_one_addrs")):
             flows.append(ForwardedFlows(family_of_set(name), (1, 65535)))
         elif len(key) > 2 and key[1] == "udp" and (SETS[name].value or name.startswith(_SOURCES)):
             # The port is the last field, but for the sets of sources: there nft prints a masked address at the end.

@@ -6,8 +6,10 @@ import ipaddress
 from collections.abc import Iterator
 
 from hostnet.agent.nft.context import Context, own_addresses
+from hostnet.agent.nft.forward_elements import LOOPBACK_DEVICE
 from hostnet.agent.nft.networks import bare, overlap, widest
 from hostnet.agent.nft.ruleset import Element, Tag, Tagged
+from hostnet.wire.family import digit_of
 from hostnet.wire.objects import Gateway
 
 
@@ -31,6 +33,19 @@ def gateway_elements(gateway: Gateway, context: Context) -> Iterator[Tagged]:
         if gateway.mss_clamp:
             yield Element("mss_clamp_links", (external,)), ("mss_clamp", "")
         yield from _dmz(gateway, external, context)
+    for pair in gateway.one_to_one:
+        yield from _one_to_one(gateway, pair, context)
+
+
+def _one_to_one(gateway: Gateway, pair: tuple[str, str], context: Context) -> Iterator[Tagged]:
+    """The elements of an external address that stands for one guest: also for those within who ask for it."""
+    (outer, inner), tag, digit = pair, ("one_to_one", str(pair)), digit_of(pair[0])
+    homes = homes_of(gateway, outer, context)
+    for device in (*homes, *context.internal[gateway.name], LOOPBACK_DEVICE):
+        yield Element("one_to_one_addrs" + digit, (device, outer), (inner,)), tag
+    for external in homes:
+        yield Element("one_to_one_hosts" + digit, (external, inner)), tag
+        yield Element("one_to_one_sources" + digit, (external, inner), (outer,)), tag
 
 
 def _dmz(gateway: Gateway, external: str, context: Context) -> Iterator[Tagged]:
@@ -85,8 +100,15 @@ def fixed_source(gateway: Gateway, external: str, digit: str, context: Context) 
     address = gateway.snat4 if digit == "4" else gateway.snat6
     if address is None or not gateway.more:
         return address
-    homes = [name for name in gateway.uplinks if address in map(_bare, context.addresses.get(name, ()))]
-    return address if external in (homes or gateway.uplinks[:1]) else None
+    return address if external in homes_of(gateway, address, context) else None
+
+
+def homes_of(gateway: Gateway, address: str, context: Context) -> tuple[str, ...]:
+    """The external interfaces that have an address; the first where none has it."""
+    if not gateway.more:
+        return gateway.uplinks
+    homes = (name for name in gateway.uplinks if address in map(_bare, context.addresses.get(name, ())))
+    return tuple(homes) or gateway.uplinks[:1]
 
 
 def _bare(cidr: str) -> str:

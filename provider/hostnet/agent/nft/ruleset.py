@@ -255,6 +255,12 @@ def _gateway_specs(n: str, address: str) -> dict[str, SetSpec]:
         "gateway_addrs": SetSpec(
             net, holds="the host's addresses on internal interfaces: they do not answer to the outside"
         ),
+        # One address each, both ways.
+        "one_to_one_addrs": SetSpec(
+            nets, net, holds="`oneToOneNat` by its external address: where what is sent there goes"
+        ),
+        "one_to_one_hosts": SetSpec(nets, holds="the same by its internal address: who may begin connections"),
+        "one_to_one_sources": SetSpec(nets, net, holds="the same: which source address it gets"),
         "dmz_hosts": SetSpec(("ifname",), net, holds="`dmzHost` or `dmzHostIpv6` of an external interface"),
         "dmz_addrs": SetSpec(
             nets, net, holds="the same with `externalIp` or `externalIpv6`, which it is restricted to"
@@ -344,6 +350,9 @@ PROTECT
     meta l4proto {{ 6, 17 }} iifname . meta l4proto . th dport @dnsmasq_ports jump own_services
     meta nfproto ipv4 jump dnat_prerouting4
     meta nfproto ipv6 jump dnat_prerouting6
+    # One address for one guest, of any protocol.
+    dnat ip to iifname . ip daddr map @one_to_one_addrs4
+    dnat ip6 to iifname . ip6 daddr map @one_to_one_addrs6
     # The dmz host gets the rest, but for ICMP, and for what is meant for the host's inside addresses.
     meta l4proto {{ 1, 58 }} accept
     ip daddr @bridge_addrs4 accept
@@ -368,6 +377,8 @@ PROTECT
     type nat hook output priority -100; policy accept;
     oifname != "lo" accept
     meta nfproto ipv4 jump dnat_output4
+    dnat ip to oifname . ip daddr map @one_to_one_addrs4
+    dnat ip6 to oifname . ip6 daddr map @one_to_one_addrs6
     # The kernel drops the reply to a translated connection from ::1.
     ip6 daddr ::1 accept
     meta nfproto ipv6 jump dnat_output6
@@ -391,6 +402,8 @@ PROTECT
     iifname . oifname @hairpin_pairs accept
     meta nfproto ipv4 iifname . oifname @forward_pairs4 accept
     meta nfproto ipv6 iifname . oifname @forward_pairs6 accept
+    oifname . ip saddr @one_to_one_hosts4 accept
+    oifname . ip6 saddr @one_to_one_hosts6 accept
     oifname . ip saddr @forward_nets4 accept
     oifname . ip6 saddr @forward_nets6 accept
     iifname . ip daddr @routed_nets4 accept
@@ -428,6 +441,9 @@ COUNTS
     fib daddr type {{ broadcast, multicast }} accept
     ip daddr @internal_nets4 accept
     ip6 daddr @internal_nets6 accept
+    # With every port: a guest with an address of its own needs no other's, also below 1024.
+    snat ip to oifname . ip saddr map @one_to_one_sources4
+    snat ip6 to oifname . ip6 saddr map @one_to_one_sources6
     # Public addresses on an interface whose other guests are translated.
     oifname . ip saddr @routed_nets4 accept
     # Servers such as NFS trust ports below 1024: a guest's must not look like root's on this host.

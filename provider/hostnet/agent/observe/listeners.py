@@ -26,6 +26,7 @@ def warnings(owner: Owner, snapshot: Snapshot, listening: Callable[[str, str], s
     """
     for gateway in owner.of(Gateway):
         yield from _absent("externalIp", (x for x in (gateway.snat4, gateway.snat6) if x), snapshot)
+        yield from _absent("oneToOneNat", (outer for outer, _ in gateway.one_to_one), snapshot)
     for forward in owner.of(Forward):
         for protocol in forward.protocols:
             yield from _taken(forward, protocol, listening(protocol, forward.family))

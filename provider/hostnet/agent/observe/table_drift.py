@@ -34,6 +34,7 @@ _WORDS = {
     "route6": "IPv6 is not routed",
     "mss_clamp": "the MSS is not clamped",
     "internal_forwarding": "its networks do not all reach each other",
+    "one_to_one": "the addresses {item} do not stand for each other",
     "dmz4": "nothing goes to the DMZ host {dmz4}",
     "dmz6": "nothing goes to the DMZ host {dmz6}",
     "dmz_except": "port {item} goes to the DMZ host",
@@ -96,7 +97,7 @@ def _missing_and_changed(item: Gateway, observation: Observation) -> tuple[list[
     changed: dict[str, str] = {}
     for element, tag in observation.compiled(item):
         there = observation.at(element)
-        if there is None:
+        if there is None or (there != element.value and tag[0] == "one_to_one"):
             missing.append(tag)
         elif there != element.value:
             changed[_PROPERTIES.get(element.set, element.set)] = there[0]

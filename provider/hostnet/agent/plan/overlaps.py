@@ -126,6 +126,7 @@ def check_gateway(item: Gateway, change: Change, world: World) -> None:
         if not shared:
             continue
         _check_dmz(item, other, owner, ", ".join(shared))
+        _check_one_to_one(item, other, owner, ", ".join(shared))
         for place in mine.keys() & _behind(other, world).keys():
             raise HostnetError(
                 Code.CONFLICT,
@@ -135,6 +136,21 @@ def check_gateway(item: Gateway, change: Change, world: World) -> None:
                 "Remove it from one of the two, or give them different external interfaces",
                 holder=owner.key,
             )
+
+
+def _check_one_to_one(item: Gateway, other: Gateway, owner: Owner, shared: str) -> None:
+    """Refuse an address that another gateway of the same external interface has in its one-to-one NAT."""
+    for mine in item.one_to_one:
+        for theirs in other.one_to_one:
+            for address, there in zip(mine, theirs):
+                if address == there:
+                    raise HostnetError(
+                        Code.CONFLICT,
+                        f"cannot translate {mine[0]} and {mine[1]} into each other on {shared}",
+                        f"{address} has one-to-one NAT already, by {owner.label}",
+                        "Remove one of the two",
+                        holder=owner.key,
+                    )
 
 
 def _check_dmz(item: Gateway, other: Gateway, owner: Owner, shared: str) -> None:

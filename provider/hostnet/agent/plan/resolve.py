@@ -13,7 +13,7 @@ from hostnet.agent.plan.overlaps import check_address, check_gateway, check_rout
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.family import FAMILIES, Family
+from hostnet.wire.family import FAMILIES, Family, family_of
 from hostnet.wire.objects import (
     EXTERNAL_PLACEHOLDER,
     Address,
@@ -189,7 +189,21 @@ def _resolve_gateway(item: Gateway, world: World) -> Gateway:
     for name, address in (("externalIp", item.snat4), ("externalIpv6", item.snat6)):
         for external in uplinks:
             _check_machine(what, name, address, world, on=external)
+    for outer, inner in item.one_to_one:
+        _check_machine(what, "oneToOneNat", inner, world)
+        _check_one_to_one(what, outer, uplinks, world.snapshot)
     return replace(item, external=uplinks[0], more=uplinks[1:], resolved=item.external is None or item.resolved)
+
+
+def _check_one_to_one(what: str, outer: str, uplinks: tuple[str, ...], snapshot: Snapshot) -> None:
+    """Refuse to give away the only address of an uplink: the host itself could not be reached any more."""
+    for external in uplinks:
+        cidrs = snapshot.addresses.get(external, ())
+        own = {cidr.partition("/")[0] for cidr in cidrs if family_of(cidr) == family_of(outer)}
+        if own == {outer}:
+            why = f"oneToOneNat: {outer} is the only {family_of(outer).replace('ip', 'IP')} address of {external}"
+            fix = "Use an additional address: the host itself needs this one. Or use a dmzHost"
+            raise HostnetError(Code.INVALID, what, why, fix)
 
 
 def default_uplinks(item: Gateway, snapshot: Snapshot) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ def is_possible(owners: Owners, pairs: Pairs, closed: Callable[[], Container[str
     login = _login()
     had = {item for old, _ in pairs.values() if old for item in old.objects}
     has = {item for _, new in pairs.values() if new for item in new.objects}
-    if any(_diverts(item, login.port) for item in _redirected(owners, had, has)):
+    if any(_diverts(item, login) for item in _redirected(owners, had, has)):
         return True
     if any(_reroutes(item, login) for item in had ^ has if isinstance(item, (Address, Route))):
         return True
@@ -103,11 +103,14 @@ def _redirected(owners: Owners, had: set[Object], has: set[Object]) -> Iterator[
         yield from (item for item in owners.every(Forward) if item.gateway in gateways)
 
 
-def _diverts(item: Object, port: int) -> bool:
-    """Whether it may take TCP connections to a port of this host."""
+def _diverts(item: Object, login: Login) -> bool:
+    """Whether it may take TCP connections to the provider's address and port of this host."""
     if isinstance(item, Forward):
-        return "tcp" in item.protocols and item.ports[0] <= port <= item.ports[1]
-    return isinstance(item, Gateway) and bool(item.dmz4 or item.dmz6) and port not in item.dmz_except
+        return "tcp" in item.protocols and item.ports[0] <= login.port <= item.ports[1]
+    if not isinstance(item, Gateway):
+        return False
+    given_away = any(outer == login.server for outer, _ in item.one_to_one)
+    return given_away or (bool(item.dmz4 or item.dmz6) and login.port not in item.dmz_except)
 
 
 def _reroutes(item: Address | Route, login: Login) -> bool:
