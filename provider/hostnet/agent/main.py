@@ -50,7 +50,10 @@ _PAUSES = (1, 2, 4, 8, 15, 30, 60)  # seconds between attempts to roll back
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until standard input ends; or be the watcher; or put back what is recorded, once."""
-    parser = argparse.ArgumentParser(prog="hostnet-agent")
+    # With a width it does not import shutil (`linux/files.py`).
+    parser = argparse.ArgumentParser(
+        prog="hostnet-agent", formatter_class=lambda prog: argparse.HelpFormatter(prog, width=100)
+    )
     parser.add_argument("task", nargs="?", choices=["serve", "watch", "restore"], default="serve")
     parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument("--netns")

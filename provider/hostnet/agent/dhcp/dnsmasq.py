@@ -23,7 +23,6 @@ import contextlib
 import grp
 import json
 import os
-import shutil
 import signal
 import socket
 import stat
@@ -69,7 +68,7 @@ def check_installed(bridge: str) -> None:
     Raises:
         HostnetError: It has not; the error names the package.
     """
-    if shutil.which("dnsmasq") is None:
+    if files.which("dnsmasq") is None:
         raise HostnetError(
             Code.UNSUPPORTED,
             f"cannot serve DHCP and router advertisements on {bridge}",
@@ -243,7 +242,7 @@ class DhcpServers:
         place = self._run / bridge
         self._end(bridge)
         checksums.restore(bridge, self._checksums(bridge))
-        shutil.rmtree(place, ignore_errors=True)
+        files.remove_tree(place)
         self._lease_file(bridge).unlink(missing_ok=True)
 
     def _remove_directories(self) -> None:

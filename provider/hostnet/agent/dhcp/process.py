@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import pwd
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -228,6 +227,6 @@ def directories(path: Path) -> Iterator[Path]:
 
 def remove_directory(run: Path) -> None:
     """Remove a directory below `RUN` whose servers have ended, and `RUN` if it was the last one."""
-    shutil.rmtree(run, ignore_errors=True)
+    files.remove_tree(run)
     with contextlib.suppress(OSError):
         RUN.rmdir()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import subprocess
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hostnet.agent.firewalls.accepts import FORWARD, INPUT, TAG
+from hostnet.agent.linux import files
 from hostnet.agent.linux.install_hints import advice_here
 from hostnet.agent.linux.libnftables import NftError
 from hostnet.agent.nft.ruleset import TABLES
@@ -402,7 +402,7 @@ def _side(key: Any) -> str | None:
 
 def legacy_command(family: str) -> str | None:
     """The command that lists iptables-legacy's rules of a family, if it is installed."""
-    return shutil.which(_LEGACY_COMMANDS[family])
+    return files.which(_LEGACY_COMMANDS[family])
 
 
 def _legacy() -> Iterator[Chain]:

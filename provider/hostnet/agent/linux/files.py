@@ -19,6 +19,27 @@ def text_of(path: Path) -> str | None:
         return None
 
 
+def which(program: str, path: str | None = None) -> str | None:
+    """Where a program is; None where it is in none of the directories.
+
+    `import shutil` loads bz2 and lzma: 0.6 MiB of the 25 that an agent has when it greets, on every host.
+
+    Args:
+        program: Its name.
+        path: The directories as in PATH; None: those of PATH.
+    """
+    places = os.environ.get("PATH", os.defpath) if path is None else path
+    files = (Path(place, program) for place in places.split(os.pathsep) if place)
+    return next((str(file) for file in files if file.is_file() and os.access(file, os.X_OK)), None)
+
+
+def remove_tree(directory: Path) -> None:
+    """Remove a directory with all that is in it, as far as that is possible."""
+    import shutil  # noqa: PLC0415 - see `which`
+
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 def not_ours(directory: Path) -> Path | None:
     """What lets another user put a file into a directory, or another directory in its place; None if nothing does.
 

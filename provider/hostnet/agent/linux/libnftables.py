@@ -9,13 +9,12 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import shutil
 import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hostnet.agent.linux import netlink
+from hostnet.agent.linux import files, netlink
 
 _SONAME = "libnftables.so.1"
 _PROGRAMS = ("/usr/sbin", "/sbin", "/run/current-system/sw/bin")  # where PATH may not lead
@@ -54,7 +53,7 @@ def library() -> ctypes.CDLL:
         return ctypes.CDLL(_SONAME)
     except OSError as error:
         missing = str(error)
-    program = shutil.which("nft", path=os.pathsep.join((os.environ.get("PATH", os.defpath), *_PROGRAMS)))
+    program = files.which("nft", path=os.pathsep.join((os.environ.get("PATH", os.defpath), *_PROGRAMS)))
     beside = Path(os.path.realpath(program or "")).parent.parent / "lib" / _SONAME
     if program is None or not beside.exists():
         raise MissingLibraryError(missing)

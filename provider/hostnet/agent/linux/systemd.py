@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+
+from hostnet.agent.linux import files
 
 BOOTED = Path("/run/systemd/system")  # sd_booted(3)
 _SECONDS = 30  # that a command may take
@@ -35,7 +36,7 @@ _PROPERTIES = (
 
 def runs() -> bool:
     """Whether systemd is this host's init, and its commands are installed."""
-    return BOOTED.is_dir() and shutil.which("systemd-run") is not None
+    return BOOTED.is_dir() and files.which("systemd-run") is not None
 
 
 def in_scope(argv: Sequence[str]) -> list[str]:
@@ -43,7 +44,7 @@ def in_scope(argv: Sequence[str]) -> list[str]:
 
     `systemd-run --scope` becomes the program: the process keeps its number.
     """
-    program = shutil.which("systemd-run") if runs() else None
+    program = files.which("systemd-run") if runs() else None
     return [program, "--scope", "--quiet", "--collect", "--", *argv] if program else list(argv)
 
 

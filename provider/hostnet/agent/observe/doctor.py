@@ -9,7 +9,6 @@ import ctypes
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import time
@@ -20,8 +19,8 @@ from typing import Any
 from hostnet.agent.firewalls.accepts import FORWARD
 from hostnet.agent.firewalls.chains import Chain, ChainReader, positions, refusals
 from hostnet.agent.lasting.persistence import Places, WatcherState
+from hostnet.agent.linux import files, systemd, units
 from hostnet.agent.linux import operations as ops
-from hostnet.agent.linux import systemd, units
 from hostnet.agent.linux.install_hints import advice_here
 from hostnet.agent.linux.kernel import Kernel
 from hostnet.agent.linux.libnftables import Nft
@@ -209,13 +208,13 @@ def _features(tried: dict[str, str | None]) -> Iterator[Check]:
 
 
 def _programs() -> Iterator[Check]:
-    found = shutil.which("nft")
+    found = files.which("nft")
     if found:
         done = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
         yield check("nft", _OK, done.stdout.strip())
     else:
         yield check("nft", _NOTE, "the command is not installed; hostnet uses the library alone")
-    if shutil.which("dnsmasq"):
+    if files.which("dnsmasq"):
         yield check("dnsmasq", _OK, "installed")
     else:
         fix = advice_here("dnsmasq")

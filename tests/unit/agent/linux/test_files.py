@@ -171,3 +171,16 @@ def test_a_file_of_another_user_is_not_opened(path: Path) -> None:
         path.chmod(mode)
         with pytest.raises(PermissionError):
             files.our_text(path)
+
+
+def test_a_program_is_found_in_the_first_directory_that_has_it(tmp_path: Path) -> None:
+    """What is no file, or can't be executed, is no program."""
+    for name, mode in (("one", 0o644), ("two", 0o755), ("three", 0o755)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tool").write_text("#!/bin/sh\n")
+        (tmp_path / name / "tool").chmod(mode)
+    (tmp_path / "none" / "tool").mkdir(parents=True)
+    path = ":".join(str(tmp_path / name) for name in ("none", "one", "two", "three"))
+    assert files.which("tool", path) == str(tmp_path / "two" / "tool")
+    assert files.which("another", path) is None
+    assert files.which("sh") is not None
