@@ -136,6 +136,25 @@ def test_it_draws_what_is_and_marks_what_is_not_as_declared() -> None:
     assert_readable(svg)
 
 
+def test_a_gateway_of_several_uplinks() -> None:
+    """It is behind each, and drawn behind the first; an address that stands for one guest is in the guest's box."""
+    data = answer(2)
+    gateway = data["resources"][1]["objects"][0]
+    gateway |= {"more": ["eth1"], "route4": True, "one_to_one": [["192.0.2.7", "10.0.0.3"]]}
+    del gateway["dmz4"], gateway["dmz6"]
+    data["interfaces"].append(link("eth1", "physical", None, "198.51.100.2/24"))
+    made = topology("host", data)
+    assert [edge for edge in made.edges if edge[1] == "gateway nat"] == [
+        ("link eth0", "gateway nat"),
+        ("link eth1", "gateway nat"),
+    ]
+    text = FORMATS["text"](made)
+    assert "│  └─ NAT nat  masquerade, IPv4 routed, through eth0, eth1\n" in text
+    assert "all of 192.0.2.7 (one-to-one)" in text
+    assert "one-to-one NAT" in FORMATS["html"](topology("host", data, whole=True))
+    assert_readable(FORMATS["svg"](made))
+
+
 def test_a_hundred_guests_fit_a_page() -> None:
     """They are in one box, a line for each; those that are not as declared have a box of their own."""
     data = answer(100, *(resource(f"f{n}", forward("10.0.0.9", port=n)) for n in range(1, 1000)))

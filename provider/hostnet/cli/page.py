@@ -27,6 +27,7 @@ _KINDS = {
     "port": "port",
     "guest": "guest",
 }
+_OTHER = {"dmz": "DMZ host", "one-to-one": "one-to-one NAT"}
 # What is behind these is shown side by side.
 _MANY = ("bridge", "network")
 
@@ -68,7 +69,7 @@ class _Page:
         """What there is, in numbers, and when it was read."""
         nodes = self._made.nodes.values()
         counts = {kind: sum(node.kind == kind for node in nodes) for kind in ("gateway", "bridge", "port", "guest")}
-        counts["port forward"] = sum(not target.dmz for node in nodes for target in node.targets)
+        counts["port forward"] = sum(target.kind == "forward" for node in nodes for target in node.targets)
         named = (f"{count:,} {_KINDS.get(kind, kind)}{'' if count == 1 else 's'}" for kind, count in counts.items())
         wrong = sum(_is_wrong(node) for node in nodes)
         state = f"{wrong:,} not as declared" if wrong else "all as declared"
@@ -117,9 +118,9 @@ def _face(node: Node, *, shown: bool) -> Iterator[str]:
 
 def _forwards(targets: list[Target], *, shown: bool) -> Iterator[str]:
     """A list of forwards with their counters."""
-    forwards = [each for each in targets if not each.dmz]
+    forwards = [each for each in targets if each.kind == "forward"]
     words = [f"{len(forwards):,} forward{'' if len(forwards) == 1 else 's'}"] if forwards else []
-    words += ["DMZ host"] if len(forwards) < len(targets) else []
+    words += [name for kind, name in _OTHER.items() if any(each.kind == kind for each in targets)]
     total = f" \N{MIDDLE DOT} {in_units(sum(each.bytes for each in forwards))}" if forwards else ""
     opened = " open" if shown and len(targets) <= _SHORT else ""
     yield f"<details{opened}><summary>{', '.join(words)}{total}</summary>\n"
@@ -129,7 +130,9 @@ def _forwards(targets: list[Target], *, shown: bool) -> Iterator[str]:
 def _row(target: Target) -> str:
     kind = ' class="absent"' if target.absent else ""
     counters = (
-        "" if target.dmz else f" \N{MIDDLE DOT} {target.packets:,} packets \N{MIDDLE DOT} {in_units(target.bytes)}"
+        ""
+        if target.kind != "forward"
+        else f" \N{MIDDLE DOT} {target.packets:,} packets \N{MIDDLE DOT} {in_units(target.bytes)}"
     )
     return (
         f'<li{kind}><bdi class="name">{escape(target.text)}</bdi> <span>{", ".join(target.families)}</span>'

@@ -124,12 +124,17 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "port": lambda item: f"in {item['bridge']}",
     "glob": lambda item: f"{item['pattern']} in {item['bridge']}",
     "guest": lambda item: f"guest {item['mac']} {' '.join(item.get('addresses') or ())}",
-    "gateway": lambda item: f"NAT through {item.get('external', '?')} for {', '.join(inside(item)) or 'its forwards'}",
-    "forward": lambda item: (
-        f"{'+'.join(item['protocols'])} {ports_text(item['ports'])} to {item['address']} {ports_text(item['to_ports'])}"
+    "gateway": lambda item: (
+        f"NAT through {', '.join((item.get('external', '?'), *item.get('more', ())))} "
+        f"for {', '.join(inside(item)) or 'its forwards'}"
     ),
+    "forward": lambda item: f"{'+'.join(item['protocols'])} {ports_text(item['ports'])} to {_destination(item)}",
     "dhcp": lambda _: "DHCP, DNS or RA",
 }
+
+
+def _destination(item: dict[str, Any]) -> Destination:
+    return Destination(item["address"], (item["to_ports"][0], item["to_ports"][1]))
 
 
 def _words(item: dict[str, Any]) -> str:

@@ -22,14 +22,14 @@ Json = dict[str, Any]
 
 @dataclass
 class Target:
-    """What reaches a box from outside: a port forward, or the rest as DMZ host.
+    """What reaches a box from outside: a port forward, the rest as DMZ host, or all that an address of the host gets.
 
     Attributes:
         text: Its ports, in words.
         resource: The name of its resource.
         families: `IPv4`, `IPv6`, or both.
-        dmz: Whether it is the rest.
-        packets: That a forward has translated; of a DMZ host none are counted.
+        kind: `forward`, `dmz` or `one-to-one`.
+        packets: That a forward has translated; of others none are counted.
         bytes: Likewise.
         wrong: What is not as declared.
         absent: It is declared, and not there.
@@ -38,7 +38,7 @@ class Target:
     text: str
     resource: str
     families: list[str]
-    dmz: bool = False
+    kind: str = "forward"
     packets: int = 0
     bytes: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -174,8 +174,7 @@ class _Builder:
     def _externals(self) -> Iterator[str]:
         yield from self._data["defaultRoute"].values()
         for item in (*self._of("gateway"), *self._of("forward")):
-            if item.object.get("external"):
-                yield item.object["external"]
+            yield from _uplinks(item.object)
 
     def _uplink(self, name: str) -> None:
         node = self._made.add(f"link {name}", "uplink", name, *self._addresses(name), behind="host")
@@ -195,8 +194,13 @@ class _Builder:
             how.append(f"IPv6 {about.get('snat6') or 'masquerade'}")
         if about.get("route6"):
             how.append("IPv6 routed")
-        external = f"link {about.get('external')}"
-        node = self._made.add(name, "gateway", f"NAT {item.resource['name']}", ", ".join(how), behind=external)
+        if about.get("route4"):
+            how.append("IPv4 routed")
+        lines, uplinks = [f"NAT {item.resource['name']}", ", ".join(how)], _uplinks(about)
+        if len(uplinks) > 1:
+            lines.append(f"through {', '.join(uplinks)}")
+        for external in uplinks or ["None"]:
+            node = self._made.add(name, "gateway", *lines, behind=f"link {external}")
         node.wrong += item.wrong
         behind = {f"link {each}" for each in about.get("internal", ())}
         for cidr in (*about.get("internal4", ()), *about.get("internal6", ())):
@@ -275,13 +279,28 @@ class _Builder:
             )
             self._made.nodes[places.of(about["address"])].targets.append(target)
         for item in self._of("gateway"):
-            found: dict[str, Target] = {}
-            for address in filter(None, (item.object.get("dmz4"), item.object.get("dmz6"))):
-                place, name = places.of(address), item.resource["name"]
-                target = found.setdefault(place, Target(f"all else (DMZ of {name})", name, [], dmz=True))
-                target.families.append("IPv6" if ":" in address else "IPv4")
-            for place, target in found.items():
+            for place, target in _of_gateway(item.object, item.resource["name"], places):
                 self._made.nodes[place].targets.append(target)
+
+
+def _uplinks(about: Json) -> list[str]:
+    """The external interfaces of a gateway or forward; none while it is not known."""
+    return [about["external"], *about.get("more", ())] if about.get("external") else []
+
+
+def _of_gateway(about: Json, name: str, places: _Places) -> Iterator[tuple[str, Target]]:
+    """The boxes of a gateway's DMZ hosts and of its one-to-one NAT, and what reaches them."""
+    found: dict[str, Target] = {}
+    for address in filter(None, (about.get("dmz4"), about.get("dmz6"))):
+        target = found.setdefault(places.of(address), Target(f"all else (DMZ of {name})", name, [], kind="dmz"))
+        target.families.append(_family(address))
+    yield from found.items()
+    for external, internal in about.get("one_to_one", ()):
+        yield places.of(internal), Target(f"all of {external} (one-to-one)", name, [_family(internal)], "one-to-one")
+
+
+def _family(address: str) -> str:
+    return "IPv6" if ":" in address else "IPv4"
 
 
 class _Counters:
