@@ -155,6 +155,15 @@ def test_a_gateway_of_several_uplinks() -> None:
     assert_readable(FORMATS["svg"](made))
 
 
+def test_a_guest_s_bandwidth_is_beside_its_port() -> None:
+    """As tc writes rates; one that is not limited says nothing."""
+    data = answer(2)
+    data["resources"][2]["objects"][0] |= {"download": 100_000_000, "upload": None}
+    lines = FORMATS["text"](topology("host", data)).splitlines()
+    assert "         ├─ vm0  at most 100mbit download" in lines
+    assert "         └─ vm1" in lines
+
+
 def test_a_hundred_guests_fit_a_page() -> None:
     """They are in one box, a line for each; those that are not as declared have a box of their own."""
     data = answer(100, *(resource(f"f{n}", forward("10.0.0.9", port=n)) for n in range(1, 1000)))

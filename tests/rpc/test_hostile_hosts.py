@@ -45,6 +45,7 @@ RPCS = {
 COMMANDS = {
     "status": ("facts", ("any answer", "facts", "status")),
     "graph": ("facts", ("any answer", "facts", "status")),
+    "top": ("facts", ("facts",)),
     "doctor": ("facts", ("any answer", "facts", "doctor")),
     "restore": ("restore", ("any answer",)),
 }
@@ -180,7 +181,8 @@ def test_a_command(
     monkeypatch.setattr(_Pool, "hostile", Hostile(case, (op,)))
     monkeypatch.setattr(cli, "Pool", _Pool)
     monkeypatch.setenv("COLUMNS", "1000")
-    code = cli.main([command, "--host", f"root@{HOST}"])
+    once = ["--count", "1", "--interval", "0.1"] if command == "top" else []
+    code = cli.main([command, *once, "--host", f"root@{HOST}"])
     out, err = capsys.readouterr()
     if "shows" in case:
         assert code == cli.OK

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from hostnet.resources.schema.types import rate_text
 from hostnet.wire.objects import ports_text
 
 MARK = "\N{BALLOT X} "  # before what is not as declared
@@ -248,6 +249,8 @@ class _Builder:
             node.absent = name not in self._links
             if name not in ours:
                 node.lines.append("not managed by hostnet")
+            if link is not None:
+                node.lines += _limits(link.object)
             for item in (link, port):
                 node.wrong += item.wrong if item is not None else ()
         for item in self._of("glob"):
@@ -281,6 +284,12 @@ class _Builder:
         for item in self._of("gateway"):
             for place, target in _of_gateway(item.object, item.resource["name"], places):
                 self._made.nodes[place].targets.append(target)
+
+
+def _limits(about: Json) -> list[str]:
+    """What `bandwidth` allows; none where it allows all."""
+    rates = [f"{rate_text(about[name])} {name}" for name in ("download", "upload") if about.get(name)]
+    return [f"at most {', '.join(rates)}"] if rates else []
 
 
 def _uplinks(about: Json) -> list[str]:
