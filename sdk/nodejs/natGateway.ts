@@ -83,6 +83,7 @@ export class NatGateway extends pulumi.CustomResource {
             resourceInputs["dmzExceptPorts"] = args?.dmzExceptPorts;
             resourceInputs["dmzHost"] = args?.dmzHost;
             resourceInputs["dmzHostIpv6"] = args?.dmzHostIpv6;
+            resourceInputs["egress"] = args?.egress;
             resourceInputs["enableIpv6"] = args?.enableIpv6;
             resourceInputs["externalInterface"] = args?.externalInterface;
             resourceInputs["externalInterfaces"] = args?.externalInterfaces;
@@ -131,6 +132,10 @@ export interface NatGatewayArgs {
      * The same as `dmzHost`, for IPv6 and `externalIpv6`. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
      */
     dmzHostIpv6?: pulumi.Input<string | undefined>;
+    /**
+     * What the gateway's guests may reach beyond their own bridge: only what one of the rules allows. With an empty list they reach nothing there. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses, with what its forwards lead elsewhere, are not concerned. An update ends connections that are not allowed any more, and keeps the others. Default: everything. On the host: The guests' interfaces or networks, and each rule, are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
+     */
+    egress?: pulumi.Input<pulumi.Input<inputs.EgressRuleArgs>[] | undefined>;
     /**
      * Translates IPv6 as well (NAT66). Not together with `routeIpv6`. Default: false. On the host: IPv6 forwarding is switched on. An uplink still accepts router advertisements (accept_ra=2).
      */

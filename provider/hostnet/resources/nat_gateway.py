@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from hostnet.resources.egress import EGRESS, EGRESS_FIELD, EgressRuleInputs
 from hostnet.resources.port_forward import (
     FORWARD_PORT,
     FORWARD_PORTS,
@@ -182,6 +183,17 @@ class NatGatewayInputs(Declared):
         default=(),
         effect="Each is an element of a DNAT map and of an SNAT map, which keep ports. Forwarding of its family is "
         "switched on.",
+    )
+    egress: tuple[EgressRuleInputs, ...] | None = prop(
+        EGRESS,
+        "What the gateway's guests may reach beyond their own bridge: only what one of the rules allows. With an empty "
+        "list they reach nothing there. Replies to what came in pass, also by a port forward, and ICMP errors. The "
+        "host's own addresses, with what its forwards lead elsewhere, are not concerned. An update ends connections "
+        "that are not allowed any more, and keeps the others.",
+        default_doc="everything",
+        effect="The guests' interfaces or networks, and each rule, are elements of sets in the forward hook. The rest "
+        "is refused: TCP with a reset, other protocols with an ICMP error.",
+        field=EGRESS_FIELD,
     )
     mss_clamp: bool = prop(
         Bool(),

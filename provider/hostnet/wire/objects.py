@@ -158,6 +158,20 @@ class Forwarding:
 
 
 @dataclass(frozen=True)
+class EgressRule:
+    """What guests may reach."""
+
+    cidr: Cidr
+    protocol: Literal["tcp", "udp", "sctp", "icmp", "any"] = "any"
+    ports: Ports | None = None  # inclusive; None: all
+
+    def __str__(self) -> str:
+        """As a person reads it: `10.0.0.0/8 tcp 443`."""
+        ports = "" if self.ports is None else f" {ports_text(self.ports)}"
+        return f"{self.cidr} {self.protocol}{ports}"
+
+
+@dataclass(frozen=True)
 class Gateway:
     """NAT for internal networks through an external interface.
 
@@ -185,6 +199,7 @@ class Gateway:
     more: tuple[Name, ...] = ()  # further external interfaces; `external` is the first
     route4: bool = False  # `internal4` is routed both ways, and not translated
     one_to_one: tuple[Pair, ...] = ()  # each an external and an internal address
+    egress: tuple[EgressRule, ...] | None = None  # what its networks may reach; None: everything
 
     @property
     def key(self) -> str:
@@ -262,6 +277,7 @@ class DhcpServer:
 
 Object = Union[Link, Address, Route, Port, Glob, Guest, Forwarding, Gateway, Forward, DhcpServer]
 
+_RECORDS = frozenset({"static_leases", "egress"})  # fields whose items are objects themselves
 _TYPES: dict[str, type[Object]] = {
     cls.type: cls for cls in (Link, Address, Route, Port, Glob, Guest, Forwarding, Gateway, Forward, DhcpServer)
 }
@@ -392,7 +408,7 @@ def to_json(value: Object) -> Json:
     defaults = _DEFAULTS[type(value)]
     for name, item in vars(value).items():
         if item != defaults[name]:
-            out[name] = [asdict(x) for x in item] if name == "static_leases" else item
+            out[name] = [asdict(x) for x in item] if name in _RECORDS else item
     return out
 
 
@@ -459,7 +475,7 @@ def states_unlike(items: Sequence[Object], fields: Json) -> list[ForwardState]:
 
 def state_to_json(value: ObjectState | None) -> Json | None:
     """A state as it is sent."""
-    if isinstance(value, DhcpState):
+    if isinstance(value, DhcpState) or (isinstance(value, GatewayState) and value.egress):
         return asdict(value)
     return None if value is None else vars(value)  # `asdict` copies each value, and takes ten times as long
 

@@ -10,6 +10,178 @@ import (
 	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
 )
 
+// The protocol by which something may be reached. `icmp` is ICMPv6 for an IPv6 network.
+type EgressProtocol string
+
+const (
+	EgressProtocolTcp  = EgressProtocol("tcp")
+	EgressProtocolUdp  = EgressProtocol("udp")
+	EgressProtocolSctp = EgressProtocol("sctp")
+	EgressProtocolIcmp = EgressProtocol("icmp")
+	EgressProtocolAny  = EgressProtocol("any")
+)
+
+func (EgressProtocol) ElementType() reflect.Type {
+	return reflect.TypeOf((*EgressProtocol)(nil)).Elem()
+}
+
+func (e EgressProtocol) ToEgressProtocolOutput() EgressProtocolOutput {
+	return pulumi.ToOutput(e).(EgressProtocolOutput)
+}
+
+func (e EgressProtocol) ToEgressProtocolOutputWithContext(ctx context.Context) EgressProtocolOutput {
+	return pulumi.ToOutputWithContext(ctx, e).(EgressProtocolOutput)
+}
+
+func (e EgressProtocol) ToEgressProtocolPtrOutput() EgressProtocolPtrOutput {
+	return e.ToEgressProtocolPtrOutputWithContext(context.Background())
+}
+
+func (e EgressProtocol) ToEgressProtocolPtrOutputWithContext(ctx context.Context) EgressProtocolPtrOutput {
+	return EgressProtocol(e).ToEgressProtocolOutputWithContext(ctx).ToEgressProtocolPtrOutputWithContext(ctx)
+}
+
+func (e EgressProtocol) ToStringOutput() pulumi.StringOutput {
+	return pulumi.ToOutput(pulumi.String(e)).(pulumi.StringOutput)
+}
+
+func (e EgressProtocol) ToStringOutputWithContext(ctx context.Context) pulumi.StringOutput {
+	return pulumi.ToOutputWithContext(ctx, pulumi.String(e)).(pulumi.StringOutput)
+}
+
+func (e EgressProtocol) ToStringPtrOutput() pulumi.StringPtrOutput {
+	return pulumi.String(e).ToStringPtrOutputWithContext(context.Background())
+}
+
+func (e EgressProtocol) ToStringPtrOutputWithContext(ctx context.Context) pulumi.StringPtrOutput {
+	return pulumi.String(e).ToStringOutputWithContext(ctx).ToStringPtrOutputWithContext(ctx)
+}
+
+type EgressProtocolOutput struct{ *pulumi.OutputState }
+
+func (EgressProtocolOutput) ElementType() reflect.Type {
+	return reflect.TypeOf((*EgressProtocol)(nil)).Elem()
+}
+
+func (o EgressProtocolOutput) ToEgressProtocolOutput() EgressProtocolOutput {
+	return o
+}
+
+func (o EgressProtocolOutput) ToEgressProtocolOutputWithContext(ctx context.Context) EgressProtocolOutput {
+	return o
+}
+
+func (o EgressProtocolOutput) ToEgressProtocolPtrOutput() EgressProtocolPtrOutput {
+	return o.ToEgressProtocolPtrOutputWithContext(context.Background())
+}
+
+func (o EgressProtocolOutput) ToEgressProtocolPtrOutputWithContext(ctx context.Context) EgressProtocolPtrOutput {
+	return o.ApplyTWithContext(ctx, func(_ context.Context, v EgressProtocol) *EgressProtocol {
+		return &v
+	}).(EgressProtocolPtrOutput)
+}
+
+func (o EgressProtocolOutput) ToStringOutput() pulumi.StringOutput {
+	return o.ToStringOutputWithContext(context.Background())
+}
+
+func (o EgressProtocolOutput) ToStringOutputWithContext(ctx context.Context) pulumi.StringOutput {
+	return o.ApplyTWithContext(ctx, func(_ context.Context, e EgressProtocol) string {
+		return string(e)
+	}).(pulumi.StringOutput)
+}
+
+func (o EgressProtocolOutput) ToStringPtrOutput() pulumi.StringPtrOutput {
+	return o.ToStringPtrOutputWithContext(context.Background())
+}
+
+func (o EgressProtocolOutput) ToStringPtrOutputWithContext(ctx context.Context) pulumi.StringPtrOutput {
+	return o.ApplyTWithContext(ctx, func(_ context.Context, e EgressProtocol) *string {
+		v := string(e)
+		return &v
+	}).(pulumi.StringPtrOutput)
+}
+
+type EgressProtocolPtrOutput struct{ *pulumi.OutputState }
+
+func (EgressProtocolPtrOutput) ElementType() reflect.Type {
+	return reflect.TypeOf((**EgressProtocol)(nil)).Elem()
+}
+
+func (o EgressProtocolPtrOutput) ToEgressProtocolPtrOutput() EgressProtocolPtrOutput {
+	return o
+}
+
+func (o EgressProtocolPtrOutput) ToEgressProtocolPtrOutputWithContext(ctx context.Context) EgressProtocolPtrOutput {
+	return o
+}
+
+func (o EgressProtocolPtrOutput) Elem() EgressProtocolOutput {
+	return o.ApplyT(func(v *EgressProtocol) EgressProtocol {
+		if v != nil {
+			return *v
+		}
+		var ret EgressProtocol
+		return ret
+	}).(EgressProtocolOutput)
+}
+
+func (o EgressProtocolPtrOutput) ToStringPtrOutput() pulumi.StringPtrOutput {
+	return o.ToStringPtrOutputWithContext(context.Background())
+}
+
+func (o EgressProtocolPtrOutput) ToStringPtrOutputWithContext(ctx context.Context) pulumi.StringPtrOutput {
+	return o.ApplyTWithContext(ctx, func(_ context.Context, e *EgressProtocol) *string {
+		if e == nil {
+			return nil
+		}
+		v := string(*e)
+		return &v
+	}).(pulumi.StringPtrOutput)
+}
+
+// EgressProtocolInput is an input type that accepts values of the EgressProtocol enum
+// A concrete instance of `EgressProtocolInput` can be one of the following:
+//
+//	EgressProtocolTcp
+//	EgressProtocolUdp
+//	EgressProtocolSctp
+//	EgressProtocolIcmp
+//	EgressProtocolAny
+type EgressProtocolInput interface {
+	pulumi.Input
+
+	ToEgressProtocolOutput() EgressProtocolOutput
+	ToEgressProtocolOutputWithContext(context.Context) EgressProtocolOutput
+}
+
+var egressProtocolPtrType = reflect.TypeOf((**EgressProtocol)(nil)).Elem()
+
+type EgressProtocolPtrInput interface {
+	pulumi.Input
+
+	ToEgressProtocolPtrOutput() EgressProtocolPtrOutput
+	ToEgressProtocolPtrOutputWithContext(context.Context) EgressProtocolPtrOutput
+}
+
+type egressProtocolPtr string
+
+func EgressProtocolPtr(v string) EgressProtocolPtrInput {
+	return (*egressProtocolPtr)(&v)
+}
+
+func (*egressProtocolPtr) ElementType() reflect.Type {
+	return egressProtocolPtrType
+}
+
+func (in *egressProtocolPtr) ToEgressProtocolPtrOutput() EgressProtocolPtrOutput {
+	return pulumi.ToOutput(in).(EgressProtocolPtrOutput)
+}
+
+func (in *egressProtocolPtr) ToEgressProtocolPtrOutputWithContext(ctx context.Context) EgressProtocolPtrOutput {
+	return pulumi.ToOutputWithContext(ctx, in).(EgressProtocolPtrOutput)
+}
+
 // Whether a gateway's traffic is accepted in other programs' firewalls.
 type FirewallMode string
 
@@ -681,6 +853,8 @@ func (in *protocolPtr) ToProtocolPtrOutputWithContext(ctx context.Context) Proto
 }
 
 func init() {
+	pulumi.RegisterInputType(reflect.TypeOf((*EgressProtocolInput)(nil)).Elem(), EgressProtocol("tcp"))
+	pulumi.RegisterInputType(reflect.TypeOf((*EgressProtocolPtrInput)(nil)).Elem(), EgressProtocol("tcp"))
 	pulumi.RegisterInputType(reflect.TypeOf((*FirewallModeInput)(nil)).Elem(), FirewallMode("auto"))
 	pulumi.RegisterInputType(reflect.TypeOf((*FirewallModePtrInput)(nil)).Elem(), FirewallMode("auto"))
 	pulumi.RegisterInputType(reflect.TypeOf((*HostAccessInput)(nil)).Elem(), HostAccess("all"))
@@ -689,6 +863,8 @@ func init() {
 	pulumi.RegisterInputType(reflect.TypeOf((*PersistPtrInput)(nil)).Elem(), Persist("auto"))
 	pulumi.RegisterInputType(reflect.TypeOf((*ProtocolInput)(nil)).Elem(), Protocol("tcp"))
 	pulumi.RegisterInputType(reflect.TypeOf((*ProtocolPtrInput)(nil)).Elem(), Protocol("tcp"))
+	pulumi.RegisterOutputType(EgressProtocolOutput{})
+	pulumi.RegisterOutputType(EgressProtocolPtrOutput{})
 	pulumi.RegisterOutputType(FirewallModeOutput{})
 	pulumi.RegisterOutputType(FirewallModePtrOutput{})
 	pulumi.RegisterOutputType(HostAccessOutput{})

@@ -827,6 +827,124 @@ func (o DhcpServerPtrOutput) StaticLeases() StaticLeaseArrayOutput {
 	}).(StaticLeaseArrayOutput)
 }
 
+// Something that guests may reach.
+type EgressRule struct {
+	// The network, without host bits; for one address a /32 or /128.
+	Cidr string `pulumi:"cidr"`
+	// The port, or a range as `from:to`. It requires `tcp`, `udp` or `sctp`. Default: every port.
+	Ports interface{} `pulumi:"ports"`
+	// The protocol. Default: any.
+	Protocol *string `pulumi:"protocol"`
+}
+
+// EgressRuleInput is an input type that accepts EgressRuleArgs and EgressRuleOutput values.
+// You can construct a concrete instance of `EgressRuleInput` via:
+//
+//	EgressRuleArgs{...}
+type EgressRuleInput interface {
+	pulumi.Input
+
+	ToEgressRuleOutput() EgressRuleOutput
+	ToEgressRuleOutputWithContext(context.Context) EgressRuleOutput
+}
+
+// Something that guests may reach.
+type EgressRuleArgs struct {
+	// The network, without host bits; for one address a /32 or /128.
+	Cidr pulumi.StringInput `pulumi:"cidr"`
+	// The port, or a range as `from:to`. It requires `tcp`, `udp` or `sctp`. Default: every port.
+	Ports pulumi.Input `pulumi:"ports"`
+	// The protocol. Default: any.
+	Protocol pulumi.StringPtrInput `pulumi:"protocol"`
+}
+
+func (EgressRuleArgs) ElementType() reflect.Type {
+	return reflect.TypeOf((*EgressRule)(nil)).Elem()
+}
+
+func (i EgressRuleArgs) ToEgressRuleOutput() EgressRuleOutput {
+	return i.ToEgressRuleOutputWithContext(context.Background())
+}
+
+func (i EgressRuleArgs) ToEgressRuleOutputWithContext(ctx context.Context) EgressRuleOutput {
+	return pulumi.ToOutputWithContext(ctx, i).(EgressRuleOutput)
+}
+
+// EgressRuleArrayInput is an input type that accepts EgressRuleArray and EgressRuleArrayOutput values.
+// You can construct a concrete instance of `EgressRuleArrayInput` via:
+//
+//	EgressRuleArray{ EgressRuleArgs{...} }
+type EgressRuleArrayInput interface {
+	pulumi.Input
+
+	ToEgressRuleArrayOutput() EgressRuleArrayOutput
+	ToEgressRuleArrayOutputWithContext(context.Context) EgressRuleArrayOutput
+}
+
+type EgressRuleArray []EgressRuleInput
+
+func (EgressRuleArray) ElementType() reflect.Type {
+	return reflect.TypeOf((*[]EgressRule)(nil)).Elem()
+}
+
+func (i EgressRuleArray) ToEgressRuleArrayOutput() EgressRuleArrayOutput {
+	return i.ToEgressRuleArrayOutputWithContext(context.Background())
+}
+
+func (i EgressRuleArray) ToEgressRuleArrayOutputWithContext(ctx context.Context) EgressRuleArrayOutput {
+	return pulumi.ToOutputWithContext(ctx, i).(EgressRuleArrayOutput)
+}
+
+// Something that guests may reach.
+type EgressRuleOutput struct{ *pulumi.OutputState }
+
+func (EgressRuleOutput) ElementType() reflect.Type {
+	return reflect.TypeOf((*EgressRule)(nil)).Elem()
+}
+
+func (o EgressRuleOutput) ToEgressRuleOutput() EgressRuleOutput {
+	return o
+}
+
+func (o EgressRuleOutput) ToEgressRuleOutputWithContext(ctx context.Context) EgressRuleOutput {
+	return o
+}
+
+// The network, without host bits; for one address a /32 or /128.
+func (o EgressRuleOutput) Cidr() pulumi.StringOutput {
+	return o.ApplyT(func(v EgressRule) string { return v.Cidr }).(pulumi.StringOutput)
+}
+
+// The port, or a range as `from:to`. It requires `tcp`, `udp` or `sctp`. Default: every port.
+func (o EgressRuleOutput) Ports() pulumi.AnyOutput {
+	return o.ApplyT(func(v EgressRule) interface{} { return v.Ports }).(pulumi.AnyOutput)
+}
+
+// The protocol. Default: any.
+func (o EgressRuleOutput) Protocol() pulumi.StringPtrOutput {
+	return o.ApplyT(func(v EgressRule) *string { return v.Protocol }).(pulumi.StringPtrOutput)
+}
+
+type EgressRuleArrayOutput struct{ *pulumi.OutputState }
+
+func (EgressRuleArrayOutput) ElementType() reflect.Type {
+	return reflect.TypeOf((*[]EgressRule)(nil)).Elem()
+}
+
+func (o EgressRuleArrayOutput) ToEgressRuleArrayOutput() EgressRuleArrayOutput {
+	return o
+}
+
+func (o EgressRuleArrayOutput) ToEgressRuleArrayOutputWithContext(ctx context.Context) EgressRuleArrayOutput {
+	return o
+}
+
+func (o EgressRuleArrayOutput) Index(i pulumi.IntInput) EgressRuleOutput {
+	return pulumi.All(o, i).ApplyT(func(vs []interface{}) EgressRule {
+		return vs[0].([]EgressRule)[vs[1].(int)]
+	}).(EgressRuleOutput)
+}
+
 // A port forward.
 type ForwardPort struct {
 	// The guest's address and, if it differs from the source port, the port: `10.0.0.2`, `10.0.0.2:80`, `10.0.0.2:8000-8100` or `[fd12::2]:443`. A range of source ports goes to a range of the same length or to one port. The address decides the family of the forward. Only the host itself reaches a forward to `127.0.0.1`. Default: for the port: the source port. On the host: It is the element's value. A change is one atomic update of the map: established TCP connections keep the old destination, UDP goes to the new one at once. A change of the family replaces a PortForward.
@@ -1830,6 +1948,8 @@ func init() {
 	pulumi.RegisterInputType(reflect.TypeOf((*ConnectionPtrInput)(nil)).Elem(), ConnectionArgs{})
 	pulumi.RegisterInputType(reflect.TypeOf((*DhcpServerInput)(nil)).Elem(), DhcpServerArgs{})
 	pulumi.RegisterInputType(reflect.TypeOf((*DhcpServerPtrInput)(nil)).Elem(), DhcpServerArgs{})
+	pulumi.RegisterInputType(reflect.TypeOf((*EgressRuleInput)(nil)).Elem(), EgressRuleArgs{})
+	pulumi.RegisterInputType(reflect.TypeOf((*EgressRuleArrayInput)(nil)).Elem(), EgressRuleArray{})
 	pulumi.RegisterInputType(reflect.TypeOf((*ForwardPortInput)(nil)).Elem(), ForwardPortArgs{})
 	pulumi.RegisterInputType(reflect.TypeOf((*ForwardPortArrayInput)(nil)).Elem(), ForwardPortArray{})
 	pulumi.RegisterInputType(reflect.TypeOf((*GuestInput)(nil)).Elem(), GuestArgs{})
@@ -1845,6 +1965,8 @@ func init() {
 	pulumi.RegisterOutputType(DefaultRouteOutput{})
 	pulumi.RegisterOutputType(DhcpServerOutput{})
 	pulumi.RegisterOutputType(DhcpServerPtrOutput{})
+	pulumi.RegisterOutputType(EgressRuleOutput{})
+	pulumi.RegisterOutputType(EgressRuleArrayOutput{})
 	pulumi.RegisterOutputType(ForwardPortOutput{})
 	pulumi.RegisterOutputType(ForwardPortArrayOutput{})
 	pulumi.RegisterOutputType(ForwardingOutput{})

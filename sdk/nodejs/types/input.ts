@@ -175,6 +175,24 @@ export interface DhcpServerArgs {
 }
 
 /**
+ * Something that guests may reach.
+ */
+export interface EgressRuleArgs {
+    /**
+     * The network, without host bits; for one address a /32 or /128.
+     */
+    cidr: pulumi.Input<string>;
+    /**
+     * The port, or a range as `from:to`. It requires `tcp`, `udp` or `sctp`. Default: every port.
+     */
+    ports?: pulumi.Input<number | string | undefined>;
+    /**
+     * The protocol. Default: any.
+     */
+    protocol?: pulumi.Input<string | enums.EgressProtocol | undefined>;
+}
+
+/**
  * A port forward.
  */
 export interface ForwardPortArgs {

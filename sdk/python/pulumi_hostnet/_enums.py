@@ -7,11 +7,24 @@ import pulumi
 from enum import Enum
 
 __all__ = [
+    'EgressProtocol',
     'FirewallMode',
     'HostAccess',
     'Persist',
     'Protocol',
 ]
+
+
+@pulumi.type_token("hostnet:index:EgressProtocol")
+class EgressProtocol(_builtins.str, Enum):
+    """
+    The protocol by which something may be reached. `icmp` is ICMPv6 for an IPv6 network.
+    """
+    TCP = "tcp"
+    UDP = "udp"
+    SCTP = "sctp"
+    ICMP = "icmp"
+    ANY = "any"
 
 
 @pulumi.type_token("hostnet:index:FirewallMode")

@@ -24,6 +24,8 @@ __all__ = [
     'ConnectionArgsDict',
     'DhcpServerArgs',
     'DhcpServerArgsDict',
+    'EgressRuleArgs',
+    'EgressRuleArgsDict',
     'ForwardPortArgs',
     'ForwardPortArgsDict',
     'GuestArgs',
@@ -808,6 +810,79 @@ class DhcpServerArgs:
     @static_leases.setter
     def static_leases(self, value: pulumi.Input[Optional[Sequence[pulumi.Input['StaticLeaseArgs']]]]):
         pulumi.set(self, "static_leases", value)
+
+
+class EgressRuleArgsDict(TypedDict):
+    """
+    Something that guests may reach.
+    """
+    cidr: pulumi.Input[_builtins.str]
+    """
+    The network, without host bits; for one address a /32 or /128.
+    """
+    ports: NotRequired[pulumi.Input[Optional[Union[_builtins.int, _builtins.str]]]]
+    """
+    The port, or a range as `from:to`. It requires `tcp`, `udp` or `sctp`. Default: every port.
+    """
+    protocol: NotRequired[pulumi.Input[Optional[Union[_builtins.str, 'EgressProtocol']]]]
+    """
+    The protocol. Default: any.
+    """
+
+@pulumi.input_type
+class EgressRuleArgs:
+    def __init__(__self__, *,
+                 cidr: pulumi.Input[_builtins.str],
+                 ports: pulumi.Input[Optional[Union[_builtins.int, _builtins.str]]] = None,
+                 protocol: pulumi.Input[Optional[Union[_builtins.str, 'EgressProtocol']]] = None):
+        """
+        Something that guests may reach.
+
+        :param pulumi.Input[_builtins.str] cidr: The network, without host bits; for one address a /32 or /128.
+        :param pulumi.Input[Union[_builtins.int, _builtins.str]] ports: The port, or a range as `from:to`. It requires `tcp`, `udp` or `sctp`. Default: every port.
+        :param pulumi.Input[Union[_builtins.str, 'EgressProtocol']] protocol: The protocol. Default: any.
+        """
+        pulumi.set(__self__, "cidr", cidr)
+        if ports is not None:
+            pulumi.set(__self__, "ports", ports)
+        if protocol is not None:
+            pulumi.set(__self__, "protocol", protocol)
+
+    @_builtins.property
+    @pulumi.getter
+    def cidr(self) -> pulumi.Input[_builtins.str]:
+        """
+        The network, without host bits; for one address a /32 or /128.
+        """
+        return pulumi.get(self, "cidr")
+
+    @cidr.setter
+    def cidr(self, value: pulumi.Input[_builtins.str]):
+        pulumi.set(self, "cidr", value)
+
+    @_builtins.property
+    @pulumi.getter
+    def ports(self) -> pulumi.Input[Optional[Union[_builtins.int, _builtins.str]]]:
+        """
+        The port, or a range as `from:to`. It requires `tcp`, `udp` or `sctp`. Default: every port.
+        """
+        return pulumi.get(self, "ports")
+
+    @ports.setter
+    def ports(self, value: pulumi.Input[Optional[Union[_builtins.int, _builtins.str]]]):
+        pulumi.set(self, "ports", value)
+
+    @_builtins.property
+    @pulumi.getter
+    def protocol(self) -> pulumi.Input[Optional[Union[_builtins.str, 'EgressProtocol']]]:
+        """
+        The protocol. Default: any.
+        """
+        return pulumi.get(self, "protocol")
+
+    @protocol.setter
+    def protocol(self, value: pulumi.Input[Optional[Union[_builtins.str, 'EgressProtocol']]]):
+        pulumi.set(self, "protocol", value)
 
 
 class ForwardPortArgsDict(TypedDict):

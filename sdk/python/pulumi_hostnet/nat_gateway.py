@@ -26,6 +26,7 @@ class NatGatewayArgs:
                  dmz_except_ports: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.int]]]] = None,
                  dmz_host: pulumi.Input[Optional[_builtins.str]] = None,
                  dmz_host_ipv6: pulumi.Input[Optional[_builtins.str]] = None,
+                 egress: pulumi.Input[Optional[Sequence[pulumi.Input['EgressRuleArgs']]]] = None,
                  enable_ipv6: pulumi.Input[Optional[_builtins.bool]] = None,
                  external_interface: pulumi.Input[Optional[_builtins.str]] = None,
                  external_interfaces: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
@@ -48,6 +49,7 @@ class NatGatewayArgs:
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.int]]] dmz_except_ports: TCP ports that stay with the host although there is a `dmzHost`. With an empty list, none does. Default: [22]. On the host: Each port is an element of a set that is looked up before the DMZ host.
         :param pulumi.Input[_builtins.str] dmz_host: The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. With `externalIp` it receives what comes to this address: then several gateways of one external interface may have a DMZ host each. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
         :param pulumi.Input[_builtins.str] dmz_host_ipv6: The same as `dmzHost`, for IPv6 and `externalIpv6`. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
+        :param pulumi.Input[Sequence[pulumi.Input['EgressRuleArgs']]] egress: What the gateway's guests may reach beyond their own bridge: only what one of the rules allows. With an empty list they reach nothing there. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses, with what its forwards lead elsewhere, are not concerned. An update ends connections that are not allowed any more, and keeps the others. Default: everything. On the host: The guests' interfaces or networks, and each rule, are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
         :param pulumi.Input[_builtins.bool] enable_ipv6: Translates IPv6 as well (NAT66). Not together with `routeIpv6`. Default: false. On the host: IPv6 forwarding is switched on. An uplink still accepts router advertisements (accept_ra=2).
         :param pulumi.Input[_builtins.str] external_interface: The interface that leads to the outside. Not together with `externalInterfaces`. Default: the interfaces of all default routes, see `externalInterfaces`. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] external_interfaces: The interfaces that lead to the outside, where there are several. What leaves by any of them is translated to that one's address, and port forwards listen on each. The first one is in the ids of port forwards. Not together with `externalInterface`. Default: the interfaces of all default routes of the main table, also of 0.0.0.0/1 with 128.0.0.0/1, the route with the lowest metric first; looked up at each update, and a change of them is drift. On the host: Each interface has its own elements, as `externalInterface` has.
@@ -72,6 +74,8 @@ class NatGatewayArgs:
             pulumi.set(__self__, "dmz_host", dmz_host)
         if dmz_host_ipv6 is not None:
             pulumi.set(__self__, "dmz_host_ipv6", dmz_host_ipv6)
+        if egress is not None:
+            pulumi.set(__self__, "egress", egress)
         if enable_ipv6 is not None:
             pulumi.set(__self__, "enable_ipv6", enable_ipv6)
         if external_interface is not None:
@@ -150,6 +154,18 @@ class NatGatewayArgs:
     @dmz_host_ipv6.setter
     def dmz_host_ipv6(self, value: pulumi.Input[Optional[_builtins.str]]):
         pulumi.set(self, "dmz_host_ipv6", value)
+
+    @_builtins.property
+    @pulumi.getter
+    def egress(self) -> pulumi.Input[Optional[Sequence[pulumi.Input['EgressRuleArgs']]]]:
+        """
+        What the gateway's guests may reach beyond their own bridge: only what one of the rules allows. With an empty list they reach nothing there. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses, with what its forwards lead elsewhere, are not concerned. An update ends connections that are not allowed any more, and keeps the others. Default: everything. On the host: The guests' interfaces or networks, and each rule, are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
+        """
+        return pulumi.get(self, "egress")
+
+    @egress.setter
+    def egress(self, value: pulumi.Input[Optional[Sequence[pulumi.Input['EgressRuleArgs']]]]):
+        pulumi.set(self, "egress", value)
 
     @_builtins.property
     @pulumi.getter(name="enableIpv6")
@@ -342,6 +358,7 @@ class NatGateway(pulumi.CustomResource):
                  dmz_except_ports: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.int]]]] = None,
                  dmz_host: pulumi.Input[Optional[_builtins.str]] = None,
                  dmz_host_ipv6: pulumi.Input[Optional[_builtins.str]] = None,
+                 egress: pulumi.Input[Optional[Sequence[pulumi.Input[Union['EgressRuleArgs', 'EgressRuleArgsDict']]]]] = None,
                  enable_ipv6: pulumi.Input[Optional[_builtins.bool]] = None,
                  external_interface: pulumi.Input[Optional[_builtins.str]] = None,
                  external_interfaces: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
@@ -383,6 +400,7 @@ class NatGateway(pulumi.CustomResource):
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.int]]] dmz_except_ports: TCP ports that stay with the host although there is a `dmzHost`. With an empty list, none does. Default: [22]. On the host: Each port is an element of a set that is looked up before the DMZ host.
         :param pulumi.Input[_builtins.str] dmz_host: The guest that receives all incoming IPv4 traffic, of any protocol but ICMP, that no port forward takes. TCP to `dmzExceptPorts` stays with the host. With `externalIp` it receives what comes to this address: then several gateways of one external interface may have a DMZ host each. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv4 forwarding is switched on.
         :param pulumi.Input[_builtins.str] dmz_host_ipv6: The same as `dmzHost`, for IPv6 and `externalIpv6`. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
+        :param pulumi.Input[Sequence[pulumi.Input[Union['EgressRuleArgs', 'EgressRuleArgsDict']]]] egress: What the gateway's guests may reach beyond their own bridge: only what one of the rules allows. With an empty list they reach nothing there. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses, with what its forwards lead elsewhere, are not concerned. An update ends connections that are not allowed any more, and keeps the others. Default: everything. On the host: The guests' interfaces or networks, and each rule, are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
         :param pulumi.Input[_builtins.bool] enable_ipv6: Translates IPv6 as well (NAT66). Not together with `routeIpv6`. Default: false. On the host: IPv6 forwarding is switched on. An uplink still accepts router advertisements (accept_ra=2).
         :param pulumi.Input[_builtins.str] external_interface: The interface that leads to the outside. Not together with `externalInterfaces`. Default: the interfaces of all default routes, see `externalInterfaces`. On the host: It is a part of the key of the gateway's elements in table `inet hostnet`.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] external_interfaces: The interfaces that lead to the outside, where there are several. What leaves by any of them is translated to that one's address, and port forwards listen on each. The first one is in the ids of port forwards. Not together with `externalInterface`. Default: the interfaces of all default routes of the main table, also of 0.0.0.0/1 with 128.0.0.0/1, the route with the lowest metric first; looked up at each update, and a change of them is drift. On the host: Each interface has its own elements, as `externalInterface` has.
@@ -443,6 +461,7 @@ class NatGateway(pulumi.CustomResource):
                  dmz_except_ports: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.int]]]] = None,
                  dmz_host: pulumi.Input[Optional[_builtins.str]] = None,
                  dmz_host_ipv6: pulumi.Input[Optional[_builtins.str]] = None,
+                 egress: pulumi.Input[Optional[Sequence[pulumi.Input[Union['EgressRuleArgs', 'EgressRuleArgsDict']]]]] = None,
                  enable_ipv6: pulumi.Input[Optional[_builtins.bool]] = None,
                  external_interface: pulumi.Input[Optional[_builtins.str]] = None,
                  external_interfaces: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
@@ -471,6 +490,7 @@ class NatGateway(pulumi.CustomResource):
             __props__.__dict__["dmz_except_ports"] = dmz_except_ports
             __props__.__dict__["dmz_host"] = dmz_host
             __props__.__dict__["dmz_host_ipv6"] = dmz_host_ipv6
+            __props__.__dict__["egress"] = egress
             __props__.__dict__["enable_ipv6"] = enable_ipv6
             __props__.__dict__["external_interface"] = external_interface
             __props__.__dict__["external_interfaces"] = external_interfaces

@@ -74,6 +74,7 @@ def test_words_are_enumerations_in_the_sdks() -> None:
     types = package_schema()["types"]
     words = {token: [each["value"] for each in about["enum"]] for token, about in types.items() if "enum" in about}
     assert words == {
+        "hostnet:index:EgressProtocol": ["tcp", "udp", "sctp", "icmp", "any"],
         "hostnet:index:FirewallMode": ["auto", "none"],
         "hostnet:index:HostAccess": ["all", "services"],
         "hostnet:index:Persist": ["auto", "always", "never"],

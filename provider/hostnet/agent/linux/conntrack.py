@@ -25,6 +25,7 @@ _CTA_IP_V4_SRC, _CTA_IP_V4_DST, _CTA_IP_V6_SRC, _CTA_IP_V6_DST = 1, 2, 3, 4
 _CTA_PROTO_NUM, _CTA_PROTO_DST_PORT = 1, 3
 _IPS_SRC_NAT, _IPS_DST_NAT = 1 << 4, 1 << 5
 _IPPROTO_UDP = 17
+_NUMBERS = {"tcp": (6,), "udp": (_IPPROTO_UDP,), "sctp": (132,), "icmp": (1, 58)}
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,40 @@ class UntranslatedFlows:
         return not any(self._elsewhere.overlapping(Prefix.parse(flow.destination)))
 
 
-Flows = Union[ForwardedFlows, UntranslatedFlows]
+@dataclass(frozen=True)
+class ForbiddenFlows:
+    """Flows that began in some networks and lead to where their guests may not go any more.
+
+    Attributes:
+        family: "ipv4" or "ipv6".
+        sources: The networks, of one interface: what stays among them is not forwarded.
+        allowed: Protocol ("any": all), ports (None: all) and network of what they may reach.
+    """
+
+    family: Family
+    sources: tuple[str, ...]
+    allowed: tuple[tuple[str, tuple[int, int] | None, str], ...]
+
+    def has(self, flow: Flow, is_local: Callable[[str], bool]) -> bool:
+        """Whether a flow is one of them. What a forward leads on is the host's own business."""
+        if flow.target_translated or is_local(flow.destination) or not _within(flow.source, self.sources):
+            return False
+        if _within(flow.destination, self.sources):
+            return False
+        return not any(_fits(flow, *each) for each in self.allowed)
+
+
+def _within(address: str, networks: Iterable[str]) -> bool:
+    return any(Prefix.parse(network).covers(Prefix.parse(address)) for network in networks)
+
+
+def _fits(flow: Flow, protocol: str, ports: tuple[int, int] | None, network: str) -> bool:
+    if protocol != "any" and flow.protocol not in _NUMBERS[protocol]:
+        return False
+    return (ports is None or ports[0] <= flow.port <= ports[1]) and _within(flow.destination, (network,))
+
+
+Flows = Union[ForbiddenFlows, ForwardedFlows, UntranslatedFlows]
 
 
 def forget(flows: Iterable[Flows], is_local: Callable[[str], bool]) -> int:

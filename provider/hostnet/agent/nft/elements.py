@@ -11,6 +11,7 @@ from typing import Any
 
 from hostnet.agent.dhcp.config import served_ports
 from hostnet.agent.nft.context import Context, own_addresses
+from hostnet.agent.nft.egress import egress_elements, egress_networks
 from hostnet.agent.nft.forward_elements import counted, forward_cells, source_translated
 from hostnet.agent.nft.gateway_elements import gateway_elements
 from hostnet.agent.nft.guard_elements import guard_elements
@@ -23,6 +24,7 @@ def compile_object(item: Object, context: Context) -> Iterator[Tagged]:
     """The elements of one object; most kinds have none."""
     if isinstance(item, Gateway):
         yield from gateway_elements(item, context)
+        yield from egress_elements(item, context)
     elif isinstance(item, Forward):
         if item.gateway is not None and item.gateway not in context.gateways:
             return  # its gateway was deleted first: it forwards nothing until there is one again
@@ -58,6 +60,7 @@ def compile_common(context: Context) -> Iterator[Tagged]:
     for set_name, networks in _networks(context).items():
         yield from ((Element(set_name, (str(bare(net)),)), ("common", "")) for net in networks)
     yield from ((element, ("common", "")) for digit in "46" for element in _internal(context, digit))
+    yield from ((element, ("common", "")) for element in egress_networks(context))
 
 
 def _internal(context: Context, digit: str) -> Iterator[Element]:

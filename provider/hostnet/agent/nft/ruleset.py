@@ -53,6 +53,7 @@ class SetSpec:
         interval: Whether fields may be ranges or networks.
         table: The table that it belongs to.
         counter: Whether each element counts what it matched.
+        icmp: Whether ICMP is among its protocols.
         limit: Whether each element has a rate, and matches what exceeds it; its value is the rate in bytes a second.
         of: What its elements follow from: port forwards, gateways, the interfaces themselves, or what guests may do.
         holds: What is in it, for docs/nft.md.
@@ -63,6 +64,7 @@ class SetSpec:
     interval: bool = False
     table: str = TABLE
     counter: bool = False
+    icmp: bool = False
     limit: bool = False
     of: Literal["forward", "gateway", "link", "guest"] = "gateway"
     holds: str = ""
@@ -100,6 +102,7 @@ def _specs() -> dict[str, SetSpec]:
     port = ("ifname", "inet_proto", "inet_service")
     specs = {
         "internal_links": SetSpec(link, holds="interfaces behind a gateway"),
+        "egress_links": SetSpec(link, holds="interfaces behind a gateway with `egress`"),
         "external_links": SetSpec(link, holds="external interfaces"),
         "mss_clamp_links": SetSpec(link, holds="external interfaces with `mssClamp`"),
         "dmz_except_ports": SetSpec(("ifname", "inet_service"), holds="`dmzExceptPorts` of an external interface"),
@@ -261,6 +264,7 @@ def _gateway_specs(n: str, address: str) -> dict[str, SetSpec]:
         ),
         "one_to_one_hosts": SetSpec(nets, holds="the same by its internal address: who may begin connections"),
         "one_to_one_sources": SetSpec(nets, net, holds="the same: which source address it gets"),
+        **_egress_specs(net),
         "dmz_hosts": SetSpec(("ifname",), net, holds="`dmzHost` or `dmzHostIpv6` of an external interface"),
         "dmz_addrs": SetSpec(
             nets, net, holds="the same with `externalIp` or `externalIpv6`, which it is restricted to"
@@ -279,6 +283,29 @@ def _guard_specs() -> dict[str, SetSpec]:
         specs[f"service_addrs{n}"] = SetSpec(
             ("ifname", f"ipv{n}_addr"), of="guest", holds="their own addresses: the bridge's DNS answers there"
         )
+    return specs
+
+
+def _egress_specs(net: tuple[str, ...]) -> dict[str, SetSpec]:
+    """What guests of gateways with `egress` may reach: by protocol and port, by protocol, or whatever it is.
+
+    Args:
+        net: nft's type of an address.
+    """
+    specs = {
+        "egress_nets": SetSpec(net, interval=True, holds="`internalIps` and `internalIpv6s` of gateways with `egress`")
+    }
+    for of, source, what in (("link", ("ifname",), "interfaces"), ("net", net, "networks")):
+        holds = f"what these {what} may reach"
+        specs |= {
+            f"egress_{of}_any": SetSpec((*source, *net), interval=True, holds=f"{holds} by any protocol"),
+            f"egress_{of}_proto": SetSpec(
+                (*source, "inet_proto", *net), interval=True, icmp=True, holds=f"{holds} by a protocol"
+            ),
+            f"egress_{of}_port": SetSpec(
+                (*source, "inet_proto", "inet_service", *net), interval=True, holds=f"{holds} by protocol and port"
+            ),
+        }
     return specs
 
 
@@ -400,6 +427,9 @@ PROTECT
     ct state established,related accept
     # Frames between a bridge's own ports come here, too, where br_netfilter is loaded.
     iifname . oifname @hairpin_pairs accept
+    iifname @egress_links jump egress
+    ip saddr @egress_nets4 jump egress
+    ip6 saddr @egress_nets6 jump egress
     meta nfproto ipv4 iifname . oifname @forward_pairs4 accept
     meta nfproto ipv6 iifname . oifname @forward_pairs6 accept
     oifname . ip saddr @one_to_one_hosts4 accept
@@ -425,6 +455,13 @@ PROTECT
     ip6 saddr . oifname @net_to_link6 accept
     iifname . ip daddr @link_to_net4 accept
     iifname . ip6 daddr @link_to_net6 accept
+  }}
+
+  # What a guest may reach goes on to the other rules; the rest is refused at once, and a program need not wait.
+  chain egress {{
+EGRESS
+    meta l4proto 6 reject with tcp reset
+    reject with icmpx admin-prohibited
   }}
 
   # What was forwarded passes: `goto` does not come back, so the end of this chain is the policy of `forward`.
@@ -531,6 +568,20 @@ def _counts() -> str:
     )
 
 
+def _egress() -> str:
+    """The rules that let allowed packets go on."""
+    return "\n".join(
+        f"    {before}{source}{middle} . {ip} daddr @egress_{of}_{name}{n} return"
+        for n, ip in (("4", "ip"), ("6", "ip6"))
+        for of, source in (("link", "iifname"), ("net", f"{ip} saddr"))
+        for name, before, middle in (
+            ("port", f"{_PORTED} ", " . meta l4proto . th dport"),
+            ("proto", "", " . meta l4proto"),
+            ("any", "", ""),
+        )
+    )
+
+
 def _source_nats() -> str:
     """The rules of `sourceNat`, by the port that was asked for: one for each protocol, as in `_counts`."""
     return "\n".join(
@@ -617,7 +668,10 @@ def table_text() -> str:
             *declared[TABLE],
             *(_limited_sources(n) for n in "46"),
             *(_dnat_chain(n, "prerouting", "iifname") + _dnat_chain(n, "output", "oifname") for n in "46"),
-            _CHAINS.replace("COUNTS", _counts()).replace("SOURCE_NAT", _source_nats()).replace("PROTECT", _PROTECT)
+            _CHAINS.replace("COUNTS", _counts())
+            .replace("EGRESS", _egress())
+            .replace("SOURCE_NAT", _source_nats())
+            .replace("PROTECT", _PROTECT)
             + "}",
             f"table {BRIDGE_TABLE} {{",
             *declared[BRIDGE_TABLE],

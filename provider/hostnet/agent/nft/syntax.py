@@ -14,7 +14,8 @@ from hostnet.agent.nft.ruleset import PROTOCOLS, SETS, Element, Place
 from hostnet.wire.digest import sha256
 from hostnet.wire.protocol import STATE_DIR
 
-_NAMES = {number: name for name, number in PROTOCOLS.items()}
+_NUMBERS = {**PROTOCOLS, "icmp": "1", "icmpv6": "58"}
+_NAMES = {number: name for name, number in _NUMBERS.items()}
 # nft's strings have no escape for a quote, and a `*` at the end is a wildcard to it (1.0.6).
 _IFNAME = re.compile(r"[A-Za-z0-9_.@+=~%,#-]{1,15}")
 
@@ -70,7 +71,8 @@ def render_key(set_name: str, key: tuple[str, ...]) -> str:
     Raises:
         ValueError: A field is not of its type.
     """
-    return " . ".join(_field(kind, part) for kind, part in zip(SETS[set_name].key, key))
+    spec = SETS[set_name]
+    return " . ".join(_field(kind, part, icmp=spec.icmp) for kind, part in zip(spec.key, key))
 
 
 def clean_comment(comment: str) -> str:
@@ -95,17 +97,17 @@ def mark_in(comment: str) -> str:
     return found[0] if found else ""
 
 
-def _field(kind: str, value: str) -> str:
+def _field(kind: str, value: str, *, icmp: bool = False) -> str:
     if kind == "ifname":
         if not _IFNAME.fullmatch(value):
             msg = f"{value!r} is no interface name"
             raise ValueError(msg)
         return f'"{value}"'
     if kind == "inet_proto":
-        if value not in PROTOCOLS:
+        if value not in (_NUMBERS if icmp else PROTOCOLS):
             msg = f"{value!r} is no protocol"
             raise ValueError(msg)
-        return PROTOCOLS[value]
+        return _NUMBERS[value]
     if kind == "inet_service":
         low, _, high = value.partition("-")
         return f"{int(low)}-{int(high)}" if high else str(int(low))

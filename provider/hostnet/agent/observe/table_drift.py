@@ -35,6 +35,7 @@ _WORDS = {
     "mss_clamp": "the MSS is not clamped",
     "internal_forwarding": "its networks do not all reach each other",
     "one_to_one": "the addresses {item} do not stand for each other",
+    "egress": "{item} is not allowed, or not all else is refused",
     "dmz4": "nothing goes to the DMZ host {dmz4}",
     "dmz6": "nothing goes to the DMZ host {dmz6}",
     "dmz_except": "port {item} goes to the DMZ host",
@@ -121,6 +122,9 @@ def _missing_of_shared(item: Gateway, observation: Observation) -> Iterator[Tag]
     yield from (("internal", name) for name in item.internal if _link_lacks(name, observation))
     for n in "46":
         yield from ((f"internal{n}", x) for x in getattr(item, f"internal{n}") if _net_lacks(n, x, observation))
+    sets = [name for name in SETS if name.startswith("egress_net")]
+    if item.egress is not None and observation.lacks(observation.shared(*sets)):
+        yield "egress", ""
     if item.internal_forwarding and any(observation.lacks(_between(item, n, observation)) for n in "46"):
         yield "internal_forwarding", ""
 

@@ -18,6 +18,7 @@ from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import context_of
 from hostnet.agent.nft.desired import ClashError, Desired
+from hostnet.agent.nft.egress import forbidden_flows
 from hostnet.agent.nft.flows import changed_udp, newly_translated
 from hostnet.agent.nft.sysctls import SysctlError
 from hostnet.agent.nft.table import refused
@@ -64,7 +65,7 @@ class Synchronizer:
         except ClashError as clash:
             newer, holder = (clash.owner, clash.holder) if clash.owner in pairs else (clash.holder, clash.owner)
             raise OwnerError([newer], clash_error(clash, owners.get(holder))) from None
-        flows: list[Flows] = [*changed_udp(old, new)]
+        flows: list[Flows] = [*changed_udp(old, new), *forbidden_flows(old_context, context)]
         if old.elements or new.elements or record.table.rules or (verify and table.there):
             # What is compiled from today's addresses may not be what was compiled when the record was written.
             look = verify or old_context.observed != record.table.observed

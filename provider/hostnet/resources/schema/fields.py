@@ -52,7 +52,7 @@ def settle(declared: dict[str, Value], record: Record[Any], seen: ObjectState, *
         there = field.from_wire(getattr(seen, field.name))
         if about.host_decides and (declared.get(name) is None or there is None):
             continue
-        if isinstance(about.type, ListOf):
+        if isinstance(about.type, ListOf) and about.type.record is None:
             settle_list(declared, record, name, there)
         else:
             settle_value(declared, record, name, there)

@@ -2,6 +2,19 @@
 // *** Do not edit by hand unless you're certain you know what you are doing! ***
 
 
+export const EgressProtocol = {
+    Tcp: "tcp",
+    Udp: "udp",
+    Sctp: "sctp",
+    Icmp: "icmp",
+    Any: "any",
+} as const;
+
+/**
+ * The protocol by which something may be reached. `icmp` is ICMPv6 for an IPv6 network.
+ */
+export type EgressProtocol = (typeof EgressProtocol)[keyof typeof EgressProtocol];
+
 export const FirewallMode = {
     Auto: "auto",
     None: "none",

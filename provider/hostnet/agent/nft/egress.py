@@ -1,0 +1,123 @@
+"""What guests may reach: from `egress` to elements of our tables, and which flows may not go on. Pure.
+
+An interval set of several fields (nft_set_pipapo) deletes the first element that a key lies in, so no two elements of
+one set overlap: ports are cut where a rule begins or ends, and the networks of each piece are collapsed.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hostnet.agent.linux.conntrack import ForbiddenFlows
+from hostnet.agent.nft.context import Context
+from hostnet.agent.nft.networks import apart, bare, collapsed, subnets
+from hostnet.agent.nft.ruleset import Element, Tagged
+from hostnet.wire.family import FAMILIES, VERSION, digit_of, family_of
+from hostnet.wire.objects import EgressRule, Gateway
+
+_PORT_MAX = 65535
+
+
+@dataclass(frozen=True)
+class _Allowed:
+    """One element's part after its source: a protocol and ports (none: any), a network, and the rules that ask for it.
+
+    Attributes:
+        set: The end of the name of its set.
+        key: The fields.
+    """
+
+    set: str
+    key: tuple[str, ...]
+
+
+def egress_elements(gateway: Gateway, context: Context) -> Iterator[Tagged]:
+    """The elements of a gateway's interfaces; those of its networks are shared (`egress_networks`)."""
+    if gateway.egress is None:
+        return
+    for name in gateway.internal:
+        yield Element("egress_links", (name,)), ("egress", "")
+        rules = [rule for each in _restricting(context) if name in each.internal for rule in each.egress or ()]
+        for digit in "46":
+            for allowed in _allowed(rules, digit):
+                tag = next((str(rule) for rule in gateway.egress if allowed in _allowed([rule], digit)), "")
+                yield Element(f"egress_link_{allowed.set}{digit}", (name, *allowed.key)), ("egress", tag)
+
+
+def egress_networks(context: Context) -> Iterator[Element]:
+    """The elements of networks that are given by address. Of networks that overlap, the most specific one counts."""
+    gateways = list(context.gateways.values())
+    if not _restricting(context):
+        return
+    for digit in "46":
+        own = {cidr: [x for x in gateways if cidr in getattr(x, f"internal{digit}")] for x in gateways
+               for cidr in getattr(x, f"internal{digit}")}  # fmt: skip
+        networks: list[Any] = [ipaddress.ip_network(cidr) for cidr in own]
+        for part in apart(set(networks)):
+            home = max((net for net in networks if part.subnet_of(net)), key=lambda net: int(net.prefixlen))
+            found = [gateway for gateway in own[str(home)] if gateway.egress is not None]
+            if not found:
+                continue
+            yield Element(f"egress_nets{digit}", (bare(part),))
+            for allowed in _allowed([rule for gateway in found for rule in gateway.egress or ()], digit):
+                yield Element(f"egress_net_{allowed.set}{digit}", (bare(part), *allowed.key))
+
+
+def _restricting(context: Context) -> list[Gateway]:
+    return [gateway for gateway in context.gateways.values() if gateway.egress is not None]
+
+
+def _allowed(rules: Iterable[EgressRule], digit: str) -> list[_Allowed]:
+    """What rules allow in one family, in pieces that do not overlap within a set."""
+    own = [rule for rule in rules if digit_of(rule.cidr) == digit]
+    found = [_Allowed("any", (bare(net),)) for net in collapsed(rule.cidr for rule in own if rule.protocol == "any")]
+    for protocol in ("tcp", "udp", "sctp", "icmp"):
+        mine = [rule for rule in own if rule.protocol == protocol]
+        name = "icmpv6" if protocol == "icmp" and digit == "6" else protocol
+        whole = collapsed(rule.cidr for rule in mine if rule.ports is None)
+        found += [_Allowed("proto", (name, bare(net))) for net in whole]
+        for first, last, networks in _pieces([rule for rule in mine if rule.ports is not None]):
+            ports = str(first) if first == last else f"{first}-{last}"
+            found += [_Allowed("port", (name, ports, bare(net))) for net in networks]
+    return found
+
+
+def _pieces(rules: list[EgressRule]) -> Iterator[tuple[int, int, list[Any]]]:
+    """Ports, cut where a rule begins or ends, each piece with the networks of the rules that hold it."""
+    spans = [(rule.ports[0], rule.ports[1], rule.cidr) for rule in rules if rule.ports is not None]
+    cuts = sorted({edge for first, last, _ in spans for edge in (first, last + 1)})
+    for first, after in zip(cuts, cuts[1:]):
+        networks = [cidr for low, high, cidr in spans if low <= first and after - 1 <= high]
+        if networks:
+            yield first, after - 1, collapsed(networks)
+
+
+def forbidden_flows(before: Context, after: Context) -> Iterator[ForbiddenFlows]:
+    """The flows that a change of `egress` does not allow any more.
+
+    Those that are accepted pass without a look at the rules, so conntrack must forget the others: their next packet is
+    refused as that of a new connection is.
+    """
+    for name, gateway in after.gateways.items():
+        former = before.gateways.get(name)
+        if gateway.egress is None or (former is not None and former.egress == gateway.egress):
+            continue
+        for networks in _homes(gateway, after):
+            for family in FAMILIES:
+                own = tuple(str(net) for net in networks if net.version == VERSION[family])
+                rules = tuple(rule for rule in gateway.egress if family_of(rule.cidr) == family)
+                if own:
+                    allowed = tuple((rule.protocol, rule.ports, rule.cidr) for rule in rules)
+                    yield ForbiddenFlows(family, own, allowed)
+
+
+def _homes(gateway: Gateway, context: Context) -> Iterator[list[Any]]:
+    """The networks of each interface behind a gateway, and each network that is given by address."""
+    for link in gateway.internal:
+        routed = [ipaddress.ip_network(cidr) for cidr in context.routes.get(link, ())]
+        yield [*subnets(context.addresses.get(link, ())), *routed]
+    for cidr in (*gateway.internal4, *gateway.internal6):
+        yield [ipaddress.ip_network(cidr)]
