@@ -320,6 +320,32 @@ def test_what_takes_the_next_log_in_is_undone_at_once(up: World, as_before: Look
     assert up.server.log_ins() == 1
 
 
+def test_the_address_of_the_server_is_given_to_a_guest(up: World, as_before: Look) -> None:
+    """Another one is not: that needs no second log-in."""
+    up.settings = replace(up.settings, confirm_timeout=4 * SECONDS)
+    up.server.namespace.ip("address add 192.0.2.77/24 dev eth0")
+    other, own = (
+        change_of(
+            "NatGateway",
+            "gw",
+            internalIps=["10.0.0.0/24"],
+            oneToOneNat=[{"externalAddress": address, "internalAddress": "10.0.0.2"}],
+            **ETH0,
+        )
+        for address in ("192.0.2.77", "192.0.2.2")
+    )
+
+    async def work(session: Pausing) -> None:
+        await session.apply(other)
+        assert up.server.log_ins() == 1
+        before = as_before()
+        error = await rolled_back(session.apply(own))
+        assert "after the change a new connection to the host failed" in error.why
+        assert as_before() == before
+
+    in_session(up, work)
+
+
 def test_a_gateway_that_takes_a_forward_along(up: World) -> None:
     """The forward of the SSH port did no harm where its gateway was, and does where that goes."""
     up.settings = replace(up.settings, confirm_timeout=4 * SECONDS)
