@@ -40,5 +40,20 @@ class Events:
             yield json.loads(fields[b"event"])
 
 
+def finish(client: redis.Redis, run: str, group: str) -> None:
+    """Keep in mind that a run is through with a group."""
+    client.sadd(_finished(run), group)
+    client.expire(_finished(run), _KEPT)
+
+
+def is_finished(client: redis.Redis, run: str, group: str) -> bool:
+    """Whether a run is through with a group."""
+    return bool(client.sismember(_finished(run), group))
+
+
+def _finished(run: str) -> str:
+    return f"fleet:finished:{run}"
+
+
 def _stream(run: str) -> str:
     return f"fleet:events:{run}"

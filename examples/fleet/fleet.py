@@ -88,7 +88,7 @@ class Run:
                 under_way.add(waiting[0])
                 self._send(waiting.pop(0))
             for event in self._events.wait(seconds=0.5):
-                if self._take(**event):
+                if event["group"] in under_way and self._take(**event):
                     under_way.remove(event["group"])
             if workers and all(worker.poll() is not None for worker in workers):
                 raise ChildProcessError("all workers have ended: see workers.log")

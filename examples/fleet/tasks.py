@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import dramatiq
-from channel import QUEUE, RUN, connect, tell
+from channel import QUEUE, RUN, connect, finish, is_finished, tell
 from dramatiq.brokers.redis import MAINTENANCE_SCALE, RedisBroker
 from network import networks
 from pulumi import automation
@@ -48,21 +48,24 @@ def work(run: str, command: str, group: str, hosts: dict[str, dict[str, Any]], n
     """
     if client.get(RUN) != run.encode():
         return
-    note = partial(tell, client, run, group)
-    note(kind="begun", worker=f"{socket.gethostname()}:{os.getpid()}")
-    progress = Progress(note)
-    start, before = time.monotonic(), processor_seconds()
-    try:
-        with lease(group):
+    with lease(group):
+        if is_finished(client, run, group):
+            return  # the queue gave it to two workers, since one of them only seemed to be lost
+        note = partial(tell, client, run, group)
+        note(kind="begun", worker=f"{socket.gethostname()}:{os.getpid()}")
+        progress = Progress(note)
+        start, before = time.monotonic(), processor_seconds()
+        try:
             stack = stack_of(group, partial(networks, hosts, **network))
             if killed := client.get(mark(group)):
                 take_over(stack, killed.decode(), note)
             with marked(group):
                 getattr(stack, command)(parallel=AT_ONCE, on_event=progress)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the command must hear of it
-        note(kind="failed", why=progress.why(error), **needed(start, before))
-    else:
-        note(kind="done", changes=progress.changes, **needed(start, before))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the command must hear of it
+            note(kind="failed", why=progress.why(error), **needed(start, before))
+        else:
+            note(kind="done", changes=progress.changes, **needed(start, before))
+        finish(client, run, group)
 
 
 def stack_of(group: str, program: Callable[[], None]) -> automation.Stack:

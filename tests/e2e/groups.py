@@ -16,7 +16,7 @@ from tests.e2e.stacks import Cli, Host
 from tests.ssh.fleet import Fleet, address
 from tools.paths import CHECKOUT
 
-LOST = 5  # seconds after which a killed worker counts as lost
+LOST = 10  # seconds after which a killed worker counts as lost
 _EXAMPLE = CHECKOUT / "examples" / "fleet"
 
 
