@@ -12,7 +12,7 @@ export PATH := $(shell $(PYTHON) -m tools.setup env)
 # The output of `make test` reads from top to bottom, and pytest's closing line comes last.
 .NOTPARALLEL:
 
-.PHONY: help setup setup-demo setup-dev demo test lint unit kernel systems systems-whole fuzz kills faults dist schema docs pictures commands protocol sdk bench libraries clean
+.PHONY: help setup setup-demo setup-dev demo test lint unit kernel systems systems-whole fuzz kills faults dist release schema docs pictures commands protocol sdk bench libraries clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -65,6 +65,9 @@ faults: setup ## Break everything at random moments: HOSTNET_MOMENTS (default 25
 dist: setup-dev ## Build all that is published into dist/: wheels, npm package, Go module, plugin
 	@$(PY) -m tools.dist
 
+release: setup-dev ## Check that this commit can be released, and tag it
+	@$(PY) -m tools.release --tag
+
 schema: setup-dev ## Write schema.json from the declarations in provider/hostnet/resources
 	$(PY) -m hostnet.resources.package_schema > schema.json.part
 	mv schema.json.part schema.json
@@ -73,8 +76,9 @@ docs: setup-demo ## Write docs/resources from the declarations, and the listings
 	$(PY) -m hostnet.resources.reference_pages docs/resources
 	$(PY) -m tools.docs_listing docs/nft.md docs/drift-and-import.md docs/cli.md
 
-pictures: setup ## Draw the pictures of docs/cli.md from a real run, with a browser (as root)
+pictures: setup ## Draw docs/pictures from real runs, with a browser (as root)
 	$(PY) -m tools.pictures
+	$(PY) -m tools.pulumi_pictures
 
 commands: setup-dev ## Write the shell completions and the manual page from the command line's parser
 	$(PY) -m tools.command_line

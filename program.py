@@ -1,6 +1,6 @@
 """The network of a microVM host: a bridge, a guest's TAP, a NAT gateway and port forwards.
 
-The configuration value `target` says on which host: see Pulumi.yaml and docs/getting-started.md.
+The configuration value `target` says on which host: see Pulumi.yaml and docs/developing.md.
 """
 
 import pulumi

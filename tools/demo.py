@@ -49,7 +49,7 @@ To build the same network on this machine itself, run as root, at the top of thi
     pulumi up
 
 It forwards ports 80 and 443 of the default route's interface to 10.0.0.2. `pulumi destroy` undoes all of it.
-How to write a program of your own: docs/getting-started.md\
+How to write a program of your own: docs/developing.md\
 """
 SET_PATH = "    export PATH=$(python3 -m tools.setup env)\n"
 

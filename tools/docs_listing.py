@@ -102,6 +102,14 @@ class Stage:
         Raises:
             RuntimeError: It failed. (To show a failure, let the command end in a pipe.)
         """
+        return self._shown(self.printed(command))
+
+    def printed(self, command: str) -> str:
+        """Run a command on the host and return all that it printed.
+
+        Raises:
+            RuntimeError: It failed.
+        """
         inside = [] if command.startswith("pulumi") else ["ip", "netns", "exec", self.namespace]
         done = subprocess.run(
             [*inside, "sh", "-c", command],
@@ -114,7 +122,7 @@ class Stage:
         )
         if done.returncode != 0:
             raise RuntimeError(f"{command}: {done.stdout}")
-        return self._shown(done.stdout)
+        return done.stdout
 
     def _shown(self, text: str) -> str:
         text = text.replace(f" (namespace {self.namespace})", "").replace(str(self.folder), "~/shop")
