@@ -5,20 +5,23 @@ Addresses: see tests/lab/topology.py; the cases' format: tests/lab/cases.py.
 
 from __future__ import annotations
 
+import json
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
-from tests.lab.cases import Case, Runner, load
-from tests.lab.clients import Client, advertisement, ask
+from tests.lab.cases import CASES, Case, Runner, load
+from tests.lab.clients import Client, advertisement, ask, old_client
 from tests.lab.driver import Stack
+from tests.lab.frames import Spec, Station, opened
 from tests.lab.lab import Lab
 from tests.lab.namespaces import Namespace
-from tests.lab.probes import DOUBT
-from tests.lab.waiting import PATIENCE
+from tests.lab.probes import DOUBT, RESEND
+from tests.lab.waiting import PATIENCE, until
 
 Program = dict[str, tuple[str, dict[str, Any]]]
 NET6 = ["10.0.0.1/24", "fd12::1/64"]
@@ -124,4 +127,225 @@ def test_a_connection_to_the_host_ends_when_services_alone_are_open(lab: Lab, st
     assert lab.still(from_guest, DOUBT).outcome != "reached"
     for each in (from_guest, from_host):
         lab.background.call(each.close)
+    stack.destroy()
+
+
+# --- frames --------------------------------------------------------------------------------------------------------
+
+OWN, OTHER = "02:00:00:00:00:05", "02:00:00:00:00:06"
+ALLOWED = ["10.0.0.100/32", "172.16.0.0/22", "fd12::100/128", "fd77::/64"]
+FrameCase = Mapping[str, Any]
+
+
+def frame_cases(name: str, places: Mapping[str, str]) -> list[FrameCase]:
+    """The cases of tests/cases/untrusted/frames/<name>.json.
+
+    Args:
+        name: The file.
+        places: What takes the place of `<…>`.
+    """
+    text = (CASES / "untrusted" / "frames" / f"{name}.json").read_text()
+    for place, value in places.items():
+        text = text.replace(f"<{place}>", value)
+    found: list[FrameCase] = json.loads(text)["cases"]
+    return found
+
+
+class Wire:
+    """From a guest's end of its TAP to somebody who hears, frame by frame."""
+
+    def __init__(self, sender: Namespace, receiver: Namespace, station: Station) -> None:
+        """Both have an `eth0`."""
+        self._sender, self._receiver = sender.call(opened, "eth0"), receiver.call(opened, "eth0")
+        self._station = station
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._sender.close()
+        self._receiver.close()
+
+    def arrived(self, first: list[Spec], expected: list[Spec]) -> list[Spec]:
+        """Which of some frames arrive; they are sent before others, which are waited for.
+
+        Args:
+            first: These.
+            expected: The others: one that is lost on a busy machine is sent again.
+        """
+        sent = [(spec, *self._station.frame(spec)) for spec in (*first, *expected)]
+        waiting = {cookie for _, _, cookie in sent[len(first) :]}
+        seen: set[bytes] = set()
+        end = time.monotonic() + PATIENCE
+        while waiting - seen and time.monotonic() < end:
+            for _, frame, cookie in sent:
+                if cookie not in seen:
+                    self._sender.send(frame)
+            self._listen(sent, waiting, seen)
+        assert waiting <= seen, f"does not pass: {[spec for spec, _, cookie in sent if cookie in waiting - seen]}"
+        return [spec for spec, _, cookie in sent[: len(first)] if cookie in seen]
+
+    def _listen(self, sent: list[tuple[Spec, bytes, bytes]], waiting: set[bytes], seen: set[bytes]) -> None:
+        end = time.monotonic() + RESEND
+        while waiting - seen and (left := end - time.monotonic()) > 0:
+            self._receiver.settimeout(left)
+            try:
+                heard = self._receiver.recv(2048)
+            except TimeoutError:
+                return
+            seen |= {cookie for _, _, cookie in sent if cookie in heard}
+
+    def speak(self) -> None:
+        """The receiver says where it is: a bridge learns it."""
+        self._receiver.send(
+            b"\xff" * 6 + bytes.fromhex(self._station.peer_mac.replace(":", "")) + b"\x88\xb5" + bytes(46)
+        )
+
+
+def bridged(lab: Lab, stack: Stack, guest: dict[str, Any], **bridge: Any) -> Station:
+    """Two guests on a bridge: `guest5`, behind `vm0`, and `guest6`, who hears. Returns the first.
+
+    Args:
+        lab: The laboratory.
+        stack: An empty stack.
+        guest: Further properties of the first one.
+        bridge: Further properties of the bridge.
+    """
+    stack.up(
+        {
+            "net": ("Bridge", {"name": "br-a", "addresses": NET6, **bridge}),
+            "own": _tap("vm0", OWN, 5, **guest),
+            "other": _tap("vm1", OTHER, 6),
+        }
+    )
+    lab.net.plug("vm0", "guest5", mac=OWN)
+    lab.net.plug("vm1", "guest6", mac=OTHER)
+    return Station(OWN, OTHER, "10.0.0.5", "10.0.0.6", "fd12::5", "fd12::6")
+
+
+def _tap(name: str, mac: str, number: int, **guest: Any) -> tuple[str, dict[str, Any]]:
+    addresses = [f"10.0.0.{number}", f"fd12::{number}"]
+    inputs = {"macAddress": mac, "addresses": addresses, **guest}
+    return "TapBinding", {"name": name, "bridge": "${net.name}", "guest": inputs}
+
+
+def _places(lab: Lab) -> dict[str, str]:
+    return {
+        "bridge": lab.host.kernel.links()["br-a"].mac,
+        "bridge-ll": link_local(lab.host, "br-a").partition("%")[0],
+        "own-ll": "fe80::ff:fe00:5",
+        "other-ll": "fe80::ff:fe00:6",
+    }
+
+
+@pytest.mark.parametrize("nf", [0, 1])
+def test_a_guest_sends_as_itself_alone(lab: Lab, stack: Stack, *, nf: int) -> None:
+    """tests/cases/untrusted/frames/bridged.json: what is refused does not reach the neighbour, what passes does."""
+    for family in ("ip", "ip6"):
+        lab.host.sysctl(f"net.bridge.bridge-nf-call-{family}tables", nf)
+    station = bridged(lab, stack, {"allowedAddresses": ALLOWED})
+    wrong: list[tuple[str, object]] = []
+    with Wire(lab["guest5"], lab["guest6"], station) as wire:
+        for case in frame_cases("bridged", _places(lab)):
+            try:
+                wrong += [(case["name"], spec) for spec in wire.arrived(case["refused"], case["passes"])]
+            except AssertionError as error:
+                wrong.append((case["name"], error))
+    assert not wrong
+    assert stack.refresh() == {}
+    stack.destroy()
+
+
+def test_without_anti_spoofing_all_of_it_arrives(lab: Lab, stack: Stack) -> None:
+    """So the frames of the test before are good ones, and the neighbour would hear them."""
+    for family in ("ip", "ip6"):
+        lab.host.sysctl(f"net.bridge.bridge-nf-call-{family}tables", 0)  # with 1 it holds fragments back
+    station = bridged(lab, stack, {"antiSpoofing": False, "allowedAddresses": ALLOWED})
+    with Wire(lab["guest5"], lab["guest6"], station) as wire:
+        for case in frame_cases("bridged", _places(lab)):
+            frames = [spec for spec in case["refused"] if int(spec.get("src", OWN)[:2], 16) % 2 == 0]
+            wire.speak()
+            assert wire.arrived([], [*frames, *case["passes"]]) == []
+    stack.destroy()
+
+
+# --- ports of bridges that serve -----------------------------------------------------------------------------------
+
+SERVERS = ("a DHCP server", "a DHCPv6 server", "a router", "a router that hides in fragments", "redirects")
+
+
+def served(stack: Stack, bridge: dict[str, Any]) -> tuple[Station, list[FrameCase]]:
+    """Two guests that are not declared, on a bridge, and the frames of servers and routers that one of them sends."""
+    stack.up(
+        {
+            "net": ("Bridge", {"name": "br-a", "addresses": NET6, **bridge}),
+            "vms": ("TapBinding", {"match": "a-*", "bridge": "${net.name}"}),
+        }
+    )
+    macs = "02:00:00:00:00:01", "02:00:00:00:00:02"
+    places = {"own-ll": "fe80::ff:fe00:1"}
+    cases = [case for case in frame_cases("bridged", places) if case["name"] in SERVERS]
+    assert len(cases) == len(SERVERS)
+    return Station(*macs, "10.0.0.11", "10.0.0.12", "fd12::11", "fd12::12"), cases
+
+
+@pytest.mark.parametrize("bridge", [{"dhcpServer": {}}, {"ipv6SendRa": True}], ids=["dhcp", "advertisements"])
+@pytest.mark.parametrize("nf", [0, 1])
+def test_no_port_serves_in_the_bridges_place(lab: Lab, stack: Stack, bridge: dict[str, Any], *, nf: int) -> None:
+    """Whichever of the two it serves: its ports are neither DHCP servers nor routers (RFC 7610, RFC 6105)."""
+    for family in ("ip", "ip6"):
+        lab.host.sysctl(f"net.bridge.bridge-nf-call-{family}tables", nf)
+    station, cases = served(stack, bridge)
+    with Wire(lab["guest1"], lab["guest2"], station) as wire:
+        for case in cases:
+            assert wire.arrived(case["refused"], case["passes"]) == [], case["name"]
+    assert stack.refresh() == {}
+    stack.destroy()
+
+
+def test_a_bridge_that_serves_nothing_leaves_that_to_its_ports(lab: Lab, stack: Stack) -> None:
+    """So the frames of the test before are good ones."""
+    for family in ("ip", "ip6"):
+        lab.host.sysctl(f"net.bridge.bridge-nf-call-{family}tables", 0)
+    station, cases = served(stack, {})
+    with Wire(lab["guest1"], lab["guest2"], station) as wire:
+        for case in cases:
+            assert wire.arrived([], [*case["refused"], *case["passes"]]) == []
+    stack.destroy()
+
+
+def test_a_port_that_joins_later_cannot_serve_either(lab: Lab, stack: Stack, client: Client) -> None:
+    """The watcher attaches it, and notes it in the table."""
+    program: Program = {
+        "net": ("Bridge", {"name": "br-a", "addresses": NET6, "dhcpServer": {}}),
+        "vms": ("TapBinding", {"match": "late-*", "bridge": "${net.name}"}),
+    }
+    stack.up(program)
+    lab.host.ip("link set vm-1 name late-1")
+    until(lambda: "late-1" in lab.host.run("nft list set bridge hostnet served_ports", check=False))
+    assert stack.refresh() == {}
+    assert client.udhcpc()["router"] == "10.0.0.1"
+    stack.destroy()
+
+
+def test_a_guest_makes_its_own_addresses_and_leases(lab: Lab, stack: Stack) -> None:
+    """On a bridge with DHCP and router advertisements anti-spoofing leaves both to a guest, with SLAAC's addresses.
+
+    It may take no address of the prefix that another guest or the host has.
+    """
+    served = {"dhcpServer": {}, "ipv6SendRa": True}
+    station = bridged(lab, stack, {}, **served)
+    guest = lab["guest5"]
+    guest.sysctl("net.ipv6.conf.eth0.accept_ra", 1)
+    assert advertisement(guest)["prefixes"] == ["fd12::/64"]
+    until(lambda: "fd12::ff:fe00:5/64" in guest.kernel.links()["eth0"].addresses)
+    lab.serve("host", "tcp:8081")
+    assert lab.probe("guest5", "tcp [fd12::1]:8081").source == "fd12::ff:fe00:5"
+    assert old_client(guest, OWN) in ("whole", "none")
+    free: Spec = {"udp": [4000, 9], "saddr": "fd12::abcd"}
+    refused: list[Spec] = [{**free, "saddr": address} for address in ("fd12::6", "fd12::1")]
+    refused += [{"na": "fd12::6"}, {"na": "fd12::1"}]
+    passes: list[Spec] = [free, {"na": "fd12::abcd", "saddr": "fd12::abcd"}]
+    with Wire(guest, lab["guest6"], station) as wire:
+        assert wire.arrived(refused, passes) == []
     stack.destroy()

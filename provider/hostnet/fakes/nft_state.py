@@ -218,7 +218,7 @@ def _field_json(kind: str, part: str) -> Any:
     if kind in ADDRESSES and "/" in part:
         address, _, length = part.partition("/")
         return {"prefix": {"addr": address, "len": int(length)}}
-    if kind in (*ADDRESSES, *NUMBERS) and "-" in part:
+    if kind in (*ADDRESSES, *NUMBERS, "integer") and "-" in part:
         return {"range": [_field_json(kind, end) for end in part.split("-")]}
     return int(part) if kind in NUMBERS else part
 

@@ -182,7 +182,11 @@ def _table(reader: _Reader, head: Command) -> Iterator[Command]:
 
 def _body(head: Command, statements: list[Words]) -> Iterator[Command]:
     """A chain or set with what stands in its braces: its properties, and the rules of a chain."""
-    known = ("type", "policy", "comment") if head.kind == "chain" else ("type", "flags", "counter", "limit", "elements")
+    known = (
+        ("type", "policy", "comment")
+        if head.kind == "chain"
+        else ("type", "typeof", "flags", "counter", "limit", "elements")
+    )
     rules = []
     for words in statements:
         if words[0] not in known:

@@ -19,6 +19,7 @@ from hostnet.fakes import nft_syntax
 from hostnet.fakes.nft_state import ADDRESSES, NUMBERS, Chain, Held, Key, Place, Rule, Set, Table
 from hostnet.fakes.nft_syntax import PRIORITIES, Command, Element, NftSyntaxError, Words
 
+_PAYLOAD = ("@th", "@nh", "@ll")  # a part of the packet, and no set
 _PROTOCOLS = {"icmp": "1", "tcp": "6", "udp": "17", "ipv6-icmp": "58", "sctp": "132"}
 
 
@@ -226,7 +227,7 @@ class _Batch:
     def _add_set(self, command: Command) -> None:
         table = self._table(command)
         if command.name not in table.sets:
-            key, value = _types(command.properties["type"])
+            key, value = _types(command.properties)
             interval = "interval" in command.properties.get("flags", ())
             counter = "counter" in command.properties
             limit = "limit" in command.properties
@@ -279,7 +280,7 @@ class _Batch:
     def _add_rule(self, command: Command) -> None:
         table, chain = self._table(command), self._chain(command)
         for before, word in zip(["", *command.words], command.words):  # noqa: B905 - the last word has no successor
-            if word.startswith("@") and word[1:] not in table.sets:
+            if word.startswith("@") and word not in _PAYLOAD and word[1:] not in table.sets:
                 raise _refusal(errno.ENOENT, command.text)
             if before in ("jump", "goto") and word not in table.chains:
                 raise _refusal(errno.ENOENT, command.text)
@@ -311,7 +312,12 @@ def _number(chain: Chain, handle: int, text: str) -> int:
     raise _refusal(errno.ENOENT, text)
 
 
-def _types(words: Words) -> tuple[Key, Key]:
+def _types(properties: dict[str, Words]) -> tuple[Key, Key]:
+    """The types of a set's key and value. A part of a packet without a name (`@th,64,128`) is an integer."""
+    if "typeof" in properties:
+        fields = " ".join(properties["typeof"]).split(" . ")
+        return tuple("ifname" if each == "meta iifname" else "integer" for each in fields), ()
+    words = properties["type"]
     at = words.index(":") if ":" in words else len(words)
     return tuple(words[:at:2]), tuple(words[at + 1 :: 2])
 

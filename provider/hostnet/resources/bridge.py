@@ -479,9 +479,9 @@ class Bridge(Kind[BridgeInputs]):
             settle_value(declared, self.inputs, "openFirewall", seen=False)
         if view.object(DhcpServer):
             served = view.state(DhcpState)
-            if served is None or not (served.running and served.reached):
+            if served is None or not (served.running and served.reached and served.guarded):
                 declared.pop("dhcpServer", None)
-            if served is None or not served.running:
+            if served is None or not (served.running and served.guarded):
                 settle_value(declared, self.inputs, "ipv6SendRa", seen=False)
 
 

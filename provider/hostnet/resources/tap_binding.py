@@ -81,7 +81,28 @@ class GuestInputs(Declared):
         HostName(), "The guest's name in the bridge's DNS. Each name has one machine.", default_doc="none"
     )
 
+    anti_spoofing: bool = prop(
+        Bool(),
+        "Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with "
+        "its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones "
+        "that nobody else has, and where the bridge has `ipv6SendRa`, free ones of the advertised prefixes. DHCP "
+        "requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or "
+        "use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only "
+        "the MAC address is checked in that family, and that the guest is no server and no router.",
+        default=True,
+        effect="The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets "
+        "beside it: their chains drop the rest.",
+    )
+    allowed_addresses: tuple[str, ...] = prop(
+        ListOf(NetCidr()),
+        "Networks whose addresses the guest may have besides its own, such as `10.0.0.100/32` for an address that "
+        "moves between guests. Without `antiSpoofing` they have no effect.",
+        default=(),
+        effect="They are in the sets `guest_addrs4`, `guest_nets4` and the like.",
+    )
 
+
+_FILTERS = ("antiSpoofing", "allowedAddresses")  # what a guest may send, not what it is
 GUEST: Record[GuestInputs] = Record(GuestInputs, "hostnet:index:Guest")
 
 
@@ -339,7 +360,16 @@ class TapBinding(Kind[TapBindingInputs]):
         if not inputs.bridge:
             addresses = routed_guest(inputs.addresses, inputs.routes, guest.addresses)
         mac = guest.mac_address or _kept_mac(past.inputs, past.outputs) or guest_mac(urn)
-        return Guest(link=name, bridge=inputs.bridge, mac=mac, addresses=addresses, hostname=guest.hostname, hint=hint)
+        return Guest(
+            link=name,
+            bridge=inputs.bridge,
+            mac=mac,
+            addresses=addresses,
+            hostname=guest.hostname,
+            hint=hint,
+            anti_spoofing=guest.anti_spoofing,
+            allowed=guest.allowed_addresses,
+        )
 
     def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:
         """The TAP with its guest, or the interfaces that a glob has attached."""
@@ -374,7 +404,8 @@ class TapBinding(Kind[TapBindingInputs]):
         if now["guest"] is UNKNOWN:
             guest = UNKNOWN
         elif now["guest"] is not None:
-            same = self.unchanged(old_inputs, inputs, "guest", "bridge", "routes", "addresses")
+            before, after = (_without_filters(each) for each in (old_inputs, inputs))
+            same = self.unchanged(before, after or {}, "guest", "bridge", "routes", "addresses")
             if same and had.get("guest") and not self.derive_again(had, inputs, look):
                 guest = had["guest"]
             else:
@@ -417,7 +448,13 @@ class TapBinding(Kind[TapBindingInputs]):
         if port is not None and port.isolated:
             out["isolated"] = True
         if guest is not None:
-            out["guest"] = without_none({"hostname": guest.hostname})
+            out["guest"] = without_none(
+                {
+                    "hostname": guest.hostname,
+                    "antiSpoofing": None if guest.anti_spoofing else False,
+                    "allowedAddresses": list(guest.allowed) or None,
+                }
+            )
         return out
 
     def settle(self, declared: dict[str, Value], view: View) -> None:
@@ -458,6 +495,8 @@ class TapBinding(Kind[TapBindingInputs]):
             kept = [a for a in found["addresses"] if str(_interface(a).ip) in bare]
             ours = {str(_interface(a).ip) for a in kept}
             found["addresses"] = kept + [cidr for ip, cidr in bare.items() if ip not in ours]
+        settle_value(found, GUEST, "antiSpoofing", seen.anti_spoofing)
+        settle_list(found, GUEST, "allowedAddresses", seen.allowed)
         declared["guest"] = found
 
 
@@ -482,6 +521,14 @@ def _settle_bandwidth(declared: dict[str, Value], link: LinkState) -> None:
         settle_value(found, BANDWIDTH, name, there.get(name))
     if found or given is not None:
         declared["bandwidth"] = found
+
+
+def _without_filters(inputs: Inputs | None) -> Inputs | None:
+    """Inputs without what changes nothing of a guest's own settings."""
+    guest = inputs.get("guest") if inputs is not None else None
+    if inputs is None or not isinstance(guest, Mapping):
+        return inputs
+    return {**inputs, "guest": {name: value for name, value in guest.items() if name not in _FILTERS}}
 
 
 def _bridge_addresses(inputs: Inputs, look: Look) -> list[str] | None:

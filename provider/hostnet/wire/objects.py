@@ -137,6 +137,8 @@ class Guest:
     hostname: str | None = None
     hint: tuple[Cidr, ...] = ()  # CIDRs that an earlier run allocated; kept while still free and in a subnet
     derived: bool = False  # the agent allocated `addresses`: one of each subnet of the bridge
+    anti_spoofing: bool = True  # what comes by its TAP has its own MAC and addresses
+    allowed: tuple[Cidr, ...] = ()  # networks whose addresses it may have besides
 
     @property
     def key(self) -> str:
@@ -339,6 +341,8 @@ class GuestState:
     gateway6: Ip | None = None
     astray: tuple[Cidr, ...] = ()  # those of its addresses that are in no subnet of its bridge
     lacking: bool = False  # it has no address of some subnet of its bridge, and should have
+    anti_spoofing: bool = True  # as declared while our table has all that it needs
+    allowed: tuple[Cidr, ...] = ()  # as our table has them
 
 
 @dataclass(frozen=True)
@@ -381,6 +385,7 @@ class DhcpState:
     running: bool
     leases: tuple[Lease, ...] = ()
     reached: bool = True  # the guests' DHCP and DNS requests reach it, whatever ports are forwarded
+    guarded: bool = True  # no port of the bridge can answer in its place
 
 
 ObjectState = Union[LinkState, GlobState, GuestState, GatewayState, ForwardState, ForwardingState, DhcpState]

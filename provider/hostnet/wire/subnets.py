@@ -115,3 +115,10 @@ def netmask_for(client: ipaddress.IPv4Interface, gateway: str | None) -> str:
 def _is_last(address: ipaddress.IPv4Address, network: ipaddress.IPv4Network) -> bool:
     # A kernel refuses a broadcast address as gateway; the first address it takes, since Linux 5.14.
     return network.prefixlen < 31 and address == network.broadcast_address
+
+
+def link_local(mac: str) -> str:
+    """The IPv6 link-local address that follows from a MAC address (RFC 4291, appendix A)."""
+    numbers = bytes.fromhex(mac.replace(":", ""))
+    interface = bytes([numbers[0] ^ 2]) + numbers[1:3] + b"\xff\xfe" + numbers[3:]
+    return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + interface))

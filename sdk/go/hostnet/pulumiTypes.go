@@ -1136,6 +1136,10 @@ func (o ForwardingOutput) Ipv6() pulumi.BoolOutput {
 type Guest struct {
 	// The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists and the bridge has the subnet; on a routed TAP the other address of each subnet of its own (`172.16.0.1/30`: `172.16.0.2/30`), and the addresses that `routes` lead to.
 	Addresses []string `pulumi:"addresses"`
+	// Networks whose addresses the guest may have besides its own, such as `10.0.0.100/32` for an address that moves between guests. Without `antiSpoofing` they have no effect. On the host: They are in the sets `guest_addrs4`, `guest_nets4` and the like.
+	AllowedAddresses []string `pulumi:"allowedAddresses"`
+	// Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
+	AntiSpoofing *bool `pulumi:"antiSpoofing"`
 	// The guest's name in the bridge's DNS. Each name has one machine. Default: none.
 	Hostname *string `pulumi:"hostname"`
 	// The guest's MAC address. Default: derived from the resource, always the same.
@@ -1157,6 +1161,10 @@ type GuestInput interface {
 type GuestArgs struct {
 	// The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists and the bridge has the subnet; on a routed TAP the other address of each subnet of its own (`172.16.0.1/30`: `172.16.0.2/30`), and the addresses that `routes` lead to.
 	Addresses pulumi.StringArrayInput `pulumi:"addresses"`
+	// Networks whose addresses the guest may have besides its own, such as `10.0.0.100/32` for an address that moves between guests. Without `antiSpoofing` they have no effect. On the host: They are in the sets `guest_addrs4`, `guest_nets4` and the like.
+	AllowedAddresses pulumi.StringArrayInput `pulumi:"allowedAddresses"`
+	// Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
+	AntiSpoofing pulumi.BoolPtrInput `pulumi:"antiSpoofing"`
 	// The guest's name in the bridge's DNS. Each name has one machine. Default: none.
 	Hostname pulumi.StringPtrInput `pulumi:"hostname"`
 	// The guest's MAC address. Default: derived from the resource, always the same.
@@ -1246,6 +1254,16 @@ func (o GuestOutput) Addresses() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v Guest) []string { return v.Addresses }).(pulumi.StringArrayOutput)
 }
 
+// Networks whose addresses the guest may have besides its own, such as `10.0.0.100/32` for an address that moves between guests. Without `antiSpoofing` they have no effect. On the host: They are in the sets `guest_addrs4`, `guest_nets4` and the like.
+func (o GuestOutput) AllowedAddresses() pulumi.StringArrayOutput {
+	return o.ApplyT(func(v Guest) []string { return v.AllowedAddresses }).(pulumi.StringArrayOutput)
+}
+
+// Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
+func (o GuestOutput) AntiSpoofing() pulumi.BoolPtrOutput {
+	return o.ApplyT(func(v Guest) *bool { return v.AntiSpoofing }).(pulumi.BoolPtrOutput)
+}
+
 // The guest's name in the bridge's DNS. Each name has one machine. Default: none.
 func (o GuestOutput) Hostname() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v Guest) *string { return v.Hostname }).(pulumi.StringPtrOutput)
@@ -1288,6 +1306,26 @@ func (o GuestPtrOutput) Addresses() pulumi.StringArrayOutput {
 		}
 		return v.Addresses
 	}).(pulumi.StringArrayOutput)
+}
+
+// Networks whose addresses the guest may have besides its own, such as `10.0.0.100/32` for an address that moves between guests. Without `antiSpoofing` they have no effect. On the host: They are in the sets `guest_addrs4`, `guest_nets4` and the like.
+func (o GuestPtrOutput) AllowedAddresses() pulumi.StringArrayOutput {
+	return o.ApplyT(func(v *Guest) []string {
+		if v == nil {
+			return nil
+		}
+		return v.AllowedAddresses
+	}).(pulumi.StringArrayOutput)
+}
+
+// Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
+func (o GuestPtrOutput) AntiSpoofing() pulumi.BoolPtrOutput {
+	return o.ApplyT(func(v *Guest) *bool {
+		if v == nil {
+			return nil
+		}
+		return v.AntiSpoofing
+	}).(pulumi.BoolPtrOutput)
 }
 
 // The guest's name in the bridge's DNS. Each name has one machine. Default: none.

@@ -235,6 +235,14 @@ export interface GuestArgs {
      */
     addresses?: pulumi.Input<pulumi.Input<string>[] | undefined>;
     /**
+     * Networks whose addresses the guest may have besides its own, such as `10.0.0.100/32` for an address that moves between guests. Without `antiSpoofing` they have no effect. On the host: They are in the sets `guest_addrs4`, `guest_nets4` and the like.
+     */
+    allowedAddresses?: pulumi.Input<pulumi.Input<string>[] | undefined>;
+    /**
+     * Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
+     */
+    antiSpoofing?: pulumi.Input<boolean | undefined>;
+    /**
      * The guest's name in the bridge's DNS. Each name has one machine. Default: none.
      */
     hostname?: pulumi.Input<string | undefined>;

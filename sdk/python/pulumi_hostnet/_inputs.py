@@ -1045,6 +1045,14 @@ class GuestArgsDict(TypedDict):
     """
     The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists and the bridge has the subnet; on a routed TAP the other address of each subnet of its own (`172.16.0.1/30`: `172.16.0.2/30`), and the addresses that `routes` lead to.
     """
+    allowed_addresses: NotRequired[pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]]
+    """
+    Networks whose addresses the guest may have besides its own, such as `10.0.0.100/32` for an address that moves between guests. Without `antiSpoofing` they have no effect. On the host: They are in the sets `guest_addrs4`, `guest_nets4` and the like.
+    """
+    anti_spoofing: NotRequired[pulumi.Input[Optional[_builtins.bool]]]
+    """
+    Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
+    """
     hostname: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
     The guest's name in the bridge's DNS. Each name has one machine. Default: none.
@@ -1058,17 +1066,25 @@ class GuestArgsDict(TypedDict):
 class GuestArgs:
     def __init__(__self__, *,
                  addresses: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
+                 allowed_addresses: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
+                 anti_spoofing: pulumi.Input[Optional[_builtins.bool]] = None,
                  hostname: pulumi.Input[Optional[_builtins.str]] = None,
                  mac_address: pulumi.Input[Optional[_builtins.str]] = None):
         """
         The guest behind a TAP. `{}`: its MAC address and its addresses are derived.
 
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] addresses: The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists and the bridge has the subnet; on a routed TAP the other address of each subnet of its own (`172.16.0.1/30`: `172.16.0.2/30`), and the addresses that `routes` lead to.
+        :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] allowed_addresses: Networks whose addresses the guest may have besides its own, such as `10.0.0.100/32` for an address that moves between guests. Without `antiSpoofing` they have no effect. On the host: They are in the sets `guest_addrs4`, `guest_nets4` and the like.
+        :param pulumi.Input[_builtins.bool] anti_spoofing: Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
         :param pulumi.Input[_builtins.str] hostname: The guest's name in the bridge's DNS. Each name has one machine. Default: none.
         :param pulumi.Input[_builtins.str] mac_address: The guest's MAC address. Default: derived from the resource, always the same.
         """
         if addresses is not None:
             pulumi.set(__self__, "addresses", addresses)
+        if allowed_addresses is not None:
+            pulumi.set(__self__, "allowed_addresses", allowed_addresses)
+        if anti_spoofing is not None:
+            pulumi.set(__self__, "anti_spoofing", anti_spoofing)
         if hostname is not None:
             pulumi.set(__self__, "hostname", hostname)
         if mac_address is not None:
@@ -1085,6 +1101,30 @@ class GuestArgs:
     @addresses.setter
     def addresses(self, value: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]):
         pulumi.set(self, "addresses", value)
+
+    @_builtins.property
+    @pulumi.getter(name="allowedAddresses")
+    def allowed_addresses(self) -> pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]:
+        """
+        Networks whose addresses the guest may have besides its own, such as `10.0.0.100/32` for an address that moves between guests. Without `antiSpoofing` they have no effect. On the host: They are in the sets `guest_addrs4`, `guest_nets4` and the like.
+        """
+        return pulumi.get(self, "allowed_addresses")
+
+    @allowed_addresses.setter
+    def allowed_addresses(self, value: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]]):
+        pulumi.set(self, "allowed_addresses", value)
+
+    @_builtins.property
+    @pulumi.getter(name="antiSpoofing")
+    def anti_spoofing(self) -> pulumi.Input[Optional[_builtins.bool]]:
+        """
+        Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
+        """
+        return pulumi.get(self, "anti_spoofing")
+
+    @anti_spoofing.setter
+    def anti_spoofing(self, value: pulumi.Input[Optional[_builtins.bool]]):
+        pulumi.set(self, "anti_spoofing", value)
 
     @_builtins.property
     @pulumi.getter

@@ -22,7 +22,7 @@ from hostnet.agent.linux.link_events import Changes
 from hostnet.agent.linux.operations import Step
 from hostnet.agent.linux.rtnetlink import LinuxKernel
 from hostnet.agent.linux.snapshot import Snapshot
-from hostnet.agent.nft.context import context_of, ports_of
+from hostnet.agent.nft.context import context_of, ports_of, served_ports_of
 from hostnet.agent.nft.desired import Compiler
 from hostnet.agent.nft.syntax import mark_of
 from hostnet.agent.nft.table import Table
@@ -192,13 +192,14 @@ class Attacher:
                     self.kernel.perform(operation)
 
     def _settle(self, record: Record, before: Mapping[str, str], joined: set[str], report: Report) -> None:
-        """Note ports in our table, and set hairpin mode, where a forward may lead back to the guest that asks.
+        """Note ports in our tables, and set hairpin mode, where a forward may lead back to the guest that asks.
 
         The table comes first: it drops what hairpin mode would flood back to the port that it came from.
         """
         owners = record.owners
         old, new = ports_of(owners, before), ports_of(owners, record.attached)
-        if old != new or new & joined:
+        served = served_ports_of(owners, before) != served_ports_of(owners, record.attached)
+        if old != new or new & joined or served:
             snapshot = self.kernel.snapshot()
             self._sync_table(record, before, snapshot, report)
             plan = Plan()
@@ -213,7 +214,7 @@ class Attacher:
             mark = self._table.sync(before_, after, record.table).mark
             mark = replace(mark, observed=record.table.observed)
         except (NftError, MissingLibraryError) as error:
-            report.lines.append(f"cannot note ports in hairpin mode in nftables: {str(error).splitlines()[0]}")
+            report.lines.append(f"cannot note ports in nftables: {str(error).splitlines()[0]}")
             return
         if mark != record.table:
             record.table = mark

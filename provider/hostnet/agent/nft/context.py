@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import deque
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from hostnet.agent.record.forwards import ForwardIndex
 from hostnet.agent.record.owners import Owners
 from hostnet.wire.digest import sha256
 from hostnet.wire.family import digit_of
-from hostnet.wire.objects import Address, Forward, Gateway, Link, Port, Route
+from hostnet.wire.objects import Address, DhcpServer, Forward, Gateway, Glob, Guest, Link, Port, Route
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,12 @@ class Context:
         externals: The external interfaces of all gateways and forwards.
         routes: By interface behind a gateway, the declared routes through it (a routed TAP's guests).
         services: The bridges with `hostAccess: services`.
+        guest_subnets: By bridge with guests whose frames are checked, and by routed TAP with such a guest, the host's
+            addresses there.
+        guest_routes: By such a TAP, the routes through it.
+        advertised: By such a bridge, the prefixes that its router advertisements announce.
+        bridge_macs: The MAC addresses of such bridges.
+        served_ports: The ports of bridges that serve DHCP or send router advertisements, each with its bridge.
         observed: A digest of the observed part: with the same owners it can have been another one before.
     """
 
@@ -51,6 +57,11 @@ class Context:
     routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     observed: str = ""
     services: frozenset[str] = frozenset()
+    guest_subnets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    guest_routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    advertised: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    bridge_macs: tuple[str, ...] = ()
+    served_ports: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def internal(self) -> Mapping[str, tuple[str, ...]]:
@@ -116,9 +127,9 @@ _LATEST: deque[tuple[object, Snapshot, Mapping[str, str], Context]] = deque(maxl
 
 
 def _context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) -> Context:
-    services = frozenset(link.name for link in owners.every(Link) if link.host_access == "services")
+    guards = {**_guards(owners, snapshot), "served_ports": served_ports_of(owners, attached)}
     if not owners.has(Gateway, Forward):
-        return Context(services=services)
+        return Context(**guards)
     forwards, gateways = owners.lend_forwards(), dict(owners.gateways)
     declared: dict[str, tuple[str, ...]] = {}
     for item in owners.every(Address):
@@ -142,8 +153,56 @@ def _context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str])
             routes[route.link] = (*routes.get(route.link, ()), route.cidr)
     externals |= {name for gateway in gateways.values() for name in gateway.uplinks}
     return Context(
-        devices, addresses, gateways, ports, forwards, bridges, shared, externals, routes, observed, services
+        devices, addresses, gateways, ports, forwards, bridges, shared, externals, routes, observed, **guards
     )
+
+
+def _guards(owners: Owners, snapshot: Snapshot) -> dict[str, Any]:
+    """What the elements depend on that hold what guests may do: those fields of the context."""
+    checked = [guest for guest in owners.every(Guest) if guest.anti_spoofing]
+    homes = {guest.bridge or guest.link for guest in checked}
+    own, routes = _by_link(owners.every(Address), homes), _by_link(owners.every(Route), homes)
+    links = {link.name: link for link in owners.every(Link) if link.kind == "bridge" or link.name in homes}
+    servers = [server for server in owners.every(DhcpServer) if server.bridge in homes]
+    bridges = {guest.bridge for guest in checked if guest.bridge is not None}
+    declared = {name: links[name].mac for name in bridges if name in links}
+    macs = {declared.get(name) or _mac_of(name, snapshot) for name in bridges}
+    return {
+        "services": frozenset(name for name, link in links.items() if link.host_access == "services"),
+        # Of another program's bridge the kernel says which subnets it has.
+        "guest_subnets": {
+            name: own.get(name, ()) if name in links else snapshot.addresses.get(name, ()) for name in sorted(homes)
+        },
+        "guest_routes": routes,
+        "advertised": {server.bridge: server.ra_prefixes for server in servers if server.send_ra},
+        "bridge_macs": tuple(sorted(macs - {""})),
+    }
+
+
+def served_ports_of(owners: Owners, attached: Mapping[str, str]) -> dict[str, str]:
+    """`Context.served_ports` alone."""
+    served = {server.bridge for server in owners.every(DhcpServer)}
+    if not served:
+        return {}
+    found = {port.link: port.bridge for port in owners.every(Port) if port.bridge in served}
+    for link, key in sorted(attached.items()):
+        owner = owners.get(key)
+        globs = owner.of(Glob) if owner is not None else ()
+        found.update((link, glob.bridge) for glob in globs if glob.bridge in served)
+    return found
+
+
+def _by_link(items: Iterable[Address | Route], links: Container[str]) -> dict[str, tuple[str, ...]]:
+    """CIDRs by their link."""
+    found: dict[str, tuple[str, ...]] = {}
+    for item in items:
+        if item.link in links:
+            found[item.link] = (*found.get(item.link, ()), item.cidr)
+    return found
+
+
+def _mac_of(name: str, snapshot: Snapshot) -> str:
+    return snapshot.links[name].mac if name in snapshot.links else ""
 
 
 def _shared(addresses: Mapping[str, tuple[str, ...]], snapshot: Snapshot, our_links: Container[str]) -> frozenset[str]:

@@ -72,7 +72,7 @@ class Compiler:
             ClashError: Two of them exclude each other.
         """
         # No owner's own elements depend on what is attached.
-        alike = replace(context, ports=()) == replace(self._context, ports=())
+        alike = replace(context, ports=(), served_ports={}) == replace(self._context, ports=(), served_ports={})
         before, compiled = (self._desired, self._compiled) if alike else (Desired(), {})
         changed = {key: new for key, _, new in before.owners.differences(owners)}
         if context == self._context and not changed:

@@ -14,10 +14,10 @@ from hostnet.agent.nft.context import Context, own_addresses
 from hostnet.agent.nft.egress import egress_elements, egress_networks
 from hostnet.agent.nft.forward_elements import counted, forward_cells, source_translated
 from hostnet.agent.nft.gateway_elements import gateway_elements
-from hostnet.agent.nft.guard_elements import guard_elements
+from hostnet.agent.nft.guard_elements import guard_elements, shared_guard_elements
 from hostnet.agent.nft.networks import Network, apart, bare, collapsed, subnets
 from hostnet.agent.nft.ruleset import Element, Tagged
-from hostnet.wire.objects import Address, DhcpServer, Forward, Gateway, Link, Object
+from hostnet.wire.objects import Address, DhcpServer, Forward, Gateway, Guest, Link, Object
 
 
 def compile_object(item: Object, context: Context) -> Iterator[Tagged]:
@@ -33,7 +33,7 @@ def compile_object(item: Object, context: Context) -> Iterator[Tagged]:
                 yield element, ("forward", "")
         yield from ((element, ("source_nat", "")) for element in source_translated(item, context))
         yield from ((element, ("count", "")) for element in counted(item, context.forwards))
-    elif isinstance(item, (Link, Address)):
+    elif isinstance(item, (Guest, Link, Address)):
         yield from guard_elements(item, context)
     elif isinstance(item, DhcpServer) and (item.bridge in context.devices or item.bridge in context.services):
         for protocol, port in served_ports(item):
@@ -61,6 +61,7 @@ def compile_common(context: Context) -> Iterator[Tagged]:
         yield from ((Element(set_name, (str(bare(net)),)), ("common", "")) for net in networks)
     yield from ((element, ("common", "")) for digit in "46" for element in _internal(context, digit))
     yield from ((element, ("common", "")) for element in egress_networks(context))
+    yield from ((element, ("common", "")) for element in shared_guard_elements(context))
 
 
 def _internal(context: Context, digit: str) -> Iterator[Element]:

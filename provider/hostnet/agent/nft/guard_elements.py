@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ipaddress
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from hostnet.agent.nft.context import Context
-from hostnet.agent.nft.ruleset import Element, Tagged
+from hostnet.agent.nft.networks import collapsed
+from hostnet.agent.nft.ruleset import Element, Tag, Tagged
 from hostnet.wire.family import digit_of
-from hostnet.wire.objects import Address, Link, Object
+from hostnet.wire.objects import Address, Guest, Link, Object
+from hostnet.wire.subnets import link_local
+
+_CHECKED: Tag = ("anti_spoofing", "")
 
 
 def guard_elements(item: Object, context: Context) -> Iterator[Tagged]:
@@ -17,7 +23,13 @@ def guard_elements(item: Object, context: Context) -> Iterator[Tagged]:
         item: The object.
         context: What its elements depend on.
     """
-    if isinstance(item, Link) and item.name in context.services:
+    if isinstance(item, Guest):
+        if item.bridge in context.guest_subnets:
+            own = [link_local(item.mac), *(cidr.split("/")[0] for cidr in item.addresses or ())]
+            yield from ((element, _CHECKED) for element in _taken(own))
+        if item.anti_spoofing:
+            yield from _checked(item, context)
+    elif isinstance(item, Link) and item.name in context.services:
         yield Element("services_links", (item.name,)), ("host_access", "")
     elif isinstance(item, Link) and item.upload is not None:
         # A TAP on a bridge is seen there alone, a routed one is not.
@@ -26,3 +38,56 @@ def guard_elements(item: Object, context: Context) -> Iterator[Tagged]:
     elif isinstance(item, Address) and item.link in context.services:
         address = item.cidr.split("/")[0]
         yield Element("service_addrs" + digit_of(item.cidr), (item.link, address)), ("host_access", "")
+
+
+def shared_guard_elements(context: Context) -> Iterator[Element]:
+    """What the host itself has where guests are, which no guest may take, and the ports of bridges that serve."""
+    yield from (Element("served_ports", (port,)) for port in context.served_ports)
+    for cidrs in context.guest_subnets.values():
+        yield from _taken(cidr.split("/")[0] for cidr in cidrs)
+    yield from _taken(link_local(mac) for mac in context.bridge_macs)
+
+
+def _taken(addresses: Iterable[str]) -> Iterator[Element]:
+    """What no guest may take that has the choice: of link-local addresses, and of those of advertised prefixes."""
+    for address in addresses:
+        if ":" in address:
+            yield Element("taken_addrs6", (address,))
+            yield Element("taken_targets6", (address,))
+
+
+def _checked(item: Guest, context: Context) -> Iterator[Tagged]:
+    """What a guest may send, whose frames are checked."""
+    of = "tap" if item.bridge is None else "guest"
+    near = context.guest_subnets.get(item.bridge or item.link, ())
+    routes = context.guest_routes.get(item.link, ()) if item.bridge is None else ()
+    own = [cidr.split("/")[0] for cidr in item.addresses or ()]
+    yield Element(f"{of}_links", (item.link,)), _CHECKED
+    yield Element(f"{of}_macs", (item.link, item.mac)), _CHECKED
+    for digit in sorted({"4", "6"} - {digit_of(each) for each in (*own, *near, *routes)}):
+        yield Element(f"{of}_unchecked{digit}", (item.link,)), _CHECKED
+    for address in (*own, link_local(item.mac)):
+        yield from ((element, _CHECKED) for element in _from(of, item.link, address))
+    for prefix in context.advertised.get(item.bridge or "", ()):
+        for name in ("slaac_nets6", "slaac_targets6"):
+            yield Element(name, (item.link, prefix.split("/")[0])), _CHECKED
+    yield from _more(of, item, routes)
+
+
+def _more(of: str, item: Guest, routes: Sequence[str]) -> Iterator[Tagged]:
+    """The elements of `allowedAddresses`, and of the networks that are routed to the guest. No two overlap."""
+    for digit in "46":
+        allowed: list[Any] = [ipaddress.ip_network(cidr) for cidr in item.allowed if digit_of(cidr) == digit]
+        for part in collapsed([*allowed, *(cidr for cidr in routes if digit_of(cidr) == digit)]):
+            tags = [("allowed", str(each)) for each in allowed if each.subnet_of(part) or part.subnet_of(each)]
+            for element in _from(of, item.link, str(part)):
+                yield from ((element, tag) for tag in tags or [_CHECKED])
+
+
+def _from(of: str, link: str, source: str) -> Iterator[Element]:
+    """What lets a guest send with a source, which is an address or a network, and of IPv6 have it as a neighbour."""
+    single = ipaddress.ip_network(source).num_addresses == 1
+    value = source.partition("/")[0] if single else source
+    yield Element(f"{of}_{'addrs' if single else 'nets'}{digit_of(source)}", (link, value))
+    if ":" in source:
+        yield Element(f"{of}_targets6" if single else f"{of}_target_nets6", (link, value))

@@ -278,12 +278,56 @@ def _gateway_specs(n: str, address: str) -> dict[str, SetSpec]:
 
 def _guard_specs() -> dict[str, SetSpec]:
     """Those that hold what guests may do to the host and to each other."""
-    specs = {"services_links": SetSpec(("ifname",), of="guest", holds="bridges with `hostAccess: services`")}
+    specs = {"services_links": SetSpec(("ifname",), holds="bridges with `hostAccess: services`")}
     for n in "46":
         specs[f"service_addrs{n}"] = SetSpec(
-            ("ifname", f"ipv{n}_addr"), of="guest", holds="their own addresses: the bridge's DNS answers there"
+            ("ifname", f"ipv{n}_addr"), holds="their own addresses: the bridge's DNS answers there"
         )
-    return specs
+    specs |= _checked_specs("guest", BRIDGE_TABLE) | _checked_specs("tap", TABLE)
+    specs["served_ports"] = SetSpec(
+        ("ifname",),
+        table=BRIDGE_TABLE,
+        holds="ports of bridges with `dhcpServer` or `ipv6SendRa`: no servers, no routers",
+    )
+    near, prefix = "addresses of the host and of guests: no other guest may choose them", "advertised prefixes"
+    for name, spec in {
+        "slaac_nets6": SetSpec(("ifname", "ipv6_addr"), holds=f"{prefix}: of these a guest may take any free address"),
+        "slaac_targets6": SetSpec(("ifname", "nd_prefix"), holds="the same for neighbour advertisements"),
+        "taken_addrs6": SetSpec(("ipv6_addr",), holds=near),
+        "taken_targets6": SetSpec(("nd_target",), holds="the same for neighbour advertisements"),
+    }.items():
+        specs[name] = replace(spec, table=BRIDGE_TABLE)
+    return {name: replace(spec, of="guest") for name, spec in specs.items()}
+
+
+def _checked_specs(of: str, table: str) -> dict[str, SetSpec]:
+    """Those of guests whose frames are checked.
+
+    Args:
+        of: How the names begin: `guest` for those on a bridge, `tap` for those behind a routed TAP.
+        table: Where they are.
+    """
+    which = "guests on a bridge" if table == BRIDGE_TABLE else "guests behind a routed TAP"
+    specs = {
+        "links": SetSpec(("ifname",), holds=f"TAPs of {which} with `antiSpoofing`"),
+        "macs": SetSpec(("ifname", "ether_addr"), holds="their MAC addresses"),
+        "targets6": SetSpec(("ifname", "nd_target"), holds="their addresses in neighbour advertisements"),
+        "target_nets6": SetSpec(("ifname", "nd_target"), interval=True, holds="the same for networks"),
+    }
+    for n in "46":
+        key = ("ifname", f"ipv{n}_addr")
+        specs[f"addrs{n}"] = SetSpec(key, holds="their addresses, single `allowedAddresses` and link-local addresses")
+        specs[f"nets{n}"] = SetSpec(key, interval=True, holds="networks of `allowedAddresses` and `routes`")
+        specs[f"unchecked{n}"] = SetSpec(
+            ("ifname",),
+            holds="TAPs where this family is not checked: neither the bridge nor the guest has an address of it",
+        )
+    return {f"{of}_{name}": replace(spec, table=table) for name, spec in specs.items()}
+
+
+# Parts of a packet that have no name in nft 1.0.6, by our name for their type: the target of a neighbour solicitation
+# or advertisement, and its first 64 bits. nft lists their elements as numbers.
+RAW = {"nd_target": "@th,64,128", "nd_prefix": "@th,64,64"}
 
 
 def _egress_specs(net: tuple[str, ...]) -> dict[str, SetSpec]:
@@ -313,14 +357,15 @@ SETS = _specs()
 
 
 def _declare(name: str, spec: SetSpec) -> str:
-    types = " . ".join(spec.key)
+    of = "typeof" if RAW.keys() & set(spec.key) else "type"
+    types = " . ".join(RAW.get(each, "meta iifname" if of == "typeof" else each) for each in spec.key)
     flags = " flags interval;" if spec.interval else ""
     if spec.value:
         return f"  map {name} {{ type {types} : {' . '.join(spec.value)};{flags} }}"
     counter = " counter;" if spec.counter else ""
     # Each element has a rate of its own; the kernel takes a set's as the form of theirs.
     limit = " limit rate over 1 bytes/second burst 1 bytes;" if spec.limit else ""
-    return f"  set {name} {{ type {types};{flags}{counter}{limit} }}"
+    return f"  set {name} {{ {of} {types};{flags}{counter}{limit} }}"
 
 
 # --- chains --------------------------------------------------------------------------------------------------------
@@ -340,6 +385,7 @@ PROTECT
   chain protect_host {{
     type filter hook input priority mangle; policy accept;
     iifname @upload_links drop
+    iifname @tap_links jump tap_guests
     iifname @services_links jump services
     ct state established,related accept
 PROTECT
@@ -421,6 +467,10 @@ PROTECT
   chain forward {{
     type filter hook forward priority filter; policy accept;
     iifname @upload_links drop
+    iifname @tap_links jump tap_guests
+    # Link-local addresses are not forwarded (RFC 3927, 7). The kernel itself keeps to that with those of IPv6.
+    ip daddr 169.254.0.0/16 jump link_local
+    ip saddr 169.254.0.0/16 jump link_local
     # No packet but a SYN has the option (RFC 9293, 3.7.1). Before the next two rules, which accept a SYN and ACK.
     tcp flags syn jump mss_clamp
     ct status dnat goto count_forwards
@@ -446,6 +496,16 @@ PROTECT
     iifname @internal_links oifname @external_links drop
     oifname @external_links ip saddr @closed_nets4 drop
     oifname @external_links ip6 saddr @closed_nets6 drop
+  }}
+
+  # Where no gateway, forward or bridge of hostnet is concerned, it is not hostnet's business.
+  chain link_local {{
+    # With br_netfilter, what guests of one bridge say to each other comes here, too.
+    iifname . oifname @hairpin_pairs return
+    iifname @our_links drop
+    oifname @our_links drop
+    ip saddr @internal_nets4 drop
+    ip daddr @internal_nets4 drop
   }}
 
   chain internal_forwarding {{
@@ -542,15 +602,135 @@ _PROTECT = """
 # the guest would see its own.
 # What a port sends is limited before all else, whatever becomes of it: a guest that floods costs little.
 _BRIDGE_CHAINS = """
+  # Before br_netfilter (0), and before the bridge learns anything of what is dropped here.
   chain prerouting {
     type filter hook prerouting priority -310; policy accept;
     iifname @upload_ports drop
+    iifname @guest_links goto guests
+    iifname @served_ports goto served
   }
 
+  chain served {
+    ip6 nexthdr != 6 exthdr frag exists jump guest_fragments
+    goto guest_servers
+  }
+
+  chain guests {
+    iifname . ether saddr != @guest_macs drop
+    # All else is dropped: VLAN tags, STP, other protocols. In a tagged frame this reads the tag's type.
+    ether type vmap { ip : goto guest4, ip6 : goto guest6, arp : goto guest_arp }
+    drop
+  }
+
+  chain guest_arp {
+    iifname . arp saddr ether != @guest_macs drop
+    iifname @guest_unchecked4 accept
+    iifname . arp saddr ip @guest_addrs4 accept
+    # Duplicate address detection (RFC 5227).
+    arp operation request arp saddr ip 0.0.0.0 accept
+    iifname . arp saddr ip @guest_nets4 accept
+    drop
+  }
+GUESTS
   chain forward {
     type filter hook forward priority 0; policy accept;
     ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00 iifname . oifname @hairpin_ports drop
   }
+"""
+
+
+# Of these a guest has the choice, as long as nobody else has the address.
+_GUEST_CHOICE = """
+  chain guest_choice6 {
+    ip6 saddr fe80::/10 accept
+    iifname . ip6 saddr & ffff:ffff:ffff:ffff:: @slaac_nets6 accept
+  }
+"""
+
+# Behind a routed TAP nobody else hears a guest: the host is its one neighbour, and looks at what it forwards or takes
+# in. An empty base chain at prerouting would cost every packet of the host.
+_TAP_GUESTS = """
+  chain tap_guests {
+    iifname . ether saddr != @tap_macs drop
+    meta nfproto ipv4 goto tap4
+    goto tap6
+  }
+"""
+
+
+def _server_chains(of: str, targets: str) -> str:
+    """What no guest may be: the owner of other addresses, a server, a router.
+
+    Args:
+        of: How the names of the sets begin.
+        targets: The rules for the addresses that it may choose.
+    """
+    return f"""
+  # Whom a guest says to be: the target of a neighbour advertisement, or of duplicate address detection.
+  chain {of}_targets {{
+    iifname . @th,64,128 @{of}_targets6 return
+    {targets}
+    iifname . @th,64,128 @{of}_target_nets6 return
+    drop
+  }}
+
+  # No guest is a DHCP server (RFC 7610) or a router (RFC 6105), nor redirects others.
+  chain {of}_servers {{
+    udp sport {{ 67, 547 }} drop
+    udp dport {{ 68, 546 }} drop
+    icmpv6 type {{ 134, 137 }} drop
+    icmp type {{ 5, 9 }} drop
+  }}
+
+  # The first fragment has to show what it is (RFC 7112, RFC 7113): else the message that it hides is put together
+  # behind this chain.
+  chain {of}_fragments {{
+    frag frag-off != 0 return
+    th sport 0-65535 return
+    drop
+  }}
+"""
+
+
+def _guest_chains(of: str, fine: str) -> str:
+    """What guests whose frames are checked may send. One text for both tables: a bridge's sees more.
+
+    Args:
+        of: How the names of the sets begin.
+        fine: What becomes of a packet that is as it should be.
+    """
+    if of == "guest":
+        choice = "ip6 saddr != @taken_addrs6 jump guest_choice6"
+        targets = (
+            "@th,64,128 != @taken_targets6 @th,64,10 0x3fa return\n"
+            "    @th,64,128 != @taken_targets6 iifname . @th,64,64 @slaac_targets6 return"
+        )
+    else:
+        choice, targets = f"ip6 saddr fe80::/10 {fine}", "@th,64,10 0x3fa return"
+    return f"""{_server_chains(of, targets)}
+  chain {of}4 {{
+    ip protocol != 6 jump {of}_servers
+    iifname . ip saddr @{of}_addrs4 {fine}
+    ip saddr 0.0.0.0 udp sport 68 udp dport 67 {fine}
+    iifname @{of}_unchecked4 {fine}
+    iifname . ip saddr @{of}_nets4 {fine}
+    drop
+  }}
+
+  # An extension header may hide what a packet is: only what begins with TCP is surely none of a server's.
+  chain {of}6 {{
+    ip6 nexthdr != 6 exthdr frag exists jump {of}_fragments
+    ip6 nexthdr != 6 jump {of}_servers
+    iifname @{of}_unchecked6 {fine}
+    icmpv6 type 136 jump {of}_targets
+    iifname . ip6 saddr @{of}_addrs6 {fine}
+    # Duplicate address detection (RFC 4862), and what goes before it: MLD reports, router solicitations.
+    ip6 saddr :: icmpv6 type 135 jump {of}_targets
+    ip6 saddr :: icmpv6 type {{ 131, 132, 133, 135, 143 }} {fine}
+    {choice}
+    iifname . ip6 saddr @{of}_nets6 {fine}
+    drop
+  }}
 """
 
 
@@ -668,6 +848,7 @@ def table_text() -> str:
             *declared[TABLE],
             *(_limited_sources(n) for n in "46"),
             *(_dnat_chain(n, "prerouting", "iifname") + _dnat_chain(n, "output", "oifname") for n in "46"),
+            _TAP_GUESTS + _guest_chains("tap", "return"),
             _CHAINS.replace("COUNTS", _counts())
             .replace("EGRESS", _egress())
             .replace("SOURCE_NAT", _source_nats())
@@ -675,7 +856,7 @@ def table_text() -> str:
             + "}",
             f"table {BRIDGE_TABLE} {{",
             *declared[BRIDGE_TABLE],
-            _BRIDGE_CHAINS + "}\n",
+            _BRIDGE_CHAINS.replace("GUESTS", _guest_chains("guest", "accept") + _GUEST_CHOICE) + "}\n",
         )
     )
     return re.sub(r"^ *(#.*)?\n", "", text, flags=re.MULTILINE)

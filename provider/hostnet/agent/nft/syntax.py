@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from hostnet.agent.nft.ruleset import PROTOCOLS, SETS, Element, Place
+from hostnet.agent.nft.ruleset import PROTOCOLS, RAW, SETS, Element, Place
 from hostnet.wire.digest import sha256
 from hostnet.wire.protocol import STATE_DIR
 
@@ -23,6 +23,8 @@ _IFNAME = re.compile(r"[A-Za-z0-9_.@+=~%,#-]{1,15}")
 _UNITS = {"bytes": 1, "kbytes": 1 << 10, "mbytes": 1 << 20}
 _PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800}
 LIMIT_BURST = 65536  # bytes: the largest packet of several segments fits
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_LONGEST = 128  # bits of an IPv6 address
 LONGEST_COMMENT = 100  # bytes of a comment: nft 1.0.6 refuses more than 128
 _LONGEST_MARK = 40
 _MARK = re.compile(r" @(/.*)")
@@ -111,6 +113,13 @@ def _field(kind: str, value: str, *, icmp: bool = False) -> str:
     if kind == "inet_service":
         low, _, high = value.partition("-")
         return f"{int(low)}-{int(high)}" if high else str(int(low))
+    if kind == "ether_addr":
+        if not _MAC.fullmatch(value):
+            msg = f"{value!r} is no MAC address"
+            raise ValueError(msg)
+        return value
+    if kind in RAW:
+        return _number(kind, ipaddress.IPv6Network(value))
     if not _is_network(value, 4 if kind == "ipv4_addr" else 6):
         msg = f"{value!r} is no {kind}"
         raise ValueError(msg)
@@ -125,6 +134,25 @@ def _is_network(value: str, version: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _number(kind: str, network: ipaddress.IPv6Network) -> str:
+    """An address as nft writes a part of a packet that has no name: a number, or the first and last of a network."""
+    ends = [int(network[at]) >> (64 if kind == "nd_prefix" else 0) for at in (0, -1)]
+    return "-".join(
+        f"{each:#x}" for each in (ends if network.prefixlen < _LONGEST and kind != "nd_prefix" else ends[:1])
+    )
+
+
+def _address(kind: str, number: str) -> str:
+    """The address or network that `_number` wrote. nft 1.0.6 lists a number of 64 bits with a sign."""
+    if kind == "nd_prefix":
+        return str(ipaddress.IPv6Address((int(number, 0) % 2**64) << 64))
+    low, _, high = number.partition("-")
+    first = ipaddress.IPv6Address(int(low, 0))
+    return (
+        str(next(ipaddress.summarize_address_range(first, ipaddress.IPv6Address(int(high, 0))))) if high else str(first)
+    )
 
 
 @dataclass(frozen=True)
@@ -185,8 +213,10 @@ def _rate(raw: Any) -> tuple[str, ...]:
 
 
 def _named(name: str, key: tuple[str, ...]) -> tuple[str, ...]:
-    """The key with the protocol's name in place of its number."""
+    """The key with the protocol's name, and an address, in place of their numbers."""
     kinds = SETS[name].key if name in SETS else ()
+    if RAW.keys() & set(kinds):
+        return tuple(_address(kind, part) if kind in RAW else part for kind, part in zip(kinds, key))
     if "inet_proto" not in kinds:
         return key
     return tuple(_NAMES.get(part, part) if kind == "inet_proto" else part for kind, part in zip(kinds, key))

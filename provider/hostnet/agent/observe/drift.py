@@ -11,10 +11,11 @@ from functools import cache
 from typing import Any, Callable
 
 from hostnet.agent.linux.snapshot import KernelLink
+from hostnet.agent.nft.ruleset import Element
 from hostnet.agent.observe.differences import Difference, is_not, is_off, lost
 from hostnet.agent.observe.links import ObservedLink, observed_glob, observed_link
 from hostnet.agent.observe.observation import Observation
-from hostnet.agent.observe.table_drift import UPLOADS, forward_drift, gateway_drift
+from hostnet.agent.observe.table_drift import UPLOADS, forward_drift, gateway_drift, guest_filter_drift
 from hostnet.agent.plan.links import bucket_of, same_bucket
 from hostnet.agent.plan.mtu import followers, port_mtu
 from hostnet.agent.record.owners import Owner
@@ -194,6 +195,11 @@ def _glob_drift(item: Glob, owner: Owner, observation: Observation) -> Iterator[
 
 
 def _guest_drift(item: Guest, observation: Observation) -> Iterator[Difference]:
+    yield from guest_filter_drift(item, observation)
+    yield from _guest_address_drift(item, observation)
+
+
+def _guest_address_drift(item: Guest, observation: Observation) -> Iterator[Difference]:
     """Addresses that do not follow from the bridge's subnets any more: the bridge has others since."""
     if item.bridge is None:
         return
@@ -222,6 +228,9 @@ def _forwarding_drift(item: Forwarding, observation: Observation) -> Iterator[Di
 def _dhcp_drift(item: DhcpServer, observation: Observation) -> Iterator[Difference]:
     if not observation.dhcp(item).running:
         yield is_off(item, "running", f"no DHCP server runs on {item.bridge} as declared")
+    ports = [port for port, bridge in observation.context.served_ports.items() if bridge == item.bridge]
+    if observation.lacks(Element("served_ports", (port,)) for port in ports):
+        yield is_off(item, "guarded", f"guests on {item.bridge} may act as DHCP server or router")
     # Without our table no forward leads elsewhere.
     if observation.elements and observation.lacks(element for element, _ in observation.compiled(item)):
         yield is_off(item, "reached", f"DHCP and DNS of the guests on {item.bridge} may go where a forward leads")

@@ -168,6 +168,7 @@ def _guest(item: Guest, facts: _Facts) -> GuestState:
     else:
         own = list(facts.observation.world.cidrs(item.bridge))
     addresses = item.addresses or ()
+    there = as_there(item, facts.of(item))
     return GuestState(
         mac=item.mac,
         addresses=addresses,
@@ -176,6 +177,8 @@ def _guest(item: Guest, facts: _Facts) -> GuestState:
         gateway6=gateway_for(addresses, own, 6),
         astray=tuple(each.item for each in facts.of(item) if each.field == "addresses"),
         lacking=facts.has(item, "derived"),
+        anti_spoofing=there["anti_spoofing"],
+        allowed=there["allowed"],
     )
 
 
@@ -208,7 +211,8 @@ def _forwarding(item: Forwarding, facts: _Facts) -> ForwardingState:
 
 
 def _dhcp(item: DhcpServer, facts: _Facts) -> DhcpState:
-    return replace(facts.observation.dhcp(item), reached=not facts.has(item, "reached"))
+    there = facts.observation.dhcp(item)
+    return replace(there, reached=not facts.has(item, "reached"), guarded=not facts.has(item, "guarded"))
 
 
 _STATES: Mapping[type[Any], Callable[..., ObjectState | None]] = {

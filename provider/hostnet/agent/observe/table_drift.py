@@ -14,7 +14,7 @@ from hostnet.agent.observe.observation import Observation
 from hostnet.agent.observe.undeclared import undeclared_forwards
 from hostnet.agent.plan.resolve import default_uplinks
 from hostnet.wire.family import digit_of
-from hostnet.wire.objects import Forward, Gateway, Ports, ports_text
+from hostnet.wire.objects import Forward, Gateway, Guest, Ports, ports_text
 
 # --- gateways ------------------------------------------------------------------------------------------------------
 
@@ -266,3 +266,35 @@ def _forward_words(item: Forward) -> str:
 
 def _target(address: str, ports: Ports) -> str:
     return f"[{address}]:{ports_text(ports)}" if ":" in address else f"{address}:{ports_text(ports)}"
+
+
+# --- guests --------------------------------------------------------------------------------------------------------
+
+
+def guest_filter_drift(item: Guest, observation: Observation) -> Iterator[Difference]:
+    """What a guest may send that it should not, or may not send that it should."""
+    tagged = [(element, tag) for element, tag in observation.compiled(item) if observation.at(element) is None]
+    missing = {tag for _, tag in tagged}
+    taken = observation.shared("taken_addrs6", "taken_targets6") if item.bridge is not None else []
+    extra = [key[1] for name, key in observation.undeclared if name in _ADDRESSES and key[0] == item.link]
+    others = any(name in _FILTERS and key[0] == item.link for name, key in observation.undeclared)
+    if not item.anti_spoofing:
+        if others or extra or missing:
+            yield is_not(item, "anti_spoofing", "anti-spoofing", there=True, declared=False)
+        return
+    if ("anti_spoofing", "") in missing or others or observation.lacks(taken):
+        yield is_off(item, "anti_spoofing", f"what the guest of {item.link} sends is not checked as declared")
+        return
+    for _, cidr in sorted(missing):
+        yield lost(item, "allowed", cidr, f"the guest may not send with {cidr}")
+    for value in dict.fromkeys(extra):
+        cidr = value if "/" in value else f"{value}/{128 if ':' in value else 32}"
+        text = f"the guest may send with {cidr}, and no resource declares that"
+        yield Difference(item.key, "allowed", text, there=cidr, item=cidr)
+
+
+# The sets whose elements are a guest's addresses, and all others that begin with its TAP.
+_ADDRESSES = frozenset(f"{of}_{name}" for of in ("guest", "tap") for name in ("addrs4", "addrs6", "nets4", "nets6"))
+_FILTERS = frozenset(
+    name for name, spec in SETS.items() if name.startswith(("guest_", "tap_", "slaac_")) and name not in _ADDRESSES
+)

@@ -18,7 +18,7 @@ from hostnet.agent.observe.drift import drift
 from hostnet.agent.observe.observation import Elements, Observation
 from hostnet.agent.observe.states import states
 from hostnet.agent.plan.world import World
-from hostnet.wire.objects import DhcpServer, Forward, Gateway, Link
+from hostnet.wire.objects import DhcpServer, Forward, Gateway, Guest, Link
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -102,7 +102,7 @@ def test_every_element_that_is_missing_is_drift_of_an_owner(case: Case) -> None:
         tables = [
             each
             for each in held.values()
-            if each.kinds & {Gateway, Forward, DhcpServer} or any(link.upload for link in each.of(Link))
+            if each.kinds & {Gateway, Forward, DhcpServer, Guest} or any(link.upload for link in each.of(Link))
         ]
         found = {each.key: [x.text for x in drift(each, observation) if x.field != "running"] for each in tables}
         return found, {each.key: states(each, observation) for each in tables}
