@@ -92,9 +92,10 @@ class Scene:
         """The links in a bridge."""
         return self.bed.kernel.ports(bridge)
 
-    def hairpin(self, name: str) -> bool:
-        """Whether a port is in hairpin mode."""
-        return self.bed.links()[name].hairpin
+    def hairpin(self, *names: str) -> bool:
+        """Whether these ports are in hairpin mode."""
+        links = self.bed.links()
+        return all(links[name].hairpin for name in names)
 
     def until(self, ready: Callable[[], bool]) -> None:
         """Wait until it is so."""
@@ -291,7 +292,7 @@ def test_many_at_once(scene: Scene, number: int, *, looped: bool) -> None:
     scene.add(*names)
     scene.until(lambda: scene.attached(*names))
     scene.until(lambda: set(scene.record()["attached"]) == set(names))
-    scene.until(lambda: looped is all(scene.hairpin(name) for name in names))
+    scene.until(lambda: looped is scene.hairpin(*names))
     took = sorted(clock.stop().values())
     assert len(took) == number
     median, most = (1e3 * each for each in (statistics.median(took), took[-1]))
