@@ -135,11 +135,11 @@ class ForwardIndex:
         Args:
             item: The forward.
             externals: Its external interfaces.
-            elsewhere: On another external interface; else at any address of the same ones.
+            elsewhere: On another external interface than one of these; else at any address of these.
         """
         for protocol in item.protocols:
             for other in self.externals:
-                if (other not in externals) is elsewhere:
+                if any(own != other for own in externals) if elsewhere else other in externals:
                     yield from self._at(other, item.family, protocol, item.ports)
 
     def _at(self, external: str, family: str, protocol: str, span: Span) -> Iterator[str]:

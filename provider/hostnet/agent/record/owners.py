@@ -403,7 +403,7 @@ class Owners(Mapping[str, Owner]):
         found: set[str] = set()
         for item in owner.of(Forward):
             own = self._externals_beside(item, owner)
-            if not elsewhere or externals.difference(own):
+            if not elsewhere or len(own) > 1 or externals.difference(own):
                 found.update(index.beside(item, own, elsewhere=elsewhere))
         return {key for key in found if key in self and self[key].urn != owner.urn}
 

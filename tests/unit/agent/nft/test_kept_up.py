@@ -12,7 +12,7 @@ from hostnet.agent.nft.desired import ClashError, Compiler, Desired
 from hostnet.agent.nft.destinations import Destinations
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.wire.objects import Address, Forward, Forwarding, Gateway, Link, Object
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.unit.agent.data import urn
@@ -54,7 +54,21 @@ _STEPS = st.lists(st.tuples(st.integers(0, 1), st.booleans(), st.integers(0, 5),
 _HOST = Snapshot(addresses={"eth0": ("192.0.2.1/24",), "eth1": ("192.0.2.2/24",)})
 
 
+def _web(**where: Any) -> Forward:
+    return Forward("ipv4", ("tcp",), (1, 1), "10.0.0.2", (1, 1), loopback=True, **where)
+
+
 @given(_STEPS)
+# A forward of both uplinks goes: that of one of them was beside the other one's.
+@example(
+    [
+        (0, False, 2, (Link("", "bridge"), Address("", "10.0.0.1/24"))),
+        (0, False, 0, (_web(external="eth0"),)),
+        (0, False, 1, (Gateway("", "eth0", ("br0",), more=("eth1",)), _web(gateway="nat1"), _web(external="eth0"))),
+        (1, True, 5, ()),
+        (0, False, 1, (Gateway("", "eth0", ("br0",), more=("eth1",)),)),
+    ]
+)
 def test_all_that_is_derived_from_owners(steps: list[tuple[int, bool, int, tuple[Object, ...]]]) -> None:
     """Two versions that share what they have in common stay apart; all else is as a new agent makes it."""
     versions, compiler, destinations = [Owners(), Owners()], Compiler(), Destinations()
