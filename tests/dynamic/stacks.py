@@ -63,7 +63,11 @@ def network(host: Host, resources: ModuleType = hostnet.dynamic, **bridge: Any) 
             },
         )
         web = resources.TapBinding(
-            "web", name="vm-web", bridge=net.name, guest={"hostname": "web"}, connection=connection
+            "web",
+            name="vm-web",
+            bridge=net.name,
+            guest={"hostname": "web", "mac_address": "02:00:00:00:00:0b"},
+            connection=connection,
         )
         nat = resources.NatGateway(
             "nat",

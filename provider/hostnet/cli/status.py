@@ -35,7 +35,7 @@ def show(console: Console, label: str, data: dict[str, Any], *, whole: bool) -> 
         data: The answer.
         whole: Every resource and every forward, also where there are many.
     """
-    resources, forwards = data["resources"], data["portForwards"]
+    resources = data["resources"]
     if not resources:
         console.print(f"{escape(label)}: hostnet has no resources here")
         return
@@ -45,6 +45,8 @@ def show(console: Console, label: str, data: dict[str, Any], *, whole: bool) -> 
         f"{escape(label)}: {len(resources):,} resource{'' if len(resources) == 1 else 's'}, {state}", highlight=False
     )
     names = {each["urn"]: each["name"] for each in resources}
+    # The record has them as they came, and a run creates many at once.
+    forwards = sorted(data["portForwards"], key=lambda each: names.get(each["owner"], each["owner"]))
     if whole or max(len(resources), len(forwards)) <= FEW:
         print_resources(console, resources)
         if forwards:

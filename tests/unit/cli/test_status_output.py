@@ -88,3 +88,12 @@ def test_a_small_host_is_shown_whole() -> None:
     lines = shown(*a_host(status.FEW, 1))
     assert sum("PortForward" in line for line in lines) == status.FEW
     assert not any("--all" in line for line in lines)
+
+
+def test_forwards_are_in_order() -> None:
+    """By their resource; those of one resource as it has them, whatever the record's order is."""
+    web, gateway = resource("web"), resource("nat", kind="NatGateway")
+    forwards = [forward(web, 80, 0), forward(gateway, 443, 0), forward(gateway, 25, 0)]
+    lines = shown([web, gateway], forwards)
+    ports = [int(port) for line in lines for port in (443, 25, 80) if f"eth0/ipv4/tcp/{port} " in line]
+    assert ports == [443, 25, 80]
