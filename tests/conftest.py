@@ -19,6 +19,9 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 # Agents compare what they keep up with what a new one would make of the record, after each transaction.
 os.environ["HOSTNET_SELF_CHECK"] = "1"
 
+# Beside a load of 8 an agent was not heard of for 3 s, after which a preview gives up (2 cores).
+os.environ["HOSTNET_PREVIEW_SECONDS"] = "20"
+
 # Before it is imported: its assertions speak for the cases.
 pytest.register_assert_rewrite("tests.lab.cases", "tests.lab.namespaces", "tests.lab.lab", "tests.lab.faults")
 
