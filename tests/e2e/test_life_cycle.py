@@ -108,7 +108,10 @@ def test_the_main_path(lab: Lab, new_stack: Callable[..., Stack], tmp_path: Path
 
 
 def test_flush_ruleset_is_seen_and_repaired(lab: Lab, new_stack: Callable[..., Stack], tmp_path: Path) -> None:
-    """`nft flush ruleset` by hand takes gateway and forwards: refresh shows it, the next up brings the packets back."""
+    """`nft flush ruleset` by hand takes gateway, forwards and the guest's filter.
+
+    A refresh shows it, the next up brings the packets back.
+    """
     host = Host(lab.host, tmp_path / "state")
     stack = new_stack(host)
     lab.serve("guest1", "tcp:80")
@@ -118,11 +121,11 @@ def test_flush_ruleset_is_seen_and_repaired(lab: Lab, new_stack: Callable[..., S
     host.nft("flush ruleset")
     assert lab.blocked("outsider", "tcp 192.0.2.2:8080")
     shown = stack.refresh()
-    assert set(shown.changes) == {"nat", "http", "http6"}
+    assert set(shown.changes) == {"nat", "http", "http6", "web"}
     assert (shown.changes["http"], shown.changes["http6"]) == ("delete", "delete")
 
     repaired = stack.up(network(host))
-    assert set(repaired.changes) == {"nat", "http", "http6"}
+    assert set(repaired.changes) == {"nat", "http", "http6", "web"}
     assert host.snapshot() == whole
     assert lab.reaches("outsider", "tcp 192.0.2.2:8080") == ("guest1", "192.0.2.20")
 
