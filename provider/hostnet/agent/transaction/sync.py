@@ -67,8 +67,9 @@ class Synchronizer:
             raise OwnerError([newer], clash_error(clash, owners.get(holder))) from None
         flows: list[Flows] = [*changed_udp(old, new), *forbidden_flows(old_context, context)]
         if old.elements or new.elements or record.table.rules or (verify and table.there):
-            # What is compiled from today's addresses may not be what was compiled when the record was written.
-            look = verify or old_context.observed != record.table.observed
+            # What is compiled from today's addresses may not be what was compiled when the record was written, and of
+            # an owner that the record lacks only the state says that its elements were ever there.
+            look = verify or known is not transition.before or old_context.observed != record.table.observed
             mark = replace(record.table, generation=0) if look else record.table
             try:
                 synced = table.sync(old, new, mark, set(owners) if verify else set(pairs))

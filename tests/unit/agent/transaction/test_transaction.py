@@ -580,3 +580,14 @@ def test_what_a_failed_create_would_replace_stays(fake: FakeHost) -> None:
     assert dump(fake) == whole
     assert codes(fake.agent.apply([create])) == set()
     assert {"one", "two"} & dump(fake)["links"].keys() == {"two"}
+
+
+def test_what_the_record_lacks_is_put_into_tables_that_others_keep(fake: FakeHost) -> None:
+    """A delete whose answer was lost: the state has the gateway still, and our tables are another resource's."""
+    fake.agent.apply(changes())
+    before = fake.nftables.dump()
+    name, objects = "NatGateway nat", OBJECTS["NatGateway nat"]
+    fake.agent.apply([Change(urn(name), "nat", (), objects, known=True)])
+    assert fake.nftables.dump() != before
+    fake.agent.apply([Change(urn(name), "nat", objects, objects, known=True)])
+    assert fake.nftables.dump() == before
