@@ -183,7 +183,10 @@ CASES = [(what, number) for what, (_, after) in (EXCHANGES | FOLLOWED).items() f
 
 @pytest.mark.parametrize(("what", "number"), CASES, ids=[f"{what}-{number}" for what, number in CASES])
 def test_it_converges_in_one_run(engine: Engine, what: str, number: int) -> None:
-    """In any order: the preview warns of nothing, and the host is as if the program had been like this at once."""
+    """In any order: the preview warns of nothing, and the host is as if the program had come in that order at once.
+
+    A guest without an address gets the next free one, and the table says which address each may send with.
+    """
     before, after = (EXCHANGES | FOLLOWED)[what]
     stack = Stack(engine)
     stack.up(before, list(before))
@@ -192,7 +195,7 @@ def test_it_converges_in_one_run(engine: Engine, what: str, number: int) -> None
     stack.up(after, order)
     assert stack.refreshed() == []
     with Engine() as fresh:
-        Stack(fresh.configure()).up(after, list(after))
+        Stack(fresh.configure()).up(after, order)
         assert lasting(engine) == lasting(fresh)
     for made in reversed(stack.made.values()):
         made.delete()
