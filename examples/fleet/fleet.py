@@ -38,7 +38,7 @@ class Group:
         tries: How many workers have begun it.
         sent: When its task was given to the queue.
         waited: For how many seconds no worker had it.
-        needed: What it needed, as the worker told it.
+        needed: What it needed, as the worker reported it.
         shown: When a line about its progress was printed.
     """
 

@@ -135,6 +135,11 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
+def destination(forward: dict[str, Any]) -> str:
+    """Where a forward leads, from the agent's answer."""
+    return str(Destination(forward["destinationAddress"], split_ports(forward["destinationPorts"])))
+
+
 def _destination(item: dict[str, Any]) -> Destination:
     return Destination(item["address"], (item["to_ports"][0], item["to_ports"][1]))
 
@@ -154,7 +159,7 @@ def _print_forwards(console: Console, title: str, forwards: Sequence[dict[str, A
         (
             names.get(each["owner"], each["owner"]),
             each["id"],
-            str(Destination(each["destinationAddress"], split_ports(each["destinationPorts"]))),
+            destination(each),
             f"{each['packets']:,}",
             in_units(each["bytes"]),
         )

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from hostnet.cli.status import in_units
+from hostnet.cli.status import destination, in_units
 
 Json = dict[str, Any]
 # Lines of a screen that no row of the two tables takes: the title, what is not as declared, headings, the last line.
@@ -117,11 +117,10 @@ def _forwards(status: Json, before: Json, now: Json, seconds: float) -> Iterator
     earlier = {(each["owner"], each["id"]): each for each in before["portForwards"]}
     for each in now["portForwards"]:
         then = earlier.get((each["owner"], each["id"]), each)
-        address, ports = each["destinationAddress"], each["destinationPorts"]
         yield ForwardRate(
             names.get(each["owner"], each["owner"]),
             each["id"],
-            f"[{address}]:{ports}" if ":" in address else f"{address}:{ports}",
+            destination(each),
             # A table that was made again counts from 0.
             max(each["packets"] - then["packets"], 0) / seconds,
             max(each["bytes"] - then["bytes"], 0) / seconds,

@@ -30,6 +30,7 @@ from hostnet.wire.protocol import (
     Outcome,
     Request,
     Waiting,
+    Whole,
     is_waiting,
     is_whole,
     parse_event,
@@ -451,6 +452,7 @@ class Session:
         while True:
             line = await self._read_line(channel, doing)
             if is_whole(line):
+                Whole.parse(line)
                 if self._sent is None or self._sent.id != number or wholes:
                     raise ShapeError("it asks for a whole request twice")
                 wholes = True

@@ -141,8 +141,7 @@ def forwards_of(owners: Owners, context: Context) -> Iterator[tuple[Traffic, str
     inside = _Inside(gateways.values(), context)
     for gateway in gateways.values():
         for family, address in _whole_machines(gateway):
-            if address:
-                yield from ((Traffic(gateway.key, family=family, target=address), name) for name in gateway.uplinks)
+            yield from ((Traffic(gateway.key, family=family, target=address), name) for name in gateway.uplinks)
     for item in owners.every(Forward):
         of = gateways.get(item.gateway) if item.gateway else None
         externals = of.uplinks if of else (item.external,) if item.external else ()
@@ -184,17 +183,17 @@ def _forwarded6(gateway: Gateway) -> tuple[str, ...]:
     return gateway.internal6 if gateway.nat6 or gateway.route6 or gateway.internal_forwarding else ()
 
 
-def _whole_machines(gateway: Gateway) -> Iterator[tuple[Family, str | None]]:
+def _whole_machines(gateway: Gateway) -> Iterator[tuple[Family, str]]:
     """The guests to which more leads than ports: dmz hosts, and those with one-to-one NAT."""
-    yield from zip(FAMILIES, (gateway.dmz4, gateway.dmz6))
+    yield from ((family, host) for family, host in zip(FAMILIES, (gateway.dmz4, gateway.dmz6)) if host)
     yield from ((family_of(inner), inner) for _, inner in gateway.one_to_one)
 
 
 def _dmz(gateway: Gateway, inside: _Inside) -> Iterator[Traffic]:
     """To and from a dmz host that is behind none of the gateway's interfaces."""
     for family, address in _whole_machines(gateway):
-        for external in gateway.uplinks if address else ():
-            if external not in (inside.externals(address or "") or ()):
+        for external in gateway.uplinks:
+            if external not in (inside.externals(address) or ()):
                 yield Traffic(gateway.key, iif=external, family=family, target=address)
                 yield Traffic(gateway.key, oif=external, family=family, source=address)
 

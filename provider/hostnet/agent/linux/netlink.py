@@ -191,3 +191,16 @@ def each_message(data: bytes) -> Iterator[Message]:
             return
         yield Message(kind, data[at + _HEADER.size : at + size])
         at += (size + 3) & ~3
+
+
+class Tolerate:
+    """Takes these errors for success: the object exists already, or is gone already."""
+
+    def __init__(self, *codes: int) -> None:
+        self._codes = codes
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        return isinstance(error, OSError) and error.errno in self._codes

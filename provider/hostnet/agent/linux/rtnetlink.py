@@ -18,7 +18,7 @@ from pathlib import Path
 from hostnet.agent.linux import conntrack, netlink, shaping, sockets
 from hostnet.agent.linux import operations as ops
 from hostnet.agent.linux.conntrack import Flows
-from hostnet.agent.linux.netlink import Attributes, attribute, attributes, nested
+from hostnet.agent.linux.netlink import Attributes, Tolerate, attribute, attributes, nested
 from hostnet.agent.linux.snapshot import DefaultRoutes, KernelLink, Snapshot
 from hostnet.wire.family import AF, ANY_ADDRESS, FAMILIES, IPV6_MTU_MIN, family_of
 
@@ -116,7 +116,7 @@ class LinuxKernel:
         return Snapshot(links, {}, {}, defaults, uplinks)
 
     def _look(self, index: int, name: bytes = b"") -> KernelLink | None:
-        with _Tolerate(errno.ENODEV):
+        with Tolerate(errno.ENODEV):
             return _link(self._netlink.ask(RTM_GETLINK, _LINK.pack(0, 0, index, 0, 0) + name + _NO_STATISTICS).body)
         return None
 
@@ -208,7 +208,7 @@ class LinuxKernel:
 
     @perform.register
     def _delete_address(self, operation: ops.DeleteAddress) -> None:
-        with _Tolerate(errno.EADDRNOTAVAIL, errno.ENODEV):
+        with Tolerate(errno.EADDRNOTAVAIL, errno.ENODEV):
             self._netlink.request(RTM_DELADDR, self._address_body(operation.link, operation.cidr))
 
     @perform.register
@@ -239,12 +239,12 @@ class LinuxKernel:
         for kind, number in ((RTA_PRIORITY, route.metric), (RTA_EXPIRES, route.expires)):
             if number:
                 body += attribute(kind, number)
-        with _Tolerate(errno.EEXIST):
+        with Tolerate(errno.EEXIST):
             self._netlink.request(RTM_NEWROUTE, body, netlink.NLM_F_CREATE | netlink.NLM_F_EXCL)
 
     @perform.register
     def _delete_route(self, operation: ops.DeleteRoute) -> None:
-        with _Tolerate(errno.ESRCH, errno.ENODEV):
+        with Tolerate(errno.ESRCH, errno.ENODEV):
             # Protocol 0 and scope "nowhere" match any (Linux 6.18): another program may have added it again.
             body = self._route_body(operation.link, operation.cidr, protocol=0, scope=RT_SCOPE_NOWHERE)
             self._netlink.request(RTM_DELROUTE, body)
@@ -270,7 +270,7 @@ class LinuxKernel:
         # read-only (a container) this time has to be waited for, and all else works.
         name = f"net.ipv6.conf.{operation.name.replace('.', '/')}.accept_dad"
         if self.sysctl(name) not in (None, "0"):
-            with _Tolerate(errno.EROFS):
+            with Tolerate(errno.EROFS):
                 write_sysctl(name, "0")
         if operation.mtu:
             self._pin_mtu(operation.name, operation.mtu)
@@ -333,7 +333,7 @@ class LinuxKernel:
 
     @perform.register
     def _unshape(self, operation: ops.Unshape) -> None:
-        with _Tolerate(errno.ENODEV):
+        with Tolerate(errno.ENODEV):
             shaping.unshape(self._netlink, self._index(operation.name))
 
     @perform.register
@@ -346,7 +346,7 @@ class LinuxKernel:
         # For an address by netlink the kernel adds no broadcast address itself. A /31 has none (RFC 3021).
         elif network.prefixlen < 31:
             body += attribute(IFA_BROADCAST, network.broadcast_address.packed)
-        with _Tolerate(errno.EEXIST):
+        with Tolerate(errno.EEXIST):
             self._netlink.request(RTM_NEWADDR, body, netlink.NLM_F_CREATE | netlink.NLM_F_EXCL)
 
     def _set(self, name: str, body: bytes = b"", *, kind: int = RTM_NEWLINK, up: bool | None = None) -> None:
@@ -425,19 +425,6 @@ def _open_tap(tap: ops.CreateTap | ops.SetTapUser, flags: int) -> None:
         fcntl.ioctl(descriptor, TUNSETPERSIST, 1)
     finally:
         os.close(descriptor)
-
-
-class _Tolerate:
-    """Takes these errors for success: the object exists already, or is gone already."""
-
-    def __init__(self, *codes: int) -> None:
-        self._codes = codes
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        return isinstance(error, OSError) and error.errno in self._codes
 
 
 @lru_cache(maxsize=4096)

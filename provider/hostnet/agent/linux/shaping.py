@@ -8,14 +8,13 @@ keeps a guest from forging addresses.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hostnet.agent.linux import netlink
-from hostnet.agent.linux.netlink import Netlink, attribute, attributes, nested
+from hostnet.agent.linux.netlink import Netlink, Tolerate, attribute, attributes, nested
 
 RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
 TC_H_ROOT = 0xFFFFFFFF
@@ -94,26 +93,16 @@ def shape(socket: Netlink, index: int, bucket: Bucket) -> None:
     # A packet takes this time at a low rate. CoDel would drop each with a target below it.
     target = _TARGET + _FRAME * 1_000_000 // bucket.rate
     options = attribute(TCA_FQ_CODEL_TARGET, target), attribute(TCA_FQ_CODEL_INTERVAL, target - _TARGET + _INTERVAL)
-    with _without(errno.ENOENT):  # the kernel has no fq_codel: one queue for all, of `limit`
+    with Tolerate(errno.ENOENT):  # the kernel has no fq_codel: one queue for all, of `limit`
         _put(socket, index, 0, _HANDLE | 1, "fq_codel", *options)
 
 
 def unshape(socket: Netlink, index: int) -> None:
     """Give an interface the kernel's own queue back."""
-    with _without(errno.ENOENT):
+    with Tolerate(errno.ENOENT):
         socket.request(RTM_DELQDISC, _TC.pack(0, index, 0, TC_H_ROOT, 0))
 
 
 def _put(socket: Netlink, index: int, handle: int, parent: int, kind: str, *options: bytes) -> None:
     body = _TC.pack(0, index, handle, parent, 0) + attribute(TCA_KIND, kind) + nested(TCA_OPTIONS, *options)
     socket.request(RTM_NEWQDISC, body, netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE)
-
-
-@contextlib.contextmanager
-def _without(code: int) -> Iterator[None]:
-    """Take this refusal for success."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno != code:
-            raise

@@ -116,11 +116,12 @@ def context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str]) 
         snapshot: The host's interfaces and their addresses.
         attached: The interfaces that globs attached, each with its glob's key.
     """
-    for version, then, ports, context in _LATEST:
+    for version, then, ports, context in tuple(_LATEST):  # another thread's host may add one meanwhile
         if version is owners.version and then is snapshot and ports == attached:
             return context
-    _LATEST.append((owners.version, snapshot, dict(attached), _context_of(owners, snapshot, attached)))
-    return _LATEST[-1][-1]
+    made = _context_of(owners, snapshot, attached)
+    _LATEST.append((owners.version, snapshot, dict(attached), made))
+    return made
 
 
 _LATEST: deque[tuple[object, Snapshot, Mapping[str, str], Context]] = deque(maxlen=4)
@@ -131,9 +132,7 @@ def _context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str])
     if not owners.has(Gateway, Forward):
         return Context(**guards)
     forwards, gateways = owners.lend_forwards(), dict(owners.gateways)
-    declared: dict[str, tuple[str, ...]] = {}
-    for item in owners.every(Address):
-        declared[item.link] = (*declared.get(item.link, ()), item.cidr)
+    declared = _by_link(owners.every(Address))
     devices = tuple(sorted(_devices(owners, declared)))
     our_links = {*devices, *(name for gateway in gateways.values() for name in gateway.internal)}
     externals = forwards.externals
@@ -147,10 +146,7 @@ def _context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str])
     seen = (sorted({**looked_up, **bridges}.items()), sorted(shared))
     observed = sha256(repr(seen).encode()).hexdigest()[:16] if any(seen) else ""
     behind = {name for gateway in gateways.values() for name in gateway.internal}
-    routes: dict[str, tuple[str, ...]] = {}
-    for route in owners.every(Route) if behind else ():
-        if route.link in behind:
-            routes[route.link] = (*routes.get(route.link, ()), route.cidr)
+    routes = _by_link(owners.every(Route) if behind else (), behind)
     externals |= {name for gateway in gateways.values() for name in gateway.uplinks}
     return Context(
         devices, addresses, gateways, ports, forwards, bridges, shared, externals, routes, observed, **guards
@@ -192,11 +188,11 @@ def served_ports_of(owners: Owners, attached: Mapping[str, str]) -> dict[str, st
     return found
 
 
-def _by_link(items: Iterable[Address | Route], links: Container[str]) -> dict[str, tuple[str, ...]]:
-    """CIDRs by their link."""
+def _by_link(items: Iterable[Address | Route], links: Container[str] | None = None) -> dict[str, tuple[str, ...]]:
+    """CIDRs by their link; None: of every link."""
     found: dict[str, tuple[str, ...]] = {}
     for item in items:
-        if item.link in links:
+        if links is None or item.link in links:
             found[item.link] = (*found.get(item.link, ()), item.cidr)
     return found
 

@@ -43,10 +43,11 @@ class Desired:
     def differences(self, later: Desired) -> list[Place]:
         """The places that have another value later, or none in one of the two."""
         # Asked twice for each transaction: what to send, and which flows take another path.
-        if self._compared is None or self._compared[0] is not later.elements:
-            found = (later.elements, sorted(self.elements.differences(later.elements)))
-            vars(self)["_compared"] = found
-        return self._compared[1] if self._compared is not None else []
+        compared = self._compared
+        if compared is None or compared[0] is not later.elements:
+            compared = (later.elements, sorted(self.elements.differences(later.elements)))
+            vars(self)["_compared"] = compared
+        return compared[1]
 
 
 class ClashError(Exception):

@@ -23,7 +23,7 @@ _PORT_MAX = 65535
 
 @dataclass(frozen=True)
 class _Allowed:
-    """One element's part after its source: a protocol and ports (none: any), a network, and the rules that ask for it.
+    """One element's part after its source: a protocol and ports (none: any), and a network.
 
     Attributes:
         set: The end of the name of its set.
@@ -38,12 +38,19 @@ def egress_elements(gateway: Gateway, context: Context) -> Iterator[Tagged]:
     """The elements of a gateway's interfaces; those of its networks are shared (`egress_networks`)."""
     if gateway.egress is None:
         return
+    # By what a rule alone allows, the first rule that does; what several allow together is of none.
+    tags = {
+        (digit, allowed): str(rule)
+        for rule in reversed(gateway.egress)
+        for digit in "46"
+        for allowed in _allowed([rule], digit)
+    }
     for name in gateway.internal:
         yield Element("egress_links", (name,)), ("egress", "")
         rules = [rule for each in _restricting(context) if name in each.internal for rule in each.egress or ()]
         for digit in "46":
             for allowed in _allowed(rules, digit):
-                tag = next((str(rule) for rule in gateway.egress if allowed in _allowed([rule], digit)), "")
+                tag = tags.get((digit, allowed), "")
                 yield Element(f"egress_link_{allowed.set}{digit}", (name, *allowed.key)), ("egress", tag)
 
 

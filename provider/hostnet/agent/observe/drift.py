@@ -132,7 +132,7 @@ def _bandwidth_drift(item: Link, kernel: KernelLink, observation: Observation) -
         elif not same_bucket(bucket, wanted):
             text = f"the limit of {item.name} has a burst of {bucket.burst} bytes and a queue of {bucket.limit}"
             yield Difference(item.key, "download", text, declared=item.download)
-    for element, _ in observation.compiled(item) if item.kind == "tap" else ():
+    for element, _ in observation.compiled(item):
         there_now = observation.at(element)
         if there_now != element.value:
             found = int(there_now[0]) * 8 if there_now else None

@@ -137,10 +137,11 @@ class ForwardIndex:
             externals: Its external interfaces.
             elsewhere: On another external interface than one of these; else at any address of these.
         """
+        several = len(externals) > 1  # then each of them is another one than the rest
+        others = [x for x in self.externals if ((several or x not in externals) if elsewhere else x in externals)]
         for protocol in item.protocols:
-            for other in self.externals:
-                if any(own != other for own in externals) if elsewhere else other in externals:
-                    yield from self._at(other, item.family, protocol, item.ports)
+            for other in others:
+                yield from self._at(other, item.family, protocol, item.ports)
 
     def _at(self, external: str, family: str, protocol: str, span: Span) -> Iterator[str]:
         """Who has one of these ports at any address of an external interface."""

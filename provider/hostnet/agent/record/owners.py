@@ -160,10 +160,10 @@ class Owners(Mapping[str, Owner]):
 
     def copy(self) -> Owners:
         """One that changes apart from this. Most copies never change, and have nothing of their own."""
-        self.forwards, self.networks  # noqa: B018  # made here they last: a copy's own go with the copy
         self._lends = self._lends_forwards = self._lends_networks = True
         other = Owners.__new__(Owners)
-        vars(other).update(vars(self))
+        # The indexes are made here if they are not yet: a copy's own would go with the copy.
+        vars(other).update(vars(self), _forwards=self.forwards, _networks=self.networks)
         return other
 
     def _begin_change(self) -> None:
@@ -399,12 +399,12 @@ class Owners(Mapping[str, Owner]):
             owner: The owner.
             elsewhere: On another external interface; else at another address of the same one.
         """
-        index, externals = self.forwards, self.forwards.externals
-        found: set[str] = set()
-        for item in owner.of(Forward):
-            own = self._externals_beside(item, owner)
-            if not elsewhere or len(own) > 1 or externals.difference(own):
-                found.update(index.beside(item, own, elsewhere=elsewhere))
+        index = self.forwards
+        found = {
+            key
+            for item in owner.of(Forward)
+            for key in index.beside(item, self._externals_beside(item, owner), elsewhere=elsewhere)
+        }
         return {key for key in found if key in self and self[key].urn != owner.urn}
 
     def check_ports(self, owner: Owner) -> None:

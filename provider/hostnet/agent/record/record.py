@@ -196,18 +196,11 @@ class Store:
         """The forwards of an owner, if they have this digest; None where it has others."""
         key = owner_key(urn, identity)
         # By its digest it is known for the same, whether or not another process has changed the record since.
-        for look in (self._known, self._looked):
-            owner: Owner | None = look().get(key)
-            if owner is not None and owner.digest == digest:
-                return owner.of(Forward)
-        return None
-
-    def _known(self) -> Owners:
-        return self._record.owners
-
-    def _looked(self) -> Owners:
-        with self.locked() as record:
-            return record.owners
+        owner: Owner | None = self._record.owners.get(key)
+        if owner is None or owner.digest != digest:
+            with self.locked() as record:
+                owner = record.owners.get(key)
+        return owner.of(Forward) if owner is not None and owner.digest == digest else None
 
     def reload(self) -> Record:
         """The record as it is on disk, for an agent that holds the lock and could not write it."""
