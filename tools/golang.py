@@ -174,17 +174,26 @@ def _same(one: Path, other: Path) -> bool:
     return one.stat().st_size == other.stat().st_size and int(one.stat().st_mtime) == int(other.stat().st_mtime)
 
 
-def _sources_digest() -> str:
-    """A digest of the SDK generator's sources."""
+def sources_digest(package: str) -> str:
+    """A digest of the sources of a program of tools/."""
     digest = hashlib.sha256((MODULE / "go.sum").read_bytes())
-    for source in sorted((MODULE / "gensdk").glob("*.go")):
+    for source in sorted((MODULE / package).glob("*.go")):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:12]
 
 
+def wire() -> Path:
+    """The program of the test microVM that sends frames which no system would; builds it if its sources changed."""
+    target = cached_bin() / f"wire-{sources_digest('wire')}"
+    if not target.exists():
+        with doing("build the wire of the test microVM"):
+            _build("./wire", target, "")
+    return target
+
+
 def gensdk() -> Path:
     """The SDK generator; builds it into the cache if its sources changed."""
-    target = cached_bin() / f"gensdk-{_sources_digest()}"
+    target = cached_bin() / f"gensdk-{sources_digest('gensdk')}"
     if target.exists():
         done("generator of the SDKs")
     else:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tools import kernel
+from tools import golang, kernel
 from tools.paths import CHECKOUT
 from tools.steps import SetupError, doing, done, run
 
@@ -43,7 +43,24 @@ def prepare() -> None:
         guest_paths()
 
 
-def qemu_argv(tap: str, mac: str, append: str, *, vnet_hdr: bool = True) -> list[str]:
+def wired_initramfs() -> Path:
+    """The initramfs that has `wire` as well (tools/wire); builds it if it is missing."""
+    _, initramfs = guest_paths()
+    program = golang.wire()
+    target = initramfs.with_name(f"{initramfs.stem}-{program.name}.cpio")
+    if not target.exists():
+        # The kernel unpacks one archive after the other.
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            root, both = Path(scratch) / "root", Path(scratch) / "both"
+            (root / "bin").mkdir(parents=True)
+            shutil.copy(program, root / "bin" / "wire")
+            pack(root, both)
+            both.write_bytes(initramfs.read_bytes() + both.read_bytes())
+            both.replace(target)
+    return target
+
+
+def qemu_argv(tap: str, mac: str, append: str, *, vnet_hdr: bool = True, initramfs: Path | None = None) -> list[str]:
     """The command that boots the guest on a TAP that exists. It has to run in the TAP's network namespace.
 
     Args:
@@ -51,17 +68,18 @@ def qemu_argv(tap: str, mac: str, append: str, *, vnet_hdr: bool = True) -> list
         mac: The guest's MAC address.
         append: The task of /init, such as "ip=10.0.0.2::10.0.0.1:255.255.255.0:web:eth0:off http=80".
         vnet_hdr: Whether the TAP was created with IFF_VNET_HDR; QEMU refuses a TAP that differs from this.
+        initramfs: Its files; absent: those of `guest_paths`.
 
     Returns:
         The argv. The console is its standard output: wait there for `READY`.
     """
-    image, initramfs = guest_paths()
+    image, common = guest_paths()
     netdev = f"tap,id=n,ifname={tap},script=no,downscript=no,vnet_hdr={'on' if vnet_hdr else 'off'}"
     # fmt: off
     return [
         "qemu-system-x86_64", "-M", "microvm", "-accel", "tcg", "-cpu", "max", "-m", str(MEMORY_MIB),
         "-nodefaults", "-no-user-config", "-no-reboot", "-nographic", "-serial", "stdio",
-        "-kernel", str(image), "-initrd", str(initramfs),
+        "-kernel", str(image), "-initrd", str(initramfs or common),
         # A panic ends the process at once (panic=-1 with -no-reboot), so nobody waits for a dead guest. With the TSC's
         # frequency given, the guest does not measure it: on a busy machine Linux 6.1 fails at that, and stops booting.
         "-append", f"console=ttyS0 quiet panic=-1 random.trust_cpu=on tsc_early_khz={tsc_khz()} {append}",

@@ -53,6 +53,7 @@ def prepare_test() -> None:
     _prepare_pulumi()
     golang.build_s3_server()
     guest.prepare()
+    guest.wired_initramfs()
     firewalls.prepare()
     server.prepare()
 

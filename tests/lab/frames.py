@@ -110,12 +110,12 @@ def _upper(spec: Spec, cookie: bytes, source: bytes, destination: bytes) -> tupl
         ports = struct.pack("!HH", *spec.get("udp", spec.get("tcp")))
         body = ports + struct.pack("!HH", 8 + len(cookie), 0) + cookie
         if protocol == _TCP:
-            return protocol, ports + struct.pack("!IIBBHHH", 1, 0, 0x50, 2, 1000, 0, 0) + cookie
+            body = ports + struct.pack("!IIBBHHH", 1, 0, 0x50, 2, 1000, 0, 0) + cookie
     elif "protocol" in spec:
         return spec["protocol"], bytes(16) + cookie
     else:
         protocol, body = (_ICMP6, _icmp6(spec) + cookie) if six else (_ICMP, _icmp4(spec) + cookie)
-    at = 6 if protocol == _UDP else 2
+    at = {_TCP: 16, _UDP: 6}.get(protocol, 2)
     pseudo = (
         source
         + destination

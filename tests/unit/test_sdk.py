@@ -38,7 +38,7 @@ def files(folder: Path) -> set[Path]:
 
 def test_the_sdks_are_up_to_date(tmp_path: Path) -> None:
     """`make sdk` writes them, with the generator that set-up builds."""
-    program = cached_bin() / f"gensdk-{golang._sources_digest()}"
+    program = cached_bin() / f"gensdk-{golang.sources_digest('gensdk')}"
     assert program.exists(), "the generator of the SDKs is not built: run `make setup-dev`"
     subprocess.run([program, CHECKOUT / "schema.json", tmp_path, OVERLAYS], check=True)
     written = files(tmp_path)
