@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hostnet.wire.protocol import Request
 
+from tools.dist.plugin import COMMAND_LINE
 from tools.paths import CHECKOUT
 
 WIDTH = 120
@@ -39,11 +40,22 @@ def test_pre_commit_checks_what_make_lint_checks() -> None:
     assert re.findall(r"^ +- repo: (.*)$", configuration, re.MULTILINE) == ["local"]
 
 
-def test_the_checkout_as_a_plugin_requires_what_the_package_requires() -> None:
-    """requirements.txt, which `pulumi package add PATH` installs, has pyproject.toml's dependencies and bounds."""
+def test_the_checkout_as_a_plugin_requires_what_the_plugin_imports() -> None:
+    """requirements.txt, which `pulumi package add PATH` installs: without what only the command line imports."""
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    wanted = [each for each in project["dependencies"] if re.split(r"\W", each)[0] not in COMMAND_LINE]
+    assert len(wanted) == len(project["dependencies"]) - len(COMMAND_LINE)
     lines = (CHECKOUT / "requirements.txt").read_text().splitlines()
-    assert [line for line in lines if not line.startswith("#")] == project["dependencies"]
+    assert [line for line in lines if not line.startswith("#")] == wanted
+
+
+def test_the_plugin_does_not_import_what_the_command_line_needs() -> None:
+    """It runs without it, with every module of its rooms."""
+    rooms = "rpc.__main__", "rpc.construct", "hosts.ssh", "lifecycle.crud"
+    script = f"import sys; sys.modules.update(dict.fromkeys({sorted(COMMAND_LINE)!r})); "
+    script += "import " + ", ".join(f"hostnet.{name}" for name in rooms)
+    done = subprocess.run([sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("module", ["tools.demo", "tools.docs_listing"])

@@ -23,7 +23,7 @@ from tools.venv import CONSTRAINTS
 WITH_PYTHON = {"linux-amd64": "amd64", "linux-arm64": "arm64"}
 FROM_SOURCE = ("darwin-amd64", "darwin-arm64", "source")
 # The command line's, which the plugin does not import.
-_COMMAND_LINE = {"rich"}
+COMMAND_LINE = {"rich"}
 
 _MANIFEST = """\
 runtime:
@@ -97,7 +97,7 @@ def requirements() -> list[str]:
     pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", CONSTRAINTS.read_text(encoding="utf-8"), re.MULTILINE))
     versions = {_normal(name): version for name, version in pins.items()}
     found: set[str] = set()
-    todo = [name for name in wanted if name not in _COMMAND_LINE]
+    todo = [name for name in wanted if name not in COMMAND_LINE]
     while todo:
         name = todo.pop()
         if name not in found:

@@ -82,13 +82,24 @@ def function_schema(function: Function, types: Schema) -> Schema:
     }
 
 
+def _variable(about: Schema) -> Schema:
+    """A setting as an SDK's module `config` reads it.
+
+    An object is a map there. The generator for Java (pulumi-java 1.12) writes the type of a variable into the file that
+    has the type of a function's argument, and stops: "duplicate file: ... inputs/Connection.java".
+    """
+    if "#/types/" not in about.get("$ref", ""):
+        return about
+    return {"type": "object", "additionalProperties": {"$ref": "pulumi.json#/Any"}, "description": about["description"]}
+
+
 def package_schema() -> Schema:
     """The whole package. No property has a default: the provider applies those that the descriptions name."""
     types: Schema = {}
     resources = {kind.token: resource_schema(kind, types) for kind in RESOURCES}
     resources[MICRO_VM_HOST.token] = {"isComponent": True, **resource_schema(MICRO_VM_HOST, types)}
     functions = {token: function_schema(function, types) for token, function in FUNCTIONS.items()}
-    config = {name: property_schema(about, types) for name, about in PROVIDER.properties.items()}
+    settings = {name: property_schema(about, types) for name, about in PROVIDER.properties.items()}
     return {
         "name": "hostnet",
         "displayName": "hostnet",
@@ -101,10 +112,10 @@ def package_schema() -> Schema:
         "logoUrl": LOGO,
         "pluginDownloadURL": DOWNLOADS,
         "publisher": ORGANISATION,
-        "config": {"variables": config},
+        "config": {"variables": {name: _variable(about) for name, about in settings.items()}},
         "provider": {
             "description": f"Configures hostnet. It also reads `{DELETE_UNREACHABLE_ENV}` from the environment.",
-            "inputProperties": config,
+            "inputProperties": settings,
         },
         "types": dict(sorted(types.items())),
         "resources": resources,

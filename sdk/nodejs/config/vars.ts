@@ -24,10 +24,10 @@ Object.defineProperty(exports, "confirmTimeout", {
 /**
  * The host of every resource that has no `connection` of its own. Default: this machine.
  */
-export declare const connection: outputs.Connection | undefined;
+export declare const connection: {[key: string]: any} | undefined;
 Object.defineProperty(exports, "connection", {
     get() {
-        return __config.getObject<outputs.Connection>("connection");
+        return __config.getObject<{[key: string]: any}>("connection");
     },
     enumerable: true,
 });

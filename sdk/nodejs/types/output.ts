@@ -7,68 +7,6 @@ import * as outputs from "../types/output";
 import * as enums from "../types/enums";
 
 /**
- * How a host is reached. Without `host` it is this machine.
- */
-export interface Connection {
-    /**
-     * The socket of an SSH agent. Default: `SSH_AUTH_SOCK` of the environment.
-     */
-    agentSocketPath?: string;
-    /**
-     * How often hostnet tries to connect while a new server boots. -1: without limit. A preview tries once. A refresh and a delete try at most three times, because their server has existed before. Default: 10.
-     */
-    dialErrorLimit?: number;
-    /**
-     * The host's name or address. Default: this machine, without SSH. A change replaces the resource.
-     */
-    host?: string;
-    /**
-     * The host's public key, in the format of authorized_keys. Any other key is an error. Default: the key in `known_hosts`.
-     */
-    hostKey?: string;
-    /**
-     * Accepts any host key. An attacker between this machine and the host can then read and change everything. Default: false.
-     */
-    insecureIgnoreHostKey?: boolean;
-    /**
-     * The named network namespace of the host (`ip netns`) to work in. Default: the host's own network. A change replaces the resource.
-     */
-    netns?: string;
-    /**
-     * The user's password.
-     */
-    password?: string;
-    /**
-     * How long one attempt to connect may take. Unit: s. Default: 15.
-     */
-    perDialTimeout?: number;
-    /**
-     * The SSH server's port. Default: 22.
-     */
-    port?: number;
-    /**
-     * The private key's text, not its path.
-     */
-    privateKey?: string;
-    /**
-     * The passphrase of the private key.
-     */
-    privateKeyPassword?: string;
-    /**
-     * A jump host through which the connection goes.
-     */
-    proxy?: outputs.Connection;
-    /**
-     * Uses sudo to become root. Default: true if the user is not root.
-     */
-    sudo?: boolean;
-    /**
-     * The user that logs in. Default: root.
-     */
-    user?: string;
-}
-
-/**
  * The interfaces of the default routes.
  */
 export interface DefaultRoute {

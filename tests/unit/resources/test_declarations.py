@@ -39,6 +39,14 @@ def test_schema_json_is_up_to_date() -> None:
     assert (TOP / "schema.json").read_text(encoding="utf-8") == render()
 
 
+def test_a_variable_of_the_configuration_has_no_object_type() -> None:
+    """With the type of a function's argument, Pulumi's generator for Java stops (`package_schema._variable`)."""
+    schema = package_schema()
+    variables = {name: each.get("$ref") for name, each in schema["config"]["variables"].items()}
+    assert set(variables) == set(schema["provider"]["inputProperties"])
+    assert not any(variables.values())
+
+
 def test_the_schema_has_what_pulumis_registry_shows() -> None:
     """Who publishes it, where it is, its logo, and where the plugin of each version is."""
     schema = package_schema()

@@ -14,7 +14,6 @@ else:
     from typing_extensions import NotRequired, TypedDict, TypeAlias
 from .. import _utilities
 from .. import _enums as _root_enums
-from .. import outputs as _root_outputs
 
 confirmTimeout: Optional[float]
 """
