@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from hostnet.resources.bridge import ETHERNET_MTU, MTU_MIN, enough_for_v6, gateway_of, no_address_twice
+from hostnet.resources.egress import EGRESS, EGRESS_FIELD, EgressRuleInputs
 from hostnet.resources.schema.connection import ConnectionInputs, connection_prop
 from hostnet.resources.schema.fields import declared_by, fields_of, settle, settle_list, settle_value
 from hostnet.resources.schema.kind import Kind, Past
@@ -85,10 +86,11 @@ class GuestInputs(Declared):
         Bool(),
         "Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with "
         "its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones "
-        "that nobody else has, and where the bridge has `ipv6SendRa`, free ones of the advertised prefixes. DHCP "
-        "requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or "
-        "use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only "
-        "the MAC address is checked in that family, and that the guest is no server and no router.",
+        "that nobody else has, and where the bridge has `ipv6SendRa` and there is no `egress`, free ones of the "
+        "advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server "
+        "or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an "
+        "address of a family, only the MAC address is checked in that family, and that the guest is no server and no "
+        "router.",
         default=True,
         effect="The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets "
         "beside it: their chains drop the rest.",
@@ -100,10 +102,28 @@ class GuestInputs(Declared):
         default=(),
         effect="They are in the sets `guest_addrs4`, `guest_nets4` and the like.",
     )
+    egress: tuple[EgressRuleInputs, ...] | None = prop(
+        EGRESS,
+        "What the guest may reach beyond its own bridge: only what one of the rules allows. With an empty list it "
+        "reaches nothing there. It takes the place of the `egress` of the NatGateway, and requires `antiSpoofing`. "
+        "Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses, with what "
+        "its forwards lead elsewhere, are not concerned. An update ends connections that are not allowed any more, "
+        "and keeps the others. The guest can't choose addresses of its bridge's prefixes (SLAAC).",
+        default_doc="what the NatGateway allows",
+        effect="The guest, by interface and MAC address, and each rule are elements of sets in the forward hook. The "
+        "rest is refused: TCP with a reset, other protocols with an ICMP error.",
+    )
 
 
-_FILTERS = ("antiSpoofing", "allowedAddresses")  # what a guest may send, not what it is
-GUEST: Record[GuestInputs] = Record(GuestInputs, "hostnet:index:Guest")
+_FILTERS = ("antiSpoofing", "allowedAddresses", "egress")  # what a guest may send, not what it is
+
+
+def _filter_rules(judged: dict[str, Value], path: str, report: Report) -> None:
+    if judged["antiSpoofing"] is False and judged["egress"] is not None and judged["egress"] is not UNKNOWN:
+        report.fail(join(path, "egress"), "requires antiSpoofing: else the guest takes another one's address")
+
+
+GUEST: Record[GuestInputs] = Record(GuestInputs, "hostnet:index:Guest", rules=_filter_rules)
 
 
 class BandwidthInputs(Declared):
@@ -369,6 +389,7 @@ class TapBinding(Kind[TapBindingInputs]):
             hint=hint,
             anti_spoofing=guest.anti_spoofing,
             allowed=guest.allowed_addresses,
+            egress=EGRESS_FIELD.to_wire(guest.egress),
         )
 
     def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:
@@ -453,6 +474,7 @@ class TapBinding(Kind[TapBindingInputs]):
                     "hostname": guest.hostname,
                     "antiSpoofing": None if guest.anti_spoofing else False,
                     "allowedAddresses": list(guest.allowed) or None,
+                    "egress": EGRESS_FIELD.from_wire(guest.egress),
                 }
             )
         return out
@@ -497,6 +519,7 @@ class TapBinding(Kind[TapBindingInputs]):
             found["addresses"] = kept + [cidr for ip, cidr in bare.items() if ip not in ours]
         settle_value(found, GUEST, "antiSpoofing", seen.anti_spoofing)
         settle_list(found, GUEST, "allowedAddresses", seen.allowed)
+        settle_value(found, GUEST, "egress", EGRESS_FIELD.from_wire(seen.egress))
         declared["guest"] = found
 
 

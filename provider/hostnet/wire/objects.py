@@ -126,6 +126,20 @@ class Glob:
 
 
 @dataclass(frozen=True)
+class EgressRule:
+    """What guests may reach."""
+
+    cidr: Cidr
+    protocol: Literal["tcp", "udp", "sctp", "icmp", "any"] = "any"
+    ports: Ports | None = None  # inclusive; None: all
+
+    def __str__(self) -> str:
+        """As a person reads it: `10.0.0.0/8 tcp 443`."""
+        ports = "" if self.ports is None else f" {ports_text(self.ports)}"
+        return f"{self.cidr} {self.protocol}{ports}"
+
+
+@dataclass(frozen=True)
 class Guest:
     """A guest's MAC and addresses behind a TAP. `addresses` None: the agent takes the lowest free of each subnet."""
 
@@ -139,6 +153,7 @@ class Guest:
     derived: bool = False  # the agent allocated `addresses`: one of each subnet of the bridge
     anti_spoofing: bool = True  # what comes by its TAP has its own MAC and addresses
     allowed: tuple[Cidr, ...] = ()  # networks whose addresses it may have besides
+    egress: tuple[EgressRule, ...] | None = None  # what it may reach; None: what its gateway allows
 
     @property
     def key(self) -> str:
@@ -157,20 +172,6 @@ class Forwarding:
     def key(self) -> str:
         """Shared: every owner that needs it names the same key."""
         return f"forwarding {self.family}"
-
-
-@dataclass(frozen=True)
-class EgressRule:
-    """What guests may reach."""
-
-    cidr: Cidr
-    protocol: Literal["tcp", "udp", "sctp", "icmp", "any"] = "any"
-    ports: Ports | None = None  # inclusive; None: all
-
-    def __str__(self) -> str:
-        """As a person reads it: `10.0.0.0/8 tcp 443`."""
-        ports = "" if self.ports is None else f" {ports_text(self.ports)}"
-        return f"{self.cidr} {self.protocol}{ports}"
 
 
 @dataclass(frozen=True)
@@ -343,6 +344,7 @@ class GuestState:
     lacking: bool = False  # it has no address of some subnet of its bridge, and should have
     anti_spoofing: bool = True  # as declared while our table has all that it needs
     allowed: tuple[Cidr, ...] = ()  # as our table has them
+    egress: tuple[EgressRule, ...] | None = None  # as our table has it
 
 
 @dataclass(frozen=True)
@@ -480,7 +482,7 @@ def states_unlike(items: Sequence[Object], fields: Json) -> list[ForwardState]:
 
 def state_to_json(value: ObjectState | None) -> Json | None:
     """A state as it is sent."""
-    if isinstance(value, DhcpState) or (isinstance(value, GatewayState) and value.egress):
+    if isinstance(value, DhcpState) or (isinstance(value, (GatewayState, GuestState)) and value.egress):
         return asdict(value)
     return None if value is None else vars(value)  # `asdict` copies each value, and takes ten times as long
 

@@ -1138,8 +1138,10 @@ type Guest struct {
 	Addresses []string `pulumi:"addresses"`
 	// Networks whose addresses the guest may have besides its own, such as `10.0.0.100/32` for an address that moves between guests. Without `antiSpoofing` they have no effect. On the host: They are in the sets `guest_addrs4`, `guest_nets4` and the like.
 	AllowedAddresses []string `pulumi:"allowedAddresses"`
-	// Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
+	// Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa` and there is no `egress`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
 	AntiSpoofing *bool `pulumi:"antiSpoofing"`
+	// What the guest may reach beyond its own bridge: only what one of the rules allows. With an empty list it reaches nothing there. It takes the place of the `egress` of the NatGateway, and requires `antiSpoofing`. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses, with what its forwards lead elsewhere, are not concerned. An update ends connections that are not allowed any more, and keeps the others. The guest can't choose addresses of its bridge's prefixes (SLAAC). Default: what the NatGateway allows. On the host: The guest, by interface and MAC address, and each rule are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
+	Egress []EgressRule `pulumi:"egress"`
 	// The guest's name in the bridge's DNS. Each name has one machine. Default: none.
 	Hostname *string `pulumi:"hostname"`
 	// The guest's MAC address. Default: derived from the resource, always the same.
@@ -1163,8 +1165,10 @@ type GuestArgs struct {
 	Addresses pulumi.StringArrayInput `pulumi:"addresses"`
 	// Networks whose addresses the guest may have besides its own, such as `10.0.0.100/32` for an address that moves between guests. Without `antiSpoofing` they have no effect. On the host: They are in the sets `guest_addrs4`, `guest_nets4` and the like.
 	AllowedAddresses pulumi.StringArrayInput `pulumi:"allowedAddresses"`
-	// Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
+	// Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa` and there is no `egress`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
 	AntiSpoofing pulumi.BoolPtrInput `pulumi:"antiSpoofing"`
+	// What the guest may reach beyond its own bridge: only what one of the rules allows. With an empty list it reaches nothing there. It takes the place of the `egress` of the NatGateway, and requires `antiSpoofing`. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses, with what its forwards lead elsewhere, are not concerned. An update ends connections that are not allowed any more, and keeps the others. The guest can't choose addresses of its bridge's prefixes (SLAAC). Default: what the NatGateway allows. On the host: The guest, by interface and MAC address, and each rule are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
+	Egress EgressRuleArrayInput `pulumi:"egress"`
 	// The guest's name in the bridge's DNS. Each name has one machine. Default: none.
 	Hostname pulumi.StringPtrInput `pulumi:"hostname"`
 	// The guest's MAC address. Default: derived from the resource, always the same.
@@ -1259,9 +1263,14 @@ func (o GuestOutput) AllowedAddresses() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v Guest) []string { return v.AllowedAddresses }).(pulumi.StringArrayOutput)
 }
 
-// Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
+// Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa` and there is no `egress`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
 func (o GuestOutput) AntiSpoofing() pulumi.BoolPtrOutput {
 	return o.ApplyT(func(v Guest) *bool { return v.AntiSpoofing }).(pulumi.BoolPtrOutput)
+}
+
+// What the guest may reach beyond its own bridge: only what one of the rules allows. With an empty list it reaches nothing there. It takes the place of the `egress` of the NatGateway, and requires `antiSpoofing`. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses, with what its forwards lead elsewhere, are not concerned. An update ends connections that are not allowed any more, and keeps the others. The guest can't choose addresses of its bridge's prefixes (SLAAC). Default: what the NatGateway allows. On the host: The guest, by interface and MAC address, and each rule are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
+func (o GuestOutput) Egress() EgressRuleArrayOutput {
+	return o.ApplyT(func(v Guest) []EgressRule { return v.Egress }).(EgressRuleArrayOutput)
 }
 
 // The guest's name in the bridge's DNS. Each name has one machine. Default: none.
@@ -1318,7 +1327,7 @@ func (o GuestPtrOutput) AllowedAddresses() pulumi.StringArrayOutput {
 	}).(pulumi.StringArrayOutput)
 }
 
-// Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
+// Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa` and there is no `egress`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
 func (o GuestPtrOutput) AntiSpoofing() pulumi.BoolPtrOutput {
 	return o.ApplyT(func(v *Guest) *bool {
 		if v == nil {
@@ -1326,6 +1335,16 @@ func (o GuestPtrOutput) AntiSpoofing() pulumi.BoolPtrOutput {
 		}
 		return v.AntiSpoofing
 	}).(pulumi.BoolPtrOutput)
+}
+
+// What the guest may reach beyond its own bridge: only what one of the rules allows. With an empty list it reaches nothing there. It takes the place of the `egress` of the NatGateway, and requires `antiSpoofing`. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses, with what its forwards lead elsewhere, are not concerned. An update ends connections that are not allowed any more, and keeps the others. The guest can't choose addresses of its bridge's prefixes (SLAAC). Default: what the NatGateway allows. On the host: The guest, by interface and MAC address, and each rule are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
+func (o GuestPtrOutput) Egress() EgressRuleArrayOutput {
+	return o.ApplyT(func(v *Guest) []EgressRule {
+		if v == nil {
+			return nil
+		}
+		return v.Egress
+	}).(EgressRuleArrayOutput)
 }
 
 // The guest's name in the bridge's DNS. Each name has one machine. Default: none.

@@ -239,9 +239,13 @@ export interface GuestArgs {
      */
     allowedAddresses?: pulumi.Input<pulumi.Input<string>[] | undefined>;
     /**
-     * Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
+     * Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa` and there is no `egress`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
      */
     antiSpoofing?: pulumi.Input<boolean | undefined>;
+    /**
+     * What the guest may reach beyond its own bridge: only what one of the rules allows. With an empty list it reaches nothing there. It takes the place of the `egress` of the NatGateway, and requires `antiSpoofing`. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses, with what its forwards lead elsewhere, are not concerned. An update ends connections that are not allowed any more, and keeps the others. The guest can't choose addresses of its bridge's prefixes (SLAAC). Default: what the NatGateway allows. On the host: The guest, by interface and MAC address, and each rule are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
+     */
+    egress?: pulumi.Input<pulumi.Input<inputs.EgressRuleArgs>[] | undefined>;
     /**
      * The guest's name in the bridge's DNS. Each name has one machine. Default: none.
      */

@@ -1051,7 +1051,11 @@ class GuestArgsDict(TypedDict):
     """
     anti_spoofing: NotRequired[pulumi.Input[Optional[_builtins.bool]]]
     """
-    Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
+    Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa` and there is no `egress`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
+    """
+    egress: NotRequired[pulumi.Input[Optional[Sequence[pulumi.Input['EgressRuleArgsDict']]]]]
+    """
+    What the guest may reach beyond its own bridge: only what one of the rules allows. With an empty list it reaches nothing there. It takes the place of the `egress` of the NatGateway, and requires `antiSpoofing`. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses, with what its forwards lead elsewhere, are not concerned. An update ends connections that are not allowed any more, and keeps the others. The guest can't choose addresses of its bridge's prefixes (SLAAC). Default: what the NatGateway allows. On the host: The guest, by interface and MAC address, and each rule are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
     """
     hostname: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
@@ -1068,6 +1072,7 @@ class GuestArgs:
                  addresses: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  allowed_addresses: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  anti_spoofing: pulumi.Input[Optional[_builtins.bool]] = None,
+                 egress: pulumi.Input[Optional[Sequence[pulumi.Input['EgressRuleArgs']]]] = None,
                  hostname: pulumi.Input[Optional[_builtins.str]] = None,
                  mac_address: pulumi.Input[Optional[_builtins.str]] = None):
         """
@@ -1075,7 +1080,8 @@ class GuestArgs:
 
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] addresses: The guest's addresses, with or without prefix length. The first IPv4 address is the one in `kernelIpArg`. With an empty list the guest has no address. Default: the lowest free address of each subnet of the bridge, kept as long as the resource exists and the bridge has the subnet; on a routed TAP the other address of each subnet of its own (`172.16.0.1/30`: `172.16.0.2/30`), and the addresses that `routes` lead to.
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] allowed_addresses: Networks whose addresses the guest may have besides its own, such as `10.0.0.100/32` for an address that moves between guests. Without `antiSpoofing` they have no effect. On the host: They are in the sets `guest_addrs4`, `guest_nets4` and the like.
-        :param pulumi.Input[_builtins.bool] anti_spoofing: Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
+        :param pulumi.Input[_builtins.bool] anti_spoofing: Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa` and there is no `egress`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
+        :param pulumi.Input[Sequence[pulumi.Input['EgressRuleArgs']]] egress: What the guest may reach beyond its own bridge: only what one of the rules allows. With an empty list it reaches nothing there. It takes the place of the `egress` of the NatGateway, and requires `antiSpoofing`. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses, with what its forwards lead elsewhere, are not concerned. An update ends connections that are not allowed any more, and keeps the others. The guest can't choose addresses of its bridge's prefixes (SLAAC). Default: what the NatGateway allows. On the host: The guest, by interface and MAC address, and each rule are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
         :param pulumi.Input[_builtins.str] hostname: The guest's name in the bridge's DNS. Each name has one machine. Default: none.
         :param pulumi.Input[_builtins.str] mac_address: The guest's MAC address. Default: derived from the resource, always the same.
         """
@@ -1085,6 +1091,8 @@ class GuestArgs:
             pulumi.set(__self__, "allowed_addresses", allowed_addresses)
         if anti_spoofing is not None:
             pulumi.set(__self__, "anti_spoofing", anti_spoofing)
+        if egress is not None:
+            pulumi.set(__self__, "egress", egress)
         if hostname is not None:
             pulumi.set(__self__, "hostname", hostname)
         if mac_address is not None:
@@ -1118,13 +1126,25 @@ class GuestArgs:
     @pulumi.getter(name="antiSpoofing")
     def anti_spoofing(self) -> pulumi.Input[Optional[_builtins.bool]]:
         """
-        Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
+        Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa` and there is no `egress`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
         """
         return pulumi.get(self, "anti_spoofing")
 
     @anti_spoofing.setter
     def anti_spoofing(self, value: pulumi.Input[Optional[_builtins.bool]]):
         pulumi.set(self, "anti_spoofing", value)
+
+    @_builtins.property
+    @pulumi.getter
+    def egress(self) -> pulumi.Input[Optional[Sequence[pulumi.Input['EgressRuleArgs']]]]:
+        """
+        What the guest may reach beyond its own bridge: only what one of the rules allows. With an empty list it reaches nothing there. It takes the place of the `egress` of the NatGateway, and requires `antiSpoofing`. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses, with what its forwards lead elsewhere, are not concerned. An update ends connections that are not allowed any more, and keeps the others. The guest can't choose addresses of its bridge's prefixes (SLAAC). Default: what the NatGateway allows. On the host: The guest, by interface and MAC address, and each rule are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
+        """
+        return pulumi.get(self, "egress")
+
+    @egress.setter
+    def egress(self, value: pulumi.Input[Optional[Sequence[pulumi.Input['EgressRuleArgs']]]]):
+        pulumi.set(self, "egress", value)
 
     @_builtins.property
     @pulumi.getter

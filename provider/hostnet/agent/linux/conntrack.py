@@ -110,19 +110,23 @@ class ForbiddenFlows:
 
     Attributes:
         family: "ipv4" or "ipv6".
-        sources: The networks, of one interface: what stays among them is not forwarded.
+        sources: The networks.
         allowed: Protocol ("any": all), ports (None: all) and network of what they may reach.
+        near: The networks on their own bridge: what goes there is not forwarded.
+        others: Parts of `sources` that are not meant.
     """
 
     family: Family
     sources: tuple[str, ...]
     allowed: tuple[tuple[str, tuple[int, int] | None, str], ...]
+    near: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
     def has(self, flow: Flow, is_local: Callable[[str], bool]) -> bool:
         """Whether a flow is one of them. What a forward leads on is the host's own business."""
-        if flow.target_translated or is_local(flow.destination) or not _within(flow.source, self.sources):
+        if flow.target_translated or not _within(flow.source, self.sources) or is_local(flow.destination):
             return False
-        if _within(flow.destination, self.sources):
+        if _within(flow.destination, self.near) or _within(flow.source, self.others):
             return False
         return not any(_fits(flow, *each) for each in self.allowed)
 

@@ -42,6 +42,7 @@ class Context:
         guest_routes: By such a TAP, the routes through it.
         advertised: By such a bridge, the prefixes that its router advertisements announce.
         bridge_macs: The MAC addresses of such bridges.
+        egress_bridges: The bridges with a guest that has a list of its own.
         served_ports: The ports of bridges that serve DHCP or send router advertisements, each with its bridge.
         observed: A digest of the observed part: with the same owners it can have been another one before.
     """
@@ -61,6 +62,7 @@ class Context:
     guest_routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     advertised: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     bridge_macs: tuple[str, ...] = ()
+    egress_bridges: tuple[str, ...] = ()
     served_ports: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -172,6 +174,9 @@ def _guards(owners: Owners, snapshot: Snapshot) -> dict[str, Any]:
         "guest_routes": routes,
         "advertised": {server.bridge: server.ra_prefixes for server in servers if server.send_ra},
         "bridge_macs": tuple(sorted(macs - {""})),
+        "egress_bridges": tuple(
+            sorted({guest.bridge for guest in checked if guest.bridge and guest.egress is not None})
+        ),
     }
 
 

@@ -7,7 +7,7 @@ one set overlap: ports are cut where a rule begins or ends, and the networks of 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,9 @@ from hostnet.agent.linux.conntrack import ForbiddenFlows
 from hostnet.agent.nft.context import Context
 from hostnet.agent.nft.networks import apart, bare, collapsed, subnets
 from hostnet.agent.nft.ruleset import Element, Tagged
+from hostnet.agent.record.owners import Owners
 from hostnet.wire.family import FAMILIES, VERSION, digit_of, family_of
-from hostnet.wire.objects import EgressRule, Gateway
+from hostnet.wire.objects import EgressRule, Gateway, Guest
 
 _PORT_MAX = 65535
 
@@ -38,13 +39,7 @@ def egress_elements(gateway: Gateway, context: Context) -> Iterator[Tagged]:
     """The elements of a gateway's interfaces; those of its networks are shared (`egress_networks`)."""
     if gateway.egress is None:
         return
-    # By what a rule alone allows, the first rule that does; what several allow together is of none.
-    tags = {
-        (digit, allowed): str(rule)
-        for rule in reversed(gateway.egress)
-        for digit in "46"
-        for allowed in _allowed([rule], digit)
-    }
+    tags = _tags(gateway.egress)
     for name in gateway.internal:
         yield Element("egress_links", (name,)), ("egress", "")
         rules = [rule for each in _restricting(context) if name in each.internal for rule in each.egress or ()]
@@ -52,6 +47,26 @@ def egress_elements(gateway: Gateway, context: Context) -> Iterator[Tagged]:
             for allowed in _allowed(rules, digit):
                 tag = tags.get((digit, allowed), "")
                 yield Element(f"egress_link_{allowed.set}{digit}", (name, *allowed.key)), ("egress", tag)
+
+
+def guest_egress(item: Guest) -> Iterator[Tagged]:
+    """The elements of a guest's own list. Its TAP proves its MAC address, so that is its name behind a bridge, too."""
+    if item.egress is None:
+        return
+    tags = _tags(item.egress)
+    guest = (item.bridge or item.link, item.mac)
+    yield Element("egress_guests", guest), ("egress", "")
+    for digit in "46":
+        for allowed in _allowed(item.egress, digit):
+            tag = tags.get((digit, allowed), "")
+            yield Element(f"egress_guest_{allowed.set}{digit}", (*guest, *allowed.key)), ("egress", tag)
+
+
+def _tags(rules: Sequence[EgressRule]) -> dict[tuple[str, _Allowed], str]:
+    """By what a rule alone allows, the first rule that does; what several allow together is of none."""
+    return {
+        (digit, allowed): str(rule) for rule in reversed(rules) for digit in "46" for allowed in _allowed([rule], digit)
+    }
 
 
 def egress_networks(context: Context) -> Iterator[Element]:
@@ -102,23 +117,73 @@ def _pieces(rules: list[EgressRule]) -> Iterator[tuple[int, int, list[Any]]]:
             yield first, after - 1, collapsed(networks)
 
 
-def forbidden_flows(before: Context, after: Context) -> Iterator[ForbiddenFlows]:
+def forbidden_flows(before: Owners, after: Owners, old: Context, new: Context) -> Iterator[ForbiddenFlows]:
     """The flows that a change of `egress` does not allow any more.
 
     Those that are accepted pass without a look at the rules, so conntrack must forget the others: their next packet is
     refused as that of a new connection is.
+
+    Args:
+        before: All owners before the change.
+        after: All owners after it.
+        old: What the elements depended on before.
+        new: What they depend on after it.
     """
-    for name, gateway in after.gateways.items():
-        former = before.gateways.get(name)
-        if gateway.egress is None or (former is not None and former.egress == gateway.egress):
-            continue
-        for networks in _homes(gateway, after):
-            for family in FAMILIES:
-                own = tuple(str(net) for net in networks if net.version == VERSION[family])
-                rules = tuple(rule for rule in gateway.egress if family_of(rule.cidr) == family)
-                if own:
-                    allowed = tuple((rule.protocol, rule.ports, rule.cidr) for rule in rules)
-                    yield ForbiddenFlows(family, own, allowed)
+    had, has = ({item.key: item for item in each} for each in _guests_that_changed(before, after))
+    for item in has.values():
+        if item.egress is not None and item != had.get(item.key):
+            yield from _forbidden([_addresses(item, new)], item.egress, near=_near(item, new))
+    # Whose own list is gone is again under the gateway's.
+    freed = any(item.egress is not None and getattr(has.get(key), "egress", None) is None for key, item in had.items())
+    for name, gateway in new.gateways.items():
+        former = old.gateways.get(name)
+        if gateway.egress is not None and (freed or former is None or former.egress != gateway.egress):
+            listed = [net for guest in after.every(Guest) if guest.egress is not None for net in _addresses(guest, new)]
+            yield from _forbidden(_homes(gateway, new), gateway.egress, others=listed)
+
+
+def _guests_that_changed(before: Owners, after: Owners) -> tuple[list[Guest], list[Guest]]:
+    """The guests before and after, of the owners that are others now."""
+    had: list[Guest] = []
+    has: list[Guest] = []
+    for _, old, new in before.differences(after):
+        had += old.of(Guest) if old is not None else ()
+        has += new.of(Guest) if new is not None else ()
+    return had, has
+
+
+def _forbidden(
+    homes: Iterable[Sequence[Any]], rules: Sequence[EgressRule], near: Sequence[Any] = (), others: Sequence[Any] = ()
+) -> Iterator[ForbiddenFlows]:
+    """The flows of guests in these networks that no rule allows.
+
+    Args:
+        homes: The networks, home by home: what stays in one is not forwarded.
+        rules: What they may reach.
+        near: More networks that are not beyond the guests' own bridge.
+        others: The addresses of guests that have lists of their own.
+    """
+    for networks in homes:
+        for family in FAMILIES:
+            own, inside, but = (
+                tuple(str(net) for net in nets if net.version == VERSION[family])
+                for nets in (networks, [*networks, *near], others)
+            )
+            allowed = tuple((rule.protocol, rule.ports, rule.cidr) for rule in rules if family_of(rule.cidr) == family)
+            if own:
+                yield ForbiddenFlows(family, own, allowed, inside, but)
+
+
+def _addresses(item: Guest, context: Context) -> list[Any]:
+    """What a guest sends with: its addresses, and the networks of `allowedAddresses` and of a routed TAP's `routes`."""
+    routes = context.guest_routes.get(item.link, ()) if item.bridge is None else ()
+    own = (cidr.split("/")[0] for cidr in item.addresses or ())
+    return [ipaddress.ip_network(each) for each in (*own, *item.allowed, *routes)]
+
+
+def _near(item: Guest, context: Context) -> list[Any]:
+    """The subnets of a guest's own bridge."""
+    return subnets(context.guest_subnets.get(item.bridge or item.link, ()))
 
 
 def _homes(gateway: Gateway, context: Context) -> Iterator[list[Any]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from hostnet.agent.nft.context import Context
+from hostnet.agent.nft.egress import guest_egress
 from hostnet.agent.nft.networks import collapsed
 from hostnet.agent.nft.ruleset import Element, Tag, Tagged
 from hostnet.wire.family import digit_of
@@ -29,6 +30,7 @@ def guard_elements(item: Object, context: Context) -> Iterator[Tagged]:
             yield from ((element, _CHECKED) for element in _taken(own))
         if item.anti_spoofing:
             yield from _checked(item, context)
+            yield from guest_egress(item)
     elif isinstance(item, Link) and item.name in context.services:
         yield Element("services_links", (item.name,)), ("host_access", "")
     elif isinstance(item, Link) and item.upload is not None:
@@ -43,6 +45,8 @@ def guard_elements(item: Object, context: Context) -> Iterator[Tagged]:
 def shared_guard_elements(context: Context) -> Iterator[Element]:
     """What the host itself has where guests are, which no guest may take, and the ports of bridges that serve."""
     yield from (Element("served_ports", (port,)) for port in context.served_ports)
+    # With br_netfilter, what a guest says to its neighbours comes to the rules of `egress`, too.
+    yield from (Element("hairpin_pairs", (name, name)) for name in context.egress_bridges)
     for cidrs in context.guest_subnets.values():
         yield from _taken(cidr.split("/")[0] for cidr in cidrs)
     yield from _taken(link_local(mac) for mac in context.bridge_macs)
@@ -68,7 +72,8 @@ def _checked(item: Guest, context: Context) -> Iterator[Tagged]:
         yield Element(f"{of}_unchecked{digit}", (item.link,)), _CHECKED
     for address in (*own, link_local(item.mac)):
         yield from ((element, _CHECKED) for element in _from(of, item.link, address))
-    for prefix in context.advertised.get(item.bridge or "", ()):
+    # With `egress` every address that it has is known: an update has to end the connections of each.
+    for prefix in context.advertised.get(item.bridge or "", ()) if item.egress is None else ():
         for name in ("slaac_nets6", "slaac_targets6"):
             yield Element(name, (item.link, prefix.split("/")[0])), _CHECKED
     yield from _more(of, item, routes)

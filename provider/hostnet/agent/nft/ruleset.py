@@ -283,6 +283,11 @@ def _guard_specs() -> dict[str, SetSpec]:
         specs[f"service_addrs{n}"] = SetSpec(
             ("ifname", f"ipv{n}_addr"), holds="their own addresses: the bridge's DNS answers there"
         )
+    guest = ("ifname", "ether_addr")
+    specs["egress_guests"] = SetSpec(guest, holds="guests with `egress`: interface and MAC address")
+    for n in "46":
+        lists = _list_specs("egress_guest", guest, (f"ipv{n}_addr",), "what these guests may reach")
+        specs |= {name + n: spec for name, spec in lists.items()}
     specs |= _checked_specs("guest", BRIDGE_TABLE) | _checked_specs("tap", TABLE)
     specs["served_ports"] = SetSpec(
         ("ifname",),
@@ -340,17 +345,28 @@ def _egress_specs(net: tuple[str, ...]) -> dict[str, SetSpec]:
         "egress_nets": SetSpec(net, interval=True, holds="`internalIps` and `internalIpv6s` of gateways with `egress`")
     }
     for of, source, what in (("link", ("ifname",), "interfaces"), ("net", net, "networks")):
-        holds = f"what these {what} may reach"
-        specs |= {
-            f"egress_{of}_any": SetSpec((*source, *net), interval=True, holds=f"{holds} by any protocol"),
-            f"egress_{of}_proto": SetSpec(
-                (*source, "inet_proto", *net), interval=True, icmp=True, holds=f"{holds} by a protocol"
-            ),
-            f"egress_{of}_port": SetSpec(
-                (*source, "inet_proto", "inet_service", *net), interval=True, holds=f"{holds} by protocol and port"
-            ),
-        }
+        specs |= _list_specs(f"egress_{of}", source, net, f"what these {what} may reach")
     return specs
+
+
+def _list_specs(name: str, source: tuple[str, ...], net: tuple[str, ...], holds: str) -> dict[str, SetSpec]:
+    """What somebody may reach.
+
+    Args:
+        name: How the names of the sets begin.
+        source: nft's types of who it is.
+        net: nft's type of an address.
+        holds: What the sets hold.
+    """
+    return {
+        f"{name}_any": SetSpec((*source, *net), interval=True, holds=f"{holds} by any protocol"),
+        f"{name}_proto": SetSpec(
+            (*source, "inet_proto", *net), interval=True, icmp=True, holds=f"{holds} by a protocol"
+        ),
+        f"{name}_port": SetSpec(
+            (*source, "inet_proto", "inet_service", *net), interval=True, holds=f"{holds} by protocol and port"
+        ),
+    }
 
 
 SETS = _specs()
@@ -477,6 +493,7 @@ PROTECT
     ct state established,related accept
     # Frames between a bridge's own ports come here, too, where br_netfilter is loaded.
     iifname . oifname @hairpin_pairs accept
+    iifname . ether saddr @egress_guests jump guest_egress
     iifname @egress_links jump egress
     ip saddr @egress_nets4 jump egress
     ip6 saddr @egress_nets6 jump egress
@@ -517,9 +534,21 @@ PROTECT
     iifname . ip6 daddr @link_to_net6 accept
   }}
 
-  # What a guest may reach goes on to the other rules; the rest is refused at once, and a program need not wait.
+  # A guest with a list of its own. Anti-spoofing holds its MAC address, and so its list holds for all its addresses.
+  chain guest_egress {{
+GUEST_LIST
+    goto refused
+  }}
+
+  # What guests behind a gateway may reach goes on to the other rules.
   chain egress {{
+    iifname . ether saddr @egress_guests return
 EGRESS
+    goto refused
+  }}
+
+  # At once, so that a program need not wait.
+  chain refused {{
     meta l4proto 6 reject with tcp reset
     reject with icmpx admin-prohibited
   }}
@@ -748,12 +777,16 @@ def _counts() -> str:
     )
 
 
-def _egress() -> str:
-    """The rules that let allowed packets go on."""
+def _egress(*sources: tuple[str, str]) -> str:
+    """The rules that let allowed packets go on.
+
+    Args:
+        sources: For whom: a part of the sets' names, and what is looked up there; "": the source address.
+    """
     return "\n".join(
-        f"    {before}{source}{middle} . {ip} daddr @egress_{of}_{name}{n} return"
+        f"    {before}{source or f'{ip} saddr'}{middle} . {ip} daddr @egress_{of}_{name}{n} return"
         for n, ip in (("4", "ip"), ("6", "ip6"))
-        for of, source in (("link", "iifname"), ("net", f"{ip} saddr"))
+        for of, source in sources
         for name, before, middle in (
             ("port", f"{_PORTED} ", " . meta l4proto . th dport"),
             ("proto", "", " . meta l4proto"),
@@ -850,7 +883,8 @@ def table_text() -> str:
             *(_dnat_chain(n, "prerouting", "iifname") + _dnat_chain(n, "output", "oifname") for n in "46"),
             _TAP_GUESTS + _guest_chains("tap", "return"),
             _CHAINS.replace("COUNTS", _counts())
-            .replace("EGRESS", _egress())
+            .replace("EGRESS", _egress(("link", "iifname"), ("net", "")))
+            .replace("GUEST_LIST", _egress(("guest", "iifname . ether saddr")))
             .replace("SOURCE_NAT", _source_nats())
             .replace("PROTECT", _PROTECT)
             + "}",

@@ -275,6 +275,8 @@ def guest_filter_drift(item: Guest, observation: Observation) -> Iterator[Differ
     """What a guest may send that it should not, or may not send that it should."""
     tagged = [(element, tag) for element, tag in observation.compiled(item) if observation.at(element) is None]
     missing = {tag for _, tag in tagged}
+    yield from _guest_egress_drift(item, observation, [value for field, value in missing if field == "egress"])
+    missing = {tag for tag in missing if tag[0] != "egress"}
     taken = observation.shared("taken_addrs6", "taken_targets6") if item.bridge is not None else []
     extra = [key[1] for name, key in observation.undeclared if name in _ADDRESSES and key[0] == item.link]
     others = any(name in _FILTERS and key[0] == item.link for name, key in observation.undeclared)
@@ -291,6 +293,26 @@ def guest_filter_drift(item: Guest, observation: Observation) -> Iterator[Differ
         cidr = value if "/" in value else f"{value}/{128 if ':' in value else 32}"
         text = f"the guest may send with {cidr}, and no resource declares that"
         yield Difference(item.key, "allowed", text, there=cidr, item=cidr)
+
+
+def _guest_egress_drift(item: Guest, observation: Observation, missing: list[str]) -> Iterator[Difference]:
+    """What a guest may reach that it should not, or may not reach that it should.
+
+    Args:
+        item: The guest.
+        observation: What the host has.
+        missing: The rules for which something is missing; "" for none or all of them.
+    """
+    guest = (item.bridge or item.link, item.mac)
+    others = any(name.startswith("egress_guest") and key[:2] == guest for name, key in observation.undeclared)
+    if item.egress is not None:
+        others = others or observation.lacks(x for x in observation.shared("hairpin_pairs") if x.key[0] == guest[0])
+    if "" in missing or others:
+        text = f"what the guest of {item.link} reaches is not as declared"
+        there = () if item.egress is None else None
+        yield Difference(item.key, "egress", text, there=there, declared=item.egress)
+        return
+    yield from (lost(item, "egress", rule, f"the guest does not reach {rule}") for rule in sorted(missing))
 
 
 # The sets whose elements are a guest's addresses, and all others that begin with its TAP.

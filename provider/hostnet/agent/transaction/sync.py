@@ -65,7 +65,7 @@ class Synchronizer:
         except ClashError as clash:
             newer, holder = (clash.owner, clash.holder) if clash.owner in pairs else (clash.holder, clash.owner)
             raise OwnerError([newer], clash_error(clash, owners.get(holder))) from None
-        flows: list[Flows] = [*changed_udp(old, new), *forbidden_flows(old_context, context)]
+        flows: list[Flows] = [*changed_udp(old, new), *forbidden_flows(known, owners, old_context, context)]
         if old.elements or new.elements or record.table.rules or (verify and table.there):
             # What is compiled from today's addresses may not be what was compiled when the record was written, and of
             # an owner that the record lacks only the state says that its elements were ever there.
