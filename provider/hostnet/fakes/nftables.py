@@ -10,10 +10,11 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from hostnet.agent.linux.kernel import RawChange
 from hostnet.agent.linux.libnftables import NftError
 from hostnet.fakes import nft_syntax
 from hostnet.fakes.nft_state import ADDRESSES, NUMBERS, Chain, Held, Key, Place, Rule, Set, Table
@@ -92,6 +93,11 @@ class FakeNftables:
         self._tables, self._handles = work.tables, work.handles
         # The kernel commits, and counts, no transaction that changes nothing.
         self._generation += work.changed
+
+    def change(self, changes: Sequence[RawChange], batch: Callable[[], str]) -> None:
+        """Apply a batch of elements, all or nothing."""
+        del changes
+        self.run(batch())
 
     def dry_run(self, *, on: bool) -> None:
         """Whether batches are only checked."""

@@ -49,27 +49,29 @@ def not_ours(directory: Path) -> Path | None:
     Args:
         directory: The directory. It need not exist: then what is on the way to it counts.
     """
-    rest, here, links = list(reversed(directory.absolute().parts[1:])), Path("/"), 0
+    rest, here, links, trusted = list(reversed(directory.absolute().parts[1:])), Path("/"), 0, _trusted()
+    status = here.stat()
     while True:
-        mode = here.stat().st_mode
-        if here.stat().st_uid not in _trusted() or (mode & _OTHERS and not (mode & stat.S_ISVTX and rest)):
+        mode = status.st_mode
+        if status.st_uid not in trusted or (mode & _OTHERS and not (mode & stat.S_ISVTX and rest)):
             return here
         if not rest:
             return None
         entry = here / rest.pop()
         try:
-            status = entry.lstat()
+            found = entry.lstat()
         except FileNotFoundError:
             return None
-        if stat.S_ISLNK(status.st_mode):
+        if stat.S_ISLNK(found.st_mode):
             links += 1
-            if status.st_uid not in _trusted() or links > _MOST_LINKS:
+            if found.st_uid not in trusted or links > _MOST_LINKS:
                 return entry
             target = entry.readlink()
             here = Path("/") if target.is_absolute() else here
             rest += reversed(target.parts[1:] if target.is_absolute() else target.parts)
-        elif stat.S_ISDIR(status.st_mode):
-            here = entry.parent.parent if entry.name == ".." else entry
+            status = here.stat()
+        elif stat.S_ISDIR(found.st_mode):
+            here, status = (entry, found) if entry.name != ".." else (entry.parent.parent, entry.stat())
         else:
             return entry
 

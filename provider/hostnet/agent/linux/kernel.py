@@ -7,6 +7,7 @@ those are in the rooms above, and run on the fakes as they are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hostnet.agent.linux.conntrack import Flows
@@ -71,6 +72,38 @@ class Kernel(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class RawElement:
+    """An element of a set or map as the kernel has it.
+
+    Attributes:
+        key: The fields of its key, each filled up to four bytes where there are several.
+        value: The same of a map's value.
+        comment: What nft shows as its comment.
+    """
+
+    key: bytes
+    value: bytes = b""
+    comment: str = ""
+
+
+@dataclass(frozen=True)
+class RawChange:
+    """What a batch deletes from one set or map, and what it adds.
+
+    Attributes:
+        table: Family and name, as in nft's language.
+        name: Of the set.
+        removed: The keys to delete, before anything is added to any set.
+        added: The elements to add.
+    """
+
+    table: str
+    name: str
+    removed: Sequence[bytes] = ()
+    added: Sequence[RawElement] = ()
+
+
 class Nftables(Protocol):
     """nftables in one network namespace."""
 
@@ -80,6 +113,17 @@ class Nftables(Protocol):
         Raises:
             NftError: nft or the kernel refuses the batch; nothing has changed.
             MissingLibraryError: libnftables is not installed.
+        """
+
+    def change(self, changes: Sequence[RawChange], batch: Callable[[], str]) -> None:
+        """Apply a batch of elements alone, all or none; for sets without `interval` and `limit`.
+
+        Args:
+            changes: What changes, a set at a time.
+            batch: The same as nft commands.
+
+        Raises:
+            NftError: As of `run`.
         """
 
     def dry_run(self, *, on: bool) -> None:

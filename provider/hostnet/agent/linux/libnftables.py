@@ -10,11 +10,13 @@ import ctypes
 import json
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from hostnet.agent.linux import files, netlink
+from hostnet.agent.linux.kernel import RawChange, RawElement
 
 _SONAME = "libnftables.so.1"
 _PROGRAMS = ("/usr/sbin", "/sbin", "/run/current-system/sw/bin")  # where PATH may not lead
@@ -32,7 +34,13 @@ _NFTA_GEN_ID = 1
 _NFTA_TABLE_NAME, _NFTA_TABLE_FLAGS, _NFT_TABLE_F_OWNER = 1, 2, 0x2
 _NFTA_RULE_TABLE, _NFTA_RULE_CHAIN, _NFTA_RULE_HANDLE, _NFTA_RULE_EXPRESSIONS = 1, 2, 3, 4
 _NFTA_EXPR_DATA, _NFTA_MATCH_NAME, _NFTA_MATCH_INFO = 2, 1, 3
-_FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}
+_NFT_MSG_NEWSETELEM, _NFT_MSG_DELSETELEM = _SUBSYSTEM | 12, _SUBSYSTEM | 14
+_NFTA_SET_ELEM_LIST_TABLE, _NFTA_SET_ELEM_LIST_SET, _NFTA_SET_ELEM_LIST_ELEMENTS, _NFTA_LIST_ELEM = 1, 2, 3, 1
+_NFTA_SET_ELEM_KEY, _NFTA_SET_ELEM_DATA, _NFTA_SET_ELEM_USERDATA, _NFTA_DATA_VALUE = 1, 2, 6, 1
+_NFTNL_UDATA_SET_ELEM_COMMENT = 0  # libnftnl/udata.h
+_FAMILIES = {1: "inet", 2: "ip", 7: "bridge", 10: "ip6"}
+_HEAD, _DATA_HEAD = struct.Struct("=HH"), struct.Struct("=HHHH")  # of an attribute, and of one in another
+_ELEMENTS_PER_MESSAGE = 200  # an attribute has at most 64 KiB, and an element up to 270 bytes
 
 
 class NftError(Exception):
@@ -70,6 +78,7 @@ class Nft:
     def __init__(self) -> None:
         self._context: _Context | None = None
         self._netlink: netlink.Netlink | None = None
+        self._dry = False
 
     # --- through libnftables ---------------------------------------------------------------------------------------
 
@@ -77,9 +86,28 @@ class Nft:
         """Apply a batch of nft commands, all or none."""
         self._library.run(batch, 0)
 
+    def change(self, changes: Sequence[RawChange], batch: Callable[[], str]) -> None:
+        """Apply a batch of elements alone, all or none.
+
+        The kernel gets them without libnftables. That lists all sets, and the elements of those with `interval`, before
+        each batch: one more forward takes it 0.59 ms in our tables, and these messages 0.08. For 60,000 forwards in one
+        batch it needs 243 MiB, and these messages 69 (nftables 1.0.6, Linux 6.18).
+        """
+        if self._dry:
+            return self.run(batch())
+        messages = list(_messages(changes))
+        try:
+            self._connection.batch(_SUBSYSTEM >> 8, [(kind, flags, body) for kind, flags, body, _ in messages])
+        except netlink.BatchError as error:
+            name = messages[error.index][3] if error.index is not None else "the batch"
+            msg = f"Error: {name}: {os.strerror(error.errno or 0)}"
+            raise NftError(msg) from None
+        return None
+
     def dry_run(self, *, on: bool) -> None:
         """Whether batches are only checked."""
         self._library.dry_run(on=on)
+        self._dry = on
 
     def list(self, command: str, *, terse: bool = False) -> list[dict[str, Any]]:
         """What `nft -j <command>` lists."""
@@ -142,6 +170,50 @@ class Nft:
         if self._netlink is None:
             self._netlink = netlink.Netlink(netlink.NETLINK_NETFILTER)
         return self._netlink
+
+
+def _messages(changes: Sequence[RawChange]) -> Iterator[tuple[int, int, bytes, str]]:
+    """Type, flags and body of each message, and the set. Deletions come first: a key may get another value."""
+    for change in changes:
+        for body in _bodies(change, [RawElement(key) for key in change.removed]):
+            yield _NFT_MSG_DELSETELEM, 0, body, change.name
+    for change in changes:
+        for body in _bodies(change, change.added):
+            yield _NFT_MSG_NEWSETELEM, netlink.NLM_F_CREATE, body, change.name
+
+
+def _bodies(change: RawChange, elements: Sequence[RawElement]) -> Iterator[bytes]:
+    family, table = change.table.split()
+    number = next(key for key, value in _FAMILIES.items() if value == family)
+    head = struct.pack("=BBH", number, 0, 0) + netlink.attribute(_NFTA_SET_ELEM_LIST_TABLE, table)
+    head += netlink.attribute(_NFTA_SET_ELEM_LIST_SET, change.name)
+    for at in range(0, len(elements), _ELEMENTS_PER_MESSAGE):
+        listed = map(_element, elements[at : at + _ELEMENTS_PER_MESSAGE])
+        yield head + netlink.nested(_NFTA_SET_ELEM_LIST_ELEMENTS, *listed)
+
+
+def _element(element: RawElement) -> bytes:
+    content = _data(_NFTA_SET_ELEM_KEY, element.key)
+    if element.value:
+        content += _data(_NFTA_SET_ELEM_DATA, element.value)
+    if element.comment:
+        content += _comment(element.comment)
+    return _HEAD.pack(_HEAD.size + len(content), _NFTA_LIST_ELEM | netlink.NLA_F_NESTED) + content
+
+
+def _data(kind: int, value: bytes) -> bytes:
+    """`netlink.nested(kind, netlink.attribute(_NFTA_DATA_VALUE, value))`, in a third of the time."""
+    size = len(value) + _HEAD.size
+    filled = value + b"\0" * (-size % 4)
+    return _DATA_HEAD.pack(len(filled) + _DATA_HEAD.size, kind | netlink.NLA_F_NESTED, size, _NFTA_DATA_VALUE) + filled
+
+
+@lru_cache(maxsize=64)  # a thousand elements in turn have one
+def _comment(comment: str) -> bytes:
+    text = comment.encode() + b"\0"
+    return netlink.attribute(
+        _NFTA_SET_ELEM_USERDATA, struct.pack("=BB", _NFTNL_UDATA_SET_ELEM_COMMENT, len(text)) + text
+    )
 
 
 class _Context:

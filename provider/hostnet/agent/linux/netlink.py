@@ -12,7 +12,8 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 NETLINK_ROUTE = 0
@@ -24,11 +25,25 @@ NLA_F_NESTED = 0x8000
 # The two highest bits of an attribute's type are flags: NLA_F_NESTED and NLA_F_NET_BYTEORDER.
 NLA_TYPE_MASK = 0x3FFF
 _NLM_F_DUMP_INTR = 0x10
+_NFNL_MSG_BATCH_BEGIN, _NFNL_MSG_BATCH_END = 0x10, 0x11  # linux/netfilter/nfnetlink.h
+_SOL_NETLINK, _NETLINK_CAP_ACK, _SO_SNDBUFFORCE = 270, 10, 32
 _PATIENCE = 5.0  # seconds
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 
 Attributes = dict[int, bytes]
+
+
+class BatchError(OSError):
+    """The kernel refuses a batch.
+
+    Attributes:
+        index: Which of its messages; None where it refuses the whole.
+    """
+
+    def __init__(self, code: int, index: int | None) -> None:
+        super().__init__(code, os.strerror(code))
+        self.index = index
 
 
 @dataclass(frozen=True)
@@ -101,6 +116,7 @@ class Netlink:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         self._socket.bind((0, 0))
         self._sequence = 0
+        self._room = 0  # bytes that surely fit into one message
 
     def close(self) -> None:
         """Close the socket."""
@@ -132,6 +148,56 @@ class Netlink:
             code = -struct.unpack_from("=i", message.body)[0]
             raise OSError(code, os.strerror(code))
         return message
+
+    def batch(self, subsystem: int, messages: Sequence[tuple[int, int, bytes]]) -> None:
+        """Send messages that the kernel takes all or none (nfnetlink's batches).
+
+        Args:
+            subsystem: Of netfilter: whose batch it is.
+            messages: Type, flags and body of each.
+
+        Raises:
+            BatchError: The kernel refuses.
+        """
+        ends = struct.pack("=BBH", 0, 0, socket.htons(subsystem))
+        first, parts = self._sequence + 1, []
+        for kind, flags, body in ((_NFNL_MSG_BATCH_BEGIN, 0, ends), *messages, (_NFNL_MSG_BATCH_END, 0, ends)):
+            self._sequence += 1
+            # Without errors the last message is the only one that the kernel answers. It answers the batch's end from
+            # 6.10 on.
+            asked = NLM_F_REQUEST | (NLM_F_ACK if self._sequence == first + len(messages) else 0)
+            parts.append(_HEADER.pack(_HEADER.size + len(body), kind, asked | flags, self._sequence, 0) + body)
+        try:
+            answers = self._exchange(b"".join(parts))
+        except OSError as error:
+            raise BatchError(error.errno or errno.EIO, None) from None
+        at = {sequence - first - 1: code for sequence, code in answers.items()}
+        for index, code in sorted(at.items()):
+            if code:
+                raise BatchError(code, index if index >= 0 else None)
+        if len(messages) - 1 not in at:
+            raise BatchError(errno.EIO, None)
+
+    def _exchange(self, data: bytes) -> dict[int, int]:
+        """Send messages in one piece; returns the errnos that answer them by sequence number, 0 for none."""
+        # Otherwise a refusal has the message that it refuses with it.
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        if len(data) > self._room:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, len(data))
+            self._room = len(data)
+        self._socket.send(data)
+        answers = {}
+        # The kernel has handled them all when `send` returns: netfilter's messages are handled in the sender's context.
+        with suppress(BlockingIOError):
+            while True:
+                received = self._socket.recv(1 << 20, socket.MSG_DONTWAIT)
+                at = 0
+                while at + _HEADER.size <= len(received):
+                    size, kind, _, sequence, _ = _HEADER.unpack_from(received, at)
+                    if kind == NLMSG_ERROR:
+                        answers[sequence] = -struct.unpack_from("=i", received, at + _HEADER.size)[0]
+                    at += (size + 3) & ~3
+        return answers
 
     def dump(self, kind: int, body: bytes) -> list[Message]:
         """All that the kernel lists for this request.

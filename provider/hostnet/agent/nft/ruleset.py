@@ -69,6 +69,11 @@ class SetSpec:
     of: Literal["forward", "gateway", "link", "guest"] = "gateway"
     holds: str = ""
 
+    @property
+    def plain(self) -> bool:
+        """Whether an element is a key, and at most a value."""
+        return not (self.interval or self.limit)
+
 
 @dataclass(frozen=True)
 class Element:

@@ -6,10 +6,12 @@ import ipaddress
 import json
 import re
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from hostnet.agent.linux.kernel import RawElement
 from hostnet.agent.nft.ruleset import PROTOCOLS, RAW, SETS, Element, Place
 from hostnet.wire.digest import sha256
 from hostnet.wire.protocol import STATE_DIR
@@ -24,6 +26,7 @@ _UNITS = {"bytes": 1, "kbytes": 1 << 10, "mbytes": 1 << 20}
 _PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800}
 LIMIT_BURST = 65536  # bytes: the largest packet of several segments fits
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_IFNAMSIZ = 16
 _LONGEST = 128  # bits of an IPv6 address
 LONGEST_COMMENT = 100  # bytes of a comment: nft 1.0.6 refuses more than 128
 _LONGEST_MARK = 40
@@ -75,6 +78,67 @@ def render_key(set_name: str, key: tuple[str, ...]) -> str:
     """
     spec = SETS[set_name]
     return " . ".join(_field(kind, part, icmp=spec.icmp) for kind, part in zip(spec.key, key))
+
+
+def encode(element: Element, comment: str = "", mark: str = "") -> RawElement:
+    """The element as the kernel has it, with fields as nft writes them: for sets that are `plain`.
+
+    Args:
+        element: What to encode.
+        comment: Its comment; harmless characters of it stay.
+        mark: What ends the comment (`mark_of`).
+
+    Raises:
+        ValueError: A field is not of its type.
+    """
+    spec = SETS[element.set]
+    value = _joined(spec.value, element.value) if spec.value else b""
+    return RawElement(encode_key(element.set, element.key), value, marked(comment, mark) if comment else "")
+
+
+def encode_key(set_name: str, key: tuple[str, ...]) -> bytes:
+    """An element's key; raises as `encode`."""
+    return _joined(SETS[set_name].key, key)
+
+
+def _joined(kinds: tuple[str, ...], values: tuple[str, ...]) -> bytes:
+    fields = [_ENCODINGS[kind](value) for kind, value in zip(kinds, values)]
+    if len(fields) == 1:
+        return fields[0]
+    return b"".join(each + b"\0" * (-len(each) % 4) for each in fields)
+
+
+@lru_cache(maxsize=1024)
+def _ifname_bytes(name: str) -> bytes:
+    _field("ifname", name)
+    return name.encode().ljust(_IFNAMSIZ, b"\0")
+
+
+def _mac_bytes(address: str) -> bytes:
+    return bytes.fromhex(_field("ether_addr", address).replace(":", ""))
+
+
+def _ip_bytes(family: socket.AddressFamily) -> Callable[[str], bytes]:
+    def encoded(address: str) -> bytes:
+        try:
+            return socket.inet_pton(family, address)
+        except OSError:
+            msg = f"{address!r} is no address of {family.name}"
+            raise ValueError(msg) from None
+
+    return encoded
+
+
+_ENCODINGS: dict[str, Callable[[str], bytes]] = {
+    "ifname": _ifname_bytes,
+    "inet_proto": lambda name: bytes((int(_field("inet_proto", name)),)),
+    "inet_service": lambda port: int(port).to_bytes(2, "big"),
+    "ipv4_addr": _ip_bytes(socket.AF_INET),
+    "ipv6_addr": _ip_bytes(socket.AF_INET6),
+    "ether_addr": _mac_bytes,
+    "nd_target": _ip_bytes(socket.AF_INET6),
+    "nd_prefix": lambda network: ipaddress.IPv6Network(network)[0].packed[:8],
+}
 
 
 def clean_comment(comment: str) -> str:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hostnet.agent.indexes.sharing import SharingMap
-from hostnet.agent.linux.kernel import Nftables
+from hostnet.agent.linux.kernel import Nftables, RawChange, RawElement
 from hostnet.agent.linux.libnftables import MissingLibraryError, Nft, NftError
 from hostnet.agent.nft.desired import Desired
 from hostnet.agent.nft.ruleset import SETS, TABLES, TEMPLATE, Element, Place, table_text
-from hostnet.agent.nft.syntax import Listing, parse_listing, render, render_key
+from hostnet.agent.nft.syntax import Listing, encode, encode_key, parse_listing, render, render_key
 from hostnet.agent.record.record import Mark
 from hostnet.wire.errors import Code, HostnetError
 
@@ -190,11 +190,15 @@ class Table:
             return False
 
     def _send(self, removed: list[Place], added: list[Element], after: Desired, mark: Mark) -> Mark:
-        text = "".join(_batch(self._unshared(removed), added, after, self.own))
-        if not text:
+        removed = self._unshared(removed)
+        if not removed and not added:
             return mark
         self._held = None
-        self.nft.run(text)
+        if all(SETS[name].plain for name in {*(name for name, _ in removed), *(element.set for element in added)}):
+            raw = _raw_changes(removed, added, after, self.own)
+            self.nft.change(raw, lambda: "".join(_batch(removed, added, after, self.own)))
+        else:
+            self.nft.run("".join(_batch(removed, added, after, self.own)))
         return replace(mark, generation=self._generation_after(mark.generation, after))
 
     def _generation_after(self, before: int, after: Desired) -> int:
@@ -333,6 +337,18 @@ def _batch(removed: list[Place], added: list[Element], after: Desired, own: str)
             for at in range(0, len(texts), _ELEMENTS_PER_LINE):
                 elements = ", ".join(texts[at : at + _ELEMENTS_PER_LINE])
                 yield f"{verb} element {SETS[name].table} {name} {{ {elements} }}\n"
+
+
+def _raw_changes(removed: list[Place], added: list[Element], after: Desired, own: str) -> list[RawChange]:
+    """The same as `_batch`, in bytes."""
+    deletions: dict[str, list[bytes]] = {}
+    for name, key in removed:
+        deletions.setdefault(name, []).append(encode_key(name, key))
+    additions: dict[str, list[RawElement]] = {}
+    for element in added:
+        additions.setdefault(element.set, []).append(encode(element, after.comment(element.place), own))
+    names = dict.fromkeys((*deletions, *additions))
+    return [RawChange(SETS[x].table, x, deletions.get(x, ()), additions.get(x, ())) for x in names]
 
 
 def refused(what: str, error: NftError) -> HostnetError:

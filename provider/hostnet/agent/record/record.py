@@ -158,10 +158,12 @@ class Store:
             HostnetError: The record can't be locked or read, or others may write it; or the waiter gives up.
         """
         while True:
+            there = self._directory.is_dir()
             check_directory(self._directory)
             try:
-                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                check_directory(self._directory)  # it may have been made by another user in between
+                if not there:
+                    self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    check_directory(self._directory)  # it may have been made by another user in between
                 descriptor = files.open_ours(self._lock, os.O_RDWR | os.O_CREAT)
             except OSError as error:
                 raise HostnetError(

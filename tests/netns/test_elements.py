@@ -1,0 +1,174 @@
+"""Elements that go to the kernel as bytes are those that nft makes of their text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+from hostnet.agent.linux.kernel import RawChange, RawElement
+from hostnet.agent.linux.libnftables import Nft, NftError
+from hostnet.agent.nft.ruleset import SETS, TABLES, Element, table_text
+from hostnet.agent.nft.syntax import encode, encode_key, render
+
+from tests.lab.namespaces import Namespaces
+
+FIELDS = {
+    "ifname": ("eth0", "br-a.100+x", "fifteen-letters"),
+    "inet_proto": ("tcp", "udp", "sctp"),
+    "inet_service": ("80", "1", "65535"),
+    "ipv4_addr": ("10.0.0.2", "255.255.255.255", "192.0.2.7"),
+    "ipv6_addr": ("fd00::2", "2001:db8:1:2:3:4:5:6", "::ffff:192.0.2.1"),
+    "ether_addr": ("02:00:00:00:00:01", "fe:ff:ff:ff:ff:ff", "06:5e:10:20:30:40"),
+    "nd_target": ("fd00::2", "fe80::1", "2001:db8::7"),
+    "nd_prefix": ("fd00::/64", "2001:db8::/64", "fdff:ffff:ffff:ffff::/64"),
+}
+COMMENT, MARK = "PortForward web of stack dev", " @/srv/hostnet"
+PLAIN = [name for name, spec in SETS.items() if spec.plain]
+
+
+@pytest.fixture
+def nft() -> Iterator[Nft]:
+    """Our tables in a namespace of their own, without an element."""
+    made = Namespaces()
+    try:
+        here, nft = made.add("elements"), Nft()
+        here.call(nft.run, table_text())
+        here.call(nft.generation)  # both sockets are of that namespace now
+        yield nft
+    finally:
+        made.close()
+
+
+def elements(name: str, at: Sequence[int] = (0, 1, 2)) -> list[Element]:
+    """Elements of a set, one for each number: of the values of its fields' types, the one of this number."""
+    spec = SETS[name]
+    return [
+        Element(name, *(tuple(FIELDS[kind][each] for kind in kinds) for kinds in (spec.key, spec.value))) for each in at
+    ]
+
+
+def added(name: str, *which: Element) -> RawChange:
+    """The change that adds these elements."""
+    return RawChange(SETS[name].table, name, (), [encode(each, COMMENT, MARK) for each in which])
+
+
+def no_text() -> str:
+    """In place of a batch's text, where nothing may read it."""
+    raise AssertionError
+
+
+def shown(nft: Nft) -> list[str]:
+    """What nft shows of our tables, but for the order in which a hash table has its elements."""
+    return sorted(
+        line.strip().removeprefix("elements = {").strip(" },")
+        for table in TABLES
+        for line in nft.lines(f"list table {table}")
+    )
+
+
+def test_every_set_gets_what_nft_makes_of_the_text(nft: Nft) -> None:
+    """For each set without ranges: three elements as bytes and as text are listed alike."""
+    nft.change([added(name, *elements(name)) for name in PLAIN], no_text)
+    as_bytes = shown(nft)
+    nft.run("".join(f"flush {'map' if SETS[name].value else 'set'} {SETS[name].table} {name}\n" for name in PLAIN))
+    empty = shown(nft)
+    for name in PLAIN:
+        for each in elements(name):
+            nft.run(f"add element {SETS[name].table} {name} {{ {render(each, COMMENT, MARK)} }}")
+    assert as_bytes == shown(nft)
+    assert len(PLAIN) > 30
+    assert as_bytes != empty
+    nft.change([RawChange(SETS[x].table, x, [encode_key(x, each.key) for each in elements(x)]) for x in PLAIN], no_text)
+    assert shown(nft) == empty
+
+
+def test_a_key_gets_another_value_in_one_batch(nft: Nft) -> None:
+    """Deletions come before additions."""
+    old, new = (
+        elements("dnat_port4", (0,))[0],
+        Element("dnat_port4", elements("dnat_port4", (0,))[0].key, ("10.9.9.9", "9")),
+    )
+    nft.change([added("dnat_port4", old)], no_text)
+    change = RawChange("inet hostnet", "dnat_port4", [encode_key("dnat_port4", old.key)], [encode(new)])
+    nft.change([change], no_text)
+    assert any("10.9.9.9 . 9" in line for line in shown(nft))
+    assert not any("10.0.0.2 . 80" in line for line in shown(nft))
+
+
+REFUSED = {
+    "another value": (
+        lambda: [added("dnat_port4", Element("dnat_port4", ("eth0", "tcp", "80"), ("10.9.9.9", "9")))],
+        "dnat_port4: File exists",
+    ),
+    "not there": (
+        lambda: [RawChange("inet hostnet", "our_links", [encode_key("our_links", ("eth9",))])],
+        "our_links: No such file or directory",
+    ),
+    "no such set": (
+        lambda: [RawChange("inet hostnet", "nothing", (), [RawElement(b"x" * 16)])],
+        "nothing: No such file",
+    ),
+    "a key of another length": (
+        lambda: [RawChange("inet hostnet", "our_links", (), [RawElement(b"x")])],
+        "our_links: Invalid",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("many", [1, 1000])
+def test_what_the_kernel_refuses_changes_nothing(nft: Nft, case: str, many: int) -> None:
+    """A batch is applied as a whole or not at all, wherever in it the fault is."""
+    changes, why = REFUSED[case]
+    nft.change([added("dnat_port4", elements("dnat_port4", (0,))[0])], no_text)
+    before, generation = shown(nft), nft.generation()
+    others = [Element("forward_counters4", ("udp", str(port), "10.0.0.2")) for port in range(1, many + 1)]
+    for batch in ([*changes(), added("forward_counters4", *others)], [added("forward_counters4", *others), *changes()]):
+        with pytest.raises(NftError, match=f"Error: {why}"):
+            nft.change(batch, no_text)
+        assert (shown(nft), nft.generation()) == (before, generation)
+    nft.change([added("forward_counters4", *others)], no_text)
+    assert nft.generation() == generation + 1
+
+
+def test_a_rehearsal_changes_nothing(nft: Nft) -> None:
+    """While batches are only checked, one of elements is, too."""
+    batch = f"add element inet hostnet our_links {{ {render(elements('our_links', (0,))[0])} }}"
+    before = shown(nft)
+    nft.dry_run(on=True)
+    nft.change([added("our_links", elements("our_links", (0,))[0])], lambda: batch)
+    with pytest.raises(NftError):
+        nft.change([], lambda: 'delete element inet hostnet our_links { "eth0" }')
+    nft.dry_run(on=False)
+    assert shown(nft) == before
+
+
+def test_60_000_elements_are_one_batch(nft: Nft) -> None:
+    """More bytes than a socket's buffer has by itself, in one change of the ruleset."""
+    generation = nft.generation()
+    many = [Element("forward_counters4", ("tcp", str(port), "10.0.0.2")) for port in range(1, 60_001)]
+    nft.change([added("forward_counters4", *many)], no_text)
+    assert nft.generation() == generation + 1
+    listed = nft.list("list set inet hostnet forward_counters4")
+    assert len(listed[-1]["set"]["elem"]) == 60_000
+
+
+NOT_OF_ITS_TYPE = [
+    Element("our_links", ("sixteen-letters-",)),
+    Element("our_links", ('a"b',)),
+    Element("our_links", ("",)),
+    Element("dnsmasq_ports", ("br0", "icmp", "53")),
+    Element("dnsmasq_ports", ("br0", "tcp", "65536")),
+    Element("dnsmasq_ports", ("br0", "tcp", "-1")),
+    Element("bridge_addrs4", ("10.0.0.0/8",)),
+    Element("bridge_addrs4", ("fd00::1",)),
+    Element("bridge_addrs6", ("10.0.0.1",)),
+    Element("guest_macs", ("tap0", "02:00:00:00:00")),
+]
+
+
+@pytest.mark.parametrize("element", NOT_OF_ITS_TYPE, ids=lambda each: " ".join(each.key) or "empty")
+def test_a_field_has_to_be_of_its_type(element: Element) -> None:
+    """Nothing else becomes bytes."""
+    with pytest.raises((ValueError, OverflowError)):
+        encode(element)
