@@ -37,6 +37,9 @@ WATCHFUL = {socket.TCP_SYNCNT: 1, socket.TCP_KEEPIDLE: 1, socket.TCP_KEEPINTVL: 
 _TCP_INFO = struct.Struct("=100xI")  # <linux/tcp.h>, struct tcp_info: tcpi_total_retrans
 ECHO_REPLIES = {socket.AF_INET: 0, socket.AF_INET6: 129}
 _icmp_ids = itertools.count(os.getpid())
+# The kernel's ephemeral range. In turn: conntrack keeps the path of an INIT for seconds, and a port that is drawn a
+# second time within these gets the former destination.
+_SCTP_PORTS = itertools.count(secrets.randbelow(28232))
 
 
 @dataclass(frozen=True)
@@ -220,7 +223,7 @@ async def _asking(client: socket.socket, question: bytes) -> AsyncIterator[None]
 async def _sctp(namespace: Namespace, target: Target) -> Verdict:
     """An INIT is answered by INIT ACK or ABORT with our tag, or by an ICMP error."""
     tag = secrets.randbits(32) | 1
-    port = target.source_port or 32768 + secrets.randbelow(28232)  # the kernel's ephemeral range
+    port = target.source_port or 32768 + next(_SCTP_PORTS) % 28232
     init = Packet(port, target.port, Chunk.INIT, 0, tag)
     with await _socket(namespace, target, socket.SOCK_RAW, IPPROTO_SCTP) as client:
         client.connect((target.address, 0))

@@ -95,21 +95,21 @@ def test_a_key_gets_another_value_in_one_batch(nft: Nft) -> None:
     assert not any("10.0.0.2 . 80" in line for line in shown(nft))
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[list[RawChange], str]] = {
     "another value": (
-        lambda: [added("dnat_port4", Element("dnat_port4", ("eth0", "tcp", "80"), ("10.9.9.9", "9")))],
+        [added("dnat_port4", Element("dnat_port4", ("eth0", "tcp", "80"), ("10.9.9.9", "9")))],
         "dnat_port4: File exists",
     ),
     "not there": (
-        lambda: [RawChange("inet hostnet", "our_links", [encode_key("our_links", ("eth9",))])],
+        [RawChange("inet hostnet", "our_links", [encode_key("our_links", ("eth9",))])],
         "our_links: No such file or directory",
     ),
     "no such set": (
-        lambda: [RawChange("inet hostnet", "nothing", (), [RawElement(b"x" * 16)])],
+        [RawChange("inet hostnet", "nothing", (), [RawElement(b"x" * 16)])],
         "nothing: No such file",
     ),
     "a key of another length": (
-        lambda: [RawChange("inet hostnet", "our_links", (), [RawElement(b"x")])],
+        [RawChange("inet hostnet", "our_links", (), [RawElement(b"x")])],
         "our_links: Invalid",
     ),
 }
@@ -123,7 +123,7 @@ def test_what_the_kernel_refuses_changes_nothing(nft: Nft, case: str, many: int)
     nft.change([added("dnat_port4", elements("dnat_port4", (0,))[0])], no_text)
     before, generation = shown(nft), nft.generation()
     others = [Element("forward_counters4", ("udp", str(port), "10.0.0.2")) for port in range(1, many + 1)]
-    for batch in ([*changes(), added("forward_counters4", *others)], [added("forward_counters4", *others), *changes()]):
+    for batch in ([*changes, added("forward_counters4", *others)], [added("forward_counters4", *others), *changes]):
         with pytest.raises(NftError, match=f"Error: {why}"):
             nft.change(batch, no_text)
         assert (shown(nft), nft.generation()) == (before, generation)

@@ -16,7 +16,7 @@ from hostnet import __version__
 from hostnet.agent.lasting.agent_file import agent_command, agent_root, keep_agent, remove_agents
 from hostnet.agent.lasting.unmanaged import Daemon, UnmanagedFiles
 from hostnet.agent.linux import files, systemd, units
-from hostnet.agent.linux.process import PidFile, Process, log_path, pid_path, spawn
+from hostnet.agent.linux.process import PidFile, Process, control_group, log_path, pid_path, spawn
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.record import Record, Store
 from hostnet.wire.objects import Glob, Link
@@ -174,7 +174,7 @@ class Persistence:
 
     def _is_unit(self, process: Process) -> bool:
         try:
-            return f"{self._name}-watch.service" in Path(f"/proc/{process.pid}/cgroup").read_text()
+            return f"{self._name}-watch.service" in control_group(process.pid)
         except OSError:
             return False
 

@@ -7,6 +7,7 @@ import ctypes
 import os
 import select
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,14 +204,14 @@ def spawn(argv: Sequence[str]) -> int:
     Raises:
         OSError: It can't be started.
     """
-    argv = in_scope(argv)
+    scoped = in_scope(argv)
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.setsid()
             if os.fork() == 0:
-                _become(argv, write)
+                _become(scoped, write)
         finally:
             os._exit(0)
     os.close(write)
@@ -220,8 +221,31 @@ def spawn(argv: Sequence[str]) -> int:
     finally:
         os.close(read)
     if not said:
-        raise OSError(0, "no process", argv[0])
+        raise OSError(0, "no process", scoped[0])
+    if len(scoped) != len(argv):
+        _await_scope(int(said))
     return int(said)
+
+
+def _await_scope(pid: int) -> None:
+    """Wait until systemd has moved a process into its scope.
+
+    Until then it is in the control group of our login session, and ends with it: a watcher was gone where the session
+    ended right after its start (systemd 252, KillUserProcesses=yes).
+    """
+    ours, end = control_group("self"), time.monotonic() + _PATIENCE
+    with contextlib.suppress(OSError):  # it has ended
+        while control_group(pid) == ours and time.monotonic() < end:
+            time.sleep(0.002)
+
+
+def control_group(pid: int | str) -> str:
+    """The control groups of a process, as /proc/PID/cgroup has them.
+
+    Raises:
+        OSError: There is no such process.
+    """
+    return Path(f"/proc/{pid}/cgroup").read_text()
 
 
 def _become(argv: Sequence[str], tell: int) -> None:

@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hostnet.agent.linux.process import PidFile, Process, parent, started_at
+from hostnet.agent.linux import process
+from hostnet.agent.linux.process import PidFile, Process, parent, spawn, started_at
+
+from tests.lab.waiting import until
 
 
 @pytest.fixture
@@ -76,3 +79,20 @@ def test_pid_file(child: subprocess.Popen[bytes], tmp_path: Path) -> None:
     assert file.read() is None
     file.remove()
     assert not file.path.exists()
+
+
+def test_a_background_process_has_left_the_sessions_control_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before that a logout would end it, so only then `spawn` is done."""
+    groups = iter(["session"] * 3 + ["scope"])
+    monkeypatch.setattr(process, "in_scope", lambda argv: ["/usr/bin/env", *argv])
+    monkeypatch.setattr(process, "control_group", lambda pid: "session" if pid == "self" else next(groups))
+    pid = spawn(["/bin/sleep", "60"])
+    assert list(groups) == []
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_background_process_that_ends_at_once_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Systemd refused it a scope, say."""
+    monkeypatch.setattr(process, "in_scope", lambda argv: ["/bin/false", *argv])
+    pid = spawn(["/bin/sleep", "60"])
+    until(lambda: started_at(pid) is None)
