@@ -38,7 +38,8 @@ _NFT_MSG_NEWSETELEM, _NFT_MSG_DELSETELEM = _SUBSYSTEM | 12, _SUBSYSTEM | 14
 _NFTA_SET_ELEM_LIST_TABLE, _NFTA_SET_ELEM_LIST_SET, _NFTA_SET_ELEM_LIST_ELEMENTS, _NFTA_LIST_ELEM = 1, 2, 3, 1
 _NFTA_SET_ELEM_KEY, _NFTA_SET_ELEM_DATA, _NFTA_SET_ELEM_USERDATA, _NFTA_DATA_VALUE = 1, 2, 6, 1
 _NFTNL_UDATA_SET_ELEM_COMMENT = 0  # libnftnl/udata.h
-_FAMILIES = {1: "inet", 2: "ip", 7: "bridge", 10: "ip6"}
+_FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}  # those of IP
+_BRIDGE = 7
 _HEAD, _DATA_HEAD = struct.Struct("=HH"), struct.Struct("=HHHH")  # of an attribute, and of one in another
 _ELEMENTS_PER_MESSAGE = 200  # an attribute has at most 64 KiB, and an element up to 270 bytes
 
@@ -184,7 +185,7 @@ def _messages(changes: Sequence[RawChange]) -> Iterator[tuple[int, int, bytes, s
 
 def _bodies(change: RawChange, elements: Sequence[RawElement]) -> Iterator[bytes]:
     family, table = change.table.split()
-    number = next(key for key, value in _FAMILIES.items() if value == family)
+    number = next((key for key, value in _FAMILIES.items() if value == family), _BRIDGE)
     head = struct.pack("=BBH", number, 0, 0) + netlink.attribute(_NFTA_SET_ELEM_LIST_TABLE, table)
     head += netlink.attribute(_NFTA_SET_ELEM_LIST_SET, change.name)
     for at in range(0, len(elements), _ELEMENTS_PER_MESSAGE):
