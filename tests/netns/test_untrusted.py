@@ -5,6 +5,7 @@ Addresses: see tests/lab/topology.py; the cases' format: tests/lab/cases.py.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -127,6 +128,78 @@ def test_a_connection_to_the_host_ends_when_services_alone_are_open(lab: Lab, st
     assert lab.still(from_guest, DOUBT).outcome != "reached"
     for each in (from_guest, from_host):
         lab.background.call(each.close)
+    stack.destroy()
+
+
+# --- what was refused ----------------------------------------------------------------------------------------------
+
+
+def _facts(stack: Stack, name: str) -> dict[str, Any]:
+    async def ask() -> dict[str, Any]:
+        host = await stack.provider.host({"connection": {"netns": stack.netns}})
+        return dict((await host.facts(name, {})).data)
+
+    return stack.provider.run(ask())
+
+
+def _counts(traffic: dict[str, Any]) -> dict[str, int]:
+    return {each["name"]: each["refused"] for each in traffic["interfaces"]}
+
+
+def test_what_is_refused_is_told_by_guest_and_destination(lab: Lab, stack: Stack) -> None:
+    """For `hostnet status` and `hostnet top`: a guest's own list and its gateway's, both families, a scan of ports.
+
+    What passes is not among it, and none of it is drift.
+    """
+    allowed = [{"cidr": "198.51.100.10/32", "protocol": "tcp", "ports": 80}]
+    guest = {"macAddress": OWN, "addresses": ["10.0.0.5", "fd12::5"], "hostname": "ci"}
+    stack.up(
+        {
+            "net": ("Bridge", {"name": "br-a", "addresses": NET6}),
+            "vms": ("TapBinding", {"match": "a-*", "bridge": "${net.name}"}),
+            "own": ("TapBinding", {"name": "vm0", "bridge": "${net.name}", "guest": {**guest, "egress": allowed}}),
+            "nat": ("NatGateway", {"internalInterfaces": ["br-a"], "enableIpv6": True, "egress": allowed}),
+        }
+    )
+    assert _facts(stack, "status")["refused"] == []
+    lab.net.plug(
+        "vm0",
+        "guest5",
+        "address add 10.0.0.5/24 dev eth0",
+        "address add fd12::5/64 dev eth0 nodad",
+        "route add default via 10.0.0.1",
+        "route add ::/0 via fd12::1",
+        mac=OWN,
+    )
+    lab.serve("internet", "tcp:80")
+    assert lab.reaches("guest5", "tcp 198.51.100.10:80")[0] == "internet"
+    refused = ["tcp 198.51.100.10:81", "udp [2001:db8:1::10]:53"]
+    assert [lab.probe("guest5", probe).outcome for probe in refused] == ["refused", "refused"]
+    assert lab.probe("guest1", "tcp 192.0.2.20:22").outcome == "refused"
+    assert lab.blocked("guest5", "icmp 192.0.2.20")
+    found = _facts(stack, "status")["refused"]
+    assert {(x["name"], x["interface"], x["source"], x["destination"], x["protocol"], x["port"]) for x in found} == {
+        ("ci", "vm0", "10.0.0.5", "198.51.100.10", "tcp", 81),
+        ("ci", "vm0", "fd12::5", "2001:db8:1::10", "udp", 53),
+        ("ci", "vm0", "10.0.0.5", "192.0.2.20", "icmp", None),
+        ("", "br-a", "10.0.0.11", "192.0.2.20", "tcp", 22),
+    }
+    assert all(each["packets"] for each in found)
+    before = _counts(_facts(stack, "traffic"))
+    with lab["guest5"].socket(socket.AF_INET, socket.SOCK_DGRAM) as scanner:
+
+        def scanned() -> bool:
+            for port in range(1100):
+                with contextlib.suppress(OSError):  # the answer to an earlier one
+                    scanner.sendto(b"", ("198.51.100.10", 1000 + port))
+            return _counts(_facts(stack, "traffic"))["vm0"] > before["vm0"] + 1024
+
+        until(scanned)
+    now = _facts(stack, "traffic")
+    assert _counts(now)["br-a"] == before["br-a"] > 0
+    assert 100 < len(now["refused"]) <= 1024 + len(found)
+    assert lab.probe("guest5", "tcp 198.51.100.10:4444").outcome == "refused"
+    assert stack.refresh() == {}
     stack.destroy()
 
 

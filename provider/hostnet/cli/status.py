@@ -57,6 +57,7 @@ def show(console: Console, label: str, data: dict[str, Any], *, whole: bool) -> 
             busiest = heapq.nlargest(_MOST_ROWS, forwards, key=lambda each: each["bytes"])
             _print_forwards(console, f"The busiest of {len(forwards):,} port forwards", busiest, names)
         console.print(_MORE)
+    print_refused(console, data.get("refused", ()), None if whole else _MOST_ROWS)
     for line in _notes(data):
         console.print(line)
 
@@ -167,6 +168,33 @@ def _print_forwards(console: Console, title: str, forwards: Sequence[dict[str, A
     ]
     columns = ("resource", "id", "destination", "packets", "bytes")
     print_table(console, title, columns, rows, right=("packets", "bytes"))
+
+
+def print_refused(console: Console, refused: Sequence[dict[str, Any]], most: int | None) -> None:
+    """Print to where guests were refused, so that a person can write the missing rule.
+
+    Args:
+        console: Where.
+        refused: The agent's answer.
+        most: How many rows; None: all.
+    """
+    if not refused:
+        return
+    shown = refused[:most]
+    more = f" ({len(shown):,} of {len(refused):,})" if len(shown) < len(refused) else ""
+    rows = [(guest_of(each), each["destination"], what_of(each), f"{each['packets']:,}") for each in shown]
+    columns = ("guest", "destination", "protocol", "packets")
+    print_table(console, f"Refused in the last hour{more}", columns, rows, right=("packets",))
+
+
+def guest_of(refused: dict[str, Any]) -> str:
+    """Whose packet was refused."""
+    return f"{refused['name'] or refused['interface']} {refused['source']}"
+
+
+def what_of(refused: dict[str, Any]) -> str:
+    """The protocol and port of what was refused, as a rule of `egress` has them."""
+    return refused["protocol"] if refused["port"] is None else f"{refused['protocol']} {refused['port']}"
 
 
 def in_units(size: int) -> str:

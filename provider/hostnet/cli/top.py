@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -11,11 +11,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from hostnet.cli.status import destination, in_units
+from hostnet.cli.status import destination, guest_of, in_units, what_of
 
 Json = dict[str, Any]
 # Lines of a screen that no row of the two tables takes: the title, what is not as declared, headings, the last line.
 _OTHER_LINES, _MOST_DRIFT, _LEAST_ROWS = 10, 4, 3
+_MOST_REFUSED = 4
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Sample:
         forwards: Those that carry the most first.
         guests: Likewise.
         leases: How many addresses are leased.
+        refused: To where `egress` refused packets in the last hour, as the agent says it; the most packets first.
     """
 
     host: str
@@ -79,6 +81,7 @@ class Sample:
     forwards: list[ForwardRate]
     guests: list[GuestRate]
     leases: int
+    refused: list[Json] = field(default_factory=list)
 
     def to_json(self) -> Json:
         """As JSON."""
@@ -109,6 +112,7 @@ def sample(label: str, status: Json, before: Json, now: Json) -> Sample:
         sorted(forwards, key=lambda each: (-each.bytes, -each.total)),
         sorted(guests, key=lambda each: (-each.download - each.upload, each.link)),
         len(now["leases"]),
+        list(now.get("refused", ())),
     )
 
 
@@ -166,7 +170,10 @@ def _interfaces(status: Json) -> Mapping[str, tuple[str, list[str], str]]:
 def screen(shown: Sample, height: int) -> RenderableType:
     """A sample as a screen of so many lines."""
     drift = shown.drift[:_MOST_DRIFT]
-    rows = max(height - _OTHER_LINES - len(drift), 2 * _LEAST_ROWS)
+    rows = height - _OTHER_LINES - len(drift)
+    # With a heading, where there is any, and where it leaves room for the others.
+    refused = shown.refused[: max(min(_MOST_REFUSED, rows - 2 * _LEAST_ROWS - 1), 0)]
+    rows = max(rows - len(refused) - bool(refused), 2 * _LEAST_ROWS)
     guests = min(len(shown.guests), max(rows // 2, rows - len(shown.forwards)))
     forwards = min(len(shown.forwards), rows - guests)
     state = f"[yellow]{len(shown.drift):,} not as declared[/]" if shown.drift else "[green]all as declared[/]"
@@ -177,6 +184,8 @@ def screen(shown: Sample, height: int) -> RenderableType:
         parts.append(Text(f"and {len(shown.drift) - len(drift):,} more: `hostnet status`", "yellow"))
     parts.append(_forward_table(shown.forwards[:forwards], len(shown.forwards)))
     parts.append(_guest_table(shown.guests[:guests], len(shown.guests)))
+    if refused:
+        parts.append(_refused_table(refused, len(shown.refused)))
     return Group(*parts)
 
 
@@ -209,4 +218,11 @@ def _guest_table(shown: Sequence[GuestRate], count: int) -> Table:
         rates = [in_units(round(each.download)), in_units(round(each.upload))]
         rates += [f"{each.refused or 0:,}"] if counted else []
         table.add_row(*map(Text, (each.name, each.link, " ".join(each.addresses), *rates)))
+    return table
+
+
+def _refused_table(shown: Sequence[Json], count: int) -> Table:
+    table = _table("REFUSED", len(shown), count, {"": False, "destination": False, "protocol": False, "packets": True})
+    for each in shown:
+        table.add_row(*map(Text, (guest_of(each), each["destination"], what_of(each), f"{each['packets']:,}")))
     return table

@@ -38,6 +38,7 @@ class Set:
         interval: Whether fields may be ranges or networks.
         counter: Whether each element counts what it matched.
         limit: Whether each element has a rate.
+        seen: Whether packets add its elements: 1,024 at most, for an hour each.
         elements: By key.
     """
 
@@ -48,6 +49,7 @@ class Set:
     interval: bool
     counter: bool
     limit: bool = False
+    seen: bool = False
     elements: dict[Key, Held] = field(default_factory=dict)
 
     def copy(self) -> Set:
@@ -63,6 +65,8 @@ class Set:
             body["map"] = " . ".join(self.value)
         if self.interval:
             body["flags"] = ["interval"]
+        if self.seen:
+            body |= {"size": 1024, "flags": ["timeout"], "timeout": 3600}
         if self.elements and not terse:
             body["elem"] = [self._element(key, held) for key, held in self.elements.items()]
         if self.counter:
@@ -87,6 +91,7 @@ class Set:
         kind, of = "map" if self.value else "set", f"{' '.join(place)} {self.name}"
         types = " . ".join(self.key) + (f" : {' . '.join(self.value)}" if self.value else "")
         flags = (" flags interval;" if self.interval else "") + (" counter;" if self.counter else "")
+        flags = " size 1024; flags dynamic,timeout; timeout 1h; counter;" if self.seen else flags
         flags += f" {_limit_text((1, 1))};" if self.limit else ""
         yield f"add {kind} {of} {{ type {types};{flags} }}"
         for key, held in sorted(self.elements.items()):

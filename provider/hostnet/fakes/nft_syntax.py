@@ -185,7 +185,7 @@ def _body(head: Command, statements: list[Words]) -> Iterator[Command]:
     known = (
         ("type", "policy", "comment")
         if head.kind == "chain"
-        else ("type", "typeof", "flags", "counter", "limit", "elements")
+        else ("type", "typeof", "flags", "counter", "limit", "elements", "size", "timeout")
     )
     rules = []
     for words in statements:

@@ -234,10 +234,13 @@ class _Batch:
         table = self._table(command)
         if command.name not in table.sets:
             key, value = _types(command.properties)
-            interval = "interval" in command.properties.get("flags", ())
+            flags = command.properties.get("flags", ())
+            interval, seen = "interval" in flags, "dynamic" in flags
             counter = "counter" in command.properties
             limit = "limit" in command.properties
-            table.sets[command.name] = Set(command.name, table.next_handle(), key, value, interval, counter, limit)
+            table.sets[command.name] = Set(
+                command.name, table.next_handle(), key, value, interval, counter, limit, seen
+            )
             self.changed = True
         elif command.verb == "create":
             raise _refusal(errno.EEXIST, command.text)

@@ -125,6 +125,17 @@ class _Watcher:
 
 
 @dataclass(frozen=True)
+class _Refused:
+    interface: Name  # of the guest, or what its packets came in by
+    name: str  # the guest's host name
+    source: Ip
+    destination: Ip
+    protocol: str
+    port: Count | None
+    packets: Count
+
+
+@dataclass(frozen=True)
 class _Status:
     resources: tuple[_Resource, ...]
     undeclared: Count
@@ -132,6 +143,7 @@ class _Status:
     defaultRoute: dict[str, Name | None]
     interfaces: tuple[_Interface, ...]
     portForwards: tuple[_PortForward, ...]
+    refused: tuple[_Refused, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,6 +160,7 @@ class _Traffic:
     portForwards: tuple[_PortForward, ...]
     interfaces: tuple[_Bytes, ...]
     leases: tuple[_Lease, ...]
+    refused: tuple[_Refused, ...] = ()
 
 
 @dataclass(frozen=True)

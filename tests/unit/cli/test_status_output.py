@@ -50,6 +50,20 @@ def a_host(count: int, wrong: int = 0) -> tuple[list[dict[str, Any]], list[dict[
     return resources, [forward(each, number + 1, number * 1_000_000) for number, each in enumerate(resources)]
 
 
+def test_what_was_refused_fits_a_screen() -> None:
+    """Six destinations, the most packets first as the agent has them; all of them with `--all`."""
+    to = {"interface": "vm0", "name": "ci", "source": "10.0.0.5", "destination": "198.51.100.7", "protocol": "tcp"}
+    refused = [{**to, "port": port, "packets": 5000 - port} for port in range(1, 2001)]
+    data = {"resources": [resource("web")], "portForwards": [], "undeclared": 0, "refused": refused}
+    data["watcher"] = {"needed": False, "pid": None}
+    for whole, rows in ((False, 6), (True, 2000)):
+        out = io.StringIO()
+        status.show(Console(file=out, width=100), "root@host", data, whole=whole)
+        lines = [line for line in out.getvalue().splitlines() if "198.51.100.7" in line]
+        assert len(lines) == rows
+        assert lines[0].replace("│", " ").split() == ["ci", "10.0.0.5", "198.51.100.7", "tcp", "1", "4,999"]
+
+
 @pytest.mark.parametrize("wrong", [0, 3, 10_000])
 def test_ten_thousand_forwards_fit_a_screen(wrong: int) -> None:
     """What is not as declared comes first, then the stacks, then the forwards that carry the most."""

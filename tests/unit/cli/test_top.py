@@ -84,6 +84,20 @@ def test_refused_egress_is_shown_where_it_is_counted(more: dict[str, int], colum
     assert found.guests[0].refused == more.get("refused")
 
 
+def test_the_screen_says_to_where() -> None:
+    """The first of them; as JSON all."""
+    to = {"interface": "tap-web", "name": "web", "source": "10.0.0.9", "protocol": "tcp", "port": 443, "packets": 1234}
+    refused = [{**to, "destination": f"192.0.2.{number}"} for number in range(9)]
+    refused[0] |= {"protocol": "icmp", "port": None, "name": ""}
+    found = top.sample("host", STATUS, traffic(1000), {**traffic(2000), "refused": refused})
+    text = "\n".join(shown(found))
+    assert "REFUSED (4 of 9)" in text
+    for words in (["tap-web 10.0.0.9", "192.0.2.0", "icmp", "1,234"], ["web 10.0.0.9", "192.0.2.3", "tcp 443"]):
+        assert any(all(word in line for word in words) for line in text.splitlines()), words
+    assert "192.0.2.4" not in text
+    assert found.to_json()["refused"] == refused
+
+
 @pytest.mark.parametrize("height", [16, 24, 60])
 def test_a_screen_is_not_longer_than_the_terminal(height: int) -> None:
     """With 10,000 forwards, 500 guests and much drift: those that carry the most, and how many more there are."""
@@ -95,6 +109,8 @@ def test_a_screen_is_not_longer_than_the_terminal(height: int) -> None:
     ]
     now["interfaces"] = [{"name": f"vm-{number}", "received": 0, "sent": number} for number in range(500)]
     before = {**now, "milliseconds": 1000, "portForwards": [{**each, "bytes": 0} for each in now["portForwards"]]}
+    to = {"interface": "vm-1", "name": "", "source": "10.0.0.9", "protocol": "tcp", "port": 443, "packets": 1}
+    now["refused"] = [{**to, "destination": f"192.0.2.{number}"} for number in range(200)]
     lines = shown(top.sample("root@host", status, before, now), height)
     assert len(lines) <= height
     assert "6 not as declared" in lines[0]

@@ -55,6 +55,7 @@ class SetSpec:
         counter: Whether each element counts what it matched.
         icmp: Whether ICMP is among its protocols.
         limit: Whether each element has a rate, and matches what exceeds it; its value is the rate in bytes a second.
+        seen: Whether packets add its elements, which count them and go after an hour without any.
         of: What its elements follow from: port forwards, gateways, the interfaces themselves, or what guests may do.
         holds: What is in it, for docs/nft.md.
     """
@@ -66,6 +67,7 @@ class SetSpec:
     counter: bool = False
     icmp: bool = False
     limit: bool = False
+    seen: bool = False
     of: Literal["forward", "gateway", "link", "guest"] = "gateway"
     holds: str = ""
 
@@ -293,6 +295,7 @@ def _guard_specs() -> dict[str, SetSpec]:
     for n in "46":
         lists = _list_specs("egress_guest", guest, (f"ipv{n}_addr",), "what these guests may reach")
         specs |= {name + n: spec for name, spec in lists.items()}
+    specs |= _refused_specs()
     specs |= _checked_specs("guest", BRIDGE_TABLE) | _checked_specs("tap", TABLE)
     specs["served_ports"] = SetSpec(
         ("ifname",),
@@ -374,6 +377,22 @@ def _list_specs(name: str, source: tuple[str, ...], net: tuple[str, ...], holds:
     }
 
 
+def _refused_specs() -> dict[str, SetSpec]:
+    """What was refused of late, for a person to see."""
+    specs = {"refused_links": SetSpec(("ifname", "ether_addr"), seen=True, holds="whose packets `egress` refused")}
+    for n in "46":
+        to = ("ifname", f"ipv{n}_addr", f"ipv{n}_addr", "inet_proto")
+        specs[f"refused_ports{n}"] = SetSpec(
+            (*to, "inet_service"), seen=True, holds="what it refused: interface, source, destination, protocol, port"
+        )
+        specs[f"refused_others{n}"] = SetSpec(to, seen=True, holds="the same of protocols without ports")
+    return {name: replace(spec, of="guest") for name, spec in specs.items()}
+
+
+# Elements that packets add to one set at most: who scans the ports of others fills no more memory than that. A packet
+# of what finds no room is refused like any other, and counted in `refused_links` alone.
+_MOST_SEEN = 1024
+
 SETS = _specs()
 
 
@@ -381,6 +400,8 @@ def _declare(name: str, spec: SetSpec) -> str:
     of = "typeof" if RAW.keys() & set(spec.key) else "type"
     types = " . ".join(RAW.get(each, "meta iifname" if of == "typeof" else each) for each in spec.key)
     flags = " flags interval;" if spec.interval else ""
+    if spec.seen:
+        return f"  set {name} {{ {of} {types}; size {_MOST_SEEN}; flags dynamic,timeout; timeout 1h; counter; }}"
     if spec.value:
         return f"  map {name} {{ type {types} : {' . '.join(spec.value)};{flags} }}"
     counter = " counter;" if spec.counter else ""
@@ -554,6 +575,11 @@ EGRESS
 
   # At once, so that a program need not wait.
   chain refused {{
+    update @refused_links {{ iifname . ether saddr }}
+    {_PORTED} update @refused_ports4 {{ iifname . ip saddr . ip daddr . meta l4proto . th dport }}
+    {_PORTED} update @refused_ports6 {{ iifname . ip6 saddr . ip6 daddr . meta l4proto . th dport }}
+    meta l4proto != {{ 6, 17, 132 }} update @refused_others4 {{ iifname . ip saddr . ip daddr . meta l4proto }}
+    meta l4proto != {{ 6, 17, 132 }} update @refused_others6 {{ iifname . ip6 saddr . ip6 daddr . meta l4proto }}
     meta l4proto 6 reject with tcp reset
     reject with icmpx admin-prohibited
   }}

@@ -22,6 +22,7 @@ _NAMES = {number: name for name, number in _NUMBERS.items()}
 _IFNAME = re.compile(r"[A-Za-z0-9_.@+=~%,#-]{1,15}")
 
 
+_SEEN = frozenset(name for name, spec in SETS.items() if spec.seen)
 _UNITS = {"bytes": 1, "kbytes": 1 << 10, "mbytes": 1 << 20}
 _PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800}
 LIMIT_BURST = 65536  # bytes: the largest packet of several segments fits
@@ -256,7 +257,9 @@ def parse_listing(listed: list[dict[str, Any]]) -> Listing:
             for raw in body.get("elem", []):
                 key, value = raw if kind == "map" else (raw, None)
                 place = body["name"], _named(body["name"], _fields(key))
-                elements[place] = _rate(raw) if value is None else _fields(value)
+                # What packets add, no resource declares.
+                if place[0] not in _SEEN:
+                    elements[place] = _rate(raw) if value is None else _fields(value)
                 if isinstance(key, dict) and "comment" in (body_of := key.get("elem", {})):
                     comments[place] = body_of["comment"]
                 if kind == "set" and isinstance(raw, dict) and "counter" in raw.get("elem", ()):

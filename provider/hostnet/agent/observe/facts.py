@@ -11,15 +11,15 @@ from typing import Any
 from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
 from hostnet.agent.nft.forward_elements import counted
-from hostnet.agent.nft.ruleset import TABLES, Place
+from hostnet.agent.nft.ruleset import TABLES
 from hostnet.agent.nft.sysctls import FORWARDING
 from hostnet.agent.nft.table import Table
+from hostnet.agent.observe.refused import Counters, refused_by_link, refused_facts
 from hostnet.agent.record.owners import Owners
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Forward, Lease, ports_text
 
 Facts = dict[str, Any]
-Counters = Mapping[Place, tuple[int, int]]
 
 
 def host_facts(owners: Owners, snapshot: Snapshot, table: Table, forwarding: dict[str, str | None]) -> Facts:
@@ -110,10 +110,15 @@ def traffic_facts(
         traffic: The bytes that each interface has received and sent.
         leases: Those of all bridges.
     """
+    refused = refused_by_link(owners, counters)
     return {
         **forward_facts(owners, counters),
         "milliseconds": int(time.monotonic() * 1000),
-        "interfaces": [{"name": name, "received": got, "sent": sent} for name, (got, sent) in traffic.items()],
+        "interfaces": [
+            {"name": name, "received": got, "sent": sent, "refused": None if refused is None else refused[name]}
+            for name, (got, sent) in traffic.items()
+        ],
+        "refused": refused_facts(owners, counters),
         "leases": [_lease(each) for each in leases],
     }
 
