@@ -97,6 +97,7 @@ export class NatGateway extends pulumi.CustomResource {
             resourceInputs["internalIpv6s"] = args?.internalIpv6s;
             resourceInputs["mssClamp"] = args?.mssClamp;
             resourceInputs["oneToOneNat"] = args?.oneToOneNat;
+            resourceInputs["replyBySameUplink"] = args?.replyBySameUplink;
             resourceInputs["routeIpv4"] = args?.routeIpv4;
             resourceInputs["routeIpv6"] = args?.routeIpv6;
             resourceInputs["externalAddresses"] = undefined /*out*/;
@@ -188,6 +189,10 @@ export interface NatGatewayArgs {
      * Addresses that stand for one guest each, in both directions and for every protocol, also ICMP. Port forwards of the address go before it, a `dmzHost` and masquerade after it. On the host: Each is an element of a DNAT map and of an SNAT map, which keep ports. Forwarding of its family is switched on.
      */
     oneToOneNat?: pulumi.Input<pulumi.Input<inputs.OneToOneNatArgs>[] | undefined>;
+    /**
+     * Replies to connections that came in on an external interface with a default route leave by it, whatever the main routing table says. What the host itself sends is not touched. Of several gateways with one external interface, one is enough. Default: true. On the host: Only where the host has a second uplink: such connections get a mark (of the bits 0x3f000000), and routing rules and tables lead their replies. A strict `rp_filter` of the external interface becomes loose.
+     */
+    replyBySameUplink?: pulumi.Input<boolean | undefined>;
     /**
      * Forwards IPv4 of `internalIps` in both directions without translation, for guests with public addresses. What else is behind `internalInterfaces` is translated as ever. Default: false. On the host: Each network is an element of an interval set: its source is kept, and new connections to it are accepted from the external interfaces.
      */

@@ -43,8 +43,9 @@ A probe is `FROM PROTOCOL TARGET [from SOURCE] -> RESULT [as SEEN]`: `outsider t
 SEEN is the address that the server saw.
 
 `<guest1.4>` is a v4 address of the plan in topology.py, `<guest1.6>` a v6 one in brackets, `<guest1.6.bare>` without;
-with `family` in the matrix also `<guest1>` and `<guest1.bare>`. `other` is the host's second address, `gateway-a` and
-`gateway-b` are the host on the guests' networks, `net-a` and `net-b` those networks.
+with `family` in the matrix also `<guest1>` and `<guest1.bare>`. `other` is the host's second address, `second`
+one on its second uplink that a case adds, `gateway-a` and `gateway-b` are the host on the guests' networks, `net-a` and
+`net-b` those networks.
 
 At its end each case is destroyed, and the host must be as it was before the case's resources.
 """
@@ -77,6 +78,7 @@ _PLAN = {
     "host": ("192.0.2.2", "2001:db8::2"),
     "other": ("192.0.2.3", "2001:db8::3"),
     "host2": ("203.0.113.2", "2001:db8:2::2"),
+    "second": ("203.0.113.9", "2001:db8:2::9"),
     "router": ("192.0.2.1", "2001:db8::1"),
     "peer": ("192.0.2.10", "2001:db8::10"),
     "outsider": ("192.0.2.20", "2001:db8::20"),

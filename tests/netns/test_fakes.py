@@ -87,9 +87,16 @@ def kernel_state(kernel: Kernel) -> dict[str, Any]:
         "through": {name: sorted(map(repr, routes)) for name, routes in snapshot.through.items()},
         "defaults": snapshot.default_links,
         "default route links": snapshot.default_route_links,
+        "policy": _policy(kernel),
         "buckets": {name: (each.rate, each.limit) for name, each in snapshot.buckets.items()},
         "sysctls": {name: kernel.sysctl(name) for name in names},
     }
+
+
+def _policy(kernel: Kernel) -> tuple[list[str], list[str]]:
+    """The routing rules, and the routes that are in no table of the kernel's own."""
+    policy = kernel.policy()
+    return sorted(map(repr, policy.rules)), sorted(repr(route) for route in policy.routes if route.table < 253)
 
 
 def attempt(kernel: Kernel, operation: Operation) -> str:
@@ -272,6 +279,28 @@ SEQUENCES: dict[str, list[Operation]] = {
         D("br0", "10.0.0.1/24"),
         D("br0", "10.5.0.1/24"),
         D("br0", "fd12::1/64"),
+    ],
+    "marks lead to tables of their own": [
+        BRIDGE,
+        *UP[:1],
+        A("br0", "10.0.0.1/24"),
+        A("br0", "fd12::1/64"),
+        ops.AddRule("ipv4", 32765, 0x1000000, 0x3F000000, 100),
+        ops.AddRule("ipv4", 32765, 0x1000000, 0x3F000000, 100),
+        ops.AddRule("ipv4", 32764, 0x1000000, 0x3F000000, 100),
+        ops.AddRule("ipv6", 1, 0x2000000, 0x3F000000, 7100),
+        P("br0", "10.0.0.0/24", 100, 4, 253),
+        P("br0", "0.0.0.0/0", 100, 4, 0, gateway="10.0.0.9"),
+        P("br0", "fd12::/64", 101, 4, 0, metric=256),
+        P("br0", "::/0", 101, 4, 0, gateway="fd12::9", metric=1024),
+        ops.RemoveRoute("br0", "0.0.0.0/0", 100, 4, 0, gateway="10.0.0.9"),
+        ops.RemoveRoute("br0", "0.0.0.0/0", 100, 4, 0, gateway="10.0.0.9"),
+        ops.RemoveRoute("br0", "::/0", 101, 4, 0, gateway="fd12::9", metric=1024),
+        ops.RemoveRoute("absent", "::/0", 101, 4, 0, gateway="fd12::9", metric=1024),
+        ops.DeleteRule("ipv4", 32765, 0x1000000, 0x3F000000, 100),
+        ops.DeleteRule("ipv4", 32765, 0x1000000, 0x3F000000, 100),
+        ops.DeleteRule("ipv6", 1, 0x2000000, 0x3F000000, 7100),
+        ops.DeleteLink("br0"),
     ],
     "a link that goes down": [
         BRIDGE,

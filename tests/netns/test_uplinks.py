@@ -6,11 +6,12 @@ Addresses: see tests/lab/topology.py; the cases' format: tests/lab/cases.py.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.lab.cases import Case, Runner, load
-from tests.lab.driver import Stack
+from tests.lab.driver import Provider, Stack
 from tests.lab.lab import Lab
 
 
@@ -20,6 +21,41 @@ def test_case(lab: Lab, stack: Stack, case: Case) -> None:
     Runner(lab, stack, case).run()
 
 
+def test_replies_by_the_same_uplink_come_back_at_boot(lab: Lab) -> None:
+    """Nothing of it is left in the kernel, an uplink is not there yet, and other numbers are taken: `restore`."""
+    lab.net.second_uplink()
+    lab["outsider2"].ip("address replace 198.51.100.77/32 dev lo")
+    lab.host.ip("route add default via 203.0.113.20 dev eth1 metric 500")
+    lab.serve("guest1", "tcp:80")
+    provider = Provider()
+    try:
+        stack = Stack(provider, netns=lab.host.name)
+        up(stack)
+        stack.up({**stack.program, "web": ("PortForward", {**WEB, "natGateway": "${nat.id}"})})
+        reached = "tcp 203.0.113.2:8080 from 198.51.100.77"
+        assert lab.reaches("outsider2", reached) == ("guest1", "198.51.100.77")
+        lab.host.nft("flush ruleset")
+        for family in ("-4", "-6"):
+            lab.host.run(f"ip {family} rule delete fwmark 0x1000000/0x3f000000")
+            lab.host.run(f"ip {family} route flush table 7100")
+        lab.host.run("ip rule add pref 100 to 198.51.100.9 table 7100")
+        assert lab.blocked("outsider2", reached)
+        provider.run(_restore(provider, lab.host.name))
+        assert lab.reaches("outsider2", reached) == ("guest1", "198.51.100.77")
+        assert stack.refresh() == {}
+        lab.host.run("ip rule delete pref 100")
+        stack.destroy()
+        assert {rule.priority for rule in lab.host.kernel.rules()} == {0, 32766, 32767}
+    finally:
+        provider.close()
+
+
+async def _restore(provider: Provider, netns: str) -> None:
+    host: Any = await provider.host({"connection": {"netns": netns}})
+    await host.restore()
+
+
+WEB = {"sourcePort": 8080, "destination": "10.0.0.11:80"}
 ANYWHERE = {"v4": "198.51.100.77", "v6": "2001:db8:77::1"}
 NEXT_HOPS = {
     "v4": "route replace default nexthop via 192.0.2.20 dev eth0 nexthop via 203.0.113.20 dev eth1",

@@ -31,6 +31,7 @@ FLOORS = (
     ("hostnet.agent.plan",),
     ("hostnet.agent.dhcp",),
     ("hostnet.agent.nft",),
+    ("hostnet.agent.routing",),
     ("hostnet.agent.firewalls",),
     ("hostnet.agent.lasting",),
     ("hostnet.agent.observe",),

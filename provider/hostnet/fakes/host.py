@@ -20,6 +20,7 @@ from hostnet.agent.nft.desired import Compiler
 from hostnet.agent.nft.sysctls import FORWARDING, Sysctls
 from hostnet.agent.nft.table import Table
 from hostnet.agent.record.record import Store
+from hostnet.agent.routing.sync import ReplyRouting
 from hostnet.agent.transaction.host import Host
 from hostnet.agent.transaction.subsystems import Subsystems
 from hostnet.fakes.channel import FakeTransport
@@ -96,6 +97,7 @@ class FakeHost(Session):
             self._table,
             Compiler(),
             Sysctls(self.kernel),
+            ReplyRouting(self.kernel, self.nftables),
             Firewalls(self._table, legacy=False),
             self.servers,
         )

@@ -20,18 +20,23 @@ from hostnet.agent.linux.rtnetlink import (
     RT_SCOPE_LINK,
     RT_TABLE_MAIN,
     RTPROT_BOOT,
+    RTPROT_KERNEL,
     RTPROT_STATIC,
     group_id,
     user_id,
 )
 from hostnet.agent.linux.shaping import Bucket
-from hostnet.agent.linux.snapshot import DefaultRoutes, KernelLink, Snapshot
+from hostnet.agent.linux.snapshot import DefaultRoutes, KernelLink, Policy, Snapshot
 from hostnet.fakes.sysctls import FakeSysctls, sysctl_of
-from hostnet.wire.family import family_of
+from hostnet.wire.family import Family, family_of
 
 _KINDS = {"physical": "", "loopback": "", "tap": "tun"}  # as rtnetlink names them, where `add_link` has other words
 _NO_MAC = "00:00:00:00:00:00"
 _MTU, _SMALLEST_MTU, _LARGEST_MTU, _IPV6_MTU = 1500, 68, 65535, 1280
+_KERNELS_RULES: tuple[tuple[Family, int, int], ...] = (
+    *(("ipv4", priority, table) for priority, table in ((0, 255), (32766, 254), (32767, 253))),
+    *(("ipv6", priority, table) for priority, table in ((0, 255), (32766, 254))),
+)
 _IPV6_METRIC = 1024  # of a route that names none
 
 
@@ -52,6 +57,9 @@ class FakeKernel:
         self._links: dict[str, KernelLink] = {}
         self._addresses: dict[str, list[str]] = {}  # by link, as the kernel lists them
         self._routes: list[ops.PutRoute] = []
+        self._rules: list[ops.AddRule] = [
+            ops.AddRule(family, priority, 0, 0, table) for family, priority, table in _KERNELS_RULES
+        ]
         self._fixed_mac: set[str] = set()  # bridges whose MAC address does not follow their ports'
         self._fixed_mtu: set[str] = set()  # bridges whose MTU does not follow their ports'
         self._buckets: dict[str, Bucket] = {}
@@ -67,6 +75,7 @@ class FakeKernel:
             "links": {name: asdict(link) for name, link in sorted(self._links.items())},
             "addresses": {name: list(cidrs) for name, cidrs in sorted(self._addresses.items()) if cidrs},
             "routes": sorted(map(asdict, self._routes), key=repr),
+            "rules": sorted(map(asdict, self._rules), key=repr),
             "buckets": {name: asdict(bucket) for name, bucket in sorted(self._buckets.items())},
             "sysctls": dict(sorted(self._sysctls.values.items())),
         }
@@ -195,6 +204,17 @@ class FakeKernel:
 
     def _default_routes(self) -> list[ops.PutRoute]:
         return [route for route in self._routes if route.table == RT_TABLE_MAIN and route.cidr.endswith("/0")]
+
+    def policy(self) -> Policy:
+        """The routing rules, and the routes of all tables; of the main table also those that addresses imply."""
+        implied = [
+            ops.PutRoute(link, str(network), RT_TABLE_MAIN, RTPROT_KERNEL, 0 if network.version == 6 else RT_SCOPE_LINK)
+            for link, cidrs in self._addresses.items()
+            if self._links[link].up and link != "lo"
+            for network in sorted({ipaddress.ip_interface(cidr).network for cidr in cidrs}, key=str)
+        ]
+        rules = sorted(self._rules, key=lambda rule: (rule.family, rule.priority))
+        return Policy(tuple(rules), (*implied, *sorted(self._routes, key=_order)))
 
     def sysctl(self, name: str) -> str | None:
         """The value of a sysctl; None where there is none of this name."""
@@ -524,6 +544,19 @@ class FakeKernel:
         found = [each for each in self._routes if (each.link, each.cidr, each.table) == wanted]
         if found:
             self._routes.remove(min(found, key=lambda each: each.metric))
+
+    @_perform.register
+    def _remove_route(self, route: ops.RemoveRoute) -> None:
+        self._routes = [each for each in self._routes if _identity(each) != _identity(route) or each.link != route.link]
+
+    @_perform.register
+    def _add_rule(self, rule: ops.AddRule) -> None:
+        if rule not in self._rules:
+            self._rules.append(rule)
+
+    @_perform.register
+    def _delete_rule(self, rule: ops.DeleteRule) -> None:
+        self._rules = [each for each in self._rules if vars(each) != vars(rule)]
 
     # --- sysctls -----------------------------------------------------------------------------------------------------
 

@@ -195,6 +195,16 @@ class NatGatewayInputs(Declared):
         "is refused: TCP with a reset, other protocols with an ICMP error.",
         field=EGRESS_FIELD,
     )
+    reply_by_same_uplink: bool = prop(
+        Bool(),
+        "Replies to connections that came in on an external interface with a default route leave by it, whatever the "
+        "main routing table says. What the host itself sends is not touched. Of several gateways with one external "
+        "interface, one is enough.",
+        default=True,
+        effect="Only where the host has a second uplink: such connections get a mark (of the bits 0x3f000000), and "
+        "routing rules and tables lead their replies. A strict `rp_filter` of the external interface becomes loose.",
+        field="reply",
+    )
     mss_clamp: bool = prop(
         Bool(),
         "Lowers the maximum segment size (MSS) of forwarded TCP connections to the MTU of the path.",

@@ -203,6 +203,7 @@ class Gateway:
     route4: bool = False  # `internal4` is routed both ways, and not translated
     one_to_one: tuple[Pair, ...] = ()  # each an external and an internal address
     egress: tuple[EgressRule, ...] | None = None  # what its networks may reach; None: everything
+    reply: bool = True  # replies leave by the uplink that the request came in by, where that has a default route
 
     @property
     def key(self) -> str:

@@ -138,6 +138,8 @@ type natGatewayArgs struct {
 	MssClamp *bool `pulumi:"mssClamp"`
 	// Addresses that stand for one guest each, in both directions and for every protocol, also ICMP. Port forwards of the address go before it, a `dmzHost` and masquerade after it. On the host: Each is an element of a DNAT map and of an SNAT map, which keep ports. Forwarding of its family is switched on.
 	OneToOneNat []OneToOneNat `pulumi:"oneToOneNat"`
+	// Replies to connections that came in on an external interface with a default route leave by it, whatever the main routing table says. What the host itself sends is not touched. Of several gateways with one external interface, one is enough. Default: true. On the host: Only where the host has a second uplink: such connections get a mark (of the bits 0x3f000000), and routing rules and tables lead their replies. A strict `rp_filter` of the external interface becomes loose.
+	ReplyBySameUplink *bool `pulumi:"replyBySameUplink"`
 	// Forwards IPv4 of `internalIps` in both directions without translation, for guests with public addresses. What else is behind `internalInterfaces` is translated as ever. Default: false. On the host: Each network is an element of an interval set: its source is kept, and new connections to it are accepted from the external interfaces.
 	RouteIpv4 *bool `pulumi:"routeIpv4"`
 	// Forwards IPv6 in both directions without translation, for guests with public IPv6 addresses. Not together with `enableIpv6`. Default: false. On the host: IPv6 forwarding is switched on.
@@ -182,6 +184,8 @@ type NatGatewayArgs struct {
 	MssClamp pulumi.BoolPtrInput
 	// Addresses that stand for one guest each, in both directions and for every protocol, also ICMP. Port forwards of the address go before it, a `dmzHost` and masquerade after it. On the host: Each is an element of a DNAT map and of an SNAT map, which keep ports. Forwarding of its family is switched on.
 	OneToOneNat OneToOneNatArrayInput
+	// Replies to connections that came in on an external interface with a default route leave by it, whatever the main routing table says. What the host itself sends is not touched. Of several gateways with one external interface, one is enough. Default: true. On the host: Only where the host has a second uplink: such connections get a mark (of the bits 0x3f000000), and routing rules and tables lead their replies. A strict `rp_filter` of the external interface becomes loose.
+	ReplyBySameUplink pulumi.BoolPtrInput
 	// Forwards IPv4 of `internalIps` in both directions without translation, for guests with public addresses. What else is behind `internalInterfaces` is translated as ever. Default: false. On the host: Each network is an element of an interval set: its source is kept, and new connections to it are accepted from the external interfaces.
 	RouteIpv4 pulumi.BoolPtrInput
 	// Forwards IPv6 in both directions without translation, for guests with public IPv6 addresses. Not together with `enableIpv6`. Default: false. On the host: IPv6 forwarding is switched on.

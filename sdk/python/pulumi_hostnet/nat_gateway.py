@@ -40,6 +40,7 @@ class NatGatewayArgs:
                  internal_ipv6s: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  mss_clamp: pulumi.Input[Optional[_builtins.bool]] = None,
                  one_to_one_nat: pulumi.Input[Optional[Sequence[pulumi.Input['OneToOneNatArgs']]]] = None,
+                 reply_by_same_uplink: pulumi.Input[Optional[_builtins.bool]] = None,
                  route_ipv4: pulumi.Input[Optional[_builtins.bool]] = None,
                  route_ipv6: pulumi.Input[Optional[_builtins.bool]] = None):
         """
@@ -63,6 +64,7 @@ class NatGatewayArgs:
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_ipv6s: IPv6 networks, without host bits, whose guests reach the outside, on whichever interface they are. They need `enableIpv6` or `routeIpv6`. On the host: Each network is an element of an interval set.
         :param pulumi.Input[_builtins.bool] mss_clamp: Lowers the maximum segment size (MSS) of forwarded TCP connections to the MTU of the path. Default: false. On the host: `tcp option maxseg size set rt mtu` applies to the external interface.
         :param pulumi.Input[Sequence[pulumi.Input['OneToOneNatArgs']]] one_to_one_nat: Addresses that stand for one guest each, in both directions and for every protocol, also ICMP. Port forwards of the address go before it, a `dmzHost` and masquerade after it. On the host: Each is an element of a DNAT map and of an SNAT map, which keep ports. Forwarding of its family is switched on.
+        :param pulumi.Input[_builtins.bool] reply_by_same_uplink: Replies to connections that came in on an external interface with a default route leave by it, whatever the main routing table says. What the host itself sends is not touched. Of several gateways with one external interface, one is enough. Default: true. On the host: Only where the host has a second uplink: such connections get a mark (of the bits 0x3f000000), and routing rules and tables lead their replies. A strict `rp_filter` of the external interface becomes loose.
         :param pulumi.Input[_builtins.bool] route_ipv4: Forwards IPv4 of `internalIps` in both directions without translation, for guests with public addresses. What else is behind `internalInterfaces` is translated as ever. Default: false. On the host: Each network is an element of an interval set: its source is kept, and new connections to it are accepted from the external interfaces.
         :param pulumi.Input[_builtins.bool] route_ipv6: Forwards IPv6 in both directions without translation, for guests with public IPv6 addresses. Not together with `enableIpv6`. Default: false. On the host: IPv6 forwarding is switched on.
         """
@@ -102,6 +104,8 @@ class NatGatewayArgs:
             pulumi.set(__self__, "mss_clamp", mss_clamp)
         if one_to_one_nat is not None:
             pulumi.set(__self__, "one_to_one_nat", one_to_one_nat)
+        if reply_by_same_uplink is not None:
+            pulumi.set(__self__, "reply_by_same_uplink", reply_by_same_uplink)
         if route_ipv4 is not None:
             pulumi.set(__self__, "route_ipv4", route_ipv4)
         if route_ipv6 is not None:
@@ -324,6 +328,18 @@ class NatGatewayArgs:
         pulumi.set(self, "one_to_one_nat", value)
 
     @_builtins.property
+    @pulumi.getter(name="replyBySameUplink")
+    def reply_by_same_uplink(self) -> pulumi.Input[Optional[_builtins.bool]]:
+        """
+        Replies to connections that came in on an external interface with a default route leave by it, whatever the main routing table says. What the host itself sends is not touched. Of several gateways with one external interface, one is enough. Default: true. On the host: Only where the host has a second uplink: such connections get a mark (of the bits 0x3f000000), and routing rules and tables lead their replies. A strict `rp_filter` of the external interface becomes loose.
+        """
+        return pulumi.get(self, "reply_by_same_uplink")
+
+    @reply_by_same_uplink.setter
+    def reply_by_same_uplink(self, value: pulumi.Input[Optional[_builtins.bool]]):
+        pulumi.set(self, "reply_by_same_uplink", value)
+
+    @_builtins.property
     @pulumi.getter(name="routeIpv4")
     def route_ipv4(self) -> pulumi.Input[Optional[_builtins.bool]]:
         """
@@ -372,6 +388,7 @@ class NatGateway(pulumi.CustomResource):
                  internal_ipv6s: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  mss_clamp: pulumi.Input[Optional[_builtins.bool]] = None,
                  one_to_one_nat: pulumi.Input[Optional[Sequence[pulumi.Input[Union['OneToOneNatArgs', 'OneToOneNatArgsDict']]]]] = None,
+                 reply_by_same_uplink: pulumi.Input[Optional[_builtins.bool]] = None,
                  route_ipv4: pulumi.Input[Optional[_builtins.bool]] = None,
                  route_ipv6: pulumi.Input[Optional[_builtins.bool]] = None,
                  __props__=None):
@@ -414,6 +431,7 @@ class NatGateway(pulumi.CustomResource):
         :param pulumi.Input[Sequence[pulumi.Input[_builtins.str]]] internal_ipv6s: IPv6 networks, without host bits, whose guests reach the outside, on whichever interface they are. They need `enableIpv6` or `routeIpv6`. On the host: Each network is an element of an interval set.
         :param pulumi.Input[_builtins.bool] mss_clamp: Lowers the maximum segment size (MSS) of forwarded TCP connections to the MTU of the path. Default: false. On the host: `tcp option maxseg size set rt mtu` applies to the external interface.
         :param pulumi.Input[Sequence[pulumi.Input[Union['OneToOneNatArgs', 'OneToOneNatArgsDict']]]] one_to_one_nat: Addresses that stand for one guest each, in both directions and for every protocol, also ICMP. Port forwards of the address go before it, a `dmzHost` and masquerade after it. On the host: Each is an element of a DNAT map and of an SNAT map, which keep ports. Forwarding of its family is switched on.
+        :param pulumi.Input[_builtins.bool] reply_by_same_uplink: Replies to connections that came in on an external interface with a default route leave by it, whatever the main routing table says. What the host itself sends is not touched. Of several gateways with one external interface, one is enough. Default: true. On the host: Only where the host has a second uplink: such connections get a mark (of the bits 0x3f000000), and routing rules and tables lead their replies. A strict `rp_filter` of the external interface becomes loose.
         :param pulumi.Input[_builtins.bool] route_ipv4: Forwards IPv4 of `internalIps` in both directions without translation, for guests with public addresses. What else is behind `internalInterfaces` is translated as ever. Default: false. On the host: Each network is an element of an interval set: its source is kept, and new connections to it are accepted from the external interfaces.
         :param pulumi.Input[_builtins.bool] route_ipv6: Forwards IPv6 in both directions without translation, for guests with public IPv6 addresses. Not together with `enableIpv6`. Default: false. On the host: IPv6 forwarding is switched on.
         """
@@ -475,6 +493,7 @@ class NatGateway(pulumi.CustomResource):
                  internal_ipv6s: pulumi.Input[Optional[Sequence[pulumi.Input[_builtins.str]]]] = None,
                  mss_clamp: pulumi.Input[Optional[_builtins.bool]] = None,
                  one_to_one_nat: pulumi.Input[Optional[Sequence[pulumi.Input[Union['OneToOneNatArgs', 'OneToOneNatArgsDict']]]]] = None,
+                 reply_by_same_uplink: pulumi.Input[Optional[_builtins.bool]] = None,
                  route_ipv4: pulumi.Input[Optional[_builtins.bool]] = None,
                  route_ipv6: pulumi.Input[Optional[_builtins.bool]] = None,
                  __props__=None):
@@ -504,6 +523,7 @@ class NatGateway(pulumi.CustomResource):
             __props__.__dict__["internal_ipv6s"] = internal_ipv6s
             __props__.__dict__["mss_clamp"] = mss_clamp
             __props__.__dict__["one_to_one_nat"] = one_to_one_nat
+            __props__.__dict__["reply_by_same_uplink"] = reply_by_same_uplink
             __props__.__dict__["route_ipv4"] = route_ipv4
             __props__.__dict__["route_ipv6"] = route_ipv6
             __props__.__dict__["external_addresses"] = None

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from hostnet.agent.linux.conntrack import Flows
 from hostnet.agent.linux.operations import Operation
-from hostnet.agent.linux.snapshot import Snapshot
+from hostnet.agent.linux.snapshot import Policy, Snapshot
 
 
 class Kernel(Protocol):
@@ -26,6 +26,9 @@ class Kernel(Protocol):
 
         Default routes are in it only where they go through these links.
         """
+
+    def policy(self) -> Policy:
+        """The routing rules, and the routes of all tables, at this moment."""
 
     def sysctl(self, name: str) -> str | None:
         """The value of a sysctl; None where there is none of this name.

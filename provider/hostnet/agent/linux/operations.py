@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Union
 
+from hostnet.wire.family import Family
 from hostnet.wire.shapes import Cidr, Count, Mac, Name, reader
 
 
@@ -179,6 +180,36 @@ class PutRoute:
 
 
 @dataclass(frozen=True)
+class RemoveRoute(PutRoute):
+    """Delete a route of any table. A route that does not exist is success."""
+
+    def __str__(self) -> str:
+        return f"delete route {self.cidr} through {self.link} of table {self.table}"
+
+
+@dataclass(frozen=True)
+class AddRule:
+    """Add a rule that leads packets with a mark to a routing table. A rule that exists is success."""
+
+    family: Family
+    priority: Count
+    mark: Count
+    mask: Count
+    table: Count
+
+    def __str__(self) -> str:
+        return f"add the routing rule for mark {self.mark:#x}/{self.mask:#x} to table {self.table}"
+
+
+@dataclass(frozen=True)
+class DeleteRule(AddRule):
+    """Delete such a rule. A rule that does not exist is success."""
+
+    def __str__(self) -> str:
+        return f"delete the routing rule for mark {self.mark:#x}/{self.mask:#x} to table {self.table}"
+
+
+@dataclass(frozen=True)
 class DeleteRoute:
     """Delete a route. A route that does not exist is success."""
 
@@ -218,6 +249,9 @@ Operation = Union[
     AddRoute,
     PutRoute,
     DeleteRoute,
+    RemoveRoute,
+    AddRule,
+    DeleteRule,
     WriteSysctl,
 ]
 

@@ -19,13 +19,14 @@ from hostnet.agent.linux import conntrack, netlink, shaping, sockets
 from hostnet.agent.linux import operations as ops
 from hostnet.agent.linux.conntrack import Flows
 from hostnet.agent.linux.netlink import Attributes, Tolerate, attribute, attributes, nested
-from hostnet.agent.linux.snapshot import DefaultRoutes, KernelLink, Snapshot
+from hostnet.agent.linux.snapshot import DefaultRoutes, KernelLink, Policy, Snapshot
 from hostnet.wire.family import AF, ANY_ADDRESS, FAMILIES, IPV6_MTU_MIN, family_of
 
 # linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/if_tun.h
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_QDISC, IFLA_MASTER = 1, 3, 4, 6, 10
 IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_CARRIER = 18, 26, 33
 IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS = 29, 8
@@ -50,6 +51,7 @@ RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS = 1, 4, 5,
 RTA_MULTIPATH, RTA_CACHEINFO, RTA_TABLE, RTA_VIA, RTA_EXPIRES = 9, 12, 15, 18, 23
 RT_TABLE_MAIN, RTPROT_KERNEL, RTPROT_BOOT, RTPROT_STATIC, RTN_UNICAST, RTNH_F_ONLINK = 254, 2, 3, 4, 1, 4
 RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 253, 255
+FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL, FR_ACT_TO_TBL = 6, 10, 15, 16, 21, 1  # fib_rules.h
 ARPHRD_ETHER, IFF_UP = 1, 1
 IFF_TAP, IFF_MULTI_QUEUE, IFF_NO_PI, IFF_VNET_HDR, _IFF_TUN_EXCL = 0x2, 0x100, 0x1000, 0x4000, 0x8000
 TUNSETIFF, TUNSETPERSIST, TUNSETOWNER, TUNSETGROUP = 0x400454CA, 0x400454CB, 0x400454CC, 0x400454CE
@@ -63,6 +65,8 @@ _USER_HZ = 100  # ticks a second, in which the kernel says how long a route live
 _ANY = {AF[family]: ANY_ADDRESS[family] for family in FAMILIES}  # a default route's destination
 _SYSCTLS = Path("/proc/sys")
 _LONGEST_SYSCTL = 4096  # bytes
+# Where iproute2 reads the names of routing tables: /etc goes before what its package has.
+_NAMED_TABLES = tuple(Path(top, "iproute2") for top in ("/etc", "/usr/share", "/usr/lib"))
 
 
 # Statistics are half of a link's message, and change with each packet.
@@ -151,6 +155,19 @@ class LinuxKernel:
         found_defaults = {label: name for label, (_, name) in defaults.items() if name}
         return {name: tuple(cidrs) for name, cidrs in routes.items()}, found_defaults, uplinks.links, gateways
 
+    def policy(self) -> Policy:
+        """The routing rules, and the routes of all tables."""
+        listed = self._netlink.dump(RTM_GETLINK, _LINK.pack(0, 0, 0, 0, 0) + _NO_STATISTICS)
+        names = {link.index: link.name for link in (_link(message.body) for message in listed)}
+        rules: list[ops.AddRule | None] = []
+        routes: list[ops.PutRoute] = []
+        for family in FAMILIES:
+            with Tolerate(errno.EOPNOTSUPP, errno.EAFNOSUPPORT):  # the kernel, or this host, has it not
+                rules += [_rule(each.body) for each in self._netlink.dump(RTM_GETRULE, _rule_body(AF[family]))]
+            for message in self._netlink.dump(RTM_GETROUTE, _ROUTE.pack(AF[family], 0, 0, 0, 0, 0, 0, 0, 0)):
+                routes += _hops(message.body, names)
+        return Policy(tuple(filter(None, rules)), tuple(routes), _named_tables())
+
     def _through(self, names: dict[int, str]) -> dict[str, tuple[ops.PutRoute, ...]]:
         """The routes through some links, in any table, without those that the kernel adds by itself."""
         found: dict[str, list[ops.PutRoute]] = {}
@@ -223,6 +240,26 @@ class LinuxKernel:
 
     @perform.register
     def _put_route(self, route: ops.PutRoute) -> None:
+        with Tolerate(errno.EEXIST):
+            self._netlink.request(RTM_NEWROUTE, self._put_body(route), netlink.NLM_F_CREATE | netlink.NLM_F_EXCL)
+
+    @perform.register
+    def _remove_route(self, route: ops.RemoveRoute) -> None:
+        with Tolerate(errno.ESRCH, errno.ENODEV):
+            self._netlink.request(RTM_DELROUTE, self._put_body(route))
+
+    @perform.register
+    def _add_rule(self, rule: ops.AddRule) -> None:
+        with Tolerate(errno.EEXIST):
+            flags = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
+            self._netlink.request(RTM_NEWRULE, _rule_body(AF[rule.family], rule), flags)
+
+    @perform.register
+    def _delete_rule(self, rule: ops.DeleteRule) -> None:
+        with Tolerate(errno.ENOENT):
+            self._netlink.request(RTM_DELRULE, _rule_body(AF[rule.family], rule))
+
+    def _put_body(self, route: ops.PutRoute) -> bytes:
         network = ipaddress.ip_network(route.cidr)
         flags = RTNH_F_ONLINK if route.onlink else 0
         # The header has 8 bits for the table; RTA_TABLE holds any.
@@ -244,8 +281,7 @@ class LinuxKernel:
         for kind, number in ((RTA_PRIORITY, route.metric), (RTA_EXPIRES, route.expires)):
             if number:
                 body += attribute(kind, number)
-        with Tolerate(errno.EEXIST):
-            self._netlink.request(RTM_NEWROUTE, body, netlink.NLM_F_CREATE | netlink.NLM_F_EXCL)
+        return body
 
     @perform.register
     def _delete_route(self, operation: ops.DeleteRoute) -> None:
@@ -501,9 +537,62 @@ def _router(hop: Attributes) -> str:
     return "" if router is None or (router.version == 6 and router.is_link_local) else str(router)
 
 
-def _route(body: bytes, names: dict[int, str]) -> ops.PutRoute | None:
+def _rule_body(family: int, rule: ops.AddRule | None = None) -> bytes:
+    if rule is None:
+        return _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+    body = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, FR_ACT_TO_TBL, 0) + attribute(FRA_TABLE, rule.table)
+    body += attribute(FRA_PRIORITY, rule.priority) + attribute(FRA_FWMARK, rule.mark)
+    return body + attribute(FRA_FWMASK, rule.mask) + attribute(FRA_PROTOCOL, bytes([RTPROT_STATIC]))
+
+
+def _rule(body: bytes) -> ops.AddRule | None:
+    """A rule that leads to a table; None for another."""
+    family, _, _, _, table, _, _, action, _ = _ROUTE.unpack_from(body)
+    found = attributes(body[_ROUTE.size :])
+
+    def number(kind: int, default: int = 0) -> int:
+        return netlink.u32(found[kind]) if kind in found else default
+
+    if action != FR_ACT_TO_TBL:
+        return None
+    mark, mask = number(FRA_FWMARK), number(FRA_FWMASK) if FRA_FWMARK in found else 0
+    label = next(each for each in FAMILIES if AF[each] == family)
+    return ops.AddRule(label, number(FRA_PRIORITY), mark, mask, number(FRA_TABLE, table))
+
+
+def _named_tables() -> frozenset[int]:
+    found = set()
+    for folder in _NAMED_TABLES:
+        for path in (folder / "rt_tables", *sorted(folder.glob("rt_tables.d/*.conf"))):
+            try:
+                lines = path.read_text(errors="replace").splitlines()
+            except OSError:
+                continue
+            found |= {int(words[0]) for line in lines if (words := line.split()) and words[0].isdecimal()}
+    return frozenset(found)
+
+
+def _hops(body: bytes, names: dict[int, str]) -> Iterator[ops.PutRoute]:
+    """A route of any table and protocol; one of several next hops as a route for each."""
+    source = body[2]  # the length of a prefix of sources
+    found = attributes(body[_ROUTE.size :])
+    if RTA_MULTIPATH not in found:
+        route = _route(body, names, kernels=True) if not source else None
+        if route is not None:
+            yield route
+        return
+    kept = b"".join(attribute(kind, found[kind]) for kind in (RTA_DST, RTA_PRIORITY, RTA_TABLE) if kind in found)
+    for index, hop in _next_hops(found):
+        more = attribute(RTA_OIF, index) + b"".join(attribute(k, hop[k]) for k in (RTA_GATEWAY, RTA_VIA) if k in hop)
+        route = _route(body[: _ROUTE.size] + kept + more, names, kernels=True)
+        if route is not None:
+            yield route
+
+
+def _route(body: bytes, names: dict[int, str], *, kernels: bool = False) -> ops.PutRoute | None:
+    """A route; None for one that leads through no such link, and, but with `kernels`, that the kernel made."""
     family, length, _, tos, table, protocol, scope, kind, flags = _ROUTE.unpack_from(body)
-    if kind != RTN_UNICAST or protocol == RTPROT_KERNEL:
+    if kind != RTN_UNICAST or (protocol == RTPROT_KERNEL and not kernels):
         return None
     found = attributes(body[_ROUTE.size :])
     link = names.get(netlink.u32(found.get(RTA_OIF, b"\0\0\0\0")), "")

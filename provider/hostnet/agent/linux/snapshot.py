@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from hostnet.agent.indexes.prefixes import Prefix, PrefixIndex
-from hostnet.agent.linux.operations import PutRoute
+from hostnet.agent.linux.operations import AddRule, PutRoute
 from hostnet.agent.linux.shaping import Bucket
 
 # The halves of all addresses: a VPN client adds both, so that its server keeps the default route (OpenVPN,
@@ -87,6 +87,21 @@ class DefaultRoutes:
     def links(self) -> tuple[str, ...]:
         """Their interfaces, see `Snapshot.default_route_links`."""
         return tuple(dict.fromkeys(name for *_, links in sorted(self._found, key=lambda x: x[:3]) for name in links))
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The routing rules and routes of a network namespace at one moment.
+
+    Attributes:
+        rules: Those that lead to a table; mark and mask are 0 where they hold for any mark.
+        routes: Of all tables, each next hop by itself.
+        named: The numbers of the tables that have a name (rt_tables).
+    """
+
+    rules: tuple[AddRule, ...] = ()
+    routes: tuple[PutRoute, ...] = ()
+    named: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

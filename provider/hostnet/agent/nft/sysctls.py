@@ -19,6 +19,7 @@ from hostnet.agent.linux.operations import WriteSysctl
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import Context
 from hostnet.agent.nft.destinations import Destinations
+from hostnet.agent.plan.uplinks import reply_uplinks
 from hostnet.agent.record.originals import Sysctl
 from hostnet.agent.record.owners import Owners
 from hostnet.agent.record.record import Record
@@ -117,6 +118,7 @@ class Sysctls:
     def _wanted(
         self, record: Record, owners: Owners, context: Context, snapshot: Snapshot
     ) -> Iterator[tuple[str, str]]:
+        yield from self._loose(record, owners, snapshot)
         families, networks = owners.families, {**context.addresses, **context.bridges}
         for device in sorted(self._localnet.behind(networks, owners.forwards.loopback_targets)):
             yield _of_link("ipv4", device, "route_localnet"), "1"
@@ -132,6 +134,21 @@ class Sysctls:
             yield FORWARDING[family], "1"
             for name in self._closed(record, family, owners, context, snapshot):
                 yield name, "1"
+
+    def _loose(self, record: Record, owners: Owners, snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+        """The uplinks that drop what comes from where the main table leads elsewhere (a strict reverse path filter).
+
+        The larger one of an interface's value and that of `all` counts (ip-sysctl): 2 is the largest.
+        """
+        for link in reply_uplinks(owners, snapshot):
+            name = _of_link("ipv4", link, "rp_filter")
+            if name in record.sysctls or not self.is_loose(link):
+                yield name, "2"
+
+    def is_loose(self, link: str) -> bool:
+        """Whether an uplink takes what comes from where the main table leads elsewhere."""
+        names = (_of_link("ipv4", each, "rp_filter") for each in (link, "all"))
+        return max(int(self._kernel.sysctl(name) or 0) for name in names) != 1
 
     def _closed(
         self, record: Record, family: Family, owners: Owners, context: Context, snapshot: Snapshot

@@ -36,6 +36,7 @@ class Observation:
         watcher_runs: Whether a process attaches new interfaces.
         intact: Whether our table has all elements of an owner, with their values: nothing of them has to be compared.
         dhcp: Whether a bridge's server runs as declared, and its leases.
+        replies: By uplink, what is missing for replies to leave by it.
     """
 
     world: World
@@ -51,6 +52,7 @@ class Observation:
     watcher_runs: bool = True
     intact: Callable[[Owner], bool] = lambda _: False
     dhcp: Callable[[DhcpServer], DhcpState] = lambda _: DhcpState(running=False)
+    replies: Callable[[], Mapping[str, str]] = dict
 
     def at(self, element: Element) -> tuple[str, ...] | None:
         """The value that the kernel has where this element belongs; () in a set, None where it has none."""

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from hostnet.agent.record.lock import Background, Look, Waiter, acquire
 from hostnet.agent.record.originals import Mtu, Originals, Sysctl, mtus_from_json, mtus_to_json
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.phase import Idle, Pending, Phase, Result, RolledBack, Unconfirmed
+from hostnet.agent.record.replies import Replies
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Forward, Object
 from hostnet.wire.shapes import reader
@@ -65,6 +66,7 @@ class Record:
     Attributes:
         attached: By the name of a link that a glob attached, the key of the glob's owner.
         mtus: By the name of a link whose MTU hostnet has set, what it was before.
+        replies: What there is so that replies leave by the uplink that the request came in by.
         claims: By an owner's key, the URN of the resource that imported it and may take it over.
         phase: How far the transaction under way is.
         results: By transaction, what became of the latest ones; the latest is last.
@@ -75,6 +77,7 @@ class Record:
     table: Mark = field(default_factory=Mark)
     attached: dict[str, str] = field(default_factory=dict)
     mtus: dict[str, Mtu] = field(default_factory=dict)
+    replies: Replies = field(default_factory=Replies)
     claims: dict[str, str] = field(default_factory=dict)
     phase: Phase = field(default_factory=Idle)
     results: dict[str, Result] = field(default_factory=dict)
@@ -111,6 +114,7 @@ class _Parts:
 
     table: Mark = field(default_factory=Mark)
     claims: dict[str, str] = field(default_factory=dict)
+    replies: Replies = field(default_factory=Replies)
 
 
 class Store:
@@ -318,13 +322,15 @@ class Store:
             raise
 
     def _save(self, record: Record) -> None:
-        if not (record.owners or record.sysctls or record.attached or not isinstance(record.phase, Idle)):
+        held = record.owners or record.sysctls or record.attached or record.replies.routes
+        if not held and isinstance(record.phase, Idle):
             self._remove()
             return
         header: dict[str, Any] = {
             "phase": phases.to_json(record.phase),
             "claims": {key: urn for key, urn in record.claims.items() if key in record.owners},
             "table": dict(vars(record.table)),
+            "replies": asdict(record.replies),
             **record.originals().to_json(),
             "results": {transaction: result.to_json() for transaction, result in record.results.items()},
         }
@@ -407,6 +413,7 @@ def _record_of(header: dict[str, Any], owners: Owners) -> Record:
         table=parts.table,
         attached=originals.attached,
         mtus=originals.mtus,
+        replies=parts.replies,
         claims=parts.claims,
         phase=_phase(header),
         results=_results(header),

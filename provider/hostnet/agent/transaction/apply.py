@@ -59,6 +59,7 @@ class Applier:
         # The agent that finishes or undoes this has to know what the sysctls were.
         after = transition.owners
         self._subsystems.sysctls.remember(record, after, context_of(after, snapshot, record.attached), snapshot)
+        self._sync.prepare_routing(transition)
         transition.originals = record.originals()
         self._subsystems.save(record)
         self._subsystems.persistence.declare_unmanaged(owner for _, owner in pairs.values() if owner is not None)
@@ -110,6 +111,7 @@ class Applier:
                 # The table is first: nothing is forwarded, and no other firewall accepts, before our rules are there.
                 flows += self._sync.table(transition, pairs, owners, verify=verify)
                 self._sync.sysctls(transition, pairs, owners)
+                self._sync.routing(transition, pairs, owners)
                 self._sync.servers(transition, pairs, owners)
                 self._sync.firewalls(transition, pairs, owners, verify=verify)
             except OwnerError as failure:

@@ -52,6 +52,8 @@ def is_possible(owners: Owners, pairs: Pairs, closed: Callable[[], Container[str
         return True
     if any(isinstance(item, Link) and item.host_access != "all" for item in has - had):
         return True  # the provider may be a guest of this bridge
+    if _moves_replies(had, has):
+        return True  # the provider may come by a forward: through a guest, as a jump host
     return any(isinstance(item, (Gateway, Address)) for item in had ^ has) and login.server in closed()
 
 
@@ -93,6 +95,18 @@ def _login() -> Login:
             if name == "SSH_CONNECTION" and len(fields) == _FIELDS and fields[-1].isdigit():
                 return Login(fields[0], fields[2], int(fields[3]))
     return Login()
+
+
+def _moves_replies(had: set[Object], has: set[Object]) -> bool:
+    """Whether replies to what is forwarded may leave by another uplink from now on."""
+    before, after = ({x.name: x for x in items if isinstance(x, Gateway)} for items in (had, has))
+    either = {name: (before.get(name), after.get(name)) for name in {*before, *after}}
+    return any(_answers(one) != _answers(other) for one, other in either.values())
+
+
+def _answers(item: Gateway | None) -> tuple[str, ...]:
+    """The uplinks of a gateway with several that answer for themselves."""
+    return item.uplinks if item is not None and item.reply and item.more else ()
 
 
 def _redirected(owners: Owners, had: set[Object], has: set[Object]) -> Iterator[Object]:

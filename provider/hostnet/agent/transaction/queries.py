@@ -20,6 +20,7 @@ from hostnet.agent.observe.observation import Elements, Observation
 from hostnet.agent.observe.refused import Counters, refused_facts
 from hostnet.agent.observe.states import extra, promised, states
 from hostnet.agent.observe.status import status
+from hostnet.agent.plan.uplinks import reply_uplinks
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.phase import Idle
@@ -198,7 +199,17 @@ class Queries:
             cache(lambda family: self._subsystems.sysctls.on(record, family, record.owners, context, snapshot)),
             loopback_fault=cache(lambda: self._loopback_fault(record, context, snapshot, elements)),
             dhcp=lambda server: self._subsystems.servers.state(server, world),
+            replies=cache(lambda: self._reply_faults(record, snapshot)),
         )
+
+    def _reply_faults(self, record: Record, snapshot: Snapshot) -> dict[str, str]:
+        """By uplink, what is missing for replies to leave by it."""
+        strict = {
+            link: "rp_filter drops what comes in there"
+            for link in reply_uplinks(record.owners, snapshot)
+            if not self._subsystems.sysctls.is_loose(link)
+        }
+        return {**strict, **self._subsystems.routing.faults(record, record.owners, snapshot)}
 
     def _compared(
         self, record: Record, desired: SharingMap[Place, tuple[str, ...]]

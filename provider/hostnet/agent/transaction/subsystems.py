@@ -18,6 +18,7 @@ from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.phase import Unconfirmed
 from hostnet.agent.record.record import Record, Store
+from hostnet.agent.routing.sync import ReplyRouting
 from hostnet.agent.transaction.kernel_errors import reason_of
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import DhcpServer, DhcpState, Lease
@@ -52,13 +53,15 @@ class Subsystems:
     table: Table
     compiler: Compiler
     sysctls: Sysctls
+    routing: ReplyRouting
     firewalls: Firewalls
     servers: Servers
 
     @classmethod
     def of(cls, store: Store, persistence: Persistence) -> Subsystems:
         """Those of the network namespace that this process is in."""
-        kernel, table = LinuxKernel(), Table(own=mark_of(str(store.path.parent)))
+        kernel, own = LinuxKernel(), mark_of(str(store.path.parent))
+        table = Table(own=own)
         return cls(
             store,
             persistence,
@@ -66,6 +69,7 @@ class Subsystems:
             table,
             Compiler(),
             Sysctls(kernel, table.shared),
+            ReplyRouting(kernel, table.nft, own),
             Firewalls(table),
             DhcpServers(store),
         )

@@ -26,11 +26,15 @@ from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owners
 from hostnet.agent.record.phase import Pairs
 from hostnet.agent.record.record import Record
+from hostnet.agent.routing.replies import NoNumberError
+from hostnet.agent.routing.sync import RoutingError
 from hostnet.agent.transaction.kernel_errors import OwnerError, clash_error, kernel_error
 from hostnet.agent.transaction.subsystems import Subsystems
 from hostnet.agent.transaction.transition import Transition, effective
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import DhcpServer, Forwarding, Gateway, Link, Object
+
+_REPLIES = "cannot have replies leave by the uplink of the request (replyBySameUplink)"
 
 
 class Synchronizer:
@@ -143,6 +147,33 @@ class Synchronizer:
             transition.performed = True
             error = kernel_error(failure.operation, failure.error)
             raise OwnerError(list(_with_any(pairs, {Forwarding})), error) from None
+
+    def prepare_routing(self, transition: Transition) -> None:
+        """Have the record hold the numbers that `routing` is going to use."""
+        with contextlib.suppress(NoNumberError):  # `routing` says so
+            self._subsystems.routing.prepare(transition.record, transition.owners, transition.snapshot)
+
+    def routing(self, transition: Transition, pairs: Pairs, owners: Owners) -> None:
+        """Have replies leave by the uplink that the request came in by.
+
+        Raises:
+            OwnerError: The kernel or nft refuses what that needs.
+        """
+        keys = list(_with_any(pairs, {Gateway}))
+        try:
+            changed = self._subsystems.routing.sync(transition.record, owners, transition.snapshot)
+        except RoutingError as failure:
+            raise OwnerError(keys, kernel_error(failure.operation, failure.error)) from None
+        except NoNumberError:
+            why = "the routing rules of other programs take every mark that hostnet could use"
+            error = HostnetError(Code.CONFLICT, _REPLIES, why, "Set replyBySameUplink to false")
+            raise OwnerError(keys, error) from None
+        except MissingLibraryError as missing:
+            error = HostnetError(Code.UNSUPPORTED, _REPLIES, str(missing), advice_here("libnftables"))
+            raise OwnerError(keys, error) from None
+        except NftError as refusal:
+            raise OwnerError(keys, refused(_REPLIES, refusal)) from None
+        transition.performed |= changed
 
     def servers(self, transition: Transition, pairs: Pairs, owners: Owners) -> None:
         """Start, reconfigure and stop the DHCP servers of the bridges that these pairs are about.

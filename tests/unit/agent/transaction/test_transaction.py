@@ -591,3 +591,31 @@ def test_what_the_record_lacks_is_put_into_tables_that_others_keep(fake: FakeHos
     assert fake.nftables.dump() != before
     fake.agent.apply([Change(urn(name), "nat", objects, objects, known=True)])
     assert fake.nftables.dump() == before
+
+
+@pytest.mark.parametrize("reply", [True, False])
+def test_replies_that_may_leave_elsewhere_need_a_log_in(
+    fake: FakeHost, monkeypatch: pytest.MonkeyPatch, *, reply: bool
+) -> None:
+    """A provider may come through a guest, by a forward; and a gateway that moves no reply needs none."""
+    monkeypatch.setattr("hostnet.agent.transaction.lockout._login", lambda: LOGIN)
+    fake.kernel.add_link("eth1", "physical", addresses=("192.0.2.5/24",))
+    fake.kernel.add_route("eth1", "0.0.0.0/0", "192.0.2.1", metric=500)
+    provider = Provider("")
+    gateway = Gateway("nat", internal4=("10.0.0.0/24",), reply=reply)
+    fake.agent.apply([Change(urn("NatGateway nat"), "nat", (gateway,))], confirmation=provider)
+    again = replace(gateway, mss_clamp=True)
+    fake.agent.apply([Change(urn("NatGateway nat"), "nat", (again,))], confirmation=provider)
+    assert provider.asked == [reply, False]
+    assert any(rule["mark"] for rule in fake.dump()["rules"]) == reply
+
+
+def test_a_rule_that_the_kernel_refuses_leaves_nothing(fake: FakeHost) -> None:
+    """The gateway fails, and what was made for its replies before is taken away."""
+    fake.kernel.add_link("eth1", "physical", addresses=("192.0.2.5/24",))
+    fake.kernel.add_route("eth1", "0.0.0.0/0", "192.0.2.1", metric=500)
+    before = fake.dump()
+    fake.kernel.refuse(errno.ENOMEM, lambda each: isinstance(each, ops.AddRule) and each.family == "ipv6")
+    outcome = fake.agent.apply([Change(urn("NatGateway nat"), "nat", (Gateway("nat", internal4=("10.0.0.0/24",)),))])
+    assert "routing rule" in str(outcome[0])
+    assert fake.dump() == before
