@@ -78,6 +78,8 @@ class Model:
                     _attached(name, link, inputs, view, expected)
             elif kind == "TapBinding":
                 _tap(name, inputs, view, expected)
+        # Each port says that one is missing: see `drift`.
+        expected.facts.update({("isolated_links", link): ("", UNSEEN) for link in view.isolated})
         taken = {key[1] for key in expected.facts if key[0] == "link"}
         for link in self.free:
             if link not in taken:
@@ -170,6 +172,17 @@ class _View:
         ]
         internals = self.internals(gateway)
         return tuple(dict.fromkeys([*internals, *homes])) if internals else ()
+
+    @property
+    def isolated(self) -> set[str]:
+        """The bridges whose declared ports are isolated, all of them."""
+        every = [
+            (str(each["bridge"]), bool(each.get("isolated"))) for _, each in self.program.values() if "bridge" in each
+        ]
+        ports = {(self.link(reference), own) for reference, own in every}
+        found = {link for link, own in ports if own} - {link for link, own in ports if not own}
+        bridges = (inputs for kind, inputs in self.program.values() if kind == "Bridge")
+        return found | {str(inputs["name"]) for inputs in bridges if inputs.get("portIsolation")}
 
     def inner(self) -> list[str]:
         """All interfaces behind the host: hostnet's own and internal ones."""
@@ -478,6 +491,8 @@ def _with_sources(facts: dict[Fact, Any]) -> dict[Fact, Any]:
 
 
 def _element(name: str, key: list[str], value: list[str]) -> dict[Fact, Any]:
+    if name == "isolated_links":
+        return {(name, key[0]): ""}
     if name.rstrip("46") not in (*FORWARD_MAPS, "dnat_wildcard"):
         return {(name, *map(_bare, key)): ":".join(value)}
     device, number, *middle, span = key
@@ -544,6 +559,9 @@ def drift(program: Program, expected: Expected, seen: Mapping[Fact, Any], *, who
             at = ("link", key[1], "master")
             if seen.get(at) != expected.facts[at][0]:
                 continue  # of a port that is not there nothing is said
+            kept = ("isolated_links", seen.get(at))
+            if value and kept in expected.facts and not (whole_table and kept in seen):
+                found.setdefault(name, set()).add(top)
         there = None if table and not whole_table else seen.get(key)
         if there != value:
             lost, _, changed = top.partition("|")

@@ -43,6 +43,7 @@ class Context:
         advertised: By such a bridge, the prefixes that its router advertisements announce.
         bridge_macs: The MAC addresses of such bridges.
         egress_bridges: The bridges with a guest that has a list of its own.
+        isolated: The bridges whose ports are isolated, all that are declared, and their MAC addresses.
         served_ports: The ports of bridges that serve DHCP or send router advertisements, each with its bridge.
         observed: A digest of the observed part: with the same owners it can have been another one before.
     """
@@ -63,6 +64,7 @@ class Context:
     advertised: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     bridge_macs: tuple[str, ...] = ()
     egress_bridges: tuple[str, ...] = ()
+    isolated: Mapping[str, str] = field(default_factory=dict)
     served_ports: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -177,7 +179,17 @@ def _guards(owners: Owners, snapshot: Snapshot) -> dict[str, Any]:
         "egress_bridges": tuple(
             sorted({guest.bridge for guest in checked if guest.bridge and guest.egress is not None})
         ),
+        "isolated": _isolated(owners, links, snapshot),
     }
+
+
+def _isolated(owners: Owners, links: Mapping[str, Link], snapshot: Snapshot) -> dict[str, str]:
+    """`Context.isolated`: a bridge that says so for all its ports, or each of whose ports says so."""
+    every: list[Port | Glob] = [*owners.every(Port), *owners.every(Glob)]
+    found = {name for name, link in links.items() if link.port_isolation}
+    found |= {port.bridge for port in every if port.isolated} - {port.bridge for port in every if not port.isolated}
+    macs = {name: (links[name].mac if name in links else None) or _mac_of(name, snapshot) for name in found}
+    return {name: mac for name, mac in sorted(macs.items()) if mac}
 
 
 def served_ports_of(owners: Owners, attached: Mapping[str, str]) -> dict[str, str]:

@@ -72,8 +72,8 @@ class Compiler:
         Raises:
             ClashError: Two of them exclude each other.
         """
-        # No owner's own elements depend on what is attached.
-        alike = replace(context, ports=(), served_ports={}) == replace(self._context, ports=(), served_ports={})
+        # No owner's own elements depend on what is attached, and how.
+        alike = _owners_part(context) == _owners_part(self._context)
         before, compiled = (self._desired, self._compiled) if alike else (Desired(), {})
         changed = {key: new for key, _, new in before.owners.differences(owners)}
         if context == self._context and not changed:
@@ -100,6 +100,10 @@ class Compiler:
     def elements(self, owner: Owner) -> Iterator[Element]:
         """What the tables should hold for one of the owners that `desired` had last."""
         return (element for _, elements in self._compiled[owner.key] for element in elements)
+
+
+def _owners_part(context: Context) -> Context:
+    return replace(context, ports=(), served_ports={}, isolated={})
 
 
 def _dependent(before: Owners, after: Owners) -> Iterator[str]:

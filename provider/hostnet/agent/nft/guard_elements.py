@@ -47,9 +47,17 @@ def shared_guard_elements(context: Context) -> Iterator[Element]:
     yield from (Element("served_ports", (port,)) for port in context.served_ports)
     # With br_netfilter, what a guest says to its neighbours comes to the rules of `egress`, too.
     yield from (Element("hairpin_pairs", (name, name)) for name in context.egress_bridges)
+    yield from isolating(context)
     for cidrs in context.guest_subnets.values():
         yield from _taken(cidr.split("/")[0] for cidr in cidrs)
     yield from _taken(link_local(mac) for mac in context.bridge_macs)
+
+
+def isolating(context: Context, bridge: str | None = None) -> Iterator[Element]:
+    """What keeps isolated guests apart where the host forwards: of one bridge, or of all."""
+    for name, mac in context.isolated.items():
+        if bridge in (None, name):
+            yield Element("isolated_links", (name, name, mac))
 
 
 def _taken(addresses: Iterable[str]) -> Iterator[Element]:

@@ -285,7 +285,14 @@ def _gateway_specs(n: str, address: str) -> dict[str, SetSpec]:
 
 def _guard_specs() -> dict[str, SetSpec]:
     """Those that hold what guests may do to the host and to each other."""
-    specs = {"services_links": SetSpec(("ifname",), holds="bridges with `hostAccess: services`")}
+    specs = {
+        "services_links": SetSpec(("ifname",), holds="bridges with `hostAccess: services`"),
+        "isolated_links": SetSpec(
+            ("ifname", "ifname", "ether_addr"),
+            holds="bridges whose guests are isolated, in and out, and their MAC addresses: what one guest sends to "
+            "another by way of the host is dropped",
+        ),
+    }
     for n in "46":
         specs[f"service_addrs{n}"] = SetSpec(
             ("ifname", f"ipv{n}_addr"), holds="their own addresses: the bridge's DNS answers there"
@@ -517,7 +524,9 @@ PROTECT
     tcp flags syn jump mss_clamp
     ct status dnat goto count_forwards
     ct state established,related accept
-    # Frames between a bridge's own ports come here, too, where br_netfilter is loaded.
+    # What one isolated guest sends to another by way of the host has the bridge's MAC address as its destination.
+    iifname . oifname . ether daddr @isolated_links drop
+    # Frames between a bridge's own ports come here, too, where br_netfilter is loaded: with each other's addresses.
     iifname . oifname @hairpin_pairs accept
     iifname . ether saddr @egress_guests jump guest_egress
     iifname @egress_links jump egress

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, Callable
 
 from hostnet.agent.linux.snapshot import KernelLink
+from hostnet.agent.nft.guard_elements import isolating
 from hostnet.agent.nft.ruleset import Element
 from hostnet.agent.observe.differences import Difference, is_not, is_off, lost
 from hostnet.agent.observe.links import ObservedLink, observed_glob, observed_link
@@ -178,6 +179,9 @@ def _isolation_drift(
     if observed.kernel.isolated != wanted:
         text = f"{name} is {'not ' if wanted else ''}isolated from the other ports of {item.bridge}"
         yield Difference(item.key, "isolated", text, observed.kernel.isolated, wanted)
+    elif wanted and observation.lacks(isolating(observation.context, item.bridge)):
+        text = f"{name} is not isolated from the other ports of {item.bridge} where the host forwards"
+        yield Difference(item.key, "isolated", text, there=False, declared=True)
 
 
 def _glob_drift(item: Glob, owner: Owner, observation: Observation) -> Iterator[Difference]:
