@@ -42,9 +42,7 @@ def test_built_twice_it_is_the_same(dist: Path, tmp_path: Path) -> None:
     command = f"umask 077 && exec {CHECKOUT}/.venv/bin/python -m tools.dist {again}"
     other = {"TZ": "Asia/Tokyo", "LC_ALL": "C", "PYTHONHASHSEED": "7"}
     run("env", *(f"{name}={value}" for name, value in other.items()), "sh", "-c", command, cwd=CHECKOUT)
-    assert {path.name: digest(path) for path in again.iterdir()} == {
-        path.name: digest(path) for path in dist.iterdir()
-    }
+    assert {path.name: digest(path) for path in again.iterdir()} == {path.name: digest(path) for path in dist.iterdir()}
 
 
 def test_the_schema_is_one_that_pulumi_accepts(dist: Path) -> None:
@@ -100,4 +98,3 @@ def test_the_plugin_for_linux_is_small_and_needs_nothing(dist: Path, tmp_path: P
             assert int(plugin.stdout.readline())
         finally:
             plugin.kill()
-

@@ -20,15 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hostnet import __version__
 from hostnet.resources.examples import PROGRAMS as EXAMPLES
 from hostnet.resources.examples import example
 from hostnet.resources.package_schema import GO_MODULE
 
 from tests.dist.conftest import User
+from tests.documents import blocks, parts
 from tools.dist.gomodule import NAME as GO_ZIP
+from tools.dist.sources import NODEJS_README
 from tools.golang import go, pulumi_version
-from tools.paths import CHECKOUT
+from tools.paths import CHECKOUT, system_program
 from tools.venv import CONSTRAINTS
 
 pytestmark = pytest.mark.xdist_group("dist")
@@ -38,6 +41,22 @@ PROGRAMS = Path(__file__).parent / "programs"
 RUNTIMES = {"python": "python", "typescript": "nodejs", "go": "go", "yaml": "yaml"}
 TEMPLATES = CHECKOUT / "templates"
 KINDS = sorted(path.stem for path in EXAMPLES.glob("*.yaml"))
+# What stands around a part of a program in Go.
+GO_PROGRAM = """
+package main
+
+import (
+	"MODULE"
+	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
+)
+
+func main() {
+	pulumi.Run(func(ctx *pulumi.Context) error {
+PART
+		return nil
+	})
+}
+"""
 # The stack, and four resources.
 MADE = {"create": 5}
 AGAIN = {"same": 5}
@@ -52,6 +71,17 @@ def check(user: User, reported: dict[str, Any]) -> None:
     assert outputs["tap"].startswith("web-")
     left = json.loads(user.host.run("ip -json link"))
     assert sorted(link["ifname"] for link in left) == ["eth0", "lo", "wire"]
+
+
+def page(language: str) -> str:
+    """The program of docs/_index.md, which Pulumi's registry shows."""
+    (text,) = (block.text for block in blocks(language) if block.page == "docs/_index.md")
+    return text
+
+
+def has_host(language: str) -> bool:
+    """Whether the machine has the official language host."""
+    return system_program(f"pulumi-language-{RUNTIMES[language]}") is not None
 
 
 def test_python(user: User, dist: Path) -> None:
@@ -80,10 +110,11 @@ def new_project(user: User, language: str) -> None:
     without_host = f"no language plugin 'pulumi-language-{RUNTIMES[language]}' found"
     assert ended.returncode == 0 or without_host in ended.stdout + ended.stderr, ended
     assert "Created project 'my-host'" in ended.stdout or "Your new project is ready" in ended.stdout, ended
-    project = (user.folder / "Pulumi.yaml").read_text()
-    assert project.startswith(f"name: my-host\ndescription: My host\nruntime: {RUNTIMES[language]}\n") or (
-        language == "python" and project.startswith("name: my-host\ndescription: My host\nruntime:\n  name: python\n")
-    )
+    project = yaml.safe_load((user.folder / "Pulumi.yaml").read_text())
+    assert (project["name"], project["description"]) == ("my-host", "My host")
+    # An official language host adds its options.
+    runtime = project["runtime"] if isinstance(project["runtime"], str) else project["runtime"]["name"]
+    assert runtime == RUNTIMES[language]
     assert not [path for path in user.folder.iterdir() if path.is_file() and "${PROJECT}" in path.read_text()]
 
 
@@ -124,6 +155,14 @@ def test_an_example_in_yaml(user: User, kind: str) -> None:
     assert reported["outputs"]
 
 
+def test_the_registrys_page_in_yaml(user: User) -> None:
+    """It makes what it declares."""
+    (user.folder / "Pulumi.yaml").write_text(f"name: page\nruntime: yaml\n{page('yaml')}")
+    reported = as_typed(user, "--config", connection(user))
+    assert (reported["made"], reported["again"]) == (MADE, AGAIN)
+    assert reported["outputs"]["kernelIpArg"]["value"].startswith("ip=10.0.0.2::10.0.0.1:")
+
+
 def as_typed(user: User, *config: str) -> dict[str, Any]:
     """What `pulumi up`, a preview and `destroy` report of the project in the user's folder."""
     pulumi = ("pulumi", "--non-interactive")
@@ -144,9 +183,13 @@ def test_typescript(user: User, dist: Path) -> None:
     for path in (PROGRAMS / "typescript").iterdir():
         shutil.copy(path, user.folder)
     (user.folder / "template").mkdir()
-    new_project(replace(user, folder=user.folder / "template"), "typescript")
+    template = replace(user, folder=user.folder / "template")
+    new_project(template, "typescript")
     for kind in KINDS:
         (user.folder / f"example_{kind}.ts").write_text(example(kind, "typescript", GO_MODULE))
+    (user.folder / "page.ts").write_text(page("typescript"))
+    (readme,) = parts("sdk/nodejs/README.md", NODEJS_README, "typescript")
+    (user.folder / "readme.ts").write_text(readme.text)
     (user.folder / "package.json").write_text(json.dumps({"private": True}))
     (package,) = dist.glob("*.tgz")
     tools = ("typescript@5.9.3", "@types/node@20.19.0")
@@ -154,6 +197,8 @@ def test_typescript(user: User, dist: Path) -> None:
     user.run("npx", "tsc")
     user.run("npx", "tsc", "--project", "template")
     check(user, json.loads(user.run("node", "bin/run.js").splitlines()[-1]))
+    if has_host("typescript"):
+        check_template(as_typed(template, "--config", connection(user)))
 
 
 def test_go(user: User, dist: Path, tmp_path: Path) -> None:
@@ -168,11 +213,14 @@ def test_go(user: User, dist: Path, tmp_path: Path) -> None:
     text = (PROGRAMS / "go" / "main.go.txt").read_text()
     (user.folder / "main.go").write_text(text.replace("MODULE", GO_MODULE))
     (user.folder / "template").mkdir()
-    new_project(replace(user, folder=user.folder / "template"), "go")
+    template = replace(user, folder=user.folder / "template")
+    new_project(template, "go")
     (user.folder / "template" / "go.mod").unlink()  # it names published versions
     for kind in KINDS:
         (user.folder / kind).mkdir()
         (user.folder / kind / "main.go").write_text(example(kind, "go", GO_MODULE))
+    (user.folder / "page").mkdir()
+    (user.folder / "page" / "main.go").write_text(GO_PROGRAM.replace("MODULE", GO_MODULE).replace("PART", page("go")))
     program = go()
     # A cache of its own: the machine's would keep an earlier build of the same version. What the machine has of other
     # modules comes from there.
@@ -182,7 +230,7 @@ def test_go(user: User, dist: Path, tmp_path: Path) -> None:
         **user.env,
         "GOPROXY": ",".join(proxies),
         "GONOSUMDB": GO_MODULE,
-        # As set-up builds `pulumi`, with the same version of Pulumi's Go SDK: what it compiled need not be compiled again.
+        # As set-up builds `pulumi`, with the same version of Pulumi's Go SDK: what it compiled is not compiled again.
         "GOFLAGS": "-mod=mod -modcacherw -trimpath",
         "CGO_ENABLED": "0",
         "GOTOOLCHAIN": "local",
@@ -193,3 +241,5 @@ def test_go(user: User, dist: Path, tmp_path: Path) -> None:
     developer.run(program, "get", f"{GO_MODULE}@v{__version__}", f"{SDK}@{pulumi_version()}")
     developer.run(program, "vet", "./...")
     check(user, json.loads(developer.run(program, "run", ".").splitlines()[-1]))
+    if has_host("go"):
+        check_template(as_typed(replace(developer, folder=template.folder), "--config", connection(user)))

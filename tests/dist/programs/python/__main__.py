@@ -1,3 +1,5 @@
+"""The program of a user: a bridge, a guest, NAT and a forward."""
+
 import os
 
 import pulumi
