@@ -19,13 +19,16 @@ from hostnet import __version__
 
 from tests.lab.waiting import until
 from tests.ssh.world import SERVER, World, which
-from tools.paths import CHECKOUT, tool_env
+from tools.paths import CHECKOUT, VENV_PYTHON, tool_env
 
 PAGE = (CHECKOUT / "docs" / "getting-started.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^ {4}(\S.*)$", re.sub(r"^```.*?^```$", "", PAGE, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+# What the page shows of a mistake.
+(MISTAKE,) = re.findall(r"^```\n(error: .*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 # What the workstation has, apart from `pulumi` and what comes with it.
 PROGRAMS = ("cat", "dirname", "env", "mkdir", "readlink", "sh")
 WITHOUT_CAPABILITIES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+NO_LINUX = CHECKOUT / "tests" / "lab" / "no_linux.py"
 PATIENCE = 600.0  # s after which a hanging program is killed: only a failure costs this
 
 
@@ -59,6 +62,15 @@ class Workstation:
             "SSH_AUTH_SOCK": str(folder / "agent"),
             "NO_COLOR": "1",
         }
+
+    def hide_linux(self) -> None:
+        """Run the plugin and `hostnet` as on a Mac: without what only Linux has (tests/lab/no_linux.py)."""
+        for name, module in (("pulumi-resource-hostnet", "hostnet.rpc"), ("hostnet", "hostnet.cli")):
+            program = self._bin / name
+            program.write_text(f'#!/bin/sh\nexec {VENV_PYTHON} -I {NO_LINUX} {module} "$@"\n')
+            program.chmod(0o755)
+        ours = str(CHECKOUT / "provider" / "bin")
+        self._env["PATH"] = os.pathsep.join(part for part in self._env["PATH"].split(os.pathsep) if part != ours)
 
     def run(self, command: str) -> str:
         """Run a command as typed, and return what it printed.
@@ -108,13 +120,12 @@ def workstation(world: World, home: Path, tmp_path: Path) -> Iterator[Workstatio
             agent.terminate()
 
 
-def edit(program: Path) -> None:
-    """What the page says to write."""
-    assert "write `10.0.0.2:8443` as the destination of `web-443`" in PAGE
+def edit(program: Path, destination: str, before: str = "10.0.0.2") -> None:
+    """Write another destination of `web-443`, the last resource."""
     text = program.read_text()
-    first, found, last = text.rpartition("destination: 10.0.0.2\n")
+    first, found, last = text.rpartition(f"destination: {before}\n")
     assert found
-    program.write_text(f"{first}destination: 10.0.0.2:8443\n{last}")
+    program.write_text(f"{first}destination: {destination}\n{last}")
 
 
 def test_every_command(world: World, workstation: Workstation, tmp_path: Path) -> None:
@@ -126,7 +137,12 @@ def test_every_command(world: World, workstation: Workstation, tmp_path: Path) -
         # `pulumi`, too, finds a home by the user's id.
         typed = typed.replace("login --local", f"login file://{workstation.home}")
         if command == "pulumi preview --diff":
-            edit(workstation.folder / "Pulumi.yaml")
+            edit(workstation.folder / "Pulumi.yaml", "10.0.0.2:84430")
+            shown = " ".join(workstation.run("pulumi preview --non-interactive 2>&1 | cat").split())
+            assert " ".join(MISTAKE.split()) in shown
+            edit(workstation.folder / "Pulumi.yaml", "10.0.0.2", "10.0.0.2:84430")
+            assert "write `10.0.0.2:8443` as the destination of `web-443`" in PAGE
+            edit(workstation.folder / "Pulumi.yaml", "10.0.0.2:8443")
         said[command] = workstation.run(typed)
         if command == "pulumi stack init dev":
             workstation.run(f"pulumi config set hostnet:stateDir {tmp_path / 'state'}")
@@ -141,6 +157,31 @@ def test_every_command(world: World, workstation: Workstation, tmp_path: Path) -
     assert "dnat_port4" in said["ssh root@203.0.113.5 nft list table inet hostnet"]
     assert '"10.0.0.2" => "10.0.0.2:8443"' in said["pulumi preview --diff"]
     assert sorted(world.server.namespace.kernel.links()) == ["eth0", "lo", "vm-web"]
+
+
+def test_a_workstation_without_linux(world: World, workstation: Workstation, tmp_path: Path) -> None:
+    """As on a Mac: a server's network is made, compared and removed, and the command line reads it."""
+    workstation.hide_linux()
+    run = workstation.run
+    run(f"pulumi login file://{workstation.home}")
+    run("mkdir my-host")
+    run("cd my-host")
+    run(f"pulumi new {CHECKOUT}/templates/hostnet-yaml --generate-only --yes --name my-host")
+    run("pulumi stack init dev")
+    run(f"pulumi config set hostnet:stateDir {tmp_path / 'state'}")
+    refused = run("pulumi up --yes --skip-preview 2>&1 | cat")
+    assert "hostnet needs Linux, and this machine has macOS. Name a Linux host that you reach over SSH" in refused
+    assert "Traceback" not in refused
+    run(f"ssh root@{SERVER} true")  # its key is known from now on
+    run(f"pulumi config set --path hostnet:connection.host {SERVER}")
+    run("pulumi up --yes --skip-preview")
+    run("pulumi preview --expect-no-changes")
+    where = f"--host root@{SERVER} --state-dir {tmp_path / 'state'}"
+    assert "5 resources, all as declared" in run(f"hostnet status {where}")
+    assert "MainThread" not in run(f"hostnet top --count 1 --interval 0.1 {where}")
+    run(f"hostnet graph --format html --output graph.html {where}")
+    run("pulumi destroy --yes")
+    assert sorted(world.server.namespace.kernel.links()) == ["eth0", "lo"]
 
 
 def test_the_programs_are_those_of_the_templates() -> None:

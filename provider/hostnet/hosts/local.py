@@ -47,9 +47,11 @@ class LocalTransport:
         """Start an agent.
 
         Raises:
-            HostnetError: It needs root, and there is no sudo.
+            HostnetError: This machine has no Linux; or it needs root, and there is no sudo.
         """
         del attempts
+        if sys.platform != "linux":
+            raise _no_linux(self._connection.label)
         prefix = self._prefix()
         code = f"import sys; sys.path.insert(0, {_package_root()!r}); "
         code += "from hostnet.agent.main import main; sys.exit(main())"
@@ -132,6 +134,17 @@ class LocalChannel:
             self._process.kill()
             await self._process.wait()
         await self._listening
+
+
+def _no_linux(label: str) -> HostnetError:
+    return HostnetError(
+        Code.UNSUPPORTED,
+        "cannot change the host's network",
+        f"hostnet needs Linux, and this machine has {'macOS' if sys.platform == 'darwin' else sys.platform}",
+        "Name a Linux host that you reach over SSH: `pulumi config set --path hostnet:connection.host ADDRESS`, or "
+        "`--host` for the command line",
+        label,
+    )
 
 
 def _not_root(why: str, label: str) -> HostnetError:

@@ -57,6 +57,18 @@ def test_sudo_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line
     assert "NOPASSWD: ALL` in a file of /etc/sudoers.d)" in str(error)
 
 
+def test_no_linux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says what to do on a Mac; no agent starts, which would end with a traceback."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    error = refusal(tmp_path, monkeypatch)
+    assert error.code is Code.UNSUPPORTED
+    assert str(error).startswith(
+        "this machine: cannot change the host's network: hostnet needs Linux, and this machine "
+    )
+    assert "has macOS. Name a Linux host" in str(error)
+    assert "pulumi config set --path hostnet:connection.host" in str(error)
+
+
 def test_no_sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same two ways."""
     error = refusal(tmp_path, monkeypatch)
