@@ -26,7 +26,8 @@ sys.stdin.readline() if {waits!r} else None
 written = 0
 while True:
     written += os.write(1, {flood!r}) if {flood!r} else len(os.read(0, 1 << 20)) or os._exit(0)
-    open({note!r}, "w").write(f"{{os.getpid()}} {{written}}")
+    open({note!r} + ".new", "w").write(f"{{os.getpid()}} {{written}}")
+    os.rename({note!r} + ".new", {note!r})
 """
 _MOST = 16 << 20  # what sshd, TCP and asyncssh hold between the program and its reader is less
 
@@ -70,7 +71,7 @@ def refused(world: World) -> HostnetError:
 
 def blocked(note: Path) -> bool:
     """Whether the program has been stopped by its full pipe: it sleeps, and has written no more at the next look."""
-    if not note.exists() or len(note.read_text().split()) != 2:
+    if not note.exists():
         return False
     pid, written = note.read_text().split()
     sleeps = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"

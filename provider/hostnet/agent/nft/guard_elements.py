@@ -37,6 +37,7 @@ def guard_elements(item: Object, context: Context) -> Iterator[Tagged]:
         # A TAP on a bridge is seen there alone, a routed one is not.
         for name in ("upload_links", "upload_ports"):
             yield Element(name, (item.name,), (str(item.upload // 8),)), ("upload", "")
+        yield Element("routed_taps", (item.name,)), ("upload", "")
     elif isinstance(item, Address) and item.link in context.services:
         address = item.cidr.split("/")[0]
         yield Element("service_addrs" + digit_of(item.cidr), (item.link, address)), ("host_access", "")
@@ -76,6 +77,8 @@ def _checked(item: Guest, context: Context) -> Iterator[Tagged]:
     own = [cidr.split("/")[0] for cidr in item.addresses or ()]
     yield Element(f"{of}_links", (item.link,)), _CHECKED
     yield Element(f"{of}_macs", (item.link, item.mac)), _CHECKED
+    if of == "tap":
+        yield Element("routed_taps", (item.link,)), _CHECKED
     for digit in sorted({"4", "6"} - {digit_of(each) for each in (*own, *near, *routes)}):
         yield Element(f"{of}_unchecked{digit}", (item.link,)), _CHECKED
     for address in (*own, link_local(item.mac)):

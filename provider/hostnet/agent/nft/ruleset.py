@@ -304,6 +304,9 @@ def _guard_specs() -> dict[str, SetSpec]:
         specs |= {name + n: spec for name, spec in lists.items()}
     specs |= _refused_specs()
     specs |= _checked_specs("guest", BRIDGE_TABLE) | _checked_specs("tap", TABLE)
+    specs["routed_taps"] = SetSpec(
+        ("ifname",), holds="routed TAPs whose packets are looked at: with `antiSpoofing` or `bandwidth.upload`"
+    )
     specs["served_ports"] = SetSpec(
         ("ifname",),
         table=BRIDGE_TABLE,
@@ -433,8 +436,7 @@ PROTECT
   # What passes no NAT chain reaches the host here: it is not tracked, or fits into no connection.
   chain protect_host {{
     type filter hook input priority mangle; policy accept;
-    iifname @upload_links drop
-    iifname @tap_links jump tap_guests
+    iifname @routed_taps jump from_taps
     iifname @services_links jump services
     ct state established,related accept
 PROTECT
@@ -515,15 +517,15 @@ PROTECT
 
   chain forward {{
     type filter hook forward priority filter; policy accept;
-    iifname @upload_links drop
-    iifname @tap_links jump tap_guests
-    # Link-local addresses are not forwarded (RFC 3927, 7). The kernel itself keeps to that with those of IPv6.
-    ip daddr 169.254.0.0/16 jump link_local
-    ip saddr 169.254.0.0/16 jump link_local
+    iifname @routed_taps jump from_taps
     # No packet but a SYN has the option (RFC 9293, 3.7.1). Before the next two rules, which accept a SYN and ACK.
     tcp flags syn jump mss_clamp
     ct status dnat goto count_forwards
     ct state established,related accept
+    # Link-local addresses are not forwarded (RFC 3927, 7). The kernel itself keeps to that with those of IPv6. No
+    # connection of theirs is established; for what forwards take `hairpin` looks at the first packet.
+    ip daddr 169.254.0.0/16 jump link_local
+    ip saddr 169.254.0.0/16 jump link_local
     # What one isolated guest sends to another by way of the host has the bridge's MAC address as its destination.
     iifname . oifname . ether daddr @isolated_links drop
     # Frames between a bridge's own ports come here, too, where br_netfilter is loaded: with each other's addresses.
@@ -628,6 +630,8 @@ COUNTS
   # Whoever asks for a forward from the target's own network gets the answer from the target directly, and does not
   # know it, unless it goes back through the host.
   chain hairpin {{
+    ip daddr 169.254.0.0/16 jump link_local
+    ip saddr 169.254.0.0/16 jump link_local
     iifname . oifname @hairpin_pairs masquerade
     ip saddr . oifname @hairpin_sources4 masquerade
     ip6 saddr . oifname @hairpin_sources6 masquerade
@@ -719,6 +723,11 @@ _GUEST_CHOICE = """
 # Behind a routed TAP nobody else hears a guest: the host is its one neighbour, and looks at what it forwards or takes
 # in. An empty base chain at prerouting would cost every packet of the host.
 _TAP_GUESTS = """
+  chain from_taps {
+    iifname @upload_links drop
+    iifname @tap_links jump tap_guests
+  }
+
   chain tap_guests {
     iifname . ether saddr != @tap_macs drop
     meta nfproto ipv4 goto tap4
