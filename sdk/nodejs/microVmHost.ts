@@ -8,7 +8,7 @@ import * as enums from "./types/enums";
 import * as utilities from "./utilities";
 
 /**
- * The network of a microVM host: a bridge, the VMs' TAPs, NAT for IPv4 and IPv6, and port forwards. It corresponds to the `systemd.network` and `networking.nat` that microvm.nix documents for NixOS. Its children are a `Bridge` with the component's name, which serves DHCP and DNS and sends IPv6 router advertisements, a `TapBinding` NAME-taps, and a `NatGateway` NAME-nat with the forwards. If you need other options of these, use the resources themselves.
+ * The network of a microVM host: a bridge, the VMs' TAPs, NAT for IPv4 and IPv6, and port forwards. It corresponds to the `systemd.network` and `networking.nat` that microvm.nix documents for NixOS. Its children are a `Bridge` with the component's name, which serves DHCP and DNS and sends IPv6 router advertisements, a `TapBinding` NAME-taps for what matches, a `TapBinding` NAME-tap-GUEST for each of the guests, and a `NatGateway` NAME-nat with the forwards. If you need other options of these, use the resources themselves.
  *
  * ## Example Usage
  *
@@ -48,6 +48,10 @@ export class MicroVmHost extends pulumi.ComponentResource {
      */
     declare public /*out*/ readonly externalAddresses: pulumi.Output<string[]>;
     /**
+     * The network settings of each of the `guests`, in their order.
+     */
+    declare public readonly guests: pulumi.Output<outputs.GuestNetwork[] | undefined>;
+    /**
      * The NatGateway's id.
      */
     declare public /*out*/ readonly natGatewayId: pulumi.Output<string>;
@@ -64,18 +68,23 @@ export class MicroVmHost extends pulumi.ComponentResource {
         opts = opts || {};
         if (!opts.id) {
             resourceInputs["addresses"] = args?.addresses;
+            resourceInputs["bandwidth"] = args?.bandwidth;
             resourceInputs["connection"] = args?.connection;
             resourceInputs["dhcpServer"] = args?.dhcpServer;
+            resourceInputs["egress"] = args?.egress;
             resourceInputs["externalInterface"] = args?.externalInterface;
             resourceInputs["forwards"] = args?.forwards;
+            resourceInputs["guests"] = args?.guests;
             resourceInputs["match"] = args?.match;
             resourceInputs["portIsolation"] = args?.portIsolation;
+            resourceInputs["untrusted"] = args?.untrusted;
             resourceInputs["bridgeName"] = undefined /*out*/;
             resourceInputs["externalAddresses"] = undefined /*out*/;
             resourceInputs["natGatewayId"] = undefined /*out*/;
         } else {
             resourceInputs["bridgeName"] = undefined /*out*/;
             resourceInputs["externalAddresses"] = undefined /*out*/;
+            resourceInputs["guests"] = undefined /*out*/;
             resourceInputs["natGatewayId"] = undefined /*out*/;
         }
         opts = pulumi.mergeOptions(utilities.resourceOptsDefaults(), opts);
@@ -92,6 +101,10 @@ export interface MicroVmHostArgs {
      */
     addresses?: pulumi.Input<pulumi.Input<string>[] | undefined>;
     /**
+     * What each of the `guests` receives and sends at most. Default: no limits; with `untrusted` 100mbit each way.
+     */
+    bandwidth?: pulumi.Input<inputs.BandwidthArgs | undefined>;
+    /**
      * How the host is reached, for all children. A change of `host` or `netns` replaces them; the new ones are created first. Default: the provider's `connection`, or this machine.
      */
     connection?: pulumi.Input<inputs.ConnectionArgs | undefined>;
@@ -99,6 +112,10 @@ export interface MicroVmHostArgs {
      * The bridge's DHCP server. Default: leases of 1h for all unused addresses of the subnet, and the bridge's own DNS server.
      */
     dhcpServer?: pulumi.Input<inputs.DhcpServerArgs | undefined>;
+    /**
+     * What the guests may reach beyond their bridge, as `egress` of a `NatGateway`. Default: everything; with `untrusted` nothing.
+     */
+    egress?: pulumi.Input<pulumi.Input<inputs.EgressRuleArgs>[] | undefined>;
     /**
      * The interface that leads to the outside. Default: the one of the default route.
      */
@@ -108,11 +125,19 @@ export interface MicroVmHostArgs {
      */
     forwards?: pulumi.Input<pulumi.Input<inputs.ForwardPortArgs>[] | undefined>;
     /**
-     * A glob. Interfaces whose names match are attached to the bridge, those that exist and those that a VMM creates later. Default: vm-*.
+     * Guests by the names of their TAPs. Each has a `TapBinding`, so its addresses are known, and what it sends is checked. The number of guests must be known when the program runs.
+     */
+    guests?: pulumi.Input<pulumi.Input<string>[] | undefined>;
+    /**
+     * A glob. Interfaces whose names match are attached to the bridge, those that exist and those that a VMM creates later. Not together with `untrusted`: what these interfaces send is not checked. Default: vm-*; none where there are `guests`.
      */
     match?: pulumi.Input<string | undefined>;
     /**
-     * Isolates the guests of the bridge from each other. They still reach the host, and other networks through it. Default: false.
+     * Isolates the guests of the bridge from each other. They still reach the host, and other networks through it. Default: false; with `untrusted` true.
      */
     portIsolation?: pulumi.Input<boolean | undefined>;
+    /**
+     * Holds guests that nobody trusts. They send as themselves alone (`antiSpoofing` of their TapBindings), reach of the host only what the bridge serves (`hostAccess: services`), no port of a neighbour (`portIsolation`), and outside only what `egress` allows, at the rates of `bandwidth`. It requires `guests`, and must be known when the program runs. Default: false.
+     */
+    untrusted?: pulumi.Input<boolean | undefined>;
 }

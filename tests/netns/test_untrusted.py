@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from hostnet.resources.micro_vm_host import From, children
 
 from tests.lab.cases import CASES, Case, Runner, load
 from tests.lab.clients import Client, advertisement, ask, old_client
@@ -128,6 +129,63 @@ def test_a_connection_to_the_host_ends_when_services_alone_are_open(lab: Lab, st
     assert lab.still(from_guest, DOUBT).outcome != "reached"
     for each in (from_guest, from_host):
         lab.background.call(each.close)
+    stack.destroy()
+
+
+# --- the component -------------------------------------------------------------------------------------------------
+
+
+def _component(**given: Any) -> Program:
+    """The children of a MicroVmHost `box`, as a program of their own."""
+    made: Program = {}
+    for child in children(given):
+        inputs: dict[str, Any] = {"name": "br-a"} if not child.suffix else {}
+        for name, what in child.inputs.items():
+            value = given.get(what.source, what.default) if isinstance(what, From) else what
+            if isinstance(what, From) and what.source == "bridge.name":
+                value = ["${box.name}"] if what.listed else "${box.name}"
+            if value is not None:
+                inputs[name] = value
+        made[f"box{child.suffix}"] = (child.token.rpartition(":")[2], inputs)
+    return made
+
+
+def _settle_in(lab: Lab, stack: Stack, tap: str, role: str) -> list[str]:
+    """Put a guest behind its TAP, with the settings that it was given; its addresses, bare."""
+    guest = stack[f"box-tap-{tap}.guest"]
+    commands = [f"address add {cidr} dev eth0{' nodad' if ':' in cidr else ''}" for cidr in guest["addresses"]]
+    commands += [f"route add default via {guest['gateway']}", f"route add ::/0 via {guest['gateway6']}"]
+    lab.net.plug(tap, role, *commands, mac=guest["macAddress"])
+    return [cidr.partition("/")[0] for cidr in guest["addresses"]]
+
+
+def test_untrusted_holds_all_of_it_with_one_word(lab: Lab, stack: Stack) -> None:
+    """A MicroVmHost's guests reach DHCP, DNS and nothing else; without the word they reach all of it."""
+    lab.serve("host", "tcp:8081")
+    lab.serve("internet", "tcp:80")
+    targets = {
+        "host": ["tcp 10.0.0.1:8081", "tcp [fd12:3456:789a::1]:8081", "tcp 192.0.2.2:8081"],
+        "internet": ["tcp 198.51.100.10:80", "tcp [2001:db8:1::10]:80"],
+    }
+    for untrusted in (False, True):
+        stack.up(_component(untrusted=untrusted, guests=["ci-1", "ci-2"]))
+        _settle_in(lab, stack, "ci-1", "guest5")
+        four, six = _settle_in(lab, stack, "ci-2", "guest6")
+        lab.serve("guest6", "tcp:80")
+        found = {
+            probe: lab.probe("guest5", probe).outcome
+            for probe in (*targets["host"], *targets["internet"], f"tcp {four}:80", f"tcp [{six}]:80")
+        }
+        if untrusted:
+            assert "reached" not in found.values(), found
+            assert {found[probe] for each in targets.values() for probe in each} == {"refused"}
+        else:
+            assert set(found.values()) == {"reached"}, found
+        for server in ("10.0.0.1", "fd12:3456:789a::1"):
+            assert ask(lab["guest5"], server, "nobody.invalid") == []
+        assert stack.refresh() == {}
+        lab.net.unplug()
+    assert lab.host.run("nft list set bridge hostnet upload_ports").count("12500000 bytes") == 2
     stack.destroy()
 
 

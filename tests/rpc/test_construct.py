@@ -13,7 +13,7 @@ from hostnet.resources.schema.values import UNKNOWN
 from hostnet.rpc.codec import decode, encode
 from hostnet.rpc.protos import provider_pb2, resource_pb2, resource_pb2_grpc
 
-from tests.unit.test_sdk import DEFAULT
+from tests.unit.test_sdk import DEFAULT, UNTRUSTED
 
 if TYPE_CHECKING:
     from tests.rpc.engine import Engine
@@ -41,7 +41,9 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer):
             context.abort(grpc.StatusCode.UNKNOWN, "the host refuses")
         response = resource_pb2.RegisterResourceResponse(urn=URN.format(request.type, request.name))
         if request.custom and not self.preview:
-            added = {"name": f"{request.name}-br", "externalAddresses": ["192.0.2.2"]}
+            added: dict[str, Any] = {"name": f"{request.name}-br", "externalAddresses": ["192.0.2.2"]}
+            if "-tap-" in request.name:
+                added["guest"] = {"macAddress": f"of {request.name.partition('-tap-')[2]}"}
             response.object.CopyFrom(encode(added))
             response.id = f"{request.name}-id"
         return response
@@ -152,6 +154,25 @@ def test_each_input_reaches_its_child(engine: Engine, monitor: Monitor) -> None:
     assert decode(gateway.object).secrets >= {("forwardPorts", 0, "destination"), ("connection", "password")}
 
 
+def test_untrusted_is_that_of_the_python_sdk(engine: Engine, monitor: Monitor) -> None:
+    """The guests' network settings are an output, which depends on their TAPs."""
+    made = engine.stub.Construct(request(monitor, inputs={"untrusted": True, "guests": ["ci-1", "ci-2"]}))
+    assert monitor.children == UNTRUSTED
+    taps = [URN.format("hostnet:index:TapBinding", f"microvm-tap-ci-{number}") for number in (1, 2)]
+    assert list(made.stateDependencies["guests"].urns) == taps
+    assert decode(made.state).values["guests"] == [{"macAddress": f"of ci-{number}"} for number in (1, 2)]
+
+
+def test_guests_beside_a_match_with_limits_and_rules(engine: Engine, monitor: Monitor) -> None:
+    """They are trusted, and what the program says reaches their TAPs and the gateway."""
+    limits, rules = {"upload": "1mbit"}, [{"cidr": "192.0.2.0/24"}]
+    inputs = {"guests": ["web"], "match": "vm-*", "bandwidth": limits, "egress": rules}
+    engine.stub.Construct(request(monitor, inputs=inputs))
+    tap = {"name": "web", "bridge": "microvm-br", "guest": {}, "bandwidth": limits}
+    gateway = {**DEFAULT["microvm-nat"], "egress": rules}
+    assert monitor.children == {**DEFAULT, "microvm-tap-web": tap, "microvm-nat": gateway}
+
+
 def test_in_a_preview_what_is_not_known_is_unknown(engine: Engine, monitor: Monitor) -> None:
     """Also an input of a child."""
     monitor.preview = True
@@ -167,6 +188,14 @@ def test_in_a_preview_what_is_not_known_is_unknown(engine: Engine, monitor: Moni
     [
         ({"inputs": {"matches": "vm-*"}}, "did you mean `match`?"),
         ({"inputs": {"addresses": ["10.0.0.1"]}}, "addresses[0]"),
+        ({"inputs": {"untrusted": True}}, "untrusted: requires guests"),
+        ({"inputs": {"bandwidth": {"upload": "1mbit"}, "guests": []}}, "bandwidth: requires guests"),
+        ({"inputs": {"untrusted": True, "guests": ["a"], "match": "vm-*"}}, "match: must not be given together"),
+        ({"inputs": {"guests": ["a", "b", "a"]}}, "guests[2]: must be unique: guests[0] is a too"),
+        ({"inputs": {"guests": ["a b"]}}, "guests[0]"),
+        ({"inputs": {"guests": UNKNOWN}}, "guests: must be known"),
+        ({"inputs": {"guests": ["a", UNKNOWN]}}, "guests[1]: must be known"),
+        ({"inputs": {"untrusted": UNKNOWN, "guests": ["a"]}}, "untrusted: must be known"),
     ],
 )
 def test_what_no_child_would_take_is_refused(

@@ -51,7 +51,7 @@ def test_the_sdks_are_up_to_date(tmp_path: Path) -> None:
 # --- MicroVmHost ---------------------------------------------------------------------------------------------------
 
 TYPE = "hostnet:index:MicroVmHost"
-DEFAULT = {
+DEFAULT: dict[str, dict[str, Any]] = {
     "microvm": {
         "addresses": ["10.0.0.1/24", "fd12:3456:789a::1/64"],
         "dhcpServer": {},
@@ -59,6 +59,22 @@ DEFAULT = {
     },
     "microvm-taps": {"match": "vm-*", "bridge": "microvm-br"},
     "microvm-nat": {"internalInterfaces": ["microvm-br"], "enableIpv6": True},
+}
+UNTRUSTED: dict[str, dict[str, Any]] = {
+    "microvm": {**DEFAULT["microvm"], "portIsolation": True, "hostAccess": "services"},
+    "microvm-tap-ci-1": {
+        "name": "ci-1",
+        "bridge": "microvm-br",
+        "guest": {},
+        "bandwidth": {"download": "100mbit", "upload": "100mbit"},
+    },
+    "microvm-tap-ci-2": {
+        "name": "ci-2",
+        "bridge": "microvm-br",
+        "guest": {},
+        "bandwidth": {"download": "100mbit", "upload": "100mbit"},
+    },
+    "microvm-nat": {**DEFAULT["microvm-nat"], "egress": []},
 }
 ANSWERS: dict[str, dict[str, Any]] = {
     "hostnet:index:Bridge": {"name": "microvm-br"},
@@ -134,6 +150,62 @@ def test_its_outputs(engine: Recorder) -> None:
         return pulumi.Output.all(host.bridge_name, host.nat_gateway_id, host.external_addresses)
 
     assert run(program) == ["microvm-br", "microvm-nat-id", ["192.0.2.2", "2001:db8::2"]]
+
+
+def test_untrusted_is_all_of_it_with_one_word(engine: Recorder) -> None:
+    """Each guest has a TAP of its own, which is checked; what the program says itself holds."""
+
+    def program() -> pulumi.Output[Any]:
+        host = hostnet.MicroVmHost("microvm", untrusted=True, guests=["ci-1", "ci-2"])
+        assert host.guests is not None
+        return pulumi.Output.from_input(host.taps_of_guests["ci-2"].name)
+
+    assert run(program) == "ci-2"
+    assert engine.inputs == UNTRUSTED
+    engine.made.clear()
+    rules = [{"cidr": "192.0.2.1/32", "protocol": "tcp", "ports": "443"}]
+    limits = {"upload": "1mbit"}
+
+    def other() -> pulumi.Output[Any]:
+        host = hostnet.MicroVmHost(
+            "microvm",
+            untrusted=True,
+            guests=["ci-1"],
+            egress=[hostnet.EgressRuleArgs(cidr="192.0.2.1/32", protocol="tcp", ports="443")],
+            bandwidth=hostnet.BandwidthArgs(upload="1mbit"),
+            port_isolation=False,
+        )
+        return pulumi.Output.from_input(host.urn)
+
+    run(other)
+    assert engine.inputs["microvm-nat"]["egress"] == rules
+    assert engine.inputs["microvm-tap-ci-1"]["bandwidth"] == limits
+    assert engine.inputs["microvm"] == {**UNTRUSTED["microvm"], "portIsolation": False}
+
+
+def test_guests_that_are_trusted_have_taps_and_nothing_more(engine: Recorder) -> None:
+    """Beside a `match` as well."""
+    run(lambda: hostnet.MicroVmHost("microvm", guests=["web"], match="vm-*").urn)
+    tap = {"name": "web", "bridge": "microvm-br", "guest": {}}
+    assert engine.inputs == {**DEFAULT, "microvm-tap-web": tap}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"untrusted": True}, "untrusted: requires guests"),
+        ({"bandwidth": {"upload": "1mbit"}}, "bandwidth: requires guests"),
+        ({"untrusted": True, "guests": ["a"], "match": "vm-*"}, "match: must not be given together with untrusted"),
+        ({"guests": ["a", "a"]}, "guests: must be unique"),
+    ],
+)
+def test_what_would_leave_guests_unchecked_is_refused(
+    engine: Recorder, arguments: dict[str, Any], message: str
+) -> None:
+    """Before anything is registered."""
+    with pytest.raises(ValueError, match=message):
+        run(lambda: hostnet.MicroVmHost("microvm", **arguments).urn)
+    assert engine.made == {}
 
 
 def test_each_argument_reaches_its_child(engine: Recorder) -> None:

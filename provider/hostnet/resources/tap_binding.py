@@ -165,6 +165,9 @@ class GuestOutput(Declared):
     )
 
 
+GUEST_NETWORK: Record[GuestOutput] = Record(GuestOutput, "hostnet:index:GuestNetwork")
+
+
 class TapBindingInputs(Declared):
     """What a program declares of a TAP binding."""
 
@@ -270,7 +273,7 @@ class TapBindingOutputs(Declared):
         ListOf(OUT_TEXT), "The interfaces that were attached at the last read. A change of them is not drift."
     )
     guest: Value = output(
-        Record(GuestOutput, "hostnet:index:GuestNetwork"),
+        GUEST_NETWORK,
         "The guest's network settings. There are none without `guest`.",
     )
 

@@ -13,7 +13,7 @@ from grpc import aio
 
 from hostnet import __version__
 from hostnet.lifecycle.paths import Path
-from hostnet.resources.micro_vm_host import CHILDREN, MICRO_VM_HOST, Child, From
+from hostnet.resources.micro_vm_host import MICRO_VM_HOST, Child, From, children
 from hostnet.resources.package_schema import DOWNLOADS
 from hostnet.resources.schema.model import Report
 from hostnet.resources.schema.values import UNKNOWN, Value
@@ -23,6 +23,14 @@ from hostnet.wire.errors import Code, HostnetError
 
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 _PACKAGE = "hostnet"
+_GUESTS = "guests"  # the TapBindings of guests, beside the kinds of the other children
+# Which children each output is of.
+_SOURCES = {
+    "bridgeName": "Bridge",
+    "natGatewayId": "NatGateway",
+    "externalAddresses": "NatGateway",
+    "guests": _GUESTS,
+}
 # What a child has of its component, where the program says it of the component.
 _INHERITED = ("protect", "retainOnDelete", "deletedWith")
 # What goes on from the request to the component's registration, under the same name.
@@ -68,27 +76,32 @@ class _Construction:
         """Register everything in order."""
         self._check()
         self._urn = (await self._monitor.RegisterResource(self._component())).urn
-        made: dict[str, resource_pb2.RegisterResourceResponse] = {}
-        for child in CHILDREN:
-            made[child.token.rpartition(":")[2]] = await self._monitor.RegisterResource(self._child(child))
+        made: dict[str, list[resource_pb2.RegisterResourceResponse]] = {}
+        for child in children(self._given.values):
+            kind = child.token.rpartition(":")[2] if "name" not in child.inputs else _GUESTS
+            made.setdefault(kind, []).append(await self._monitor.RegisterResource(self._child(child)))
             if child.suffix == "":
-                self._learn(made["Bridge"])
-        gateway = made["NatGateway"]
+                self._learn(made["Bridge"][0])
+        (gateway,) = made["NatGateway"]
+        guests = made.get(_GUESTS, [])
         outputs = {
             "bridgeName": self._given.values["bridge.name"],
             "natGatewayId": gateway.id or UNKNOWN,
             "externalAddresses": decode(gateway.object).values.get("externalAddresses", UNKNOWN),
         }
+        if guests:
+            outputs["guests"] = [decode(each.object).values.get("guest", UNKNOWN) for each in guests]
         # A secret input of a child makes its outputs secret; they stay so here.
-        marks = [("externalAddresses",)] if _secret(gateway, "externalAddresses") else []
+        marks: list[Path] = [("externalAddresses",)] if _secret(gateway, "externalAddresses") else []
         marks += [("bridgeName",)] if ("bridge.name",) in self._given.secrets else []
+        marks += [("guests", index) for index, each in enumerate(guests) if _secret(each, "guest")]
         state = encode(outputs, marks, unknowns=True)
         done = resource_pb2.RegisterResourceOutputsRequest(urn=self._urn, outputs=state)
         await self._monitor.RegisterResourceOutputs(done)
         response = provider_pb2.ConstructResponse(urn=self._urn, state=state)
-        sources = {"bridgeName": "Bridge", "natGatewayId": "NatGateway", "externalAddresses": "NatGateway"}
-        for name, kind in sources.items():
-            response.stateDependencies[name].urns.append(made[kind].urn)
+        for name, kind in _SOURCES.items():
+            if kind in made:
+                response.stateDependencies[name].urns.extend(each.urn for each in made[kind])
         return response
 
     def _check(self) -> None:

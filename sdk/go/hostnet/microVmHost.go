@@ -11,7 +11,7 @@ import (
 	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
 )
 
-// The network of a microVM host: a bridge, the VMs' TAPs, NAT for IPv4 and IPv6, and port forwards. It corresponds to the `systemd.network` and `networking.nat` that microvm.nix documents for NixOS. Its children are a `Bridge` with the component's name, which serves DHCP and DNS and sends IPv6 router advertisements, a `TapBinding` NAME-taps, and a `NatGateway` NAME-nat with the forwards. If you need other options of these, use the resources themselves.
+// The network of a microVM host: a bridge, the VMs' TAPs, NAT for IPv4 and IPv6, and port forwards. It corresponds to the `systemd.network` and `networking.nat` that microvm.nix documents for NixOS. Its children are a `Bridge` with the component's name, which serves DHCP and DNS and sends IPv6 router advertisements, a `TapBinding` NAME-taps for what matches, a `TapBinding` NAME-tap-GUEST for each of the guests, and a `NatGateway` NAME-nat with the forwards. If you need other options of these, use the resources themselves.
 //
 // ## Example Usage
 //
@@ -49,6 +49,8 @@ type MicroVmHost struct {
 	BridgeName pulumi.StringOutput `pulumi:"bridgeName"`
 	// The source addresses of the guests' traffic outside, without prefix lengths.
 	ExternalAddresses pulumi.StringArrayOutput `pulumi:"externalAddresses"`
+	// The network settings of each of the `guests`, in their order.
+	Guests GuestNetworkArrayOutput `pulumi:"guests"`
 	// The NatGateway's id.
 	NatGatewayId pulumi.StringOutput `pulumi:"natGatewayId"`
 }
@@ -72,36 +74,52 @@ func NewMicroVmHost(ctx *pulumi.Context,
 type microVmHostArgs struct {
 	// The host's addresses on the bridge with prefix lengths. The first address of each family is the guests' gateway. DHCP requires an IPv4 address, router advertisements an IPv6 address with a /64. Default: 10.0.0.1/24 and fd12:3456:789a::1/64.
 	Addresses []string `pulumi:"addresses"`
+	// What each of the `guests` receives and sends at most. Default: no limits; with `untrusted` 100mbit each way.
+	Bandwidth *Bandwidth `pulumi:"bandwidth"`
 	// How the host is reached, for all children. A change of `host` or `netns` replaces them; the new ones are created first. Default: the provider's `connection`, or this machine.
 	Connection *Connection `pulumi:"connection"`
 	// The bridge's DHCP server. Default: leases of 1h for all unused addresses of the subnet, and the bridge's own DNS server.
 	DhcpServer *DhcpServer `pulumi:"dhcpServer"`
+	// What the guests may reach beyond their bridge, as `egress` of a `NatGateway`. Default: everything; with `untrusted` nothing.
+	Egress []EgressRule `pulumi:"egress"`
 	// The interface that leads to the outside. Default: the one of the default route.
 	ExternalInterface *string `pulumi:"externalInterface"`
 	// Ports of the host that lead to guests. A port in both IP families needs two forwards.
 	Forwards []ForwardPort `pulumi:"forwards"`
-	// A glob. Interfaces whose names match are attached to the bridge, those that exist and those that a VMM creates later. Default: vm-*.
+	// Guests by the names of their TAPs. Each has a `TapBinding`, so its addresses are known, and what it sends is checked. The number of guests must be known when the program runs.
+	Guests []string `pulumi:"guests"`
+	// A glob. Interfaces whose names match are attached to the bridge, those that exist and those that a VMM creates later. Not together with `untrusted`: what these interfaces send is not checked. Default: vm-*; none where there are `guests`.
 	Match *string `pulumi:"match"`
-	// Isolates the guests of the bridge from each other. They still reach the host, and other networks through it. Default: false.
+	// Isolates the guests of the bridge from each other. They still reach the host, and other networks through it. Default: false; with `untrusted` true.
 	PortIsolation *bool `pulumi:"portIsolation"`
+	// Holds guests that nobody trusts. They send as themselves alone (`antiSpoofing` of their TapBindings), reach of the host only what the bridge serves (`hostAccess: services`), no port of a neighbour (`portIsolation`), and outside only what `egress` allows, at the rates of `bandwidth`. It requires `guests`, and must be known when the program runs. Default: false.
+	Untrusted *bool `pulumi:"untrusted"`
 }
 
 // The set of arguments for constructing a MicroVmHost resource.
 type MicroVmHostArgs struct {
 	// The host's addresses on the bridge with prefix lengths. The first address of each family is the guests' gateway. DHCP requires an IPv4 address, router advertisements an IPv6 address with a /64. Default: 10.0.0.1/24 and fd12:3456:789a::1/64.
 	Addresses pulumi.StringArrayInput
+	// What each of the `guests` receives and sends at most. Default: no limits; with `untrusted` 100mbit each way.
+	Bandwidth BandwidthPtrInput
 	// How the host is reached, for all children. A change of `host` or `netns` replaces them; the new ones are created first. Default: the provider's `connection`, or this machine.
 	Connection ConnectionPtrInput
 	// The bridge's DHCP server. Default: leases of 1h for all unused addresses of the subnet, and the bridge's own DNS server.
 	DhcpServer DhcpServerPtrInput
+	// What the guests may reach beyond their bridge, as `egress` of a `NatGateway`. Default: everything; with `untrusted` nothing.
+	Egress EgressRuleArrayInput
 	// The interface that leads to the outside. Default: the one of the default route.
 	ExternalInterface pulumi.StringPtrInput
 	// Ports of the host that lead to guests. A port in both IP families needs two forwards.
 	Forwards ForwardPortArrayInput
-	// A glob. Interfaces whose names match are attached to the bridge, those that exist and those that a VMM creates later. Default: vm-*.
+	// Guests by the names of their TAPs. Each has a `TapBinding`, so its addresses are known, and what it sends is checked. The number of guests must be known when the program runs.
+	Guests pulumi.StringArrayInput
+	// A glob. Interfaces whose names match are attached to the bridge, those that exist and those that a VMM creates later. Not together with `untrusted`: what these interfaces send is not checked. Default: vm-*; none where there are `guests`.
 	Match pulumi.StringPtrInput
-	// Isolates the guests of the bridge from each other. They still reach the host, and other networks through it. Default: false.
+	// Isolates the guests of the bridge from each other. They still reach the host, and other networks through it. Default: false; with `untrusted` true.
 	PortIsolation pulumi.BoolPtrInput
+	// Holds guests that nobody trusts. They send as themselves alone (`antiSpoofing` of their TapBindings), reach of the host only what the bridge serves (`hostAccess: services`), no port of a neighbour (`portIsolation`), and outside only what `egress` allows, at the rates of `bandwidth`. It requires `guests`, and must be known when the program runs. Default: false.
+	Untrusted pulumi.BoolPtrInput
 }
 
 func (MicroVmHostArgs) ElementType() reflect.Type {
@@ -199,6 +217,11 @@ func (o MicroVmHostOutput) BridgeName() pulumi.StringOutput {
 // The source addresses of the guests' traffic outside, without prefix lengths.
 func (o MicroVmHostOutput) ExternalAddresses() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v *MicroVmHost) pulumi.StringArrayOutput { return v.ExternalAddresses }).(pulumi.StringArrayOutput)
+}
+
+// The network settings of each of the `guests`, in their order.
+func (o MicroVmHostOutput) Guests() GuestNetworkArrayOutput {
+	return o.ApplyT(func(v *MicroVmHost) GuestNetworkArrayOutput { return v.Guests }).(GuestNetworkArrayOutput)
 }
 
 // The NatGateway's id.

@@ -1421,6 +1421,26 @@ func (o GuestNetworkOutput) MacAddress() pulumi.StringOutput {
 	return o.ApplyT(func(v GuestNetwork) string { return v.MacAddress }).(pulumi.StringOutput)
 }
 
+type GuestNetworkArrayOutput struct{ *pulumi.OutputState }
+
+func (GuestNetworkArrayOutput) ElementType() reflect.Type {
+	return reflect.TypeOf((*[]GuestNetwork)(nil)).Elem()
+}
+
+func (o GuestNetworkArrayOutput) ToGuestNetworkArrayOutput() GuestNetworkArrayOutput {
+	return o
+}
+
+func (o GuestNetworkArrayOutput) ToGuestNetworkArrayOutputWithContext(ctx context.Context) GuestNetworkArrayOutput {
+	return o
+}
+
+func (o GuestNetworkArrayOutput) Index(i pulumi.IntInput) GuestNetworkOutput {
+	return pulumi.All(o, i).ApplyT(func(vs []interface{}) GuestNetwork {
+		return vs[0].([]GuestNetwork)[vs[1].(int)]
+	}).(GuestNetworkOutput)
+}
+
 // A resource that hostnet has recorded on a host, of whichever stack.
 type HeldResource struct {
 	// The resource's id.
@@ -2030,6 +2050,7 @@ func init() {
 	pulumi.RegisterOutputType(GuestOutput{})
 	pulumi.RegisterOutputType(GuestPtrOutput{})
 	pulumi.RegisterOutputType(GuestNetworkOutput{})
+	pulumi.RegisterOutputType(GuestNetworkArrayOutput{})
 	pulumi.RegisterOutputType(HeldResourceOutput{})
 	pulumi.RegisterOutputType(HeldResourceArrayOutput{})
 	pulumi.RegisterOutputType(HostForwardingOutput{})
