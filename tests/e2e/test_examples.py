@@ -131,7 +131,21 @@ def many_forwards(host: Host, outputs: dict[str, Any]) -> None:
     assert json.dumps(host.ruleset).count('"10.1.0.') >= MANY
 
 
-CHECKS = {"microvm-host": microvm_host, "routed-vms": routed_vms, "dmz": dmz, "many-forwards": many_forwards}
+def hetzner(host: Host, outputs: dict[str, Any]) -> None:
+    """The host answers for the public guest, and for no other."""
+    proxies = {(entry.address, entry.device) for entry in host.namespace.kernel.neighbours(proxies=True)}
+    assert proxies == {("192.0.2.50", "eth0"), ("2001:db8::50", "eth0")}
+    assert outputs["public"]["addresses"] == ["192.0.2.50/32", "2001:db8::50/128"]
+    assert host.forwards() == {8080: "10.0.0.2:80"}
+
+
+CHECKS = {
+    "microvm-host": microvm_host,
+    "routed-vms": routed_vms,
+    "dmz": dmz,
+    "many-forwards": many_forwards,
+    "hetzner": hetzner,
+}
 
 
 # Those that make their hosts themselves; what rents one is tested by mocks (tests/unit/test_rented_server.py).
@@ -184,6 +198,39 @@ def test_packets_of_routed_vms(lab: Lab, cli: Cli, tmp_path: Path) -> None:
     assert lab.blocked("guest6", "tcp 10.0.0.1:80")
     assert lab.blocked("guest6", "tcp [fd12:3456:789a::1]:80")
     stack.destroy()
+
+
+def as_rented(lab: Lab) -> None:
+    """The host as a provider sets it up: addresses of its own alone, and gateways that are on no subnet."""
+    lab["router"].ip("address replace 172.31.1.1/32 dev eth0", "address replace fe80::1/64 dev eth0 nodad")
+    lab.host.ip(
+        "address flush dev eth0 scope global",
+        "address add 192.0.2.2/32 dev eth0",
+        "address add 2001:db8::2/128 dev eth0 nodad",
+        "route add 172.31.1.1 dev eth0",
+        "route add default via 172.31.1.1 dev eth0",
+        "route replace ::/0 via fe80::1 dev eth0",
+    )
+
+
+def test_packets_of_hetzner(lab: Lab, cli: Cli, tmp_path: Path) -> None:
+    """The public guest has its own addresses in both directions; the private one the host's, and its forward."""
+    as_rented(lab)
+    stack = example("hetzner", cli, Host(lab.host, tmp_path / "state"))
+    stack.up(None)
+    plug(lab, "vm-public", "guest5", stack.outputs["public"])
+    plug(lab, "vm-private", "guest6", stack.outputs["private"])
+    for role in ("guest5", "guest6", "internet"):
+        lab.serve(role, "tcp:80")
+    assert lab.reaches("internet", "tcp 192.0.2.50:80") == ("guest5", "198.51.100.10")
+    assert lab.reaches("internet", "tcp [2001:db8::50]:80") == ("guest5", "2001:db8:1::10")
+    assert lab.reaches("guest5", "tcp 198.51.100.10:80") == ("internet", "192.0.2.50")
+    assert lab.reaches("guest5", "tcp [2001:db8:1::10]:80") == ("internet", "2001:db8::50")
+    assert lab.reaches("guest6", "tcp 198.51.100.10:80") == ("internet", "192.0.2.2")
+    assert lab.reaches("internet", "tcp 192.0.2.2:8080") == ("guest6", "198.51.100.10")
+    assert lab.blocked("internet", "tcp 192.0.2.51:80")
+    stack.destroy()
+    lab["router"].ip("address delete 172.31.1.1/32 dev eth0", "address delete fe80::1/64 dev eth0")
 
 
 def test_packets_of_the_dmz(lab: Lab, cli: Cli, tmp_path: Path) -> None:

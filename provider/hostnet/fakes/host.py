@@ -20,6 +20,7 @@ from hostnet.agent.nft.desired import Compiler
 from hostnet.agent.nft.sysctls import FORWARDING, Sysctls
 from hostnet.agent.nft.table import Table
 from hostnet.agent.record.record import Store
+from hostnet.agent.routing.proxies import Proxies
 from hostnet.agent.routing.sync import ReplyRouting
 from hostnet.agent.transaction.host import Host
 from hostnet.agent.transaction.subsystems import Subsystems
@@ -98,6 +99,7 @@ class FakeHost(Session):
             Compiler(),
             Sysctls(self.kernel),
             ReplyRouting(self.kernel, self.nftables),
+            Proxies(self.kernel),
             Firewalls(self._table, legacy=False),
             self.servers,
         )

@@ -63,6 +63,7 @@ class FakeKernel:
         self._fixed_mac: set[str] = set()  # bridges whose MAC address does not follow their ports'
         self._fixed_mtu: set[str] = set()  # bridges whose MTU does not follow their ports'
         self._buckets: dict[str, Bucket] = {}
+        self._proxies: set[tuple[str, str]] = set()
         self._next_index = 1
         self._refusals: list[tuple[Callable[[ops.Operation], bool], int]] = []
         self.add_link("lo", "loopback", mac=_NO_MAC, mtu=65536, ethernet=False, addresses=("127.0.0.1/8", "::1/128"))
@@ -76,6 +77,7 @@ class FakeKernel:
             "addresses": {name: list(cidrs) for name, cidrs in sorted(self._addresses.items()) if cidrs},
             "routes": sorted(map(asdict, self._routes), key=repr),
             "rules": sorted(map(asdict, self._rules), key=repr),
+            "proxies": sorted(self._proxies),
             "buckets": {name: asdict(bucket) for name, bucket in sorted(self._buckets.items())},
             "sysctls": dict(sorted(self._sysctls.values.items())),
         }
@@ -205,6 +207,10 @@ class FakeKernel:
     def _default_routes(self) -> list[ops.PutRoute]:
         return [route for route in self._routes if route.table == RT_TABLE_MAIN and route.cidr.endswith("/0")]
 
+    def proxies(self) -> set[tuple[str, str]]:
+        """The addresses that the host answers for on behalf of others."""
+        return set(self._proxies)
+
     def policy(self) -> Policy:
         """The routing rules, and the routes of all tables; of the main table also those that addresses imply."""
         implied = [
@@ -269,6 +275,7 @@ class FakeKernel:
         self._leave(link)
         del self._links[link.name], self._addresses[link.name]
         self._routes = [route for route in self._routes if route.link != link.name]
+        self._proxies = {each for each in self._proxies if each[0] != link.name}
         self._sysctls.remove_link(link.name, "ipv4", "ipv6")
         self._buckets.pop(link.name, None)
         self._fixed_mac.discard(link.name)
@@ -429,6 +436,7 @@ class FakeKernel:
     def _set_up(self, name: str, *, up: bool) -> None:
         self._links[name] = replace(self._found(name), up=up)
         if not up:
+            self._proxies = {each for each in self._proxies if each[0] != name}
             self._routes = [route for route in self._routes if route.link != name]
             if self.sysctl(sysctl_of("ipv6", name, "keep_addr_on_down")) != "1":
                 self._drop_ipv6(name)
@@ -548,6 +556,15 @@ class FakeKernel:
     @_perform.register
     def _remove_route(self, route: ops.RemoveRoute) -> None:
         self._routes = [each for each in self._routes if _identity(each) != _identity(route) or each.link != route.link]
+
+    @_perform.register
+    def _add_proxy(self, operation: ops.AddProxy) -> None:
+        self._found(operation.link)
+        self._proxies.add((operation.link, operation.address))
+
+    @_perform.register
+    def _delete_proxy(self, operation: ops.DeleteProxy) -> None:
+        self._proxies.discard((operation.link, operation.address))
 
     @_perform.register
     def _add_rule(self, rule: ops.AddRule) -> None:

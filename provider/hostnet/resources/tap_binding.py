@@ -102,6 +102,15 @@ class GuestInputs(Declared):
         default=(),
         effect="They are in the sets `guest_addrs4`, `guest_nets4` and the like.",
     )
+    proxy_interface: str | None = prop(
+        InterfaceName(),
+        "The interface on which the host answers ARP and neighbour solicitations for the guest's addresses: for public "
+        "addresses that a provider delivers on the link. It answers for these alone, and not for the default gateway's "
+        "address.",
+        default_doc="none",
+        effect="Each address is a proxy entry of the neighbour table of that interface. Forwarding of its family is "
+        "switched on, and for IPv6 the interface's `proxy_ndp`.",
+    )
     egress: tuple[EgressRuleInputs, ...] | None = prop(
         EGRESS,
         "What the guest may reach beyond its own bridge: only what one of the rules allows. With an empty list it "
@@ -115,7 +124,8 @@ class GuestInputs(Declared):
     )
 
 
-_FILTERS = ("antiSpoofing", "allowedAddresses", "egress")  # what a guest may send, not what it is
+# What is done with a guest's packets, not what it is.
+_FILTERS = ("antiSpoofing", "allowedAddresses", "egress", "proxyInterface")
 
 
 def _filter_rules(judged: dict[str, Value], path: str, report: Report) -> None:
@@ -392,6 +402,7 @@ class TapBinding(Kind[TapBindingInputs]):
             hint=hint,
             anti_spoofing=guest.anti_spoofing,
             allowed=guest.allowed_addresses,
+            proxy=guest.proxy_interface,
             egress=EGRESS_FIELD.to_wire(guest.egress),
         )
 
@@ -477,6 +488,7 @@ class TapBinding(Kind[TapBindingInputs]):
                     "hostname": guest.hostname,
                     "antiSpoofing": None if guest.anti_spoofing else False,
                     "allowedAddresses": list(guest.allowed) or None,
+                    "proxyInterface": guest.proxy,
                     "egress": EGRESS_FIELD.from_wire(guest.egress),
                 }
             )
@@ -522,6 +534,7 @@ class TapBinding(Kind[TapBindingInputs]):
             found["addresses"] = kept + [cidr for ip, cidr in bare.items() if ip not in ours]
         settle_value(found, GUEST, "antiSpoofing", seen.anti_spoofing)
         settle_list(found, GUEST, "allowedAddresses", seen.allowed)
+        settle_value(found, GUEST, "proxyInterface", seen.proxy)
         settle_value(found, GUEST, "egress", EGRESS_FIELD.from_wire(seen.egress))
         declared["guest"] = found
 

@@ -153,6 +153,7 @@ class Guest:
     derived: bool = False  # the agent allocated `addresses`: one of each subnet of the bridge
     anti_spoofing: bool = True  # what comes by its TAP has its own MAC and addresses
     allowed: tuple[Cidr, ...] = ()  # networks whose addresses it may have besides
+    proxy: Name | None = None  # the interface on which the host answers ARP and neighbour solicitations for it
     egress: tuple[EgressRule, ...] | None = None  # what it may reach; None: what its gateway allows
 
     @property
@@ -345,6 +346,7 @@ class GuestState:
     lacking: bool = False  # it has no address of some subnet of its bridge, and should have
     anti_spoofing: bool = True  # as declared while our table has all that it needs
     allowed: tuple[Cidr, ...] = ()  # as our table has them
+    proxy: Name | None = None  # as declared while the host answers for all of its addresses
     egress: tuple[EgressRule, ...] | None = None  # as our table has it
 
 

@@ -1146,6 +1146,8 @@ type Guest struct {
 	Hostname *string `pulumi:"hostname"`
 	// The guest's MAC address. Default: derived from the resource, always the same.
 	MacAddress *string `pulumi:"macAddress"`
+	// The interface on which the host answers ARP and neighbour solicitations for the guest's addresses: for public addresses that a provider delivers on the link. It answers for these alone, and not for the default gateway's address. Default: none. On the host: Each address is a proxy entry of the neighbour table of that interface. Forwarding of its family is switched on, and for IPv6 the interface's `proxy_ndp`.
+	ProxyInterface *string `pulumi:"proxyInterface"`
 }
 
 // GuestInput is an input type that accepts GuestArgs and GuestOutput values.
@@ -1173,6 +1175,8 @@ type GuestArgs struct {
 	Hostname pulumi.StringPtrInput `pulumi:"hostname"`
 	// The guest's MAC address. Default: derived from the resource, always the same.
 	MacAddress pulumi.StringPtrInput `pulumi:"macAddress"`
+	// The interface on which the host answers ARP and neighbour solicitations for the guest's addresses: for public addresses that a provider delivers on the link. It answers for these alone, and not for the default gateway's address. Default: none. On the host: Each address is a proxy entry of the neighbour table of that interface. Forwarding of its family is switched on, and for IPv6 the interface's `proxy_ndp`.
+	ProxyInterface pulumi.StringPtrInput `pulumi:"proxyInterface"`
 }
 
 func (GuestArgs) ElementType() reflect.Type {
@@ -1283,6 +1287,11 @@ func (o GuestOutput) MacAddress() pulumi.StringPtrOutput {
 	return o.ApplyT(func(v Guest) *string { return v.MacAddress }).(pulumi.StringPtrOutput)
 }
 
+// The interface on which the host answers ARP and neighbour solicitations for the guest's addresses: for public addresses that a provider delivers on the link. It answers for these alone, and not for the default gateway's address. Default: none. On the host: Each address is a proxy entry of the neighbour table of that interface. Forwarding of its family is switched on, and for IPv6 the interface's `proxy_ndp`.
+func (o GuestOutput) ProxyInterface() pulumi.StringPtrOutput {
+	return o.ApplyT(func(v Guest) *string { return v.ProxyInterface }).(pulumi.StringPtrOutput)
+}
+
 type GuestPtrOutput struct{ *pulumi.OutputState }
 
 func (GuestPtrOutput) ElementType() reflect.Type {
@@ -1364,6 +1373,16 @@ func (o GuestPtrOutput) MacAddress() pulumi.StringPtrOutput {
 			return nil
 		}
 		return v.MacAddress
+	}).(pulumi.StringPtrOutput)
+}
+
+// The interface on which the host answers ARP and neighbour solicitations for the guest's addresses: for public addresses that a provider delivers on the link. It answers for these alone, and not for the default gateway's address. Default: none. On the host: Each address is a proxy entry of the neighbour table of that interface. Forwarding of its family is switched on, and for IPv6 the interface's `proxy_ndp`.
+func (o GuestPtrOutput) ProxyInterface() pulumi.StringPtrOutput {
+	return o.ApplyT(func(v *Guest) *string {
+		if v == nil {
+			return nil
+		}
+		return v.ProxyInterface
 	}).(pulumi.StringPtrOutput)
 }
 

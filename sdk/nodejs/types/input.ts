@@ -254,6 +254,10 @@ export interface GuestArgs {
      * The guest's MAC address. Default: derived from the resource, always the same.
      */
     macAddress?: pulumi.Input<string | undefined>;
+    /**
+     * The interface on which the host answers ARP and neighbour solicitations for the guest's addresses: for public addresses that a provider delivers on the link. It answers for these alone, and not for the default gateway's address. Default: none. On the host: Each address is a proxy entry of the neighbour table of that interface. Forwarding of its family is switched on, and for IPv6 the interface's `proxy_ndp`.
+     */
+    proxyInterface?: pulumi.Input<string | undefined>;
 }
 
 /**

@@ -1065,6 +1065,10 @@ class GuestArgsDict(TypedDict):
     """
     The guest's MAC address. Default: derived from the resource, always the same.
     """
+    proxy_interface: NotRequired[pulumi.Input[Optional[_builtins.str]]]
+    """
+    The interface on which the host answers ARP and neighbour solicitations for the guest's addresses: for public addresses that a provider delivers on the link. It answers for these alone, and not for the default gateway's address. Default: none. On the host: Each address is a proxy entry of the neighbour table of that interface. Forwarding of its family is switched on, and for IPv6 the interface's `proxy_ndp`.
+    """
 
 @pulumi.input_type
 class GuestArgs:
@@ -1074,7 +1078,8 @@ class GuestArgs:
                  anti_spoofing: pulumi.Input[Optional[_builtins.bool]] = None,
                  egress: pulumi.Input[Optional[Sequence[pulumi.Input['EgressRuleArgs']]]] = None,
                  hostname: pulumi.Input[Optional[_builtins.str]] = None,
-                 mac_address: pulumi.Input[Optional[_builtins.str]] = None):
+                 mac_address: pulumi.Input[Optional[_builtins.str]] = None,
+                 proxy_interface: pulumi.Input[Optional[_builtins.str]] = None):
         """
         The guest behind a TAP. `{}`: its MAC address and its addresses are derived.
 
@@ -1084,6 +1089,7 @@ class GuestArgs:
         :param pulumi.Input[Sequence[pulumi.Input['EgressRuleArgs']]] egress: What the guest may reach beyond its own bridge: only what one of the rules allows. With an empty list it reaches nothing there. It takes the place of the `egress` of the NatGateway, and requires `antiSpoofing`. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses, with what its forwards lead elsewhere, are not concerned. An update ends connections that are not allowed any more, and keeps the others. The guest can't choose addresses of its bridge's prefixes (SLAAC). Default: what the NatGateway allows. On the host: The guest, by interface and MAC address, and each rule are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
         :param pulumi.Input[_builtins.str] hostname: The guest's name in the bridge's DNS. Each name has one machine. Default: none.
         :param pulumi.Input[_builtins.str] mac_address: The guest's MAC address. Default: derived from the resource, always the same.
+        :param pulumi.Input[_builtins.str] proxy_interface: The interface on which the host answers ARP and neighbour solicitations for the guest's addresses: for public addresses that a provider delivers on the link. It answers for these alone, and not for the default gateway's address. Default: none. On the host: Each address is a proxy entry of the neighbour table of that interface. Forwarding of its family is switched on, and for IPv6 the interface's `proxy_ndp`.
         """
         if addresses is not None:
             pulumi.set(__self__, "addresses", addresses)
@@ -1097,6 +1103,8 @@ class GuestArgs:
             pulumi.set(__self__, "hostname", hostname)
         if mac_address is not None:
             pulumi.set(__self__, "mac_address", mac_address)
+        if proxy_interface is not None:
+            pulumi.set(__self__, "proxy_interface", proxy_interface)
 
     @_builtins.property
     @pulumi.getter
@@ -1169,6 +1177,18 @@ class GuestArgs:
     @mac_address.setter
     def mac_address(self, value: pulumi.Input[Optional[_builtins.str]]):
         pulumi.set(self, "mac_address", value)
+
+    @_builtins.property
+    @pulumi.getter(name="proxyInterface")
+    def proxy_interface(self) -> pulumi.Input[Optional[_builtins.str]]:
+        """
+        The interface on which the host answers ARP and neighbour solicitations for the guest's addresses: for public addresses that a provider delivers on the link. It answers for these alone, and not for the default gateway's address. Default: none. On the host: Each address is a proxy entry of the neighbour table of that interface. Forwarding of its family is switched on, and for IPv6 the interface's `proxy_ndp`.
+        """
+        return pulumi.get(self, "proxy_interface")
+
+    @proxy_interface.setter
+    def proxy_interface(self, value: pulumi.Input[Optional[_builtins.str]]):
+        pulumi.set(self, "proxy_interface", value)
 
 
 class OneToOneNatArgsDict(TypedDict):

@@ -27,6 +27,9 @@ class Kernel(Protocol):
         Default routes are in it only where they go through these links.
         """
 
+    def proxies(self) -> set[tuple[str, str]]:
+        """The addresses that the host answers for on behalf of others: link and address."""
+
     def policy(self) -> Policy:
         """The routing rules, and the routes of all tables, at this moment."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Union
 
 from hostnet.wire.family import Family
-from hostnet.wire.shapes import Cidr, Count, Mac, Name, reader
+from hostnet.wire.shapes import Cidr, Count, Ip, Mac, Name, reader
 
 
 @dataclass(frozen=True)
@@ -221,6 +221,25 @@ class DeleteRoute:
 
 
 @dataclass(frozen=True)
+class AddProxy:
+    """Answer ARP or neighbour solicitations for an address on a link. An entry that exists is success."""
+
+    link: Name
+    address: Ip
+
+    def __str__(self) -> str:
+        return f"answer for {self.address} on {self.link} (guest.proxyInterface)"
+
+
+@dataclass(frozen=True)
+class DeleteProxy(AddProxy):
+    """Answer no more. An entry that does not exist is success."""
+
+    def __str__(self) -> str:
+        return f"answer no more for {self.address} on {self.link} (guest.proxyInterface)"
+
+
+@dataclass(frozen=True)
 class WriteSysctl:
     """Write a sysctl."""
 
@@ -252,6 +271,8 @@ Operation = Union[
     RemoveRoute,
     AddRule,
     DeleteRule,
+    AddProxy,
+    DeleteProxy,
     WriteSysctl,
 ]
 

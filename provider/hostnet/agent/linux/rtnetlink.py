@@ -12,6 +12,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache, singledispatchmethod
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from hostnet.wire.family import AF, ANY_ADDRESS, FAMILIES, IPV6_MTU_MIN, family_
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_QDISC, IFLA_MASTER = 1, 3, 4, 6, 10
 IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_CARRIER = 18, 26, 33
@@ -52,6 +54,7 @@ RTA_MULTIPATH, RTA_CACHEINFO, RTA_TABLE, RTA_VIA, RTA_EXPIRES = 9, 12, 15, 18, 2
 RT_TABLE_MAIN, RTPROT_KERNEL, RTPROT_BOOT, RTPROT_STATIC, RTN_UNICAST, RTNH_F_ONLINK = 254, 2, 3, 4, 1, 4
 RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 253, 255
 FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL, FR_ACT_TO_TBL = 6, 10, 15, 16, 21, 1  # fib_rules.h
+NDA_DST, NUD_PERMANENT, NTF_PROXY = 1, 0x80, 0x08  # linux/neighbour.h
 ARPHRD_ETHER, IFF_UP = 1, 1
 IFF_TAP, IFF_MULTI_QUEUE, IFF_NO_PI, IFF_VNET_HDR, _IFF_TUN_EXCL = 0x2, 0x100, 0x1000, 0x4000, 0x8000
 TUNSETIFF, TUNSETPERSIST, TUNSETOWNER, TUNSETGROUP = 0x400454CA, 0x400454CB, 0x400454CC, 0x400454CE
@@ -59,6 +62,7 @@ TUNSETIFF, TUNSETPERSIST, TUNSETOWNER, TUNSETGROUP = 0x400454CA, 0x400454CB, 0x4
 _LINK = struct.Struct("=BxHiII")
 _ADDR = struct.Struct("=BBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
+_NEIGHBOUR = struct.Struct("=BxxxiHBB")
 _FAMILY = struct.Struct("=H")  # of a gateway that is not of its route's
 _NEXT_HOP = struct.Struct("=HBBi")
 _USER_HZ = 100  # ticks a second, in which the kernel says how long a route lives
@@ -155,6 +159,17 @@ class LinuxKernel:
         found_defaults = {label: name for label, (_, name) in defaults.items() if name}
         return {name: tuple(cidrs) for name, cidrs in routes.items()}, found_defaults, uplinks.links, gateways
 
+    def proxies(self) -> set[tuple[str, str]]:
+        """The addresses that the host answers for on behalf of others: link and address."""
+        found = set()
+        for family in AF.values():
+            for message in self._netlink.dump(RTM_GETNEIGH, _NEIGHBOUR.pack(family, 0, 0, NTF_PROXY, 0)):
+                _, index, _, _, _ = _NEIGHBOUR.unpack_from(message.body)
+                address = attributes(message.body[_NEIGHBOUR.size :]).get(NDA_DST, b"")
+                with suppress(OSError):  # an entry without a link is for every one; or the link was deleted
+                    found.add((socket.if_indextoname(index), str(ipaddress.ip_address(address))))
+        return found
+
     def policy(self) -> Policy:
         """The routing rules, and the routes of all tables."""
         listed = self._netlink.dump(RTM_GETLINK, _LINK.pack(0, 0, 0, 0, 0) + _NO_STATISTICS)
@@ -242,6 +257,21 @@ class LinuxKernel:
     def _put_route(self, route: ops.PutRoute) -> None:
         with Tolerate(errno.EEXIST):
             self._netlink.request(RTM_NEWROUTE, self._put_body(route), netlink.NLM_F_CREATE | netlink.NLM_F_EXCL)
+
+    @perform.register
+    def _add_proxy(self, operation: ops.AddProxy) -> None:
+        with Tolerate(errno.EEXIST):
+            self._netlink.request(RTM_NEWNEIGH, self._proxy_body(operation), netlink.NLM_F_CREATE)
+
+    @perform.register
+    def _delete_proxy(self, operation: ops.DeleteProxy) -> None:
+        with Tolerate(errno.ENOENT, errno.ENODEV):
+            self._netlink.request(RTM_DELNEIGH, self._proxy_body(operation))
+
+    def _proxy_body(self, operation: ops.AddProxy) -> bytes:
+        family, index = AF[family_of(operation.address)], self._index(operation.link)
+        body = _NEIGHBOUR.pack(family, index, NUD_PERMANENT, NTF_PROXY, 0)
+        return body + attribute(NDA_DST, ipaddress.ip_address(operation.address).packed)
 
     @perform.register
     def _remove_route(self, route: ops.RemoveRoute) -> None:

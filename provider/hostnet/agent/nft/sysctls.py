@@ -23,8 +23,8 @@ from hostnet.agent.plan.uplinks import reply_uplinks
 from hostnet.agent.record.originals import Sysctl
 from hostnet.agent.record.owners import Owners
 from hostnet.agent.record.record import Record
-from hostnet.wire.family import Family
-from hostnet.wire.objects import Link, Port
+from hostnet.wire.family import Family, family_of
+from hostnet.wire.objects import Guest, Link, Port
 
 FORWARDING: Mapping[Family, str] = {"ipv4": "net.ipv4.ip_forward", "ipv6": "net.ipv6.conf.all.forwarding"}
 _ACCEPT_RA = ".accept_ra"
@@ -119,7 +119,11 @@ class Sysctls:
         self, record: Record, owners: Owners, context: Context, snapshot: Snapshot
     ) -> Iterator[tuple[str, str]]:
         yield from self._loose(record, owners, snapshot)
-        families, networks = owners.families, {**context.addresses, **context.bridges}
+        guests = [guest for guest in owners.every(Guest) if guest.proxy]
+        # Of IPv4 the kernel answers for an entry where it forwards; of IPv6 only with this as well (ndisc.c).
+        yield from ((name, "1") for name in sorted({name for guest in guests for name in _proxy_switches(guest)}))
+        families = owners.families | {family_of(cidr) for guest in guests for cidr in guest.addresses or ()}
+        networks = {**context.addresses, **context.bridges}
         for device in sorted(self._localnet.behind(networks, owners.forwards.loopback_targets)):
             yield _of_link("ipv4", device, "route_localnet"), "1"
         if "ipv6" in families:
@@ -140,10 +144,14 @@ class Sysctls:
 
         The larger one of an interface's value and that of `all` counts (ip-sysctl): 2 is the largest.
         """
-        for link in reply_uplinks(owners, snapshot):
+        for link in reply_uplinks(owners, snapshot, record.replies.routes):
             name = _of_link("ipv4", link, "rp_filter")
             if name in record.sysctls or not self.is_loose(link):
                 yield name, "2"
+
+    def proxies(self, guest: Guest) -> bool:
+        """Whether the host answers neighbour solicitations for others where it should for this guest."""
+        return all(self._kernel.sysctl(name) == "1" for name in _proxy_switches(guest))
 
     def is_loose(self, link: str) -> bool:
         """Whether an uplink takes what comes from where the main table leads elsewhere."""
@@ -204,7 +212,7 @@ class Sysctls:
         They are those that guests are behind; of IPv4 the external ones and `default`, too. An interface that goes and
         comes back has the value of `default`.
         """
-        names = {*context.devices, *context.bridges, *_internal(context)}
+        names = {*context.devices, *context.bridges, *_internal(context), *_proxied_links(owners)}
         if family == "ipv6" or not (context.externals or names):
             return names
         names |= {"default", *context.externals}
@@ -212,6 +220,17 @@ class Sysctls:
         # Where the destination of a forward is in the subnet of one of these, its answers come in by it.
         networks = {name: snapshot.addresses[name] for name in closed if name in snapshot.addresses}
         return names | self._closed_homes.behind(networks, owners.forwards.targets)
+
+
+def _proxy_switches(guest: Guest) -> set[str]:
+    families = {family_of(cidr) for cidr in guest.addresses or ()} if guest.proxy else set()
+    return {_of_link("ipv6", guest.proxy, "proxy_ndp")} if guest.proxy and "ipv6" in families else set()
+
+
+def _proxied_links(owners: Owners) -> set[str]:
+    """The interfaces between which guests' addresses are forwarded for which the host answers."""
+    guests = [guest for guest in owners.every(Guest) if guest.proxy]
+    return {link for guest in guests for link in (guest.proxy or "", guest.bridge or guest.link)}
 
 
 def _of_link(family: Family, link: str, switch: str) -> str:

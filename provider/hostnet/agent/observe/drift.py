@@ -200,6 +200,8 @@ def _glob_drift(item: Glob, owner: Owner, observation: Observation) -> Iterator[
 
 def _guest_drift(item: Guest, observation: Observation) -> Iterator[Difference]:
     yield from guest_filter_drift(item, observation)
+    if item.proxy is not None and item.link in observation.proxies():
+        yield Difference(item.key, "proxy", observation.proxies()[item.link], declared=item.proxy)
     yield from _guest_address_drift(item, observation)
 
 

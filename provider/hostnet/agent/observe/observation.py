@@ -36,6 +36,7 @@ class Observation:
         watcher_runs: Whether a process attaches new interfaces.
         intact: Whether our table has all elements of an owner, with their values: nothing of them has to be compared.
         dhcp: Whether a bridge's server runs as declared, and its leases.
+        proxies: By a guest's TAP, what is missing for the host to answer for the guest.
         replies: By uplink, what is missing for replies to leave by it.
     """
 
@@ -52,6 +53,7 @@ class Observation:
     watcher_runs: bool = True
     intact: Callable[[Owner], bool] = lambda _: False
     dhcp: Callable[[DhcpServer], DhcpState] = lambda _: DhcpState(running=False)
+    proxies: Callable[[], Mapping[str, str]] = dict
     replies: Callable[[], Mapping[str, str]] = dict
 
     def at(self, element: Element) -> tuple[str, ...] | None:

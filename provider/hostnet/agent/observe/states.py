@@ -179,6 +179,7 @@ def _guest(item: Guest, facts: _Facts) -> GuestState:
         lacking=facts.has(item, "derived"),
         anti_spoofing=there["anti_spoofing"],
         allowed=there["allowed"],
+        proxy=there["proxy"],
         egress=there["egress"],
     )
 

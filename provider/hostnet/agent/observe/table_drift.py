@@ -77,9 +77,10 @@ def gateway_drift(item: Gateway, observation: Observation) -> Iterator[Differenc
     for field, there in changed.items():
         if (field, "") not in missing:
             yield is_not(item, field, _VALUES.get(field, field), there, getattr(item, field, None))
-    yield from _moved(item, observation)
+    moved = list(_moved(item, observation))
+    yield from moved
     faults = [(link, why) for link, why in observation.replies().items() if link in item.uplinks] if item.reply else []
-    if faults:
+    if faults and not moved:  # the update that takes the new uplinks in does that, too
         link, why = faults[0]
         yield is_off(item, "reply", f"replies to what comes in on {link} may leave by another uplink: {why}")
     yield from _undeclared(item, observation)

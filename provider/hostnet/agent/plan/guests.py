@@ -40,6 +40,7 @@ def resolve_guest(item: Guest, change: Change, world: World) -> Guest:
     Raises:
         HostnetError: An address or its MAC is taken, or no address is free.
     """
+    _check_proxy(item, world)
     if item.bridge is None:
         # A routed TAP has no subnet that is shared: all follows from its own declaration.
         routed = replace(item, addresses=tuple(str(ipaddress.ip_interface(each)) for each in item.addresses or ()))
@@ -69,6 +70,25 @@ def resolve_guest(item: Guest, change: Change, world: World) -> Guest:
         used[address] = Taken("this guest")
         chosen.append(f"{address}/{interface.network.prefixlen}")
     return replace(item, addresses=tuple(chosen), derived=True)
+
+
+def _check_proxy(item: Guest, world: World) -> None:
+    """Refuse to answer for a router, or for the host: who asks for them would be led astray."""
+    what, snapshot = f"cannot answer for the guest of {item.link} on {item.proxy}", world.snapshot
+    if item.proxy is None:
+        return
+    if item.proxy in (item.link, item.bridge):
+        why = f"guest.proxyInterface: the guest itself is behind {item.proxy}"
+        raise HostnetError(Code.INVALID, what, why, "Name the interface that the provider delivers to")
+    if item.proxy not in snapshot.links:
+        why = f"guest.proxyInterface: there is no interface {item.proxy}"
+        raise HostnetError(Code.NOT_FOUND, what, why, "Name the interface that the provider delivers to")
+    for cidr in item.addresses or ():
+        address = str(ipaddress.ip_interface(cidr).ip)
+        whose = "the default gateway" if address in snapshot.gateways else "the host" if snapshot.local(address) else ""
+        if whose:
+            why = f"guest.proxyInterface: {address} is the address of {whose}"
+            raise HostnetError(Code.INVALID, what, why, "Choose another address for the guest")
 
 
 def _used(bridge: str, change: Change, world: World) -> dict[Ip, Taken]:

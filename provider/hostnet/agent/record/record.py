@@ -27,7 +27,7 @@ from hostnet.agent.record.phase import Idle, Pending, Phase, Result, RolledBack,
 from hostnet.agent.record.replies import Replies
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Forward, Object
-from hostnet.wire.shapes import reader
+from hostnet.wire.shapes import Ip, Name, reader
 from hostnet.wire.urn import owner_key
 
 # 2: the phase of a transaction has a type. A record of format 1 is read as well, and written as 2 with the next save.
@@ -67,6 +67,7 @@ class Record:
         attached: By the name of a link that a glob attached, the key of the glob's owner.
         mtus: By the name of a link whose MTU hostnet has set, what it was before.
         replies: What there is so that replies leave by the uplink that the request came in by.
+        proxied: The entries by which the host answers for guests, and that hostnet made: interface and address.
         claims: By an owner's key, the URN of the resource that imported it and may take it over.
         phase: How far the transaction under way is.
         results: By transaction, what became of the latest ones; the latest is last.
@@ -78,6 +79,7 @@ class Record:
     attached: dict[str, str] = field(default_factory=dict)
     mtus: dict[str, Mtu] = field(default_factory=dict)
     replies: Replies = field(default_factory=Replies)
+    proxied: frozenset[tuple[str, str]] = frozenset()
     claims: dict[str, str] = field(default_factory=dict)
     phase: Phase = field(default_factory=Idle)
     results: dict[str, Result] = field(default_factory=dict)
@@ -115,6 +117,7 @@ class _Parts:
     table: Mark = field(default_factory=Mark)
     claims: dict[str, str] = field(default_factory=dict)
     replies: Replies = field(default_factory=Replies)
+    proxied: tuple[tuple[Name, Ip], ...] = ()
 
 
 class Store:
@@ -322,7 +325,7 @@ class Store:
             raise
 
     def _save(self, record: Record) -> None:
-        held = record.owners or record.sysctls or record.attached or record.replies.routes
+        held = record.owners or record.sysctls or record.attached or record.replies.routes or record.proxied
         if not held and isinstance(record.phase, Idle):
             self._remove()
             return
@@ -331,6 +334,7 @@ class Store:
             "claims": {key: urn for key, urn in record.claims.items() if key in record.owners},
             "table": dict(vars(record.table)),
             "replies": asdict(record.replies),
+            "proxied": sorted(map(list, record.proxied)),
             **record.originals().to_json(),
             "results": {transaction: result.to_json() for transaction, result in record.results.items()},
         }
@@ -414,6 +418,7 @@ def _record_of(header: dict[str, Any], owners: Owners) -> Record:
         attached=originals.attached,
         mtus=originals.mtus,
         replies=parts.replies,
+        proxied=frozenset(parts.proxied),
         claims=parts.claims,
         phase=_phase(header),
         results=_results(header),

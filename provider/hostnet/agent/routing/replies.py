@@ -25,6 +25,7 @@ _MARKS = MASK >> _SHIFT
 _FIRST_TABLE = 7100  # 253 to 255 are the kernel's, and people count from 100 and from 1000
 _MAIN, _STATIC = 254, 4  # RT_TABLE_MAIN, RTPROT_STATIC (linux/rtnetlink.h)
 _LINK_LOCAL = "fe80:"
+_WIDEST = 1  # bits: a default route, or one of the two halves that a VPN client adds
 
 
 class NoNumberError(Exception):
@@ -164,11 +165,18 @@ def steps(held: Mapping[str, ReplyRoute], routes: Mapping[str, ReplyRoute], poli
 def _wanted_routes(link: str, table: int, policy: Policy) -> Iterator[PutRoute]:
     """The main table's routes through an uplink, as they are in a table of its own; those without a gateway first.
 
-    Without a preferred source: what is forwarded has one, and with that address the kernel deletes the route.
+    Without a preferred source: what is forwarded has one, and with that address the kernel deletes the route. Of a
+    family without a default route there (the line is down) they stay as they are.
     """
     found: dict[tuple[object, ...], PutRoute] = {}
     for route in policy.routes:
         if route.table == _MAIN and route.link == link and not route.cidr.startswith(_LINK_LOCAL):
             copy = replace(route, table=table, protocol=_STATIC, source=None, expires=0)
             found.setdefault((copy.cidr, copy.tos, copy.metric), copy)
-    yield from sorted(found.values(), key=lambda route: route.gateway is not None)
+    wanted = sorted(found.values(), key=lambda route: route.gateway is not None)
+    for family in FAMILIES:
+        of_family = [route for route in wanted if family_of(route.cidr) == family]
+        if any(int(route.cidr.partition("/")[2]) <= _WIDEST for route in of_family):
+            yield from of_family
+        else:
+            yield from (x for x in policy.routes if x.table == table and x.link == link and family_of(x.cidr) == family)

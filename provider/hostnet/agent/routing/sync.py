@@ -40,7 +40,7 @@ class ReplyRouting:
 
     def prepare(self, record: Record, owners: Owners, snapshot: Snapshot) -> None:
         """Have the record hold the numbers that `sync` is going to use, for an agent that finishes or undoes it."""
-        uplinks = reply_uplinks(owners, snapshot)
+        uplinks = reply_uplinks(owners, snapshot, record.replies.routes)
         if uplinks:
             routes = numbered(uplinks, record.replies.routes, self._kernel.policy())
             record.replies = replace(record.replies, routes={**record.replies.routes, **routes})
@@ -62,7 +62,8 @@ class ReplyRouting:
             NftError: nft refuses the table.
             MissingLibraryError: libnftables is not installed.
         """
-        uplinks, held = reply_uplinks(owners, snapshot), record.replies.routes
+        held = record.replies.routes
+        uplinks = reply_uplinks(owners, snapshot, held)
         if not uplinks and record.replies == Replies():
             return False
         policy = self._kernel.policy()
@@ -109,7 +110,8 @@ class ReplyRouting:
             owners: All owners.
             snapshot: The host's interfaces and default routes.
         """
-        uplinks, held = reply_uplinks(owners, snapshot), record.replies.routes
+        held = record.replies.routes
+        uplinks = reply_uplinks(owners, snapshot, held)
         if not uplinks:
             return {}
         try:

@@ -112,6 +112,7 @@ class Applier:
                 flows += self._sync.table(transition, pairs, owners, verify=verify)
                 self._sync.sysctls(transition, pairs, owners)
                 self._sync.routing(transition, pairs, owners)
+                self._sync.proxies(transition, pairs, owners)
                 self._sync.servers(transition, pairs, owners)
                 self._sync.firewalls(transition, pairs, owners, verify=verify)
             except OwnerError as failure:

@@ -14,7 +14,7 @@ from pathlib import Path
 from hostnet.agent.linux.process import parent
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.phase import Pairs
-from hostnet.wire.objects import Address, Forward, Gateway, Link, Object, Route
+from hostnet.wire.objects import Address, Forward, Gateway, Guest, Link, Object, Route
 
 _SSH = 22
 _FIELDS = 4  # of SSH_CONNECTION: the client's address and port, the server's address and port (ssh(1))
@@ -52,6 +52,8 @@ def is_possible(owners: Owners, pairs: Pairs, closed: Callable[[], Container[str
         return True
     if any(isinstance(item, Link) and item.host_access != "all" for item in has - had):
         return True  # the provider may be a guest of this bridge
+    if any(isinstance(item, Guest) and _answers_for(item, login) for item in has - had):
+        return True
     if _moves_replies(had, has):
         return True  # the provider may come by a forward: through a guest, as a jump host
     return any(isinstance(item, (Gateway, Address)) for item in had ^ has) and login.server in closed()
@@ -95,6 +97,12 @@ def _login() -> Login:
             if name == "SSH_CONNECTION" and len(fields) == _FIELDS and fields[-1].isdigit():
                 return Login(fields[0], fields[2], int(fields[3]))
     return Login()
+
+
+def _answers_for(guest: Guest, login: Login) -> bool:
+    """Whether neighbours are sent here for the provider's own address: its packets would come back here."""
+    own = [_address(cidr.partition("/")[0]) for cidr in guest.addresses or ()] if guest.proxy else []
+    return _address(login.client) in own
 
 
 def _moves_replies(had: set[Object], has: set[Object]) -> bool:

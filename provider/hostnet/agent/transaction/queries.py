@@ -25,13 +25,15 @@ from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.phase import Idle
 from hostnet.agent.record.record import Record
+from hostnet.agent.routing.proxies import proxied
 from hostnet.agent.transaction.apply import Applier
 from hostnet.agent.transaction.restore import Restorer
 from hostnet.agent.transaction.subsystems import Subsystems
 from hostnet.agent.transaction.sync import Synchronizer
 from hostnet.agent.transaction.transition import names_of
 from hostnet.wire.errors import HostnetError
-from hostnet.wire.objects import DhcpServer, Link, ObjectState
+from hostnet.wire.family import family_of
+from hostnet.wire.objects import DhcpServer, Guest, Link, ObjectState
 from hostnet.wire.requests import Query, View
 
 
@@ -199,14 +201,31 @@ class Queries:
             cache(lambda family: self._subsystems.sysctls.on(record, family, record.owners, context, snapshot)),
             loopback_fault=cache(lambda: self._loopback_fault(record, context, snapshot, elements)),
             dhcp=lambda server: self._subsystems.servers.state(server, world),
+            proxies=cache(lambda: self._proxy_faults(record, context, snapshot)),
             replies=cache(lambda: self._reply_faults(record, snapshot)),
         )
+
+    def _proxy_faults(self, record: Record, context: Context, snapshot: Snapshot) -> dict[str, str]:
+        """By a guest's TAP, what is missing for the host to answer for the guest."""
+        found: dict[str, str] = {}
+        guests = [guest for guest in record.owners.every(Guest) if guest.proxy]
+        missing = self._subsystems.proxies.missing(record.owners) if guests else set()
+        for guest in guests:
+            lost = [address for link, address in proxied(guest) if (link, address) in missing]
+            sysctls, families = self._subsystems.sysctls, {family_of(cidr) for cidr in guest.addresses or ()}
+            if lost:
+                found[guest.link] = f"the host does not answer for {', '.join(lost)} on {guest.proxy}"
+            elif not sysctls.proxies(guest):
+                found[guest.link] = f"proxy_ndp of {guest.proxy} is off"
+            elif not all(sysctls.on(record, family, record.owners, context, snapshot) for family in families):
+                found[guest.link] = "forwarding is off"
+        return found
 
     def _reply_faults(self, record: Record, snapshot: Snapshot) -> dict[str, str]:
         """By uplink, what is missing for replies to leave by it."""
         strict = {
             link: "rp_filter drops what comes in there"
-            for link in reply_uplinks(record.owners, snapshot)
+            for link in reply_uplinks(record.owners, snapshot, record.replies.routes)
             if not self._subsystems.sysctls.is_loose(link)
         }
         return {**strict, **self._subsystems.routing.faults(record, record.owners, snapshot)}

@@ -120,6 +120,7 @@ class Restorer:
         self._sync_one(transition, table)
         self._sync_one(transition, lambda pairs: self._sync.sysctls(transition, pairs, owners))
         self._sync_one(transition, lambda pairs: self._sync.routing(transition, pairs, owners))
+        self._sync_one(transition, lambda pairs: self._sync.proxies(transition, pairs, owners))
         self._sync_one(transition, lambda pairs: self._sync.servers(transition, pairs, owners))
         self._sync_one(transition, lambda pairs: self._sync.firewalls(transition, pairs, owners, verify=True))
 

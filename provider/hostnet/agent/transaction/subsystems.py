@@ -18,6 +18,7 @@ from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.phase import Unconfirmed
 from hostnet.agent.record.record import Record, Store
+from hostnet.agent.routing.proxies import Proxies
 from hostnet.agent.routing.sync import ReplyRouting
 from hostnet.agent.transaction.kernel_errors import reason_of
 from hostnet.wire.errors import Code, HostnetError
@@ -54,6 +55,7 @@ class Subsystems:
     compiler: Compiler
     sysctls: Sysctls
     routing: ReplyRouting
+    proxies: Proxies
     firewalls: Firewalls
     servers: Servers
 
@@ -70,6 +72,7 @@ class Subsystems:
             Compiler(),
             Sysctls(kernel, table.shared),
             ReplyRouting(kernel, table.nft, own),
+            Proxies(kernel),
             Firewalls(table),
             DhcpServers(store),
         )

@@ -32,7 +32,7 @@ from hostnet.agent.transaction.kernel_errors import OwnerError, clash_error, ker
 from hostnet.agent.transaction.subsystems import Subsystems
 from hostnet.agent.transaction.transition import Transition, effective
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import DhcpServer, Forwarding, Gateway, Link, Object
+from hostnet.wire.objects import DhcpServer, Forwarding, Gateway, Guest, Link, Object
 
 _REPLIES = "cannot have replies leave by the uplink of the request (replyBySameUplink)"
 
@@ -146,12 +146,25 @@ class Synchronizer:
         except SysctlError as failure:
             transition.performed = True
             error = kernel_error(failure.operation, failure.error)
-            raise OwnerError(list(_with_any(pairs, {Forwarding})), error) from None
+            raise OwnerError(list(_with_any(pairs, {Forwarding, Gateway, Guest})), error) from None
 
     def prepare_routing(self, transition: Transition) -> None:
         """Have the record hold the numbers that `routing` is going to use."""
         with contextlib.suppress(NoNumberError):  # `routing` says so
             self._subsystems.routing.prepare(transition.record, transition.owners, transition.snapshot)
+        self._subsystems.proxies.prepare(transition.record, transition.owners)
+
+    def proxies(self, transition: Transition, pairs: Pairs, owners: Owners) -> None:
+        """Have the host answer for guests.
+
+        Raises:
+            OwnerError: The kernel refuses an entry.
+        """
+        try:
+            transition.performed |= self._subsystems.proxies.sync(transition.record, owners)
+        except RoutingError as failure:
+            error = kernel_error(failure.operation, failure.error)
+            raise OwnerError(list(_with_any(pairs, {Guest})), error) from None
 
     def routing(self, transition: Transition, pairs: Pairs, owners: Owners) -> None:
         """Have replies leave by the uplink that the request came in by.

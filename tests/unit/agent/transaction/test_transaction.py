@@ -19,7 +19,7 @@ from hostnet.agent.transaction.host import Host
 from hostnet.agent.transaction.lockout import Login
 from hostnet.fakes.host import FakeHost
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import Address, Forward, Forwarding, ForwardingState, Gateway, Glob, Link, Object, Port
+from hostnet.wire.objects import Address, Forward, Forwarding, ForwardingState, Gateway, Glob, Guest, Link, Object, Port
 from hostnet.wire.protocol import Outcome
 from hostnet.wire.requests import Change, Query, View
 
@@ -619,3 +619,16 @@ def test_a_rule_that_the_kernel_refuses_leaves_nothing(fake: FakeHost) -> None:
     outcome = fake.agent.apply([Change(urn("NatGateway nat"), "nat", (Gateway("nat", internal4=("10.0.0.0/24",)),))])
     assert "routing rule" in str(outcome[0])
     assert fake.dump() == before
+
+
+@pytest.mark.parametrize(("address", "reconnect"), [("203.0.113.9/32", True), ("203.0.113.8/32", False)])
+def test_answering_for_the_providers_own_address_needs_a_log_in(
+    fake: FakeHost, monkeypatch: pytest.MonkeyPatch, address: str, *, reconnect: bool
+) -> None:
+    """Routers would send here what is for the provider; another neighbour's address leads no reply astray."""
+    monkeypatch.setattr("hostnet.agent.transaction.lockout._login", lambda: LOGIN)
+    provider = Provider("")
+    guest = Guest("vm0", None, "02:00:00:00:00:05", (address,), proxy="eth0")
+    fake.agent.apply([Change(urn("TapBinding vm0"), "vm0", (Link("vm0", "tap"), guest))], confirmation=provider)
+    assert provider.asked == [reconnect]
+    assert fake.dump()["proxies"] == [("eth0", address.partition("/")[0])]
