@@ -369,6 +369,46 @@ def _places(lab: Lab) -> dict[str, str]:
     }
 
 
+def test_what_is_dropped_is_counted_by_tap(lab: Lab, stack: Stack) -> None:
+    """For `hostnet status` and `hostnet top`: a guest on a bridge, one behind a routed TAP, a port of no guest."""
+    station = bridged(lab, stack, {}, dhcpServer={})
+    places = _places(lab)
+    cases = {case["name"]: case for case in frame_cases("bridged", places)}
+    with Wire(lab["guest5"], lab["guest6"], station) as wire:
+        passes: list[Spec] = [{"udp": [4000, 9]}]
+        wire.arrived([], passes)
+        assert _facts(stack, "status")["dropped"] == {}
+        stray: list[Spec] = [{"udp": [4000, 9], "saddr": "10.0.0.77"}, {"udp": [4000, 9], "src": OTHER}]
+        stray += cases["a DHCP server"]["refused"]
+        assert wire.arrived(stray, passes) == []
+    assert _facts(stack, "status")["dropped"]["vm0"] >= len(stray)
+    shown = {each["name"]: each["dropped"] for each in _facts(stack, "traffic")["interfaces"]}
+    assert (shown["vm0"] >= len(stray), shown["vm1"]) == (True, 0)
+    assert stack.refresh() == {}
+    lab.net.unplug()
+    stack.up(
+        {
+            "own": (
+                "TapBinding",
+                {
+                    "name": "vm2",
+                    "addresses": ["10.2.0.1/32"],
+                    "routes": ["10.2.0.5/32"],
+                    "guest": {"macAddress": OWN, "antiSpoofing": True},
+                },
+            )
+        }
+    )
+    addresses = ["address add 10.2.0.5/32 dev eth0", "address add 10.2.0.9/32 dev eth0", "route add 10.2.0.1 dev eth0"]
+    lab.net.plug("vm2", "guest5", *addresses, mac=OWN)
+    lab.serve("host", "tcp:8081")
+    assert lab.reaches("guest5", "tcp 10.2.0.1:8081")[0] == "host"
+    assert "dropped" in _facts(stack, "status")
+    assert lab.blocked("guest5", "udp 10.2.0.1:9 from 10.2.0.9")
+    assert _facts(stack, "status")["dropped"]["vm2"] > 0
+    stack.destroy()
+
+
 @pytest.mark.parametrize("nf", [0, 1])
 def test_a_guest_sends_as_itself_alone(lab: Lab, stack: Stack, *, nf: int) -> None:
     """tests/cases/untrusted/frames/bridged.json: what is refused does not reach the neighbour, what passes does."""

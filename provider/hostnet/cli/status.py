@@ -207,7 +207,17 @@ def in_units(size: int) -> str:
     return str(size)
 
 
+def _dropped(data: dict[str, Any]) -> Iterator[str]:
+    """Whose frames were dropped, the most first."""
+    dropped = sorted(data.get("dropped", {}).items(), key=lambda each: (-each[1], each[0]))
+    if dropped:
+        more = f", and {len(dropped) - _MOST_ROWS:,} more" if len(dropped) > _MOST_ROWS else ""
+        names = ", ".join(f"{escape(name)} {count:,}" for name, count in dropped[:_MOST_ROWS])
+        yield f"[yellow]Dropped in the last hour, frames that no guest may send:[/] {names}{more}."
+
+
 def _notes(data: dict[str, Any]) -> Iterator[str]:
+    yield from _dropped(data)
     watcher = data["watcher"]
     if watcher["needed"] and watcher["pid"]:
         yield f"Process {watcher['pid']} attaches new interfaces."

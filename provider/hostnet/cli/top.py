@@ -51,6 +51,7 @@ class GuestRate:
         download: Bytes a second that the guest receives.
         upload: Bytes a second that it sends.
         refused: Packets to places that its `egress` does not allow; None where that is not counted.
+        dropped: Frames that no guest may send.
     """
 
     link: str
@@ -59,6 +60,7 @@ class GuestRate:
     download: float
     upload: float
     refused: int | None
+    dropped: int = 0
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ def _guests(status: Json, before: Json, now: Json, seconds: float) -> Iterator[G
             max(each["sent"] - then["sent"], 0) / seconds,
             max(each["received"] - then["received"], 0) / seconds,
             each.get("refused"),
+            each.get("dropped", 0),
         )
 
 
@@ -211,12 +214,15 @@ def _forward_table(shown: Sequence[ForwardRate], count: int) -> Table:
 def _guest_table(shown: Sequence[GuestRate], count: int) -> Table:
     # An agent that counts what `egress` refuses says so of each interface.
     counted = any(each.refused is not None for each in shown)
+    spoofed = any(each.dropped for each in shown)
     refused = {"refused": True} if counted else {}
+    refused |= {"dropped": True} if spoofed else {}
     columns = {"": False, "interface": False, "addresses": False, "download/s": True, "upload/s": True, **refused}
     table = _table("GUESTS", len(shown), count, columns)
     for each in shown:
         rates = [in_units(round(each.download)), in_units(round(each.upload))]
         rates += [f"{each.refused or 0:,}"] if counted else []
+        rates += [f"{each.dropped:,}"] if spoofed else []
         table.add_row(*map(Text, (each.name, each.link, " ".join(each.addresses), *rates)))
     return table
 

@@ -6,7 +6,7 @@ The agent makes them as dicts; the names are those of the functions' results in 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from hostnet.wire.objects import Json, from_json
@@ -144,6 +144,7 @@ class _Status:
     interfaces: tuple[_Interface, ...]
     portForwards: tuple[_PortForward, ...]
     refused: tuple[_Refused, ...] = ()
+    dropped: dict[str, Count] = field(default_factory=dict)  # frames by TAP
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,7 @@ class _Bytes:
     received: Count
     sent: Count
     refused: Count | None = None  # packets that `egress` of the guest on it did not allow
+    dropped: Count = 0  # frames that no guest may send
 
 
 @dataclass(frozen=True)

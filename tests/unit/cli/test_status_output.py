@@ -50,6 +50,21 @@ def a_host(count: int, wrong: int = 0) -> tuple[list[dict[str, Any]], list[dict[
     return resources, [forward(each, number + 1, number * 1_000_000) for number, each in enumerate(resources)]
 
 
+def test_whose_frames_were_dropped_is_one_line() -> None:
+    """The most first; none where there are none."""
+    data: dict[str, Any] = {"resources": [resource("web")], "portForwards": [], "undeclared": 0}
+    data["watcher"] = {"needed": False, "pid": None}
+    for dropped, line in (
+        ({}, ""),
+        ({"vm0": 2, "vm1": 1234}, "Dropped in the last hour, frames that no guest may send: vm1 1,234, vm0 2."),
+        ({f"v{number}": 1 for number in range(9)}, "send: v0 1, v1 1, v2 1, v3 1, v4 1, v5 1, and 3 more."),
+    ):
+        out = io.StringIO()
+        status.show(Console(file=out, width=120), "root@host", {**data, "dropped": dropped}, whole=False)
+        assert (line or "ok") in out.getvalue()
+        assert ("Dropped" in out.getvalue()) is bool(dropped)
+
+
 def test_what_was_refused_fits_a_screen() -> None:
     """Six destinations, the most packets first as the agent has them; all of them with `--all`."""
     to = {"interface": "vm0", "name": "ci", "source": "10.0.0.5", "destination": "198.51.100.7", "protocol": "tcp"}

@@ -84,6 +84,14 @@ def test_refused_egress_is_shown_where_it_is_counted(more: dict[str, int], colum
     assert found.guests[0].refused == more.get("refused")
 
 
+@pytest.mark.parametrize(("more", "column"), [({}, False), ({"dropped": 0}, False), ({"dropped": 1234}, True)])
+def test_dropped_frames_are_shown_where_there_are_any(more: dict[str, int], column: bool) -> None:  # noqa: FBT001
+    """A host whose guests all send as themselves shows no column."""
+    found = top.sample("host", STATUS, traffic(1000), traffic(2000, **more))
+    text = "\n".join(shown(found))
+    assert ("dropped" in text, "1,234" in text) == (column, column)
+
+
 def test_the_screen_says_to_where() -> None:
     """The first of them; as JSON all."""
     to = {"interface": "tap-web", "name": "web", "source": "10.0.0.9", "protocol": "tcp", "port": 443, "packets": 1234}

@@ -388,8 +388,11 @@ def _list_specs(name: str, source: tuple[str, ...], net: tuple[str, ...], holds:
 
 
 def _refused_specs() -> dict[str, SetSpec]:
-    """What was refused of late, for a person to see."""
+    """What was refused or dropped of late, for a person to see."""
     specs = {"refused_links": SetSpec(("ifname", "ether_addr"), seen=True, holds="whose packets `egress` refused")}
+    for of, table in (("guest", BRIDGE_TABLE), ("tap", TABLE)):
+        holds = "TAPs whose frames `antiSpoofing` dropped, or those that only a server or router sends"
+        specs[f"dropped_{of}s"] = SetSpec(("ifname",), table=table, seen=True, holds=holds)
     for n in "46":
         to = ("ifname", f"ipv{n}_addr", f"ipv{n}_addr", "inet_proto")
         specs[f"refused_ports{n}"] = SetSpec(
@@ -689,20 +692,20 @@ _BRIDGE_CHAINS = """
   }
 
   chain guests {
-    iifname . ether saddr != @guest_macs drop
+    iifname . ether saddr != @guest_macs goto guest_dropped
     # All else is dropped: VLAN tags, STP, other protocols. In a tagged frame this reads the tag's type.
     ether type vmap { ip : goto guest4, ip6 : goto guest6, arp : goto guest_arp }
-    drop
+    goto guest_dropped
   }
 
   chain guest_arp {
-    iifname . arp saddr ether != @guest_macs drop
+    iifname . arp saddr ether != @guest_macs goto guest_dropped
     iifname @guest_unchecked4 accept
     iifname . arp saddr ip @guest_addrs4 accept
     # Duplicate address detection (RFC 5227).
     arp operation request arp saddr ip 0.0.0.0 accept
     iifname . arp saddr ip @guest_nets4 accept
-    drop
+    goto guest_dropped
   }
 GUESTS
   chain forward {
@@ -729,7 +732,7 @@ _TAP_GUESTS = """
   }
 
   chain tap_guests {
-    iifname . ether saddr != @tap_macs drop
+    iifname . ether saddr != @tap_macs goto tap_dropped
     meta nfproto ipv4 goto tap4
     goto tap6
   }
@@ -744,20 +747,25 @@ def _server_chains(of: str, targets: str) -> str:
         targets: The rules for the addresses that it may choose.
     """
     return f"""
+  chain {of}_dropped {{
+    update @dropped_{of}s {{ iifname }}
+    drop
+  }}
+
   # Whom a guest says to be: the target of a neighbour advertisement, or of duplicate address detection.
   chain {of}_targets {{
     iifname . @th,64,128 @{of}_targets6 return
     {targets}
     iifname . @th,64,128 @{of}_target_nets6 return
-    drop
+    goto {of}_dropped
   }}
 
   # No guest is a DHCP server (RFC 7610) or a router (RFC 6105), nor redirects others.
   chain {of}_servers {{
-    udp sport {{ 67, 547 }} drop
-    udp dport {{ 68, 546 }} drop
-    icmpv6 type {{ 134, 137 }} drop
-    icmp type {{ 5, 9 }} drop
+    udp sport {{ 67, 547 }} goto {of}_dropped
+    udp dport {{ 68, 546 }} goto {of}_dropped
+    icmpv6 type {{ 134, 137 }} goto {of}_dropped
+    icmp type {{ 5, 9 }} goto {of}_dropped
   }}
 
   # The first fragment has to show what it is (RFC 7112, RFC 7113): else the message that it hides is put together
@@ -765,7 +773,7 @@ def _server_chains(of: str, targets: str) -> str:
   chain {of}_fragments {{
     frag frag-off != 0 return
     th sport 0-65535 return
-    drop
+    goto {of}_dropped
   }}
 """
 
@@ -792,7 +800,7 @@ def _guest_chains(of: str, fine: str) -> str:
     ip saddr 0.0.0.0 udp sport 68 udp dport 67 {fine}
     iifname @{of}_unchecked4 {fine}
     iifname . ip saddr @{of}_nets4 {fine}
-    drop
+    goto {of}_dropped
   }}
 
   # An extension header may hide what a packet is: only what begins with TCP is surely none of a server's.
@@ -807,7 +815,7 @@ def _guest_chains(of: str, fine: str) -> str:
     ip6 saddr :: icmpv6 type {{ 131, 132, 133, 135, 143 }} {fine}
     {choice}
     iifname . ip6 saddr @{of}_nets6 {fine}
-    drop
+    goto {of}_dropped
   }}
 """
 

@@ -14,7 +14,7 @@ from hostnet.agent.nft.forward_elements import counted
 from hostnet.agent.nft.ruleset import TABLES
 from hostnet.agent.nft.sysctls import FORWARDING
 from hostnet.agent.nft.table import Table
-from hostnet.agent.observe.refused import Counters, refused_by_link, refused_facts
+from hostnet.agent.observe.refused import Counters, dropped_by_link, refused_by_link, refused_facts
 from hostnet.agent.record.owners import Owners
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Forward, Lease, ports_text
@@ -110,12 +110,18 @@ def traffic_facts(
         traffic: The bytes that each interface has received and sent.
         leases: Those of all bridges.
     """
-    refused = refused_by_link(owners, counters)
+    refused, dropped = refused_by_link(owners, counters), dropped_by_link(counters)
     return {
         **forward_facts(owners, counters),
         "milliseconds": int(time.monotonic() * 1000),
         "interfaces": [
-            {"name": name, "received": got, "sent": sent, "refused": None if refused is None else refused[name]}
+            {
+                "name": name,
+                "received": got,
+                "sent": sent,
+                "refused": None if refused is None else refused[name],
+                "dropped": dropped[name],
+            }
             for name, (got, sent) in traffic.items()
         ],
         "refused": refused_facts(owners, counters),

@@ -1,4 +1,4 @@
-"""What `egress` refused of late: whose packets, and to where. Pure."""
+"""What `egress` refused of late, by guest and destination, and what anti-spoofing dropped. Pure."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ Facts = dict[str, Any]
 Counters = Mapping[Place, tuple[int, int]]
 
 _LINKS = "refused_links"
+_DROPPED = ("dropped_guests", "dropped_taps")
 _ICMP = ("icmp", "icmpv6")
 
 
@@ -65,6 +66,19 @@ def refused_by_link(owners: Owners, counters: Counters) -> Counter[str] | None:
     for (name, key), (packets, _) in counters.items():
         if name == _LINKS:
             found[links.get((key[0], key[1]), key[0])] += packets
+    return found
+
+
+def dropped_by_link(counters: Counters) -> Counter[str]:
+    """By TAP, the frames that were dropped because no guest may send them.
+
+    Args:
+        counters: Packets and bytes by place in our tables.
+    """
+    found: Counter[str] = Counter()
+    for (name, key), (packets, _) in counters.items():
+        if name in _DROPPED:
+            found[key[0]] += packets
     return found
 
 

@@ -17,7 +17,7 @@ from hostnet.agent.observe import facts
 from hostnet.agent.observe.doctor import doctor
 from hostnet.agent.observe.lookup import is_gone, owner_of
 from hostnet.agent.observe.observation import Elements, Observation
-from hostnet.agent.observe.refused import Counters, refused_facts
+from hostnet.agent.observe.refused import Counters, dropped_by_link, refused_facts
 from hostnet.agent.observe.states import extra, promised, states
 from hostnet.agent.observe.status import status
 from hostnet.agent.plan.uplinks import reply_uplinks
@@ -120,7 +120,7 @@ class Queries:
         watching = self._subsystems.persistence.watching(record.owners)
         counters = self._counters()  # first: what `observe` looks at is the same listing then
         observation = self.observe(record, snapshot, held=record.owners)
-        refused = {"refused": refused_facts(record.owners, counters)}
+        refused = {"refused": refused_facts(record.owners, counters), "dropped": dropped_by_link(counters)}
         return {**status(observation, watching), **facts.forward_facts(record.owners, counters), **refused}
 
     def _traffic(self, record: Record) -> dict[str, Any]:
