@@ -6,6 +6,7 @@ Beside the times: the plugin's peak memory and CPU time, and the CPU time of all
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from benchmarks.measure import PROVIDERS, Figure, in_turn, rounds, seconds
 from benchmarks.projects import STEPS, project, pulumi
+from tests.lab.waiting import until
 from tests.ssh.fleet import STATE_DIR, Fleet
 
 TITLE = "A fleet"
@@ -44,9 +46,9 @@ os._exit(os.waitstatus_to_exitcode(status) % 256)
 class Project:
     """The fleet's stack on one provider."""
 
-    def __init__(self, fleet: Fleet, name: str, provider: Path) -> None:
+    def __init__(self, fleet: Fleet, cpu: ServersCpu, name: str, provider: Path) -> None:
         """Put a plugin between, and make the stack."""
-        self._fleet, self._folder = fleet, fleet.directory / name
+        self._fleet, self._cpu, self._folder = fleet, cpu, fleet.directory / name
         plugin = fleet.directory / f"{name}-plugin" / "pulumi-resource-hostnet"
         plugin.parent.mkdir()
         self._figures = plugin.with_name("figures")
@@ -61,9 +63,9 @@ class Project:
         took = {}
         for step, arguments in STEPS.items():
             self._figures.unlink(missing_ok=True)
-            before = servers_cpu(self._fleet)
+            before = self._cpu.seconds()
             took[f"{step} seconds"] = seconds(partial(self._run, arguments))
-            took[f"{step} hosts"] = servers_cpu(self._fleet) - before
+            took[f"{step} hosts"] = self._cpu.seconds() - before
             memory, busy = max(map(json.loads, self._figures.read_text().splitlines()))
             took |= {f"{step} memory": memory, f"{step} busy": busy}
         return took
@@ -72,23 +74,45 @@ class Project:
         self._fleet.client.call(pulumi, arguments, self._folder, self._environment)
 
 
-def servers_cpu(fleet: Fleet) -> float:
-    """CPU seconds of all sshds and of what they have waited for: the logins that are over, with their agents."""
-    ticks = 0
-    for server in fleet.servers:
-        fields = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
-    return ticks / os.sysconf("SC_CLK_TCK")
+class ServersCpu:
+    """The CPU time of all sshds, and of all that they start: a control group that is theirs (cgroups(7), version 2).
+
+    Not their children's times (proc_pid_stat(5), `cutime`): sshd does not wait for an agent, whose login is over.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        """Take the sshds into the group, before anybody logs in."""
+        self._path = _control_groups() / f"hnt{os.getpid()}-servers"
+        self._path.mkdir()
+        for server in fleet.servers:
+            (self._path / "cgroup.procs").write_text(str(server.pid))
+
+    def seconds(self) -> float:
+        """What they took until now."""
+        fields = dict(line.split() for line in (self._path / "cpu.stat").read_text().splitlines())
+        return int(fields["usage_usec"]) / 1e6
+
+    def close(self) -> None:
+        """Remove the group; its processes have ended."""
+        until(lambda: not (self._path / "cgroup.procs").read_text())
+        self._path.rmdir()
+
+
+def _control_groups() -> Path:
+    """Where the kernel's control groups of version 2 are."""
+    mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
+    return next(Path(where) for _, where, kind, *_ in mounts if kind == "cgroup2")
 
 
 def measure() -> list[Figure]:
     """Measure one fleet; the two providers take turns."""
-    fleet = Fleet(HOSTS)
-    try:
-        projects = {name: Project(fleet, name, provider) for name, provider in PROVIDERS.items()}
+    with contextlib.ExitStack() as stack:
+        fleet = Fleet(HOSTS)
+        cpu = ServersCpu(fleet)
+        stack.callback(cpu.close)
+        stack.callback(fleet.close)
+        projects = {name: Project(fleet, cpu, name, provider) for name, provider in PROVIDERS.items()}
         found = in_turn({name: each.turn for name, each in projects.items()}, rounds(1))
-    finally:
-        fleet.close()
     return [figure for step in STEPS for figure in _figures(step, found["ours"], found["noop"])]
 
 
