@@ -14,7 +14,7 @@ from typing import Any
 from hostnet.agent.linux.conntrack import ForbiddenFlows
 from hostnet.agent.nft.context import Context
 from hostnet.agent.nft.networks import apart, bare, collapsed, subnets
-from hostnet.agent.nft.ruleset import Element, Tagged
+from hostnet.agent.nft.ruleset import LIST_LENGTHS, Element, Tagged
 from hostnet.agent.record.owners import Owners
 from hostnet.wire.family import FAMILIES, VERSION, digit_of, family_of
 from hostnet.wire.objects import EgressRule, Gateway, Guest
@@ -59,7 +59,18 @@ def guest_egress(item: Guest) -> Iterator[Tagged]:
     for digit in "46":
         for allowed in _allowed(item.egress, digit):
             tag = tags.get((digit, allowed), "")
-            yield Element(f"egress_guest_{allowed.set}{digit}", (*guest, *allowed.key)), ("egress", tag)
+            name, key = _by_length(allowed, digit)
+            yield Element(f"egress_guest_{name}", (*guest, *key)), ("egress", tag)
+
+
+def _by_length(allowed: _Allowed, digit: str) -> tuple[str, tuple[str, ...]]:
+    """The end of the name of the set, and the end of the key: in a hash table wherever that is possible."""
+    *front, cidr = allowed.key
+    network: Any = ipaddress.ip_network(cidr)
+    if network.prefixlen not in LIST_LENGTHS[digit] or any("-" in part for part in front):
+        return f"{allowed.set}{digit}", allowed.key
+    to = (str(network.network_address),) if network.prefixlen else ()
+    return f"{allowed.set}{network.prefixlen}_{digit}", (*front, *to)
 
 
 def _tags(rules: Sequence[EgressRule]) -> dict[tuple[str, _Allowed], str]:

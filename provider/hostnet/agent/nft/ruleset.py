@@ -40,6 +40,10 @@ _PORTED = "meta l4proto { 6, 17, 132 }"
 # of the next of these, where they are few (`elements.parts_of`).
 SOURCE_LENGTHS = {"4": (32, 24, 16, 8), "6": (128, 64, 56, 48, 32)}
 
+# The prefix lengths of what guests with lists of their own may reach that are looked up likewise: there may be a
+# thousand guests. A network of another length, and a range of ports, is an element of an interval set.
+LIST_LENGTHS = {"4": (32, 24, 0), "6": (128, 64, 0)}
+
 Place = tuple[str, tuple[str, ...]]  # set, key
 
 
@@ -302,6 +306,16 @@ def _guard_specs() -> dict[str, SetSpec]:
     for n in "46":
         lists = _list_specs("egress_guest", guest, (f"ipv{n}_addr",), "what these guests may reach")
         specs |= {name + n: spec for name, spec in lists.items()}
+        specs |= {
+            f"{name}{length}_{n}": replace(
+                spec,
+                key=spec.key if length else spec.key[:-1],
+                interval=False,
+                holds=f"{spec.holds}, {f'networks of {length} bits' if length else 'everything'}",
+            )
+            for name, spec in lists.items()
+            for length in LIST_LENGTHS[n]
+        }
     specs |= _refused_specs()
     specs |= _checked_specs("guest", BRIDGE_TABLE) | _checked_specs("tap", TABLE)
     specs["routed_taps"] = SetSpec(
@@ -576,9 +590,10 @@ PROTECT
 
   # A guest with a list of its own. Anti-spoofing holds its MAC address, and so its list holds for all its addresses.
   chain guest_egress {{
-GUEST_LIST
-    goto refused
+    meta nfproto ipv4 goto guest_egress4
+    goto guest_egress6
   }}
+GUEST_LIST
 
   # What guests behind a gateway may reach goes on to the other rules.
   chain egress {{
@@ -834,6 +849,13 @@ def _counts() -> str:
     )
 
 
+_LIST_RULES = (
+    ("port", f"{_PORTED} ", " . meta l4proto . th dport"),
+    ("proto", "", " . meta l4proto"),
+    ("any", "", ""),
+)
+
+
 def _egress(*sources: tuple[str, str]) -> str:
     """The rules that let allowed packets go on.
 
@@ -844,12 +866,23 @@ def _egress(*sources: tuple[str, str]) -> str:
         f"    {before}{source or f'{ip} saddr'}{middle} . {ip} daddr @egress_{of}_{name}{n} return"
         for n, ip in (("4", "ip"), ("6", "ip6"))
         for of, source in sources
-        for name, before, middle in (
-            ("port", f"{_PORTED} ", " . meta l4proto . th dport"),
-            ("proto", "", " . meta l4proto"),
-            ("any", "", ""),
-        )
+        for name, before, middle in _LIST_RULES
     )
+
+
+def _guest_egress(n: str) -> str:
+    """The look-ups of guests' own lists in a family: one in a hash table for each prefix length, then in the ranges."""
+    ip = "ip" if n == "4" else "ip6"
+    longest = LIST_LENGTHS[n][0]
+    rules = []
+    for name, before, middle in _LIST_RULES:
+        who = f"    {before}iifname . ether saddr{middle}"
+        for length in LIST_LENGTHS[n]:
+            mask = "" if length == longest else f" & {_mask(n, length)}"
+            to = f" . {ip} daddr{mask}" if length else ""
+            rules.append(f"{who}{to} @egress_guest_{name}{length}_{n} return")
+        rules.append(f"{who} . {ip} daddr @egress_guest_{name}{n} return")
+    return "\n".join((f"\n  chain guest_egress{n} {{", *rules, "    goto refused", "  }\n"))
 
 
 def _source_nats() -> str:
@@ -941,7 +974,7 @@ def table_text() -> str:
             _TAP_GUESTS + _guest_chains("tap", "return"),
             _CHAINS.replace("COUNTS", _counts())
             .replace("EGRESS", _egress(("link", "iifname"), ("net", "")))
-            .replace("GUEST_LIST", _egress(("guest", "iifname . ether saddr")))
+            .replace("GUEST_LIST", "".join(map(_guest_egress, "46")))
             .replace("SOURCE_NAT", _source_nats())
             .replace("PROTECT", _PROTECT)
             + "}",

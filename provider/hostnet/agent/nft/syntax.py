@@ -99,7 +99,8 @@ def encode(element: Element, comment: str = "", mark: str = "") -> RawElement:
 
 def encode_key(set_name: str, key: tuple[str, ...]) -> bytes:
     """An element's key; raises as `encode`."""
-    return _joined(SETS[set_name].key, key)
+    spec = SETS[set_name]
+    return _joined(tuple(_ICMP if spec.icmp and kind == "inet_proto" else kind for kind in spec.key), key)
 
 
 def _joined(kinds: tuple[str, ...], values: tuple[str, ...]) -> bytes:
@@ -130,9 +131,11 @@ def _ip_bytes(family: socket.AddressFamily) -> Callable[[str], bytes]:
     return encoded
 
 
+_ICMP = "inet_proto with ICMP"
 _ENCODINGS: dict[str, Callable[[str], bytes]] = {
     "ifname": _ifname_bytes,
     "inet_proto": lambda name: bytes((int(_field("inet_proto", name)),)),
+    _ICMP: lambda name: bytes((int(_field("inet_proto", name, icmp=True)),)),
     "inet_service": lambda port: int(port).to_bytes(2, "big"),
     "ipv4_addr": _ip_bytes(socket.AF_INET),
     "ipv6_addr": _ip_bytes(socket.AF_INET6),
