@@ -111,7 +111,7 @@ def _serve_all(options: argparse.Namespace, host: Host, provider: Provider, conf
         if request.op == "watch":
             _watch(options, provider)
             break
-        confirmation = ProviderConfirmation(provider, confirm) if confirm else None
+        confirmation = ProviderConfirmation(provider, confirm, request.changes) if confirm else None
         provider.send(serve(host, request, confirmation).to_line())
 
 
@@ -121,13 +121,13 @@ class ProviderConfirmation:
     Args:
         provider: The provider.
         process: What rolls the change back where no answer comes.
+        changes: Those of the request.
     """
 
     required = True
 
-    def __init__(self, provider: Provider, process: CommitConfirm) -> None:
-        self._provider, self._process = provider, process
-        self.changes: Sequence[Change] = ()  # those of the request under way
+    def __init__(self, provider: Provider, process: CommitConfirm, changes: Sequence[Change]) -> None:
+        self._provider, self._process, self._changes = provider, process, changes
 
     def begun(self, transaction: str) -> None:
         """See `Confirmation`."""
@@ -137,7 +137,7 @@ class ProviderConfirmation:
         """See `Confirmation`."""
         self._process.applied(transaction)
         number = self._provider.request.id
-        result = outcomes_to_json(outcomes, self.changes)
+        result = outcomes_to_json(outcomes, self._changes)
         answer = Answer(number, result, confirm="login" if reconnect else "answer")
         request = None
         with contextlib.suppress(OSError):
@@ -310,8 +310,6 @@ def serve(host: Host, request: Request, confirmation: Confirmation | None = None
 def _apply(host: Host, request: Request, confirmation: Confirmation | None) -> list[Any]:
     if request.replaces:
         host.take_over(request.replaces.pid, request.replaces.started, request.transaction)
-    if isinstance(confirmation, ProviderConfirmation):
-        confirmation.changes = request.changes
     perform = host.outcome if request.outcome_only else host.apply
     outcomes = perform(list(request.changes), request.transaction, confirmation=confirmation)
     return outcomes_to_json(outcomes, request.changes)

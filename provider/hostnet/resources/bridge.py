@@ -46,7 +46,7 @@ from hostnet.resources.schema.types import (
 )
 from hostnet.resources.schema.values import UNKNOWN, Autoname, Inputs, Look, Outputs, Value, nothing
 from hostnet.wire.family import IPV6_MTU_MIN, SLAAC_LENGTH
-from hostnet.wire.objects import Address, DhcpServer, DhcpState, Link, LinkState, Object, StaticLease
+from hostnet.wire.objects import ETHERNET_MTU, Address, DhcpServer, DhcpState, Link, LinkState, Object, StaticLease
 from hostnet.wire.subnets import reserved
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from hostnet.wire.requests import View
 
 MTU_MIN, MTU_MAX = 68, 65535  # RFC 791; the kernel's ETH_MAX_MTU
-ETHERNET_MTU = 1500
 _DERIVED_FIRST = 0x06  # locally administered, unicast, and apart from guests' 0x02
 
 

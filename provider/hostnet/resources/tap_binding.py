@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from hostnet.resources.bridge import ETHERNET_MTU, MTU_MIN, enough_for_v6, gateway_of, no_address_twice
+from hostnet.resources.bridge import MTU_MIN, enough_for_v6, gateway_of, no_address_twice
 from hostnet.resources.egress import EGRESS, EGRESS_FIELD, EgressRuleInputs
 from hostnet.resources.schema.connection import ConnectionInputs, connection_prop
 from hostnet.resources.schema.fields import declared_by, fields_of, settle, settle_list, settle_value
@@ -51,14 +51,25 @@ from hostnet.resources.schema.types import (
     rate_text,
 )
 from hostnet.resources.schema.values import UNKNOWN, Autoname, Inputs, Look, Outputs, Value, nothing
-from hostnet.wire.objects import Address, GlobState, Guest, GuestState, Link, LinkState, Object, Port, Route
+from hostnet.wire.objects import (
+    ETHERNET_MTU,
+    TAP_MTU_MAX,
+    Address,
+    GlobState,
+    Guest,
+    GuestState,
+    Link,
+    LinkState,
+    Object,
+    Port,
+    Route,
+)
 from hostnet.wire.objects import Glob as GlobObject
 from hostnet.wire.subnets import derived_guest, gateway_for, netmask_for, reserved, routed_guest
 
 if TYPE_CHECKING:
     from hostnet.wire.requests import View
 
-TAP_MTU_MAX = 65521  # the kernel's tun driver: 65535 less an Ethernet header
 _GATEWAYS = (("gateway", IPV4), ("gateway6", IPV6))
 _DERIVED_FIRST = 0x02  # locally administered, unicast
 _NOT_WITH_MATCH = ("owner", "group", "multiQueue", "vnetHdr", "mtu", "addresses", "routes", "guest", "bandwidth")

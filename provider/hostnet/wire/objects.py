@@ -34,6 +34,10 @@ def ports_text(ports: Sequence[int]) -> str:
     return f"{first}" if first == last else f"{first}:{last}"
 
 
+ETHERNET_MTU = 1500  # ETH_DATA_LEN: what the kernel gives a new bridge or TAP
+TAP_MTU_MAX = 65521  # the kernel's tun driver: 65535 less an Ethernet header
+
+
 @dataclass(frozen=True)
 class Link:
     """A bridge or a persistent TAP that hostnet creates and deletes."""

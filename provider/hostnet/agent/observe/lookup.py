@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
-from hostnet.agent.plan.mtu import ETHERNET_MTU
 from hostnet.agent.plan.ownership import is_same_resource, other_holder
 from hostnet.agent.plan.resolve import resolve
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.record import Record
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import Address, Forward, Gateway, Glob, Link, Object, Port
+from hostnet.wire.objects import ETHERNET_MTU, Address, Forward, Gateway, Glob, Link, Object, Port
 from hostnet.wire.requests import Change, Query
 
 

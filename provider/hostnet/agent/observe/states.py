@@ -12,10 +12,10 @@ from hostnet.agent.observe.drift import drift
 from hostnet.agent.observe.links import observed_glob, observed_link
 from hostnet.agent.observe.observation import Observation
 from hostnet.agent.observe.undeclared import undeclared_forwards
-from hostnet.agent.plan.mtu import ETHERNET_MTU
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.family import digit_of
 from hostnet.wire.objects import (
+    ETHERNET_MTU,
     Address,
     DhcpServer,
     DhcpState,

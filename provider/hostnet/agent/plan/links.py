@@ -15,12 +15,12 @@ from hostnet.agent.linux import operations as ops
 from hostnet.agent.linux.operations import Operation, Step
 from hostnet.agent.linux.shaping import Bucket
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
-from hostnet.agent.plan.mtu import ETHERNET_MTU, followers, mtu_steps, noted_mtu, port_mtu, wanted_mtu
+from hostnet.agent.plan.mtu import followers, mtu_steps, noted_mtu, port_mtu, wanted_mtu
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.originals import Mtu
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.family import IPV6_MTU_MIN, family_of
-from hostnet.wire.objects import Address, Glob, Link, Port, Route
+from hostnet.wire.objects import ETHERNET_MTU, Address, Glob, Link, Port, Route
 
 
 @dataclass

@@ -12,10 +12,7 @@ from hostnet.agent.linux import operations as ops
 from hostnet.agent.linux.operations import Step
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.originals import Mtu
-from hostnet.wire.objects import Glob, Link, Port
-
-ETHERNET_MTU = 1500  # ETH_DATA_LEN: what the kernel gives a new bridge or TAP
-_TAP_MTU_MAX = 65521  # the kernel's tun driver: 65535 less an Ethernet header
+from hostnet.wire.objects import ETHERNET_MTU, TAP_MTU_MAX, Glob, Link, Port
 
 
 def wanted_mtu(key: str, item: Link, world: World) -> int | None:
@@ -36,7 +33,7 @@ def wanted_mtu(key: str, item: Link, world: World) -> int | None:
 def port_mtu(bridge: str, world: World) -> int | None:
     """The MTU of the ports of a bridge that have none of their own; None: the bridge declares none."""
     declared = world.link(bridge)
-    return None if declared is None or declared.mtu is None else min(declared.mtu, _TAP_MTU_MAX)
+    return None if declared is None or declared.mtu is None else min(declared.mtu, TAP_MTU_MAX)
 
 
 def followers(bridge: str, world: World, attached: Mapping[str, str]) -> list[str]:
