@@ -20,12 +20,14 @@ import pulumi_hostnet as hostnet
 import pytest
 
 from tests.e2e.stacks import Cli, Host, Run, Stack
+from tests.lab.clients import ask
 from tests.lab.lab import Lab
 from tests.lab.namespaces import RUN_NETNS, Namespace, remove
 from tools.paths import CHECKOUT
 
 EXAMPLES = CHECKOUT / "examples"
 MANY = 300  # forwards of many-forwards
+JOBS = 20  # guests of sandbox
 
 
 class Example(Stack):
@@ -139,12 +141,25 @@ def hetzner(host: Host, outputs: dict[str, Any]) -> None:
     assert host.forwards() == {8080: "10.0.0.2:80"}
 
 
+def sandbox(host: Host, outputs: dict[str, Any]) -> None:
+    """A TAP for each job, with its limits and its list."""
+    lists = host.namespace.run("nft list table inet hostnet")
+    for number in range(1, JOBS + 1):
+        name = f"job-{number}"
+        guest = outputs["guests"][name]
+        assert guest["addresses"][0].startswith("10.0.0.")
+        assert f"{guest['macAddress']} . tcp . 443 . 203.0.113.{number} " in lists
+        assert host.namespace.run(f"tc qdisc show dev {name} root").count("rate 50Mbit") == 1
+    assert host.namespace.run("nft list set bridge hostnet upload_ports").count("1250000 bytes/second") == JOBS
+
+
 CHECKS = {
     "microvm-host": microvm_host,
     "routed-vms": routed_vms,
     "dmz": dmz,
     "many-forwards": many_forwards,
     "hetzner": hetzner,
+    "sandbox": sandbox,
 }
 
 
@@ -231,6 +246,28 @@ def test_packets_of_hetzner(lab: Lab, cli: Cli, tmp_path: Path) -> None:
     assert lab.blocked("internet", "tcp 192.0.2.51:80")
     stack.destroy()
     lab["router"].ip("address delete 172.31.1.1/32 dev eth0", "address delete fe80::1/64 dev eth0")
+
+
+def test_packets_of_the_sandbox(lab: Lab, cli: Cli, tmp_path: Path) -> None:
+    """Each job reaches what its own list has, in both families; DNS answers, and nothing else does."""
+    stack = example("sandbox", cli, Host(lab.host, tmp_path / "state"))
+    stack.up(None)
+    guests = stack.outputs["guests"]
+    plug(lab, "job-1", "guest5", guests["job-1"])
+    plug(lab, "job-2", "guest6", guests["job-2"])
+    for role, ports in {"host": "tcp:8081", "internet": "tcp:443 tcp:80", "outsider": "tcp:443"}.items():
+        lab.serve(role, ports)
+    lab.serve("guest6", "tcp:443")
+    for role in ("guest5", "guest6"):
+        assert lab.reaches(role, "tcp 198.51.100.10:443") == ("internet", "192.0.2.2")
+        assert lab.reaches(role, "tcp [2001:db8:1::10]:443")[0] == "internet"
+        assert ask(lab[role], "10.0.0.1", "job-2") == [guests["job-2"]["addresses"][0].partition("/")[0]]
+    refused = ["198.51.100.10:80", "192.0.2.20:443", "[2001:db8::20]:443", "10.0.0.1:8081", "192.0.2.2:8081"]
+    assert {lab.probe("guest5", f"tcp {target}").outcome for target in refused} == {"refused"}
+    for address in guests["job-2"]["addresses"]:
+        bare = address.partition("/")[0]
+        assert lab.blocked("guest5", f"tcp {f'[{bare}]' if ':' in bare else bare}:443")
+    stack.destroy()
 
 
 def test_packets_of_the_dmz(lab: Lab, cli: Cli, tmp_path: Path) -> None:
