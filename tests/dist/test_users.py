@@ -16,7 +16,10 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -28,7 +31,9 @@ from hostnet.resources.package_schema import GO_MODULE
 
 from tests.dist.conftest import User
 from tests.documents import blocks, parts
+from tools.dist.__main__ import digest
 from tools.dist.gomodule import NAME as GO_ZIP
+from tools.dist.plugin import archive_name
 from tools.dist.sources import NODEJS_README
 from tools.golang import go, pulumi_version
 from tools.paths import CHECKOUT, system_program
@@ -161,6 +166,38 @@ def test_the_registrys_page_in_yaml(user: User) -> None:
     reported = as_typed(user, "--config", connection(user))
     assert (reported["made"], reported["again"]) == (MADE, AGAIN)
     assert reported["outputs"]["kernelIpArg"]["value"].startswith("ip=10.0.0.2::10.0.0.1:")
+
+
+def test_the_plugin_comes_from_a_server(user: User, dist: Path, tmp_path: Path) -> None:
+    """As in docs/getting-started.md, for a program in YAML: Pulumi finds this machine's archive by its name."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(dist))
+    there = replace(user, env={**user.env, "PULUMI_HOME": str(tmp_path / "home")})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        serving = Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            address = f"http://127.0.0.1:{server.server_port}"
+            there.run("pulumi", "plugin", "install", "resource", "hostnet", f"v{__version__}", "--server", address)
+        finally:
+            server.shutdown()
+            serving.join()
+    assert installed(there) == [("hostnet", __version__)]
+
+
+def test_the_plugin_from_source(user: User, dist: Path, tmp_path: Path) -> None:
+    """What a Mac gets: Pulumi's Python host makes a virtual environment for it. It does what the one for Linux does."""
+    source, mac = (dist / archive_name(platform) for platform in ("source", "darwin-arm64"))
+    assert digest(source) == digest(mac)
+    there = replace(user, env={**user.env, "PULUMI_HOME": str(tmp_path / "home")})
+    there.run("pulumi", "plugin", "install", "resource", "hostnet", f"v{__version__}", "--file", source)
+    assert installed(there) == [("hostnet", __version__)]
+    shutil.copy(PROGRAMS / "yaml" / "Pulumi.yaml", user.folder)
+    check(there, as_typed(there, "--config", f"namespace={user.env['HOST']}"))
+
+
+def installed(user: User) -> list[tuple[str, str]]:
+    """The plugins in the user's home of Pulumi: name and version."""
+    return [(each["name"], each["version"]) for each in json.loads(user.run("pulumi", "plugin", "ls", "--json"))]
 
 
 def as_typed(user: User, *config: str) -> dict[str, Any]:
