@@ -175,6 +175,32 @@ def test_an_alias_keeps_the_identity(stack: DynamicStack, host: Host) -> None:
     assert "vm-web" not in host.links
 
 
+def test_what_a_guest_may_reach(stack: DynamicStack, host: Host) -> None:
+    """A list comes, changes and is repaired."""
+
+    def tap(*rules: dict[str, Any]) -> Callable[[], None]:
+        guest = {"mac_address": "02:00:00:00:00:05", "egress": list(rules)}
+        inputs: dict[str, Any] = {"name": "vm-web", "addresses": ["10.2.0.1/32"], "routes": ["10.2.0.5/32"]}
+
+        def program() -> None:
+            hostnet.dynamic.TapBinding("web", guest=guest, connection={"netns": host.name}, **inputs)
+
+        return program
+
+    def listed() -> int:
+        return host.namespace.run("nft list table inet hostnet").count('"vm-web" . 02:00:00:00:00:05 . tcp . 443 . ')
+
+    rule = {"cidr": "198.51.100.10/32", "protocol": "tcp", "ports": "443"}
+    stack.up(tap(rule))
+    assert listed() == 1
+    assert changes(stack.up(tap(rule, {**rule, "cidr": "192.0.2.0/24"}))) == {"web": "update"}
+    assert listed() == 2
+    host.namespace.run("nft flush set inet hostnet egress_guests")
+    assert changes(stack.up(tap(rule, {**rule, "cidr": "192.0.2.0/24"}), "--refresh")) == {"web": "update"}
+    assert "vm-web" in host.namespace.run("nft list set inet hostnet egress_guests")
+    stack.destroy()
+
+
 def _forward(host: Host) -> None:
     hostnet.dynamic.PortForward("web", source_port=80, destination="10.0.0.2", connection={"netns": host.name})
 
