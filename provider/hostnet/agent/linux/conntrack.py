@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Union
 
@@ -141,6 +141,8 @@ def _fits(flow: Flow, protocol: str, ports: tuple[int, int] | None, network: str
     return (ports is None or ports[0] <= flow.port <= ports[1]) and _within(flow.destination, (network,))
 
 
+_SINGLE: dict[Family, str] = {"ipv4": "32", "ipv6": "128"}  # the prefix length of one address
+
 Flows = Union[ForbiddenFlows, ForwardedFlows, UntranslatedFlows]
 
 
@@ -163,11 +165,12 @@ def forget(flows: Iterable[Flows], is_local: Callable[[str], bool]) -> int:
     count = 0
     for family, wanted in by_family.items():
         connection = netlink.Netlink(netlink.NETLINK_NETFILTER)
+        concerned = candidates(wanted)
         try:
             head = struct.pack("=BBH", AF[family], 0, 0)
             for message in connection.dump(_GET, head):
                 flow = _flow(family, message.body[4:])
-                if flow is not None and any(each.has(flow, is_local) for each in wanted):
+                if flow is not None and any(each.has(flow, is_local) for each in concerned(flow)):
                     count += _delete(connection, head, message.body[4:])
         except OSError as error:
             # EINVAL is the answer of a kernel without nf_conntrack_netlink (nfnetlink_rcv_msg, Linux 6.18). In a
@@ -177,6 +180,24 @@ def forget(flows: Iterable[Flows], is_local: Callable[[str], bool]) -> int:
         finally:
             connection.close()
     return count
+
+
+def candidates(wanted: Iterable[Flows]) -> Callable[[Flow], Sequence[Flows]]:
+    """Which of these may have a flow: a thousand guests may get their lists in one change.
+
+    Args:
+        wanted: Flows of one family.
+    """
+    general: list[Flows] = []
+    by_source: dict[str, list[Flows]] = {}
+    for each in wanted:
+        singles = [net.partition("/") for net in each.sources] if isinstance(each, ForbiddenFlows) else []
+        if singles and all(length == _SINGLE[each.family] for _, _, length in singles):
+            for address, _, _ in singles:
+                by_source.setdefault(address, []).append(each)
+        else:
+            general.append(each)
+    return lambda flow: [*general, *by_source.get(flow.source, ())]
 
 
 def _flow(family: Family, body: bytes) -> Flow | None:

@@ -1,0 +1,46 @@
+"""Which flows a change of what guests may reach ends."""
+
+from __future__ import annotations
+
+from hostnet.agent.linux.conntrack import Flow, ForbiddenFlows, candidates
+
+TCP = 6
+RULES = (("tcp", (443, 443), "198.51.100.10/32"),)
+
+
+def flow(source: str, destination: str = "198.51.100.10", port: int = 443, *, translated: bool = False) -> Flow:
+    """A TCP flow."""
+    return Flow("ipv4", TCP, source, destination, port, True, translated)  # noqa: FBT003
+
+
+def ended(wanted: list[ForbiddenFlows], each: Flow) -> bool:
+    """Whether it is forgotten; 192.0.2.2 is the host."""
+    return any(one.has(each, lambda address: address == "192.0.2.2") for one in candidates(wanted)(each))
+
+
+def test_a_list_ends_what_it_does_not_have_and_nothing_near() -> None:
+    """Of the guest alone: not within its bridge, to the host, or by a forward."""
+    mine = [ForbiddenFlows("ipv4", ("10.0.0.5/32", "10.0.0.100/32"), RULES, ("10.0.0.0/24",))]
+    assert ended(mine, flow("10.0.0.5", port=80))
+    assert ended(mine, flow("10.0.0.100", "192.0.2.20"))
+    assert not ended(mine, flow("10.0.0.5"))
+    assert not ended(mine, flow("10.0.0.5", "10.0.0.6", 80))
+    assert not ended(mine, flow("10.0.0.5", "192.0.2.2", 80))
+    assert not ended(mine, flow("10.0.0.5", port=80, translated=True))
+    assert not ended(mine, flow("10.0.0.6", port=80))
+
+
+def test_a_gateways_list_is_not_that_of_guests_with_their_own() -> None:
+    """It ends flows of the others of its network."""
+    gateway = [ForbiddenFlows("ipv4", ("10.0.0.0/24",), (), ("10.0.0.0/24",), ("10.0.0.5/32",))]
+    assert ended(gateway, flow("10.0.0.6"))
+    assert not ended(gateway, flow("10.0.0.5"))
+
+
+def test_a_flow_is_compared_with_its_own_guest_alone() -> None:
+    """However many get a list at once; networks, and what is no guest's, are compared with each flow."""
+    guests = [ForbiddenFlows("ipv4", (f"10.0.{number // 250}.{number % 250 + 1}/32",), RULES) for number in range(1000)]
+    wide = ForbiddenFlows("ipv4", ("10.9.0.0/16", "10.0.0.7/32"), RULES)
+    concerned = candidates([*guests, wide])
+    assert concerned(flow("10.0.0.7")) == [wide, guests[6]]
+    assert concerned(flow("10.9.0.1")) == [wide]
