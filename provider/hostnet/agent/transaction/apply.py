@@ -64,8 +64,9 @@ class Applier:
         self._subsystems.save(record)
         self._subsystems.persistence.declare_unmanaged(owner for _, owner in pairs.values() if owner is not None)
         record.attached = attached_after(record.attached, transition.links, ())
+        flows = self._sync_table(transition)
         self._perform(transition, transition.links.build)
-        self._sync_all(transition, verify=False)
+        self._sync_all(transition, verify=bool(transition.failed), flows=flows)
         self._perform(transition, transition.links.remove)
         if transition.failed:
             self._sync_all(transition, verify=True)  # those that failed late go back as well
@@ -101,15 +102,35 @@ class Applier:
             if successor == key and other not in transition.failed:
                 self._undo(transition, other, error)
 
-    def _sync_all(self, transition: Transition, *, verify: bool) -> None:
-        """Our table, the sysctls, DHCP servers, others' firewalls; an owner that can't have its part of one fails."""
-        pairs = transition.pairs
-        flows: list[Flows] = []
+    def _sync_table(self, transition: Transition) -> list[Flows]:
+        """Our table, before the links: a guest whose TAP comes up is checked from its first frame.
+
+        Nor is anything forwarded, or accepted by another firewall, before our rules are there.
+
+        Returns:
+            The flows to forget afterwards.
+        """
+        try:
+            return self._sync.table(transition, transition.pairs, transition.owners, verify=False)
+        except OwnerError as failure:
+            for key in _at_fault(transition, failure):
+                self._undo(transition, key, failure.error)
+            return []
+
+    def _sync_all(self, transition: Transition, *, verify: bool, flows: Iterable[Flows] = ()) -> None:
+        """The sysctls, DHCP servers, others' firewalls; an owner that can't have its part of one fails.
+
+        Args:
+            transition: Our table is as it needs it, unless an owner has failed.
+            verify: Whether one has: our table is first, and compared with what the host has.
+            flows: Those to forget afterwards.
+        """
+        pairs, flows = transition.pairs, list(flows)
         for _ in range(len(pairs) + 1):
             owners = transition.owners
             try:
-                # The table is first: nothing is forwarded, and no other firewall accepts, before our rules are there.
-                flows += self._sync.table(transition, pairs, owners, verify=verify)
+                if verify:
+                    flows += self._sync.table(transition, pairs, owners, verify=True)
                 self._sync.sysctls(transition, pairs, owners)
                 self._sync.routing(transition, pairs, owners)
                 self._sync.proxies(transition, pairs, owners)

@@ -40,6 +40,8 @@ class Restorer:
         transition = Transition.plan(record, pairs, snapshot)
         self._subsystems.persistence.declare_unmanaged(owner for _, owner in pairs.values() if owner is not None)
         record.attached = attached_after(record.attached, transition.links, ())
+        # Before the links: a guest whose TAP comes up is checked from its first frame.
+        self._sync_table(transition)
         self._perform(transition, transition.links.build)
         self._sync_each(transition)
         self._perform(transition, transition.links.remove)
@@ -103,11 +105,8 @@ class Restorer:
             except (OSError, LookupError) as error:
                 _fail_in_part(transition, step.owner, kernel_error(step.operation, error))
 
-    def _sync_each(self, transition: Transition) -> None:
-        """Our table, the sysctls, DHCP servers, others' firewalls, each by itself.
-
-        An owner that can't have its part of one keeps its parts of the others.
-        """
+    def _sync_table(self, transition: Transition) -> None:
+        """Our table, with all owners that can have their part of it."""
         owners = transition.owners
 
         def table(pairs: Pairs) -> None:
@@ -118,6 +117,13 @@ class Restorer:
             self._subsystems.kernel.forget(flows, transition.snapshot.local)
 
         self._sync_one(transition, table)
+
+    def _sync_each(self, transition: Transition) -> None:
+        """The sysctls, DHCP servers, others' firewalls, each by itself.
+
+        An owner that can't have its part of one keeps its parts of the others.
+        """
+        owners = transition.owners
         self._sync_one(transition, lambda pairs: self._sync.sysctls(transition, pairs, owners))
         self._sync_one(transition, lambda pairs: self._sync.routing(transition, pairs, owners))
         self._sync_one(transition, lambda pairs: self._sync.proxies(transition, pairs, owners))
