@@ -28,7 +28,7 @@ from tests.lab.lab import Lab
 from tests.lab.probes import DOUBT, RESEND
 from tests.lab.waiting import PATIENCE, until
 from tests.lab.wired import WiredVm
-from tests.netns.test_untrusted import NET6, OTHER, OWN, FrameCase, Program, frame_cases, link_local
+from tests.netns.test_untrusted import NET6, OTHER, OWN, FrameCase, Program, component, frame_cases, link_local
 
 GATEWAY, HOSTILE, NEIGHBOUR = "10.0.0.1", "10.0.0.5", "10.0.0.6"
 PROTECTIONS = ("antiSpoofing", "isolated", "services", "egress", "served")
@@ -48,22 +48,35 @@ def program(on: set[str]) -> Program:
     bridge: dict[str, Any] = {"name": "br-a", "addresses": NET6}
     bridge |= {"hostAccess": "services"} if "services" in on else {}
     bridge |= {"dhcpServer": {}, "ipv6SendRa": True} if "served" in on else {}
-    gateway: dict[str, Any] = {"internalInterfaces": ["${net.name}", "${other-net.name}"], "enableIpv6": True}
+    gateway: dict[str, Any] = {"internalInterfaces": ["${box.name}", "${other-net.name}"], "enableIpv6": True}
     gateway |= {"egress": ALLOWED} if "egress" in on else {}
     return {
-        "net": ("Bridge", bridge),
+        "box": ("Bridge", bridge),
         "other-net": ("Bridge", {"name": "br-b", "addresses": ["10.1.0.1/24", "fd13::1/64"]}),
-        "hostile": _tap("vm0", OWN, HOSTILE, on),
-        "neighbour": _tap("vm1", OTHER, NEIGHBOUR, on),
+        "box-tap-vm0": _tap("vm0", OWN, HOSTILE, on),
+        "box-tap-vm1": _tap("vm1", OTHER, NEIGHBOUR, on),
         "siblings": ("TapBinding", {"match": "b-*", "bridge": "${other-net.name}"}),
-        "nat": ("NatGateway", gateway),
+        "box-nat": ("NatGateway", gateway),
     }
+
+
+def untrusted() -> Program:
+    """The same resources as a MicroVmHost with `untrusted` makes them; the guests keep their addresses."""
+    all_ = program(set(PROTECTIONS))
+    made = {**all_, **component(untrusted=True, guests=["vm0", "vm1"], addresses=NET6, egress=ALLOWED)}
+    for name in ("box-tap-vm0", "box-tap-vm1"):
+        made[name][1]["guest"] = {**made[name][1]["guest"], **_addresses(all_[name][1]["guest"])}
+    return made
+
+
+def _addresses(guest: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: guest[key] for key in ("macAddress", "addresses")}
 
 
 def _tap(name: str, mac: str, address: str, on: set[str]) -> tuple[str, dict[str, Any]]:
     addresses = [address, f"fd12::{address[-1]}"]
     guest = {"macAddress": mac, "addresses": addresses, "antiSpoofing": "antiSpoofing" in on}
-    return "TapBinding", {"name": name, "bridge": "${net.name}", "isolated": "isolated" in on, "guest": guest}
+    return "TapBinding", {"name": name, "bridge": "${box.name}", "isolated": "isolated" in on, "guest": guest}
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,14 +274,18 @@ def world(lab: Lab, stack: Stack) -> Iterator[World]:
 
 
 def test_a_hostile_guest(world: World, stack: Stack) -> None:
-    """Without protections all arrives that is not held always; each protection holds what is its own; all hold all."""
+    """Without protections all arrives that is not held always; each protection holds what is its own; all hold all.
+
+    So does `untrusted` of a MicroVmHost.
+    """
     assert world.fire(set()) == []
     assert world.claims_the_neighbour() == OWN
     for one in PROTECTIONS:
         stack.up(program({one}))
         assert world.fire({one}) == [], one
-    stack.up(program(set(PROTECTIONS)))
-    assert world.fire(set(PROTECTIONS)) == []
-    assert world.claims_the_neighbour() == OTHER
+    for protected in (program(set(PROTECTIONS)), untrusted()):
+        stack.up(protected)
+        assert world.fire(set(PROTECTIONS)) == []
+        assert world.claims_the_neighbour() == OTHER
     assert stack.refresh() == {}
     stack.destroy()

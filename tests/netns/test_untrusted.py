@@ -135,7 +135,7 @@ def test_a_connection_to_the_host_ends_when_services_alone_are_open(lab: Lab, st
 # --- the component -------------------------------------------------------------------------------------------------
 
 
-def _component(**given: Any) -> Program:
+def component(**given: Any) -> Program:
     """The children of a MicroVmHost `box`, as a program of their own."""
     made: Program = {}
     for child in children(given):
@@ -168,7 +168,7 @@ def test_untrusted_holds_all_of_it_with_one_word(lab: Lab, stack: Stack) -> None
         "internet": ["tcp 198.51.100.10:80", "tcp [2001:db8:1::10]:80"],
     }
     for untrusted in (False, True):
-        stack.up(_component(untrusted=untrusted, guests=["ci-1", "ci-2"]))
+        stack.up(component(untrusted=untrusted, guests=["ci-1", "ci-2"]))
         _settle_in(lab, stack, "ci-1", "guest5")
         four, six = _settle_in(lab, stack, "ci-2", "guest6")
         lab.serve("guest6", "tcp:80")
