@@ -73,7 +73,20 @@ class Wire:
 
     def __exit__(self, *exc: object) -> None:
         """Listen no more."""
+        self.close()
+
+    def close(self) -> None:
+        """Listen no more."""
         self._socket.close()
+
+    def read(self) -> None:
+        """Take what has arrived, without waiting."""
+        self._socket.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                packet, (_, _, kind, *_) = self._socket.recvfrom(2048)
+                if kind != socket.PACKET_OUTGOING:
+                    self._take(packet)
 
     def source_of(self, text: bytes) -> str:
         """The source address of a datagram that is to arrive; of all that came before it, too, `seen` knows.

@@ -5,14 +5,18 @@ Addresses: see tests/lab/topology.py; the cases' format: tests/lab/cases.py.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
-from typing import Any
+from contextlib import suppress
+from typing import Any, Self
 
 import pytest
 
 from tests.lab.cases import Case, Runner, load
+from tests.lab.datagrams import Wire
 from tests.lab.driver import Provider, Stack
 from tests.lab.lab import Lab
+from tests.lab.waiting import until
 
 
 @pytest.mark.parametrize("case", load("uplinks"), ids=lambda case: case.name)
@@ -48,6 +52,129 @@ def test_replies_by_the_same_uplink_come_back_at_boot(lab: Lab) -> None:
         assert {rule.priority for rule in lab.host.kernel.rules()} == {0, 32766, 32767}
     finally:
         provider.close()
+
+
+class Flow:
+    """A UDP flow of guest1 from one port, in which each datagram has its number; and what arrives at both servers."""
+
+    def __init__(self, lab: Lab, family: str) -> None:
+        """Nothing is sent yet."""
+        self.sent = 0
+        self._target = ANYWHERE[family]
+        six = socket.AF_INET6 if family == "v6" else socket.AF_INET
+        self._socket = lab["guest1"].socket(six, socket.SOCK_DGRAM)
+        lab["guest1"].call(self._socket.bind, ("", 7000))
+        self.wires = {role: Wire(lab[role]) for role in ("outsider", "outsider2")}
+
+    def __enter__(self) -> Self:
+        """It is ready."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Close all."""
+        self._socket.close()
+        for wire in self.wires.values():
+            wire.close()
+
+    def send(self) -> bytes:
+        """Send the next datagram."""
+        self.sent += 1
+        text = b"%06d" % self.sent
+        with suppress(OSError):  # an ICMP error that came back for an earlier one
+            self._socket.sendto(text, (self._target, 9))
+        return text
+
+    def until_seen(self, role: str, source: str) -> None:
+        """Send without a pause until a datagram with this source arrives at a server."""
+
+        def arrives() -> bool:
+            self.send()
+            wire = self.wires[role]
+            wire.read()
+            return source in wire.seen.values()
+
+        until(arrives)
+
+    def sources(self, role: str) -> dict[int, str]:
+        """By number, the source of each datagram that arrived there."""
+        self.wires[role].read()
+        return {int(text): source for text, source in self.wires[role].seen.items() if text.isdigit()}
+
+
+def two_lines(lab: Lab, family: str, *, both: bool) -> str:
+    """A server of one address is behind each uplink; gives the `ip` command that adds the second default route.
+
+    Args:
+        lab: The laboratory.
+        family: v4 or v6.
+        both: Whether the second one is there already, with a higher metric.
+    """
+    bits, first, second = {"v4": (32, "192.0.2.20", "203.0.113.20"), "v6": (128, "2001:db8::20", "2001:db8:2::20")}[
+        family
+    ]
+    lab.net.second_uplink()
+    for role in ("outsider", "outsider2"):
+        lab[role].ip(f"address replace {ANYWHERE[family]}/{bits} dev lo")
+    anywhere = "::/0" if family == "v6" else "default"
+    lab.host.ip(f"route delete {anywhere}", f"route add {anywhere} via {first} dev eth0 metric 2000")
+    add = f"route add {anywhere} via {second} dev eth1 metric {3000 if both else 1500}"
+    if both:
+        lab.host.ip(add)
+    return add
+
+
+@pytest.mark.parametrize("family", ["v4", "v6"])
+def test_a_failover_under_traffic(lab: Lab, stack: Stack, family: str) -> None:
+    """The first line goes while a flow is on: one packet is lost, and none leaves with another line's or no address."""
+    two_lines(lab, family, both=True)
+    up(stack)
+    assert stack["nat.externalInterfaces"] == ["eth0", "eth1"]
+    one, other = SOURCES[family]["outsider"], SOURCES[family]["outsider2"]
+    with Flow(lab, family) as flow:
+        flow.until_seen("outsider", one)
+        lab.host.ip(f"route delete {'::/0' if family == 'v6' else 'default'} dev eth0")
+        moved = flow.sent
+        flow.until_seen("outsider2", other)
+        flow.wires["outsider2"].source_of(flow.send())
+        arrived = {role: flow.sources(role) for role in flow.wires}
+        assert set(arrived["outsider"].values()) == {one}
+        assert set(arrived["outsider2"].values()) == {other}
+        lost = set(range(moved + 1, flow.sent + 1)) - arrived["outsider2"].keys()
+        assert lost == {moved + 1}
+    lab.serve("outsider2", "tcp:80")
+    assert lab.reaches("guest1", f"tcp {target(family)}:80 from :7000") == ("outsider2", other)
+    stack.destroy()
+    lab["outsider"].ip(f"address delete {ANYWHERE[family]}/{32 if family == 'v4' else 128} dev lo")
+
+
+@pytest.mark.parametrize("family", ["v4", "v6"])
+def test_the_watcher_follows_a_line_that_takes_over(lab: Lab, stack: Stack, family: str) -> None:
+    """While no Pulumi runs: a flow that goes on gets the new line's address, and the old one's when that line goes."""
+    add = two_lines(lab, family, both=False)
+    up(stack)
+    assert stack["nat.externalInterfaces"] == ["eth0"]
+    one, other = SOURCES[family]["outsider"], SOURCES[family]["outsider2"]
+    with Flow(lab, family) as flow:
+        flow.until_seen("outsider", one)
+        lab.host.ip(add)
+        moved = flow.sent
+        flow.until_seen("outsider2", other)
+        arrived = flow.sources("outsider2")
+        late = [number for number, source in arrived.items() if source != other]
+        first = min(number for number, source in arrived.items() if source == other)
+        assert all(moved < number < first for number in late)
+        assert stack.refresh() == {}
+        assert set(stack["nat.externalInterfaces"]) == {"eth0", "eth1"}
+        until(lambda: any(rule.table == 7100 for rule in lab.host.kernel.rules()))
+        lab.host.ip(add.replace("add", "delete"))
+        flow.wires["outsider"].seen.clear()
+        flow.until_seen("outsider", one)
+        assert set(flow.sources("outsider").values()) == {one}
+    until(lambda: '"eth1"' not in lab.host.run("nft list set inet hostnet external_links"))
+    assert stack.refresh() == {}
+    assert stack["nat.externalInterfaces"] == ["eth0"]
+    stack.destroy()
+    lab["outsider"].ip(f"address delete {ANYWHERE[family]}/{32 if family == 'v4' else 128} dev lo")
 
 
 async def _restore(provider: Provider, netns: str) -> None:

@@ -13,6 +13,7 @@ import syslog
 import time
 import traceback
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from hostnet.agent.linux.process import started_at
 from hostnet.agent.provider import Provider, Turn
 from hostnet.agent.record.lock import Background, Waiter
 from hostnet.agent.record.netns import enter, namespace_of, store_here
+from hostnet.agent.record.record import Store
 from hostnet.agent.transaction.commit_confirm import CommitConfirm, Confirmation
 from hostnet.agent.transaction.host import Host
 from hostnet.agent.transaction.subsystems import Subsystems
@@ -189,7 +191,8 @@ def _watch(options: argparse.Namespace, provider: Provider) -> None:
             provider.send(event(line))
 
     store = store_here(options.state_dir, options.netns)
-    watch.foreground(store, Persistence(store, options.netns, options.persist), say)
+    persistence = Persistence(store, options.netns, options.persist)
+    watch.foreground(store, persistence, say, follower(store, persistence))
 
 
 def _opened() -> int | None:
@@ -230,7 +233,8 @@ def _run_task(options: argparse.Namespace) -> int:
         if options.task == "watch":
             if options.netns is not None:
                 enter(options.netns)
-            return watch.background(store_here(options.state_dir, options.netns))
+            store = store_here(options.state_dir, options.netns)
+            return watch.background(store, follower(store, Persistence(store, options.netns)))
         waiter = Background("restoring what is recorded")
         count = open_host(options.state_dir, options.netns, options.persist, waiter=waiter).restore()
     except HostnetError as error:
@@ -238,6 +242,12 @@ def _run_task(options: argparse.Namespace) -> int:
         return 1
     sys.stdout.write(f"hostnet: put back {count} resources\n")
     return 0
+
+
+def follower(store: Store, persistence: Persistence) -> watch.Follow:
+    """What the watcher calls to follow the default routes: an agent of its own, made when it is first needed."""
+    host = cache(lambda: Host(Subsystems.of(store, persistence)))
+    return lambda: host().follow()
 
 
 def open_host(

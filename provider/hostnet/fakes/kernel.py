@@ -213,11 +213,17 @@ class FakeKernel:
 
     def policy(self) -> Policy:
         """The routing rules, and the routes of all tables; of the main table also those that addresses imply."""
-        implied = [
-            ops.PutRoute(link, str(network), RT_TABLE_MAIN, RTPROT_KERNEL, 0 if network.version == 6 else RT_SCOPE_LINK)
+        networks = [
+            (link, network)
             for link, cidrs in self._addresses.items()
             if self._links[link].up and link != "lo"
             for network in sorted({ipaddress.ip_interface(cidr).network for cidr in cidrs}, key=str)
+            if network.num_addresses > 1
+        ]
+        implied = [
+            ops.PutRoute(link, str(network), RT_TABLE_MAIN, RTPROT_KERNEL, scope, metric)
+            for link, network in networks
+            for scope, metric in ((0, 256) if network.version == 6 else (RT_SCOPE_LINK, 0),)
         ]
         rules = sorted(self._rules, key=lambda rule: (rule.family, rule.priority))
         return Policy(tuple(rules), (*implied, *sorted(self._routes, key=_order)))

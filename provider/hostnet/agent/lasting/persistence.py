@@ -112,7 +112,7 @@ class Persistence:
             Warnings for a person.
         """
         owners = record.owners
-        globs = owners.has(Glob)
+        globs = owners.has(Glob) or self._follows(owners)
         warnings: list[str] = []
         by_unit = False
         if self._machine:
@@ -126,6 +126,19 @@ class Persistence:
             with contextlib.suppress(OSError):
                 self._state.rmdir()
         return tuple(warnings)
+
+    def _follows(self, owners: Owners) -> bool:
+        """Whether the watcher runs for gateways that resolve their uplinks alone: where a reboot brings them back.
+
+        One that runs already goes on.
+        """
+        if not any(gateway.resolved for gateway in owners.gateways.values()):
+            return False
+        if self._persist == "keep":
+            return self._watcher() is not None
+        return self._persist == "always" or (
+            self._persist == "auto" and self._machine and self._places.systemd.is_dir()
+        )
 
     def watching(self, owners: Owners) -> WatcherState:
         """The state of the watcher."""

@@ -2,6 +2,8 @@
 
 There is one for each host (or namespace). It starts with the first glob and ends with the last, by itself or stopped by
 an agent. It listens to RTNLGRP_LINK, and looks at all interfaces at its start and after the kernel has dropped events.
+Where it runs it also follows the default routes for gateways that name no external interface, for replies by the same
+uplink and for the guests that the host answers for. For such gateways alone it runs where a reboot brings them back.
 It writes what it does to a file beside the record and to the system's log. `ps` shows it as `hostnet-watch`.
 """
 
@@ -28,7 +30,7 @@ from hostnet.agent.linux.process import PidFile, log_path, pid_path, set_name
 from hostnet.agent.record.netns import NAMED_NAMESPACES, has_name
 from hostnet.agent.record.record import MALFORMED, Store, changes_path, owners_on_disk
 from hostnet.wire.errors import HostnetError
-from hostnet.wire.objects import Glob
+from hostnet.wire.objects import Gateway, Glob, Guest
 
 Say = Callable[..., None]  # prints lines
 _LOG_BYTES = 128 << 10
@@ -39,6 +41,19 @@ _NICE = -10  # a guest waits for it, also on a busy host
 _IN_CLOSE_WRITE, _IN_MOVED_TO, _IN_DELETE, _IN_DELETE_SELF = 0x8, 0x80, 0x200, 0x400
 _IN_NONBLOCK, _IN_CLOEXEC = 0o4000, 0o2000000
 _NAME = "hostnet-watch"
+
+
+Follow = Callable[[], "list[str]"]  # brings what follows the default routes up to date; returns lines
+
+
+def recorded_uplinks(record: Path) -> frozenset[str]:
+    """The interfaces by which a record's gateways lead out, and those on which the host answers for guests."""
+    try:
+        gateways, guests = owners_on_disk(record, Gateway), owners_on_disk(record, Guest)
+    except (OSError, *MALFORMED):
+        return frozenset()
+    names = {name for gateway in gateways.every(Gateway) for name in gateway.uplinks}
+    return frozenset(names | {guest.proxy for guest in guests.every(Guest) if guest.proxy})
 
 
 def recorded_globs(record: Path) -> Globs:
@@ -112,9 +127,10 @@ class Watcher:
     Args:
         store: The record's.
         say: Gets the lines for the log.
+        follow: Brings what follows the default routes up to date.
     """
 
-    def __init__(self, store: Store, say: Say) -> None:
+    def __init__(self, store: Store, say: Say, follow: Follow = list) -> None:
         self._record, self._say = store.path, say
         # The kernel keeps a namespace as long as a process is in it: the watcher ends when it has lost its last name.
         self._named = store.instance is not None and has_name()
@@ -122,6 +138,8 @@ class Watcher:
         self._attacher = Attacher(store)
         self._inotify = Inotify(store.path.parent, *([NAMED_NAMESPACES] if self._named else []))
         self._globs: Globs = ()
+        self._follow = follow
+        self._moved = True  # default routes may have changed since they were followed
         self._stat: list[tuple[int, int]] = []
         self._behind = True  # a step failed or events were dropped: the next one looks at all interfaces
         self._over = False
@@ -142,11 +160,14 @@ class Watcher:
         self._reload()
         self._step(Changes())
         while not self._over:
-            wait = _RETRY_SECONDS if self._failure else 0 if self._behind else _LOOK_SECONDS
+            self._follow_routes()
+            wait = _RETRY_SECONDS if self._failure or self._moved else 0 if self._behind else _LOOK_SECONDS
             ready = dict(poll.poll(wait * 1000))
             if also in ready:
                 return
-            self._step(self._events.read())
+            changes = self._events.read()
+            self._moved |= changes.routes or changes.missed
+            self._step(changes)
             self._inotify.drain()
             if self._named and not has_name():
                 return
@@ -154,17 +175,35 @@ class Watcher:
                 self._behind = True
                 self._step(Changes())
 
+    def _follow_routes(self) -> None:
+        """Follow the default routes if they have changed. What fails is tried again."""
+        if not (self._moved and self._events.followed):
+            self._moved = False
+            return
+        try:
+            lines = self._follow()
+        except (OSError, HostnetError) as error:
+            lines = [f"cannot follow the default routes: {error}. Trying again every {_RETRY_SECONDS:g} s"]
+        else:
+            self._moved = False
+        if lines:
+            self._say(*lines)
+
     def _reload(self) -> bool:
-        """Read the globs if the record has changed; True if they have."""
+        """Read the globs and uplinks if the record has changed; True if the globs have."""
         now = [_modified(path) for path in (self._record, changes_path(self._record))]
         if now == self._stat:
             return False
         self._stat = now
-        globs = recorded_globs(self._record)
-        changed, self._globs = globs != self._globs, globs
+        globs, uplinks = recorded_globs(self._record), recorded_uplinks(self._record)
+        changed = globs != self._globs or uplinks != self._events.followed
+        self._globs, self._events.followed = globs, uplinks
         return changed
 
     def _step(self, changes: Changes) -> None:
+        if not self._globs and self._events.followed:
+            self._behind = False
+            return
         changes.missed |= self._behind
         changes.gone |= self._gone
         if changes.missed:
@@ -191,6 +230,7 @@ class Watcher:
         end = time.monotonic() + _QUIET_SECONDS
         while select.select([self._events], [], [], max(0.0, end - time.monotonic()))[0]:
             changes = self._events.read()
+            self._moved |= changes.routes or changes.missed
             if changes.missed or any(map(self._matches, (*changes.appeared, *changes.renamed, *changes.gone))):
                 return changes
         return None
@@ -208,11 +248,12 @@ def _modified(path: Path) -> tuple[int, int]:
     return stat.st_ino, stat.st_mtime_ns
 
 
-def background(store: Store) -> int:
+def background(store: Store, follow: Follow) -> int:
     """Be the watcher in the background, the only one of its record, until it is over or a signal ends it.
 
     Args:
         store: The record's.
+        follow: Brings what follows the default routes up to date.
 
     Returns:
         The process's exit code.
@@ -221,7 +262,7 @@ def background(store: Store) -> int:
     record, own = store.path, PidFile(pid_path(store.path))
     other = own.read()
     # A notify service that ends without a READY=1 has failed (systemd.service(5), Type=): so it is sent here, too.
-    if (other is not None and other.pid != os.getpid()) or not recorded_globs(record):
+    if (other is not None and other.pid != os.getpid()) or not (recorded_globs(record) or recorded_uplinks(record)):
         systemd.ready()
         own.remove_mine()
         return 0
@@ -232,7 +273,7 @@ def background(store: Store) -> int:
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, _NICE)
     try:
-        watcher = Watcher(store, log)
+        watcher = Watcher(store, log, follow)
         systemd.ready()
         watcher.run()
         log_path(record).unlink(missing_ok=True)
@@ -250,23 +291,26 @@ def _end(number: int, frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
-def foreground(store: Store, persistence: Persistence, say: Say) -> None:
+def foreground(store: Store, persistence: Persistence, say: Say, follow: Follow) -> None:
     """Be the watcher while a person looks on, until standard input ends; then one in the background goes on.
 
     Args:
         store: The record's.
         persistence: Ends the watcher in the background, and starts it again.
         say: Prints lines.
+        follow: Brings what follows the default routes up to date.
     """
-    if not recorded_globs(store.path):
-        say("no TapBinding with `match` is recorded here: there is nothing to watch for")
+    if not (recorded_globs(store.path) or recorded_uplinks(store.path)):
+        say("no TapBinding with `match` and no NatGateway is recorded here: there is nothing to watch for")
         return
     with store.locked():
         persistence.hand_over()
     for _, item in recorded_globs(store.path):
         say(f"attaching {item.pattern} to {item.bridge}")
+    for name in sorted(recorded_uplinks(store.path)):
+        say(f"following the routes through {name}")
     try:
-        Watcher(store, say).run(also=sys.stdin.fileno())
+        Watcher(store, say, follow).run(also=sys.stdin.fileno())
     finally:
         PidFile(pid_path(store.path)).remove_mine()
         with store.locked() as record:

@@ -1,4 +1,4 @@
-"""The kernel's messages about links that appear, go, or change their name (RTNLGRP_LINK)."""
+"""The kernel's messages about links that appear, go, or change their name, and about default routes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hostnet.agent.linux import netlink
-from hostnet.agent.linux.rtnetlink import IFLA_IFNAME, RTM_DELLINK, RTM_NEWLINK
+from hostnet.agent.linux.rtnetlink import (
+    IFLA_IFNAME,
+    RT_TABLE_MAIN,
+    RTM_DELLINK,
+    RTM_DELROUTE,
+    RTM_NEWLINK,
+    RTM_NEWROUTE,
+)
 
-_RTMGRP_LINK = 1
+_RTMGRP_LINK, _RTMGRP_IPV4_ROUTE, _RTMGRP_IPV6_ROUTE = 0x1, 0x40, 0x400
+_WIDEST = 1  # bits: a default route, or one of the halves that a VPN client adds
 _SO_RCVBUFFORCE = 33
 _BUFFER = 8 << 20  # bytes: the kernel sends some five messages of 1 to 2 KiB for a link while it is set up
 _LINK = struct.Struct("=BxHiII")
@@ -25,29 +33,37 @@ class Changes:
         appeared: The names of links that are new, or have a new name.
         gone: The names of links that no longer exist.
         renamed: Old name to new name.
+        routes: A default route changed, or one of the followed links.
         missed: The socket's buffer overflowed (ENOBUFS): messages are lost, and every link has to be looked at.
     """
 
     appeared: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
     renamed: dict[str, str] = field(default_factory=dict)
+    routes: bool = False
     missed: bool = False
 
     def __bool__(self) -> bool:
         """Whether anything happened."""
-        return self.missed or bool(self.appeared or self.gone or self.renamed)
+        return self.missed or self.routes or bool(self.appeared or self.gone or self.renamed)
 
 
 class LinkEvents:
-    """A subscription, in the network namespace of the thread that makes it."""
+    """A subscription, in the network namespace of the thread that makes it.
+
+    Attributes:
+        followed: The links of which each message counts as one about routes: with a link that goes down the kernel
+            drops its routes of IPv4 without a message.
+    """
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, netlink.NETLINK_ROUTE)
         # Not SO_RCVBUF: the kernel cuts that to net.core.rmem_max, by default 208 KiB (socket(7)).
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-        self._socket.bind((0, _RTMGRP_LINK))
+        self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_ROUTE | _RTMGRP_IPV6_ROUTE))
         self._socket.setblocking(False)  # noqa: FBT003 - the standard library's signature
         self._names: dict[int, str] = {}
+        self.followed: frozenset[str] = frozenset()
 
     def fileno(self) -> int:
         """The descriptor, for poll(2)."""
@@ -86,6 +102,10 @@ class LinkEvents:
                 self._take(message, changes)
 
     def _take(self, message: netlink.Message, changes: Changes) -> None:
+        if message.type in (RTM_NEWROUTE, RTM_DELROUTE):
+            # struct rtmsg: the second byte is the destination's length, the fifth the table.
+            changes.routes |= message.body[1] <= _WIDEST and message.body[4] == RT_TABLE_MAIN
+            return
         if message.type not in (RTM_NEWLINK, RTM_DELLINK):
             return
         family, _, index, _, _ = _LINK.unpack_from(message.body)
@@ -95,8 +115,10 @@ class LinkEvents:
             name = self._names.pop(index, "")
             changes.appeared.discard(name)
             changes.gone.add(name)
+            changes.routes |= name in self.followed
             return
         name = netlink.text(netlink.attributes(message.body[_LINK.size :]).get(IFLA_IFNAME, b""))
+        changes.routes |= name in self.followed
         known = self._names.get(index)
         if known == name:
             return

@@ -41,7 +41,7 @@ def resolve(change: Change, world: World) -> Owner:
 
 def _resolve(item: Object, change: Change, world: World) -> Object:
     if isinstance(item, Gateway):
-        gateway = _resolve_gateway(item, world)
+        gateway = resolve_gateway(item, world)
         check_gateway(gateway, change, world)
         return gateway
     if isinstance(item, Forward):
@@ -174,7 +174,12 @@ def _default_link(what: str, family: Family | None, snapshot: Snapshot) -> str:
     raise HostnetError(Code.NOT_FOUND, what, why, "Set externalInterface")
 
 
-def _resolve_gateway(item: Gateway, world: World) -> Gateway:
+def resolve_gateway(item: Gateway, world: World) -> Gateway:
+    """A gateway with its external interfaces.
+
+    Raises:
+        HostnetError: One does not exist, or an address can't be what it is for.
+    """
     what = f"cannot set up NAT gateway {item.name}"
     uplinks = item.uplinks or default_uplinks(item, world.snapshot) or _former_uplinks(item, world)
     uplinks = uplinks or (_default_link(what, None, world.snapshot),)

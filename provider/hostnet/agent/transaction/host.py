@@ -26,6 +26,7 @@ from hostnet.agent.transaction import lockout
 from hostnet.agent.transaction.admission import Admission, Admitted
 from hostnet.agent.transaction.apply import Applier
 from hostnet.agent.transaction.commit_confirm import AlwaysConfirmed, Confirmation
+from hostnet.agent.transaction.follow import follow
 from hostnet.agent.transaction.handover import take_over
 from hostnet.agent.transaction.kernel_errors import in_part
 from hostnet.agent.transaction.queries import Queries
@@ -250,6 +251,12 @@ class Host:
             By owner, why it has not all that it had.
         """
         return self._restorer.roll_back(record, reason, then or Idle())
+
+    def follow(self) -> list[str]:
+        """Follow the default routes; see `follow.follow`."""
+        with self._store.locked() as record:
+            self._roll_back(record)
+            return follow(record, self._subsystems, self._applier)
 
     def restore(self) -> int:
         """Put back all that is recorded, as at boot.

@@ -632,3 +632,55 @@ def test_answering_for_the_providers_own_address_needs_a_log_in(
     fake.agent.apply([Change(urn("TapBinding vm0"), "vm0", (Link("vm0", "tap"), guest))], confirmation=provider)
     assert provider.asked == [reconnect]
     assert fake.dump()["proxies"] == [("eth0", address.partition("/")[0])]
+
+
+def test_a_gateway_without_uplinks_of_its_own_follows_the_default_routes(fake: FakeHost) -> None:
+    """What the watcher does: a route that comes is taken in; while none is left, and where nothing has changed, no."""
+    nat, fixed = Gateway("nat", internal4=("10.0.0.0/24",)), Gateway("fixed", "eth0", internal4=("10.1.0.0/24",))
+    for gateway in (nat, fixed):
+        fake.agent.apply([Change(urn(f"NatGateway {gateway.name}"), gateway.name, (gateway,))])
+    assert fake.agent.follow() == []
+    fake.kernel.add_link("ppp0", "ppp", addresses=("192.0.2.5/32",), ethernet=False)
+    fake.kernel.add_route("ppp0", "0.0.0.0/0", metric=50)
+    assert "gateway nat leads out by eth0, ppp0 now" in fake.agent.follow()
+    assert uplinks(fake) == {"nat": ("eth0", "ppp0"), "fixed": ("eth0",)}
+    assert fake.agent.follow() == []
+    fake.kernel.remove_link("ppp0")
+    fake.kernel.remove_link("eth0")
+    fake.agent.follow()
+    assert uplinks(fake)["nat"] == ("eth0", "ppp0")
+
+
+def test_where_the_default_route_leads_may_be_another_gateways(fake: FakeHost) -> None:
+    """Of two gateways with one network that would share an uplink the log names the other, and nothing changes."""
+    for gateway in (Gateway("nat", internal4=("10.0.0.0/24",)), Gateway("other", "ppp0", internal4=("10.0.0.0/24",))):
+        if gateway.external:
+            fake.kernel.add_link("ppp0", "ppp", addresses=("192.0.2.5/32",), ethernet=False)
+        fake.agent.apply([Change(urn(f"NatGateway {gateway.name}"), gateway.name, (gateway,))])
+    fake.kernel.add_route("ppp0", "0.0.0.0/0", metric=50)
+    found = fake.agent.follow()
+    assert any("both lead out by ppp0" in line for line in found), found
+    assert uplinks(fake) == {"nat": ("eth0",), "other": ("ppp0",)}
+
+
+@pytest.mark.parametrize(
+    ("persist", "systemd", "watched"),
+    [("auto", True, True), ("auto", False, False), ("always", False, True), ("never", True, False)],
+)
+def test_the_watcher_runs_for_such_a_gateway(persist: str, *, systemd: bool, watched: bool) -> None:
+    """Where a reboot brings it back; for one with an external interface of its own it does not."""
+    fake = FakeHost(persist=persist)
+    if systemd:
+        fake.persistence.places.systemd.mkdir(parents=True)
+    own = Gateway("nat", "eth0", internal4=("10.0.0.0/24",))
+    fake.agent.apply([Change(urn("NatGateway nat"), "nat", (own,))])
+    assert fake.persistence.watched is False
+    free = Gateway("nat", internal4=("10.0.0.0/24",))
+    fake.agent.apply([Change(urn("NatGateway nat"), "nat", (free,), known=True)])
+    assert fake.persistence.watched is watched
+
+
+def uplinks(fake: FakeHost) -> dict[str, tuple[str, ...]]:
+    """By gateway, the external interfaces that are recorded."""
+    with fake._store.locked() as record:
+        return {name: gateway.uplinks for name, gateway in record.owners.gateways.items()}
