@@ -77,8 +77,8 @@ class SetSpec:
 
     @property
     def plain(self) -> bool:
-        """Whether an element is a key, and at most a value."""
-        return not (self.interval or self.limit)
+        """Whether an element that hostnet adds is a key, and at most a value."""
+        return not (self.interval or self.limit or self.seen)
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from hostnet.agent.indexes.sharing import SharingMap
-from hostnet.agent.linux.kernel import Nftables, RawChange, RawElement
+from hostnet.agent.linux.kernel import Nftables, RawChange
 from hostnet.agent.linux.libnftables import MissingLibraryError, Nft, NftError
 from hostnet.agent.nft.desired import Desired
 from hostnet.agent.nft.ruleset import SETS, TABLES, TEMPLATE, Element, Place, table_text
 from hostnet.agent.nft.syntax import Listing, encode, encode_key, parse_listing, render, render_key
 from hostnet.agent.record.record import Mark
 from hostnet.wire.errors import Code, HostnetError
+
+T = TypeVar("T")
 
 _EXTERNAL = "external_links"  # the one set in which gateways of several records have the same element
 _ELEMENTS_PER_LINE = 500  # of a batch: few commands, and none too long for nft's parser
@@ -326,12 +328,8 @@ def _exact(
 
 def _batch(removed: list[Place], added: list[Element], after: Desired, own: str) -> Iterator[str]:
     """The batch's text. Deletions come first: to add a key that has another value is EEXIST."""
-    deletions: dict[str, list[str]] = {}
-    for name, key in removed:
-        deletions.setdefault(name, []).append(render_key(name, key))
-    additions: dict[str, list[str]] = {}
-    for element in added:
-        additions.setdefault(element.set, []).append(render(element, after.comment(element.place), own))
+    deletions = _by_set((name, render_key(name, key)) for name, key in removed)
+    additions = _by_set((each.set, render(each, after.comment(each.place), own)) for each in added)
     for verb, groups in (("delete", deletions), ("add", additions)):
         for name, texts in groups.items():
             for at in range(0, len(texts), _ELEMENTS_PER_LINE):
@@ -341,14 +339,18 @@ def _batch(removed: list[Place], added: list[Element], after: Desired, own: str)
 
 def _raw_changes(removed: list[Place], added: list[Element], after: Desired, own: str) -> list[RawChange]:
     """The same as `_batch`, in bytes."""
-    deletions: dict[str, list[bytes]] = {}
-    for name, key in removed:
-        deletions.setdefault(name, []).append(encode_key(name, key))
-    additions: dict[str, list[RawElement]] = {}
-    for element in added:
-        additions.setdefault(element.set, []).append(encode(element, after.comment(element.place), own))
+    deletions = _by_set((name, encode_key(name, key)) for name, key in removed)
+    additions = _by_set((each.set, encode(each, after.comment(each.place), own)) for each in added)
     names = dict.fromkeys((*deletions, *additions))
     return [RawChange(SETS[x].table, x, deletions.get(x, ()), additions.get(x, ())) for x in names]
+
+
+def _by_set(items: Iterable[tuple[str, T]]) -> dict[str, list[T]]:
+    """What belongs to each set, in order."""
+    found: dict[str, list[T]] = {}
+    for name, item in items:
+        found.setdefault(name, []).append(item)
+    return found
 
 
 def refused(what: str, error: NftError) -> HostnetError:
