@@ -153,12 +153,21 @@ def sandbox(host: Host, outputs: dict[str, Any]) -> None:
     assert host.namespace.run("nft list set bridge hostnet upload_ports").count("1250000 bytes/second") == JOBS
 
 
+def two_uplinks(host: Host, outputs: dict[str, Any]) -> None:
+    """On a host with one line it is a gateway like any other."""
+    assert outputs["lines"] == ["eth0"]
+    assert outputs["addresses"] == ["192.0.2.2", "2001:db8::2"]
+    assert host.forwards() == {80: "10.0.0.2:80"}
+    attached(host, "vms")
+
+
 CHECKS = {
     "microvm-host": microvm_host,
     "routed-vms": routed_vms,
     "dmz": dmz,
     "many-forwards": many_forwards,
     "hetzner": hetzner,
+    "two-uplinks": two_uplinks,
     "sandbox": sandbox,
 }
 
@@ -267,6 +276,24 @@ def test_packets_of_the_sandbox(lab: Lab, cli: Cli, tmp_path: Path) -> None:
     for address in guests["job-2"]["addresses"]:
         bare = address.partition("/")[0]
         assert lab.blocked("guest5", f"tcp {f'[{bare}]' if ':' in bare else bare}:443")
+    stack.destroy()
+
+
+def test_packets_of_two_uplinks(lab: Lab, cli: Cli, tmp_path: Path) -> None:
+    """Both lines lead to the guest, and its answer leaves by the same; the guest leaves by the preferred one."""
+    lab.net.second_uplink()
+    lab["outsider2"].ip("address replace 198.51.100.77/32 dev lo")
+    lab.host.ip("route add default via 203.0.113.20 dev eth1 metric 200")
+    stack = example("two-uplinks", cli, Host(lab.host, tmp_path / "state"))
+    stack.up(None)
+    assert stack.outputs["lines"] == ["eth0", "eth1"]
+    plug(lab, "vm-web", "guest5", stack.outputs["web"])
+    for role in ("guest5", "internet"):
+        lab.serve(role, "tcp:80")
+    assert lab.reaches("internet", "tcp 192.0.2.2:80") == ("guest5", "198.51.100.10")
+    assert lab.reaches("outsider2", "tcp 203.0.113.2:80 from 198.51.100.77") == ("guest5", "198.51.100.77")
+    assert lab.reaches("outsider2", "tcp [2001:db8:2::2]:80") == ("guest5", "2001:db8:2::20")
+    assert lab.reaches("guest5", "tcp 198.51.100.10:80") == ("internet", "192.0.2.2")
     stack.destroy()
 
 
