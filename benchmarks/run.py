@@ -29,6 +29,7 @@ ROWS = {
     10: "tools",
     11: "watcher",
     12: "commands",
+    13: "frames",
 }
 
 
