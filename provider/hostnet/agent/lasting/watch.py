@@ -307,7 +307,7 @@ def foreground(store: Store, persistence: Persistence, say: Say, follow: Follow)
         persistence.hand_over()
     for _, item in recorded_globs(store.path):
         say(f"attaching {item.pattern} to {item.bridge}")
-    for name in sorted(recorded_uplinks(store.path)):
+    for name in () if recorded_globs(store.path) else sorted(recorded_uplinks(store.path)):
         say(f"following the routes through {name}")
     try:
         Watcher(store, say, follow).run(also=sys.stdin.fileno())
