@@ -25,6 +25,7 @@ OWN, OTHER, STRAY = "02:00:00:00:00:05", "02:00:00:00:00:06", "02:00:00:00:00:77
 NET6 = ["10.0.0.1/24", "fd12::1/64"]
 VNET_HEADER = bytes(10)
 REPLACEMENTS = 10
+RESEND = 0.02  # seconds between two honest frames
 _SO_RCVBUFFORCE = 33  # <asm-generic/socket.h>
 Probe = tuple[str, str]  # who, whom
 
@@ -194,7 +195,7 @@ class Flood:
     def __init__(self, lab: Lab) -> None:
         """Begin."""
         self.sent = 0
-        self._over = threading.Event()
+        self._over, self._heard = threading.Event(), threading.Event()
         self._ear = lab.host.call(_ear)
         self._guest = lab.host.submit(self._send)
 
@@ -209,28 +210,33 @@ class Flood:
             while not self._over.is_set():
                 with contextlib.suppress(OSError):  # EIO: it is not up yet
                     self.sent += os.write(tap, VNET_HEADER + SPOOFED) > 0
-            with contextlib.suppress(OSError):
+            while not self._heard.wait(RESEND):
                 os.write(tap, VNET_HEADER + HONEST)
 
     def end(self) -> list[bytes]:
         """End it with an honest frame; returns the spoofed ones that the bridge took in."""
         self._over.set()
-        self._guest.result()
         heard: list[bytes] = []
 
         def honest_is_heard() -> bool:
             heard.extend(_heard(self._ear))
             return any(HONEST_COOKIE in frame for frame in heard)
 
-        until(honest_is_heard)
+        try:
+            until(honest_is_heard)
+        finally:
+            self._heard.set()
+        self._guest.result()
         self._ear.close()
         return [frame for frame in heard if SPOOFED_COOKIE in frame]
 
 
 def _ear() -> socket.socket:
-    """Of every interface: that of the bridge is not there yet."""
+    """Of the bridge or, where it is not there yet, of every interface."""
     made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003))
     made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 26)
+    with contextlib.suppress(OSError):
+        made.bind(("br-a", 0))
     return made
 
 
