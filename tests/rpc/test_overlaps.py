@@ -83,3 +83,19 @@ def test_a_gateway_moves_to_another_uplink(engine: Engine) -> None:
         nat.update(internalInterfaces=["vms"], externalInterface="eth1")
     assert "tcp port 8005:8015 there belongs to PortForward stays" in message(failed.value)
     assert engine.host.dump() == before
+
+
+def test_a_gateway_moves_to_the_uplink_of_another_one_of_its_network(engine: Engine) -> None:
+    """What it had elsewhere is refused there; what both have there already stays."""
+    first = Resource(engine, "NatGateway", "first", internalInterfaces=["vms"], externalInterface="eth0").create()
+    second = Resource(engine, "NatGateway", "second", internalInterfaces=["vms"], externalInterface="eth1").create()
+    before = engine.host.dump()
+    with pytest.raises(grpc.RpcError) as failed:
+        second.update(internalInterfaces=["vms"], externalInterface="eth0")
+    assert "is also behind NAT gateway" in message(failed.value)
+    assert "both lead out by eth0" in message(failed.value)
+    assert engine.host.dump() == before
+    second.update(internalInterfaces=["vms", "lab"], externalInterface="eth1")
+    first.update(internalInterfaces=["vms"], externalInterface="eth0", mssClamp=True)
+    for each in (second, first):
+        each.delete()

@@ -113,21 +113,22 @@ def _follows(guest: Guest, bridge: str, change: Change, world: World) -> bool:
 def check_gateway(item: Gateway, change: Change, world: World) -> None:
     """Refuse a network that is behind another gateway of the same uplink: its source would have two translations.
 
-    Of networks that lie in each other the more specific one counts. What the gateway had already stays its own.
+    Of networks that lie in each other the more specific one counts. What the gateway had already on an uplink stays its
+    own.
 
     Raises:
         HostnetError: Names the other gateway's resource.
     """
-    own = world.gateway(item.name)
-    had = set(_behind(own, world)) if own is not None else set()
-    mine = {place: text for place, text in _behind(item, world).items() if place not in had}
+    own, mine = world.gateway(item.name), _behind(item, world)
+    had = (set(_behind(own, world)), set(own.uplinks)) if own is not None else (set(), set())
     for owner, other in world.others(change, Gateway):
         shared = [name for name in item.uplinks if name in other.uplinks]
         if not shared:
             continue
         _check_dmz(item, other, owner, ", ".join(shared))
         _check_one_to_one(item, other, owner, ", ".join(shared))
-        for place in mine.keys() & _behind(other, world).keys():
+        both = mine.keys() & _behind(other, world).keys()
+        for place in both - had[0] if had[1].issuperset(shared) else both:
             raise HostnetError(
                 Code.CONFLICT,
                 f"cannot set up NAT gateway {item.name}",
