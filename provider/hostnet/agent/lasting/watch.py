@@ -46,22 +46,18 @@ _NAME = "hostnet-watch"
 Follow = Callable[[], "list[str]"]  # brings what follows the default routes up to date; returns lines
 
 
-def recorded_uplinks(record: Path) -> frozenset[str]:
-    """The interfaces by which a record's gateways lead out, and those on which the host answers for guests."""
-    try:
-        gateways, guests = owners_on_disk(record, Gateway), owners_on_disk(record, Guest)
-    except (OSError, *MALFORMED):
-        return frozenset()
-    names = {name for gateway in gateways.every(Gateway) for name in gateway.uplinks}
-    return frozenset(names | {guest.proxy for guest in guests.every(Guest) if guest.proxy})
+def recorded(record: Path) -> tuple[Globs, frozenset[str]]:
+    """What a record's file has to watch for, without its lock and without parsing ten thousand forwards.
 
-
-def recorded_globs(record: Path) -> Globs:
-    """The globs in a record's file, without its lock and without parsing ten thousand forwards."""
+    Returns:
+        The globs; and the interfaces by which gateways lead out, with those on which the host answers for guests.
+    """
     try:
-        return globs_of(owners_on_disk(record, Glob))
+        owners = owners_on_disk(record, Glob, Gateway, Guest)
     except (OSError, *MALFORMED):
-        return ()  # a step, which reads the whole record, says why
+        return (), frozenset()  # a step, which reads the whole record, says why
+    uplinks = {name for gateway in owners.every(Gateway) for name in gateway.uplinks}
+    return globs_of(owners), frozenset(uplinks | {guest.proxy for guest in owners.proxied_guests if guest.proxy})
 
 
 class Log:
@@ -195,7 +191,7 @@ class Watcher:
         if now == self._stat:
             return False
         self._stat = now
-        globs, uplinks = recorded_globs(self._record), recorded_uplinks(self._record)
+        globs, uplinks = recorded(self._record)
         changed = globs != self._globs or uplinks != self._events.followed
         self._globs, self._events.followed = globs, uplinks
         return changed
@@ -262,7 +258,7 @@ def background(store: Store, follow: Follow) -> int:
     record, own = store.path, PidFile(pid_path(store.path))
     other = own.read()
     # A notify service that ends without a READY=1 has failed (systemd.service(5), Type=): so it is sent here, too.
-    if (other is not None and other.pid != os.getpid()) or not (recorded_globs(record) or recorded_uplinks(record)):
+    if (other is not None and other.pid != os.getpid()) or not any(recorded(record)):
         systemd.ready()
         own.remove_mine()
         return 0
@@ -300,14 +296,15 @@ def foreground(store: Store, persistence: Persistence, say: Say, follow: Follow)
         say: Prints lines.
         follow: Brings what follows the default routes up to date.
     """
-    if not (recorded_globs(store.path) or recorded_uplinks(store.path)):
+    if not any(recorded(store.path)):
         say("no TapBinding with `match` and no NatGateway is recorded here: there is nothing to watch for")
         return
     with store.locked():
         persistence.hand_over()
-    for _, item in recorded_globs(store.path):
+    globs, uplinks = recorded(store.path)
+    for _, item in globs:
         say(f"attaching {item.pattern} to {item.bridge}")
-    for name in () if recorded_globs(store.path) else sorted(recorded_uplinks(store.path)):
+    for name in () if globs else sorted(uplinks):
         say(f"following the routes through {name}")
     try:
         Watcher(store, say, follow).run(also=sys.stdin.fileno())

@@ -190,13 +190,9 @@ class Netlink:
         # The kernel has handled them all when `send` returns: netfilter's messages are handled in the sender's context.
         with suppress(BlockingIOError):
             while True:
-                received = self._socket.recv(1 << 20, socket.MSG_DONTWAIT)
-                at = 0
-                while at + _HEADER.size <= len(received):
-                    size, kind, _, sequence, _ = _HEADER.unpack_from(received, at)
-                    if kind == NLMSG_ERROR:
-                        answers[sequence] = -struct.unpack_from("=i", received, at + _HEADER.size)[0]
-                    at += (size + 3) & ~3
+                for sequence, _, message in _messages(self._socket.recv(1 << 20, socket.MSG_DONTWAIT)):
+                    if message.type == NLMSG_ERROR:
+                        answers[sequence] = -struct.unpack_from("=i", message.body)[0]
         return answers
 
     def dump(self, kind: int, body: bytes) -> list[Message]:
@@ -238,24 +234,26 @@ class Netlink:
             yield from self._parse(data, sequence)
 
     def _parse(self, data: bytes, sequence: int) -> Iterable[Message]:
-        at = 0
-        while at + _HEADER.size <= len(data):
-            size, kind, flags, answered, _ = _HEADER.unpack_from(data, at)
+        for answered, flags, message in _messages(data):
             # The rest of a list whose reading an error ended is still in the socket, before this answer.
             if answered == sequence:
                 self._interrupted = getattr(self, "_interrupted", False) or bool(flags & _NLM_F_DUMP_INTR)
-                yield Message(kind, data[at + _HEADER.size : at + size])
-            at += (size + 3) & ~3
+                yield message
 
 
 def each_message(data: bytes) -> Iterator[Message]:
     """The messages of a datagram of a multicast group, in order."""
+    return (message for _, _, message in _messages(data))
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int, Message]]:
+    """The messages of a datagram, in order: sequence number, flags and message."""
     at = 0
     while at + _HEADER.size <= len(data):
-        size, kind, _, _, _ = _HEADER.unpack_from(data, at)
+        size, kind, flags, sequence, _ = _HEADER.unpack_from(data, at)
         if size < _HEADER.size:
             return
-        yield Message(kind, data[at + _HEADER.size : at + size])
+        yield sequence, flags, Message(kind, data[at + _HEADER.size : at + size])
         at += (size + 3) & ~3
 
 

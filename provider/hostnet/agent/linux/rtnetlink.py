@@ -451,7 +451,6 @@ class LinuxKernel:
 
 
 @lru_cache(maxsize=4096)
-@lru_cache(maxsize=256)
 def sysctl_path(name: str) -> Path:
     """Its place in /proc. In an interface's part of the name `/` stands for a dot, as in sysctl(8)."""
     return _SYSCTLS.joinpath(*(part.replace("/", ".") for part in ops.check_sysctl_name(name).split(".")))

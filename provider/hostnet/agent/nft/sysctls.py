@@ -119,7 +119,7 @@ class Sysctls:
         self, record: Record, owners: Owners, context: Context, snapshot: Snapshot
     ) -> Iterator[tuple[str, str]]:
         yield from self._loose(record, owners, snapshot)
-        guests = [guest for guest in owners.every(Guest) if guest.proxy]
+        guests = owners.proxied_guests
         # Of IPv4 the kernel answers for an entry where it forwards; of IPv6 only with this as well (ndisc.c).
         yield from ((name, "1") for name in sorted({name for guest in guests for name in _proxy_switches(guest)}))
         families = owners.families | {family_of(cidr) for guest in guests for cidr in guest.addresses or ()}
@@ -229,8 +229,7 @@ def _proxy_switches(guest: Guest) -> set[str]:
 
 def _proxied_links(owners: Owners) -> set[str]:
     """The interfaces between which guests' addresses are forwarded for which the host answers."""
-    guests = [guest for guest in owners.every(Guest) if guest.proxy]
-    return {link for guest in guests for link in (guest.proxy or "", guest.bridge or guest.link)}
+    return {link for guest in owners.proxied_guests for link in (guest.proxy or "", guest.bridge or guest.link)}
 
 
 def _of_link(family: Family, link: str, switch: str) -> str:

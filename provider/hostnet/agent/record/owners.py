@@ -14,7 +14,7 @@ from hostnet.agent.record.networks import NETWORKED, Networks
 from hostnet.wire.edits import gone_and_come
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.family import Family
-from hostnet.wire.objects import Forward, Forwarding, Gateway, Json, Link, Object, digest_of, from_json, to_json
+from hostnet.wire.objects import Forward, Forwarding, Gateway, Guest, Json, Link, Object, digest_of, from_json, to_json
 from hostnet.wire.urn import Urn, owner_key
 
 _HOST_NAMES = ("via", "replaced")
@@ -145,6 +145,7 @@ class Owners(Mapping[str, Owner]):
         self._last = 0
         self._kinds: dict[type[Any], SharingMap[str, _Numbered]] = {}
         self._in_order: dict[type[Any], dict[str, Owner]] = {}  # all, and those of a kind, since one was asked for
+        self._proxied: tuple[dict[str, Owner], tuple[Guest, ...]] = ({}, ())
         self._urns: SharingMap[str, tuple[str, ...]] = SharingMap()
         self._ids: SharingMap[str, tuple[str, ...]] = SharingMap()
         self._families: dict[Family, int] = {}
@@ -374,6 +375,14 @@ class Owners(Mapping[str, Owner]):
     def holding(self, kind: type[Kind]) -> Iterator[tuple[Owner, Kind]]:
         """All objects of a type, each with its owner."""
         return ((owner, item) for owner in self._ordered(kind).values() for item in owner.of(kind))
+
+    @property
+    def proxied_guests(self) -> tuple[Guest, ...]:
+        """The guests that the host answers for; a change asks for them in many places."""
+        holders = self._ordered(Guest)  # another one as soon as a guest comes, changes or goes
+        if self._proxied[0] is not holders:
+            self._proxied = (holders, tuple(guest for guest in self.every(Guest) if guest.proxy))
+        return self._proxied[1]
 
     def of_urn(self, urn: str) -> list[Owner]:
         """What a resource has: a replacement has two at a time."""

@@ -480,16 +480,18 @@ def header_on_disk(path: Path) -> dict[str, Any]:
     return header
 
 
-def owners_on_disk(path: Path, kind: type[Object]) -> Owners:
-    """The owners with an object of a type, as they are now. Needs no lock, and does not parse ten thousand others.
+def owners_on_disk(path: Path, *kinds: type[Object]) -> Owners:
+    """The owners with an object of one of these types, as they are now.
+
+    Needs no lock, and does not parse ten thousand others.
 
     Raises:
         OSError: The record can't be read.
         ValueError: It is no record, or a damaged one; so do the others of `MALFORMED`.
     """
-    (text, entries), owners, mark = _on_disk(path, files.our_text), Owners(), f'"type":"{kind.type}"'
-    _put_lines(text, owners, mark)
-    _put_entries(entries, owners, mark)
+    (text, entries), owners, marks = _on_disk(path, files.our_text), Owners(), [f'"type":"{x.type}"' for x in kinds]
+    _put_lines(text, owners, marks)
+    _put_entries(entries, owners, marks)
     return owners
 
 
@@ -502,19 +504,19 @@ def _on_disk(path: Path, read: Callable[[Path], str]) -> tuple[str, list[Entry]]
             return text, entries
 
 
-def _put_lines(text: str, owners: Owners, mark: str = "") -> None:
-    """Add the owners of a record's text whose line has a mark."""
+def _put_lines(text: str, owners: Owners, marks: Sequence[str] = ("",)) -> None:
+    """Add the owners of a record's text whose line has one of these marks."""
     for line in text.splitlines()[1:]:
-        if mark in line:
+        if any(mark in line for mark in marks):
             owner = Owner.parse(line)
             owners[owner.key] = owner
 
 
-def _put_entries(entries: Iterable[Entry], owners: Owners, mark: str = "") -> None:
-    """Change owners as entries say; one whose line has not the mark is taken out."""
+def _put_entries(entries: Iterable[Entry], owners: Owners, marks: Sequence[str] = ("",)) -> None:
+    """Change owners as entries say; one whose line has none of these marks is taken out."""
     for entry in entries:
         for key, line in entry.owners.items():
-            if line is not None and mark in line:
+            if line is not None and any(mark in line for mark in marks):
                 owners[key] = Owner.parse(line)
             else:
                 owners.remove(key)

@@ -67,4 +67,4 @@ class Proxies:
 
 
 def _wanted(owners: Owners) -> set[tuple[str, str]]:
-    return {each for guest in owners.every(Guest) if guest.proxy for each in proxied(guest)}
+    return {each for guest in owners.proxied_guests for each in proxied(guest)}

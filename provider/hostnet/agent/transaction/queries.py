@@ -33,7 +33,7 @@ from hostnet.agent.transaction.sync import Synchronizer
 from hostnet.agent.transaction.transition import names_of
 from hostnet.wire.errors import HostnetError
 from hostnet.wire.family import family_of
-from hostnet.wire.objects import DhcpServer, Guest, Link, ObjectState
+from hostnet.wire.objects import DhcpServer, Link, ObjectState
 from hostnet.wire.requests import Query, View
 
 
@@ -208,7 +208,7 @@ class Queries:
     def _proxy_faults(self, record: Record, context: Context, snapshot: Snapshot) -> dict[str, str]:
         """By a guest's TAP, what is missing for the host to answer for the guest."""
         found: dict[str, str] = {}
-        guests = [guest for guest in record.owners.every(Guest) if guest.proxy]
+        guests = record.owners.proxied_guests
         missing = self._subsystems.proxies.missing(record.owners) if guests else set()
         for guest in guests:
             lost = [address for link, address in proxied(guest) if (link, address) in missing]
