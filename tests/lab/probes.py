@@ -17,14 +17,15 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
-from typing import Literal
+from typing import Literal, get_args
 
 from tests.lab.namespaces import Namespace
 from tests.lab.sctp import Chunk, Packet
 from tests.lab.servers import IPPROTO_SCTP, RST_ON_CLOSE, without_ip_header
+from tests.lab.tunnels import NUMBERS, Tunnelled
 from tests.lab.waiting import PATIENCE
 
-Protocol = Literal["tcp", "udp", "sctp", "icmp"]
+Protocol = Literal["tcp", "udp", "sctp", "icmp", "gre", "esp"]
 Outcome = Literal["reached", "refused", "silent"]
 
 DOUBT = 0.3  # seconds, where no answer is expected
@@ -47,7 +48,7 @@ class Target:
     """Whom to ask, and from where.
 
     Args:
-        port: 0 for icmp.
+        port: 0 where the protocol has none.
         source: The own address to use; None: the kernel's choice.
         source_port: 0: the kernel's choice.
         watchful: Whether TCP finds out by itself, within seconds, that the other end does not answer any more.
@@ -73,7 +74,7 @@ class Target:
             ValueError: Where it is none of these.
         """
         protocol, where, *rest = text.split()
-        if protocol not in ("tcp", "udp", "sctp", "icmp") or (rest and (len(rest) != 2 or rest[0] != "from")):
+        if protocol not in get_args(Protocol) or (rest and (len(rest) != 2 or rest[0] != "from")):
             msg = f"not a probe's target: {text!r}"
             raise ValueError(msg)
         address, port = _endpoint(where)
@@ -133,7 +134,7 @@ async def probe(namespace: Namespace, target: Target, timeout: float = PATIENCE)
         target: Who is asked, and how.
         timeout: Seconds after which no answer is *silent*.
     """
-    ask = {"tcp": _tcp, "udp": _udp, "sctp": _sctp, "icmp": _icmp}[target.protocol]
+    ask = {"tcp": _tcp, "udp": _udp, "sctp": _sctp, "icmp": _icmp, "gre": _tunnel, "esp": _tunnel}[target.protocol]
     try:
         async with asyncio.timeout(timeout):
             return await ask(namespace, target)
@@ -250,6 +251,19 @@ async def _icmp(namespace: Namespace, target: Target) -> Verdict:
                 body = without_ip_header(raw, await _receive(raw, struct.pack("!H", identifier), 4))
                 if body[0] == ECHO_REPLIES[target.family] and struct.unpack_from("!H", body, 4)[0] == identifier:
                     return Verdict("reached")
+
+
+async def _tunnel(namespace: Namespace, target: Target) -> Verdict:
+    """A GRE or ESP packet with a number of its own is answered by one with the same number, or by an ICMP error."""
+    asked = Tunnelled(target.protocol, secrets.randbits(32) | 1 << 31)  # an SPI below 256 is reserved (RFC 4303)
+    with await _socket(namespace, target, socket.SOCK_RAW, NUMBERS[target.protocol]) as raw:
+        raw.connect((target.address, 0))
+        async with _asking(raw, asked.encode()):
+            while True:
+                body = without_ip_header(raw, await _receive(raw, asked.encode()[:8], 0))
+                said = Tunnelled.decode(target.protocol, body)
+                if said is not None and said.text is not None and said.number == asked.number:
+                    return Verdict.of(said.text)
 
 
 async def _receive(raw: socket.socket, mine: bytes, offset: int) -> bytes:

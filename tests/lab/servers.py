@@ -1,7 +1,8 @@
 """Servers that say who they are and whom they see: `<name> <source address> <source port>`.
 
 TCP says it on connect, then echoes each message behind its name; UDP answers each datagram; SCTP answers an INIT with
-an INIT ACK that has it as its cookie. Answers leave from the address that was asked, so a host with many is fine.
+an INIT ACK that has it as its cookie; GRE and ESP, which have no ports, answer each packet (see `tunnels`). Answers
+leave from the address that was asked, so a host with many is fine.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from tests.lab.background import Background
 from tests.lab.namespaces import Namespace
 from tests.lab.sctp import Chunk, Packet
+from tests.lab.tunnels import NUMBERS, Tunnelled
 
 IPPROTO_SCTP = 132
 IP_PKTINFO = 8  # <linux/in.h>; Python's socket has it from 3.14
@@ -32,9 +34,12 @@ def greeting(role: str, peer: tuple[str, int]) -> bytes:
 
 
 def parse_ports(text: str) -> Iterable[tuple[str, int]]:
-    """Protocol and port of each listener in `"tcp:80 udp:8000-8002"`."""
+    """Protocol and port of each listener in `"tcp:80 udp:8000-8002 gre"`; port 0 where the protocol has none."""
     for word in text.split():
         protocol, _, ports = word.partition(":")
+        if not ports:
+            yield protocol, 0
+            continue
         first, _, last = ports.partition("-")
         for port in range(int(first), int(last or first) + 1):
             yield protocol, port
@@ -63,7 +68,7 @@ class Servers:
 
         Args:
             namespace: Where they listen.
-            ports: `"tcp:80 udp:8000-8002 sctp:80"`.
+            ports: `"tcp:80 udp:8000-8002 sctp:80 gre"`.
 
         Raises:
             OSError: Where a port is taken.
@@ -72,10 +77,13 @@ class Servers:
             if protocol == "sctp":
                 self._start_sctp(namespace, port)
             elif (namespace.role, protocol, port) not in self._open:
-                start = {"tcp": self._start_tcp, "udp": self._start_udp}[protocol]
-                self._open[namespace.role, protocol, port] = [
-                    start(namespace, family, port) for family in (socket.AF_INET, socket.AF_INET6)
-                ]
+                families = (socket.AF_INET, socket.AF_INET6)
+                if protocol in NUMBERS:
+                    opened = [self._start_tunnel(namespace, family, protocol) for family in families]
+                else:
+                    start = {"tcp": self._start_tcp, "udp": self._start_udp}[protocol]
+                    opened = [start(namespace, family, port) for family in families]
+                self._open[namespace.role, protocol, port] = opened
 
     def stop(self, role: str | None = None) -> None:
         """Stop all servers, or those of one namespace, and their connections."""
@@ -142,6 +150,21 @@ class Servers:
             with contextlib.suppress(OSError):
                 _, ancillary, _, peer = server.recvmsg(65536, ANCILLARY_SPACE)
                 server.sendmsg([greeting(namespace.role, peer[:2])], reply_from(ancillary), 0, peer)
+
+        self._background.call(add_reader, self._background.loop, server, answer)
+        return server
+
+    def _start_tunnel(self, namespace: Namespace, family: int, protocol: str) -> socket.socket:
+        server = namespace.socket(family, socket.SOCK_RAW, NUMBERS[protocol])
+        want_packet_info(server)
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                data, ancillary, _, peer = server.recvmsg(65536, ANCILLARY_SPACE)
+                asked = Tunnelled.decode(protocol, without_ip_header(server, data))
+                if asked is not None and asked.text is None:  # an answer to a client of the same namespace has text
+                    said = Tunnelled(protocol, asked.number, greeting(namespace.role, (peer[0], 0)))
+                    server.sendmsg([said.encode()], reply_from(ancillary), 0, (peer[0], 0))
 
         self._background.call(add_reader, self._background.loop, server, answer)
         return server

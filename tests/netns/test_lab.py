@@ -70,6 +70,17 @@ def test_an_icmp_error_is_a_refusal(lab: Lab, protocol: str) -> None:
         assert lab.probe("outsider", f"{protocol} {host}:81").outcome == "refused"
 
 
+@pytest.mark.parametrize("protocol", ["gre", "esp"])
+def test_a_protocol_without_ports(lab: Lab, protocol: str) -> None:
+    """It is answered where it is served, also to a client beside the server, and refused elsewhere."""
+    lab.serve("outsider", protocol)
+    for address, source in (("192.0.2.20", "192.0.2.2"), ("2001:db8::20", "2001:db8::2")):
+        assert lab.reaches("host", f"{protocol} {address}") == ("outsider", source)
+        assert lab.reaches("outsider", f"{protocol} {address}") == ("outsider", address)
+    for address in ("192.0.2.10", "2001:db8::10"):
+        assert lab.probe("host", f"{protocol} {address}").outcome == "refused"
+
+
 def test_icmp_echo(lab: Lab) -> None:
     """An address that exists answers, one that does not is silent or refused."""
     assert lab.reaches("outsider", "icmp 192.0.2.2") == ("", "")

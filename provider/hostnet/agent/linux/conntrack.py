@@ -1,6 +1,7 @@
 """Connection tracking: delete the flows that would otherwise keep a translation that the rules no longer ask for.
 
-The kernel looks up how a flow is translated for its first packet only, and a UDP flow lives as long as packets come.
+The kernel looks up how a flow is translated for its first packet only, and a flow of UDP, GRE, ESP or another protocol
+without connections lives as long as packets come.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ _GET, _DELETE = (1 << 8) | 1, (1 << 8) | 2
 _CTA_TUPLE_ORIG, _CTA_STATUS, _CTA_ID = 1, 3, 12
 _CTA_TUPLE_IP, _CTA_TUPLE_PROTO = 1, 2
 _CTA_IP_V4_SRC, _CTA_IP_V4_DST, _CTA_IP_V6_SRC, _CTA_IP_V6_DST = 1, 2, 3, 4
-_CTA_PROTO_NUM, _CTA_PROTO_DST_PORT = 1, 3
+_CTA_PROTO_NUM, _CTA_PROTO_SRC_PORT, _CTA_PROTO_DST_PORT = 1, 2, 3
 _IPS_SRC_NAT, _IPS_DST_NAT = 1 << 4, 1 << 5
 _IPPROTO_UDP = 17
+_CONNECTED = (6, 33, 132)  # TCP, DCCP, SCTP: an established connection stays with its destination, and ends by itself
 _NUMBERS = {"tcp": (6,), "udp": (_IPPROTO_UDP,), "sctp": (132,), "icmp": (1, 58)}
 
 
@@ -40,6 +42,7 @@ class Flow:
         port: The port that it went to; 0 where its protocol has none.
         source_translated: Whether its source is translated.
         target_translated: Whether its destination is translated.
+        source_port: The port that it comes from; 0 where its protocol has none.
     """
 
     family: Family
@@ -49,19 +52,20 @@ class Flow:
     port: int = 0
     source_translated: bool = False
     target_translated: bool = False
+    source_port: int = 0
 
 
 @dataclass(frozen=True)
 class ForwardedFlows:
-    """UDP flows to some ports of the host's own addresses. An established TCP connection stays with its destination.
+    """Flows to the host's own addresses. An established TCP connection stays with its destination.
 
     Attributes:
         family: "ipv4" or "ipv6".
-        ports: The first and the last port.
+        ports: The first and the last UDP port; None: all flows of protocols without connections.
     """
 
     family: Family
-    ports: tuple[int, int]
+    ports: tuple[int, int] | None = None
 
     def has(self, flow: Flow, is_local: Callable[[str], bool]) -> bool:
         """Whether a flow is one of them: it was translated, or goes to an address of the host.
@@ -69,9 +73,32 @@ class ForwardedFlows:
         A forward that listens on every address has none to compare with, and a guest's query to the same port of
         another machine must live.
         """
-        if flow.protocol != _IPPROTO_UDP or not self.ports[0] <= flow.port <= self.ports[1]:
+        if not _is_without_connection(flow.protocol, flow.port, self.ports):
             return False
         return flow.target_translated or is_local(flow.destination)
+
+
+@dataclass(frozen=True)
+class OwnFlows:
+    """What a guest sends by itself, with the source that it was given, while its address or port becomes another's.
+
+    The kernel takes what its peers send for answers, and leads it to that guest.
+
+    Attributes:
+        family: "ipv4" or "ipv6".
+        source: The guest.
+        ports: The first and the last UDP port that it sends from; None: all flows of protocols without connections.
+    """
+
+    family: Family
+    source: str
+    ports: tuple[int, int] | None = None
+
+    def has(self, flow: Flow, _is_local: Callable[[str], bool]) -> bool:
+        """Whether a flow is one of them."""
+        if flow.source != self.source or not flow.source_translated:
+            return False
+        return _is_without_connection(flow.protocol, flow.source_port, self.ports)
 
 
 @dataclass(frozen=True)
@@ -131,6 +158,13 @@ class ForbiddenFlows:
         return not any(_fits(flow, *each) for each in self.allowed)
 
 
+def _is_without_connection(protocol: int, port: int, ports: tuple[int, int] | None) -> bool:
+    """Whether a protocol has no connections; with `ports`, whether it is UDP and the port is one of these."""
+    if ports is None:
+        return protocol not in _CONNECTED
+    return protocol == _IPPROTO_UDP and ports[0] <= port <= ports[1]
+
+
 def _within(address: str, networks: Iterable[str]) -> bool:
     return any(Prefix.parse(network).covers(Prefix.parse(address)) for network in networks)
 
@@ -143,7 +177,7 @@ def _fits(flow: Flow, protocol: str, ports: tuple[int, int] | None, network: str
 
 _SINGLE: dict[Family, str] = {"ipv4": "32", "ipv6": "128"}  # the prefix length of one address
 
-Flows = Union[ForbiddenFlows, ForwardedFlows, UntranslatedFlows]
+Flows = Union[ForbiddenFlows, ForwardedFlows, OwnFlows, UntranslatedFlows]
 
 
 def forget(flows: Iterable[Flows], is_local: Callable[[str], bool]) -> int:
@@ -191,6 +225,9 @@ def candidates(wanted: Iterable[Flows]) -> Callable[[Flow], Sequence[Flows]]:
     general: list[Flows] = []
     by_source: dict[str, list[Flows]] = {}
     for each in wanted:
+        if isinstance(each, OwnFlows):
+            by_source.setdefault(each.source, []).append(each)
+            continue
         singles = [net.partition("/") for net in each.sources] if isinstance(each, ForbiddenFlows) else []
         if singles and all(length == _SINGLE[each.family] for _, _, length in singles):
             for address, _, _ in singles:
@@ -219,6 +256,7 @@ def _flow(family: Family, body: bytes) -> Flow | None:
         int.from_bytes(protocol.get(_CTA_PROTO_DST_PORT, b"\0\0")[:2], "big"),
         bool(status & _IPS_SRC_NAT),
         bool(status & _IPS_DST_NAT),
+        int.from_bytes(protocol.get(_CTA_PROTO_SRC_PORT, b"\0\0")[:2], "big"),
     )
 
 

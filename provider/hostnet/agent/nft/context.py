@@ -28,7 +28,8 @@ class Context:
         addresses: By interface, the CIDRs of `devices` (as declared), and of internal and external interfaces (as
             observed).
         gateways: The gateways by name, with their external interfaces resolved.
-        ports: The bridge ports that hostnet attached, if a forward has `loopback`: they are in hairpin mode.
+        ports: The bridge ports that hostnet attached, if a forward has `loopback` or a gateway `oneToOneNat`: they are
+            in hairpin mode.
         forwards: What forwards depend on of each other. Where another external interface forwards the same ports,
             the address decides from within which of them is meant.
         bridges: Bridges of other programs with an address in a network of a gateway, and their addresses.
@@ -144,7 +145,7 @@ def _context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str])
     compared = (externals if len(externals) > 1 else frozenset()) | several
     looked_up = {name: snapshot.addresses.get(name, ()) for name in {*our_links, *compared} - set(devices)}
     addresses = {**looked_up, **{name: declared.get(name, ()) for name in devices}}
-    ports = tuple(sorted(_ports(owners, our_links, attached))) if forwards.looped else ()
+    ports = tuple(sorted(_ports(owners, our_links, attached))) if _reflects(owners) else ()
     bridges = _other_bridges(gateways, snapshot, our_links)
     shared = _shared(addresses, snapshot, our_links)
     seen = (sorted({**looked_up, **bridges}.items()), sorted(shared))
@@ -243,13 +244,21 @@ def ports_of(owners: Owners, attached: Mapping[str, str]) -> frozenset[str]:
     """`Context.ports` alone."""
     our_links = {*_devices(owners, {item.link for item in owners.every(Address)})}
     our_links.update(name for gateway in owners.every(Gateway) for name in gateway.internal)
-    return frozenset(_ports(owners, our_links, attached)) if owners.forwards.looped else frozenset()
+    return frozenset(_ports(owners, our_links, attached)) if _reflects(owners) else frozenset()
 
 
 def _devices(owners: Owners, addressed: Container[str]) -> set[str]:
     """Our bridges and routed TAPs."""
     links = {link.name for link in owners.every(Link) if link.kind == "bridge" or link.name in addressed}
     return links | {route.link for route in owners.every(Route)}
+
+
+def _reflects(owners: Owners) -> bool:
+    """Whether a guest may ask for an address of the host that leads to itself.
+
+    With br_netfilter the bridge translates the frame, and it has to leave by the port that it came in by.
+    """
+    return bool(owners.forwards.looped) or any(gateway.one_to_one for gateway in owners.gateways.values())
 
 
 def _ports(owners: Owners, bridges: set[str], attached: Mapping[str, str]) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from hostnet.agent.linux.conntrack import ForwardedFlows, UntranslatedFlows
+from hostnet.agent.linux.conntrack import ForwardedFlows, OwnFlows, UntranslatedFlows
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import Context
 from hostnet.agent.nft.desired import Desired
@@ -20,20 +20,35 @@ _SOURCE_NAT = (
 )  # how the sets and maps begin whose elements translate a source
 
 
-def changed_udp(before: Desired, after: Desired) -> list[ForwardedFlows]:
-    """The UDP flows whose forward appeared, changed or was deleted.
+def redirected(before: Desired, after: Desired) -> list[ForwardedFlows | OwnFlows]:
+    """The flows whose forward, dmz host or one-to-one NAT appeared, changed or was deleted.
 
-    conntrack keeps a flow on its path as long as packets come, so it must forget these.
+    conntrack keeps a flow on its path as long as packets come, so it must forget these: what comes in, and what the
+    former target sends by itself, for its peers' packets would go on to it.
     """
-    flows = []
+    flows: dict[ForwardedFlows | OwnFlows, None] = {}
     for name, key in before.differences(after):
-        if name.startswith(("dmz_hosts", "dmz_addrs", "one_to_one_addrs")):
-            flows.append(ForwardedFlows(family_of_set(name), (1, 65535)))
+        family, former = family_of_set(name), before.elements.get((name, key), ())
+        if name.startswith("one_to_one_sources"):
+            # Also of one that gets an address: what it sends has the former source, and what is sent to it would be
+            # dropped, because its answers belong to that flow already.
+            flows[OwnFlows(family, key[1])] = None
+        elif name.startswith(("dmz_hosts", "dmz_addrs", "one_to_one_addrs")):
+            flows[ForwardedFlows(family)] = None
+            flows.update(dict.fromkeys(OwnFlows(family, host) for host in former))
         elif len(key) > 2 and key[1] == "udp" and (SETS[name].value or name.startswith(_SOURCES)):
             # The port is the last field, but for the sets of sources: there nft prints a masked address at the end.
-            low, _, high = key[-1 if SETS[name].value else 2].partition("-")
-            flows.append(ForwardedFlows(family_of_set(name), (int(low), int(high or low))))
-    return flows
+            ports = _span(key[-1 if SETS[name].value else 2])
+            flows[ForwardedFlows(family, ports)] = None
+            if former and former != after.elements.get((name, key)):
+                flows[OwnFlows(family, former[0], _span(former[1]) if len(former) > 1 else ports)] = None
+    return list(flows)
+
+
+def _span(text: str) -> tuple[int, int]:
+    """The first and the last port of `8000` or `8000-8100`."""
+    low, _, high = text.partition("-")
+    return int(low), int(high or low)
 
 
 def newly_translated(added: Iterable[Place], context: Context, snapshot: Snapshot) -> list[UntranslatedFlows]:

@@ -31,6 +31,7 @@ class Observation:
         forwarding: By family, whether every sysctl that forwarding needs has its value.
         undeclared: The elements of our table that no resource asks for.
         loopback_fault: What is wrong with what all forwards share for `loopback`; "": nothing.
+        reflects: Whether a guest reaches itself by an address of the host that leads to it.
         held: The keys of owners that the record has: an import is judged by what was done for it, and not before.
         dropped: The keys of objects whose traffic another firewall drops for want of our rules.
         watcher_runs: Whether a process attaches new interfaces.
@@ -48,6 +49,7 @@ class Observation:
     forwarding: Callable[[Family], bool] = lambda _: False
     undeclared: Elements = field(default_factory=dict)
     loopback_fault: Callable[[], str] = lambda: ""
+    reflects: Callable[[], bool] = lambda: True
     held: Container[str] = ()
     dropped: frozenset[str] = frozenset()
     watcher_runs: bool = True

@@ -130,6 +130,8 @@ def _missing_of_shared(item: Gateway, observation: Observation) -> Iterator[Tag]
     sets = [name for name in SETS if name.startswith("egress_net")]
     if item.egress is not None and observation.lacks(observation.shared(*sets)):
         yield "egress", ""
+    if item.one_to_one and not observation.reflects():
+        yield from (("one_to_one", str(pair)) for pair in item.one_to_one)
     if item.internal_forwarding and any(observation.lacks(_between(item, n, observation)) for n in "46"):
         yield "internal_forwarding", ""
 

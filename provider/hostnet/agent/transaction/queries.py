@@ -200,6 +200,7 @@ class Queries:
             names_of(record.owners.every(Link)),
             cache(lambda family: self._subsystems.sysctls.on(record, family, record.owners, context, snapshot)),
             loopback_fault=cache(lambda: self._loopback_fault(record, context, snapshot, elements)),
+            reflects=cache(lambda: _reflect(context, snapshot)),
             dhcp=lambda server: self._subsystems.servers.state(server, world),
             proxies=cache(lambda: self._proxy_faults(record, context, snapshot)),
             replies=cache(lambda: self._reply_faults(record, snapshot)),
@@ -261,10 +262,15 @@ class Queries:
         """What is wrong with what all forwards share for `loopback`; "": nothing."""
         if not all(each.place in elements for each in self._subsystems.compiler.common):
             return "nftables elements are missing"
-        links = (snapshot.links[port] for port in context.ports if port in snapshot.links)
-        if not all(link.hairpin for link in links if link.master):
+        if not _reflect(context, snapshot):
             return "a bridge's ports are not in hairpin mode"
         return "" if self._subsystems.sysctls.local(record) else "route_localnet is off"
+
+
+def _reflect(context: Context, snapshot: Snapshot) -> bool:
+    """Whether all ports that should be in hairpin mode are."""
+    links = (snapshot.links[port] for port in context.ports if port in snapshot.links)
+    return all(link.hairpin for link in links if link.master)
 
 
 def _imports(query: Query, found: Owner, record: Record) -> bool:

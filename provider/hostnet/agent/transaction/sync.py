@@ -19,7 +19,7 @@ from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import context_of
 from hostnet.agent.nft.desired import ClashError, Desired
 from hostnet.agent.nft.egress import forbidden_flows
-from hostnet.agent.nft.flows import changed_udp, newly_translated
+from hostnet.agent.nft.flows import newly_translated, redirected
 from hostnet.agent.nft.sysctls import SysctlError
 from hostnet.agent.nft.table import refused
 from hostnet.agent.plan.world import World
@@ -69,7 +69,7 @@ class Synchronizer:
         except ClashError as clash:
             newer, holder = (clash.owner, clash.holder) if clash.owner in pairs else (clash.holder, clash.owner)
             raise OwnerError([newer], clash_error(clash, owners.get(holder))) from None
-        flows: list[Flows] = [*changed_udp(old, new), *forbidden_flows(known, owners, old_context, context)]
+        flows: list[Flows] = [*redirected(old, new), *forbidden_flows(known, owners, old_context, context)]
         if old.elements or new.elements or record.table.rules or (verify and table.there):
             # What is compiled from today's addresses may not be what was compiled when the record was written, and of
             # an owner that the record lacks only the state says that its elements were ever there.

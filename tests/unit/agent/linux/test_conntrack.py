@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from hostnet.agent.linux.conntrack import Flow, ForbiddenFlows, candidates
+from collections.abc import Sequence
+
+import pytest
+from hostnet.agent.linux.conntrack import Flow, Flows, ForbiddenFlows, ForwardedFlows, OwnFlows, candidates
 
 TCP = 6
 RULES = (("tcp", (443, 443), "198.51.100.10/32"),)
@@ -13,7 +16,7 @@ def flow(source: str, destination: str = "198.51.100.10", port: int = 443, *, tr
     return Flow("ipv4", TCP, source, destination, port, True, translated)  # noqa: FBT003
 
 
-def ended(wanted: list[ForbiddenFlows], each: Flow) -> bool:
+def ended(wanted: Sequence[Flows], each: Flow) -> bool:
     """Whether it is forgotten; 192.0.2.2 is the host."""
     return any(one.has(each, lambda address: address == "192.0.2.2") for one in candidates(wanted)(each))
 
@@ -44,3 +47,23 @@ def test_a_flow_is_compared_with_its_own_guest_alone() -> None:
     concerned = candidates([*guests, wide])
     assert concerned(flow("10.0.0.7")) == [wide, guests[6]]
     assert concerned(flow("10.9.0.1")) == [wide]
+
+
+@pytest.mark.parametrize(
+    ("number", "forgotten"), [(1, True), (6, False), (17, True), (33, False), (47, True), (50, True), (132, False)]
+)
+def test_what_an_address_leads_to_changes_for_all_but_connections(number: int, forgotten: bool) -> None:  # noqa: FBT001
+    """For what comes in, and for what the former guest began; another guest's go on."""
+    wanted: list[Flows] = [ForwardedFlows("ipv4"), OwnFlows("ipv4", "10.0.0.5")]
+    assert ended(wanted, Flow("ipv4", number, "198.51.100.10", "192.0.2.2")) is forgotten
+    assert ended(wanted, Flow("ipv4", number, "10.0.0.5", "198.51.100.10", source_translated=True)) is forgotten
+    assert not ended(wanted, Flow("ipv4", number, "10.0.0.6", "198.51.100.10", source_translated=True))
+    assert not ended(wanted, Flow("ipv4", number, "10.0.0.5", "10.0.0.6"))
+
+
+def test_a_forwards_former_destination_loses_the_flows_of_its_port() -> None:
+    """Those that it began from another port go on."""
+    wanted = [OwnFlows("ipv4", "10.0.0.5", (6000, 6001))]
+    for port, forgotten in ((5999, False), (6000, True), (6001, True), (6002, False)):
+        own = Flow("ipv4", 17, "10.0.0.5", "198.51.100.10", 53, source_translated=True, source_port=port)
+        assert ended(wanted, own) is forgotten
