@@ -141,6 +141,21 @@ def hetzner(host: Host, outputs: dict[str, Any]) -> None:
     assert host.forwards() == {8080: "10.0.0.2:80"}
 
 
+def ovh(host: Host, outputs: dict[str, Any]) -> None:
+    """The host answers for the addresses of both guests, and for no other."""
+    proxies = {(entry.address, entry.device) for entry in host.namespace.kernel.neighbours(proxies=True)}
+    addresses = [f"203.0.113.{number}" for number in (50, 51)] + [f"2001:db8:5:1::{number}" for number in (50, 51)]
+    assert proxies == {(address, "eth0") for address in addresses}
+    assert outputs["guests"]["mail"]["addresses"] == ["203.0.113.51/32", "2001:db8:5:1::51/128"]
+
+
+def contabo(host: Host, outputs: dict[str, Any]) -> None:
+    """An address of each family stands for the guest."""
+    assert outputs["mail"]["addresses"] == ["10.0.0.10/24", "fd12:3456:789a::10/64"]
+    assert '"eth0" . 192.0.2.50' in host.namespace.run("nft list map inet hostnet one_to_one_addrs4")
+    assert '"eth0" . 2001:db8::50' in host.namespace.run("nft list map inet hostnet one_to_one_addrs6")
+
+
 def sandbox(host: Host, outputs: dict[str, Any]) -> None:
     """A TAP for each job, with its limits and its list."""
     lists = host.namespace.run("nft list table inet hostnet")
@@ -167,10 +182,15 @@ CHECKS = {
     "dmz": dmz,
     "many-forwards": many_forwards,
     "hetzner": hetzner,
+    "ovh": ovh,
+    "contabo": contabo,
     "two-uplinks": two_uplinks,
     "sandbox": sandbox,
 }
 
+
+# What a host has before, beside its main address.
+ADDRESSES = {"contabo": ("address add 192.0.2.50/32 dev eth0", "address add 2001:db8::50/64 dev eth0 nodad")}
 
 # Those that make their hosts themselves; what rents one is tested by mocks (tests/unit/test_rented_server.py).
 CLOUDS = {"pretend-cloud", "rented-server"}
@@ -192,6 +212,7 @@ def example(name: str, cli: Cli, host: Host) -> Example:
 @pytest.mark.parametrize("name", CHECKS)
 def test_an_example(name: str, cli: Cli, host: Host) -> None:
     """It runs as it stands there."""
+    host.ip(*ADDRESSES.get(name, ()))
     stack = example(name, cli, host)
     life_cycle(stack, host, None, lambda _: CHECKS[name](host, stack.outputs))
 
@@ -255,6 +276,78 @@ def test_packets_of_hetzner(lab: Lab, cli: Cli, tmp_path: Path) -> None:
     assert lab.blocked("internet", "tcp 192.0.2.51:80")
     stack.destroy()
     lab["router"].ip("address delete 172.31.1.1/32 dev eth0", "address delete fe80::1/64 dev eth0")
+
+
+def test_packets_of_ovh(lab: Lab, cli: Cli, tmp_path: Path) -> None:
+    """As OVHcloud's router does it: a gateway that ends in .254, one of IPv6 outside the /64, and ARP for each."""
+    gateway6 = "2001:db8:5:ff:ff:ff:ff:ff"
+    lab["router"].ip(
+        "address add 192.0.2.254/24 dev eth0",
+        f"address add {gateway6}/128 dev eth0 nodad",
+        "route add 203.0.113.0/24 dev eth0",
+        "route add 2001:db8:5:1::/64 dev eth0",
+    )
+    lab.host.ip(
+        "address flush dev eth0 scope global",
+        "address add 192.0.2.2/24 dev eth0",
+        "address add 2001:db8:5:1::1/128 dev eth0 nodad",
+        "route add default via 192.0.2.254",
+        f"route add {gateway6} dev eth0",
+        f"route replace ::/0 via {gateway6} dev eth0",
+    )
+    stack = example("ovh", cli, Host(lab.host, tmp_path / "state"))
+    stack.up(None)
+    plug(lab, "vm-shop", "guest5", stack.outputs["guests"]["shop"])
+    plug(lab, "vm-mail", "guest6", stack.outputs["guests"]["mail"])
+    for role in ("guest5", "guest6", "internet"):
+        lab.serve(role, "tcp:80")
+    for role, number in (("guest5", 50), ("guest6", 51)):
+        assert lab.reaches("internet", f"tcp 203.0.113.{number}:80") == (role, "198.51.100.10")
+        assert lab.reaches("internet", f"tcp [2001:db8:5:1::{number}]:80") == (role, "2001:db8:1::10")
+        assert lab.reaches(role, "tcp 198.51.100.10:80") == ("internet", f"203.0.113.{number}")
+        assert lab.reaches(role, "tcp [2001:db8:1::10]:80") == ("internet", f"2001:db8:5:1::{number}")
+    assert lab.reaches("guest5", "tcp 203.0.113.51:80") == ("guest6", "203.0.113.50")
+    assert lab.blocked("internet", "tcp 203.0.113.52:80")
+    assert lab.blocked("internet", "tcp [2001:db8:5:1::52]:80")
+    stack.destroy()
+    lab["router"].ip(
+        "route delete 203.0.113.0/24 dev eth0",
+        "route delete 2001:db8:5:1::/64 dev eth0",
+        "address delete 192.0.2.254/24 dev eth0",
+        f"address delete {gateway6}/128 dev eth0",
+    )
+
+
+def test_packets_of_contabo(lab: Lab, cli: Cli, tmp_path: Path) -> None:
+    """As Contabo's router does it: additional addresses on the interface, the gateway of the /64 at fe80::1."""
+    lab["router"].ip("address add fe80::1/64 dev eth0 nodad")
+    lab.host.ip(
+        "address flush dev eth0 scope global",
+        "address add 192.0.2.2/24 dev eth0",
+        "address add 192.0.2.50/32 dev eth0",
+        "address add 2001:db8::50/64 dev eth0 nodad",
+        "address add 2001:db8::2/64 dev eth0 nodad",  # the younger one is the source
+        "route add default via 192.0.2.1",
+        "route replace ::/0 via fe80::1 dev eth0",
+    )
+    stack = example("contabo", cli, Host(lab.host, tmp_path / "state"))
+    stack.up(None)
+    plug(lab, "vm-mail", "guest5", stack.outputs["mail"])
+    plug(lab, "vm-other", "guest6", stack.outputs["other"])
+    for role, ports in {"guest5": "tcp:25 tcp:22", "internet": "tcp:80", "host": "tcp:22"}.items():
+        lab.serve(role, ports)
+    assert lab.reaches("internet", "tcp 192.0.2.50:25") == ("guest5", "198.51.100.10")
+    assert lab.reaches("internet", "tcp [2001:db8::50]:25") == ("guest5", "2001:db8:1::10")
+    assert lab.reaches("internet", "tcp 192.0.2.50:22")[0] == "guest5"
+    assert lab.reaches("internet", "tcp 192.0.2.2:22")[0] == "host"
+    assert lab.reaches("guest5", "tcp 198.51.100.10:80") == ("internet", "192.0.2.50")
+    assert lab.reaches("guest5", "tcp [2001:db8:1::10]:80") == ("internet", "2001:db8::50")
+    assert lab.reaches("guest6", "tcp 198.51.100.10:80") == ("internet", "192.0.2.2")
+    assert lab.reaches("guest6", "tcp [2001:db8:1::10]:80") == ("internet", "2001:db8::2")
+    assert lab.reaches("guest6", "tcp 192.0.2.50:25")[0] == "guest5"
+    assert lab.blocked("internet", "tcp 192.0.2.2:25")
+    stack.destroy()
+    lab["router"].ip("address delete fe80::1/64 dev eth0")
 
 
 def test_packets_of_the_sandbox(lab: Lab, cli: Cli, tmp_path: Path) -> None:
