@@ -440,6 +440,65 @@ def test_without_anti_spoofing_all_of_it_arrives(lab: Lab, stack: Stack) -> None
     stack.destroy()
 
 
+# Reserved group addresses: STP's, one that no protocol here has, LLDP's. Their frames have a path of their own.
+GROUPS = [f"01:80:c2:00:00:{last}" for last in ("00", "03", "0e")]
+STRAY = "02:00:00:00:00:77"
+# A bridge with priority 0 that says to be the root (IEEE 802.1D, 9.3.1).
+SUPERIOR = bytes.fromhex(
+    GROUPS[0].replace(":", "") + OWN.replace(":", "") + "0026424203" + "0000000000"
+    "0000" + OWN.replace(":", "") + "00000000" + "0000" + OWN.replace(":", "") + "8001" + "0000140002000f00"
+)
+
+
+def learned(lab: Lab) -> bool:
+    """Whether the bridge believes that STRAY is behind `vm0`."""
+    return STRAY in lab.host.run("bridge fdb show dev vm0")
+
+
+@pytest.mark.parametrize("stp", [False, True])
+def test_reserved_group_addresses_lead_past_no_rule(lab: Lab, stack: Stack, *, stp: bool) -> None:
+    """The kernel takes their frames before nftables sees them, learns their source, and obeys those of STP.
+
+    The port of a guest that is checked treats them as any other frame.
+    """
+    station = bridged(lab, stack, {})
+    program: Program = {
+        "net": ("Bridge", {"name": "br-a", "addresses": NET6, "stp": stp}),
+        "own": _tap("vm0", OWN, 5),
+        "other": _tap("vm1", OTHER, 6),
+    }
+    stack.up(program)  # by an update: its ports forward already
+    frames: list[Spec] = [{"raw": 0x88CC, "src": STRAY, "dst": group} for group in GROUPS]
+    with lab["guest5"].call(opened, "eth0") as raw, Wire(lab["guest5"], lab["guest6"], station) as wire:
+
+        def dropped() -> int:
+            return int(_facts(stack, "status")["dropped"].get("vm0", 0))
+
+        def send() -> list[Spec]:
+            return wire.arrived(frames, [{"udp": [4000, 9]}])
+
+        assert send() == []
+        assert not learned(lab)
+        before = dropped()
+        assert before >= len(frames)
+        # The kernel's STP hears nothing outside of the machine's own namespace (Linux 6.18): the rules have it.
+        raw.send(SUPERIOR)
+        until(lambda: dropped() > before)
+        lab.host.ip("link set vm0 type bridge_slave group_fwd_mask 0")
+        assert stack.refresh() == {"own": ["guest.antiSpoofing"]}
+        stack.up(program)
+        assert stack.refresh() == {}
+        assert send() == []
+        assert not learned(lab)
+        program["own"] = _tap("vm0", OWN, 5, antiSpoofing=False)
+        stack.up(program)
+        assert stack.refresh() == {}
+        # Where the kernel does no STP, it forwards STP's.
+        assert send() == ([] if stp else frames[:1])
+        until(lambda: learned(lab))
+    stack.destroy()
+
+
 # --- ports of bridges that serve -----------------------------------------------------------------------------------
 
 SERVERS = ("a DHCP server", "a DHCPv6 server", "a router", "a router that hides in fragments", "redirects")

@@ -357,9 +357,10 @@ class FakeKernel:
             self._set_mtu(name, operation.mtu, fix=operation.bridge_device)
         if operation.bridge is not None:
             self._set_master(name, operation.bridge)
-        for option, value in (("isolated", operation.isolated), ("hairpin", operation.hairpin)):
+        for option in ("isolated", "hairpin", "group_fwd_mask"):
+            value = getattr(operation, option)
             if value is not None:
-                self._set_port(name, option, on=value)
+                self._set_port(name, option, value)
         if operation.accept_ra is not None and self._has_ipv6(name):
             self._sysctls.write(sysctl_of("ipv6", name, "accept_ra"), str(operation.accept_ra))
             self._sync_ipv6(name)
@@ -368,11 +369,11 @@ class FakeKernel:
         if operation.up is not None:
             self._set_up(name, up=operation.up)
 
-    def _set_port(self, name: str, option: str, *, on: bool) -> None:
+    def _set_port(self, name: str, option: str, value: int) -> None:
         link = self._found(name)
         if not link.master:
             raise _refusal(errno.EOPNOTSUPP)
-        self._links[name] = _with(link, option, on)
+        self._links[name] = _with(link, option, value)
 
     @_perform.register
     def _shape(self, operation: ops.Shape) -> None:
@@ -422,8 +423,10 @@ class FakeKernel:
         self._follow_ports(master.index)
 
     def _leave(self, port: KernelLink) -> None:
-        """A port leaves its bridge: isolation and hairpin mode go."""
-        self._links[port.name] = replace(self._links[port.name], master=0, isolated=False, hairpin=False)
+        """A port leaves its bridge: its options go."""
+        self._links[port.name] = replace(
+            self._links[port.name], master=0, isolated=False, hairpin=False, group_fwd_mask=0
+        )
         self._follow_ports(port.master)
 
     def _follow_ports(self, index: int) -> None:
@@ -592,7 +595,7 @@ class FakeKernel:
             self._sync_ipv6(name)
 
 
-def _with(link: KernelLink, option: str, value: bool) -> KernelLink:  # noqa: FBT001 - a switch's new position
+def _with(link: KernelLink, option: str, value: int) -> KernelLink:
     changed: dict[str, Any] = {option: value}
     return replace(link, **changed)
 

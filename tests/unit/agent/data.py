@@ -22,11 +22,11 @@ from hostnet.agent.linux.operations import Operation, Step
 from hostnet.agent.linux.shaping import Bucket
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
 from hostnet.agent.nft.ruleset import Element
-from hostnet.agent.plan.links import Names
+from hostnet.agent.plan.links import EVERY_GROUP, Names
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.originals import Mtu
 from hostnet.agent.record.owners import Owner, Owners
-from hostnet.wire.objects import Object, from_json, to_json
+from hostnet.wire.objects import Guest, Object, from_json, to_json
 
 CASES = Path(__file__).with_name("cases")
 WRITE = os.environ.get("HOSTNET_GOLDEN") == "write"
@@ -99,6 +99,8 @@ def snapshot(case: Case) -> Snapshot:
     links: dict[str, KernelLink] = {}
     given: dict[str, Case] = {"lo": {"ethernet": False}, "eth0": {"kind": "veth"}, **case.get("links", {})}
     number = {name: index for index, name in enumerate(given, 1)}
+    held = [item for items in case.get("held", {}).values() for item in objects(items)]
+    checked = {item.link for item in held if isinstance(item, Guest) and item.anti_spoofing and item.bridge}
     for name, facts in given.items():
         about = dict(facts)
         master = number.get(about.pop("in", ""), 0)
@@ -109,6 +111,7 @@ def snapshot(case: Case) -> Snapshot:
             "mtu": 1500,
             "mac": f"02:00:00:00:00:{number[name]:02x}",
             "uid": 0 if tap else None,
+            "group_fwd_mask": EVERY_GROUP if name in checked and master else 0,
         }
         values |= {key: value for key, value in about.items() if key not in ("addresses", "routes")}
         links[name] = KernelLink(name, number[name], "tun" if tap else kind, master=master, tap=tap, **values)

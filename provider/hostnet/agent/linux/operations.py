@@ -77,6 +77,7 @@ class SetLink:
     bridge: str | None = None
     isolated: bool | None = None
     hairpin: bool | None = None  # frames may leave through the port they came in by
+    group_fwd_mask: int | None = None  # a bit for each reserved group address (01:80:c2:00:00:0X) that is forwarded
     accept_ra: int | None = None  # the sysctl: with 0 no router behind the link gives this host routes or addresses
     ipv6: bool | None = None  # the sysctl disable_ipv6: with it the kernel refuses addresses of IPv6
     up: bool | None = None
@@ -335,6 +336,8 @@ def _settings(operation: SetLink) -> str:
         parts.append("isolation" if operation.isolated else "no isolation")
     if operation.hairpin is not None:
         parts.append("hairpin mode" if operation.hairpin else "no hairpin mode")
+    if operation.group_fwd_mask is not None:
+        parts.append(f"group_fwd_mask {operation.group_fwd_mask:#x}")
     if operation.accept_ra is not None:
         parts.append(f"accept_ra {operation.accept_ra}")
     if operation.ipv6 is not None:

@@ -38,7 +38,7 @@ IFLA_INET_CONF, IPV4_DEVCONF_FORWARDING = 1, 1
 IFLA_INET6_CONF, DEVCONF_FORWARDING, DEVCONF_ACCEPT_RA, DEVCONF_DISABLE_IPV6 = 2, 0, 3, 26
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 IFLA_BR_STP_STATE, IFLA_BR_VLAN_FILTERING = 5, 7
-IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33  # MODE is hairpin mode
+IFLA_BRPORT_MODE, IFLA_BRPORT_GROUP_FWD_MASK, IFLA_BRPORT_ISOLATED = 4, 31, 33  # MODE is hairpin mode
 IFLA_TUN_OWNER, IFLA_TUN_GROUP, IFLA_TUN_TYPE, IFLA_TUN_VNET_HDR, IFLA_TUN_PERSIST, IFLA_TUN_MULTI_QUEUE = (
     1,
     2,
@@ -370,9 +370,11 @@ class LinuxKernel:
             self._set(operation.name, attribute(IFLA_MASTER, index))
         # After the bridge: they are options of a bridge's port, and a link that is none has not got them (EOPNOTSUPP).
         if operation.isolated is not None:
-            self._set_port(operation.name, IFLA_BRPORT_ISOLATED, on=operation.isolated)
+            self._set_port(operation.name, IFLA_BRPORT_ISOLATED, bytes([operation.isolated]))
         if operation.hairpin is not None:
-            self._set_port(operation.name, IFLA_BRPORT_MODE, on=operation.hairpin)
+            self._set_port(operation.name, IFLA_BRPORT_MODE, bytes([operation.hairpin]))
+        if operation.group_fwd_mask is not None:
+            self._set_port(operation.name, IFLA_BRPORT_GROUP_FWD_MASK, struct.pack("=H", operation.group_fwd_mask))
         # Before the link is up: from then on IPv6 solicits routers and obeys their answers (net/ipv6/addrconf.c).
         self._set_ipv6(operation.name, "accept_ra", operation.accept_ra)
         self._set_ipv6(operation.name, "disable_ipv6", None if operation.ipv6 is None else int(not operation.ipv6))
@@ -384,8 +386,8 @@ class LinuxKernel:
         if value is not None and self.sysctl(name) is not None:  # else the link has no IPv6
             write_sysctl(name, str(value))
 
-    def _set_port(self, name: str, option: int, *, on: bool) -> None:
-        data = nested(IFLA_INFO_SLAVE_DATA, attribute(option, bytes([on])))
+    def _set_port(self, name: str, option: int, value: bytes) -> None:
+        data = nested(IFLA_INFO_SLAVE_DATA, attribute(option, value))
         self._set(name, nested(IFLA_LINKINFO, attribute(IFLA_INFO_SLAVE_KIND, "bridge"), data))
 
     @perform.register
@@ -523,6 +525,7 @@ def _link(body: bytes) -> KernelLink:
         master=netlink.u32(found.get(IFLA_MASTER, b"\0\0\0\0")),
         isolated=slave.get(IFLA_BRPORT_ISOLATED, b"\0")[0] == 1,
         hairpin=slave.get(IFLA_BRPORT_MODE, b"\0")[0] == 1,
+        group_fwd_mask=int.from_bytes(slave.get(IFLA_BRPORT_GROUP_FWD_MASK, b"")[:2], sys.byteorder),
         # 1 where the kernel does STP, 2 where a daemon does (BR_USER_STP).
         stp=IFLA_BR_STP_STATE in bridge and netlink.u32(bridge[IFLA_BR_STP_STATE]) != 0,
         vlan_filtering=bridge.get(IFLA_BR_VLAN_FILTERING, b"\0")[0] == 1,

@@ -32,6 +32,7 @@ class KernelLink:
     master: int = 0
     isolated: bool = False
     hairpin: bool = False
+    group_fwd_mask: int = 0  # the reserved group addresses whose frames its bridge treats as any other's
     stp: bool = False
     vlan_filtering: bool = False
     tap: bool = False

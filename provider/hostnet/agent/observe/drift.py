@@ -17,7 +17,7 @@ from hostnet.agent.observe.differences import Difference, is_not, is_off, lost
 from hostnet.agent.observe.links import ObservedLink, observed_glob, observed_link
 from hostnet.agent.observe.observation import Observation
 from hostnet.agent.observe.table_drift import UPLOADS, forward_drift, gateway_drift, guest_filter_drift
-from hostnet.agent.plan.links import bucket_of, same_bucket
+from hostnet.agent.plan.links import EVERY_GROUP, bucket_of, groups_checked, same_bucket
 from hostnet.agent.plan.mtu import followers, port_mtu
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.objects import (
@@ -199,10 +199,23 @@ def _glob_drift(item: Glob, owner: Owner, observation: Observation) -> Iterator[
 
 
 def _guest_drift(item: Guest, observation: Observation) -> Iterator[Difference]:
-    yield from guest_filter_drift(item, observation)
+    filters = list(guest_filter_drift(item, observation))
+    yield from filters
+    if not any(each.field == "anti_spoofing" for each in filters):
+        yield from _guest_group_drift(item, observation)
     if item.proxy is not None and item.link in observation.proxies():
         yield Difference(item.key, "proxy", observation.proxies()[item.link], declared=item.proxy)
     yield from _guest_address_drift(item, observation)
+
+
+def _guest_group_drift(item: Guest, observation: Observation) -> Iterator[Difference]:
+    """What it sends to reserved group addresses comes to no rule without an option of its port."""
+    observed, checked = observed_link(item.link, observation), groups_checked(item.link, [item])
+    if observed is None or observed.bridge is None or observed.bridge != item.bridge:
+        return  # that is what is missing
+    if checked != (observed.kernel.group_fwd_mask == EVERY_GROUP):
+        what = f"what the guest of {item.link} sends to reserved group addresses is {'not ' if checked else ''}checked"
+        yield Difference(item.key, "anti_spoofing", what, there=not checked, declared=checked)
 
 
 def _guest_address_drift(item: Guest, observation: Observation) -> Iterator[Difference]:

@@ -20,7 +20,12 @@ from hostnet.agent.plan.world import World
 from hostnet.agent.record.originals import Mtu
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.family import IPV6_MTU_MIN, family_of
-from hostnet.wire.objects import ETHERNET_MTU, Address, Glob, Link, Port, Route
+from hostnet.wire.objects import ETHERNET_MTU, Address, Glob, Guest, Link, Port, Route
+
+# Each reserved group address (01:80:c2:00:00:0X: STP, LLDP) but for that of pause frames, which the kernel drops. A
+# frame to one of them passes no rule of nftables otherwise, and yet the bridge learns its source MAC address, and STP
+# of the bridge obeys it (`br_handle_frame`, Linux 6.18). With its bit set it is a frame like any other.
+EVERY_GROUP = 0xFFFD
 
 
 @dataclass
@@ -84,7 +89,7 @@ def plan(
         _other_ports(key, item, world, attached, into)
         _addresses(key, item, new, world.snapshot, into)
     for port in new.of(Port):
-        _port(key, port, world, into)
+        _port(key, port, new, world, into)
     for glob in new.of(Glob):
         glob_steps(key, glob, world, attached, into)
     _remove(old, new, world, attached, into)
@@ -310,17 +315,33 @@ def _exchange(
             into.remove.append(Step(key, ops.AddAddress(link, cidr)))
 
 
-def _port(key: str, item: Port, world: World, into: Plan) -> None:
+def _port(key: str, item: Port, owner: Owner, world: World, into: Plan) -> None:
     bridge = world.link(item.bridge)
     isolated = item.isolated or (bridge is not None and bridge.port_isolation)
     _attach(key, item.link, item.bridge, isolated=isolated, snapshot=world.snapshot, into=into)
+    _check_groups(key, item, owner, world.snapshot, into)
+
+
+def groups_checked(link: str, guests: Iterable[Guest]) -> bool:
+    """Whether the rules for guests have to see also what a port sends to reserved group addresses."""
+    return any(guest.anti_spoofing for guest in guests if guest.link == link and guest.bridge is not None)
+
+
+def _check_groups(key: str, item: Port, owner: Owner, snapshot: Snapshot, into: Plan) -> None:
+    state = snapshot.links.get(item.link)
+    stays = state is not None and snapshot.master_of(item.link) == item.bridge
+    there = state.group_fwd_mask if state is not None and stays else 0
+    checked = groups_checked(item.link, owner.of(Guest))
+    if checked != (there == EVERY_GROUP):
+        undo = (ops.SetLink(item.link, group_fwd_mask=there),) if stays else ()
+        into.build.append(Step(key, ops.SetLink(item.link, group_fwd_mask=EVERY_GROUP if checked else 0), undo))
 
 
 def _attach(key: str, link: str, bridge: str, *, isolated: bool, snapshot: Snapshot, into: Plan) -> None:
     state = snapshot.links.get(link)
     master = snapshot.master_of(link)
     if master != bridge:
-        undo = (ops.SetLink(link, bridge=master or ""),) if state else ()
+        undo = (_port_again(link, snapshot),) if state else ()
         into.build.append(Step(key, ops.SetLink(link, bridge=bridge), undo))
     if (state is not None and state.isolated) != isolated or (isolated and master != bridge):
         undo = (ops.SetLink(link, isolated=not isolated),) if state and master == bridge else ()
@@ -332,7 +353,8 @@ def _other_ports(key: str, item: Link, world: World, attached: Mapping[str, str]
     if item.kind != "bridge":
         return
     created = item.name not in world.snapshot.links
-    others = ((o, x) for o, x in world.owners.holding(Port) if x.bridge == item.name and o.key != key)
+    others = [(o, x) for o, x in world.owners.holding(Port) if x.bridge == item.name and o.key != key]
+    owners = {port.link: owner for owner, port in others}
     ports: list[tuple[Port | Glob, str]] = [(port, port.link) for _, port in others]
     globs = [(o.key, x) for o, x in world.owners.holding(Glob) if x.bridge == item.name and o.key != key]
     if not created:
@@ -342,6 +364,8 @@ def _other_ports(key: str, item: Link, world: World, attached: Mapping[str, str]
         if there and world.snapshot.master_of(link) == (None if created else item.name):
             isolated = port.isolated or item.port_isolation
             _attach(key, link, item.name, isolated=isolated, snapshot=world.snapshot, into=into)
+            if isinstance(port, Port):
+                _check_groups(key, port, owners[link], world.snapshot, into)
     mtu = port_mtu(item.name, world)
     for link in followers(item.name, world, attached):
         into.build += mtu_steps(key, link, mtu, world)
@@ -428,7 +452,7 @@ def _remove(old: Owner, new: Owner, world: World, attached: Mapping[str, str], i
     for port in old.of(Port):
         # A link that is deleted leaves its bridge by itself.
         if port.key not in kept and f"link {port.link}" in kept and snapshot.master_of(port.link) == port.bridge:
-            undo = (ops.SetLink(port.link, bridge=port.bridge),)
+            undo = (_port_again(port.link, snapshot),)
             into.remove.append(Step(key, ops.SetLink(port.link, bridge=""), undo))
     for glob in old.of(Glob):
         if glob.key not in kept:
@@ -461,7 +485,7 @@ def _recreate(item: Link, snapshot: Snapshot) -> Iterable[Operation]:
             yield _shape(name, snapshot.buckets[name])
         master = snapshot.master_of(name)
         if master:
-            yield ops.SetLink(name, bridge=master, isolated=state.isolated, hairpin=state.hairpin)
+            yield _port_again(name, snapshot)
     kept = (*snapshot.addresses.get(name, ()), *snapshot.routes.get(name, ()))
     ipv6 = any(family_of(cidr) == "ipv6" for cidr in kept)
     yield ops.SetLink(name, accept_ra=state.accept_ra, ipv6=ipv6 or None, up=state.up)
@@ -469,10 +493,18 @@ def _recreate(item: Link, snapshot: Snapshot) -> Iterable[Operation]:
     if item.kind == "tap":
         yield from (ops.AddRoute(name, cidr) for cidr in snapshot.routes.get(name, ()))
     if item.kind == "bridge":
-        # The kernel clears isolation and hairpin mode as a port leaves (Linux 6.18).
-        for port in map(snapshot.links.__getitem__, snapshot.ports_of(name)):
-            yield ops.SetLink(port.name, bridge=name, isolated=port.isolated, hairpin=port.hairpin)
+        yield from (_port_again(port, snapshot) for port in snapshot.ports_of(name))
         yield from snapshot.through.get(name, ())
+
+
+def _port_again(name: str, snapshot: Snapshot) -> Operation:
+    """What puts a link into the bridge that it is in, as it is there: as a port leaves, the kernel clears the rest."""
+    state, master = snapshot.links[name], snapshot.master_of(name)
+    if master is None:
+        return ops.SetLink(name, bridge="")
+    isolated, hairpin = (each or None for each in (state.isolated, state.hairpin))
+    mask = state.group_fwd_mask or None
+    return ops.SetLink(name, bridge=master, isolated=isolated, hairpin=hairpin, group_fwd_mask=mask)
 
 
 def _number(number: int | None) -> str | None:
