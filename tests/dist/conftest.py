@@ -93,6 +93,7 @@ def user(pulumi_home: Path, tmp_path: Path) -> Iterator[User]:
             "PULUMI_HOME": str(pulumi_home),
             "PULUMI_BACKEND_URL": f"file://{backend}",
             "PULUMI_CONFIG_PASSPHRASE": "dist",
+            "HOSTNET_PREVIEW_SECONDS": os.environ["HOSTNET_PREVIEW_SECONDS"],
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
             "HOST": host.name,
             "STATE_DIR": str(tmp_path / "state"),

@@ -189,6 +189,7 @@ class Cli:
         (folder / "backend").mkdir(parents=True)
         self.env = {name: value for name, value in tool_env().items() if not name.startswith(("PULUMI_", "HOSTNET_"))}
         self.env |= {
+            "HOSTNET_PREVIEW_SECONDS": os.environ["HOSTNET_PREVIEW_SECONDS"],  # tests/conftest.py says why
             "PULUMI_HOME": str(folder / "home"),
             "PULUMI_BACKEND_URL": f"file://{folder / 'backend'}",
             "PULUMI_CONFIG_PASSPHRASE": PASSPHRASE,

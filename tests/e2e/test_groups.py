@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +92,26 @@ def test_a_group_that_fails(groups: Groups) -> None:
     assert [groups.host(number).left for number in range(4)] == [[]] * 4
 
 
-@pytest.mark.parametrize("groups", ["s3"], indirect=True)
-def test_a_worker_that_is_killed(groups: Groups) -> None:
-    """Another one goes on: it removes the lock and the pending creates, and the run comes to its end."""
+def kill_all(worker: int) -> None:
+    """Kill a worker with all that it started, as a machine that fails does."""
+    os.killpg(os.getpgid(worker), signal.SIGKILL)
+
+
+def kill_python(worker: int) -> None:
+    """Kill a worker's Python alone: `pulumi` outlives it, and ends by itself."""
+    os.kill(worker, signal.SIGKILL)
+
+
+def kill_pulumi(worker: int) -> None:
+    """Kill `pulumi` alone, as the kernel may where memory is short."""
+    lists = [thread.read_text() for thread in Path(f"/proc/{worker}/task").glob("*/children")]
+    children = [child for each in lists for child in each.split()]
+    (pulumi,) = [child for child in children if Path(f"/proc/{child}/comm").read_text() == "pulumi\n"]
+    os.kill(int(pulumi), signal.SIGKILL)
+
+
+def kill_in_north(groups: Groups, kill: Callable[[int], None]) -> tuple[dict[str, str], str]:
+    """Run `up`, and kill in the middle of north's creates, when one of its two servers has its network."""
     groups.fleet.unplug(SICK)
     with groups.running("up", WORKERS, {SICK: {"dial_error_limit": -1}}) as process:
         assert process.stdout is not None
@@ -103,12 +120,36 @@ def test_a_worker_that_is_killed(groups: Groups) -> None:
             said += (line := process.stdout.readline())
             assert line, said
         until(lambda: has_network(groups) == [True, True, False, False], patience=PATIENCE)
-        os.killpg(os.getpgid(int(begun[1])), signal.SIGKILL)
+        kill(int(begun[1]))
         assert groups.state("north")["pending_operations"]
         groups.fleet.plug(SICK)
-        outcomes, said = ended(process, said)
+        return ended(process, said)
+
+
+def is_whole(groups: Groups) -> None:
+    """All servers have their networks, and no stack has an operation that is pending."""
+    assert has_network(groups) == [True] * 4
+    assert [groups.state(group).get("pending_operations") for group in GROUPS] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("groups", "kill"), [("s3", kill_all), ("postgres", kill_python)], indirect=["groups"], ids=["with pulumi", "alone"]
+)
+def test_a_worker_that_is_killed(groups: Groups, kill: Callable[[int], None]) -> None:
+    """Another one goes on: it removes the lock and the pending creates, and the run comes to its end."""
+    outcomes, said = kill_in_north(groups, kill)
     assert outcomes == DONE
     assert re.search(r"north: removed the lock and the pending creates", said)
     assert re.search(r"^north .*\(try [2-9]\)$", said, re.MULTILINE)
-    assert has_network(groups) == [True] * 4
-    assert [groups.state(group).get("pending_operations") for group in GROUPS] == [None] * 3
+    is_whole(groups)
+
+
+@pytest.mark.parametrize("groups", ["postgres"], indirect=True)
+def test_a_pulumi_that_is_killed(groups: Groups) -> None:
+    """Its group fails, since memory may be short again; the next run removes what it left, and does the rest."""
+    outcomes, said = kill_in_north(groups, kill_pulumi)
+    assert outcomes == {"canary": "done", "north": "FAILED", "south": "not touched"}, said
+    outcomes, said = run(groups, "up")
+    assert outcomes == DONE
+    assert re.search(r"north: removed the lock and the pending creates", said)
+    is_whole(groups)

@@ -8,8 +8,10 @@ import pytest
 from hostnet.agent.linux.kernel import RawChange, RawElement
 from hostnet.agent.linux.libnftables import Nft, NftError
 from hostnet.agent.nft.ruleset import SETS, TABLES, Element, table_text
-from hostnet.agent.nft.syntax import encode, encode_key, render
+from hostnet.agent.nft.syntax import Listing, encode, encode_key, render
+from hostnet.agent.nft.table import Table
 
+from tests.lab.listings import parse_listing
 from tests.lab.namespaces import Namespaces
 
 FIELDS = {
@@ -172,3 +174,113 @@ def test_a_field_has_to_be_of_its_type(element: Element) -> None:
     """Nothing else becomes bytes."""
     with pytest.raises((ValueError, OverflowError)):
         encode(element)
+
+
+RANGES = {
+    "inet_service": ("80-90", "1-65535", "7"),
+    "ipv4_addr": ("10.0.0.0/8", "0.0.0.0/0", "192.0.2.7"),
+    "ipv6_addr": ("fd00::/64", "::/0", "2001:db8::7"),
+    "nd_target": ("fd00::/64", "2001:db8::/32", "fe80::1"),
+}
+
+
+def of_any_kind(name: str) -> list[Element]:
+    """Elements of a set, with ranges where it takes them, that do not overlap."""
+    spec = SETS[name]
+    if spec.limit:
+        return [
+            Element(name, (each,), (str(rate),))
+            for each, rate in zip(FIELDS["ifname"], (8000, 125_000, 1 << 27), strict=True)
+        ]
+    if not spec.interval:
+        return elements(name)
+    if len(spec.key) == 1:
+        nets = {
+            "ipv4_addr": ("10.0.0.0/8", "11.0.0.0/8", "192.0.2.7", "240.0.0.0/4"),
+            "ipv6_addr": ("fd00::/64", "::1"),
+        }
+        return [Element(name, (net,)) for net in nets[spec.key[0]]]
+    whole = [RANGES[kind][1] if kind in RANGES else FIELDS[kind][1] for kind in spec.key]
+    first, last = ([(RANGES.get(kind) or FIELDS[kind])[at] for kind in spec.key] for at in (0, 2))
+    values = [tuple(FIELDS[kind][at] for kind in spec.value) for at in (0, 1, 2)]
+    # The widest comes last: the kernel refuses what lies in another element, and takes what others lie in.
+    return [Element(name, tuple(key), value) for key, value in zip((first, last, whole), values, strict=True)]
+
+
+def listings(nft: Nft) -> tuple[Listing, Listing]:
+    """Our tables as the agent reads them, and as nft lists them."""
+    listed = parse_listing([item for name in TABLES for item in nft.list(f"list table {name}")])
+    ours = Table(nft).listing()
+    assert ours is not None
+    return ours, listed
+
+
+def test_a_listing_is_what_nft_lists(nft: Nft) -> None:
+    """Of every set, elements of every kind."""
+    everything = [each for name, spec in SETS.items() if not spec.seen for each in of_any_kind(name)]
+    for each in everything:
+        nft.run(f"add element {SETS[each.set].table} {each.set} {{ {render(each, COMMENT, MARK)} }}")
+    for name in (name for name, spec in SETS.items() if spec.seen):
+        nft.run(f"add element {SETS[name].table} {name} {{ {render(elements(name)[0])} counter packets 3 bytes 180 }}")
+    ours, listed = listings(nft)
+    assert ours.elements == listed.elements
+    assert ours.elements.keys() >= {each.place for each in everything if "nd_prefix" not in SETS[each.set].key}
+    assert ours.comments == listed.comments
+    assert ours.counters == listed.counters
+    assert (3, 180) in ours.counters.values()
+    assert ours.sets == listed.sets == SETS.keys()
+    assert len(everything) > 3 * 60
+
+
+@pytest.mark.parametrize("nets", [["0.0.0.0/0"], ["0.0.0.0/1", "128.0.0.0/1"], ["255.255.255.255"], ["0.0.0.0/32"], []])
+def test_the_ends_of_all_addresses(nft: Nft, nets: list[str]) -> None:
+    """The kernel has no key behind the highest address."""
+    for net in nets:
+        nft.run(f"add element inet hostnet internal_nets4 {{ {net} }}")
+    ours, listed = listings(nft)
+    assert ours.elements == listed.elements == {("internal_nets4", (net.removesuffix("/32"),)): () for net in nets}
+
+
+CHANGES = {
+    "a rule": "add rule inet hostnet forward accept",
+    "a chain": "add chain inet hostnet another",
+    "a rule with a set of its own": 'add rule inet hostnet forward iifname { "a", "b" } accept',
+    "the bridge's table": "add rule bridge hostnet forward accept",
+    "a rule is gone": "flush chain inet hostnet forward",
+}
+NO_CHANGES = {
+    "an element": 'add element inet hostnet our_links { "eth0" }',
+    "another table": "add table inet other; add chain inet other forward; add rule inet other forward accept",
+    "the same again, with other handles": "",
+}
+
+
+def rules(nft: Nft) -> str:
+    """The print of the rules."""
+    return listings(nft)[0].rules
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_rule_changes_the_print(nft: Nft, change: str) -> None:
+    """So drift of the rules is seen."""
+    before = rules(nft)
+    nft.run(CHANGES[change])
+    assert rules(nft) != before
+
+
+def test_one_element_of_a_rules_own_set_changes_the_print(nft: Nft) -> None:
+    """What nft writes in braces is a set without a name of its own, and no part of the rule's message."""
+    prints = []
+    for names in ('"a", "b"', '"a", "c"'):
+        nft.run(f"add chain inet hostnet another; add rule inet hostnet another iifname {{ {names} }} accept")
+        prints.append(rules(nft))
+        nft.run("delete chain inet hostnet another")
+    assert prints[0] != prints[1]
+
+
+@pytest.mark.parametrize("change", NO_CHANGES)
+def test_nothing_else_changes_the_print(nft: Nft, change: str) -> None:
+    """Not elements, not other tables, not a replacement by the same rules."""
+    before = rules(nft)
+    nft.run(NO_CHANGES[change] or "".join(f"delete table {name}\n" for name in TABLES) + table_text())
+    assert rules(nft) == before

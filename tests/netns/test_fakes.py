@@ -22,13 +22,13 @@ from hostnet.agent.linux.libnftables import Nft, NftError
 from hostnet.agent.linux.operations import Operation
 from hostnet.agent.linux.rtnetlink import LinuxKernel
 from hostnet.agent.nft.ruleset import SETS, table_text
-from hostnet.agent.nft.syntax import parse_listing
 from hostnet.agent.nft.table import Table
 from hostnet.fakes import FakeKernel, FakeNftables
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.lab.bed import difference
+from tests.lab.listings import parse_listing
 from tests.lab.namespaces import Namespace, Namespaces
 
 MAC = "02:5e:00:00:00:0"  # begins those that a test gives; others are the kernel's choice
@@ -438,7 +438,18 @@ def ruleset(nft: Nftables) -> dict[str, Any]:
         "rules": rules,
         "elements": listing.elements,
         "counters": listing.counters,
+        "as messages": _as_messages(nft),
         "others": [_placeless(chain) for chain in ChainReader(Table(nft), legacy=False).chains()],
+    }
+
+
+def _as_messages(nft: Nftables) -> dict[str, Any]:
+    """The elements of all sets as they are in netlink messages, without a counter's figures."""
+    tables = {line: nft.table(line.removeprefix("table ")) for line in nft.lines("list tables")}
+    return {
+        f"{line} {name}": sorted(elements)
+        for line, table in tables.items()
+        for name, elements in (table.sets.items() if table is not None else ())
     }
 
 

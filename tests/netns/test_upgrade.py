@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from hostnet.agent.linux.libnftables import Nft
 from hostnet.agent.nft.ruleset import SETS, TABLES, TEMPLATE
-from hostnet.agent.nft.syntax import parse_listing
 
 from tests.lab.driver import Program, Stack
 from tests.lab.lab import Lab
+from tests.lab.listings import parse_listing
 from tests.lab.namespaces import Namespace
 from tests.lab.probes import Hammer
 from tests.lab.waiting import until
@@ -150,7 +150,7 @@ def drop(host: Namespace) -> str:
 
 
 def make_earlier(lab: Lab, stack: Stack, text: str, *, recorded: bool = True) -> None:
-    """Have the host as an earlier version left it: its tables, and (or not) its record of them."""
+    """Have the host as an earlier version left it: its tables, and (or not) its record of them, of what nft lists."""
     lab.host.nft(drop(lab.host) + text)
     listed = lab.host.call(lambda: [item for name in TABLES for item in Nft().list(f"list table {name}")])
     mark = {"rules": parse_listing(listed).rules, "template": "earlier"} if recorded else {}

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hostnet.agent.linux.kernel import RawElement, RawTable
+from hostnet.agent.nft.ruleset import RAW, SETS
 from hostnet.fakes import nft_syntax
+from hostnet.wire.digest import sha256
 
 Place = tuple[str, str]  # family and name of a table
 Key = tuple[str, ...]  # an element's key or value: its fields as nft prints them
@@ -74,6 +79,16 @@ class Set:
         if self.limit:
             body["stmt"] = [{"limit": _limit_json((1, 1))}]
         return {"map" if self.value else "set": body}
+
+    def raw(self) -> Iterator[RawElement]:
+        """Its elements as the kernel has them."""
+        kinds = SETS[self.name].key if self.name in SETS else self.key  # what nft shows as a number may be an address
+        for key, held in self.elements.items():
+            first, last = (_joined(kinds, key, at) for at in (0, -1))
+            counter = (held.packets, held.bytes) if self.counter or self.seen else None
+            rate = held.limit[0] if self.limit else None
+            value = _joined(self.value, held.value, 0) if self.value else b""
+            yield RawElement(first, value, held.comment, last if last != first else b"", counter, rate)
 
     def _element(self, key: Key, held: Held) -> Any:
         shown = _fields_json(self.key, key)
@@ -190,6 +205,17 @@ class Table:
         for chain in self.chains.values():
             yield from chain.rules_json(place)
 
+    def raw(self, place: Place, *, elements: bool) -> RawTable:
+        """As the kernel has it."""
+        shown = [
+            {name: part for name, part in body.items() if name != "handle"}
+            for item in self.json(place, terse=True)
+            for kind, body in item.items()
+            if kind in ("chain", "rule")
+        ]
+        rules = sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
+        return RawTable(rules, {name: list(each.raw()) if elements else [] for name, each in self.sets.items()})
+
     def text(self, place: Place) -> Iterator[str]:
         """The commands that make it: chains and sets in order of their names, rules in their own."""
         chains = sorted(self.chains.values(), key=lambda each: each.name)
@@ -199,6 +225,26 @@ class Table:
             yield from each.text(place)
         for chain in chains:
             yield from (f"add rule {' '.join(place)} {chain.name} {' '.join(rule.words)}" for rule in chain.rules)
+
+
+def _joined(kinds: Key, fields: Key, at: int) -> bytes:
+    """Fields as the kernel has them; of ranges the first (`at` 0) or the last value."""
+    parts = [_field_bytes(kind, part, at) for kind, part in zip(kinds, fields, strict=True)]
+    return parts[0] if len(parts) == 1 else b"".join(each + b"\0" * (-len(each) % 4) for each in parts)
+
+
+def _field_bytes(kind: str, part: str, at: int) -> bytes:
+    if kind in RAW:
+        size = 8 if kind == "nd_prefix" else 16
+        return (int(part.split("-")[at], 0) % (1 << 8 * size)).to_bytes(size, "big")
+    if kind in ADDRESSES:
+        ends = ipaddress.ip_network(part) if "/" in part else part.split("-")
+        return ipaddress.ip_address(ends[at]).packed
+    if kind in NUMBERS:
+        return int(part.split("-")[at]).to_bytes({"inet_proto": 1, "inet_service": 2, "mark": 4}[kind], "big")
+    if kind == "ether_addr":
+        return bytes.fromhex(part.replace(":", ""))
+    return part.encode().ljust(16, b"\0")
 
 
 def _limit_text(limit: tuple[int, int]) -> str:

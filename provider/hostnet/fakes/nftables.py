@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hostnet.agent.linux.kernel import RawChange
+from hostnet.agent.linux.kernel import RawChange, RawTable
 from hostnet.agent.linux.libnftables import NftError
 from hostnet.fakes import nft_syntax
 from hostnet.fakes.nft_state import ADDRESSES, NUMBERS, Chain, Held, Key, Place, Rule, Set, Table
@@ -110,6 +110,12 @@ class FakeNftables:
     def tables(self) -> dict[Place, bool]:
         """The tables of IP, and whether a program owns each."""
         return {place: table.owned for place, table in self._tables.items() if place[0] in ("inet", "ip", "ip6")}
+
+    def table(self, table: str, *, elements: bool = True) -> RawTable | None:
+        """A table; None where there is none."""
+        family, name = table.split()
+        found = self._tables.get((family, name))
+        return found.raw((family, name), elements=elements) if found is not None else None
 
     def xt_comments(self, family: str, table: str, chain: str) -> dict[int, str]:
         """None: the fake has no extension of iptables-nft's."""

@@ -6,7 +6,6 @@ import pytest
 from hostnet.agent.firewalls.chains import ChainReader
 from hostnet.agent.linux.libnftables import NftError
 from hostnet.agent.nft.ruleset import table_text
-from hostnet.agent.nft.syntax import parse_listing
 from hostnet.agent.nft.table import Table
 from hostnet.fakes import FakeNftables
 
@@ -73,12 +72,19 @@ def test_elements_and_counters() -> None:
     nft = FakeNftables()
     nft.run(table_text() + "add element inet hostnet forward_counters4 { 6 . 80-90 . 10.0.0.2 }")
     nft.count("inet", "hostnet", "forward_counters4", ("6", "80-90", "10.0.0.2"), 3, 180)
-    listing = parse_listing(nft.list("list table inet hostnet"))
+    listing = Table(nft).listing()
+    assert listing is not None
     place = ("forward_counters4", ("tcp", "80-90", "10.0.0.2"))
     assert listing.elements == {place: ()}
     assert listing.counters == {place: (3, 180)}
     assert nft.elements("inet", "hostnet", "forward_counters4") == {("6", "80-90", "10.0.0.2"): ()}
-    assert not parse_listing(nft.list("list table inet hostnet", terse=True)).elements
+    whole, terse = (nft.table("inet hostnet", elements=elements) for elements in (True, False))
+    assert whole is not None
+    assert terse is not None
+    assert [element.counter for element in whole.sets["forward_counters4"]] == [(3, 180)]
+    assert not any(terse.sets.values())
+    assert terse.rules == whole.rules
+    assert nft.table("inet nothing") is None
 
 
 def test_a_batch_can_be_refused(nft: FakeNftables) -> None:

@@ -6,9 +6,9 @@ those are in the rooms above, and run on the fakes as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from hostnet.agent.linux.conntrack import Flows
 from hostnet.agent.linux.operations import Operation
@@ -78,19 +78,36 @@ class Kernel(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class RawElement:
+class RawElement(NamedTuple):
     """An element of a set or map as the kernel has it.
 
     Attributes:
         key: The fields of its key, each filled up to four bytes where there are several.
         value: The same of a map's value.
         comment: What nft shows as its comment.
+        last: The highest key of a range; b"" where there is one key alone.
+        counter: The packets and bytes that it counted; None where it does not count.
+        rate: The bytes a second above which it matches; None where it has no limit.
     """
 
     key: bytes
     value: bytes = b""
     comment: str = ""
+    last: bytes = b""
+    counter: tuple[int, int] | None = None
+    rate: int | None = None
+
+
+class RawTable(NamedTuple):
+    """A table as the kernel has it.
+
+    Attributes:
+        rules: A print of its chains and rules.
+        sets: The elements of its sets and maps by name.
+    """
+
+    rules: str
+    sets: Mapping[str, Sequence[RawElement]]
 
 
 @dataclass(frozen=True)
@@ -134,6 +151,14 @@ class Nftables(Protocol):
 
     def dry_run(self, *, on: bool) -> None:
         """Whether batches are only checked, as by `nft -c`."""
+
+    def table(self, table: str, *, elements: bool = True) -> RawTable | None:
+        """A table; None where there is none.
+
+        Args:
+            table: Family and name, as in nft's language.
+            elements: Whether those of its sets are wanted.
+        """
 
     def list(self, command: str, *, terse: bool = False) -> list[dict[str, Any]]:
         """What `nft -j <command>` lists.

@@ -986,5 +986,6 @@ def table_text() -> str:
     return re.sub(r"^ *(#.*)?\n", "", text, flags=re.MULTILINE)
 
 
+_PRINT = "2"  # how `Listing.rules` is made
 # Names this text: tables that were made from another one, by another version of hostnet, are replaced.
-TEMPLATE = sha256(table_text().encode()).hexdigest()[:16]
+TEMPLATE = sha256((_PRINT + table_text()).encode()).hexdigest()[:16]

@@ -1,18 +1,16 @@
-"""Elements in nft's syntax, and nft's listings as elements. Pure."""
+"""Elements in nft's syntax and as bytes, and our tables as elements. Pure."""
 
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
 
-from hostnet.agent.linux.kernel import RawElement
-from hostnet.agent.nft.ruleset import PROTOCOLS, RAW, SETS, Element, Place
+from hostnet.agent.linux.kernel import RawElement, RawTable
+from hostnet.agent.nft.ruleset import PROTOCOLS, RAW, SETS, Element, Place, SetSpec
 from hostnet.wire.digest import sha256
 from hostnet.wire.protocol import STATE_DIR
 
@@ -22,9 +20,6 @@ _NAMES = {number: name for name, number in _NUMBERS.items()}
 _IFNAME = re.compile(r"[A-Za-z0-9_.@+=~%,#-]{1,15}")
 
 
-_SEEN = frozenset(name for name, spec in SETS.items() if spec.seen)
-_UNITS = {"bytes": 1, "kbytes": 1 << 10, "mbytes": 1 << 20}
-_PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800}
 LIMIT_BURST = 65536  # bytes: the largest packet of several segments fits
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _IFNAMSIZ = 16
@@ -212,17 +207,6 @@ def _number(kind: str, network: ipaddress.IPv6Network) -> str:
     )
 
 
-def _address(kind: str, number: str) -> str:
-    """The address or network that `_number` wrote. nft 1.0.6 lists a number of 64 bits with a sign."""
-    if kind == "nd_prefix":
-        return str(ipaddress.IPv6Address((int(number, 0) % 2**64) << 64))
-    low, _, high = number.partition("-")
-    first = ipaddress.IPv6Address(int(low, 0))
-    return (
-        str(next(ipaddress.summarize_address_range(first, ipaddress.IPv6Address(int(high, 0))))) if high else str(first)
-    )
-
-
 @dataclass(frozen=True)
 class Listing:
     """Our tables as the kernel has them.
@@ -246,67 +230,78 @@ class Listing:
         return {place for place, comment in self.comments.items() if mark_in(comment) != mark}
 
 
-def parse_listing(listed: list[dict[str, Any]]) -> Listing:
-    """Read what `nft -j list table inet hostnet` answered."""
-    elements: dict[Place, tuple[str, ...]] = {}
-    counters: dict[Place, tuple[int, int]] = {}
-    comments: dict[Place, str] = {}
-    rules: list[str] = []
-    sets: set[str] = set()
-    for item in listed:
-        (kind, body), *_ = item.items()
-        if kind in ("set", "map"):
-            sets.add(body["name"])
-            for raw in body.get("elem", []):
-                key, value = raw if kind == "map" else (raw, None)
-                place = body["name"], _named(body["name"], _fields(key))
-                # What packets add, no resource declares.
-                if place[0] not in _SEEN:
-                    elements[place] = _rate(raw) if value is None else _fields(value)
-                if isinstance(key, dict) and "comment" in (body_of := key.get("elem", {})):
-                    comments[place] = body_of["comment"]
-                if kind == "set" and isinstance(raw, dict) and "counter" in raw.get("elem", ()):
-                    counters[place] = (raw["elem"]["counter"]["packets"], raw["elem"]["counter"]["bytes"])
-        elif kind in ("rule", "chain"):
-            body = {name: part for name, part in body.items() if name != "handle"}
-            rules.append(json.dumps({kind: body}, sort_keys=True))
-    return Listing(elements, sha256("\n".join(rules).encode()).hexdigest(), counters, frozenset(sets), comments)
+def read_listing(tables: Iterable[RawTable]) -> Listing:
+    """Our tables, of what the kernel has."""
+    found, rules = Listing({}, "", {}), []
+    sets: list[str] = []
+    for table in tables:
+        rules.append(table.rules)
+        sets += table.sets
+        for name, elements in table.sets.items():
+            spec = SETS.get(name, SetSpec(()))
+            for element in elements:
+                _take(found, name, spec, element)
+    return replace(found, rules=sha256(" ".join(rules).encode()).hexdigest(), sets=frozenset(sets))
 
 
-def _rate(raw: Any) -> tuple[str, ...]:
-    """The value of a set's element: none, or its rate in bytes a second."""
-    limit = raw["elem"].get("limit") if isinstance(raw, dict) and "elem" in raw else None
-    if limit is None:
-        return ()
-    bytes_ = limit["rate"] * _UNITS.get(limit.get("rate_unit", ""), 0)
-    return (str(bytes_ // _PERIODS.get(limit["per"], 1)),)
+def _take(found: Listing, name: str, spec: SetSpec, element: RawElement) -> None:
+    try:
+        place = name, _split(spec.key, element.key, element.last)
+        value = _split(spec.value, element.value)
+    except ValueError:  # another version's set
+        place, value = (name, (element.key.hex(), element.last.hex())), (element.value.hex(),)
+    if not spec.seen:  # what packets add, no resource declares
+        found.elements[place] = (str(element.rate),) if spec.limit and element.rate is not None else value
+    if element.comment:
+        found.comments[place] = element.comment
+    if element.counter is not None:
+        found.counters[place] = element.counter
 
 
-def _named(name: str, key: tuple[str, ...]) -> tuple[str, ...]:
-    """The key with the protocol's name, and an address, in place of their numbers."""
-    kinds = SETS[name].key if name in SETS else ()
-    if RAW.keys() & set(kinds):
-        return tuple(_address(kind, part) if kind in RAW else part for kind, part in zip(kinds, key))
-    if "inet_proto" not in kinds:
-        return key
-    return tuple(_NAMES.get(part, part) if kind == "inet_proto" else part for kind, part in zip(kinds, key))
+def _split(kinds: tuple[str, ...], first: bytes, last: bytes = b"") -> tuple[str, ...]:
+    """The fields that `_joined` wrote; with ranges where the last key is another one."""
+    size, places = _layout(kinds)
+    if size != len(first):
+        msg = f"{len(first)} bytes are no {' . '.join(kinds)}"
+        raise ValueError(msg)
+    if not last:
+        return tuple([read(first[start:end]) for start, end, read in places])
+    return tuple([_range_text(read, first[start:end], last[start:end]) for start, end, read in places])
 
 
-def _fields(value: Any) -> tuple[str, ...]:
-    """A key or value in nft's JSON as our fields."""
-    if isinstance(value, dict):
-        if "elem" in value:
-            return _fields(value["elem"]["val"])
-        if "concat" in value:
-            return tuple(_one(part) for part in value["concat"])
-    return (_one(value),)
+@lru_cache(maxsize=256)
+def _layout(kinds: tuple[str, ...]) -> tuple[int, tuple[tuple[int, int, Callable[[bytes], str]], ...]]:
+    """How long a key of these types is, and where in it each field is, and how it is read."""
+    places, at = [], 0
+    for kind in kinds:
+        length, read = _READINGS[kind]
+        places.append((at, at + length, read))
+        at += length if len(kinds) == 1 else length + -length % 4
+    return at, tuple(places)
 
 
-def _one(part: Any) -> str:
-    if isinstance(part, dict):
-        if "prefix" in part:
-            return f"{part['prefix']['addr']}/{part['prefix']['len']}"
-        if "range" in part:
-            return "-".join(str(end) for end in part["range"])
-        return json.dumps(part)
-    return str(part)
+def _range_text(read: Callable[[bytes], str], first: bytes, last: bytes) -> str:
+    """A field of a range as a person writes it: a network where it is one."""
+    if first == last:
+        return read(first)
+    low, high, bits = int.from_bytes(first, "big"), int.from_bytes(last, "big"), 8 * len(first)
+    length = bits - (low ^ high).bit_length()
+    is_network = read in _ADDRESSES and low & high == low and (low ^ high) + 1 == 1 << (bits - length)
+    return f"{read(first)}/{length}" if is_network else f"{read(first)}-{read(last)}"
+
+
+def _ipv6_text(data: bytes) -> str:
+    return socket.inet_ntop(socket.AF_INET6, data.ljust(16, b"\0"))
+
+
+_ADDRESSES = (socket.inet_ntoa, _ipv6_text)
+_READINGS: dict[str, tuple[int, Callable[[bytes], str]]] = {
+    "ifname": (_IFNAMSIZ, lru_cache(maxsize=1024)(lambda data: data.split(b"\0", 1)[0].decode(errors="replace"))),
+    "inet_proto": (1, lambda data: _NAMES.get(str(data[0]), str(data[0]))),
+    "inet_service": (2, lambda data: str(data[0] << 8 | data[1])),
+    "ipv4_addr": (4, socket.inet_ntoa),
+    "ipv6_addr": (16, _ipv6_text),
+    "ether_addr": (6, lambda data: data.hex(":")),
+    "nd_target": (16, _ipv6_text),
+    "nd_prefix": (8, _ipv6_text),
+}

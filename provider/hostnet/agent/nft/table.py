@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from hostnet.agent.indexes.sharing import SharingMap
 from hostnet.agent.linux.kernel import Nftables, RawChange
 from hostnet.agent.linux.libnftables import MissingLibraryError, Nft, NftError
 from hostnet.agent.nft.desired import Desired
 from hostnet.agent.nft.ruleset import SETS, TABLES, TEMPLATE, Element, Place, table_text
-from hostnet.agent.nft.syntax import Listing, encode, encode_key, parse_listing, render, render_key
+from hostnet.agent.nft.syntax import Listing, encode, encode_key, read_listing, render, render_key
 from hostnet.agent.record.record import Mark
+from hostnet.wire.digest import sha256
 from hostnet.wire.errors import Code, HostnetError
 
 T = TypeVar("T")
@@ -87,11 +89,8 @@ class Table:
         return self._held[1]
 
     def _list(self, *, terse: bool) -> Listing | None:
-        listed: list[dict[str, Any]] = []
-        for name in TABLES:
-            with suppress(NftError):  # it does not exist
-                listed += self.nft.list(f"list table {name}", terse=terse)
-        return parse_listing(listed) if listed else None
+        tables = [table for name in TABLES if (table := self.nft.table(name, elements=not terse)) is not None]
+        return read_listing(tables) if tables else None
 
     def sync(self, before: Desired, after: Desired, mark: Mark, ensure: Iterable[str] = ()) -> Synced:
         """Bring the tables from `before` to `after`, in one batch.
@@ -160,7 +159,14 @@ class Table:
         if not mark.rules or mark.template == TEMPLATE:
             return False
         listing = self.listing()
-        return listing is not None and listing.rules == mark.rules
+        return listing is not None and mark.rules in (listing.rules, self._former_print())
+
+    def _former_print(self) -> str:
+        """The print of the rules as versions before this one made it, of what nft lists."""
+        listed = [item for name in self._existing() for item in self.nft.list(f"list table {name}")]
+        pairs = [(kind, body) for item in listed for kind, body in item.items() if kind in ("rule", "chain")]
+        rules = [{kind: {name: part for name, part in body.items() if name != "handle"}} for kind, body in pairs]
+        return sha256("\n".join(json.dumps(each, sort_keys=True) for each in rules).encode()).hexdigest()
 
     def _clear(self, before: Desired, mark: Mark) -> Mark:
         """Delete the tables, unless elements of other records are in them; where this one was lost, of anybody."""
@@ -264,8 +270,10 @@ class Table:
     def _kept(self, after: Desired, former: Listing | None) -> Iterator[str]:
         """The commands that put the elements of other records into the new tables."""
         for name, key in sorted(former.foreign(self.own) - after.elements.keys()) if former is not None else ():
-            if name in SETS and former is not None:
-                element = Element(name, key, former.elements[name, key])
+            if name not in SETS or former is None:
+                continue
+            element = Element(name, key, former.elements[name, key])
+            with suppress(ValueError):  # another version's set of this name
                 yield f"add element {SETS[name].table} {name} {{ {render(element, former.comments[name, key])} }}\n"
 
 

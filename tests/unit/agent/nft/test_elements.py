@@ -9,11 +9,12 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
+from hostnet.agent.linux.kernel import RawElement, RawTable
 from hostnet.agent.nft.context import Context, context_of
 from hostnet.agent.nft.desired import ClashError, Compiler
 from hostnet.agent.nft.elements import compile_common, compile_object
 from hostnet.agent.nft.ruleset import SETS, Element, table_text
-from hostnet.agent.nft.syntax import parse_listing, render
+from hostnet.agent.nft.syntax import read_listing, render
 from hostnet.agent.observe.drift import drift
 from hostnet.agent.observe.observation import Elements, Observation
 from hostnet.agent.observe.states import states
@@ -194,48 +195,59 @@ def test_every_set_is_declared_and_used() -> None:
         assert f" {name} {{ type" in text, name
 
 
-COUNTER = {"packets": 3, "bytes": 180}
+def raw(*fields: tuple[str, ...], comment: str = "", **more: Any) -> RawElement:
+    """An element as the kernel has it: of each field its value, or the first and the last, in hexadecimal."""
+    first, last = (b"".join(bytes.fromhex(field[at]) for field in fields) for at in (0, -1))
+    return RawElement(first, last=last if last != first else b"", comment=comment, **more)
+
+
+LINK, TCP = ("65746830" + "00" * 12,), ("06000000",)
 
 
 def test_a_listing_is_read_back_as_elements() -> None:
-    """Concatenations, prefixes, ranges, comments and counters, as libnftables 1.0.6 prints them."""
-    listed: list[dict[str, Any]] = [
-        {"chain": {"family": "inet", "table": "hostnet", "name": "raw", "handle": 1}},
-        {
-            "map": {
-                "name": "dnat_source4",
-                "elem": [
-                    [
-                        {"elem": {"val": {"concat": ["eth0", "tcp", {"prefix": {"addr": "0.0.0.0", "len": 0}},  # noqa: S104
-                                                     {"range": [80, 82]}]}, "comment": "x"}},
-                        {"concat": ["10.0.0.2", 80]},
-                    ]
-                ],
-            }
-        },
-        {"set": {"name": "our_links", "elem": ["br0", {"elem": {"val": "br1", "comment": "y"}}]}},
-        {
-            "set": {
-                "name": "forward_counters4",
-                "elem": [{"elem": {"val": {"concat": ["tcp", 80, "10.0.0.2"]}, "counter": COUNTER}}],
-            }
-        },
-    ]  # fmt: skip
-    found = parse_listing(listed)
+    """Ranges, networks, comments, counters, rates; and a set whose fields are another version's."""
+    found = read_listing(
+        [
+            RawTable(
+                "print",
+                {
+                    "dnat_source4": [
+                        raw(LINK, TCP, ("00000000", "ffffffff"), ("00500000", "00520000"),
+                            value=bytes.fromhex("0a00000200500000"), comment="x"),
+                        raw(LINK, TCP, ("0a000000", "0a0000ff"), ("00500000",),
+                            value=bytes.fromhex("0a00000200500000")),
+                        raw(LINK, TCP, ("0a000001", "0a000006"), ("00510000",),
+                            value=bytes.fromhex("0a00000200500000")),
+                    ],
+                    "our_links": [raw(("62723000" + "00" * 12,)), raw(("62723100" + "00" * 12,), comment="y")],
+                    "forward_counters4": [raw(TCP, ("00500000",), ("0a000002",), counter=(3, 180))],
+                    "range_counters4": [],
+                    "upload_links": [raw(LINK, rate=125000)],
+                    "external_links": [raw(("aabb",), comment="z")],
+                    "a_set_of_tomorrow": [raw(("aabb",))],
+                    "refused_links": [raw(LINK, ("0200000000010000",), counter=(1, 60))],
+                },
+            )
+        ]
+    )  # fmt: skip
     assert found.elements == {
         ("dnat_source4", ("eth0", "tcp", "0.0.0.0/0", "80-82")): ("10.0.0.2", "80"),
+        ("dnat_source4", ("eth0", "tcp", "10.0.0.0/24", "80")): ("10.0.0.2", "80"),
+        ("dnat_source4", ("eth0", "tcp", "10.0.0.1-10.0.0.6", "81")): ("10.0.0.2", "80"),
         ("our_links", ("br0",)): (),
         ("our_links", ("br1",)): (),
         ("forward_counters4", ("tcp", "80", "10.0.0.2")): (),
+        ("upload_links", ("eth0",)): ("125000",),
+        ("external_links", ("aabb", "")): ("",),
+        ("a_set_of_tomorrow", ("aabb", "")): ("",),
     }
-    assert found.counters == {("forward_counters4", ("tcp", "80", "10.0.0.2")): (3, 180)}
-
-
-def test_a_print_of_the_rules_is_of_the_rules_alone() -> None:
-    """Elements and handles do not change it; a rule does."""
-    chain = {"chain": {"family": "inet", "table": "hostnet", "name": "raw", "handle": 1}}
-    again = {"chain": {"family": "inet", "table": "hostnet", "name": "raw", "handle": 9}}
-    elements = {"set": {"name": "our_links", "elem": ["br0"]}}
-    rule = {"rule": {"family": "inet", "table": "hostnet", "chain": "raw", "handle": 2, "expr": []}}
-    assert parse_listing([chain]).rules == parse_listing([again, elements]).rules
-    assert parse_listing([chain]).rules != parse_listing([chain, rule]).rules
+    assert found.counters == {
+        ("forward_counters4", ("tcp", "80", "10.0.0.2")): (3, 180),
+        ("refused_links", ("eth0", "02:00:00:00:00:01")): (1, 60),
+    }
+    assert {name: comment for (name, _), comment in found.comments.items()} == {
+        "dnat_source4": "x",
+        "our_links": "y",
+        "external_links": "z",
+    }
+    assert "range_counters4" in found.sets
