@@ -8,7 +8,8 @@ A file is `{"cases": [case, …]}`; a resource is `{"kind": "Bridge", …its inp
                 number that takes the place of `<proto>`; or {"label": {"x": …, "y": …}}: several places at once
     sysctls     of the host, before anything else
     before      commands before anything else: "host nft …", "guest1 ip …" (undone only by what they are);
-                "host second-uplink": see `Topology`; "host ready br-f": wait until a link has carrier and addresses
+                "host second-uplink", "host second-line ppp0": see `Topology`; "host ready br-f": wait until a link has
+                carrier and addresses
     servers     {"guest1": "tcp:80 udp:5000-5002"}
     use         names out of tests/cases/shared.json, in an order that dependencies allow
     resources   further resources; also `${name.output}` in their inputs
@@ -231,6 +232,8 @@ class Runner:
             role, *argv = shlex.split(command)
             if argv == ["second-uplink"]:
                 self.lab.net.second_uplink()
+            elif argv[0] == "second-line":
+                self.lab.net.second_line(argv[1])
             elif argv[0] == "ready":
                 until(partial(is_ready, self.lab[role].kernel, argv[1]))
             else:

@@ -2,6 +2,7 @@
 
 What QEMU does with a TAP is done here by the lab's background loop: it opens the TAP in the host's namespace, makes a
 TAP `eth0` in the guest's, and copies frames both ways. When it lets go, the host's TAP loses its carrier and stays.
+`PointToPoint` is a line without Ethernet, as a modem or a VPN has it, made of two TUN devices in the same way.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tests.lab.servers import add_reader
 
 # <linux/if_tun.h>
 TUNSETIFF = 0x400454CA
-IFF_TAP = 0x0002
+IFF_TUN, IFF_TAP = 0x0001, 0x0002
 IFF_NO_PI = 0x1000
 IFF_MULTI_QUEUE = 0x0100
 IFF_VNET_HDR = 0x4000
@@ -35,10 +36,13 @@ def open_tap(name: str, *, vnet_hdr: bool = True, multi_queue: bool = False) -> 
     Raises:
         OSError: EBUSY where another process holds a single-queue TAP, EINVAL where `multi_queue` does not fit.
     """
-    flags = IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if vnet_hdr else 0) | (IFF_MULTI_QUEUE if multi_queue else 0)
+    return _open(name, IFF_TAP | (IFF_VNET_HDR if vnet_hdr else 0) | (IFF_MULTI_QUEUE if multi_queue else 0))
+
+
+def _open(name: str, flags: int) -> int:
     descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+        fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH22x", name.encode(), flags | IFF_NO_PI))
     except OSError:
         os.close(descriptor)
         raise
@@ -77,6 +81,32 @@ class TapGuest:
         for descriptor in (self._host, self._guest):
             self._background.call(self._background.loop.remove_reader, descriptor)
             os.close(descriptor)
+
+
+class PointToPoint:
+    """A line between two namespaces: packets without Ethernet, no ARP, no subnet. It goes with `close`."""
+
+    def __init__(self, background: Background, one: tuple[Namespace, str], other: tuple[Namespace, str]) -> None:
+        """Make it.
+
+        Args:
+            background: Copies the packets.
+            one: A namespace, and the interface's name there.
+            other: The same of the other end.
+        """
+        self._background = background
+        self._ends = [namespace.call(_open, name, IFF_TUN) for namespace, name in (one, other)]
+        for namespace, name in (one, other):
+            namespace.ip(f"link set {name} up")
+        for end, far in (self._ends, self._ends[::-1]):
+            background.call(add_reader, background.loop, end, _copy, end, far)
+
+    def close(self) -> None:
+        """Take it away: both interfaces go."""
+        while self._ends:
+            end = self._ends.pop()
+            self._background.call(self._background.loop.remove_reader, end)
+            os.close(end)
 
 
 def _copy(source: int, destination: int) -> None:

@@ -7,7 +7,7 @@
     attacker ---------------+         [host] a-2 ---- guest2
                                       [host] b-3 ---- guest3      network B: 10.1.0.0/24, fd13::/64
     outsider2 --- segment2 ------ eth1 [host] b-4 ---- guest4
-                 203.0.113.0/24, 2001:db8:2::/64; made on demand (`Topology.second_uplink`)
+                 203.0.113.0/24, 2001:db8:2::/64; made on demand (`Topology.second_uplink`, `Topology.second_line`)
 
     namespace   address (v4, v6)                             routes
     host        eth0: 192.0.2.2 and .3, 2001:db8::2 and ::3  default via 192.0.2.1, 2001:db8::1
@@ -41,7 +41,7 @@ from functools import partial
 from tests.lab.background import Background
 from tests.lab.kernel import LOCAL, Kernel, Link, Route
 from tests.lab.namespaces import Namespace, Namespaces
-from tests.lab.taps import TapGuest
+from tests.lab.taps import PointToPoint, TapGuest
 from tests.lab.waiting import until
 
 HOST4, HOST6 = "192.0.2.2", "2001:db8::2"
@@ -91,6 +91,7 @@ class Topology:
         self._background = background
         self.namespaces = Namespaces()
         self._plugged: dict[str, TapGuest] = {}
+        self._lines: list[PointToPoint] = []
         self._pristine = ""
         try:
             self._build()
@@ -110,6 +111,8 @@ class Topology:
     def close(self) -> None:
         """Take it all away."""
         self.unplug()
+        while self._lines:
+            self._lines.pop().close()
         self.namespaces.close()
 
     def _build(self) -> None:
@@ -199,10 +202,33 @@ class Topology:
         segment.ip("link add br0 type bridge forward_delay 0", "link set br0 up")
         outsider = quiet(self.namespaces.add("outsider2"))
         self._wire("segment2", "outsider2", "outsider2", "eth0", "203.0.113.20/24", "2001:db8:2::20/64")
-        self._wire("segment2", "host", "host", "eth1", "203.0.113.2/24", "2001:db8:2::2/64")
         outsider.ip("route add default via 203.0.113.2", "route add ::/0 via 2001:db8:2::2")
-        until(partial(is_ready, self.host.kernel, "eth1"))
+        self.second_card()
         return outsider
+
+    def second_card(self) -> None:
+        """The card of `second_uplink`, again once it was taken out (`host ip link delete eth1`)."""
+        self._wire("segment2", "host", "host", "eth1", "203.0.113.2/24", "2001:db8:2::2/64")
+        until(partial(is_ready, self.host.kernel, "eth1"))
+        self["outsider2"].ip("neigh flush all")  # it knew the former card's MAC address
+
+    def second_line(self, name: str) -> PointToPoint:
+        """The second uplink as a line without Ethernet, such as `ppp0`, in place of the card.
+
+        The host has 203.0.113.2 and 2001:db8:2::2 there, `outsider2` is at the other end. Once closed, the line can be
+        had again.
+        """
+        if "outsider2" not in self.namespaces:
+            quiet(self.namespaces.add("outsider2"))
+        line = PointToPoint(self._background, (self.host, name), (self["outsider2"], "eth0"))
+        self._lines.append(line)
+        for role, device, own, far in (("host", name, 2, 20), ("outsider2", "eth0", 20, 2)):
+            self[role].ip(
+                f"address add 203.0.113.{own} peer 203.0.113.{far} dev {device}",
+                f"address add 2001:db8:2::{own} peer 2001:db8:2::{far} dev {device} nodad",
+            )
+        self["outsider2"].ip("route add default dev eth0", "route add ::/0 dev eth0")
+        return line
 
     def plug(self, tap: str, role: str, *commands: str, mac: str, vnet_hdr: bool = True) -> TapGuest:
         """Plug a guest into a TAP of the host.
@@ -248,6 +274,8 @@ class Topology:
     def settle(self) -> None:
         """Between tests: guests unplugged, guests forget the gateways that they knew, the host forgets connections."""
         self.unplug()
+        while self._lines:
+            self._lines.pop().close()
         for role in GUESTS:
             self[role].ip("neigh flush all")
         if "host" in self.namespaces:
@@ -256,7 +284,7 @@ class Topology:
     def fresh_host(self) -> Namespace:
         """A host that nothing has touched: a new one (about 60 ms), unless the old one is pristine."""
         self.settle()
-        if "segment2" in self.namespaces or not self.is_pristine():
+        if "outsider2" in self.namespaces or not self.is_pristine():
             self.namespaces.delete("host")
             for role in ("outsider2", "segment2"):
                 self.namespaces.delete(role)

@@ -128,11 +128,12 @@ class Persistence:
         return tuple(warnings)
 
     def _follows(self, owners: Owners) -> bool:
-        """Whether the watcher runs for gateways that resolve their uplinks alone: where a reboot brings them back.
+        """Whether the watcher runs for gateways alone: where a reboot brings them back.
 
-        One that runs already goes on.
+        It runs for those that resolve their uplinks themselves, and those that have several, of which one may be absent
+        for a while. One that runs already goes on.
         """
-        if not any(gateway.resolved for gateway in owners.gateways.values()):
+        if not any(gateway.resolved or gateway.more for gateway in owners.gateways.values()):
             return False
         if self._persist == "keep":
             return self._watcher() is not None

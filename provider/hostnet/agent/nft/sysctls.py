@@ -12,7 +12,7 @@ interface's own says whether the host is a router to its neighbours, which drop 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from hostnet.agent.linux.kernel import Kernel
 from hostnet.agent.linux.operations import WriteSysctl
@@ -67,7 +67,29 @@ class Sysctls:
         Raises:
             SysctlError: One can't be set.
         """
-        wanted, written = dict(self._wanted(record, owners, context, snapshot)), False
+        wanted = dict(self._wanted(record, owners, context, snapshot))
+        written = self._set(record, wanted)
+        return self._release(record, wanted) or written
+
+    def follow(
+        self, record: Record, owners: Owners, context: Context, snapshot: Snapshot, links: Iterable[str]
+    ) -> bool:
+        """Set those of these interfaces: each may be a new one of that name, which has the values of `default`.
+
+        What is off of the host as a whole is left as it is: a refresh shows it.
+
+        Returns:
+            Whether any was set.
+
+        Raises:
+            SysctlError: One can't be set.
+        """
+        ours = tuple(f".conf.{link.replace('.', '/')}." for link in links)
+        wanted = self._wanted(record, owners, context, snapshot)
+        return self._set(record, {name: value for name, value in wanted if any(each in name for each in ours)})
+
+    def _set(self, record: Record, wanted: Mapping[str, str]) -> bool:
+        written = False
         for name, value in wanted.items():
             current = self._kernel.sysctl(name)
             if current is None:
@@ -77,7 +99,7 @@ class Sysctls:
             if current != value:
                 self._write(name, value)
                 written = True
-        return self._release(record, wanted) or written
+        return written
 
     def remember(self, record: Record, owners: Owners, context: Context, snapshot: Snapshot) -> None:
         """Have the record remember the values that `sync` is going to change, for whoever undoes the transaction."""

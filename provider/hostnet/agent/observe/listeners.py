@@ -24,13 +24,27 @@ def warnings(owner: Owner, snapshot: Snapshot, listening: Callable[[str, str], s
         snapshot: What the kernel has.
         listening: The ports with a listener, by protocol and family (`Kernel.listening`).
     """
-    for gateway in owner.of(Gateway):
-        yield from _absent("externalIp", (x for x in (gateway.snat4, gateway.snat6) if x), snapshot)
-        yield from _absent("oneToOneNat", (outer for outer, _ in gateway.one_to_one), snapshot)
+    yield from absent(owner, snapshot)
     for forward in owner.of(Forward):
         for protocol in forward.protocols:
             yield from _taken(forward, protocol, listening(protocol, forward.family))
         yield from _absent("listenAddresses", (x for x in forward.listen if x not in _ALWAYS_THERE), snapshot)
+
+
+def absent(owner: Owner, snapshot: Snapshot) -> Iterator[str]:
+    """What a gateway names and the host does not have at the moment. It works again as soon as that is back."""
+    yield from lines_down(owner, snapshot)
+    for gateway in owner.of(Gateway):
+        yield from _absent("externalIp", (x for x in (gateway.snat4, gateway.snat6) if x), snapshot)
+        yield from _absent("oneToOneNat", (outer for outer, _ in gateway.one_to_one), snapshot)
+
+
+def lines_down(owner: Owner, snapshot: Snapshot) -> Iterator[str]:
+    """The external interfaces that are not there at the moment."""
+    for gateway in owner.of(Gateway):
+        for name in gateway.uplinks:
+            if name not in snapshot.links:
+                yield f"there is no external interface {name} now: nothing leaves or comes in by it until it is back"
 
 
 def ports_in_use(old: Owner | None, new: Owner, bindable: Callable[..., bool]) -> Iterator[str]:

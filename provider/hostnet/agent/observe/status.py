@@ -8,6 +8,7 @@ from hostnet.agent.lasting.persistence import WatcherState
 from hostnet.agent.observe.differences import Difference
 from hostnet.agent.observe.drift import drift
 from hostnet.agent.observe.facts import interfaces
+from hostnet.agent.observe.listeners import lines_down
 from hostnet.agent.observe.observation import Observation
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.objects import to_json
@@ -35,6 +36,8 @@ def _resource(owner: Owner, observation: Observation) -> Facts:
     found = drift(owner, observation)
     if waits:
         found = [Difference("", "waits", _WAITS), *found]
+    # No update can put it back: so it is no difference that a refresh finds.
+    found += [Difference("", "down", text) for text in lines_down(owner, observation.world.snapshot)]
     # What another object is about (a forward that no resource declares) concerns the resource: its first one.
     number = {item.key: index for index, item in enumerate(owner.objects)} if found else {}
     return {

@@ -10,6 +10,8 @@ from dataclasses import replace
 
 from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
 from hostnet.agent.linux.snapshot import Snapshot
+from hostnet.agent.nft.context import context_of
+from hostnet.agent.nft.sysctls import SysctlError
 from hostnet.agent.plan.overlaps import check_gateway
 from hostnet.agent.plan.resolve import default_uplinks, resolve_gateway
 from hostnet.agent.plan.world import World
@@ -82,11 +84,21 @@ def _with(owner: Owner, gateway: Gateway, moved: Gateway) -> Owner:
 
 
 def _rest(record: Record, subsystems: Subsystems, snapshot: Snapshot) -> Iterator[str]:
-    """Replies and proxy entries: with an uplink that goes down the kernel drops what leads through it."""
+    """Sysctls, replies and proxy entries: with an uplink that goes down the kernel drops what leads through it.
+
+    One that is deleted and comes back, as a modem's does, has the sysctls of a new interface.
+    """
+    owners, links = record.owners, {name for gateway in record.owners.gateways.values() for name in gateway.uplinks}
+    context = context_of(owners, snapshot, record.attached)
     try:
-        if subsystems.routing.sync(record, record.owners, snapshot):
+        if subsystems.sysctls.follow(record, owners, context, snapshot, links):
+            yield "the sysctls of an external interface are set again"
+    except SysctlError as failure:
+        yield f"cannot set {failure}: {failure.error.strerror}"
+    try:
+        if subsystems.routing.sync(record, owners, snapshot):
             yield "replies follow the routes as they are now"
-        if subsystems.proxies.sync(record, record.owners):
+        if subsystems.proxies.sync(record, owners):
             yield "the host answers for guests again"
     except (RoutingError, NoNumberError, NftError, MissingLibraryError) as error:
         yield f"cannot follow the default routes: {error}"

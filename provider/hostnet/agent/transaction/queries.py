@@ -15,6 +15,7 @@ from hostnet.agent.nft.ruleset import Place
 from hostnet.agent.nft.sysctls import FORWARDING
 from hostnet.agent.observe import facts
 from hostnet.agent.observe.doctor import doctor
+from hostnet.agent.observe.listeners import absent
 from hostnet.agent.observe.lookup import is_gone, owner_of
 from hostnet.agent.observe.observation import Elements, Observation
 from hostnet.agent.observe.refused import Counters, dropped_by_link, refused_facts
@@ -143,7 +144,8 @@ class Queries:
             return None
         undeclared = extra(owner, observation)
         objects, found = (*owner.objects, *(x for x, _ in undeclared)), (*found, *(x for _, x in undeclared))
-        return View(owner.id, objects, found, self._subsystems.persistence.warnings(owner))
+        warnings = (*self._subsystems.persistence.warnings(owner), *absent(owner, observation.world.snapshot))
+        return View(owner.id, objects, found, warnings)
 
     def states(
         self, record: Record, owners: Iterable[Owner], snapshot: Snapshot

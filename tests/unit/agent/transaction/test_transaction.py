@@ -668,7 +668,7 @@ def test_where_the_default_route_leads_may_be_another_gateways(fake: FakeHost) -
     [("auto", True, True), ("auto", False, False), ("always", False, True), ("never", True, False)],
 )
 def test_the_watcher_runs_for_such_a_gateway(persist: str, *, systemd: bool, watched: bool) -> None:
-    """Where a reboot brings it back; for one with an external interface of its own it does not."""
+    """Where a reboot brings it back. For one external interface that is named it does not, for several it does."""
     fake = FakeHost(persist=persist)
     if systemd:
         fake.persistence.places.systemd.mkdir(parents=True)
@@ -677,6 +677,12 @@ def test_the_watcher_runs_for_such_a_gateway(persist: str, *, systemd: bool, wat
     assert fake.persistence.watched is False
     free = Gateway("nat", internal4=("10.0.0.0/24",))
     fake.agent.apply([Change(urn("NatGateway nat"), "nat", (free,), known=True)])
+    assert fake.persistence.watched is watched
+    fake.agent.apply([Change(urn("NatGateway nat"), "nat", (own,), known=True)])
+    assert fake.persistence.watched is False
+    fake.kernel.add_link("ppp0", "ppp", addresses=("192.0.2.5/32",), ethernet=False)
+    several = Gateway("nat", "eth0", more=("ppp0",), internal4=("10.0.0.0/24",))
+    fake.agent.apply([Change(urn("NatGateway nat"), "nat", (several,), known=True)])
     assert fake.persistence.watched is watched
 
 
