@@ -346,6 +346,56 @@ def test_the_address_of_the_server_is_given_to_a_guest(up: World, as_before: Loo
     in_session(up, work)
 
 
+def second_uplink(world: World) -> None:
+    """The server has another default route, which it does not prefer."""
+    world.server.namespace.ip(
+        "link add other type veth peer name far",
+        "link set other up",
+        "link set far up",
+        "address add 203.0.113.2/24 dev other",
+        "route add default via 192.0.2.1 dev eth0 metric 100",
+        "route add default via 203.0.113.1 dev other metric 500",
+    )
+
+
+BOTH = change_of("NatGateway", "gw", externalInterfaces=["eth0", "other"], internalIps=["10.0.0.0/24"])
+
+
+def test_replies_by_the_same_uplink_leave_the_providers_own_alone(up: World) -> None:
+    """It is answered as the main table says, whichever uplink it came in by; new connections are as well."""
+    second_uplink(up)
+
+    async def work(session: Pausing) -> None:
+        await session.apply(BOTH)
+        assert {rule.table for rule in up.server.namespace.kernel.rules()} >= {7100, 7101}
+        await session._transport.verify_login()
+
+    in_session(up, work)
+    assert len(owners(up)) == 2
+
+
+def test_a_rule_that_moves_the_way_back(up: World, as_before: Look) -> None:
+    """Another program marks what the host sends, in bits that are hostnet's as well: our rule would come first.
+
+    Its own rule looks at other bits, so no number shows that it needs these.
+    """
+    second_uplink(up)
+    server = up.server.namespace
+    marks = "type route hook output priority mangle; ip daddr 192.0.2.1 meta mark set 0x2000001;"
+    server.nft(f"table ip vpn {{ chain out {{ {marks} }}; }}")
+    server.ip("route add 192.0.2.0/24 dev eth0 table 77", "rule add pref 500 fwmark 0x1/0xff table 77")
+
+    async def work(session: Pausing) -> None:
+        before, rules = as_before(), server.kernel.rules()
+        error = await rolled_back(session.apply(BOTH))
+        assert f"the provider did not confirm it within {SECONDS:g} s" in error.why
+        assert as_before() == before
+        assert server.kernel.rules() == rules
+
+    in_session(up, work)
+    assert owners(up) == ["br0"]
+
+
 def test_a_gateway_that_takes_a_forward_along(up: World) -> None:
     """The forward of the SSH port did no harm where its gateway was, and does where that goes."""
     up.settings = replace(up.settings, confirm_timeout=4 * SECONDS)
