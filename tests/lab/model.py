@@ -142,8 +142,9 @@ class _View:
 
     @property
     def looped(self) -> bool:
-        """Whether any forward is reached from within, so that ports reflect."""
-        return self.table and any(inputs.get("loopback", True) for _, inputs, _ in self.forwards)
+        """Whether any forward or one-to-one NAT is reached from within, so that ports reflect."""
+        paired = any(inputs.get("oneToOneNat") for _, inputs in self.gateways)
+        return self.table and (paired or any(inputs.get("loopback", True) for _, inputs, _ in self.forwards))
 
     def link(self, reference: str) -> str:
         """The interface's name that a reference means."""
@@ -274,6 +275,8 @@ def _gateway(name: str, inputs: Inputs, view: _View) -> Iterator[tuple[Fact, Any
                 yield ("forward_pairs4", link, other), "", (name, "internalForwarding")
                 yield ("forward_pairs6", link, other), "", (name, "internalForwarding")
     yield from _gateway_networks(name, inputs, out)
+    yield from _pairs(name, inputs, out)
+    yield from _egress(name, inputs, internals)
     if inputs.get("internalForwarding"):
         yield from _inner_networks(name, inputs, internals)
 
@@ -290,11 +293,43 @@ def _inner_networks(name: str, inputs: Inputs, internals: tuple[str, ...]) -> It
                 yield (f"link_to_net{digit}", link, net), "", at
 
 
+def _pairs(name: str, inputs: Inputs, out: str) -> Iterator[tuple[Fact, Any, Place]]:
+    """One-to-one NAT, but for the ways from within: which these are is shown by packets (tests/cases/uplinks)."""
+    for pair in inputs.get("oneToOneNat", ()):
+        outer, inner, at = pair["externalAddress"], pair["internalAddress"], (name, "oneToOneNat")
+        digit = str(ipaddress.ip_address(outer).version)
+        yield (f"one_to_one_addrs{digit}", out, outer), inner, at
+        yield (f"one_to_one_hosts{digit}", out, inner), "", at
+        yield (f"one_to_one_sources{digit}", out, inner), outer, at
+
+
+def _egress(name: str, inputs: Inputs, internals: tuple[str, ...]) -> Iterator[tuple[Fact, Any, Place]]:
+    """What guests may reach, by interface and by network; a network of either family is disjoint from the others."""
+    if "egress" not in inputs:
+        return
+    at = (name, "egress")
+    yield from ((("egress_links", link), "", at) for link in internals)
+    for digit, nets in (("4", "internalIps"), ("6", "internalIpv6s")):
+        networks = [_bare(cidr) for cidr in inputs.get(nets, ())]
+        yield from ((("egress_nets" + digit, net), "", at) for net in networks)
+        for rule in inputs["egress"]:
+            if str(ipaddress.ip_network(rule["cidr"]).version) != digit:
+                continue
+            number = next((n for n, protocol in _PROTOCOLS.items() if protocol == rule.get("protocol")), None)
+            key = (number, rule["ports"], rule["cidr"]) if number else (rule["cidr"],)
+            of = f"{'port' if number else 'any'}{digit}"
+            yield from (((f"egress_link_{of}", link, *key), "", at) for link in internals)
+            yield from (((f"egress_net_{of}", net, *key), "", at) for net in networks)
+
+
 def _gateway_networks(name: str, inputs: Inputs, out: str) -> Iterator[tuple[Fact, Any, Place]]:
     nat66, routed = inputs.get("enableIpv6", False), inputs.get("routeIpv6", False)
     for cidr in map(_bare, inputs.get("internalIps", ())):
         at = (name, "internalIps")
         yield ("forward_nets4", out, cidr), "", at
+        if inputs.get("routeIpv4"):
+            yield ("routed_nets4", out, cidr), "", (name, "routeIpv4")
+            continue
         yield from _way_out("nets4", (out, cidr), inputs.get("externalIp"), at, (name, "externalIp"))
     for cidr in map(_bare, inputs.get("internalIpv6s", ())):
         at = (name, "internalIpv6s")
@@ -396,7 +431,9 @@ def _needs(kind: str, inputs: Inputs) -> set[str]:
         found.add("4")
     if inputs.get("enableIpv6") or inputs.get("routeIpv6"):
         found.add("6")
-    return found
+    return found | {
+        str(ipaddress.ip_address(pair["externalAddress"]).version) for pair in inputs.get("oneToOneNat", ())
+    }
 
 
 # --- what all share ------------------------------------------------------------------------------------------------
@@ -444,7 +481,7 @@ _PROTOCOLS = {"6": "tcp", "17": "udp", "132": "sctp"}  # the bed lists numbers
 # Counters count, and `hairpin_ports` is a copy of the ports' hairpin mode. Which addresses a guest may have depends on
 # more than programs here say: tests/cases/untrusted has it, frame by frame.
 _IGNORED = frozenset({*(f"{name}_counters{n}" for name in ("forward", "range") for n in "46"), "hairpin_ports"})
-_GUARDS = re.compile(r"(guest|tap)_(?!links)\w+|(taken|slaac)_\w+|served_ports")
+_GUARDS = re.compile(r"(guest|tap)_(?!links)\w+|(taken|slaac)_\w+|served_ports|one_to_one_inner\w*")
 _SOURCES = re.compile(r"port_sources(?P<length>\d+)_[46]")
 
 
@@ -470,6 +507,8 @@ def table_facts(listed: Iterable[Mapping[str, Any]]) -> dict[Fact, Any]:
             continue
         for raw in body.get("elem", ()):
             key, value = raw if "map" in item else (raw, None)
+            if body["name"].startswith("one_to_one_addrs") and not _parts(key)[0].startswith("eth"):
+                continue  # see `_pairs`
             facts |= _element(body["name"], _parts(key), _parts(value) if value is not None else [])
     return _with_sources(facts)
 

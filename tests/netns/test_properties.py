@@ -28,7 +28,10 @@ SEQUENCES = int(os.environ.get("HOSTNET_SEQUENCES", "500"))
 SEED = int(os.environ.get("HOSTNET_SEED", "0"))
 AT_ONCE = 25  # sequences of one test: enough to spread them over workers
 STEPS = 8
-_GATEWAY_SETS = ("internal_links", "forward_pairs", "forward_nets", "masquerade_", "snat_", "mss_clamp_links")
+_GATEWAY_SETS = (
+    *("internal_links", "forward_pairs", "forward_nets", "masquerade_", "snat_", "mss_clamp_links"),
+    *("routed_nets", "one_to_one_hosts", "one_to_one_sources", "egress_link"),
+)
 SHRINK = os.environ.get("HOSTNET_SHRINK", "1") == "1"  # 0: show the first sequence that fails, at once
 BRIDGES, TAPS = ("br0", "br1"), ("vm0", "vm1")
 V4, V6 = "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"
@@ -60,6 +63,11 @@ PORT_OPTIONS = {
     "sourceCidrs": st.sampled_from([["198.51.100.0/24"], ["203.0.113.7/32", "198.51.100.0/24"]]),
     "listenAddresses": st.sampled_from([["192.0.2.2"], ["192.0.2.2", "192.0.2.3"], ["0.0.0.0"], ["127.0.0.1"]]),  # noqa: S104
 }
+PAIRS = [
+    {"externalAddress": outer, "internalAddress": inner}
+    for outer, inner in (("192.0.2.3", "10.0.0.9"), ("2001:db8::3", "fd12::9"))
+]
+EGRESS = [{"cidr": "198.51.100.0/24", "protocol": "tcp", "ports": "443"}, {"cidr": "2001:db8:1::/64"}]
 DESTINATIONS4 = st.sampled_from(["10.0.0.2", "10.0.0.3:8080", "10.1.0.9:81", "10.77.0.1"])
 DESTINATIONS6 = st.sampled_from(["fd12::2", "[fd12::3]:8080", "fd13::2"])
 
@@ -142,6 +150,10 @@ class Programs:
             internalIps=subset("10.9.0.0/24", "10.9.1.0/24", "10.5.0.7/32", least=1),
             internalIpv6s=subset("fd19::/64", "fd19:1::/64", least=1),
             externalIp=st.just("192.0.2.2"),
+            externalIpv6=st.just("2001:db8::2"),
+            oneToOneNat=st.sampled_from([PAIRS[:1], PAIRS[1:], PAIRS]),
+            egress=st.sampled_from([[], EGRESS]),
+            replyBySameUplink=st.sampled_from([False]),
             externalInterface=st.just(UPLINK),
             mssClamp=ON,
             internalForwarding=ON,
@@ -149,6 +161,8 @@ class Programs:
         )
         inputs = dict(self._draw(options))
         inputs |= self._draw(st.sampled_from([{}, {"enableIpv6": True}, {"routeIpv6": True}]))
+        if "internalIps" in inputs:
+            inputs |= self._draw(some(routeIpv4=ON))
         if there:
             inputs["internalInterfaces"] = self._draw(subset(*there, least=1))
         if "forwardPorts" in inputs:
@@ -338,7 +352,11 @@ class Ground:
         """Make it."""
         self.failed = False  # one sequence that is made as short as can be is enough: that takes minutes
         self.template: list[Any] = []  # the tables' chains and rules as they were first made
+        self._make()
+
+    def _make(self) -> None:
         self.bed = Bed()
+        self.bed.host.ip(f"address add 192.0.2.3/24 dev {UPLINK}", f"address add 2001:db8::3/64 dev {UPLINK} nodad")
         self.provider = InsideProvider(self.bed.host)
 
     def close(self) -> None:
@@ -349,8 +367,7 @@ class Ground:
     def renew(self) -> None:
         """Another host."""
         self.close()
-        self.bed = Bed()
-        self.provider = InsideProvider(self.bed.host)
+        self._make()
 
 
 class HostMachine(RuleBasedStateMachine):
