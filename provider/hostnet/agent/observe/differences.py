@@ -69,6 +69,8 @@ def as_there(item: Object, found: Iterable[Difference]) -> Mapping[str, Any]:
             continue
         if not each.item:
             values[each.field] = each.there
+        elif values[each.field] is None:
+            continue  # nothing is there of the list as a whole
         elif each.there is None:
             values[each.field] = tuple(x for x in values[each.field] if str(x) != each.item)
         else:
