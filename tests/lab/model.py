@@ -57,19 +57,21 @@ class Model:
     """The model of one host.
 
     Args:
-        uplink: The interface of the default route.
+        uplink: The interface of the preferred default route.
         free: Interfaces that another program made, in the order of their names.
         links: All names that programs give to links.
+        second: The interface of another default route; "": there is none.
     """
 
-    def __init__(self, uplink: str, free: Iterable[str], links: Iterable[str]) -> None:
+    def __init__(self, uplink: str, free: Iterable[str], links: Iterable[str], second: str = "") -> None:
         """Nothing is declared yet."""
         self.uplink, self.free, self.names = uplink, tuple(free), frozenset(links)
+        self._uplinks = (uplink, second) if second else (uplink,)
 
     def expected(self, program: Program) -> Expected:
         """What the kernel has when this program is up."""
         expected = Expected()
-        view = _View(program, self.uplink)
+        view = _View(program, self._uplinks)
         for name, (kind, inputs) in program.items():
             if kind == "Bridge":
                 _bridge(name, inputs, view, expected)
@@ -99,9 +101,15 @@ class Model:
                 found[digit].append(name)
         return found
 
+    def replying(self, program: Program) -> set[str]:
+        """The uplinks by which what came in by them is answered: of a host with two, each with a default route."""
+        view = _View(program, self._uplinks)
+        own = [inputs for _, inputs in view.gateways if inputs.get("replyBySameUplink", True)]
+        return {line for inputs in own for line in view.lines(inputs)} if len(self._uplinks) > 1 else set()
+
     def localnet(self, program: Program) -> dict[str, bool]:
         """Whether a bridge or routed TAP lets 127.0.0.0/8 through to a guest (`route_localnet`)."""
-        view = _View(program, self.uplink)
+        view = _View(program, self._uplinks)
         targets = [
             ipaddress.ip_address(_destination(inputs)[0])
             for _, inputs, _ in view.forwards
@@ -116,8 +124,8 @@ class Model:
 class _View:
     """A program with its references followed."""
 
-    def __init__(self, program: Program, uplink: str) -> None:
-        self.program, self.uplink = program, uplink
+    def __init__(self, program: Program, uplinks: tuple[str, ...]) -> None:
+        self.program, self.uplink, self._uplinks = program, uplinks[0], uplinks
         self.devices: dict[str, list[str]] = {}  # our bridges and routed TAPs, with their addresses
         self.gateways: list[tuple[str, Inputs]] = []
         self.forwards: list[tuple[str, Inputs, tuple[str, ...] | None]] = []  # owner, inputs, gateway's internals
@@ -145,6 +153,19 @@ class _View:
         """Whether any forward or one-to-one NAT is reached from within, so that ports reflect."""
         paired = any(inputs.get("oneToOneNat") for _, inputs in self.gateways)
         return self.table and (paired or any(inputs.get("loopback", True) for _, inputs, _ in self.forwards))
+
+    def lines(self, gateway: Inputs) -> tuple[str, ...]:
+        """By what a gateway leads out: what it names, or every interface with a default route."""
+        named = gateway.get("externalInterfaces") or [*filter(None, [gateway.get("externalInterface")])]
+        return tuple(named) or self._uplinks
+
+    def lines_of(self, name: str, forward: Inputs) -> tuple[str, ...]:
+        """On what the forward of a resource listens: on its gateway's lines, or by default on the preferred one."""
+        kind, inputs = self.program[name]
+        at = _REFERENCE.fullmatch(str(forward.get("natGateway", "")))
+        if kind == "NatGateway" or at:
+            return self.lines(self.program[at[1]][1] if at else inputs)
+        return (self.uplink,)
 
     def link(self, reference: str) -> str:
         """The interface's name that a reference means."""
@@ -249,8 +270,19 @@ def _gateways(view: _View) -> Iterator[tuple[Fact, Any, Place]]:
         yield from _gateway(name, inputs, view)
 
 
+# Of the uplink that has the address.
+_OF_ONE_UPLINK = ("externalIp", "externalIpv6", "oneToOneNat")
+
+
 def _gateway(name: str, inputs: Inputs, view: _View) -> Iterator[tuple[Fact, Any, Place]]:
-    out, internals = view.uplink, view.internals(inputs)
+    other = {key: value for key, value in inputs.items() if key not in _OF_ONE_UPLINK}
+    for out in view.lines(inputs):
+        yield from _line(name, inputs if out == view.uplink else other, view, out)
+
+
+def _line(name: str, inputs: Inputs, view: _View, out: str) -> Iterator[tuple[Fact, Any, Place]]:
+    """A gateway on one of its lines."""
+    internals = view.internals(inputs)
     yield ("external_links", out), "", (name, "")
     if inputs.get("mssClamp"):
         yield ("mss_clamp_links", out), "", (name, "mssClamp")
@@ -357,10 +389,13 @@ def _way_out(
 def _forwards(view: _View) -> Iterator[tuple[Fact, Any, Place]]:
     for name, inputs, internals in view.forwards:
         at = (name, "") if view.program[name][0] == "PortForward" else (name, "forwardPorts")
+        lines = view.lines_of(name, inputs)
         for key, value in _ways_in(inputs, internals, view):
-            yield ("forward", *key), value, at
+            for device in lines if key[0] == view.uplink else (key[0],):
+                yield ("forward", device, *key[1:]), value, at
         for key in _wildcards(inputs, internals, view):
-            yield key, "", at
+            for device in lines if key[1] == view.uplink else (key[1],):
+                yield (key[0], device, *key[2:]), "", at
 
 
 def _ways_in(inputs: Inputs, internals: tuple[str, ...] | None, view: _View) -> Iterator[tuple[tuple[Any, ...], str]]:
@@ -565,12 +600,12 @@ def _parts(value: Any) -> list[str]:
 
 
 def rules(listed: Iterable[Mapping[str, Any]]) -> list[Any]:
-    """Chains and rules of hostnet's tables, without handles."""
+    """Chains and rules of hostnet's tables, without handles. That of replies depends on the uplinks."""
     found = []
     for item in listed:
         for kind in ("table", "chain", "rule"):
             body = item.get(kind)
-            if body is not None and "hostnet" in (body["name"] if kind == "table" else body["table"]):
+            if body is not None and (body["name"] if kind == "table" else body["table"]) == "hostnet":
                 found.append((kind, {key: value for key, value in body.items() if key != "handle"}))
     return found
 

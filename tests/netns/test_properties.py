@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -33,6 +34,8 @@ _GATEWAY_SETS = (
     *("routed_nets", "one_to_one_hosts", "one_to_one_sources", "egress_link"),
 )
 SHRINK = os.environ.get("HOSTNET_SHRINK", "1") == "1"  # 0: show the first sequence that fails, at once
+SECOND = "eth1"  # with another default route
+REPLIES = 7100  # the first number of a table for replies
 BRIDGES, TAPS = ("br0", "br1"), ("vm0", "vm1")
 V4, V6 = "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"
 
@@ -155,11 +158,14 @@ class Programs:
             egress=st.sampled_from([[], EGRESS]),
             replyBySameUplink=st.sampled_from([False]),
             externalInterface=st.just(UPLINK),
+            externalInterfaces=st.sampled_from([[UPLINK], [UPLINK, SECOND]]),
             mssClamp=ON,
             internalForwarding=ON,
             forwardPorts=st.sampled_from([1, 2]),
         )
         inputs = dict(self._draw(options))
+        if "externalInterface" in inputs:
+            inputs.pop("externalInterfaces", None)
         inputs |= self._draw(st.sampled_from([{}, {"enableIpv6": True}, {"routeIpv6": True}]))
         if "internalIps" in inputs:
             inputs |= self._draw(some(routeIpv4=ON))
@@ -215,6 +221,7 @@ class Vandals:
         choices += [self._delete_address, self._set_mac, self._set_stp] if self._bridges else []
         choices += [self._detach, self._move, self._isolate] if self._ports else []
         choices += [self._reroute] if self._routed else []
+        choices += [self._misroute] if self._replies() else []
         if "inet hostnet" in self._tables:
             # Elements are what there are most of, so they are what goes wrong most.
             choices += [self._flush, self._flush_chain, *[self._delete_element] * 3, *[self._change_element] * 2]
@@ -269,6 +276,13 @@ class Vandals:
         cidr = self._one([f"10.2.{number}.5/32", f"fd14:{number}::5/128", "10.88.0.0/24"])
         verb = self._one(["delete", "replace"])
         return self._ip(f"{'-6 ' if ':' in cidr else ''}route {verb} {cidr} dev {name}")
+
+    def _replies(self) -> list[str]:
+        return sorted({str(rule.table) for rule in self._bed.kernel.rules() if rule.table >= REPLIES})
+
+    def _misroute(self) -> str:
+        what = self._one(["rule delete table", "route flush table"])
+        return self._ip(f"{self._one(['-4', '-6'])} {what} {self._one(self._replies())}")
 
     def _turn_off(self) -> str:
         name = self._one([V4, V6])
@@ -356,7 +370,17 @@ class Ground:
 
     def _make(self) -> None:
         self.bed = Bed()
-        self.bed.host.ip(f"address add 192.0.2.3/24 dev {UPLINK}", f"address add 2001:db8::3/64 dev {UPLINK} nodad")
+        self.bed.host.ip(
+            f"address add 192.0.2.3/24 dev {UPLINK}",
+            f"address add 2001:db8::3/64 dev {UPLINK} nodad",
+            f"link add {SECOND} address 02:00:00:00:00:03 type veth peer name out1",
+            "link set out1 up",
+            f"link set {SECOND} up",
+            f"address add 203.0.113.2/24 dev {SECOND}",
+            f"address add 2001:db8:2::2/64 dev {SECOND} nodad",
+            f"route add default via 203.0.113.1 dev {SECOND} metric 500",
+            f"route add ::/0 via 2001:db8:2::1 dev {SECOND} metric 5000",
+        )
         self.provider = InsideProvider(self.bed.host)
 
     def close(self) -> None:
@@ -378,7 +402,7 @@ class HostMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         """A host that nothing has touched, an empty stack."""
         super().__init__()
-        self.model = Model(UPLINK, FREE, (*BRIDGES, *TAPS))
+        self.model = Model(UPLINK, FREE, (*BRIDGES, *TAPS), SECOND)
         self.bed, self.provider = self.ground.bed, self.ground.provider
         self.stack = Stack(self.provider, self.bed.host.name)
         self.pristine: dict[str, Any] = {}
@@ -438,6 +462,8 @@ class HostMachine(RuleBasedStateMachine):
             for name in self.model.families(program)[digit]:
                 if self.bed.switch(switch) != "1" and "gone" not in wanted.get(name, ()):
                     wanted.setdefault(name, set()).add("forwarding")
+        if self.replying() != self.model.replying(program):
+            wanted.setdefault("nat", set()).add("replyBySameUplink")
         shown = self.stack.refresh()
         note(f"refresh: {shown}")
         tops = {name: {path.split(".")[0].split("[")[0] for path in paths} for name, paths in shown.items()}
@@ -450,6 +476,14 @@ class HostMachine(RuleBasedStateMachine):
         """What an observer sees."""
         return link_facts(self.bed.links(), self.bed.kernel.static_routes()) | table_facts(ruleset)
 
+    def replying(self) -> set[str]:
+        """The uplinks for which marks, rules and tables of routes are there, in both families."""
+        rules = Counter(rule.table for rule in self.bed.kernel.rules() if rule.table >= REPLIES)
+        routes = self.bed.kernel.routes(table=None)
+        led = Counter((x.table, x.device) for x in routes if x.table in rules and x.destination == "default")
+        marked = any(name.startswith("inet hostnet_replies") for name in self.bed.kernel.tables())
+        return {device for (table, device), of in led.items() if marked and (of, rules[table]) == (2, 2)}
+
     def check(self) -> None:
         """The kernel is as the model says; a refresh has nothing to show and another `up` nothing to do."""
         program = self.stack.program
@@ -460,6 +494,7 @@ class HostMachine(RuleBasedStateMachine):
         if expected.table and not self.ground.template:
             self.ground.template = listed
         assert listed == (self.ground.template if expected.table else [])
+        assert self.replying() == self.model.replying(program)
         for digit, switch in (("4", V4), ("6", V6)):
             if self.model.families(program)[digit]:
                 assert self.bed.switch(switch) == "1"
@@ -483,6 +518,7 @@ class HostMachine(RuleBasedStateMachine):
                 if left["switches"][name] == "0":
                     self.bed.switch(name, self.pristine["switches"][name])
             assert difference(self.bed.snapshot(), self.pristine) == []
+            assert {rule.table for rule in self.bed.kernel.rules()} == {253, 254, 255}
             assert not self.provider.directory.exists()
         except BaseException:
             self.ground.renew()  # so that the next sequence is not blamed
