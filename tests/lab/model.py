@@ -6,6 +6,7 @@ name, with explicit names of interfaces and references to them. What the kernel 
     ("link", "br0", "kind")                       "bridge"
     ("link", "vm0", "master")                     "br0"
     ("forward", "eth0", "tcp", "", "", 80)        "10.0.0.2:8080"    device, protocol, listen address, source, port
+    ("proxy", "eth0", "10.2.1.5")                 ""                 the host answers for this address there
     ("forward_pairs4", "br0", "eth0")             ""                 any other element of the table, as nft lists it
 
 Each expected fact knows where its loss or change has to show: (resource, property).
@@ -28,6 +29,8 @@ Fact = tuple[Any, ...]
 Place = tuple[str, str]  # resource, top-level property; property "" where any of that resource will do
 GONE = "gone"
 UNSEEN: Place = ("", "")  # a fact that no one resource has; see `Model.expected`
+
+OF_KERNEL = ("link", "proxy")  # facts that are no elements of nftables
 
 _REFERENCE = re.compile(r"\$\{([\w-]+)\.\w+\}")
 _ANY = {"4": ("0.0.0.0/0", "0.0.0.0"), "6": ("::/0", "::")}  # noqa: S104 - compared with, never bound
@@ -87,7 +90,7 @@ class Model:
             if link not in taken:
                 expected.facts["link", link, "master"] = (None, UNSEEN)
         expected.absent = frozenset(self.names - taken)
-        expected.table = view.table or any(key[0] != "link" for key in expected.facts)
+        expected.table = view.table or any(key[0] not in OF_KERNEL for key in expected.facts)
         if view.table:
             for fact, value, place in (*_gateways(view), *_forwards(view), *_common(view)):
                 expected.facts[fact] = (value, place)
@@ -237,10 +240,18 @@ def _tap(name: str, inputs: Inputs, view: _View, expected: Expected) -> None:
         facts["link", link, "mtu"] = (inputs["mtu"], (name, "mtu"))
     if "guest" in inputs:  # what it sends is checked
         facts["guest_links" if "bridge" in inputs else "tap_links", link] = ("", (name, "guest"))
+    for address in _proxied(inputs):
+        facts["proxy", inputs["guest"]["proxyInterface"], address] = ("", (name, "guest"))
     if "bridge" in inputs:
         _attached(name, link, inputs, view, expected)
     else:
         facts["link", link, "master"] = (None, (name, "bridge"))
+
+
+def _proxied(inputs: Inputs) -> list[str]:
+    """The addresses of a guest that the host answers for."""
+    guest = inputs.get("guest", {})
+    return [cidr.split("/")[0] for cidr in guest.get("addresses", ())] if "proxyInterface" in guest else []
 
 
 def _user(inputs: Inputs) -> str | None:
@@ -459,6 +470,8 @@ def _needs(kind: str, inputs: Inputs) -> set[str]:
     """The families whose forwarding a resource needs."""
     if kind == "PortForward":
         return {_digit(inputs)}
+    if kind == "TapBinding":
+        return {str(ipaddress.ip_address(address).version) for address in _proxied(inputs)}
     if kind != "NatGateway":
         return set()
     found = {_digit(one) for one in inputs.get("forwardPorts", ())}
@@ -531,6 +544,11 @@ def link_facts(links: Mapping[str, Link], routes: Mapping[str, set[str]]) -> dic
         facts["link", name, "user"] = None if link.owner is None else str(link.owner)
         facts["link", name, "group"] = None if link.group is None else str(link.group)
     return facts
+
+
+def proxy_facts(entries: Iterable[tuple[str, str]]) -> dict[Fact, Any]:
+    """Facts of what the host answers for: interface and address of each entry."""
+    return {("proxy", device, address): "" for device, address in entries}
 
 
 def table_facts(listed: Iterable[Mapping[str, Any]]) -> dict[Fact, Any]:
@@ -628,7 +646,7 @@ def drift(program: Program, expected: Expected, seen: Mapping[Fact, Any], *, who
     for key, (value, (name, top)) in expected.facts.items():
         if not name:
             continue
-        table = key[0] != "link"
+        table = key[0] not in OF_KERNEL
         if top == "isolated":
             at = ("link", key[1], "master")
             if seen.get(at) != expected.facts[at][0]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostnet.wire.errors import HostnetError
 
 from tests.lab.driver import Provider, Stack
 from tests.lab.lab import Lab
@@ -134,6 +135,14 @@ def test_a_line_that_is_missing_at_boot(lab: Lab, provider: Provider, watched: b
     assert stack.warnings == [MISSING]
     assert down(provider, lab) == [MISSING]
     assert stack.again() == []
+    another = ("PortForward", {**PROGRAM["web"][1], "sourcePort": 9090})
+    held = dict(stack.program)
+    stack.up({**held, "another": another})
+    assert lab.reaches("outsider", "tcp 192.0.2.2:9090") == ("guest1", "192.0.2.20")
+    with pytest.raises(HostnetError, match="there is no external interface eth1"):
+        stack.up({**held, "nat": ("NatGateway", {**held["nat"][1], "mssClamp": True})})
+    stack.up(held)
+    stack.warnings.clear()
     lab.net.second_card()
     default_by_eth1(lab)
     if not watched:

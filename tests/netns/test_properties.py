@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from tests.lab.bed import FREE, UPLINK, Bed, difference
 from tests.lab.driver import Inputs, Stack
 from tests.lab.inside import InsideProvider
-from tests.lab.model import FORWARD_MAPS, Expected, Fact, Model, drift, link_facts, rules, table_facts
+from tests.lab.model import FORWARD_MAPS, Expected, Fact, Model, drift, link_facts, proxy_facts, rules, table_facts
 
 SEQUENCES = int(os.environ.get("HOSTNET_SEQUENCES", "500"))
 SEED = int(os.environ.get("HOSTNET_SEED", "0"))
@@ -139,7 +139,11 @@ class Programs:
             addresses=subset(f"10.2.{number}.1/32", f"fd14::{number}/128", least=1),
             routes=subset(f"10.2.{number}.5/32", f"fd14:{number}::5/128", f"10.3.{number}.0/24", least=1),
         )
-        return "TapBinding", {"name": name, **shared, **self._draw(own)}
+        inputs = {"name": name, **shared, **self._draw(own)}
+        single = [cidr for cidr in inputs.get("routes", ()) if cidr.endswith(("/32", "/128"))]
+        if single and "addresses" in inputs and self._draw(st.booleans()):
+            inputs["guest"] = {"addresses": single, "proxyInterface": UPLINK}
+        return "TapBinding", inputs
 
     def _glob(self, name: str, program: dict[str, Any]) -> tuple[str, Inputs] | None:
         del name
@@ -212,6 +216,7 @@ class Vandals:
         self._ports = ports
         self._routed = [name for name in self._taps if name not in ports]
         self._sized = {key[1] for key in expected.facts if key[0] == "link" and key[2] == "mtu"}
+        self._proxies = [(entry.device, entry.address) for entry in bed.kernel.neighbours(proxies=True)]
         self._tables = sorted(name for name in bed.kernel.tables() if name.endswith(" hostnet"))
 
     def act(self) -> str:
@@ -222,6 +227,7 @@ class Vandals:
         choices += [self._detach, self._move, self._isolate] if self._ports else []
         choices += [self._reroute] if self._routed else []
         choices += [self._misroute] if self._replies() else []
+        choices += [self._unproxy] if self._proxies else []
         if "inet hostnet" in self._tables:
             # Elements are what there are most of, so they are what goes wrong most.
             choices += [self._flush, self._flush_chain, *[self._delete_element] * 3, *[self._change_element] * 2]
@@ -283,6 +289,10 @@ class Vandals:
     def _misroute(self) -> str:
         what = self._one(["rule delete table", "route flush table"])
         return self._ip(f"{self._one(['-4', '-6'])} {what} {self._one(self._replies())}")
+
+    def _unproxy(self) -> str:
+        device, address = self._draw(st.sampled_from(self._proxies))
+        return self._ip(f"neigh delete proxy {address} dev {device}")
 
     def _turn_off(self) -> str:
         name = self._one([V4, V6])
@@ -461,7 +471,7 @@ class HostMachine(RuleBasedStateMachine):
         for digit, switch in (("4", V4), ("6", V6)):
             for name in self.model.families(program)[digit]:
                 if self.bed.switch(switch) != "1" and "gone" not in wanted.get(name, ()):
-                    wanted.setdefault(name, set()).add("forwarding")
+                    wanted.setdefault(name, set()).add("guest" if program[name][0] == "TapBinding" else "forwarding")
         if self.replying() != self.model.replying(program):
             wanted.setdefault("nat", set()).add("replyBySameUplink")
         shown = self.stack.refresh()
@@ -474,7 +484,9 @@ class HostMachine(RuleBasedStateMachine):
 
     def facts(self, ruleset: list[dict[str, Any]]) -> dict[Fact, Any]:
         """What an observer sees."""
-        return link_facts(self.bed.links(), self.bed.kernel.static_routes()) | table_facts(ruleset)
+        proxies = [(entry.device, entry.address) for entry in self.bed.kernel.neighbours(proxies=True)]
+        links = link_facts(self.bed.links(), self.bed.kernel.static_routes())
+        return links | proxy_facts(proxies) | table_facts(ruleset)
 
     def replying(self) -> set[str]:
         """The uplinks for which marks, rules and tables of routes are there, in both families."""

@@ -24,7 +24,7 @@ def senders_of(case: Case) -> tuple[list[tuple[str, str]], set[str]]:
     return refusals, senders
 
 
-@pytest.mark.parametrize("case", load("reachability"), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*load("reachability"), *load("uplinks")], ids=lambda case: case.name)
 def test_a_refused_sender_reaches_somebody_else(case: Case) -> None:
     """Otherwise the sender's own network could be broken."""
     refusals, senders = senders_of(case)
