@@ -1,25 +1,20 @@
 """Twenty guests that nobody trusts, from one loop: each has its bandwidth, and a list of what it may reach outside.
 
 A guest runs somebody's job: it fetches packages and sources, and writes to a store of its own. Nothing else answers it
-but DHCP, DNS and ping of the host: no other guest, no port of the host, no cloud's metadata service, no other address.
+but DHCP, DNS and ping of the host: no other guest, no port of the host, no cloud's metadata service, no other name.
 """
 
 import pulumi
 import pulumi_hostnet as hostnet
 
 JOBS = 20
-PACKAGES = ["198.51.100.10/32", "2001:db8:1::10/128"]
-SOURCES = ["198.51.100.11/32", "2001:db8:1::11/128"]
+PACKAGES = "packages.example.org"
+SOURCES = "sources.example.org"
 
 
-def https(addresses: list[str]) -> list[hostnet.EgressRuleArgs]:
-    """HTTPS to these addresses."""
-    return [hostnet.EgressRuleArgs(cidr=address, protocol="tcp", ports=443) for address in addresses]
-
-
-def store(number: int) -> list[str]:
-    """The addresses of a job's own store."""
-    return [f"203.0.113.{number}/32", f"2001:db8:2::{number:x}/128"]
+def https(*names: str) -> list[hostnet.EgressRuleArgs]:
+    """HTTPS to the addresses that the bridge's DNS answers for these names, and for those below them."""
+    return [hostnet.EgressRuleArgs(domain=name, protocol="tcp", ports=443) for name in names]
 
 
 bridge = hostnet.Bridge(
@@ -42,7 +37,7 @@ for number in range(1, JOBS + 1):
         name,
         name=name,
         bridge=bridge.name,
-        guest=hostnet.GuestArgs(hostname=name, egress=[*https(PACKAGES), *https(SOURCES), *https(store(number))]),
+        guest=hostnet.GuestArgs(hostname=name, egress=https(PACKAGES, SOURCES, f"store-{number}.example.net")),
         bandwidth=hostnet.BandwidthArgs(download="50mbit", upload="10mbit"),
     )
     guests[name] = tap.guest

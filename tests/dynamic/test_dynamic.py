@@ -201,6 +201,32 @@ def test_what_a_guest_may_reach(stack: DynamicStack, host: Host) -> None:
     stack.destroy()
 
 
+def test_what_a_guest_may_reach_by_name(stack: DynamicStack, host: Host) -> None:
+    """The list has a chain, and the names have sets, as long as there is one."""
+
+    def program(*rules: dict[str, Any]) -> Callable[[], None]:
+        def made() -> None:
+            at = {"netns": host.name}
+            bridge = hostnet.dynamic.Bridge("net", name="br0", addresses=["10.0.0.1/24"], dhcp_server={}, connection=at)
+            guest = {"mac_address": "02:00:00:00:00:05", "egress": list(rules)}
+            hostnet.dynamic.TapBinding("web", name="vm-web", bridge=bridge.name, guest=guest, connection=at)
+
+        return made
+
+    def listed() -> str:
+        return host.namespace.run("nft list table inet hostnet")
+
+    rule = {"domain": "*.example.com", "protocol": "tcp", "ports": "443"}
+    stack.up(program(rule))
+    assert listed().count("tcp dport 443") == 2
+    assert changes(stack.up(program({**rule, "domain": "example.com"}))) == {}
+    assert changes(stack.up(program(rule, {"domain": "example.net"}))) == {"web": "update"}
+    assert listed().count('comment "example.net"') == 2
+    assert changes(stack.up(program({"cidr": "192.0.2.0/24"}))) == {"web": "update"}
+    assert "list_" not in listed().replace("egress_link_lists", "")
+    stack.destroy()
+
+
 def _forward(host: Host) -> None:
     hostnet.dynamic.PortForward("web", source_port=80, destination="10.0.0.2", connection={"netns": host.name})
 

@@ -6,13 +6,16 @@ the host is 192.0.2.2 and 2001:db8::2, outsider 192.0.2.20 is its neighbour, int
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import shutil
 import subprocess
 import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,9 @@ import pytest
 from tests.e2e.stacks import Cli, Host, Run, Stack
 from tests.lab.clients import ask
 from tests.lab.lab import Lab
+from tests.lab.names import name_server
 from tests.lab.namespaces import RUN_NETNS, Namespace, remove
+from tests.lab.waiting import until
 from tools.paths import CHECKOUT
 
 EXAMPLES = CHECKOUT / "examples"
@@ -157,14 +162,19 @@ def contabo(host: Host, outputs: dict[str, Any]) -> None:
 
 
 def sandbox(host: Host, outputs: dict[str, Any]) -> None:
-    """A TAP for each job, with its limits and its list."""
-    lists = host.namespace.run("nft list table inet hostnet")
+    """A TAP for each job, with its limits and its list of names, one chain for each."""
+    listed = host.namespace.run("nft list map inet hostnet egress_guest_lists")
+    chains = set()
     for number in range(1, JOBS + 1):
         name = f"job-{number}"
         guest = outputs["guests"][name]
         assert guest["addresses"][0].startswith("10.0.0.")
-        assert f"{guest['macAddress']} . tcp . 443 . 203.0.113.{number} " in lists
+        (line,) = (line for line in listed.splitlines() if guest["macAddress"] in line)
+        chain = re.findall(r"goto (list_\w+)", line)[-1]
+        assert host.namespace.run(f"nft list chain inet hostnet {chain}").count("tcp dport 443") == 2 * 3
+        chains.add(chain)
         assert host.namespace.run(f"tc qdisc show dev {name} root").count("rate 50Mbit") == 1
+    assert len(chains) == JOBS
     assert host.namespace.run("nft list set bridge hostnet upload_ports").count("1250000 bytes/second") == JOBS
 
 
@@ -351,25 +361,47 @@ def test_packets_of_contabo(lab: Lab, cli: Cli, tmp_path: Path) -> None:
 
 
 def test_packets_of_the_sandbox(lab: Lab, cli: Cli, tmp_path: Path) -> None:
-    """Each job reaches what its own list has, in both families; DNS answers, and nothing else does."""
+    """Each job reaches what DNS has answered for its own names, in both families, and nothing else."""
     stack = example("sandbox", cli, Host(lab.host, tmp_path / "state"))
-    stack.up(None)
+    records = [f"host-record={name},{','.join(addresses)}" for name, addresses in SANDBOX_NAMES.items()]
+    with name_server(lab, [*records, f"cname={SANDBOX_ALIAS},packages.example.org"]):
+        stack.up(None)
+        _packets_of_the_sandbox(lab, stack)
+        stack.destroy()
+
+
+SANDBOX_NAMES = {
+    "packages.example.org": ["198.51.100.10", "2001:db8:1::10"],
+    "store-1.example.net": ["192.0.2.20", "2001:db8::20"],
+    "store-2.example.net": ["192.0.2.10", "2001:db8::10"],
+}
+SANDBOX_ALIAS = "mirror.packages.example.org"
+
+
+def _packets_of_the_sandbox(lab: Lab, stack: Stack) -> None:
     guests = stack.outputs["guests"]
     plug(lab, "job-1", "guest5", guests["job-1"])
     plug(lab, "job-2", "guest6", guests["job-2"])
-    for role, ports in {"host": "tcp:8081", "internet": "tcp:443 tcp:80", "outsider": "tcp:443"}.items():
+    for role, ports in {"host": "tcp:8081", "internet": "tcp:443 tcp:80"}.items():
         lab.serve(role, ports)
-    lab.serve("guest6", "tcp:443")
+    for role in ("outsider", "peer", "guest6"):
+        lab.serve(role, "tcp:443")
+    assert lab.probe("guest5", "tcp 198.51.100.10:443").outcome == "refused"
+    answers = {**SANDBOX_NAMES, SANDBOX_ALIAS: SANDBOX_NAMES["packages.example.org"]}
+    for role, store in (("guest5", "store-1.example.net"), ("guest6", "store-2.example.net")):
+        for name, (kind, at) in itertools.product((store, SANDBOX_ALIAS), (("A", 0), ("AAAA", 1))):
+            assert until(partial(ask, lab[role], "10.0.0.1", name, kind, timeout=1)) == [answers[name][at]]
     for role in ("guest5", "guest6"):
         assert lab.reaches(role, "tcp 198.51.100.10:443") == ("internet", "192.0.2.2")
         assert lab.reaches(role, "tcp [2001:db8:1::10]:443")[0] == "internet"
         assert ask(lab[role], "10.0.0.1", "job-2") == [guests["job-2"]["addresses"][0].partition("/")[0]]
-    refused = ["198.51.100.10:80", "192.0.2.20:443", "[2001:db8::20]:443", "10.0.0.1:8081", "192.0.2.2:8081"]
+    assert lab.reaches("guest5", "tcp 192.0.2.20:443")[0] == "outsider"
+    assert lab.reaches("guest6", "tcp [2001:db8::10]:443")[0] == "peer"
+    refused = ["198.51.100.10:80", "192.0.2.10:443", "[2001:db8::10]:443", "10.0.0.1:8081", "192.0.2.2:8081"]
     assert {lab.probe("guest5", f"tcp {target}").outcome for target in refused} == {"refused"}
     for address in guests["job-2"]["addresses"]:
         bare = address.partition("/")[0]
         assert lab.blocked("guest5", f"tcp {f'[{bare}]' if ':' in bare else bare}:443")
-    stack.destroy()
 
 
 def test_packets_of_two_uplinks(lab: Lab, cli: Cli, tmp_path: Path) -> None:

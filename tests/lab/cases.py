@@ -11,6 +11,7 @@ A file is `{"cases": [case, …]}`; a resource is `{"kind": "Bridge", …its inp
                 "host second-uplink", "host second-line ppp0": see `Topology`; "host ready br-f": wait until a link has
                 carrier and addresses
     servers     {"guest1": "tcp:80 udp:5000-5002"}
+    names       what the world's name server answers: dnsmasq's options, see tests/lab/names.py
     use         names out of tests/cases/shared.json, in an order that dependencies allow
     resources   further resources; also `${name.output}` in their inputs
     probes      see below
@@ -24,6 +25,8 @@ A file is `{"cases": [case, …]}`; a resource is `{"kind": "Bridge", …its inp
                 next `up` updates exactly those resources, and after it nothing is left to find
       mended    ["nat", "web"]: a refresh finds drift in some of these and in nothing else, whether as gone or as
                 changed, the next `up` repairs just that, and after it nothing is left to find
+      ask       guests' questions to the DNS of their bridge: "guest5 <gateway-a.bare> AAAA www.example.com [tcp] ->
+                2001:db8:1::10"; several answers with spaces between them
       run       commands, as in `before` · servers · sysctls · probes
       keep      a TCP connection that is kept: "outsider tcp 192.0.2.2:80" · kept: who answers on it ("nobody")
       hammer    {"probe": "outsider tcp …", "update": {…}}: an `update` during which no connection may fail
@@ -53,6 +56,7 @@ At its end each case is destroyed, and the host must be as it was before the cas
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -66,10 +70,12 @@ from typing import Any
 import pytest
 from hostnet.wire.errors import HostnetError
 
+from tests.lab.clients import ask
 from tests.lab.driver import CheckError, Stack
 from tests.lab.kernel import Link
 from tests.lab.lab import Lab
-from tests.lab.probes import DOUBT, Conversation, Verdict
+from tests.lab.names import name_server
+from tests.lab.probes import DOUBT, RESEND, Conversation, Verdict
 from tests.lab.topology import is_ready
 from tests.lab.waiting import PATIENCE, until
 
@@ -110,6 +116,7 @@ class Case:
     sysctls: dict[str, Any] = field(default_factory=dict)
     before: list[str] = field(default_factory=list)
     servers: dict[str, str] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
     resources: dict[str, dict[str, Any]] = field(default_factory=dict)
     probes: list[str] = field(default_factory=list)
     after: list[dict[str, Any]] = field(default_factory=list)
@@ -198,7 +205,10 @@ class Runner:
 
     def run(self) -> None:
         """The whole case, and that nothing is left of it."""
-        case = self.case
+        with name_server(self.lab, self.case.names) if self.case.names else contextlib.nullcontext():
+            self._whole(self.case)
+
+    def _whole(self, case: Case) -> None:
         self._sysctls(case.sysctls)
         self._run(case.before)
         self._servers(case.servers)
@@ -242,6 +252,16 @@ class Runner:
     def _servers(self, servers: dict[str, str]) -> None:
         for role, ports in servers.items():
             self.lab.serve(role, ports)
+
+    def _ask(self, lines: list[str]) -> None:
+        """One after the other, each until it is answered: a server that was just started may not hear yet."""
+        for line in lines:
+            question, _, wanted = line.partition(" -> ")
+            role, server, kind, name, *how = question.split()
+            guest, tcp = self.lab[role], how == ["tcp"]
+            asked = partial(ask, guest, server, name, kind, tcp=tcp, timeout=RESEND)
+            found = until(asked, detail=partial(str, question))
+            assert sorted(found) == sorted(wanted.split()), f"{line}   but: {found}"
 
     def _probes(self, lines: list[str]) -> None:
         """All together; those that expect an answer are given time for it."""

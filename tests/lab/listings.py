@@ -6,7 +6,8 @@ import ipaddress
 import json
 from typing import Any
 
-from hostnet.agent.nft.ruleset import PROTOCOLS, RAW, SETS, Place
+from hostnet.agent.dhcp.domains import NOTHING_SET
+from hostnet.agent.nft.ruleset import LIST_CHAINS, LISTS, NAME_SETS, PROTOCOLS, RAW, SETS, Place
 from hostnet.agent.nft.syntax import Listing
 from hostnet.wire.digest import sha256
 
@@ -24,7 +25,12 @@ def parse_listing(listed: list[dict[str, Any]]) -> Listing:
     sets: set[str] = set()
     for item in listed:
         (kind, body), *_ = item.items()
-        if kind in ("set", "map"):
+        name = body.get("chain" if kind == "rule" else "name", "")
+        if name == NOTHING_SET:
+            continue
+        if name.startswith((LISTS, "n4_", "n6_")):
+            _read_by_name(kind, name, body, elements)
+        elif kind in ("set", "map"):
             sets.add(body["name"])
             for raw in body.get("elem", []):
                 key, value = raw if kind == "map" else (raw, None)
@@ -40,6 +46,30 @@ def parse_listing(listed: list[dict[str, Any]]) -> Listing:
             body = {name: part for name, part in body.items() if name != "handle"}
             rules.append(json.dumps({kind: body}, sort_keys=True))
     return Listing(elements, sha256("\n".join(rules).encode()).hexdigest(), counters, frozenset(sets), comments)
+
+
+def _read_by_name(kind: str, name: str, body: dict[str, Any], elements: dict[Place, tuple[str, ...]]) -> None:
+    """What rules of `egress` by domain name have: a set of a name, a chain, a rule in it."""
+    if kind == "set":
+        elements[NAME_SETS, (name,)] = ()
+        return
+    rule = (" ".join(map(_expression, body["expr"])),) if kind == "rule" else ()
+    elements[LIST_CHAINS, (name,)] = (*elements.get((LIST_CHAINS, (name,)), ()), *rule)
+
+
+def _expression(expression: dict[str, Any]) -> str:
+    """A part of a rule, as hostnet writes it."""
+    ((kind, body),) = expression.items()
+    if kind == "goto":
+        return f"goto {body['target']}"
+    if kind != "match":
+        return kind
+    left, right = body["left"], body["right"]
+    if "payload" in left:
+        value = "-".join(map(str, right["range"])) if isinstance(right, dict) else right
+        return f"{left['payload']['protocol']} {left['payload']['field']} {value}"
+    numbers = {**PROTOCOLS, "icmp": "1", "ipv6-icmp": "58"}
+    return f"meta l4proto {numbers.get(str(right), right)}"
 
 
 def _rate(raw: Any) -> tuple[str, ...]:
@@ -77,6 +107,8 @@ def _one(part: Any) -> str:
     if isinstance(part, dict):
         if "prefix" in part:
             return f"{part['prefix']['addr']}/{part['prefix']['len']}"
+        if "goto" in part:
+            return str(part["goto"]["target"])
         if "range" in part:
             return "-".join(str(end) for end in part["range"])
         return json.dumps(part)

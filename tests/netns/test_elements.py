@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 from hostnet.agent.linux.kernel import RawChange, RawElement
 from hostnet.agent.linux.libnftables import Nft, NftError
-from hostnet.agent.nft.ruleset import SETS, TABLES, Element, table_text
+from hostnet.agent.nft.ruleset import NAME_SET, SETS, TABLES, Element, table_text
 from hostnet.agent.nft.syntax import Listing, encode, encode_key, render
 from hostnet.agent.nft.table import Table
 
@@ -23,7 +23,19 @@ FIELDS = {
     "ether_addr": ("02:00:00:00:00:01", "fe:ff:ff:ff:ff:ff", "06:5e:10:20:30:40"),
     "nd_target": ("fd00::2", "fe80::1", "2001:db8::7"),
     "nd_prefix": ("fd00::/64", "2001:db8::/64", "fdff:ffff:ffff:ffff::/64"),
+    "verdict": ("list_0123456789ab", "list_0123456789ac", "list_0123456789ad"),
 }
+BY_NAME = (
+    *(f"add set inet hostnet n{digit}_0123456789ab {{ {NAME_SET.format(digit=digit)}; }}" for digit in "46"),
+    *(f"add chain inet hostnet {chain}" for chain in FIELDS["verdict"]),
+    *(
+        f"add rule inet hostnet list_0123456789ab {before}{ip} daddr @n{digit}_0123456789ab return"
+        for digit, ip in (("4", "ip"), ("6", "ip6"))
+        for before in ("", "meta l4proto 6 ", "meta l4proto 58 ", "tcp dport 80 ", "udp dport 80-90 ", "sctp dport 7 ")
+    ),
+    "add rule inet hostnet list_0123456789ab goto refused",
+    "add rule inet hostnet list_0123456789ac goto net_lists",
+)
 COMMENT, MARK = "PortForward web of stack dev", " @/srv/hostnet"
 PLAIN = [name for name, spec in SETS.items() if spec.plain]
 
@@ -199,7 +211,7 @@ def of_any_kind(name: str) -> list[Element]:
             "ipv4_addr": ("10.0.0.0/8", "11.0.0.0/8", "192.0.2.7", "240.0.0.0/4"),
             "ipv6_addr": ("fd00::/64", "::1"),
         }
-        return [Element(name, (net,)) for net in nets[spec.key[0]]]
+        return [Element(name, (net,), FIELDS["verdict"][:1] if spec.value else ()) for net in nets[spec.key[0]]]
     whole = [RANGES[kind][1] if kind in RANGES else FIELDS[kind][1] for kind in spec.key]
     first, last = ([(RANGES.get(kind) or FIELDS[kind])[at] for kind in spec.key] for at in (0, 2))
     values = [tuple(FIELDS[kind][at] for kind in spec.value) for at in (0, 1, 2)]
@@ -217,6 +229,8 @@ def listings(nft: Nft) -> tuple[Listing, Listing]:
 
 def test_a_listing_is_what_nft_lists(nft: Nft) -> None:
     """Of every set, elements of every kind."""
+    for command in BY_NAME:
+        nft.run(command)
     everything = [each for name, spec in SETS.items() if not spec.seen for each in of_any_kind(name)]
     for each in everything:
         nft.run(f"add element {SETS[each.set].table} {each.set} {{ {render(each, COMMENT, MARK)} }}")

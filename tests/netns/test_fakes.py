@@ -566,6 +566,27 @@ BATCHES: dict[str, list[str]] = {
         "delete element inet t ports { 6 . 10.0.0.0/8 . 80 }",
         "delete element inet t ports { 6 . 10.0.0.0/8 . 80-90 }",
     ],
+    "lists by domain name": [
+        table_text(),
+        (
+            "add set inet hostnet n4_0123456789ab "
+            '{ type ipv4_addr; size 65535; flags timeout; timeout 1h; comment "example.com"; }'
+        ),
+        (
+            "add chain inet hostnet list_0123456789ab\nflush chain inet hostnet list_0123456789ab\n"
+            "add rule inet hostnet list_0123456789ab tcp dport 80-90 ip daddr @n4_0123456789ab return\n"
+            "add rule inet hostnet list_0123456789ab meta l4proto 1 ip daddr @n4_0123456789ab return\n"
+            "add rule inet hostnet list_0123456789ab ip daddr @n4_0123456789ab return\n"
+            "add rule inet hostnet list_0123456789ab goto refused"
+        ),
+        'add element inet hostnet egress_link_lists { "br0" comment "x" : goto list_0123456789ab }',
+        'add element inet hostnet egress_link_lists { "br0" : goto list_0123456789ab }',
+        'add element inet hostnet egress_link_lists { "br1" : goto list_absent }',
+        "delete chain inet hostnet list_0123456789ab",
+        "delete set inet hostnet n4_0123456789ab",
+        'delete element inet hostnet egress_link_lists { "br0" }\ndelete chain inet hostnet list_0123456789ab',
+        "delete set inet hostnet n4_0123456789ab",
+    ],
     "other programs' chains": [
         FILTER,
         'add rule ip filter FORWARD iifname . oifname { "a" . "b" } accept comment "hostnet: a to b"',

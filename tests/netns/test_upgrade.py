@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from hostnet.agent.dhcp.domains import NOTHING_SET
 from hostnet.agent.linux.libnftables import Nft
 from hostnet.agent.nft.ruleset import SETS, TABLES, TEMPLATE
 
@@ -177,7 +178,7 @@ def version(lab: Lab, stack: Stack) -> Version:
     return Version(sets, json.loads(path.read_text().splitlines()[0])["table"]["template"])
 
 
-NOW = Version(frozenset(SETS), TEMPLATE)
+NOW = Version(frozenset((*SETS, NOTHING_SET)), TEMPLATE)
 
 
 # --- the promises --------------------------------------------------------------------------------------------------

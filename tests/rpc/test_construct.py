@@ -165,7 +165,7 @@ def test_untrusted_is_that_of_the_python_sdk(engine: Engine, monitor: Monitor) -
 
 def test_guests_beside_a_match_with_limits_and_rules(engine: Engine, monitor: Monitor) -> None:
     """They are trusted, and what the program says reaches their TAPs and the gateway."""
-    limits, rules = {"upload": "1mbit"}, [{"cidr": "192.0.2.0/24"}]
+    limits, rules = {"upload": "1mbit"}, [{"cidr": "192.0.2.0/24"}, {"domain": "example.com"}]
     inputs = {"guests": ["web"], "match": "vm-*", "bandwidth": limits, "egress": rules}
     engine.stub.Construct(request(monitor, inputs=inputs))
     tap = {"name": "web", "bridge": "microvm-br", "guest": {}, "bandwidth": limits}
@@ -196,6 +196,10 @@ def test_in_a_preview_what_is_not_known_is_unknown(engine: Engine, monitor: Moni
         ({"inputs": {"guests": UNKNOWN}}, "guests: must be known"),
         ({"inputs": {"guests": ["a", UNKNOWN]}}, "guests[1]: must be known"),
         ({"inputs": {"untrusted": UNKNOWN, "guests": ["a"]}}, "untrusted: must be known"),
+        (
+            {"inputs": {"egress": [{"domain": "a.example"}], "dhcpServer": {"dnsServers": ["192.0.2.53"]}}},
+            "egress[0].domain: requires a dhcpServer without dnsServers",
+        ),
     ],
 )
 def test_what_no_child_would_take_is_refused(

@@ -182,7 +182,7 @@ def print_refused(console: Console, refused: Sequence[dict[str, Any]], most: int
         return
     shown = refused[:most]
     more = f" ({len(shown):,} of {len(refused):,})" if len(shown) < len(refused) else ""
-    rows = [(guest_of(each), each["destination"], what_of(each), f"{each['packets']:,}") for each in shown]
+    rows = [(guest_of(each), destination_of(each), what_of(each), f"{each['packets']:,}") for each in shown]
     columns = ("guest", "destination", "protocol", "packets")
     print_table(console, f"Refused in the last hour{more}", columns, rows, right=("packets",))
 
@@ -190,6 +190,11 @@ def print_refused(console: Console, refused: Sequence[dict[str, Any]], most: int
 def guest_of(refused: dict[str, Any]) -> str:
     """Whose packet was refused."""
     return f"{refused['name'] or refused['interface']} {refused['source']}"
+
+
+def destination_of(refused: dict[str, Any]) -> str:
+    """Where it went: the address, with the names of rules that it was answered for."""
+    return " ".join((refused["destination"], *(f"({name})" for name in refused.get("domains", ()))))
 
 
 def what_of(refused: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from hostnet.cli.status import destination, guest_of, in_units, what_of
+from hostnet.cli.status import destination, destination_of, guest_of, in_units, what_of
 
 Json = dict[str, Any]
 # Lines of a screen that no row of the two tables takes: the title, what is not as declared, headings, the last line.
@@ -230,5 +230,5 @@ def _guest_table(shown: Sequence[GuestRate], count: int) -> Table:
 def _refused_table(shown: Sequence[Json], count: int) -> Table:
     table = _table("REFUSED", len(shown), count, {"": False, "destination": False, "protocol": False, "packets": True})
     for each in shown:
-        table.add_row(*map(Text, (guest_of(each), each["destination"], what_of(each), f"{each['packets']:,}")))
+        table.add_row(*map(Text, (guest_of(each), destination_of(each), what_of(each), f"{each['packets']:,}")))
     return table

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hostnet.agent.linux.kernel import RawElement, RawTable
+from hostnet.agent.linux.libnftables import verdict_bytes
 from hostnet.agent.nft.ruleset import RAW, SETS
 from hostnet.fakes import nft_syntax
 from hostnet.wire.digest import sha256
@@ -29,6 +30,7 @@ class Held:
     packets: int = 0
     bytes: int = 0
     limit: tuple[int, int] = (0, 0)
+    expires: int = 3600
 
 
 @dataclass
@@ -44,6 +46,8 @@ class Set:
         counter: Whether each element counts what it matched.
         limit: Whether each element has a rate.
         seen: Whether packets add its elements: 1,024 at most, for an hour each.
+        timed: Whether its elements go after an hour, of what a program adds.
+        comment: What a person reads of it.
         elements: By key.
     """
 
@@ -55,6 +59,8 @@ class Set:
     counter: bool
     limit: bool = False
     seen: bool = False
+    timed: bool = False
+    comment: str = ""
     elements: dict[Key, Held] = field(default_factory=dict)
 
     def copy(self) -> Set:
@@ -72,6 +78,10 @@ class Set:
             body["flags"] = ["interval"]
         if self.seen:
             body |= {"size": 1024, "flags": ["timeout"], "timeout": 3600}
+        if self.comment:
+            body["comment"] = self.comment
+        if self.timed:
+            body |= {"size": 65535, "flags": ["timeout"], "timeout": 3600}
         if self.elements and not terse:
             body["elem"] = [self._element(key, held) for key, held in self.elements.items()]
         if self.counter:
@@ -88,7 +98,8 @@ class Set:
             counter = (held.packets, held.bytes) if self.counter or self.seen else None
             rate = held.limit[0] if self.limit else None
             value = _joined(self.value, held.value, 0) if self.value else b""
-            yield RawElement(first, value, held.comment, last if last != first else b"", counter, rate)
+            expires = held.expires if self.timed else None
+            yield RawElement(first, value, held.comment, last if last != first else b"", counter, rate, expires)
 
     def _element(self, key: Key, held: Held) -> Any:
         shown = _fields_json(self.key, key)
@@ -97,6 +108,8 @@ class Set:
             more["counter"] = {"packets": held.packets, "bytes": held.bytes}
         if self.limit:
             more["limit"] = _limit_json(held.limit)
+        if self.timed:
+            more["expires"] = held.expires
         if more:
             shown = {"elem": {"val": shown, **more}}
         return [shown, _fields_json(self.value, held.value)] if self.value else shown
@@ -107,11 +120,14 @@ class Set:
         types = " . ".join(self.key) + (f" : {' . '.join(self.value)}" if self.value else "")
         flags = (" flags interval;" if self.interval else "") + (" counter;" if self.counter else "")
         flags = " size 1024; flags dynamic,timeout; timeout 1h; counter;" if self.seen else flags
+        flags = " size 65535; flags timeout; timeout 1h;" if self.timed else flags
+        flags += f' comment "{self.comment}";' if self.comment else ""
         flags += f" {_limit_text((1, 1))};" if self.limit else ""
         yield f"add {kind} {of} {{ type {types};{flags} }}"
         for key, held in sorted(self.elements.items()):
             comment = f' comment "{held.comment}"' if held.comment else ""
             comment = f" {_limit_text(held.limit)}{comment}" if self.limit else comment
+            comment = f" expires {held.expires}s{comment}" if self.timed else comment
             value = f" : {_fields_text(self.value, held.value)}" if self.value else ""
             yield f"add element {of} {{ {_fields_text(self.key, key)}{comment}{value} }}"
 
@@ -205,16 +221,19 @@ class Table:
         for chain in self.chains.values():
             yield from chain.rules_json(place)
 
-    def raw(self, place: Place, *, elements: bool) -> RawTable:
-        """As the kernel has it."""
+    def raw(self, place: Place, apart: str = "", *, elements: bool) -> RawTable:
+        """As the kernel has it; chains whose names begin with `apart` are not in the print."""
+        lists = {name: chain for name, chain in self.chains.items() if apart and name.startswith(apart)}
         shown = [
             {name: part for name, part in body.items() if name != "handle"}
             for item in self.json(place, terse=True)
             for kind, body in item.items()
-            if kind in ("chain", "rule")
+            if kind in ("chain", "rule") and body["name" if kind == "chain" else "chain"] not in lists
         ]
         rules = sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
-        return RawTable(rules, {name: list(each.raw()) if elements else [] for name, each in self.sets.items()})
+        sets = {name: list(each.raw()) if elements else [] for name, each in self.sets.items()}
+        texts = {name: [" ".join(rule.words) for rule in chain.rules] for name, chain in lists.items()}
+        return RawTable(rules, sets, texts)
 
     def text(self, place: Place) -> Iterator[str]:
         """The commands that make it: chains and sets in order of their names, rules in their own."""
@@ -242,6 +261,8 @@ def _field_bytes(kind: str, part: str, at: int) -> bytes:
         return ipaddress.ip_address(ends[at]).packed
     if kind in NUMBERS:
         return int(part.split("-")[at]).to_bytes({"inet_proto": 1, "inet_service": 2, "mark": 4}[kind], "big")
+    if kind == "verdict":
+        return verdict_bytes(part.removeprefix("goto "))
     if kind == "ether_addr":
         return bytes.fromhex(part.replace(":", ""))
     return part.encode().ljust(16, b"\0")
@@ -271,6 +292,8 @@ def _field_json(kind: str, part: str) -> Any:
         return {"prefix": {"addr": address, "len": int(length)}}
     if kind in (*ADDRESSES, *NUMBERS, "integer") and "-" in part:
         return {"range": [_field_json(kind, end) for end in part.split("-")]}
+    if kind == "verdict":
+        return {"goto": {"target": part.removeprefix("goto ")}}
     return int(part) if kind in NUMBERS else part
 
 

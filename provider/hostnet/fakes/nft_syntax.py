@@ -29,13 +29,15 @@ class NftSyntaxError(Exception):
 class Element:
     """An element of a set or map: fields as nft prints them, `10.0.0.0/8`, `80-90`, without quotes.
 
-    `limit` is its rate and burst in bytes, as `limit rate over 8000 bytes/second burst 65536 bytes` has them.
+    `limit` is its rate and burst in bytes, as `limit rate over 8000 bytes/second burst 65536 bytes` has them, `expires`
+    the seconds that it stays.
     """
 
     key: tuple[str, ...]
     value: tuple[str, ...] = ()
     comment: str = ""
     limit: tuple[int, int] = (0, 0)
+    expires: int = 3600
 
 
 @dataclass
@@ -185,7 +187,7 @@ def _body(head: Command, statements: list[Words]) -> Iterator[Command]:
     known = (
         ("type", "policy", "comment")
         if head.kind == "chain"
-        else ("type", "typeof", "flags", "counter", "limit", "elements", "size", "timeout")
+        else ("type", "typeof", "flags", "counter", "limit", "elements", "size", "timeout", "comment")
     )
     rules = []
     for words in statements:
@@ -233,8 +235,15 @@ def _element(words: Words) -> Element:
     if "limit" in words:
         at = words.index("limit")
         limit, words = (int(words[at + 3]), int(words[at + 6])), words[:at]
+    expires = 3600
+    if "expires" in words:
+        at = words.index("expires")
+        expires, words = int(words[at + 1].removesuffix("s")), words[:at]
     at = words.index(":") if ":" in words else len(words)
-    return Element(_fields(words[:at]), _fields(words[at + 1 :]), comment, limit)
+    value = words[at + 1 :]
+    # A verdict is one field.
+    fields = (" ".join(value),) if value[:1] == ["goto"] else _fields(value)
+    return Element(_fields(words[:at]), fields, comment, limit, expires)
 
 
 def _fields(words: Words) -> tuple[str, ...]:

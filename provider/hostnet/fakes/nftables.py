@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hostnet.agent.linux.kernel import RawChange, RawTable
+from hostnet.agent.linux.kernel import RawChange, RawElement, RawTable
 from hostnet.agent.linux.libnftables import NftError
 from hostnet.fakes import nft_syntax
 from hostnet.fakes.nft_state import ADDRESSES, NUMBERS, Chain, Held, Key, Place, Rule, Set, Table
@@ -111,11 +111,17 @@ class FakeNftables:
         """The tables of IP, and whether a program owns each."""
         return {place: table.owned for place, table in self._tables.items() if place[0] in ("inet", "ip", "ip6")}
 
-    def table(self, table: str, *, elements: bool = True) -> RawTable | None:
+    def table(self, table: str, *, elements: bool = True, apart: str = "") -> RawTable | None:
         """A table; None where there is none."""
         family, name = table.split()
         found = self._tables.get((family, name))
-        return found.raw((family, name), elements=elements) if found is not None else None
+        return found.raw((family, name), apart, elements=elements) if found is not None else None
+
+    def set_elements(self, table: str, name: str) -> Sequence[RawElement]:
+        """The elements of a set; none where there is no such set."""
+        family, own = table.split()
+        found = self._tables.get((family, own))
+        return list(found.sets[name].raw()) if found is not None and name in found.sets else []
 
     def xt_comments(self, family: str, table: str, chain: str) -> dict[int, str]:
         """None: the fake has no extension of iptables-nft's."""
@@ -226,6 +232,9 @@ class _Batch:
     def _delete_chain(self, command: Command) -> None:
         table = self._table(command)
         self._chain(command)
+        led = {value for each in table.sets.values() for held in each.elements.values() for value in held.value}
+        if f"goto {command.name}" in led:
+            raise _refusal(errno.EBUSY, command.text)
         if any({"jump", "goto"} & {*rule.words} and command.name in rule.words for rule in table.rules()):
             raise _refusal(errno.EBUSY, command.text)
         del table.chains[command.name]
@@ -242,10 +251,12 @@ class _Batch:
             key, value = _types(command.properties)
             flags = command.properties.get("flags", ())
             interval, seen = "interval" in flags, "dynamic" in flags
+            timed = "timeout" in flags and not seen
+            comment = " ".join(command.properties.get("comment", ())).strip('"')
             counter = "counter" in command.properties
             limit = "limit" in command.properties
             table.sets[command.name] = Set(
-                command.name, table.next_handle(), key, value, interval, counter, limit, seen
+                command.name, table.next_handle(), key, value, interval, counter, limit, seen, timed, comment
             )
             self.changed = True
         elif command.verb == "create":
@@ -272,7 +283,10 @@ class _Batch:
             held = found.elements.get(key)
             if held is None:
                 _check_overlap(found, key, element, command)
-                found.elements[key] = Held(value, element.comment, limit=element.limit)
+                for to in (each.removeprefix("goto ") for each in value if each.startswith("goto ")):
+                    if to not in self._table(command).chains:
+                        raise _refusal(errno.ENOENT, command.text, element)
+                found.elements[key] = Held(value, element.comment, limit=element.limit, expires=element.expires)
                 self.changed = True
             elif held.value != value or command.verb == "create":
                 raise _refusal(errno.EEXIST, command.text, element)

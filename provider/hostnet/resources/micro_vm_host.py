@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hostnet.resources.bridge import BRIDGE
-from hostnet.resources.egress import EGRESS
+from hostnet.resources.egress import EGRESS, named_rules
 from hostnet.resources.nat_gateway import NAT_GATEWAY
 from hostnet.resources.port_forward import FORWARD_PORTS
 from hostnet.resources.schema.connection import CONNECTION
@@ -181,6 +181,16 @@ def _rules(judged: dict[str, Value], path: str, report: Report) -> None:
     for name in ("untrusted", "bandwidth"):
         if judged[name] not in (None, False) and judged["guests"] in (None, []):
             report.fail(join(path, name), "requires guests: it is about their TAPs")
+    _name_rules(judged, path, report)
+
+
+def _name_rules(judged: dict[str, Value], path: str, report: Report) -> None:
+    """Rules by domain name need the DNS of the component's own bridge."""
+    served = judged["dhcpServer"]
+    if isinstance(served, dict) and served.get("dnsServers") is not None and served["dnsServers"] is not UNKNOWN:
+        for number in named_rules(judged["egress"]):
+            why = "requires a dhcpServer without dnsServers: the bridge's own DNS says which addresses it has"
+            report.fail(f"{join(path, 'egress')}[{number}].domain", why)
 
 
 MICRO_VM_HOST: Final = Component(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from hostnet.resources.bridge import MTU_MIN, enough_for_v6, gateway_of, no_address_twice
-from hostnet.resources.egress import EGRESS, EGRESS_FIELD, EgressRuleInputs
+from hostnet.resources.egress import EGRESS, EGRESS_FIELD, EgressRuleInputs, named_rules
 from hostnet.resources.schema.connection import ConnectionInputs, connection_prop
 from hostnet.resources.schema.fields import declared_by, fields_of, settle, settle_list, settle_value
 from hostnet.resources.schema.kind import Kind, Past
@@ -314,6 +314,10 @@ def _tap_rules(judged: dict[str, Value], path: str, report: Report) -> None:
         for name in ("addresses", "routes"):
             if judged[name] is not UNKNOWN and judged[name]:
                 report.fail(join(path, name), "must not be given together with bridge: it is for a routed TAP")
+    if judged["bridge"] is None and known(judged["guest"]):
+        place = join(join(path, "guest"), "egress")
+        for number in named_rules(judged["guest"]["egress"]):
+            report.fail(f"{place}[{number}].domain", "requires bridge: its own DNS says which addresses it has")
     if known(judged["guest"]):
         _guest_rules(judged["guest"], [a for _, a in here], join(path, "guest"), report)
 

@@ -133,6 +133,7 @@ class _Refused:
     protocol: str
     port: Count | None
     packets: Count
+    domains: tuple[str, ...] = ()  # the names of rules that its destination was answered for of late
 
 
 @dataclass(frozen=True)

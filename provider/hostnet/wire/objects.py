@@ -16,7 +16,20 @@ from typing import Any, ClassVar, Literal, Union
 
 from hostnet.wire.digest import sha256
 from hostnet.wire.family import Family
-from hostnet.wire.shapes import Cidr, Count, Identifier, Ip, Mac, Name, PortNumber, ShapeError, Span, filled, reader
+from hostnet.wire.shapes import (
+    Cidr,
+    Count,
+    Domain,
+    Identifier,
+    Ip,
+    Mac,
+    Name,
+    PortNumber,
+    ShapeError,
+    Span,
+    filled,
+    reader,
+)
 
 LinkKind = Literal["bridge", "tap"]
 HostAccess = Literal["all", "services"]
@@ -131,16 +144,17 @@ class Glob:
 
 @dataclass(frozen=True)
 class EgressRule:
-    """What guests may reach."""
+    """What guests may reach: a network, or the addresses that DNS has answered for a name and those below it."""
 
-    cidr: Cidr
+    cidr: Cidr | None = None
     protocol: Literal["tcp", "udp", "sctp", "icmp", "any"] = "any"
     ports: Ports | None = None  # inclusive; None: all
+    domain: Domain | None = None  # in place of `cidr`
 
     def __str__(self) -> str:
         """As a person reads it: `10.0.0.0/8 tcp 443`."""
         ports = "" if self.ports is None else f" {ports_text(self.ports)}"
-        return f"{self.cidr} {self.protocol}{ports}"
+        return f"{self.cidr or self.domain} {self.protocol}{ports}"
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ _UNUSUAL = re.compile(rb"\\|[^\x20-\x7e\n]")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5,19}|")
 _SPAN = re.compile(r"[0-9a-fA-F:./-]{1,90}")
 _NAME = re.compile(r"(?!\.\.?$)[^\s/]{1,64}")  # it is a part of paths
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_DOMAIN = re.compile(rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*", re.ASCII)
 
 # Checks a value, and gives what it becomes.
 Reader = Callable[[Any], Any]
@@ -115,6 +117,11 @@ def _name(value: str) -> bool:
     return _NAME.fullmatch(value) is not None
 
 
+def is_domain(value: str) -> bool:
+    """Whether it is a name of DNS in lower case: labels of letters, digits, hyphens and underscores."""
+    return _DOMAIN.fullmatch(value) is not None
+
+
 def _identifier(value: str) -> bool:
     return len(value) <= _LONGEST_TEXT
 
@@ -133,6 +140,7 @@ Cidr = Annotated[str, _cidr, "an IP address or a network"]
 Span = Annotated[str, _span, "an IP address, a network or a range"]
 Mac = Annotated[str, _mac, "a MAC address"]  # or "": some interfaces have none
 Name = Annotated[str, _name, "the name of an interface"]
+Domain = Annotated[str, is_domain, "a domain name"]
 Identifier = Annotated[str, _identifier, "an id"]
 Text = Annotated[str, shortened]  # for a person
 Count = Annotated[int, _count, "a number of at least 0"]

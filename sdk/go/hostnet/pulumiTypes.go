@@ -829,8 +829,10 @@ func (o DhcpServerPtrOutput) StaticLeases() StaticLeaseArrayOutput {
 
 // Something that guests may reach.
 type EgressRule struct {
-	// The network, without host bits; for one address a /32 or /128.
-	Cidr string `pulumi:"cidr"`
+	// The network, without host bits; for one address a /32 or /128. Not together with `domain`. Default: none: the rule has a `domain`.
+	Cidr *string `pulumi:"cidr"`
+	// The name (`example.com`): the addresses that the DNS of the guest's own bridge has answered for it, or for a name below it, until an hour after the last answer. `*.example.com` means the same. It requires a bridge with a `dhcpServer` that has no `dnsServers`. What the guest learns from another name server, or of an address without a name, is refused. Not together with `cidr`. Default: none: the rule has a `cidr`. On the host: dnsmasq puts each address that it answers for the name into a set, with a timeout of an hour. It has no cache. Guests with the same names share a chain that looks at these sets.
+	Domain *string `pulumi:"domain"`
 	// The port, or a range as `from:to`. It requires `tcp`, `udp` or `sctp`. Default: every port.
 	Ports interface{} `pulumi:"ports"`
 	// The protocol. Default: any.
@@ -850,8 +852,10 @@ type EgressRuleInput interface {
 
 // Something that guests may reach.
 type EgressRuleArgs struct {
-	// The network, without host bits; for one address a /32 or /128.
-	Cidr pulumi.StringInput `pulumi:"cidr"`
+	// The network, without host bits; for one address a /32 or /128. Not together with `domain`. Default: none: the rule has a `domain`.
+	Cidr pulumi.StringPtrInput `pulumi:"cidr"`
+	// The name (`example.com`): the addresses that the DNS of the guest's own bridge has answered for it, or for a name below it, until an hour after the last answer. `*.example.com` means the same. It requires a bridge with a `dhcpServer` that has no `dnsServers`. What the guest learns from another name server, or of an address without a name, is refused. Not together with `cidr`. Default: none: the rule has a `cidr`. On the host: dnsmasq puts each address that it answers for the name into a set, with a timeout of an hour. It has no cache. Guests with the same names share a chain that looks at these sets.
+	Domain pulumi.StringPtrInput `pulumi:"domain"`
 	// The port, or a range as `from:to`. It requires `tcp`, `udp` or `sctp`. Default: every port.
 	Ports pulumi.Input `pulumi:"ports"`
 	// The protocol. Default: any.
@@ -910,9 +914,14 @@ func (o EgressRuleOutput) ToEgressRuleOutputWithContext(ctx context.Context) Egr
 	return o
 }
 
-// The network, without host bits; for one address a /32 or /128.
-func (o EgressRuleOutput) Cidr() pulumi.StringOutput {
-	return o.ApplyT(func(v EgressRule) string { return v.Cidr }).(pulumi.StringOutput)
+// The network, without host bits; for one address a /32 or /128. Not together with `domain`. Default: none: the rule has a `domain`.
+func (o EgressRuleOutput) Cidr() pulumi.StringPtrOutput {
+	return o.ApplyT(func(v EgressRule) *string { return v.Cidr }).(pulumi.StringPtrOutput)
+}
+
+// The name (`example.com`): the addresses that the DNS of the guest's own bridge has answered for it, or for a name below it, until an hour after the last answer. `*.example.com` means the same. It requires a bridge with a `dhcpServer` that has no `dnsServers`. What the guest learns from another name server, or of an address without a name, is refused. Not together with `cidr`. Default: none: the rule has a `cidr`. On the host: dnsmasq puts each address that it answers for the name into a set, with a timeout of an hour. It has no cache. Guests with the same names share a chain that looks at these sets.
+func (o EgressRuleOutput) Domain() pulumi.StringPtrOutput {
+	return o.ApplyT(func(v EgressRule) *string { return v.Domain }).(pulumi.StringPtrOutput)
 }
 
 // The port, or a range as `from:to`. It requires `tcp`, `udp` or `sctp`. Default: every port.

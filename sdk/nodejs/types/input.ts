@@ -179,9 +179,13 @@ export interface DhcpServerArgs {
  */
 export interface EgressRuleArgs {
     /**
-     * The network, without host bits; for one address a /32 or /128.
+     * The network, without host bits; for one address a /32 or /128. Not together with `domain`. Default: none: the rule has a `domain`.
      */
-    cidr: pulumi.Input<string>;
+    cidr?: pulumi.Input<string | undefined>;
+    /**
+     * The name (`example.com`): the addresses that the DNS of the guest's own bridge has answered for it, or for a name below it, until an hour after the last answer. `*.example.com` means the same. It requires a bridge with a `dhcpServer` that has no `dnsServers`. What the guest learns from another name server, or of an address without a name, is refused. Not together with `cidr`. Default: none: the rule has a `cidr`. On the host: dnsmasq puts each address that it answers for the name into a set, with a timeout of an hour. It has no cache. Guests with the same names share a chain that looks at these sets.
+     */
+    domain?: pulumi.Input<string | undefined>;
     /**
      * The port, or a range as `from:to`. It requires `tcp`, `udp` or `sctp`. Default: every port.
      */

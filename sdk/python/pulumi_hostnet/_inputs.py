@@ -816,9 +816,13 @@ class EgressRuleArgsDict(TypedDict):
     """
     Something that guests may reach.
     """
-    cidr: pulumi.Input[_builtins.str]
+    cidr: NotRequired[pulumi.Input[Optional[_builtins.str]]]
     """
-    The network, without host bits; for one address a /32 or /128.
+    The network, without host bits; for one address a /32 or /128. Not together with `domain`. Default: none: the rule has a `domain`.
+    """
+    domain: NotRequired[pulumi.Input[Optional[_builtins.str]]]
+    """
+    The name (`example.com`): the addresses that the DNS of the guest's own bridge has answered for it, or for a name below it, until an hour after the last answer. `*.example.com` means the same. It requires a bridge with a `dhcpServer` that has no `dnsServers`. What the guest learns from another name server, or of an address without a name, is refused. Not together with `cidr`. Default: none: the rule has a `cidr`. On the host: dnsmasq puts each address that it answers for the name into a set, with a timeout of an hour. It has no cache. Guests with the same names share a chain that looks at these sets.
     """
     ports: NotRequired[pulumi.Input[Optional[Union[_builtins.int, _builtins.str]]]]
     """
@@ -832,17 +836,22 @@ class EgressRuleArgsDict(TypedDict):
 @pulumi.input_type
 class EgressRuleArgs:
     def __init__(__self__, *,
-                 cidr: pulumi.Input[_builtins.str],
+                 cidr: pulumi.Input[Optional[_builtins.str]] = None,
+                 domain: pulumi.Input[Optional[_builtins.str]] = None,
                  ports: pulumi.Input[Optional[Union[_builtins.int, _builtins.str]]] = None,
                  protocol: pulumi.Input[Optional[Union[_builtins.str, 'EgressProtocol']]] = None):
         """
         Something that guests may reach.
 
-        :param pulumi.Input[_builtins.str] cidr: The network, without host bits; for one address a /32 or /128.
+        :param pulumi.Input[_builtins.str] cidr: The network, without host bits; for one address a /32 or /128. Not together with `domain`. Default: none: the rule has a `domain`.
+        :param pulumi.Input[_builtins.str] domain: The name (`example.com`): the addresses that the DNS of the guest's own bridge has answered for it, or for a name below it, until an hour after the last answer. `*.example.com` means the same. It requires a bridge with a `dhcpServer` that has no `dnsServers`. What the guest learns from another name server, or of an address without a name, is refused. Not together with `cidr`. Default: none: the rule has a `cidr`. On the host: dnsmasq puts each address that it answers for the name into a set, with a timeout of an hour. It has no cache. Guests with the same names share a chain that looks at these sets.
         :param pulumi.Input[Union[_builtins.int, _builtins.str]] ports: The port, or a range as `from:to`. It requires `tcp`, `udp` or `sctp`. Default: every port.
         :param pulumi.Input[Union[_builtins.str, 'EgressProtocol']] protocol: The protocol. Default: any.
         """
-        pulumi.set(__self__, "cidr", cidr)
+        if cidr is not None:
+            pulumi.set(__self__, "cidr", cidr)
+        if domain is not None:
+            pulumi.set(__self__, "domain", domain)
         if ports is not None:
             pulumi.set(__self__, "ports", ports)
         if protocol is not None:
@@ -850,15 +859,27 @@ class EgressRuleArgs:
 
     @_builtins.property
     @pulumi.getter
-    def cidr(self) -> pulumi.Input[_builtins.str]:
+    def cidr(self) -> pulumi.Input[Optional[_builtins.str]]:
         """
-        The network, without host bits; for one address a /32 or /128.
+        The network, without host bits; for one address a /32 or /128. Not together with `domain`. Default: none: the rule has a `domain`.
         """
         return pulumi.get(self, "cidr")
 
     @cidr.setter
-    def cidr(self, value: pulumi.Input[_builtins.str]):
+    def cidr(self, value: pulumi.Input[Optional[_builtins.str]]):
         pulumi.set(self, "cidr", value)
+
+    @_builtins.property
+    @pulumi.getter
+    def domain(self) -> pulumi.Input[Optional[_builtins.str]]:
+        """
+        The name (`example.com`): the addresses that the DNS of the guest's own bridge has answered for it, or for a name below it, until an hour after the last answer. `*.example.com` means the same. It requires a bridge with a `dhcpServer` that has no `dnsServers`. What the guest learns from another name server, or of an address without a name, is refused. Not together with `cidr`. Default: none: the rule has a `cidr`. On the host: dnsmasq puts each address that it answers for the name into a set, with a timeout of an hour. It has no cache. Guests with the same names share a chain that looks at these sets.
+        """
+        return pulumi.get(self, "domain")
+
+    @domain.setter
+    def domain(self, value: pulumi.Input[Optional[_builtins.str]]):
+        pulumi.set(self, "domain", value)
 
     @_builtins.property
     @pulumi.getter

@@ -14,12 +14,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Union
 
+from hostnet.agent.dhcp import domains
 from hostnet.agent.plan.mtu import carried_mtu
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.family import IPV6_MTU_MIN, SLAAC_LENGTH, family_of
-from hostnet.wire.objects import Address, DhcpServer, Guest, Lease, Link, Port, StaticLease
+from hostnet.wire.objects import Address, DhcpServer, Gateway, Guest, Lease, Link, Port, StaticLease
 
 DNS, DHCP = 53, 67
 _SOLICITATIONS = (133, 135, 136)  # ICMPv6: router solicitation, neighbour solicitation and advertisement (RFC 4861)
@@ -131,6 +132,10 @@ def check(owner: Owner, world: World) -> None:
         _check_server(server, owner, world)
     for guest in owner.of(Guest):
         _check_guest(guest, owner, world)
+    named: list[Guest | Gateway] = [*owner.of(Guest), *owner.of(Gateway)]
+    for item in named:
+        if domains.rules_by_name(item):
+            _check_names(item, owner, world)
 
 
 def _check_server(item: DhcpServer, owner: Owner, world: World) -> None:
@@ -167,6 +172,18 @@ def _check_guest(item: Guest, owner: Owner, world: World) -> None:
                 ):
                     why = f"the host name {item.hostname} belongs to the guest of {holder.label}"
                     raise HostnetError(Code.CONFLICT, f"cannot set up {what}", why, _RENAME, holder=holder.key)
+
+
+def _check_names(item: Guest | Gateway, owner: Owner, world: World) -> None:
+    """Refuse rules by name that the server of a bridge can't serve."""
+    owners = world.owners.copy()
+    owners[owner.key] = owner
+    after = World(owners, world.snapshot)
+    answering = [server.bridge for server in servers(after) if answers_dns(server)]
+    domains.check(item, after, answering)
+    for bridge in answering:
+        if isinstance(item, Gateway) or bridge == item.bridge:
+            list(domains.lines(domains.domains_on(bridge, after)))
 
 
 def _same_name(one: str | None, other: str | None) -> bool:
@@ -230,6 +247,7 @@ def config_of(server: DhcpServer, world: World) -> ServerConfig:
     if answers_dns(server):
         never = "/".join([*_NEVER_ASKED, *([domain] if domain else ())])
         lines += ["expand-hosts", "domain-needed", f"local=/{never}/"]
+        lines += domains.lines(domains.domains_on(server.bridge, world))
     mtu = carried_mtu(server.bridge, world)
     if server.dhcp:
         lines += _dhcp(server, own, mtu, what)

@@ -26,11 +26,12 @@ import os
 import signal
 import socket
 import stat
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from hostnet.agent.dhcp import checksums, process
+from hostnet.agent.dhcp import checksums, domains, process
 from hostnet.agent.dhcp import config as dhcp
 from hostnet.agent.dhcp.config import ServerConfig
 from hostnet.agent.dhcp.process import ABOUT, RUN
@@ -42,13 +43,14 @@ from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.record import Store
 from hostnet.wire.digest import sha256
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import DhcpServer, DhcpState, Lease
+from hostnet.wire.objects import DhcpServer, DhcpState, Gateway, Guest, Lease
 
 _RESOLVED = Path("/run/systemd/resolve/resolv.conf")  # the servers that systemd-resolved itself asks
 _RESOLV_CONF = Path("/etc/resolv.conf")
 _LIST_MODE = 0o640
 # Of one bridge in what a provider gets: a /16 full of guests took a read 4 s, and made 10 MB of a stack's state.
 MOST_LEASES = 1000
+_SECONDS = 10.0
 
 
 class ServerError(Exception):
@@ -75,6 +77,39 @@ def check_installed(bridge: str) -> None:
             "dnsmasq is not installed (or not in PATH)",
             advice_here("dnsmasq"),
         )
+
+
+def check_fills_sets(owner: Owner) -> None:
+    """Check that this host's dnsmasq can fill sets of nftables, where rules of an owner by domain name need it.
+
+    Args:
+        owner: The owner that changes.
+
+    Raises:
+        HostnetError: It can't.
+    """
+    items: list[Guest | Gateway] = [*owner.of(Guest), *owner.of(Gateway)]
+    rule = next((rule for item in items for rule in domains.rules_by_name(item)), None)
+    if rule is None or fills_sets():
+        return
+    raise HostnetError(
+        Code.UNSUPPORTED,
+        f"cannot let guests reach {rule.domain} by its name",
+        "this host's dnsmasq was built without nftset (`dnsmasq --version`)",
+        "Install one that is (2.87 or later, such as Debian 12's), or write the rule with a cidr",
+    )
+
+
+def fills_sets() -> bool:
+    """Whether this host's dnsmasq can fill sets of nftables; True where there is none."""
+    program = files.which("dnsmasq")
+    if program is None:
+        return True
+    try:
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, timeout=_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return True  # its start says why
+    return not domains.lacks_nftset(said.stdout)
 
 
 class DhcpServers:
@@ -105,6 +140,7 @@ class DhcpServers:
         for item in owner.of(DhcpServer):
             check_installed(item.bridge)
         dhcp.check(owner, world)
+        check_fills_sets(owner)
 
     # --- changes -----------------------------------------------------------------------------------------------------
 

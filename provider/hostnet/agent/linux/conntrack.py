@@ -141,6 +141,9 @@ class ForbiddenFlows:
         allowed: Protocol ("any": all), ports (None: all) and network of what they may reach.
         near: The networks on their own bridge: what goes there is not forwarded.
         others: Parts of `sources` that are not meant.
+        kept: Protocol and ports of what they may reach by its name, before and after.
+        known: The networks and addresses that they could reach before by a rule that can be named. What went elsewhere
+            was allowed by a name that has not been asked for of late.
     """
 
     family: Family
@@ -148,6 +151,8 @@ class ForbiddenFlows:
     allowed: tuple[tuple[str, tuple[int, int] | None, str], ...]
     near: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    kept: tuple[tuple[str, tuple[int, int] | None], ...] = ()
+    known: tuple[str, ...] = ()
 
     def has(self, flow: Flow, is_local: Callable[[str], bool]) -> bool:
         """Whether a flow is one of them. What a forward leads on is the host's own business."""
@@ -155,7 +160,9 @@ class ForbiddenFlows:
             return False
         if _within(flow.destination, self.near) or _within(flow.source, self.others):
             return False
-        return not any(_fits(flow, *each) for each in self.allowed)
+        if any(_fits(flow, *each) for each in self.allowed):
+            return False
+        return not any(_carries(flow, *each) for each in self.kept) or _within(flow.destination, self.known)
 
 
 def _is_without_connection(protocol: int, port: int, ports: tuple[int, int] | None) -> bool:
@@ -170,9 +177,13 @@ def _within(address: str, networks: Iterable[str]) -> bool:
 
 
 def _fits(flow: Flow, protocol: str, ports: tuple[int, int] | None, network: str) -> bool:
+    return _carries(flow, protocol, ports) and _within(flow.destination, (network,))
+
+
+def _carries(flow: Flow, protocol: str, ports: tuple[int, int] | None) -> bool:
     if protocol != "any" and flow.protocol not in _NUMBERS[protocol]:
         return False
-    return (ports is None or ports[0] <= flow.port <= ports[1]) and _within(flow.destination, (network,))
+    return ports is None or ports[0] <= flow.port <= ports[1]
 
 
 _SINGLE: dict[Family, str] = {"ipv4": "32", "ipv6": "128"}  # the prefix length of one address

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from hostnet.agent.linux.conntrack import Flows
@@ -88,6 +89,7 @@ class RawElement(NamedTuple):
         last: The highest key of a range; b"" where there is one key alone.
         counter: The packets and bytes that it counted; None where it does not count.
         rate: The bytes a second above which it matches; None where it has no limit.
+        expires: The seconds that it stays; None where it stays for good.
     """
 
     key: bytes
@@ -96,6 +98,7 @@ class RawElement(NamedTuple):
     last: bytes = b""
     counter: tuple[int, int] | None = None
     rate: int | None = None
+    expires: int | None = None
 
 
 class RawTable(NamedTuple):
@@ -104,10 +107,12 @@ class RawTable(NamedTuple):
     Attributes:
         rules: A print of its chains and rules.
         sets: The elements of its sets and maps by name.
+        chains: Those that were asked for apart from the print: by name, the rules as nft writes them.
     """
 
     rules: str
     sets: Mapping[str, Sequence[RawElement]]
+    chains: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -152,12 +157,21 @@ class Nftables(Protocol):
     def dry_run(self, *, on: bool) -> None:
         """Whether batches are only checked, as by `nft -c`."""
 
-    def table(self, table: str, *, elements: bool = True) -> RawTable | None:
+    def table(self, table: str, *, elements: bool = True, apart: str = "") -> RawTable | None:
         """A table; None where there is none.
 
         Args:
             table: Family and name, as in nft's language.
             elements: Whether those of its sets are wanted.
+            apart: Chains whose names begin so are not in the print; "": every chain is in it.
+        """
+
+    def set_elements(self, table: str, name: str) -> Sequence[RawElement]:
+        """The elements of a set; none where there is no such set.
+
+        Args:
+            table: Family and name of its table.
+            name: Its name.
         """
 
     def list(self, command: str, *, terse: bool = False) -> list[dict[str, Any]]:

@@ -48,7 +48,24 @@ _NFTA_SET_ELEM_LIST_TABLE, _NFTA_SET_ELEM_LIST_SET, _NFTA_SET_ELEM_LIST_ELEMENTS
 _NFTA_SET_ELEM_KEY, _NFTA_SET_ELEM_DATA, _NFTA_SET_ELEM_FLAGS, _NFTA_DATA_VALUE = 1, 2, 3, 1
 _NFTA_SET_ELEM_USERDATA, _NFTA_SET_ELEM_EXPR, _NFTA_SET_ELEM_KEY_END, _NFT_SET_ELEM_INTERVAL_END = 6, 7, 10, 0x1
 _NFTA_COUNTER_BYTES, _NFTA_COUNTER_PACKETS, _NFTA_LIMIT_RATE, _NFTA_LIMIT_UNIT = 1, 2, 1, 2
+_NFTA_SET_ELEM_EXPIRATION = 5
 _NFTNL_UDATA_SET_ELEM_COMMENT = 0  # libnftnl/udata.h
+# What the rules of lists by domain name consist of.
+_NFTA_VERDICT_CODE, _NFTA_VERDICT_CHAIN = 1, 2
+_NFTA_META_KEY, _NFTA_CMP_OP, _NFTA_CMP_DATA, _NFTA_LOOKUP_SET, _NFTA_LOOKUP_FLAGS, _NFTA_IMMEDIATE_DATA = (
+    2,
+    2,
+    3,
+    1,
+    5,
+    2,
+)
+_NFTA_PAYLOAD_BASE, _NFTA_PAYLOAD_OFFSET, _NFTA_PAYLOAD_LEN = 2, 3, 4
+_NFTA_RANGE_FROM, _NFTA_RANGE_TO = 3, 4
+_META_NFPROTO, _META_L4PROTO, _EQ, _LTE, _GTE = 15, 16, 0, 3, 5
+_LOADS = {(1, 16, 4): "ip daddr", (1, 24, 16): "ip6 daddr", (2, 2, 2): "dport"}  # base, offset, length
+_VERDICTS = {-5: "return", -4: "goto", -3: "jump", 1: "accept", 0: "drop"}
+_PORTED = {6: "tcp", 17: "udp", 132: "sctp"}
 _FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}  # those of IP
 _BRIDGE = 7
 _HEAD, _DATA_HEAD = struct.Struct("=HH"), struct.Struct("=HHHH")  # of an attribute, and of one in another
@@ -146,7 +163,7 @@ class Nft:
         answer = self._connection.ask(_NFT_MSG_GETGEN, struct.pack("=BBH", 0, 0, 0))
         return int.from_bytes(attributes(answer.body[_NFGENMSG:])[_NFTA_GEN_ID], "big")
 
-    def table(self, table: str, *, elements: bool = True) -> RawTable | None:
+    def table(self, table: str, *, elements: bool = True, apart: str = "") -> RawTable | None:
         """A table; None where there is none.
 
         Read without libnftables, which writes all of it as JSON: of 10,000 forwards that takes 1,220 ms of CPU time,
@@ -155,7 +172,7 @@ class Nft:
         for tries_left in reversed(range(_TRIES)):
             try:
                 before = self.generation()
-                found = self._table(table, elements=elements)
+                found = self._table(table, apart, elements=elements)
                 if self.generation() == before or not tries_left:
                     return found  # what other programs change all the time, the next change lists again
             except OSError:  # a set is gone, or the kernel has no nftables
@@ -163,7 +180,14 @@ class Nft:
                     return None
         return None
 
-    def _table(self, table: str, *, elements: bool) -> RawTable | None:
+    def set_elements(self, table: str, name: str) -> Sequence[RawElement]:
+        """The elements of a set; none where there is no such set."""
+        try:
+            return self._elements(table, name, 0)
+        except OSError:
+            return ()
+
+    def _table(self, table: str, apart: str, *, elements: bool) -> RawTable | None:
         family, name = table.split()
         wanted = name.encode() + b"\0"
 
@@ -176,6 +200,9 @@ class Nft:
         chains, rules, sets = map(list, map(dump, (_NFT_MSG_GETCHAIN, _NFT_MSG_GETRULE, _NFT_MSG_GETSET)))
         if not (chains or rules or sets):
             return None
+        lists: dict[str, list[str]] = {}
+        if apart:
+            chains, rules, lists = _apart(apart, chains, rules)
         # Not their handles, and not how many jumps lead to a chain.
         text = _parts(chains, _NFTA_CHAIN_NAME, _NFTA_CHAIN_HOOK, _NFTA_CHAIN_POLICY, _NFTA_CHAIN_TYPE)
         text += _parts(rules, _NFTA_RULE_CHAIN, _NFTA_RULE_EXPRESSIONS, _NFTA_RULE_USERDATA)
@@ -188,7 +215,7 @@ class Nft:
                 text += repr((own, sorted(there))).encode()
             else:
                 held[own] = there
-        return RawTable(sha256(text).hexdigest(), held)
+        return RawTable(sha256(text).hexdigest(), held, lists)
 
     def _elements(self, table: str, name: str, flags: int) -> Sequence[RawElement]:
         messages = self._connection.dump(_NFT_MSG_GETSETELEM, _of_set(table, name))
@@ -281,7 +308,9 @@ def _raw_element(element: netlink.Attributes, last: bytes) -> RawElement:
         counter, rate = _counter_and_rate(element[_NFTA_SET_ELEM_EXPR])
     key, comment = _value(element[_NFTA_SET_ELEM_KEY]), _comment_in(element.get(_NFTA_SET_ELEM_USERDATA, b""))
     value = _value(element.get(_NFTA_SET_ELEM_DATA, b""))
-    return RawElement(key, value, comment, last if last != key else b"", counter, rate)
+    left = element.get(_NFTA_SET_ELEM_EXPIRATION)
+    expires = int.from_bytes(left, "big") // 1000 if left is not None else None
+    return RawElement(key, value, comment, last if last != key else b"", counter, rate, expires)
 
 
 def _ranges(elements: Sequence[netlink.Attributes]) -> list[RawElement]:
@@ -298,6 +327,89 @@ def _ranges(elements: Sequence[netlink.Attributes]) -> list[RawElement]:
         after = int.from_bytes(behind[at], "big") if at < len(behind) else 1 << 8 * len(key)  # up to the highest
         found.append(_raw_element(each, (after - 1).to_bytes(len(key), "big")))
     return found
+
+
+def _apart(
+    start: str, chains: Sequence[netlink.Attributes], rules: Sequence[netlink.Attributes]
+) -> tuple[list[netlink.Attributes], list[netlink.Attributes], dict[str, list[str]]]:
+    """Chains and rules without those of chains whose names begin so; and these, with their rules as nft writes them."""
+    wanted = start.encode()
+    found: dict[str, list[str]] = {
+        netlink.text(each[_NFTA_CHAIN_NAME]): [] for each in chains if each[_NFTA_CHAIN_NAME].startswith(wanted)
+    }
+    for each in rules:
+        if each[_NFTA_RULE_CHAIN].startswith(wanted):
+            text = _rule_text(each.get(_NFTA_RULE_EXPRESSIONS, b""))
+            found.setdefault(netlink.text(each[_NFTA_RULE_CHAIN]), []).append(text)
+    return (
+        [each for each in chains if not each[_NFTA_CHAIN_NAME].startswith(wanted)],
+        [each for each in rules if not each[_NFTA_RULE_CHAIN].startswith(wanted)],
+        found,
+    )
+
+
+def _rule_text(expressions: bytes) -> str:
+    """A rule as nft writes it: of a protocol, ports, a set of destinations and a verdict. `?` is anything else."""
+    loaded, spans, words = "", {"l4proto": (0, 0), "dport": (0, 0)}, []
+    for _, expression in netlink.each_attribute(expressions):
+        found = attributes(expression)
+        name, data = netlink.text(found[_NFTA_EXPR_NAME]), attributes(found.get(_NFTA_EXPR_DATA, b""))
+        if name in ("meta", "payload"):
+            loaded = _loaded(name, data)
+        elif name in ("cmp", "range") and loaded in spans:
+            spans[loaded] = _narrowed(spans[loaded], name, data)
+        elif name != "cmp" or loaded != "nfproto":  # that follows from the rest
+            words.append(_what(name, data, loaded))
+    (protocol, _), (first, last) = spans["l4proto"], spans["dport"]
+    if last:
+        words.insert(0, f"{_PORTED.get(protocol, '?')} dport {first}" + (f"-{last}" if last != first else ""))
+    elif protocol:
+        words.insert(0, f"meta l4proto {protocol}")
+    return " ".join(words)
+
+
+def _narrowed(span: tuple[int, int], name: str, data: netlink.Attributes) -> tuple[int, int]:
+    """The first and last value that still fit; -1 where a comparison is not known here."""
+    op = _number(data, _NFTA_CMP_OP)  # of a range, too
+    if name == "range" and op == _EQ:
+        first, last = (int.from_bytes(_value(data[kind]), "big") for kind in (_NFTA_RANGE_FROM, _NFTA_RANGE_TO))
+        return first, last
+    value = int.from_bytes(_value(data.get(_NFTA_CMP_DATA, b"")), "big") if name == "cmp" else -1
+    return {_EQ: (value, value), _GTE: (value, span[1]), _LTE: (span[0], value)}.get(op, (-1, -1))
+
+
+def _what(name: str, data: netlink.Attributes, loaded: str) -> str:
+    """A look-up of a destination, or a verdict."""
+    if name == "lookup" and loaded.endswith("daddr") and not _number(data, _NFTA_LOOKUP_FLAGS):
+        return f"{loaded} @{netlink.text(data[_NFTA_LOOKUP_SET])}"
+    return verdict_text(_value(data[_NFTA_IMMEDIATE_DATA])) if name == "immediate" else "?"
+
+
+def _loaded(name: str, data: netlink.Attributes) -> str:
+    """What an expression loads into a register; "?" for what no rule of a list looks at."""
+    if name == "meta":
+        return {_META_NFPROTO: "nfproto", _META_L4PROTO: "l4proto"}.get(_number(data, _NFTA_META_KEY), "?")
+    kinds = (_NFTA_PAYLOAD_BASE, _NFTA_PAYLOAD_OFFSET, _NFTA_PAYLOAD_LEN)
+    base, offset, length = (_number(data, kind) for kind in kinds)
+    return _LOADS.get((base, offset, length), "?")
+
+
+def _number(data: netlink.Attributes, kind: int) -> int:
+    return int.from_bytes(data.get(kind, b""), "big")
+
+
+def verdict_text(data: bytes) -> str:
+    """A verdict as nft writes it, of the attributes of its code and its chain."""
+    found = attributes(data)
+    code = int.from_bytes(found.get(_NFTA_VERDICT_CODE, b""), "big", signed=True)
+    chain = f" {netlink.text(found[_NFTA_VERDICT_CHAIN])}" if _NFTA_VERDICT_CHAIN in found else ""
+    return _VERDICTS.get(code, "?") + chain
+
+
+def verdict_bytes(chain: str) -> bytes:
+    """The value of a map that leads to a chain, as the kernel has it."""
+    code = netlink.attribute(_NFTA_VERDICT_CODE, (-4).to_bytes(4, "big", signed=True))
+    return code + netlink.attribute(_NFTA_VERDICT_CHAIN, chain)
 
 
 def _value(data: bytes) -> bytes:

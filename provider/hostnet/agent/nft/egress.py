@@ -7,17 +7,19 @@ one set overlap: ports are cut where a rule begins or ends, and the networks of 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hostnet.agent.dhcp.domains import set_names
 from hostnet.agent.linux.conntrack import ForbiddenFlows
 from hostnet.agent.nft.context import Context
 from hostnet.agent.nft.networks import apart, bare, collapsed, subnets
-from hostnet.agent.nft.ruleset import LIST_LENGTHS, Element, Tagged
+from hostnet.agent.nft.ruleset import LIST_CHAINS, LIST_LENGTHS, NAME_SETS, PROTOCOLS, Element, Tagged
 from hostnet.agent.record.owners import Owners
-from hostnet.wire.family import FAMILIES, VERSION, digit_of, family_of
-from hostnet.wire.objects import EgressRule, Gateway, Guest
+from hostnet.wire.digest import sha256
+from hostnet.wire.family import FAMILIES, VERSION, Family, digit_of, family_of
+from hostnet.wire.objects import EgressRule, Gateway, Guest, Ports
 
 _PORT_MAX = 65535
 
@@ -47,6 +49,8 @@ def egress_elements(gateway: Gateway, context: Context) -> Iterator[Tagged]:
             for allowed in _allowed(rules, digit):
                 tag = tags.get((digit, allowed), "")
                 yield Element(f"egress_link_{allowed.set}{digit}", (name, *allowed.key)), ("egress", tag)
+        made = _by_name(rules, Element("egress_link_lists", (name,)), "net_lists")
+        yield from ((element, ("egress", "")) for element in made)
 
 
 def guest_egress(item: Guest) -> Iterator[Tagged]:
@@ -61,6 +65,42 @@ def guest_egress(item: Guest) -> Iterator[Tagged]:
             tag = tags.get((digit, allowed), "")
             name, key = _by_length(allowed, digit)
             yield Element(f"egress_guest_{name}", (*guest, *key)), ("egress", tag)
+    made = _by_name(item.egress, Element("egress_guest_lists", guest), "refused")
+    yield from ((element, ("egress", "")) for element in made)
+
+
+def _by_name(rules: Iterable[EgressRule], source: Element, rest: str) -> Iterator[Element]:
+    """What rules by domain name need: the sets of the names, a chain that looks at them, and who goes there.
+
+    Guests with the same list have one chain: what a packet costs does not depend on how many guests there are.
+
+    Args:
+        rules: All rules of a list.
+        source: The element of who has the list, without its value.
+        rest: The chain that goes on with what no name allows.
+    """
+    named = {(str(rule.domain), rule.protocol, rule.ports or (0, 0)) for rule in rules if rule.domain is not None}
+    if not named:
+        return
+    texts = tuple(text for each in sorted(named) for digit in "46" for text in _name_rule(*each, digit))
+    chain = f"list_{sha256(repr((texts, rest)).encode()).hexdigest()[:12]}"
+    for name in sorted({name for domain, _, _ in named for name in set_names(domain)}):
+        yield Element(NAME_SETS, (name,))
+    yield Element(LIST_CHAINS, (chain,), (*texts, f"goto {rest}"))
+    yield Element(source.set, source.key, (chain,))
+
+
+def _name_rule(domain: str, protocol: str, ports: tuple[int, int], digit: str) -> Iterator[str]:
+    """A rule by domain name in one family, as `syntax` reads it from nft's listing."""
+    first, last = ports
+    before = ""
+    if first:
+        before = f"{protocol} dport {first}" + (f"-{last} " if last != first else " ")
+    elif protocol == "icmp":
+        before = f"meta l4proto {'58' if digit == '6' else '1'} "
+    elif protocol != "any":
+        before = f"meta l4proto {PROTOCOLS[protocol]} "
+    yield f"{before}{'ip6' if digit == '6' else 'ip'} daddr @{set_names(domain)[digit == '6']} return"
 
 
 def _by_length(allowed: _Allowed, digit: str) -> tuple[str, tuple[str, ...]]:
@@ -95,8 +135,10 @@ def egress_networks(context: Context) -> Iterator[Element]:
             if not found:
                 continue
             yield Element(f"egress_nets{digit}", (bare(part),))
-            for allowed in _allowed([rule for gateway in found for rule in gateway.egress or ()], digit):
+            rules = [rule for gateway in found for rule in gateway.egress or ()]
+            for allowed in _allowed(rules, digit):
                 yield Element(f"egress_net_{allowed.set}{digit}", (bare(part), *allowed.key))
+            yield from _by_name(rules, Element(f"egress_net_lists{digit}", (bare(part),)), "refused")
 
 
 def _restricting(context: Context) -> list[Gateway]:
@@ -105,7 +147,7 @@ def _restricting(context: Context) -> list[Gateway]:
 
 def _allowed(rules: Iterable[EgressRule], digit: str) -> list[_Allowed]:
     """What rules allow in one family, in pieces that do not overlap within a set."""
-    own = [rule for rule in rules if digit_of(rule.cidr) == digit]
+    own = [rule for rule in rules if rule.cidr is not None and digit_of(rule.cidr) == digit]
     found = [_Allowed("any", (bare(net),)) for net in collapsed(rule.cidr for rule in own if rule.protocol == "any")]
     for protocol in ("tcp", "udp", "sctp", "icmp"):
         mine = [rule for rule in own if rule.protocol == protocol]
@@ -128,29 +170,42 @@ def _pieces(rules: list[EgressRule]) -> Iterator[tuple[int, int, list[Any]]]:
             yield first, after - 1, collapsed(networks)
 
 
-def forbidden_flows(before: Owners, after: Owners, old: Context, new: Context) -> Iterator[ForbiddenFlows]:
+def forbidden_flows(
+    before: Owners, after: Owners, old: Context, new: Context, answered: Answered
+) -> Iterator[ForbiddenFlows]:
     """The flows that a change of `egress` does not allow any more.
 
     Those that are accepted pass without a look at the rules, so conntrack must forget the others: their next packet is
     refused as that of a new connection is.
+
+    Nothing says which name the address of a flow was asked by, once it has left the set of the name. Such a flow goes
+    on, as long as the list had and has a name with its protocol and port.
 
     Args:
         before: All owners before the change.
         after: All owners after it.
         old: What the elements depended on before.
         new: What they depend on after it.
+        answered: The addresses in a set of a name.
     """
     had, has = ({item.key: item for item in each} for each in _guests_that_changed(before, after))
     for item in has.values():
         if item.egress is not None and item != had.get(item.key):
-            yield from _forbidden([_addresses(item, new)], item.egress, near=_near(item, new))
+            was = had[item.key].egress if item.key in had else None
+            judged = _Judged(item.egress, was or (), answered)
+            yield from _forbidden([_addresses(item, new)], judged, near=_near(item, new))
     # Whose own list is gone is again under the gateway's.
-    freed = any(item.egress is not None and getattr(has.get(key), "egress", None) is None for key, item in had.items())
+    freed = [
+        item.egress
+        for key, item in had.items()
+        if item.egress is not None and getattr(has.get(key), "egress", None) is None
+    ]
     for name, gateway in new.gateways.items():
         former = old.gateways.get(name)
         if gateway.egress is not None and (freed or former is None or former.egress != gateway.egress):
             listed = [net for guest in after.every(Guest) if guest.egress is not None for net in _addresses(guest, new)]
-            yield from _forbidden(_homes(gateway, new), gateway.egress, others=listed)
+            judged = _Judged(gateway.egress, (former.egress if former else None) or (), answered, freed)
+            yield from _forbidden(_homes(gateway, new), judged, others=listed)
 
 
 def _guests_that_changed(before: Owners, after: Owners) -> tuple[list[Guest], list[Guest]]:
@@ -163,14 +218,54 @@ def _guests_that_changed(before: Owners, after: Owners) -> tuple[list[Guest], li
     return had, has
 
 
+Answered = Callable[[str], Sequence[str]]  # the addresses in a set of a name
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A list by which flows in progress are judged.
+
+    Attributes:
+        rules: What may be reached.
+        former: What might be before.
+        answered: The addresses in a set of a name.
+        others: More lists that flows may have begun under.
+    """
+
+    rules: Sequence[EgressRule]
+    former: Sequence[EgressRule]
+    answered: Answered
+    others: Sequence[Sequence[EgressRule]] = ()
+
+    def allowed(self, family: Family) -> Iterator[tuple[str, Ports | None, str]]:
+        """Protocol, ports and network of what may be reached."""
+        for rule in self.rules:
+            yield from ((rule.protocol, rule.ports, cidr) for cidr in self._targets(rule, family))
+
+    def kept(self) -> Iterator[tuple[str, Ports | None]]:
+        """Protocol and ports of the rules by a name that the list had before."""
+        had = {rule.domain for rule in self.former if rule.domain is not None}
+        return ((rule.protocol, rule.ports) for rule in self.rules if rule.domain in had)
+
+    def known(self, family: Family) -> Iterator[str]:
+        """What could be reached before by a rule that can be named."""
+        for rule in (*self.former, *(each for rules in self.others for each in rules)):
+            yield from self._targets(rule, family)
+
+    def _targets(self, rule: EgressRule, family: Family) -> Sequence[str]:
+        if rule.cidr is not None:
+            return (rule.cidr,) if family_of(rule.cidr) == family else ()
+        return self.answered(set_names(str(rule.domain))[family == "ipv6"])
+
+
 def _forbidden(
-    homes: Iterable[Sequence[Any]], rules: Sequence[EgressRule], near: Sequence[Any] = (), others: Sequence[Any] = ()
+    homes: Iterable[Sequence[Any]], judged: _Judged, near: Sequence[Any] = (), others: Sequence[Any] = ()
 ) -> Iterator[ForbiddenFlows]:
     """The flows of guests in these networks that no rule allows.
 
     Args:
         homes: The networks, home by home: what stays in one is not forwarded.
-        rules: What they may reach.
+        judged: What they may reach, and might before.
         near: More networks that are not beyond the guests' own bridge.
         others: The addresses of guests that have lists of their own.
     """
@@ -180,9 +275,10 @@ def _forbidden(
                 tuple(str(net) for net in nets if net.version == VERSION[family])
                 for nets in (networks, [*networks, *near], others)
             )
-            allowed = tuple((rule.protocol, rule.ports, rule.cidr) for rule in rules if family_of(rule.cidr) == family)
             if own:
-                yield ForbiddenFlows(family, own, allowed, inside, but)
+                allowed, kept = tuple(judged.allowed(family)), tuple(judged.kept())
+                known = tuple(judged.known(family)) if kept else ()
+                yield ForbiddenFlows(family, own, allowed, inside, but, kept, known)
 
 
 def _addresses(item: Guest, context: Context) -> list[Any]:

@@ -23,6 +23,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from hostnet.agent.dhcp.domains import NOTHING, NOTHING_SET
 from hostnet.wire.digest import sha256
 
 TABLE = "inet hostnet"
@@ -45,6 +46,18 @@ SOURCE_LENGTHS = {"4": (32, 24, 16, 8), "6": (128, 64, 56, 48, 32)}
 LIST_LENGTHS = {"4": (32, 24, 0), "6": (128, 64, 0)}
 
 Place = tuple[str, tuple[str, ...]]  # set, key
+VERDICT = ("verdict",)  # the value of a map that leads on to a chain, which is its element's value
+
+# Rules of `egress` by domain name need chains and sets of their own: a chain for each distinct list, and two sets for
+# each name. Both are elements like others, of these two that are no sets of nft's: they come with the first owner and
+# go with the last one. The name of a chain is a digest of its rules, which are its element's value; that of a set is
+# one of its domain (`dhcp/domains.py`).
+LIST_CHAINS, NAME_SETS = "list_chains", "name_sets"
+LISTS = "list_"  # how the names of these chains begin
+MADE = (LIST_CHAINS, NAME_SETS)
+# An hour, as promised, and the set is never full of what a guest asks for: who answers for the name says how many
+# addresses it has.
+NAME_SET = "type ipv{digit}_addr; size 65535; flags timeout; timeout 1h"
 
 
 @dataclass(frozen=True)
@@ -78,7 +91,7 @@ class SetSpec:
     @property
     def plain(self) -> bool:
         """Whether an element that hostnet adds is a key, and at most a value."""
-        return not (self.interval or self.limit or self.seen)
+        return not (self.interval or self.limit or self.seen or self.value == VERDICT)
 
 
 @dataclass(frozen=True)
@@ -114,6 +127,9 @@ def _specs() -> dict[str, SetSpec]:
     specs = {
         "internal_links": SetSpec(link, holds="interfaces behind a gateway"),
         "egress_links": SetSpec(link, holds="interfaces behind a gateway with `egress`"),
+        "egress_link_lists": SetSpec(
+            link, VERDICT, holds="those with rules by domain name: the chain that knows the names"
+        ),
         "external_links": SetSpec(link, holds="external interfaces"),
         "mss_clamp_links": SetSpec(link, holds="external interfaces with `mssClamp`"),
         "dmz_except_ports": SetSpec(("ifname", "inet_service"), holds="`dmzExceptPorts` of an external interface"),
@@ -316,6 +332,9 @@ def _guard_specs() -> dict[str, SetSpec]:
             for name, spec in lists.items()
             for length in LIST_LENGTHS[n]
         }
+    specs["egress_guest_lists"] = SetSpec(
+        guest, VERDICT, holds="those with rules by domain name: the chain that knows the names"
+    )
     specs |= _refused_specs()
     specs |= _checked_specs("guest", BRIDGE_TABLE) | _checked_specs("tap", TABLE)
     specs["routed_taps"] = SetSpec(
@@ -374,7 +393,10 @@ def _egress_specs(net: tuple[str, ...]) -> dict[str, SetSpec]:
         net: nft's type of an address.
     """
     specs = {
-        "egress_nets": SetSpec(net, interval=True, holds="`internalIps` and `internalIpv6s` of gateways with `egress`")
+        "egress_nets": SetSpec(net, interval=True, holds="`internalIps` and `internalIpv6s` of gateways with `egress`"),
+        "egress_net_lists": SetSpec(
+            net, VERDICT, interval=True, holds="those with rules by domain name: the chain that knows the names"
+        ),
     }
     for of, source, what in (("link", ("ifname",), "interfaces"), ("net", net, "networks")):
         specs |= _list_specs(f"egress_{of}", source, net, f"what these {what} may reach")
@@ -599,6 +621,15 @@ GUEST_LIST
   chain egress {{
     iifname . ether saddr @egress_guests return
 EGRESS
+    iifname vmap @egress_link_lists
+    goto net_lists
+  }}
+
+  # The chains of lists by domain name begin with `list_`, and are made with the first that has such a list. What they
+  # allow returns to `forward`; all else is refused by the last one.
+  chain net_lists {{
+    ip saddr vmap @egress_net_lists4
+    ip6 saddr vmap @egress_net_lists6
     goto refused
   }}
 
@@ -882,7 +913,8 @@ def _guest_egress(n: str) -> str:
             to = f" . {ip} daddr{mask}" if length else ""
             rules.append(f"{who}{to} @egress_guest_{name}{length}_{n} return")
         rules.append(f"{who} . {ip} daddr @egress_guest_{name}{n} return")
-    return "\n".join((f"\n  chain guest_egress{n} {{", *rules, "    goto refused", "  }\n"))
+    lists = "    iifname . ether saddr vmap @egress_guest_lists"
+    return "\n".join((f"\n  chain guest_egress{n} {{", *rules, lists, "    goto refused", "  }\n"))
 
 
 def _source_nats() -> str:
@@ -969,6 +1001,8 @@ def table_text() -> str:
             f'add table {TABLE} {{ comment "hostnet: see docs/nft.md; elements belong to resources"; }}',
             f"table {TABLE} {{",
             *declared[TABLE],
+            # dnsmasq's commands begin with an element that is there (`dhcp/domains.py`).
+            f"  set {NOTHING_SET} {{ type inet_service; elements = {{ {NOTHING} }} }}",
             *(_limited_sources(n) for n in "46"),
             *(_dnat_chain(n, "prerouting", "iifname") + _dnat_chain(n, "output", "oifname") for n in "46"),
             _TAP_GUESTS + _guest_chains("tap", "return"),

@@ -5,16 +5,35 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+from hostnet.agent.dhcp.domains import NOTHING_SET
 from hostnet.agent.linux.kernel import RawElement, RawTable
-from hostnet.agent.nft.ruleset import PROTOCOLS, RAW, SETS, Element, Place, SetSpec
+from hostnet.agent.linux.libnftables import verdict_text
+from hostnet.agent.nft.ruleset import (
+    LIST_CHAINS,
+    MADE,
+    NAME_SETS,
+    PROTOCOLS,
+    RAW,
+    SETS,
+    VERDICT,
+    Element,
+    Place,
+    SetSpec,
+)
 from hostnet.wire.digest import sha256
 from hostnet.wire.protocol import STATE_DIR
 
 _NUMBERS = {**PROTOCOLS, "icmp": "1", "icmpv6": "58"}
+# A chain of a list by domain name, and a set of a name's addresses.
+_LIST_CHAIN, _NAME_SET = re.compile(r"list_[0-9a-f]{12}"), re.compile(r"n[46]_[0-9a-f]{12}")
+_LIST_RULE = re.compile(
+    r"((meta l4proto [0-9]{1,3}|(tcp|udp|sctp) dport [0-9]{1,5}(-[0-9]{1,5})?) )?ip6? daddr @n[46]_[0-9a-f]{12} return"
+    r"|goto [a-z_]{1,20}"
+)
 _NAMES = {number: name for name, number in _NUMBERS.items()}
 # nft's strings have no escape for a quote, and a `*` at the end is a wildcard to it (1.0.6).
 _IFNAME = re.compile(r"[A-Za-z0-9_.@+=~%,#-]{1,15}")
@@ -22,7 +41,13 @@ _IFNAME = re.compile(r"[A-Za-z0-9_.@+=~%,#-]{1,15}")
 
 LIMIT_BURST = 65536  # bytes: the largest packet of several segments fits
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
-_IFNAMSIZ = 16
+# By type: the form of a value, what it is, and how it is written.
+_WORDS = {
+    "ifname": (_IFNAME, "interface name", '"{}"'),
+    "ether_addr": (_MAC, "MAC address", "{}"),
+    "verdict": (_LIST_CHAIN, "chain of a list", "goto {}"),
+}
+_IFNAMSIZ, _IPV4_BYTES = 16, 4
 _LONGEST = 128  # bits of an IPv6 address
 LONGEST_COMMENT = 100  # bytes of a comment: nft 1.0.6 refuses more than 128
 _LONGEST_MARK = 40
@@ -53,6 +78,8 @@ def render(element: Element, comment: str = "", mark: str = "") -> str:
     Raises:
         ValueError: A field is not of its type.
     """
+    if element.set in MADE:
+        return ", ".join((*element.key, *element.value))
     spec = SETS[element.set]
     text = render_key(element.set, element.key)
     if spec.limit:
@@ -163,11 +190,12 @@ def mark_in(comment: str) -> str:
 
 
 def _field(kind: str, value: str, *, icmp: bool = False) -> str:
-    if kind == "ifname":
-        if not _IFNAME.fullmatch(value):
-            msg = f"{value!r} is no interface name"
+    if kind in _WORDS:
+        pattern, what, form = _WORDS[kind]
+        if not pattern.fullmatch(value):
+            msg = f"{value!r} is no {what}"
             raise ValueError(msg)
-        return f'"{value}"'
+        return form.format(value)
     if kind == "inet_proto":
         if value not in (_NUMBERS if icmp else PROTOCOLS):
             msg = f"{value!r} is no protocol"
@@ -176,15 +204,36 @@ def _field(kind: str, value: str, *, icmp: bool = False) -> str:
     if kind == "inet_service":
         low, _, high = value.partition("-")
         return f"{int(low)}-{int(high)}" if high else str(int(low))
-    if kind == "ether_addr":
-        if not _MAC.fullmatch(value):
-            msg = f"{value!r} is no MAC address"
-            raise ValueError(msg)
-        return value
     if kind in RAW:
         return _number(kind, ipaddress.IPv6Network(value))
     if not _is_network(value, 4 if kind == "ipv4_addr" else 6):
         msg = f"{value!r} is no {kind}"
+        raise ValueError(msg)
+    return value
+
+
+def list_chain(name: str) -> str:
+    """The name of a chain of a list by domain name.
+
+    Raises:
+        ValueError: It is none.
+    """
+    return _checked(_LIST_CHAIN, name)
+
+
+def name_set(name: str) -> str:
+    """The name of a set of a name's addresses; raises as `list_chain`."""
+    return _checked(_NAME_SET, name)
+
+
+def list_rule(text: str) -> str:
+    """A rule of such a chain; raises as `list_chain`."""
+    return _checked(_LIST_RULE, text)
+
+
+def _checked(pattern: re.Pattern[str], value: str) -> str:
+    if not pattern.fullmatch(value):
+        msg = f"{value!r} is not of the form {pattern.pattern}"
         raise ValueError(msg)
     return value
 
@@ -217,6 +266,7 @@ class Listing:
         counters: Packets and bytes by place.
         sets: The names of sets and maps.
         comments: By place, where there is one.
+        answers: By set of a name's addresses, each address with the seconds that it stays.
     """
 
     elements: dict[Place, tuple[str, ...]]
@@ -224,10 +274,19 @@ class Listing:
     counters: dict[Place, tuple[int, int]]
     sets: frozenset[str] = frozenset()
     comments: dict[Place, str] = field(default_factory=dict)
+    answers: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def foreign(self, mark: str) -> set[Place]:
-        """The elements of records with another mark. What has no comment is another program's."""
-        return {place for place, comment in self.comments.items() if mark_in(comment) != mark}
+        """The elements of records with another mark. What has no comment is another program's.
+
+        A chain, and its sets, are of those whose elements lead there.
+        """
+        found = {place for place, comment in self.comments.items() if mark_in(comment) != mark}
+        chains = {self.elements[place][0] for place in found if place[0] in SETS and SETS[place[0]].value == VERDICT}
+        for name in chains:
+            place = LIST_CHAINS, (name,)
+            found |= {place, *((NAME_SETS, (each,)) for each in _sets_in(self.elements.get(place, ())))}
+        return found
 
 
 def read_listing(tables: Iterable[RawTable]) -> Listing:
@@ -236,18 +295,34 @@ def read_listing(tables: Iterable[RawTable]) -> Listing:
     sets: list[str] = []
     for table in tables:
         rules.append(table.rules)
-        sets += table.sets
+        named = [name for name in table.sets if _NAME_SET.fullmatch(name)]
+        found.elements.update({(NAME_SETS, (name,)): () for name in named})
+        found.answers.update({name: {address_of(x): x.expires or 0 for x in table.sets[name]} for name in named})
+        found.elements.update({(LIST_CHAINS, (name,)): tuple(texts) for name, texts in table.chains.items()})
         for name, elements in table.sets.items():
+            if name in found.answers or name == NOTHING_SET:
+                continue
+            sets.append(name)
             spec = SETS.get(name, SetSpec(()))
             for element in elements:
                 _take(found, name, spec, element)
     return replace(found, rules=sha256(" ".join(rules).encode()).hexdigest(), sets=frozenset(sets))
 
 
+def address_of(element: RawElement) -> str:
+    """The address that an element of a set of a name is."""
+    return socket.inet_ntop(socket.AF_INET if len(element.key) == _IPV4_BYTES else socket.AF_INET6, element.key)
+
+
+def _sets_in(rules: Iterable[str]) -> Iterator[str]:
+    """The sets of names that rules of a chain look at."""
+    return (word[1:] for rule in rules for word in rule.split() if word.startswith("@"))
+
+
 def _take(found: Listing, name: str, spec: SetSpec, element: RawElement) -> None:
     try:
         place = name, _split(spec.key, element.key, element.last)
-        value = _split(spec.value, element.value)
+        value = _target(element.value) if spec.value == VERDICT else _split(spec.value, element.value)
     except ValueError:  # another version's set
         place, value = (name, (element.key.hex(), element.last.hex())), (element.value.hex(),)
     if not spec.seen:  # what packets add, no resource declares
@@ -256,6 +331,11 @@ def _take(found: Listing, name: str, spec: SetSpec, element: RawElement) -> None
         found.comments[place] = element.comment
     if element.counter is not None:
         found.counters[place] = element.counter
+
+
+def _target(verdict: bytes) -> tuple[str, ...]:
+    """The chain that a verdict leads to."""
+    return (verdict_text(verdict).removeprefix("goto "),)
 
 
 def _split(kinds: tuple[str, ...], first: bytes, last: bytes = b"") -> tuple[str, ...]:

@@ -8,15 +8,43 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from hostnet.agent.dhcp.domains import rules_by_name, set_names
 from hostnet.agent.indexes.sharing import SharingMap
 from hostnet.agent.linux.kernel import Nftables, RawChange
 from hostnet.agent.linux.libnftables import MissingLibraryError, Nft, NftError
 from hostnet.agent.nft.desired import Desired
-from hostnet.agent.nft.ruleset import SETS, TABLES, TEMPLATE, Element, Place, table_text
-from hostnet.agent.nft.syntax import Listing, encode, encode_key, read_listing, render, render_key
+from hostnet.agent.nft.ruleset import (
+    LIST_CHAINS,
+    LISTS,
+    MADE,
+    NAME_SET,
+    NAME_SETS,
+    SETS,
+    TABLE,
+    TABLES,
+    TEMPLATE,
+    Element,
+    Place,
+    table_text,
+)
+from hostnet.agent.nft.syntax import (
+    LONGEST_COMMENT,
+    Listing,
+    address_of,
+    clean_comment,
+    encode,
+    encode_key,
+    list_chain,
+    list_rule,
+    name_set,
+    read_listing,
+    render,
+    render_key,
+)
 from hostnet.agent.record.record import Mark
 from hostnet.wire.digest import sha256
 from hostnet.wire.errors import Code, HostnetError
+from hostnet.wire.objects import Gateway, Guest
 
 T = TypeVar("T")
 
@@ -89,8 +117,13 @@ class Table:
         return self._held[1]
 
     def _list(self, *, terse: bool) -> Listing | None:
-        tables = [table for name in TABLES if (table := self.nft.table(name, elements=not terse)) is not None]
+        found = (self.nft.table(name, elements=not terse, apart=LISTS) for name in TABLES)
+        tables = [table for table in found if table is not None]
         return read_listing(tables) if tables else None
+
+    def answered(self, name: str) -> tuple[str, ...]:
+        """The addresses in a set of a name; none where it is not there."""
+        return tuple(map(address_of, self.nft.set_elements(TABLE, name_set(name))))
 
     def sync(self, before: Desired, after: Desired, mark: Mark, ensure: Iterable[str] = ()) -> Synced:
         """Bring the tables from `before` to `after`, in one batch.
@@ -202,7 +235,8 @@ class Table:
         if not removed and not added:
             return mark
         self._held = None
-        if all(SETS[name].plain for name in {*(name for name, _ in removed), *(element.set for element in added)}):
+        names = {*(name for name, _ in removed), *(element.set for element in added)}
+        if all(name not in MADE and SETS[name].plain for name in names):
             raw = _raw_changes(removed, added, after, self.own)
             self.nft.change(raw, lambda: "".join(_batch(removed, added, after, self.own)))
         else:
@@ -223,13 +257,21 @@ class Table:
         return now
 
     def _unshared(self, removed: list[Place]) -> list[Place]:
-        """Without the external interfaces that other records' elements name: their gateways need them as well."""
-        if not any(name == _EXTERNAL for name, _ in removed):
+        """Without what other records need as well: the external interfaces that their elements name, chains and sets.
+
+        For those the kernel tells: it does not delete what is in use, and then the tables are listed.
+        """
+        listed = self._listed is not None and self._listed[0] == self.generation()
+        if not any(name == _EXTERNAL or (listed and name in MADE) for name, _ in removed):
             return removed
         listing = self.listing()
         others = listing.foreign(self.own) if listing is not None else set()
         used = {part for name, key in others if name != _EXTERNAL for part in key}
-        return [(name, key) for name, key in removed if name != _EXTERNAL or key[0] not in used]
+        return [
+            (name, key)
+            for name, key in removed
+            if (name != _EXTERNAL or key[0] not in used) and (name not in MADE or (name, key) not in others)
+        ]
 
     def _existing(self) -> list[str]:
         """Those of our tables that exist.
@@ -268,13 +310,22 @@ class Table:
         return Mark(listing.rules if listing else "", TEMPLATE, generation)
 
     def _kept(self, after: Desired, former: Listing | None) -> Iterator[str]:
-        """The commands that put the elements of other records into the new tables."""
-        for name, key in sorted(former.foreign(self.own) - after.elements.keys()) if former is not None else ():
-            if name not in SETS or former is None:
+        """The commands that put the elements of other records into the new tables, and the addresses of names."""
+        if former is None:
+            return
+        others = sorted(former.foreign(self.own) - after.elements.keys())
+        yield from _making((Element(*place, former.elements[place]) for place in others if place[0] in MADE), after)
+        for name, key in others:
+            if name not in SETS:
                 continue
             element = Element(name, key, former.elements[name, key])
             with suppress(ValueError):  # another version's set of this name
                 yield f"add element {SETS[name].table} {name} {{ {render(element, former.comments[name, key])} }}\n"
+        for name, answers in former.answers.items():
+            place = NAME_SETS, (name,)
+            left = [f"{address} expires {seconds}s" for address, seconds in answers.items() if seconds > 0]
+            if left and (place in after.elements or place in others):
+                yield f"add element {TABLE} {name} {{ {', '.join(left)} }}\n"
 
 
 def _synced(mark: Mark, added: Iterable[Element]) -> Synced:
@@ -335,14 +386,53 @@ def _exact(
 
 
 def _batch(removed: list[Place], added: list[Element], after: Desired, own: str) -> Iterator[str]:
-    """The batch's text. Deletions come first: to add a key that has another value is EEXIST."""
-    deletions = _by_set((name, render_key(name, key)) for name, key in removed)
-    additions = _by_set((each.set, render(each, after.comment(each.place), own)) for each in added)
-    for verb, groups in (("delete", deletions), ("add", additions)):
-        for name, texts in groups.items():
-            for at in range(0, len(texts), _ELEMENTS_PER_LINE):
-                elements = ", ".join(texts[at : at + _ELEMENTS_PER_LINE])
-                yield f"{verb} element {SETS[name].table} {name} {{ {elements} }}\n"
+    """The batch's text. Deletions come first: to add a key that has another value is EEXIST.
+
+    A chain goes after the elements that lead to it, and before the sets that it looks at.
+    """
+    deletions = _by_set((name, render_key(name, key)) for name, key in removed if name not in MADE)
+    additions = _by_set((x.set, render(x, after.comment(x.place), own)) for x in added if x.set not in MADE)
+    yield from _elements("delete", deletions)
+    stay = {element.place for element in added}
+    gone = [place for place in removed if place not in stay]
+    yield from (f"delete chain {TABLE} {list_chain(key[0])}\n" for name, key in gone if name == LIST_CHAINS)
+    yield from (f"delete set {TABLE} {name_set(key[0])}\n" for name, key in gone if name == NAME_SETS)
+    yield from _making((element for element in added if element.set in MADE), after)
+    yield from _elements("add", additions)
+
+
+def _elements(verb: str, groups: Mapping[str, list[str]]) -> Iterator[str]:
+    """The commands that add or delete elements of sets."""
+    for name, texts in groups.items():
+        for at in range(0, len(texts), _ELEMENTS_PER_LINE):
+            elements = ", ".join(texts[at : at + _ELEMENTS_PER_LINE])
+            yield f"{verb} element {SETS[name].table} {name} {{ {elements} }}\n"
+
+
+def _making(elements: Iterable[Element], after: Desired) -> Iterator[str]:
+    """The commands that make the sets of names, and the chains that look at them. Some may be there."""
+    found = list(elements)
+    for each in found:
+        if each.set == NAME_SETS:
+            name = name_set(each.key[0])
+            domain = clean_comment(_domain_of(each.place, after))[:LONGEST_COMMENT]
+            comment = f' comment "{domain}";' if domain else ""
+            yield f"add set {TABLE} {name} {{ {NAME_SET.format(digit=name[1])};{comment} }}\n"
+    for each in found:
+        if each.set == LIST_CHAINS:
+            name = list_chain(each.key[0])
+            yield f"add chain {TABLE} {name}\nflush chain {TABLE} {name}\n"
+            yield from (f"add rule {TABLE} {name} {list_rule(rule)}\n" for rule in each.value)
+
+
+def _domain_of(place: Place, after: Desired) -> str:
+    """The domain name that a set is for, for a person; "" for one of another record."""
+    held = after.holders.get(place, ())
+    owners = [after.owners[key] for key in held[:1] if key in after.owners]
+    items: list[Guest | Gateway] = [item for owner in owners for item in owner.of(Guest)]
+    items += [item for owner in owners for item in owner.of(Gateway)] or after.owners.gateways.values()
+    names = (str(rule.domain) for item in items for rule in rules_by_name(item))
+    return next((name for name in names if place[1][0] in set_names(name)), "")
 
 
 def _raw_changes(removed: list[Place], added: list[Element], after: Desired, own: str) -> list[RawChange]:

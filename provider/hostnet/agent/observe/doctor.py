@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hostnet.agent.dhcp.dnsmasq import fills_sets
 from hostnet.agent.firewalls.accepts import FORWARD
 from hostnet.agent.firewalls.chains import Chain, ChainReader, positions, refusals
 from hostnet.agent.lasting.persistence import Places, WatcherState
@@ -215,7 +216,10 @@ def _programs() -> Iterator[Check]:
     else:
         yield check("nft", _NOTE, "the command is not installed; hostnet uses the library alone")
     if files.which("dnsmasq"):
-        yield check("dnsmasq", _OK, "installed")
+        if fills_sets():
+            yield check("dnsmasq", _OK, "installed")
+        else:
+            yield check("dnsmasq", _NOTE, "installed, without nftset: rules of egress by domain name will not work")
     else:
         fix = advice_here("dnsmasq")
         yield check("dnsmasq", _WARN, "not installed: Bridge.dhcpServer and ipv6SendRa will not work", fix)

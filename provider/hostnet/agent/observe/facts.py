@@ -14,7 +14,7 @@ from hostnet.agent.nft.forward_elements import counted
 from hostnet.agent.nft.ruleset import TABLES
 from hostnet.agent.nft.sysctls import FORWARDING
 from hostnet.agent.nft.table import Table
-from hostnet.agent.observe.refused import Counters, dropped_by_link, refused_by_link, refused_facts
+from hostnet.agent.observe.refused import Answers, Counters, dropped_by_link, refused_by_link, refused_facts
 from hostnet.agent.record.owners import Owners
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Forward, Lease, ports_text
@@ -100,13 +100,18 @@ def bridge_facts(name: str, snapshot: Snapshot, leases: Iterable[Lease] = ()) ->
 
 
 def traffic_facts(
-    owners: Owners, counters: Counters, traffic: Mapping[str, tuple[int, int]], leases: Iterable[Lease]
+    owners: Owners,
+    counters: Counters,
+    answers: Answers,
+    traffic: Mapping[str, tuple[int, int]],
+    leases: Iterable[Lease],
 ) -> Facts:
     """What `hostnet top` needs at each moment: counters of forwards and interfaces, leases, and when they were read.
 
     Args:
         owners: All owners.
         counters: Packets and bytes by place in our tables.
+        answers: The addresses in sets of names.
         traffic: The bytes that each interface has received and sent.
         leases: Those of all bridges.
     """
@@ -124,7 +129,7 @@ def traffic_facts(
             }
             for name, (got, sent) in traffic.items()
         ],
-        "refused": refused_facts(owners, counters),
+        "refused": refused_facts(owners, counters, answers),
         "leases": [_lease(each) for each in leases],
     }
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hostnet.agent.dhcp.domains import rules_by_name, set_names
 from hostnet.agent.nft.ruleset import Place
 from hostnet.agent.record.owners import Owners
 from hostnet.wire.family import digit_of
@@ -14,23 +15,25 @@ from hostnet.wire.objects import Gateway, Guest
 
 Facts = dict[str, Any]
 Counters = Mapping[Place, tuple[int, int]]
+Answers = Mapping[str, Mapping[str, int]]
 
 _LINKS = "refused_links"
 _DROPPED = ("dropped_guests", "dropped_taps")
 _ICMP = ("icmp", "icmpv6")
 
 
-def refused_facts(owners: Owners, counters: Counters) -> list[Facts]:
+def refused_facts(owners: Owners, counters: Counters, answers: Answers) -> list[Facts]:
     """Each destination that was refused, the most packets first.
 
     Args:
         owners: All owners.
         counters: Packets and bytes by place in our tables.
+        answers: The addresses in sets of names.
     """
     there = [(name, key, packets) for (name, key), (packets, _) in counters.items() if name.startswith("refused_")]
     if not there:
         return []
-    guests = _Guests(owners)
+    guests, named = _Guests(owners), _names(owners, answers)
     found = []
     for name, key, packets in there:
         if name == _LINKS:
@@ -43,12 +46,26 @@ def refused_facts(owners: Owners, counters: Counters) -> list[Facts]:
                 "name": (guest.hostname or "") if guest is not None else "",
                 "source": source,
                 "destination": destination,
+                "domains": named.get(destination, []),
                 "protocol": "icmp" if protocol in _ICMP else protocol,
                 "port": int(port[0]) if port else None,
                 "packets": packets,
             }
         )
     return sorted(found, key=lambda each: (-each["packets"], each["source"], each["destination"], each["port"] or 0))
+
+
+def _names(owners: Owners, answers: Answers) -> dict[str, list[str]]:
+    """By address, the names of rules that it was answered for of late."""
+    found: dict[str, list[str]] = {}
+    if not any(answers.values()):
+        return found
+    items: list[Guest | Gateway] = [*owners.every(Guest), *owners.every(Gateway)]
+    for domain in sorted({str(rule.domain) for item in items for rule in rules_by_name(item)}):
+        for name in set_names(domain):
+            for address in answers.get(name, ()):
+                found.setdefault(address, []).append(domain)
+    return found
 
 
 def refused_by_link(owners: Owners, counters: Counters) -> Counter[str] | None:

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from hostnet.agent.dhcp.config import answers_dns
+from hostnet.agent.dhcp.domains import rules_by_name
 from hostnet.agent.nft.forward_elements import Cell, counted, forward_cells, forward_devices, source_translated
-from hostnet.agent.nft.ruleset import SETS, Element, Tag
+from hostnet.agent.nft.ruleset import MADE, SETS, Element, Tag
 from hostnet.agent.observe.differences import Difference, is_not, is_off, lost
 from hostnet.agent.observe.observation import Observation
 from hostnet.agent.observe.undeclared import undeclared_forwards
 from hostnet.agent.plan.resolve import default_uplinks
 from hostnet.wire.family import digit_of
-from hostnet.wire.objects import Forward, Gateway, Guest, Ports, ports_text
+from hostnet.wire.objects import DhcpServer, Forward, Gateway, Guest, Ports, ports_text
 
 # --- gateways ------------------------------------------------------------------------------------------------------
 
@@ -59,6 +61,7 @@ _SHOWN = frozenset(
         "internal_links",
         *(f"{name}{n}" for name in _FORWARDS for n in "46"),
         *(name for name, spec in SETS.items() if spec.of == "guest"),
+        *MADE,  # what leads to a chain of a list shows
     }
 )
 
@@ -103,7 +106,7 @@ def _missing_and_changed(item: Gateway, observation: Observation) -> tuple[list[
     changed: dict[str, str] = {}
     for element, tag in observation.compiled(item):
         there = observation.at(element)
-        if there is None or (there != element.value and tag[0] == "one_to_one"):
+        if there is None or (there != element.value and tag[0] in ("one_to_one", "egress")):
             missing.append(tag)
         elif there != element.value:
             changed[_PROPERTIES.get(element.set, element.set)] = there[0]
@@ -127,8 +130,8 @@ def _missing_of_shared(item: Gateway, observation: Observation) -> Iterator[Tag]
     yield from (("internal", name) for name in item.internal if _link_lacks(name, observation))
     for n in "46":
         yield from ((f"internal{n}", x) for x in getattr(item, f"internal{n}") if _net_lacks(n, x, observation))
-    sets = [name for name in SETS if name.startswith("egress_net")]
-    if item.egress is not None and observation.lacks(observation.shared(*sets)):
+    sets = [*(name for name in SETS if name.startswith("egress_net")), *MADE]
+    if item.egress is not None and any(observation.at(each) != each.value for each in observation.shared(*sets)):
         yield "egress", ""
     if item.one_to_one and not observation.reflects():
         yield from (("one_to_one", str(pair)) for pair in item.one_to_one)
@@ -280,8 +283,7 @@ def _target(address: str, ports: Ports) -> str:
 
 def guest_filter_drift(item: Guest, observation: Observation) -> Iterator[Difference]:
     """What a guest may send that it should not, or may not send that it should."""
-    tagged = [(element, tag) for element, tag in observation.compiled(item) if observation.at(element) is None]
-    missing = {tag for _, tag in tagged}
+    missing = {tag for element, tag in observation.compiled(item) if observation.at(element) != element.value}
     yield from _guest_egress_drift(item, observation, [value for field, value in missing if field == "egress"])
     missing = {tag for tag in missing if tag[0] != "egress"}
     taken = observation.shared("taken_addrs6", "taken_targets6") if item.bridge is not None else []
@@ -320,6 +322,10 @@ def _guest_egress_drift(item: Guest, observation: Observation, missing: list[str
         yield Difference(item.key, "egress", text, there=there, declared=item.egress)
         return
     yield from (lost(item, "egress", rule, f"the guest does not reach {rule}") for rule in sorted(missing))
+    servers = (server for server in observation.world.owners.every(DhcpServer) if server.bridge == item.bridge)
+    if not any(map(answers_dns, servers)):
+        why = f"{item.bridge} has no DNS of its own"
+        yield from (lost(item, "egress", str(x), f"the guest does not reach {x}: {why}") for x in rules_by_name(item))
 
 
 # The sets whose elements are a guest's addresses, and all others that begin with its TAP.

@@ -18,7 +18,7 @@ from hostnet.agent.observe.doctor import doctor
 from hostnet.agent.observe.listeners import absent
 from hostnet.agent.observe.lookup import is_gone, owner_of
 from hostnet.agent.observe.observation import Elements, Observation
-from hostnet.agent.observe.refused import Counters, dropped_by_link, refused_facts
+from hostnet.agent.observe.refused import Answers, Counters, dropped_by_link, refused_facts
 from hostnet.agent.observe.states import extra, promised, states
 from hostnet.agent.observe.status import status
 from hostnet.agent.plan.uplinks import reply_uplinks
@@ -121,14 +121,24 @@ class Queries:
         watching = self._subsystems.persistence.watching(record.owners)
         counters = self._counters()  # first: what `observe` looks at is the same listing then
         observation = self.observe(record, snapshot, held=record.owners)
-        refused = {"refused": refused_facts(record.owners, counters), "dropped": dropped_by_link(counters)}
-        return {**status(observation, watching), **facts.forward_facts(record.owners, counters), **refused}
+        refused = refused_facts(record.owners, counters, self._answers())
+        seen = {"refused": refused, "dropped": dropped_by_link(counters)}
+        return {**status(observation, watching), **facts.forward_facts(record.owners, counters), **seen}
 
     def _traffic(self, record: Record) -> dict[str, Any]:
         servers = self._subsystems.servers
         bridges = dict.fromkeys(item.bridge for _, item in record.owners.holding(DhcpServer) if item.dhcp)
         leases = [lease for bridge in bridges for lease in servers.leases(bridge)]
-        return facts.traffic_facts(record.owners, self._counters(), self._subsystems.kernel.traffic(), leases)
+        counters, traffic = self._counters(), self._subsystems.kernel.traffic()
+        return facts.traffic_facts(record.owners, counters, self._answers(), traffic, leases)
+
+    def _answers(self) -> Answers:
+        """The addresses in sets of names: of the listing that the counters are from."""
+        try:
+            listing = self._subsystems.table.listing()
+        except MissingLibraryError:
+            return {}
+        return listing.answers if listing is not None else {}
 
     def _counters(self) -> Counters:
         """Packets and bytes by place in our tables, as they are now."""

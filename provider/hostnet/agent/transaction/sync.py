@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 
 from hostnet.agent.dhcp import config as dhcp
 from hostnet.agent.dhcp.dnsmasq import ServerError
+from hostnet.agent.dhcp.domains import rules_by_name
 from hostnet.agent.firewalls.sync import FirewallError, firewall_error
 from hostnet.agent.linux.conntrack import Flows
 from hostnet.agent.linux.install_hints import advice_here
@@ -69,7 +71,8 @@ class Synchronizer:
         except ClashError as clash:
             newer, holder = (clash.owner, clash.holder) if clash.owner in pairs else (clash.holder, clash.owner)
             raise OwnerError([newer], clash_error(clash, owners.get(holder))) from None
-        flows: list[Flows] = [*redirected(old, new), *forbidden_flows(known, owners, old_context, context)]
+        forbidden = forbidden_flows(known, owners, old_context, context, cache(table.answered))
+        flows: list[Flows] = [*redirected(old, new), *forbidden]
         if old.elements or new.elements or record.table.rules or (verify and table.there):
             # What is compiled from today's addresses may not be what was compiled when the record was written, and of
             # an owner that the record lacks only the state says that its elements were ever there.
@@ -105,6 +108,8 @@ class Synchronizer:
             mark = self._subsystems.table.withdraw(old, new, record.table)
             record.table = replace(mark, observed=context.observed)
         bridges = set().union(*map(dhcp.bridges_of, gone))
+        if any(rules_by_name(item) for owner in gone for item in owner.of(Gateway)):
+            bridges |= {server.bridge for server in owners.every(DhcpServer)}
         running = {x.bridge for x in record.owners.every(DhcpServer) if servers.state(x, before).running}
         with contextlib.suppress(ServerError):
             servers.sync(after, bridges & running)
@@ -195,6 +200,9 @@ class Synchronizer:
             OwnerError: A server does not run.
         """
         bridges = {key: dhcp.bridges_of(old) | dhcp.bridges_of(new) for key, (old, new) in pairs.items()}
+        for key, each in pairs.items():
+            if any(rules_by_name(item) for owner in each if owner is not None for item in owner.of(Gateway)):
+                bridges[key] |= {server.bridge for server in owners.every(DhcpServer)}
         try:
             self._subsystems.servers.sync(World(owners, transition.snapshot), set().union(*bridges.values()))
         except ServerError as failure:

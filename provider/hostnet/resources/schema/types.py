@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from hostnet.resources.schema.model import BadValueError, Scalar
 from hostnet.wire.objects import ports_text
+from hostnet.wire.shapes import is_domain
 from hostnet.wire.subnets import reserved
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}", re.ASCII)
 _ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?", re.ASCII)
 _USER = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,31}\$?", re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
+_NEVER_ANSWERED = frozenset({"localhost", "invalid", "onion"})  # no bridge's DNS asks for them (RFC 6761, RFC 7686)
 _PORTS = re.compile(r"([0-9]{1,5})(?::([0-9]{1,5}))?", re.ASCII)
 _DASHED_PORTS = re.compile(r"[0-9]{1,5}-[0-9]{1,5}", re.ASCII)  # a destination's spelling, often written for a source's
 _TIME = re.compile(r"([0-9]{1,10})([smhd])", re.ASCII)
@@ -580,6 +582,31 @@ class DomainName(Scalar):
         if len(given) > 253 or not all(_LABEL.fullmatch(label) for label in given.split(".")):
             raise BadValueError(should)
         return given.lower()
+
+
+class NamedDomain(Scalar):
+    """A name of DNS that stands for itself and for all names below it."""
+
+    label = "string: a domain name"
+
+    def parse(self, value: Value) -> str:
+        """Accept labels with dots between them, also behind `*.`; the canonical value is in lower case, without it."""
+        should = 'a domain name such as "example.com"'
+        given = text(value, should)
+        if not given.isascii():
+            raise BadValueError(f'{should} (an international one as it is in DNS: "xn--bcher-kva.example")')
+        name = given.lower().removeprefix("*.").removesuffix(".")
+        if len(name) > 253:
+            raise BadValueError(f"{should}, of at most 253 characters (it has {len(name)})")
+        if not is_domain(name):
+            raise BadValueError(
+                f"{should}: labels of 1 to 63 letters, digits, hyphens and underscores, no hyphen at either end"
+            )
+        if name.rpartition(".")[2].isdigit():
+            raise BadValueError(f"{should}, and no address (`cidr` is for those)")
+        if name.rpartition(".")[2] in _NEVER_ANSWERED:
+            raise BadValueError(f"{should} that the name servers of the Internet answer")
+        return name
 
 
 class GatewayId(Scalar):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hostnet.agent.dhcp.config import ServerConfig, check, config_of, inputs_to_open, parse_leases
+from hostnet.agent.dhcp.dnsmasq import check_fills_sets, fills_sets
+from hostnet.agent.dhcp.domains import set_names
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.plan.world import World
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.wire.errors import HostnetError
-from hostnet.wire.objects import Address, DhcpServer, Guest, Lease, Link, Object, Port, StaticLease
+from hostnet.wire.objects import Address, DhcpServer, EgressRule, Gateway, Guest, Lease, Link, Object, Port, StaticLease
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -197,3 +201,99 @@ def test_a_server_that_comes_later_finds_two_guests_of_one_name() -> None:
     check(owners[1], world)
     with pytest.raises(HostnetError, match="have the host name web"):
         check(Owner("urn:net", "br-a", (BASE,)), world)
+
+
+# --- rules of egress by domain name ----------------------------------------------------------------------------------
+
+
+def _named(*domains: str, link: str = "vm0") -> Guest:
+    return Guest(link, "br-a", MAC.format(5), egress=tuple(EgressRule(domain=domain) for domain in domains))
+
+
+def _nftsets(*others: Object) -> dict[str, str]:
+    """By name, what dnsmasq is to do with its answers."""
+    lines = [line for line in setup(BASE, *others).lines if line.startswith("nftset=")]
+    return {line.split("/")[1]: line.split("/", 2)[2] for line in lines}
+
+
+def test_a_server_fills_sets_of_the_names_that_its_guests_have() -> None:
+    """Its own guests', and those of gateways that they are behind; it has no cache then."""
+    guests = (_named("example.com", "b.example"), replace(_named("example.net"), link="vm1", bridge="br-b"))
+    rules = tuple(EgressRule(domain=name) for name in ("c.example", "example.com"))
+    gateways = (
+        Gateway("inside", "eth0", internal=("br-a",), egress=rules),
+        Gateway("networks", "eth0", internal4=("10.0.0.0/16",), egress=(EgressRule(domain="d.example"),)),
+        Gateway("elsewhere", "eth0", internal=("br-b",), egress=(EgressRule(domain="e.example"),)),
+        Gateway("by-address", "eth0", internal=("br-a",), egress=(EgressRule("10.0.0.0/8"),)),
+    )
+    assert set(_nftsets(*guests, *gateways)) == {"b.example", "c.example", "d.example", "example.com"}
+    assert "cache-size=0" in setup(BASE, *guests).lines
+    assert "cache-size=0" not in setup(BASE, gateways[3]).lines
+
+
+def test_a_line_has_the_sets_of_the_names_above() -> None:
+    """Dnsmasq takes the longest name alone. `notexample.com` is not below `example.com`."""
+    found = _nftsets(_named("example.com", "api.example.com", "notexample.com"))
+    sets = {name: {*set_names(name)} for name in found}
+    for name, above in {"api.example.com": {"example.com"}, "example.com": set(), "notexample.com": set()}.items():
+        wanted = sets[name].union(*(sets[each] for each in above))
+        assert set(re.findall(r"n[46]_[0-9a-f]{12}", found[name])) == wanted
+
+
+def test_a_line_that_dnsmasq_would_cut_is_refused() -> None:
+    """It reads 1,024 bytes of a line."""
+    three = ("example.com", "api.example.com", "v1.api.example.com")
+    assert all(len(f"nftset=/{name}/{words}") < 1024 for name, words in _nftsets(_named(*three)).items())
+    with pytest.raises(HostnetError, match=r"v2.v1.api.example.com.*v1.api.example.com"):
+        _nftsets(_named(*three, "v2.v1.api.example.com"))
+
+
+@pytest.mark.parametrize(
+    "name", ["a/4#inet#x", "a;flush ruleset", "a\nport=1", "A.example", "", "a b", "a,b", "$a", "ä.example"]
+)
+def test_no_other_text_becomes_a_name(name: str) -> None:
+    """The agent checks again what it writes."""
+    with pytest.raises(ValueError, match="no domain name"):
+        _nftsets(_named(name))
+
+
+@pytest.mark.parametrize("server", [None, replace(BASE, dns_servers=("192.0.2.53",)), replace(BASE, dhcp=False)])
+@pytest.mark.parametrize(
+    "item",
+    [
+        _named("example.com"),
+        replace(_named("example.com"), bridge=None),
+        Gateway("nat", "eth0", internal=("br-a",), egress=(EgressRule(domain="example.com"),)),
+        Gateway("nat", "eth0", internal4=("10.0.0.0/24",), egress=(EgressRule(domain="example.com"),)),
+    ],
+)
+def test_names_need_the_bridges_own_dns(server: DhcpServer | None, item: Guest | Gateway) -> None:
+    """Without it nothing would ever be allowed. With it they are fine, but for a guest without a bridge."""
+    bridge: tuple[Object, ...] = (Link("br-a", "bridge"), Address("br-a", "10.0.0.1/24"))
+
+    def checked(*more: Object) -> None:
+        world = World(Owners({"net": Owner("urn:net", "br-a", (*bridge, *more))}), Snapshot())
+        check(Owner("urn:new", "new", (item,)), world)
+
+    with pytest.raises(HostnetError, match="serves no DNS") as refusal:
+        checked(*filter(None, [server]))
+    assert "dnsServers" in refusal.value.fix
+    if isinstance(item, Gateway) or item.bridge:
+        checked(BASE)
+
+
+def test_a_dnsmasq_without_nftset_is_known_by_what_it_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 2.90, of one that was built without it, and of an older one, which does not know the word."""
+    program = tmp_path / "dnsmasq"
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    owner = Owner("urn:vm", "vm0", (_named("example.com"),))
+    for options, fine in (("ipset nftset auth", True), ("ipset no-nftset auth", False), ("ipset auth", False)):
+        program.write_text(f"#!/bin/sh\necho Dnsmasq version 2.90\necho Compile time options: IPv6 {options}\n")
+        program.chmod(0o755)
+        assert fills_sets() == fine
+        if fine:
+            check_fills_sets(owner)
+            continue
+        with pytest.raises(HostnetError, match="without nftset"):
+            check_fills_sets(owner)
+        check_fills_sets(Owner("urn:vm", "vm0", (replace(_named(), egress=(EgressRule("10.0.0.0/8"),)),)))

@@ -40,6 +40,17 @@ def test_a_gateways_list_is_not_that_of_guests_with_their_own() -> None:
     assert not ended(gateway, flow("10.0.0.5"))
 
 
+def test_what_no_name_is_known_for_goes_on_while_a_rule_by_name_fits() -> None:
+    """What could be reached before by a rule that can be named, and may not now, ends."""
+    kept, known = (("tcp", (443, 443)),), ("192.0.2.0/24", "203.0.113.7")
+    mine = [ForbiddenFlows("ipv4", ("10.0.0.5/32",), RULES, kept=kept, known=known)]
+    assert not ended(mine, flow("10.0.0.5", "203.0.113.9"))
+    assert ended(mine, flow("10.0.0.5", "203.0.113.9", 80))
+    assert ended(mine, flow("10.0.0.5", "203.0.113.7"))
+    assert ended(mine, flow("10.0.0.5", "192.0.2.20"))
+    assert not ended(mine, flow("10.0.0.5"))
+
+
 def test_a_flow_is_compared_with_its_own_guest_alone() -> None:
     """However many get a list at once; networks, and what is no guest's, are compared with each flow."""
     guests = [ForbiddenFlows("ipv4", (f"10.0.{number // 250}.{number % 250 + 1}/32",), RULES) for number in range(1000)]

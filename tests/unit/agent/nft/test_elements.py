@@ -14,7 +14,7 @@ from hostnet.agent.nft.context import Context, context_of
 from hostnet.agent.nft.desired import ClashError, Compiler
 from hostnet.agent.nft.elements import compile_common, compile_object
 from hostnet.agent.nft.ruleset import SETS, Element, table_text
-from hostnet.agent.nft.syntax import read_listing, render
+from hostnet.agent.nft.syntax import list_rule, read_listing, render
 from hostnet.agent.observe.drift import drift
 from hostnet.agent.observe.observation import Elements, Observation
 from hostnet.agent.observe.states import states
@@ -170,12 +170,37 @@ def test_no_text_of_a_users_reaches_nft_as_a_name(field: str) -> None:
         ("dnat_port6", ("eth0", "tcp", "80"), ("10.0.0.2", "80")),
         ("internal_nets4", ("10.0.0.1/24",), ()),
         ("bridge_addrs4", ("localhost",), ()),
+        ("egress_guest_lists", ("br0", "02:00:00:00:00:05"), ("forward",)),
+        ("egress_link_lists", ("br0",), ("list_0123456789ab; flush ruleset",)),
     ],
 )
 def test_a_field_that_is_not_of_its_type_is_refused(name: str, key: tuple[str, ...], value: tuple[str, ...]) -> None:
     """Before nft sees it."""
     with pytest.raises(ValueError, match=r"."):
         render(Element(name, key, value))
+
+
+RULES = [
+    "ip daddr @n4_0123456789ab return",
+    "meta l4proto 58 ip6 daddr @n6_0123456789ab return",
+    "tcp dport 80-90 ip daddr @n4_0123456789ab return",
+    "goto refused",
+]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_rules_of_a_list_are_of_one_form(rule: str) -> None:
+    """Those that hostnet writes."""
+    assert list_rule(rule) == rule
+
+
+@pytest.mark.parametrize(
+    "rule", ["accept", "goto refused; flush ruleset", "ip daddr @internal_nets4 return", "tcp dport 80 return", ""]
+)
+def test_no_other_rule_gets_into_a_list(rule: str) -> None:
+    """The agent checks again what it writes."""
+    with pytest.raises(ValueError, match="not of the form"):
+        list_rule(rule)
 
 
 @given(st.text(max_size=300))

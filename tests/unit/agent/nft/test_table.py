@@ -12,7 +12,19 @@ from hostnet.agent.nft import table
 from hostnet.agent.nft.ruleset import TABLE
 from hostnet.agent.transaction.host import Host
 from hostnet.fakes import FakeHost
-from hostnet.wire.objects import Address, Forward, Forwarding, ForwardState, Gateway, Link, Object
+from hostnet.wire.objects import (
+    Address,
+    DhcpServer,
+    EgressRule,
+    Forward,
+    Forwarding,
+    ForwardState,
+    Gateway,
+    Guest,
+    Link,
+    Object,
+    Port,
+)
 from hostnet.wire.requests import Change, Query, View
 
 T = TypeVar("T")
@@ -149,3 +161,59 @@ def test_what_another_agent_changed_is_read() -> None:
     (found,) = first.read([query])
     assert isinstance(found, View)
     assert [state.address for state in found.seen if isinstance(state, ForwardState)] == ["10.0.0.3"]
+
+
+NAMED = (EgressRule(domain="example.com", protocol="tcp", ports=(80, 80)),)
+GUESTS: dict[str, tuple[Object, ...]] = {
+    f"TapBinding{number}": (
+        Link(f"vm{number}", "tap"),
+        Port(f"vm{number}", "vms"),
+        Guest(f"vm{number}", "vms", f"02:00:00:00:00:0{number}", (f"10.0.0.{number}/24",), egress=NAMED),
+    )
+    for number in (5, 6)
+}
+BRIDGE = (Link("vms", "bridge", mac="06:00:00:00:00:01"), Address("vms", "10.0.0.1/24"), DhcpServer("vms", dhcp=True))
+SERVED = {"Bridge": BRIDGE, **GUESTS}
+
+
+def made(host: FakeHost) -> list[str]:
+    """The chains and sets of lists by name."""
+    return sorted(re.findall(r"add (?:chain|set) inet hostnet (list_[0-9a-f]+|n[46]_[0-9a-f]+)", host.nftables.dump()))
+
+
+def change(host: FakeHost, kind: str, objects: tuple[Object, ...], *, known: bool = True) -> None:
+    """A change of one resource."""
+    (outcome,) = host.agent.apply([Change(urn(kind), kind.lower(), objects, known=known)])
+    assert not isinstance(outcome, Exception), outcome
+
+
+def test_what_lists_by_name_need_comes_with_the_first_guest_and_goes_with_the_last() -> None:
+    """Of two that have the same list. What dnsmasq has put into the sets stays, whatever else is changed."""
+    host = FakeHost()
+    for kind, objects in SERVED.items():
+        change(host, kind, objects, known=False)
+    found = made(host)
+    assert [name[:3] for name in found] == ["lis", "n4_", "n6_"]
+    host.run_nft(f"add element {TABLE} {found[1]} {{ 198.51.100.10 expires 900s }}")
+    sent = len(host.nftables.batches)
+    change(host, "NatGateway", RESOURCES["NatGateway"], known=False)
+    change(host, "TapBinding5", ())
+    assert made(host) == found
+    assert not any("delete table" in batch or found[1] in batch for batch in host.nftables.batches[sent:])
+    host.run_nft(f"add rule {TABLE} refused counter")
+    change(host, "TapBinding6", GUESTS["TapBinding6"])
+    assert "delete table" in host.nftables.batches[-1]
+    assert f"add element inet hostnet {found[1]} {{ 198.51.100.10 expires 900s }}" in host.nftables.dump()
+    change(host, "TapBinding6", ())
+    assert made(host) == []
+
+
+def test_a_chain_of_a_list_that_was_changed_is_repaired() -> None:
+    """It is led to, and so it is not deleted: its rules are written again."""
+    host = FakeHost()
+    for kind, objects in SERVED.items():
+        change(host, kind, objects, known=False)
+    before, (chain, *_) = host.nftables.dump(), made(host)
+    host.run_nft(f"add rule {TABLE} {chain} accept")
+    change(host, "TapBinding5", GUESTS["TapBinding5"])
+    assert host.nftables.dump() == before
