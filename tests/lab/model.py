@@ -239,7 +239,8 @@ def _tap(name: str, inputs: Inputs, view: _View, expected: Expected) -> None:
     if "mtu" in inputs:
         facts["link", link, "mtu"] = (inputs["mtu"], (name, "mtu"))
     if "guest" in inputs:  # what it sends is checked
-        facts["guest_links" if "bridge" in inputs else "tap_links", link] = ("", (name, "guest"))
+        for checked in ("guest_links",) if "bridge" in inputs else ("tap_links", "routed_taps"):
+            facts[checked, link] = ("", (name, "guest"))
     for address in _proxied(inputs):
         facts["proxy", inputs["guest"]["proxyInterface"], address] = ("", (name, "guest"))
     if "bridge" in inputs:
@@ -526,9 +527,10 @@ def _bare(cidr: str) -> str:
 # --- what the kernel has -------------------------------------------------------------------------------------------
 
 _PROTOCOLS = {"6": "tcp", "17": "udp", "132": "sctp"}  # the bed lists numbers
-# Counters count, and `hairpin_ports` is a copy of the ports' hairpin mode. Which addresses a guest may have depends on
-# more than programs here say: tests/cases/untrusted has it, frame by frame.
-_IGNORED = frozenset({*(f"{name}_counters{n}" for name in ("forward", "range") for n in "46"), "hairpin_ports"})
+# Counters count, `hairpin_ports` is a copy of the ports' hairpin mode, and `dns_port` is as fixed as the rules. Which
+# addresses a guest may have depends on more than programs here say: tests/cases/untrusted has it, frame by frame.
+_COUNTERS = (f"{name}_counters{n}" for name in ("forward", "range") for n in "46")
+_IGNORED = frozenset({*_COUNTERS, "hairpin_ports", "dns_port"})
 _GUARDS = re.compile(r"(guest|tap)_(?!links)\w+|(taken|slaac)_\w+|served_ports|one_to_one_inner\w*")
 _SOURCES = re.compile(r"port_sources(?P<length>\d+)_[46]")
 
