@@ -137,7 +137,7 @@ export interface PortForwardArgs {
      */
     listenAddresses?: pulumi.Input<pulumi.Input<string>[] | undefined>;
     /**
-     * Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
+     * Lets the host itself and all its virtual networks use the forward as well: the guests of any gateway, the one that it leads to, and bridges of other programs. A physical interface, or one with a default route, is no such network. Default: true. On the host: The forward has an element in the maps for what comes from within, whichever interface that is.
      */
     loopback?: pulumi.Input<boolean | undefined>;
     /**

@@ -223,7 +223,12 @@ def gateways(host: Host) -> Program:
 
 def element(port: int, value: str = "", interface: str = "eth0") -> str:
     """An element of a map of forwards, in nft's words."""
-    return f'"{interface}" . tcp . {port}' + (f" : {value}" if value else "")
+    return f'"{interface}" . {inner_element(port, value)}'
+
+
+def inner_element(port: int, value: str = "") -> str:
+    """The same of a map for what comes from within."""
+    return f"tcp . {port}" + (f" : {value}" if value else "")
 
 
 def test_elements_that_were_changed(stack: Stack, host: Host) -> None:
@@ -232,17 +237,14 @@ def test_elements_that_were_changed(stack: Stack, host: Host) -> None:
     stack.up(program)
     whole = host.snapshot()
     moves = []
-    for name in ("eth0", "br-a", "lo"):
+    for name, made in (("dnat_port", element), ("inner_port", inner_element)):
         moves += [
-            f"delete element inet hostnet dnat_port4 {{ {element(8001, interface=name)} }}",
-            f"delete element inet hostnet dnat_port4 {{ {element(8002, interface=name)} }}",
-            f"add element inet hostnet dnat_port4 {{ {element(8002, '10.0.0.99 . 99', name)} }}",
-            f"delete element inet hostnet dnat_port6 {{ {element(8001, interface=name)} }}",
+            f"delete element inet hostnet {name}4 {{ {made(8001)} }}",
+            f"delete element inet hostnet {name}4 {{ {made(8002)} }}",
+            f"add element inet hostnet {name}4 {{ {made(8002, '10.0.0.99 . 99')} }}",
+            f"delete element inet hostnet {name}6 {{ {made(8001)} }}",
+            f"delete element inet hostnet {name}4 {{ {made(7003)} }}",
         ]
-    moves += [
-        f"delete element inet hostnet dnat_port4 {{ {element(7003, interface=name)} }}"
-        for name in ("eth0", "br-b", "lo")
-    ]
     host.nft("\n".join(moves))
 
     planned = stack.preview(program, "--refresh")

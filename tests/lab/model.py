@@ -5,7 +5,8 @@ name, with explicit names of interfaces and references to them. What the kernel 
 
     ("link", "br0", "kind")                       "bridge"
     ("link", "vm0", "master")                     "br0"
-    ("forward", "eth0", "tcp", "", "", 80)        "10.0.0.2:8080"    device, protocol, listen address, source, port
+    ("forward", "eth0", "tcp", "", "", 80)        "10.0.0.2:8080"    device, protocol, listen address, source, port;
+                                                                     the device is "" for what comes from within
     ("proxy", "eth0", "10.2.1.5")                 ""                 the host answers for this address there
     ("forward_pairs4", "br0", "eth0")             ""                 any other element of the table, as nft lists it
 
@@ -35,7 +36,16 @@ OF_KERNEL = ("link", "proxy")  # facts that are no elements of nftables
 _REFERENCE = re.compile(r"\$\{([\w-]+)\.\w+\}")
 _ANY = {"4": ("0.0.0.0/0", "0.0.0.0"), "6": ("::/0", "::")}  # noqa: S104 - compared with, never bound
 _UPLINK_ADDRESSES = ("192.0.2.2/24", "2001:db8::2/64")
-FORWARD_MAPS = ("dnat_port", "dnat_source", "dnat_range", "dnat_addr", "dnat_addr_source", "dnat_addr_range")
+INNER_MAPS = tuple(f"inner_{at}{of}" for at in ("", "addr_") for of in ("port", "ports", "range"))
+FORWARD_MAPS = (
+    "dnat_port",
+    "dnat_source",
+    "dnat_range",
+    "dnat_addr",
+    "dnat_addr_source",
+    "dnat_addr_range",
+    *INNER_MAPS,
+)
 
 
 @dataclass
@@ -115,7 +125,7 @@ class Model:
         view = _View(program, self._uplinks)
         targets = [
             ipaddress.ip_address(_destination(inputs)[0])
-            for _, inputs, _ in view.forwards
+            for _, inputs in view.forwards
             if _digit(inputs) == "4" and _from_localhost(inputs)
         ]
         return {
@@ -131,7 +141,7 @@ class _View:
         self.program, self.uplink, self._uplinks = program, uplinks[0], uplinks
         self.devices: dict[str, list[str]] = {}  # our bridges and routed TAPs, with their addresses
         self.gateways: list[tuple[str, Inputs]] = []
-        self.forwards: list[tuple[str, Inputs, tuple[str, ...] | None]] = []  # owner, inputs, gateway's internals
+        self.forwards: list[tuple[str, Inputs]] = []  # owner, inputs
         for name, (kind, inputs) in program.items():
             addresses = list(inputs.get("addresses", ()))
             routed = kind == "TapBinding" and "name" in inputs and "bridge" not in inputs
@@ -141,10 +151,9 @@ class _View:
                 self.gateways.append((name, inputs))
         for name, (kind, inputs) in program.items():
             if kind == "NatGateway":
-                self.forwards += [(name, one, self.within(inputs)) for one in inputs.get("forwardPorts", ())]
+                self.forwards += [(name, one) for one in inputs.get("forwardPorts", ())]
             elif kind == "PortForward":
-                at = _REFERENCE.fullmatch(str(inputs.get("natGateway", "")))
-                self.forwards.append((name, inputs, self.within(program[at[1]][1]) if at else None))
+                self.forwards.append((name, inputs))
 
     @property
     def table(self) -> bool:
@@ -155,7 +164,7 @@ class _View:
     def looped(self) -> bool:
         """Whether any forward or one-to-one NAT is reached from within, so that ports reflect."""
         paired = any(inputs.get("oneToOneNat") for _, inputs in self.gateways)
-        return self.table and (paired or any(inputs.get("loopback", True) for _, inputs, _ in self.forwards))
+        return self.table and (paired or any(inputs.get("loopback", True) for _, inputs in self.forwards))
 
     def lines(self, gateway: Inputs) -> tuple[str, ...]:
         """By what a gateway leads out: what it names, or every interface with a default route."""
@@ -183,20 +192,6 @@ class _View:
     def internals(self, gateway: Inputs) -> tuple[str, ...]:
         """A gateway's internal interfaces."""
         return tuple(self.link(one) for one in gateway.get("internalInterfaces", ()))
-
-    def within(self, gateway: Inputs) -> tuple[str, ...]:
-        """Where a gateway's guests are: interfaces that it names and those in its networks; it may name none."""
-        networks = [
-            ipaddress.ip_network(one) for key in ("internalIps", "internalIpv6s") for one in gateway.get(key, ())
-        ]
-        homes = [
-            name
-            for name, cidrs in self.devices.items()
-            for own in (ipaddress.ip_interface(cidr).network for cidr in cidrs)
-            if any(own.version == each.version and own.overlaps(each) for each in networks)
-        ]
-        internals = self.internals(gateway)
-        return tuple(dict.fromkeys([*internals, *homes])) if internals else ()
 
     @property
     def isolated(self) -> set[str]:
@@ -399,18 +394,18 @@ def _way_out(
 
 
 def _forwards(view: _View) -> Iterator[tuple[Fact, Any, Place]]:
-    for name, inputs, internals in view.forwards:
+    for name, inputs in view.forwards:
         at = (name, "") if view.program[name][0] == "PortForward" else (name, "forwardPorts")
         lines = view.lines_of(name, inputs)
-        for key, value in _ways_in(inputs, internals, view):
+        for key, value in _ways_in(inputs, view):
             for device in lines if key[0] == view.uplink else (key[0],):
                 yield ("forward", device, *key[1:]), value, at
-        for key in _wildcards(inputs, internals, view):
+        for key in _wildcards(inputs, view):
             for device in lines if key[1] == view.uplink else (key[1],):
                 yield (key[0], device, *key[2:]), "", at
 
 
-def _ways_in(inputs: Inputs, internals: tuple[str, ...] | None, view: _View) -> Iterator[tuple[tuple[Any, ...], str]]:
+def _ways_in(inputs: Inputs, view: _View) -> Iterator[tuple[tuple[Any, ...], str]]:
     """Where a packet has to come in, by which address and port, and where it goes."""
     address, to = _destination(inputs)
     ports = _ports(inputs["sourcePort"])
@@ -423,24 +418,19 @@ def _ways_in(inputs: Inputs, internals: tuple[str, ...] | None, view: _View) -> 
                 if listen != "127.0.0.1":
                     for source in inputs.get("sourceCidrs", ("",)):
                         yield (view.uplink, protocol, listen, _bare(source), port), value
-                for device in _inner_devices(inputs, listen, internals, view):
-                    yield (device, protocol, listen, "", port), value
+                if listen == "127.0.0.1" or inputs.get("loopback", True):  # the host alone can say that address
+                    yield ("", protocol, listen, "", port), value
 
 
-def _inner_devices(inputs: Inputs, listen: str, internals: tuple[str, ...] | None, view: _View) -> list[str]:
-    if listen == "127.0.0.1":
-        return ["lo"]  # the host alone can say that address
-    return [*(internals or sorted(view.devices)), "lo"] if inputs.get("loopback", True) else []
-
-
-def _wildcards(inputs: Inputs, internals: tuple[str, ...] | None, view: _View) -> Iterator[Fact]:
+def _wildcards(inputs: Inputs, view: _View) -> Iterator[Fact]:
     """A forward of every address takes the guests' gateway's address, too."""
     digit = _digit(inputs)
     if _ANY[digit][1] in inputs.get("listenAddresses", ()):
-        devices = [view.uplink, *(x for x in _inner_devices(inputs, "", internals, view) if x != "lo")]
         for protocol in inputs.get("protocol", "tcp").split("+"):
             for port in _ports(inputs["sourcePort"]):
-                yield from ((f"dnat_wildcard{digit}", device, protocol, port) for device in devices)
+                yield f"dnat_wildcard{digit}", view.uplink, protocol, port
+                if inputs.get("loopback", True):
+                    yield f"inner_wildcard{digit}", protocol, port
 
 
 def _from_localhost(inputs: Inputs) -> bool:
@@ -501,6 +491,15 @@ def _common(view: _View) -> Iterator[tuple[Fact, Any, Place]]:
     for prefix, of in (("internal_nets", nets), ("closed_nets", closed)):
         for digit, cidrs in of.items():
             yield from (((prefix + digit, net), "", UNSEEN) for net in _collapsed(cidrs))
+    lines = {line for _, inputs in view.gateways for line in view.lines(inputs)}
+    lines |= {line for name, inputs in view.forwards for line in view.lines_of(name, inputs)}
+    yield from ((("outer_links", line), "", UNSEEN) for line in lines)
+    yield from ((("inner_links", link), "", UNSEEN) for link in view.inner())
+    yield from _inner_common(view)
+
+
+def _inner_common(view: _View) -> Iterator[tuple[Fact, Any, Place]]:
+    """What follows from the interfaces behind the host."""
     for link in view.inner():
         yield ("our_links", link), "", UNSEEN
         yield ("hairpin_pairs", link, link), "", UNSEEN
@@ -587,15 +586,16 @@ def _with_sources(facts: dict[Fact, Any]) -> dict[Fact, Any]:
 def _element(name: str, key: list[str], value: list[str]) -> dict[Fact, Any]:
     if name == "isolated_links":
         return {(name, key[0]): ""}
-    if name.rstrip("46") not in (*FORWARD_MAPS, "dnat_wildcard"):
+    of = name.rstrip("46")
+    if of not in (*FORWARD_MAPS, "dnat_wildcard", "inner_wildcard"):
         return {(name, *map(_bare, key)): ":".join(value)}
-    device, number, *middle, span = key
+    device, number, *middle, span = ("", *key) if of.startswith("inner_") else key
     protocol = _PROTOCOLS.get(number, number)
     ports = _ports(span.replace("-", ":"))
-    if name.startswith("dnat_wildcard"):
-        return {(name, device, protocol, port): "" for port in ports}
-    if name.startswith("dnat_addr") and len(middle) == 1:
-        middle.append("")  # one port of one address: from every source
+    if of.endswith("_wildcard"):
+        return {(name, *([device] if device else []), protocol, port): "" for port in ports}
+    if of.startswith("inner_") or (of.startswith("dnat_addr") and len(middle) == 1):
+        middle.append("")  # from every source
     *listen, source = middle or [""]
     source = "" if source in _ANY["4"] or source in _ANY["6"] else _bare(source)
     at = listen[0] if listen else ""

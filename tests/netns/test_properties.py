@@ -324,7 +324,7 @@ class Vandals:
         return self._nft(f"delete element inet hostnet {name} {{ {key} }}")
 
     def _change_element(self) -> str:
-        found = self._elements("dnat_port", "dnat_source", "dnat_addr4", "dnat_addr6")
+        found = self._elements("dnat_port", "dnat_source", "dnat_addr4", "dnat_addr6", "inner_port", "inner_addr_port")
         if not found:
             return "nothing"
         name, key, _ = self._draw(st.sampled_from(found))
@@ -739,6 +739,9 @@ def test_a_guest_has_one_address_of_each_of_two_subnets_that_overlap(ground: Gro
 
 SHARED = (
     'inet hostnet our_links { "br0" }',
+    'inet hostnet inner_links { "br0" }',
+    'inet hostnet outer_links { "eth0" }',
+    "inet hostnet inner_port4 { tcp . 80 }",
     'inet hostnet hairpin_pairs { "br0" . "br0" }',
     "inet hostnet bridge_addrs4 { 10.0.0.1 }",
     'inet hostnet hairpin_sources4 { 10.0.0.0/24 . "br0" }',
@@ -750,6 +753,8 @@ SHARED = (
 )
 FOREIGN = (
     'inet hostnet dnat_port4 { "eth0" . tcp . 81 : 10.0.0.66 . 81 }',
+    "inet hostnet inner_port4 { tcp . 81 : 10.0.0.66 . 81 }",
+    'inet hostnet inner_links { "eth0" }',
     'inet hostnet internal_links { "eth0" }',
     'inet hostnet forward_pairs4 { "eth0" . "br0" }',
     "inet hostnet internal_nets4 { 10.77.0.0/24 }",

@@ -177,6 +177,34 @@ def test_the_watcher_follows_a_line_that_takes_over(lab: Lab, stack: Stack, fami
     lab["outsider"].ip(f"address delete {ANYWHERE[family]}/{32 if family == 'v4' else 128} dev lo")
 
 
+def test_the_watcher_closes_a_bridge_that_begins_to_lead_out(lab: Lab, stack: Stack) -> None:
+    """While no Pulumi runs: another program's bridge gets a port that may lead anywhere, and loses it again."""
+    lab.net.second_uplink()
+    lab.host.ip(
+        "link add link eth1 name up1 type macvlan mode passthru",
+        "link set up1 up",
+        "link add br-f type bridge forward_delay 0",
+        "link set br-f up",
+        "link set b-3 master br-f",
+        "address add 10.1.0.1/24 dev br-f",
+    )
+    lab.serve("guest1", "tcp:80")
+    up(stack)
+    stack.up({**stack.program, "web": ("PortForward", {**WEB, "natGateway": "${nat.id}"})})
+    assert lab.reaches("guest3", "tcp 192.0.2.2:8080") == ("guest1", "10.1.0.13")
+    outer = "nft list set inet hostnet outer_links"
+    lab.host.ip("link set up1 master br-f")
+    until(lambda: '"br-f"' in lab.host.run(outer))
+    assert lab.blocked("guest3", "tcp 192.0.2.2:8080")
+    assert lab.reaches("guest2", "tcp 192.0.2.2:8080") == ("guest1", "10.0.0.1")
+    assert stack.refresh() == {}
+    lab.host.ip("link set up1 nomaster")
+    until(lambda: '"br-f"' not in lab.host.run(outer))
+    assert lab.reaches("guest3", "tcp 192.0.2.2:8080") == ("guest1", "10.1.0.13")
+    assert stack.refresh() == {}
+    stack.destroy()
+
+
 async def _restore(provider: Provider, netns: str) -> None:
     host: Any = await provider.host({"connection": {"netns": netns}})
     await host.restore()

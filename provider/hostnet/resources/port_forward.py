@@ -122,10 +122,11 @@ class ForwardInputs(Declared):
     )
     loopback: bool = prop(
         Bool(),
-        "Lets the host itself and the guests of internal networks use the forward as well, also the guest that it "
-        "leads to.",
+        "Lets the host itself and all its virtual networks use the forward as well: the guests of any gateway, the one "
+        "that it leads to, and bridges of other programs. A physical interface, or one with a default route, is no "
+        "such network.",
         default=True,
-        effect="The forward has elements for the internal interfaces and for the output hook.",
+        effect="The forward has an element in the maps for what comes from within, whichever interface that is.",
         field="loopback",
     )
     source_nat: bool = prop(

@@ -126,9 +126,10 @@ class GuestInputs(Declared):
         EGRESS,
         "What the guest may reach beyond its own bridge: only what one of the rules allows. With an empty list it "
         "reaches nothing there. It takes the place of the `egress` of the NatGateway, and requires `antiSpoofing`. "
-        "Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses, with what "
-        "its forwards lead elsewhere, are not concerned. An update ends connections that are not allowed any more, "
-        "and keeps the others. The guest can't choose addresses of its bridge's prefixes (SLAAC).",
+        "Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses are not "
+        "concerned; a port forward there leads to the target that has to be allowed. An update ends connections that "
+        "are not allowed any more, and keeps the others. The guest can't choose addresses of its bridge's prefixes "
+        "(SLAAC).",
         default_doc="what the NatGateway allows",
         effect="The guest, by interface and MAC address, and each rule are elements of sets in the forward hook. The "
         "rest is refused: TCP with a reset, other protocols with an ICMP error.",

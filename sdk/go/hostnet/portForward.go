@@ -123,7 +123,7 @@ type portForwardArgs struct {
 	ExternalInterface *string `pulumi:"externalInterface"`
 	// The addresses of the host that are forwarded. `0.0.0.0` and `::` stand for every address of their family. A specific address wins over a wildcard with the same port. Default: every address of the external interface. On the host: They are a part of the element's key. hostnet does not add them to the host. A change replaces the resource.
 	ListenAddresses []string `pulumi:"listenAddresses"`
-	// Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
+	// Lets the host itself and all its virtual networks use the forward as well: the guests of any gateway, the one that it leads to, and bridges of other programs. A physical interface, or one with a default route, is no such network. Default: true. On the host: The forward has an element in the maps for what comes from within, whichever interface that is.
 	Loopback *bool `pulumi:"loopback"`
 	// The id of a NatGateway: its external interfaces are used. Not together with `externalInterface`. A change replaces the resource.
 	NatGateway *string `pulumi:"natGateway"`
@@ -147,7 +147,7 @@ type PortForwardArgs struct {
 	ExternalInterface pulumi.StringPtrInput
 	// The addresses of the host that are forwarded. `0.0.0.0` and `::` stand for every address of their family. A specific address wins over a wildcard with the same port. Default: every address of the external interface. On the host: They are a part of the element's key. hostnet does not add them to the host. A change replaces the resource.
 	ListenAddresses pulumi.StringArrayInput
-	// Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
+	// Lets the host itself and all its virtual networks use the forward as well: the guests of any gateway, the one that it leads to, and bridges of other programs. A physical interface, or one with a default route, is no such network. Default: true. On the host: The forward has an element in the maps for what comes from within, whichever interface that is.
 	Loopback pulumi.BoolPtrInput
 	// The id of a NatGateway: its external interfaces are used. Not together with `externalInterface`. A change replaces the resource.
 	NatGateway pulumi.StringPtrInput

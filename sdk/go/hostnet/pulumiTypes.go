@@ -960,7 +960,7 @@ type ForwardPort struct {
 	Destination string `pulumi:"destination"`
 	// The addresses of the host that are forwarded. `0.0.0.0` and `::` stand for every address of their family. A specific address wins over a wildcard with the same port. Default: every address of the external interface. On the host: They are a part of the element's key. hostnet does not add them to the host.
 	ListenAddresses []string `pulumi:"listenAddresses"`
-	// Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
+	// Lets the host itself and all its virtual networks use the forward as well: the guests of any gateway, the one that it leads to, and bridges of other programs. A physical interface, or one with a default route, is no such network. Default: true. On the host: The forward has an element in the maps for what comes from within, whichever interface that is.
 	Loopback *bool `pulumi:"loopback"`
 	// The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`.
 	Protocol *string `pulumi:"protocol"`
@@ -989,7 +989,7 @@ type ForwardPortArgs struct {
 	Destination pulumi.StringInput `pulumi:"destination"`
 	// The addresses of the host that are forwarded. `0.0.0.0` and `::` stand for every address of their family. A specific address wins over a wildcard with the same port. Default: every address of the external interface. On the host: They are a part of the element's key. hostnet does not add them to the host.
 	ListenAddresses pulumi.StringArrayInput `pulumi:"listenAddresses"`
-	// Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
+	// Lets the host itself and all its virtual networks use the forward as well: the guests of any gateway, the one that it leads to, and bridges of other programs. A physical interface, or one with a default route, is no such network. Default: true. On the host: The forward has an element in the maps for what comes from within, whichever interface that is.
 	Loopback pulumi.BoolPtrInput `pulumi:"loopback"`
 	// The protocol, in lower case. Default: tcp. On the host: It is a part of the element's key in the forward maps of table `inet hostnet`.
 	Protocol pulumi.StringPtrInput `pulumi:"protocol"`
@@ -1063,7 +1063,7 @@ func (o ForwardPortOutput) ListenAddresses() pulumi.StringArrayOutput {
 	return o.ApplyT(func(v ForwardPort) []string { return v.ListenAddresses }).(pulumi.StringArrayOutput)
 }
 
-// Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
+// Lets the host itself and all its virtual networks use the forward as well: the guests of any gateway, the one that it leads to, and bridges of other programs. A physical interface, or one with a default route, is no such network. Default: true. On the host: The forward has an element in the maps for what comes from within, whichever interface that is.
 func (o ForwardPortOutput) Loopback() pulumi.BoolPtrOutput {
 	return o.ApplyT(func(v ForwardPort) *bool { return v.Loopback }).(pulumi.BoolPtrOutput)
 }
@@ -1149,7 +1149,7 @@ type Guest struct {
 	AllowedAddresses []string `pulumi:"allowedAddresses"`
 	// Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa` and there is no `egress`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
 	AntiSpoofing *bool `pulumi:"antiSpoofing"`
-	// What the guest may reach beyond its own bridge: only what one of the rules allows. With an empty list it reaches nothing there. It takes the place of the `egress` of the NatGateway, and requires `antiSpoofing`. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses, with what its forwards lead elsewhere, are not concerned. An update ends connections that are not allowed any more, and keeps the others. The guest can't choose addresses of its bridge's prefixes (SLAAC). Default: what the NatGateway allows. On the host: The guest, by interface and MAC address, and each rule are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
+	// What the guest may reach beyond its own bridge: only what one of the rules allows. With an empty list it reaches nothing there. It takes the place of the `egress` of the NatGateway, and requires `antiSpoofing`. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses are not concerned; a port forward there leads to the target that has to be allowed. An update ends connections that are not allowed any more, and keeps the others. The guest can't choose addresses of its bridge's prefixes (SLAAC). Default: what the NatGateway allows. On the host: The guest, by interface and MAC address, and each rule are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
 	Egress []EgressRule `pulumi:"egress"`
 	// The guest's name in the bridge's DNS. Each name has one machine. Default: none.
 	Hostname *string `pulumi:"hostname"`
@@ -1178,7 +1178,7 @@ type GuestArgs struct {
 	AllowedAddresses pulumi.StringArrayInput `pulumi:"allowedAddresses"`
 	// Lets the guest send only with its own MAC address and, in ARP, IPv4, IPv6 and neighbour advertisements, with its own addresses: `addresses`, `allowedAddresses`, what `routes` of a routed TAP lead to, link-local ones that nobody else has, and where the bridge has `ipv6SendRa` and there is no `egress`, free ones of the advertised prefixes. DHCP requests and duplicate address detection pass. The guest can't act as DHCP server or router, tag VLANs, or use other protocols than ARP and IP. Where neither the bridge nor the guest has an address of a family, only the MAC address is checked in that family, and that the guest is no server and no router. Default: true. On the host: The TAP is in the set `guest_links` (on a bridge) or `tap_links` (routed), its addresses are in sets beside it: their chains drop the rest.
 	AntiSpoofing pulumi.BoolPtrInput `pulumi:"antiSpoofing"`
-	// What the guest may reach beyond its own bridge: only what one of the rules allows. With an empty list it reaches nothing there. It takes the place of the `egress` of the NatGateway, and requires `antiSpoofing`. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses, with what its forwards lead elsewhere, are not concerned. An update ends connections that are not allowed any more, and keeps the others. The guest can't choose addresses of its bridge's prefixes (SLAAC). Default: what the NatGateway allows. On the host: The guest, by interface and MAC address, and each rule are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
+	// What the guest may reach beyond its own bridge: only what one of the rules allows. With an empty list it reaches nothing there. It takes the place of the `egress` of the NatGateway, and requires `antiSpoofing`. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses are not concerned; a port forward there leads to the target that has to be allowed. An update ends connections that are not allowed any more, and keeps the others. The guest can't choose addresses of its bridge's prefixes (SLAAC). Default: what the NatGateway allows. On the host: The guest, by interface and MAC address, and each rule are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
 	Egress EgressRuleArrayInput `pulumi:"egress"`
 	// The guest's name in the bridge's DNS. Each name has one machine. Default: none.
 	Hostname pulumi.StringPtrInput `pulumi:"hostname"`
@@ -1281,7 +1281,7 @@ func (o GuestOutput) AntiSpoofing() pulumi.BoolPtrOutput {
 	return o.ApplyT(func(v Guest) *bool { return v.AntiSpoofing }).(pulumi.BoolPtrOutput)
 }
 
-// What the guest may reach beyond its own bridge: only what one of the rules allows. With an empty list it reaches nothing there. It takes the place of the `egress` of the NatGateway, and requires `antiSpoofing`. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses, with what its forwards lead elsewhere, are not concerned. An update ends connections that are not allowed any more, and keeps the others. The guest can't choose addresses of its bridge's prefixes (SLAAC). Default: what the NatGateway allows. On the host: The guest, by interface and MAC address, and each rule are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
+// What the guest may reach beyond its own bridge: only what one of the rules allows. With an empty list it reaches nothing there. It takes the place of the `egress` of the NatGateway, and requires `antiSpoofing`. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses are not concerned; a port forward there leads to the target that has to be allowed. An update ends connections that are not allowed any more, and keeps the others. The guest can't choose addresses of its bridge's prefixes (SLAAC). Default: what the NatGateway allows. On the host: The guest, by interface and MAC address, and each rule are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
 func (o GuestOutput) Egress() EgressRuleArrayOutput {
 	return o.ApplyT(func(v Guest) []EgressRule { return v.Egress }).(EgressRuleArrayOutput)
 }
@@ -1355,7 +1355,7 @@ func (o GuestPtrOutput) AntiSpoofing() pulumi.BoolPtrOutput {
 	}).(pulumi.BoolPtrOutput)
 }
 
-// What the guest may reach beyond its own bridge: only what one of the rules allows. With an empty list it reaches nothing there. It takes the place of the `egress` of the NatGateway, and requires `antiSpoofing`. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses, with what its forwards lead elsewhere, are not concerned. An update ends connections that are not allowed any more, and keeps the others. The guest can't choose addresses of its bridge's prefixes (SLAAC). Default: what the NatGateway allows. On the host: The guest, by interface and MAC address, and each rule are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
+// What the guest may reach beyond its own bridge: only what one of the rules allows. With an empty list it reaches nothing there. It takes the place of the `egress` of the NatGateway, and requires `antiSpoofing`. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses are not concerned; a port forward there leads to the target that has to be allowed. An update ends connections that are not allowed any more, and keeps the others. The guest can't choose addresses of its bridge's prefixes (SLAAC). Default: what the NatGateway allows. On the host: The guest, by interface and MAC address, and each rule are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
 func (o GuestPtrOutput) Egress() EgressRuleArrayOutput {
 	return o.ApplyT(func(v *Guest) []EgressRule {
 		if v == nil {

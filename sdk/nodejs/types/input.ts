@@ -209,7 +209,7 @@ export interface ForwardPortArgs {
      */
     listenAddresses?: pulumi.Input<pulumi.Input<string>[] | undefined>;
     /**
-     * Lets the host itself and the guests of internal networks use the forward as well, also the guest that it leads to. Default: true. On the host: The forward has elements for the internal interfaces and for the output hook.
+     * Lets the host itself and all its virtual networks use the forward as well: the guests of any gateway, the one that it leads to, and bridges of other programs. A physical interface, or one with a default route, is no such network. Default: true. On the host: The forward has an element in the maps for what comes from within, whichever interface that is.
      */
     loopback?: pulumi.Input<boolean | undefined>;
     /**
@@ -247,7 +247,7 @@ export interface GuestArgs {
      */
     antiSpoofing?: pulumi.Input<boolean | undefined>;
     /**
-     * What the guest may reach beyond its own bridge: only what one of the rules allows. With an empty list it reaches nothing there. It takes the place of the `egress` of the NatGateway, and requires `antiSpoofing`. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses, with what its forwards lead elsewhere, are not concerned. An update ends connections that are not allowed any more, and keeps the others. The guest can't choose addresses of its bridge's prefixes (SLAAC). Default: what the NatGateway allows. On the host: The guest, by interface and MAC address, and each rule are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
+     * What the guest may reach beyond its own bridge: only what one of the rules allows. With an empty list it reaches nothing there. It takes the place of the `egress` of the NatGateway, and requires `antiSpoofing`. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses are not concerned; a port forward there leads to the target that has to be allowed. An update ends connections that are not allowed any more, and keeps the others. The guest can't choose addresses of its bridge's prefixes (SLAAC). Default: what the NatGateway allows. On the host: The guest, by interface and MAC address, and each rule are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
      */
     egress?: pulumi.Input<pulumi.Input<inputs.EgressRuleArgs>[] | undefined>;
     /**

@@ -97,13 +97,13 @@ def test_flows(kernel: FakeKernel) -> None:
 def test_flows_that_are_not_translated_yet(kernel: FakeKernel) -> None:
     """Those of a network that leave by the uplink; not those to the host, to its other networks, or led on already."""
 
-    def flow(source: str, destination: str, **translated: bool) -> Flow:
-        return Flow("ipv4", TCP, source, destination, 80, **translated)
+    def flow(source: str, destination: str, *, source_is: bool = False, target_is: bool = False) -> Flow:
+        return Flow("ipv4", TCP, source, destination, 80, source_translated=source_is, target_translated=target_is)
 
     gone = {flow("10.0.0.2", "198.51.100.1"), flow("10.0.0.255", "192.0.2.9")}
     kept = {
-        flow("10.0.0.2", "198.51.100.2", source_translated=True),
-        flow("10.0.0.2", "198.51.100.2", target_translated=True),
+        flow("10.0.0.2", "198.51.100.2", source_is=True),
+        flow("10.0.0.2", "198.51.100.2", target_is=True),
         flow("10.0.0.2", "192.0.2.5"),
         flow("10.0.0.2", "10.1.0.2"),
         flow("10.0.1.2", "198.51.100.1"),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from hostnet.agent.dhcp.config import inputs_to_open
 from hostnet.agent.nft.context import Context
-from hostnet.agent.nft.forward_elements import LOOPBACK_DEVICE, forward_devices
+from hostnet.agent.nft.forward_elements import forward_devices
 from hostnet.agent.nft.ruleset import PROTOCOLS
 from hostnet.agent.nft.syntax import clean_comment, render_key
 from hostnet.agent.record.owners import Owners
@@ -227,7 +227,7 @@ def _forward(item: Forward, gateways: Mapping[str, Gateway], inside: _Inside, co
     gateway = gateways.get(item.gateway) if item.gateway else None
     if gateway is None and (item.gateway or within is None):
         return  # it is of no gateway with `firewall: auto`
-    externals, internal = forward_devices(item, context)
+    externals, apart = forward_devices(item, context)
     if set(externals) <= set(within or ()):
         return
     key = gateway.key if gateway else item.key
@@ -239,10 +239,9 @@ def _forward(item: Forward, gateways: Mapping[str, Gateway], inside: _Inside, co
         if within is None:
             for source in item.sources or (None,):
                 yield from (replace(there, iif=external, source=source) for external in externals)
-            for device in internal if item.loopback else ():
-                if device != LOOPBACK_DEVICE:
-                    yield replace(there, iif=device)
-                    yield replace(back, oif=device)
+            for device in (*context.inner, *apart) if item.loopback else ():
+                yield replace(there, iif=device)
+                yield replace(back, oif=device)
         yield from (replace(back, oif=external) for external in externals)
 
 

@@ -39,7 +39,6 @@ from hostnet.agent.firewalls.chains import (
 from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import Context
-from hostnet.agent.nft.forward_elements import LOOPBACK_DEVICE
 from hostnet.agent.nft.syntax import LONGEST_COMMENT
 from hostnet.agent.nft.table import Table
 from hostnet.agent.record.owners import Owner, Owners
@@ -106,7 +105,7 @@ def _needs_accepts(owners: Owners) -> bool:
 
 def _others(context: Context, snapshot: Snapshot) -> frozenset[str]:
     """The interfaces of other programs that have addresses, but for the external ones."""
-    return frozenset(snapshot.addresses) - {*context.devices, *context.externals, LOOPBACK_DEVICE}
+    return frozenset(snapshot.addresses) - {*context.devices, *context.externals, "lo"}
 
 
 def _to_others(owners: Owners, context: Context, snapshot: Snapshot) -> Iterator[tuple[str, Traffic]]:

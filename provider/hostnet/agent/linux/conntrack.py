@@ -11,7 +11,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Union
+from typing import NamedTuple, Union
 
 from hostnet.agent.indexes.prefixes import Prefix, PrefixIndex
 from hostnet.agent.linux import netlink
@@ -20,7 +20,7 @@ from hostnet.wire.family import AF, Family
 
 # linux/netfilter/nfnetlink_conntrack.h
 _GET, _DELETE = (1 << 8) | 1, (1 << 8) | 2
-_CTA_TUPLE_ORIG, _CTA_STATUS, _CTA_ID = 1, 3, 12
+_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY, _CTA_STATUS, _CTA_ID = 1, 2, 3, 12
 _CTA_TUPLE_IP, _CTA_TUPLE_PROTO = 1, 2
 _CTA_IP_V4_SRC, _CTA_IP_V4_DST, _CTA_IP_V6_SRC, _CTA_IP_V6_DST = 1, 2, 3, 4
 _CTA_PROTO_NUM, _CTA_PROTO_SRC_PORT, _CTA_PROTO_DST_PORT = 1, 2, 3
@@ -43,6 +43,7 @@ class Flow:
         source_translated: Whether its source is translated.
         target_translated: Whether its destination is translated.
         source_port: The port that it comes from; 0 where its protocol has none.
+        answers: Who answers: address and port after any translation; None: as above.
     """
 
     family: Family
@@ -53,6 +54,12 @@ class Flow:
     source_translated: bool = False
     target_translated: bool = False
     source_port: int = 0
+    answers: tuple[str, int] | None = None
+
+    @property
+    def end(self) -> tuple[str, int]:
+        """Where it leads to: address and port after any translation."""
+        return self.answers or (self.destination, self.port)
 
 
 @dataclass(frozen=True)
@@ -155,14 +162,15 @@ class ForbiddenFlows:
     known: tuple[str, ...] = ()
 
     def has(self, flow: Flow, is_local: Callable[[str], bool]) -> bool:
-        """Whether a flow is one of them. What a forward leads on is the host's own business."""
-        if flow.target_translated or not _within(flow.source, self.sources) or is_local(flow.destination):
+        """Whether a flow is one of them: of one that goes to the host, a forward has led it elsewhere."""
+        target, _ = flow.end
+        if not _within(flow.source, self.sources) or is_local(target):
             return False
-        if _within(flow.destination, self.near) or _within(flow.source, self.others):
+        if _within(target, self.near) or _within(flow.source, self.others):
             return False
         if any(_fits(flow, *each) for each in self.allowed):
             return False
-        return not any(_carries(flow, *each) for each in self.kept) or _within(flow.destination, self.known)
+        return not any(_carries(flow, *each) for each in self.kept) or _within(target, self.known)
 
 
 def _is_without_connection(protocol: int, port: int, ports: tuple[int, int] | None) -> bool:
@@ -177,13 +185,13 @@ def _within(address: str, networks: Iterable[str]) -> bool:
 
 
 def _fits(flow: Flow, protocol: str, ports: tuple[int, int] | None, network: str) -> bool:
-    return _carries(flow, protocol, ports) and _within(flow.destination, (network,))
+    return _carries(flow, protocol, ports) and _within(flow.end[0], (network,))
 
 
 def _carries(flow: Flow, protocol: str, ports: tuple[int, int] | None) -> bool:
     if protocol != "any" and flow.protocol not in _NUMBERS[protocol]:
         return False
-    return ports is None or ports[0] <= flow.port <= ports[1]
+    return ports is None or ports[0] <= flow.end[1] <= ports[1]
 
 
 _SINGLE: dict[Family, str] = {"ipv4": "32", "ipv6": "128"}  # the prefix length of one address
@@ -250,25 +258,47 @@ def candidates(wanted: Iterable[Flows]) -> Callable[[Flow], Sequence[Flows]]:
 
 def _flow(family: Family, body: bytes) -> Flow | None:
     found = attributes(body)
-    original = attributes(found.get(_CTA_TUPLE_ORIG, b""))
-    protocol = attributes(original.get(_CTA_TUPLE_PROTO, b""))
-    address = attributes(original.get(_CTA_TUPLE_IP, b""))
+    original = _tuple(family, found.get(_CTA_TUPLE_ORIG, b""))
+    if original is None:
+        return None
+    # Netfilter's numbers are in network byte order (nfnetlink_conntrack.h), those of rtnetlink in the host's.
+    status = int.from_bytes(found.get(_CTA_STATUS, b"\0\0\0\0")[:4], "big")
+    forwarded = bool(status & _IPS_DST_NAT)
+    reply = _tuple(family, found.get(_CTA_TUPLE_REPLY, b"")) if forwarded else None
+    return Flow(
+        family,
+        original.protocol,
+        original.source,
+        original.destination,
+        original.ports[1],
+        bool(status & _IPS_SRC_NAT),
+        forwarded,
+        original.ports[0],
+        (reply.source, reply.ports[0]) if reply is not None else None,
+    )
+
+
+class _Tuple(NamedTuple):
+    """One direction of a flow. Ports are 0 where its protocol has none."""
+
+    protocol: int
+    source: str
+    destination: str
+    ports: tuple[int, int]
+
+
+def _tuple(family: Family, data: bytes) -> _Tuple | None:
+    found = attributes(data)
+    protocol, address = attributes(found.get(_CTA_TUPLE_PROTO, b"")), attributes(found.get(_CTA_TUPLE_IP, b""))
     source = address.get(_CTA_IP_V4_SRC) or address.get(_CTA_IP_V6_SRC)
     destination = address.get(_CTA_IP_V4_DST) or address.get(_CTA_IP_V6_DST)
     if source is None or destination is None:
         return None
-    # Netfilter's numbers are in network byte order (nfnetlink_conntrack.h), those of rtnetlink in the host's.
-    status = int.from_bytes(found.get(_CTA_STATUS, b"\0\0\0\0")[:4], "big")
-    return Flow(
-        family,
-        protocol.get(_CTA_PROTO_NUM, b"\0")[0],
-        socket.inet_ntop(AF[family], source),
-        socket.inet_ntop(AF[family], destination),
-        int.from_bytes(protocol.get(_CTA_PROTO_DST_PORT, b"\0\0")[:2], "big"),
-        bool(status & _IPS_SRC_NAT),
-        bool(status & _IPS_DST_NAT),
-        int.from_bytes(protocol.get(_CTA_PROTO_SRC_PORT, b"\0\0")[:2], "big"),
+    low, high = (
+        int.from_bytes(protocol.get(port, b"\0\0")[:2], "big") for port in (_CTA_PROTO_SRC_PORT, _CTA_PROTO_DST_PORT)
     )
+    number = protocol.get(_CTA_PROTO_NUM, b"\0")[0]
+    return _Tuple(number, socket.inet_ntop(AF[family], source), socket.inet_ntop(AF[family], destination), (low, high))
 
 
 def _delete(connection: netlink.Netlink, head: bytes, body: bytes) -> int:

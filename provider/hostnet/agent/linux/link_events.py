@@ -11,12 +11,16 @@ from dataclasses import dataclass, field
 from hostnet.agent.linux import netlink
 from hostnet.agent.linux.rtnetlink import (
     IFLA_IFNAME,
+    IFLA_INFO_KIND,
+    IFLA_LINKINFO,
+    IFLA_MASTER,
     RT_TABLE_MAIN,
     RTM_DELLINK,
     RTM_DELROUTE,
     RTM_NEWLINK,
     RTM_NEWROUTE,
 )
+from hostnet.agent.linux.snapshot import VIRTUAL_PORTS
 
 _RTMGRP_LINK, _RTMGRP_IPV4_ROUTE, _RTMGRP_IPV6_ROUTE = 0x1, 0x40, 0x400
 _WIDEST = 1  # bits: a default route, or one of the halves that a VPN client adds
@@ -33,7 +37,7 @@ class Changes:
         appeared: The names of links that are new, or have a new name.
         gone: The names of links that no longer exist.
         renamed: Old name to new name.
-        routes: A default route changed, or one of the followed links.
+        routes: A default route changed, or one of the followed links, or a bridge has another port that may lead out.
         missed: The socket's buffer overflowed (ENOBUFS): messages are lost, and every link has to be looked at.
     """
 
@@ -63,6 +67,7 @@ class LinkEvents:
         self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_ROUTE | _RTMGRP_IPV6_ROUTE))
         self._socket.setblocking(False)  # noqa: FBT003 - the standard library's signature
         self._names: dict[int, str] = {}
+        self._masters: dict[int, int] = {}
         self.followed: frozenset[str] = frozenset()
 
     def fileno(self) -> int:
@@ -115,10 +120,11 @@ class LinkEvents:
             name = self._names.pop(index, "")
             changes.appeared.discard(name)
             changes.gone.add(name)
-            changes.routes |= name in self.followed
+            changes.routes |= name in self.followed or self._moved(index, {})
             return
-        name = netlink.text(netlink.attributes(message.body[_LINK.size :]).get(IFLA_IFNAME, b""))
-        changes.routes |= name in self.followed
+        found = netlink.attributes(message.body[_LINK.size :])
+        name = netlink.text(found.get(IFLA_IFNAME, b""))
+        changes.routes |= name in self.followed or self._moved(index, found)
         known = self._names.get(index)
         if known == name:
             return
@@ -128,3 +134,17 @@ class LinkEvents:
             changes.appeared.discard(known)
             first = next((old for old, new in changes.renamed.items() if new == known), known)
             changes.renamed[first] = name
+
+    def _moved(self, index: int, found: Mapping[int, bytes]) -> bool:
+        """Whether a link that may lead out joined a bridge or left it."""
+        before = self._masters.get(index, 0)
+        master = netlink.u32(found.get(IFLA_MASTER, bytes(4)))
+        if master == before:
+            return False
+        info = netlink.attributes(found.get(IFLA_LINKINFO, b""))
+        if master and netlink.text(info.get(IFLA_INFO_KIND, b"")) in VIRTUAL_PORTS:
+            return False
+        self._masters.pop(index, None)
+        if master:
+            self._masters[index] = master
+        return True

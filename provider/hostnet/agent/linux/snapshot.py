@@ -16,6 +16,10 @@ _HALVES = {
     one: other for pair in (("0.0.0.0/1", "128.0.0.0/1"), ("::/1", "8000::/1")) for one, other in (pair, pair[::-1])
 }
 _GUESTS = frozenset({"tun", "veth"})  # kinds of links behind which guests are
+# The kinds of links that lead to nothing but this host's own guests, unless they are used as an uplink. All else may be
+# above a network card (bond, VLAN, macvlan), or a tunnel.
+_VIRTUAL = frozenset({"bridge", "dummy", "tun", "veth", "wireguard"})
+VIRTUAL_PORTS = frozenset({"dummy", "tun", "veth"})
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,17 @@ class Snapshot:
         if name in self.uplinks or link.kind not in ("bridge", "tun"):
             return False
         return all(self.links[port].kind in _GUESTS for port in self.ports_of(name))
+
+    @cached_property
+    def outward(self) -> frozenset[str]:
+        """The links that lead to more than this host's own guests.
+
+        Network cards and what may be above them, those of default routes, and bridges with such a port.
+        """
+        links = self.links.values()
+        above = {link.master for link in links if link.master and link.kind not in VIRTUAL_PORTS}
+        found = {link.name for link in links if link.kind not in _VIRTUAL or link.index in above}
+        return frozenset(found | self.uplinks) - {"lo"}
 
     @cached_property
     def address_index(self) -> PrefixIndex[str]:

@@ -99,7 +99,7 @@ def _check_pair(one: Owner, other: Owner, context: Context, asking: Owner) -> No
     for forward, cell, element in _placed(one, context):
         for there in theirs.get(_alike(element), ()):
             same = there.key == element.key and there.value == element.value
-            if not same and all(map(_meet, element.key[2:], there.key[2:])):
+            if not same and all(map(_meet, _asked(element), _asked(there))):
                 raise _taken(forward, cell, there, one if one is not asking else None, other)
 
 
@@ -112,8 +112,13 @@ def _placed(owner: Owner, context: Context) -> Iterator[Placed]:
 
 
 def _alike(element: Element) -> tuple[str, ...]:
-    """The set, the interface and the protocol. Addresses and ports follow."""
-    return (element.set, *element.key[:2])
+    """The set, the interface where it has one, and the protocol."""
+    return (element.set, *element.key[: -len(_asked(element))])
+
+
+def _asked(element: Element) -> tuple[str, ...]:
+    """What follows them: addresses and ports."""
+    return element.key[SETS[element.set].key.index("inet_proto") + 1 :]
 
 
 def _meet(field: str, other: str) -> bool:
@@ -130,7 +135,7 @@ def _meet(field: str, other: str) -> bool:
 def _taken(forward: Forward, cell: Cell, there: Element, one: Owner | None, other: Owner) -> HostnetError:
     mine = ":".join(map(str, dict.fromkeys(forward.ports)))
     ports = there.key[-1].replace("-", ":")
-    at = f" at {there.key[2]}" if there.set.startswith("dnat_addr") else ""
+    at = f" at {_asked(there)[0]}" if there.set.startswith(("dnat_addr", "inner_addr")) else ""
     whose = f" of {one.label}" if one else ""
     return HostnetError(
         Code.CONFLICT,

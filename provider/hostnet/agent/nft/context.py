@@ -24,7 +24,7 @@ class Context:
     """What elements of one owner depend on beside its own objects.
 
     Attributes:
-        devices: Our bridges and routed TAPs, sorted: a forward without a gateway listens there for `loopback`.
+        devices: Our bridges and routed TAPs, sorted.
         addresses: By interface, the CIDRs of `devices` (as declared), and of internal and external interfaces (as
             observed).
         gateways: The gateways by name, with their external interfaces resolved.
@@ -46,7 +46,14 @@ class Context:
         egress_bridges: The bridges with a guest that has a list of its own.
         isolated: The bridges whose ports are isolated, all that are declared, and their MAC addresses.
         served_ports: The ports of bridges that serve DHCP or send router advertisements, each with its bridge.
-        observed: A digest of the observed part: with the same owners it can have been another one before.
+        inner: Of our links and those behind gateways, the ones from which a packet comes from within: forwards with
+            `loopback` take it at every address of the host.
+        outer: The external interfaces, `apart`, and the bridges that lead out (`Snapshot.outward`). From all other
+            bridges a packet comes from within, too.
+        apart: What gateways name as internal and is none of `inner`: a network card, say. Their own forwards are
+            reached from there all the same.
+        observed: A digest of the observed part: with the same owners it can have been another one before. What of it
+            decides about `inner` and `outer` follows a dot.
     """
 
     devices: tuple[str, ...] = ()
@@ -57,6 +64,9 @@ class Context:
     bridges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shared: frozenset[str] = frozenset()
     externals: frozenset[str] = frozenset()
+    inner: tuple[str, ...] = ()
+    outer: tuple[str, ...] = ()
+    apart: frozenset[str] = frozenset()
     routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     observed: str = ""
     services: frozenset[str] = frozenset()
@@ -68,19 +78,11 @@ class Context:
     isolated: Mapping[str, str] = field(default_factory=dict)
     served_ports: Mapping[str, str] = field(default_factory=dict)
 
-    @cached_property
-    def internal(self) -> Mapping[str, tuple[str, ...]]:
-        """By gateway, the interfaces that its guests are behind: those that it names, and those in its networks.
-
-        For a gateway that names none these are all of ours: a routed TAP needs no address in its guest's network.
-        """
-        known = {**{name: self.addresses.get(name, ()) for name in self.devices}, **self.bridges}
-        found = {}
-        for name, gateway in self.gateways.items():
-            networks = (*gateway.internal4, *gateway.internal6)
-            homes = [device for device, cidrs in known.items() if networks and overlap(networks, cidrs)]
-            found[name] = tuple(dict.fromkeys((*(gateway.internal or self.devices), *homes)))
-        return found
+    def apart_of(self, gateway: Gateway) -> tuple[str, ...]:
+        """The internal interfaces that a gateway names and that are none of `inner`, nor its own uplinks."""
+        if not self.apart:
+            return ()
+        return tuple(name for name in gateway.internal if name in self.apart and name not in gateway.uplinks)
 
     def parts(self, gateway: Gateway, external: str, cidr: str) -> list[Any]:
         """A network of a gateway without what is more specific in another gateway of the same external interface.
@@ -149,13 +151,55 @@ def _context_of(owners: Owners, snapshot: Snapshot, attached: Mapping[str, str])
     bridges = _other_bridges(gateways, snapshot, our_links)
     shared = _shared(addresses, snapshot, our_links)
     seen = (sorted({**looked_up, **bridges}.items()), sorted(shared))
-    observed = sha256(repr(seen).encode()).hexdigest()[:16] if any(seen) else ""
+    observed = _digest(seen) if any(seen) else ""
     behind = {name for gateway in gateways.values() for name in gateway.internal}
     routes = _by_link(owners.every(Route) if behind else (), behind)
     externals |= {name for gateway in gateways.values() for name in gateway.uplinks}
+    found, decides = _sides(snapshot, devices, {*our_links, *bridges}, externals - {""}, behind)
+    observed += f".{_digest(decides)}" if any(decides) else ""
     return Context(
-        devices, addresses, gateways, ports, forwards, bridges, shared, externals, routes, observed, **guards
+        devices,
+        addresses,
+        gateways,
+        ports,
+        forwards,
+        bridges,
+        shared,
+        externals,
+        routes=routes,
+        observed=observed,
+        **found,
+        **guards,
     )
+
+
+def sides(observed: str) -> str:
+    """Of `Context.observed`, what decides about `inner` and `outer`."""
+    return observed.partition(".")[2]
+
+
+def _digest(seen: object) -> str:
+    return sha256(repr(seen).encode()).hexdigest()[:16]
+
+
+def _sides(
+    snapshot: Snapshot, devices: Container[str], near: set[str], externals: frozenset[str], behind: set[str]
+) -> tuple[dict[str, Any], tuple[list[str], list[str]]]:
+    """`Context.inner`, `outer` and `apart`; and what was observed that decides about them.
+
+    Args:
+        snapshot: The host's interfaces.
+        devices: Our bridges and routed TAPs; they need not exist yet.
+        near: These, the interfaces behind gateways, and other programs' bridges in gateways' networks.
+        externals: The external interfaces.
+        behind: The interfaces behind gateways.
+    """
+    outward = snapshot.outward | externals
+    inner = {name for name in near if name not in outward and (name in devices or name in snapshot.links)}
+    bridges = [name for name in sorted(outward) if name in snapshot.links and snapshot.links[name].kind == "bridge"]
+    apart = frozenset(behind - inner)
+    outer = tuple(sorted({*externals, *bridges, *apart}))
+    return {"inner": tuple(sorted(inner)), "outer": outer, "apart": apart}, (bridges, sorted(near - inner))
 
 
 def _guards(owners: Owners, snapshot: Snapshot) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class Compiler:
 
 
 def _owners_part(context: Context) -> Context:
-    return replace(context, ports=(), served_ports={}, isolated={})
+    return replace(context, ports=(), served_ports={}, isolated={}, inner=(), outer=(), observed="")
 
 
 def _dependent(before: Owners, after: Owners) -> Iterator[str]:

@@ -53,6 +53,8 @@ def compile_common(context: Context) -> Iterator[Tagged]:
         yield Element("hairpin_pairs", (name, name)), ("common", "")
         for digit, address in own_addresses(context, name):
             yield Element("bridge_addrs" + digit, (address,)), ("common", "")
+    yield from ((Element("inner_links", (name,)), ("common", "")) for name in context.inner)
+    yield from ((Element("outer_links", (name,)), ("common", "")) for name in context.outer)
     yield from ((Element("hairpin_ports", (port, port)), ("common", "")) for port in context.ports)
     for name in sorted(our_links):
         for network in subnets(context.addresses.get(name, ())):

@@ -13,6 +13,7 @@ from hostnet.agent.nft.ruleset import SETS, Place
 from hostnet.wire.family import ANY_NETWORK, VERSION, Family, family_of, family_of_set
 
 _SOURCES = ("port_sources", "source_nat_")  # sets whose elements change the path of a forward's flows
+_OF_FORWARDS = frozenset(name for name, spec in SETS.items() if spec.of == "forward")
 _SOURCE_NAT = (
     "masquerade_",
     "snat_",
@@ -33,16 +34,24 @@ def redirected(before: Desired, after: Desired) -> list[ForwardedFlows | OwnFlow
             # Also of one that gets an address: what it sends has the former source, and what is sent to it would be
             # dropped, because its answers belong to that flow already.
             flows[OwnFlows(family, key[1])] = None
-        elif name.startswith(("dmz_hosts", "dmz_addrs", "one_to_one_addrs")):
+        elif name.startswith(("dmz_hosts", "dmz_addrs", "one_to_one_addrs", "one_to_one_inner")):
             flows[ForwardedFlows(family)] = None
             flows.update(dict.fromkeys(OwnFlows(family, host) for host in former))
-        elif len(key) > 2 and key[1] == "udp" and (SETS[name].value or name.startswith(_SOURCES)):
-            # The port is the last field, but for the sets of sources: there nft prints a masked address at the end.
-            ports = _span(key[-1 if SETS[name].value else 2])
+        elif name in _OF_FORWARDS and (ports := _udp_ports(name, key)) is not None:
             flows[ForwardedFlows(family, ports)] = None
             if former and former != after.elements.get((name, key)):
                 flows[OwnFlows(family, former[0], _span(former[1]) if len(former) > 1 else ports)] = None
     return list(flows)
+
+
+def _udp_ports(name: str, key: tuple[str, ...]) -> tuple[int, int] | None:
+    """The ports that are asked for, of an element that changes the path of a forward's UDP flows."""
+    spec = SETS[name]
+    if not (spec.value or name.startswith(_SOURCES)) or "inet_proto" not in spec.key:
+        return None
+    at = spec.key.index("inet_proto")
+    # The port is the last field, but for the sets of sources: there nft prints a masked address at the end.
+    return _span(key[-1 if spec.value else at + 1]) if key[at] == "udp" else None
 
 
 def _span(text: str) -> tuple[int, int]:

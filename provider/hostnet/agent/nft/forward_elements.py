@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -14,8 +14,6 @@ from hostnet.agent.nft.ruleset import SOURCE_LENGTHS, Element
 from hostnet.agent.record.forwards import ForwardIndex, Span
 from hostnet.wire.family import ANY_ADDRESS, ANY_NETWORK, DIGIT
 from hostnet.wire.objects import Forward
-
-LOOPBACK_DEVICE = "lo"  # what the host sends to its own addresses leaves through it
 
 _PARTS_BITS = 7  # 128 elements for a source at most: a network with more parts is one element of an interval set
 
@@ -40,7 +38,7 @@ class Cell:
 
 
 def forward_devices(forward: Forward, context: Context) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The interfaces that a forward's packets come in by: its external ones, and those that `loopback` adds.
+    """The interfaces that a forward names: its external ones, and those that are internal and not within by themselves.
 
     Raises:
         KeyError: There is no gateway of that name.
@@ -49,17 +47,17 @@ def forward_devices(forward: Forward, context: Context) -> tuple[tuple[str, ...]
         if forward.external is None:
             msg = "a forward without an external interface"
             raise ValueError(msg)
-        return (forward.external,), (*context.devices, LOOPBACK_DEVICE)
+        return (forward.external,), ()
     gateway = context.gateways[forward.gateway]
     if gateway.external is None:
         msg = f"gateway {gateway.name} has no external interface yet"
         raise ValueError(msg)
-    return gateway.uplinks, (*context.internal[gateway.name], LOOPBACK_DEVICE)
+    return gateway.uplinks, context.apart_of(gateway)
 
 
 def forward_cells(forward: Forward, context: Context) -> Iterator[Cell]:
     """A forward's elements, in cells: which cell is missing says which property of the forward has drifted."""
-    externals, internal = forward_devices(forward, context)
+    externals, apart = forward_devices(forward, context)
     wildcard = ANY_ADDRESS[forward.family]
     for protocol in forward.protocols:
         for listen in forward.listen or (None,):
@@ -67,20 +65,26 @@ def forward_cells(forward: Forward, context: Context) -> Iterator[Cell]:
                 for source in forward.sources or (None,):
                     outer = [_forward_elements(forward, each, protocol, listen, source) for each in externals]
                     yield Cell(protocol, listen, source, loopback=False, elements=tuple(chain.from_iterable(outer)))
-            for at in _inner_addresses(forward, externals, protocol, listen, context):
-                for device in _loopback_devices(forward, internal, listen):
-                    elements = _forward_elements(forward, device, protocol, at, None)
-                    yield Cell(protocol, listen, None, loopback=True, elements=tuple(elements))
+            # A forward that listens on 127.0.0.1 can be reached from the host itself alone.
+            if listen == "127.0.0.1" or forward.loopback:
+                for at in _inner_addresses(forward, externals, protocol, listen, context):
+                    inner = [_inner_elements(forward, protocol, at)]
+                    if listen != "127.0.0.1":
+                        inner += [_forward_elements(forward, device, protocol, at, None) for device in apart]
+                    yield Cell(protocol, listen, None, loopback=True, elements=tuple(chain.from_iterable(inner)))
         if wildcard in forward.listen:
-            devices = [*externals, *(internal if forward.loopback else ())]
-            parts = context.forwards.parts(forward.ports, (forward.family, protocol, ""))
-            every = tuple(
-                Element("dnat_wildcard" + DIGIT[forward.family], (device, protocol, _range(part)))
-                for device in devices
-                for part in parts
-                if device != LOOPBACK_DEVICE
-            )
-            yield Cell(protocol, wildcard, None, loopback=False, elements=every)
+            yield from _wildcards(forward, protocol, context)
+
+
+def _wildcards(forward: Forward, protocol: str, context: Context) -> Iterator[Cell]:
+    """The cells of a forward that takes what comes to the addresses of bridges, too."""
+    (externals, _), digit = forward_devices(forward, context), DIGIT[forward.family]
+    keys = [(protocol, _range(part)) for part in context.forwards.parts(forward.ports, (forward.family, protocol, ""))]
+    outer = tuple(Element("dnat_wildcard" + digit, (external, *key)) for external in externals for key in keys)
+    yield Cell(protocol, ANY_ADDRESS[forward.family], None, loopback=False, elements=outer)
+    if forward.loopback:
+        inner = tuple(Element("inner_wildcard" + digit, key) for key in keys)
+        yield Cell(protocol, ANY_ADDRESS[forward.family], None, loopback=True, elements=inner)
 
 
 def _inner_addresses(
@@ -102,39 +106,50 @@ def _inner_addresses(
     )
 
 
-def _loopback_devices(forward: Forward, internal: tuple[str, ...], listen: str | None) -> Iterable[str]:
-    if not forward.loopback:
-        # A forward that listens on 127.0.0.1 can be reached from the host itself alone.
-        return (LOOPBACK_DEVICE,) if listen == "127.0.0.1" else ()
-    return (LOOPBACK_DEVICE,) if listen == "127.0.0.1" else internal
+def _values(forward: Forward) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """A forward's ports as elements have them, each with its value."""
+    low, high = forward.ports
+    to_low, to_high = forward.to_ports
+    if low != high and forward.ports == forward.to_ports:
+        # The kernel keeps the port if the value is an address alone: one element for the whole range.
+        yield _range(forward.ports), (forward.address,)
+    elif to_low == to_high:
+        yield _range(forward.ports), (forward.address, str(to_low))
+    else:
+        yield from ((str(low + by), (forward.address, str(to_low + by))) for by in range(high - low + 1))
+
+
+def _specific(forward: Forward, listen: str | None) -> tuple[str, ...]:
+    """A listen address, where it is not every address."""
+    return () if listen is None or listen == ANY_ADDRESS[forward.family] else (listen,)
+
+
+def _inner_elements(forward: Forward, protocol: str, listen: str | None) -> Iterator[Element]:
+    """The elements for packets from within, wherever they come from."""
+    at = _specific(forward, listen)
+    for ports, value in _values(forward):
+        of = "range" if len(value) == 1 else "ports" if "-" in ports else "port"
+        name = f"inner_addr_{of}" if at else f"inner_{of}"
+        yield Element(name + DIGIT[forward.family], (protocol, *at, ports), value)
 
 
 def _forward_elements(
     forward: Forward, device: str, protocol: str, listen: str | None, source: str | None
 ) -> Iterator[Element]:
-    digit = DIGIT[forward.family]
-    low, high = forward.ports
-    to_low, to_high = forward.to_ports
-    single, same = low == high, (low, high) == (to_low, to_high)
-    specific = listen is not None and listen != ANY_ADDRESS[forward.family]
+    """The elements for packets that come in by an interface."""
+    digit, at = DIGIT[forward.family], _specific(forward, listen)
     saddr = widest(source, forward.sources) if source else ANY_NETWORK[forward.family]
-    if not single and same:
-        # The kernel keeps the port if the value is an address alone: one element for the whole range.
-        name, at = ("dnat_addr_range", [listen]) if specific and listen is not None else ("dnat_range", [])
-        yield Element(name + digit, (device, protocol, *at, saddr, _range(forward.ports)), (forward.address,))
-        return
-    if to_low == to_high:
-        spans = [(_range(forward.ports), to_low)]
-    else:
-        spans = [(str(low + offset), to_low + offset) for offset in range(high - low + 1)]
-    for ports, to_port in spans:
-        value = (forward.address, str(to_port))
+    for ports, value in _values(forward):
+        if len(value) == 1:
+            name = "dnat_addr_range" if at else "dnat_range"
+            yield Element(name + digit, (device, protocol, *at, saddr, ports), value)
+            continue
         parts = parts_of(saddr) if source and "-" not in ports else None
-        if specific and listen is not None:
+        if at:
             if source or "-" in ports:
-                yield Element("dnat_addr_source" + digit, (device, protocol, listen, saddr, ports), value)
+                yield Element("dnat_addr_source" + digit, (device, protocol, *at, saddr, ports), value)
             else:
-                yield Element("dnat_addr" + digit, (device, protocol, listen, ports), value)
+                yield Element("dnat_addr" + digit, (device, protocol, *at, ports), value)
         elif parts is not None:
             yield Element("dnat_limited" + digit, (device, protocol, ports), value)
             for length, address in parts:
@@ -172,13 +187,15 @@ def source_translated(forward: Forward, context: Context) -> Iterator[Element]:
         return
     digit = DIGIT[forward.family]
     yield Element("source_nat_targets" + digit, (forward.address,))
-    externals, internal = forward_devices(forward, context)
-    name = ("source_nat_ports" if forward.ports[0] == forward.ports[1] else "source_nat_ranges") + digit
-    inner = (device for device in internal if device != LOOPBACK_DEVICE) if forward.loopback else ()
-    for device in (*externals, *inner):
-        for protocol in forward.protocols:
-            for part in context.forwards.parts(forward.ports, (forward.family, protocol, forward.address)):
-                yield Element(name, (device, protocol, _range(part), forward.address))
+    externals, apart = forward_devices(forward, context)
+    of = "ports" if forward.ports[0] == forward.ports[1] else "ranges"
+    for protocol in forward.protocols:
+        for part in context.forwards.parts(forward.ports, (forward.family, protocol, forward.address)):
+            key = (protocol, _range(part), forward.address)
+            for device in (*externals, *(apart if forward.loopback else ())):
+                yield Element(f"source_nat_{of}{digit}", (device, *key))
+            if forward.loopback:
+                yield Element(f"source_nat_inner_{of}{digit}", key)
 
 
 def _range(ports: Span) -> str:

@@ -6,7 +6,6 @@ import ipaddress
 from collections.abc import Iterator
 
 from hostnet.agent.nft.context import Context, own_addresses
-from hostnet.agent.nft.forward_elements import LOOPBACK_DEVICE
 from hostnet.agent.nft.networks import bare, overlap, widest
 from hostnet.agent.nft.ruleset import Element, Tag, Tagged
 from hostnet.wire.family import digit_of
@@ -41,8 +40,9 @@ def _one_to_one(gateway: Gateway, pair: tuple[str, str], context: Context) -> It
     """The elements of an external address that stands for one guest: also for those within who ask for it."""
     (outer, inner), tag, digit = pair, ("one_to_one", str(pair)), digit_of(pair[0])
     homes = homes_of(gateway, outer, context)
-    for device in (*homes, *context.internal[gateway.name], LOOPBACK_DEVICE):
+    for device in (*homes, *context.apart_of(gateway)):
         yield Element("one_to_one_addrs" + digit, (device, outer), (inner,)), tag
+    yield Element("one_to_one_inner" + digit, (outer,), (inner,)), tag
     for external in homes:
         yield Element("one_to_one_hosts" + digit, (external, inner)), tag
         yield Element("one_to_one_sources" + digit, (external, inner), (outer,)), tag

@@ -9,6 +9,8 @@ its own elements and nothing else. What a packet costs:
 - A set without `flags interval` is a hash table: a look-up costs the same at any size. All forwards of single ports are
   in such sets, with `listenAddresses` (`dnat_addr4`), with `sourceCidrs` (`dnat_limited4`, `port_sources24_4`) and
   without; so are their counters, the one set in which each packet of a forwarded connection is looked up.
+- What comes from within meets one look-up that says so (`inner_links`), whichever networks the host has, and maps that
+  have no interface in their keys: one element for a forward, not one for each network.
 - An interval set of one field (`internal_nets4`) is a tree: a look-up grows with the logarithm of its size.
 - An interval set of several fields is the kernel's nft_set_pipapo: a look-up goes through bitmaps with a bit for each
   element, so it grows with their number. Only what is a range has elements there: ports as a range, sources with an
@@ -133,15 +135,7 @@ def _specs() -> dict[str, SetSpec]:
         "external_links": SetSpec(link, holds="external interfaces"),
         "mss_clamp_links": SetSpec(link, holds="external interfaces with `mssClamp`"),
         "dmz_except_ports": SetSpec(("ifname", "inet_service"), holds="`dmzExceptPorts` of an external interface"),
-        "our_links": SetSpec(
-            link, of="link", holds="the bridges and routed TAPs that hostnet made, and interfaces behind a gateway"
-        ),
-        "hairpin_pairs": SetSpec(
-            pair,
-            of="link",
-            holds="each of `our_links` twice: in by it and out by it; also other programs' bridges with an address in "
-            "`internalIps` or `internalIpv6s`, so that frames between their own ports pass",
-        ),
+        **_side_specs(link, pair),
         **_upload_specs(),
         "hairpin_ports": SetSpec(
             pair,
@@ -168,6 +162,33 @@ def _specs() -> dict[str, SetSpec]:
             holds="their subnets: a guest that reaches its sibling through a forward is masqueraded",
         )
     return specs
+
+
+def _side_specs(link: tuple[str, ...], pair: tuple[str, ...]) -> dict[str, SetSpec]:
+    """Those by which a packet is known to come from within, or to go back to where it came from."""
+    return {
+        "our_links": SetSpec(
+            link, of="link", holds="the bridges and routed TAPs that hostnet made, and interfaces behind a gateway"
+        ),
+        "inner_links": SetSpec(
+            link,
+            of="link",
+            holds="those of them from which forwards with `loopback` are reached: none that is physical or external or "
+            "has a default route; also other programs' bridges with an address in `internalIps` or `internalIpv6s`",
+        ),
+        "outer_links": SetSpec(
+            link,
+            of="link",
+            holds="external interfaces, physical ones that are internal, and bridges with a default route or a port "
+            "that is no TAP or veth: from all other bridges forwards with `loopback` are reached, too",
+        ),
+        "hairpin_pairs": SetSpec(
+            pair,
+            of="link",
+            holds="each of `our_links` twice: in by it and out by it; also other programs' bridges with an address in "
+            "`internalIps` or `internalIpv6s`, so that frames between their own ports pass",
+        ),
+    }
 
 
 def _upload_specs() -> dict[str, SetSpec]:
@@ -226,15 +247,39 @@ def _forward_specs(n: str, address: str) -> dict[str, SetSpec]:
             holds="with `listenAddresses`, a range that leads to the same ports",
         ),
         "dnat_wildcard": SetSpec(port, interval=True, holds="ports that listen on `0.0.0.0` or `::`"),
+        **_inner_specs(address, to_port),
         # Forwards whose target sees this host's address.
         "source_nat_targets": SetSpec((address,), holds="the targets of forwards with `sourceNat`"),
         "source_nat_ports": SetSpec(
             (*port, address), holds="forwards of one port with `sourceNat`, each with its target"
         ),
         "source_nat_ranges": SetSpec((*port, address), interval=True, holds="the same of forwards of a range"),
+        "source_nat_inner_ports": SetSpec(
+            (*port[1:], address), holds="the same of one port, for what comes from within"
+        ),
+        "source_nat_inner_ranges": SetSpec((*port[1:], address), interval=True, holds="the same of a range"),
         **_counter_specs(address),
     }
     return {name + n: replace(spec, of="forward") for name, spec in specs.items()}
+
+
+def _inner_specs(address: str, to_port: tuple[str, ...]) -> dict[str, SetSpec]:
+    """Those of forwards with `loopback`: for what comes from within, whichever interface that is.
+
+    Args:
+        address: nft's type of an address.
+        to_port: nft's types of an address and a port.
+    """
+    port, listen_port = ("inet_proto", "inet_service"), ("inet_proto", address, "inet_service")
+    specs = {"inner_wildcard": SetSpec(port, interval=True, holds="from within: ports of `0.0.0.0` or `::`")}
+    for which, key, where in (("inner", port, ""), ("inner_addr", listen_port, ", with `listenAddresses`")):
+        to_one, to_same = (
+            f"from within: a range that leads to {what}{where}" for what in ("one port", "the same ports")
+        )
+        specs[f"{which}_port"] = SetSpec(key, to_port, holds=f"from within: one port{where}")
+        specs[f"{which}_ports"] = SetSpec(key, to_port, interval=True, holds=to_one)
+        specs[f"{which}_range"] = SetSpec(key, (address,), interval=True, holds=to_same)
+    return specs
 
 
 def _counter_specs(address: str) -> dict[str, SetSpec]:
@@ -289,6 +334,7 @@ def _gateway_specs(n: str, address: str) -> dict[str, SetSpec]:
         "one_to_one_addrs": SetSpec(
             nets, net, holds="`oneToOneNat` by its external address: where what is sent there goes"
         ),
+        "one_to_one_inner": SetSpec(net, net, holds="the same for what comes from within"),
         "one_to_one_hosts": SetSpec(nets, holds="the same by its internal address: who may begin connections"),
         "one_to_one_sources": SetSpec(nets, net, holds="the same: which source address it gets"),
         **_egress_specs(net),
@@ -511,6 +557,7 @@ PROTECT
     fib daddr type != local accept
     # Guests' DHCP and DNS go to their own bridge's server, whatever port 53 of the host is forwarded to.
     meta l4proto {{ 6, 17 }} iifname . meta l4proto . th dport @dnsmasq_ports jump own_services
+    jump from_within
     meta nfproto ipv4 jump dnat_prerouting4
     meta nfproto ipv6 jump dnat_prerouting6
     # One address for one guest, of any protocol.
@@ -529,6 +576,23 @@ PROTECT
     meta nfproto ipv6 dnat ip6 to iifname map @dmz_hosts6
   }}
 
+  # Forwards with `loopback`. Of another program's bridge the kernel says that it is one, so that one that is new needs
+  # no change here. An interface of another kind may lead anywhere: VLANs, tunnels, whatever a veth's other end is.
+  chain from_within {{
+    iifname @inner_links goto within
+    meta iifkind "bridge" iifname != @outer_links goto other_bridges
+  }}
+
+  chain within {{
+    meta nfproto ipv4 goto within4
+    goto within6
+  }}
+
+  chain other_bridges {{
+    meta nfproto ipv4 goto other_bridges4
+    goto other_bridges6
+  }}
+
   chain own_services {{
     ip daddr @bridge_addrs4 accept
     ip6 daddr @bridge_addrs6 accept
@@ -539,12 +603,9 @@ PROTECT
   chain output {{
     type nat hook output priority -100; policy accept;
     oifname != "lo" accept
-    meta nfproto ipv4 jump dnat_output4
-    dnat ip to oifname . ip daddr map @one_to_one_addrs4
-    dnat ip6 to oifname . ip6 daddr map @one_to_one_addrs6
     # The kernel drops the reply to a translated connection from ::1.
     ip6 daddr ::1 accept
-    meta nfproto ipv6 jump dnat_output6
+    jump within
   }}
 
   chain mss_clamp {{
@@ -640,13 +701,25 @@ EGRESS
     {_PORTED} update @refused_ports6 {{ iifname . ip6 saddr . ip6 daddr . meta l4proto . th dport }}
     meta l4proto != {{ 6, 17, 132 }} update @refused_others4 {{ iifname . ip saddr . ip daddr . meta l4proto }}
     meta l4proto != {{ 6, 17, 132 }} update @refused_others6 {{ iifname . ip6 saddr . ip6 daddr . meta l4proto }}
+    # With br_netfilter the kernel sends a reset itself (nf_send_reset), with the address that a forward leads to.
+    ct status dnat reject with icmpx admin-prohibited
     meta l4proto 6 reject with tcp reset
     reject with icmpx admin-prohibited
   }}
 
   # What was forwarded passes: `goto` does not come back, so the end of this chain is the policy of `forward`.
   chain count_forwards {{
+    ct state new iifname != @external_links jump asked_within
 COUNTS
+  }}
+
+  # A forward that a guest asks for leads beyond its bridge, too: to what its `egress` allows.
+  chain asked_within {{
+    iifname . oifname @hairpin_pairs return
+    iifname . ether saddr @egress_guests jump guest_egress
+    iifname @egress_links jump egress
+    ip saddr @egress_nets4 jump egress
+    ip6 saddr @egress_nets6 jump egress
   }}
 
   chain postrouting {{
@@ -682,6 +755,7 @@ COUNTS
     ip daddr 169.254.0.0/16 jump link_local
     ip saddr 169.254.0.0/16 jump link_local
     iifname . oifname @hairpin_pairs masquerade
+    meta oifkind "bridge" jump other_hairpin
     ip saddr . oifname @hairpin_sources4 masquerade
     ip6 saddr . oifname @hairpin_sources6 masquerade
     # No guest can answer 127.0.0.1: to it that is the guest itself.
@@ -690,10 +764,27 @@ COUNTS
     ip6 daddr @source_nat_targets6 jump source_nat
   }}
 
+  # The same on bridges of other programs, of whose subnets hostnet knows nothing. With br_netfilter what stays on a
+  # bridge has no interface here to come in by (br_nf_post_routing).
+  chain other_hairpin {{
+    oifname @inner_links return
+    oifname @outer_links return
+    iifname @inner_links return
+    iifname @outer_links return
+    fib saddr type local return
+    masquerade
+  }}
+
   # For targets that do not answer through this host. What the host itself sends has no interface to come in by.
   chain source_nat {{
     fib saddr type local jump masqueraded
 SOURCE_NAT
+    iifname @inner_links goto source_nat_inner
+    meta iifkind "bridge" iifname != @outer_links goto source_nat_inner
+  }}
+
+  chain source_nat_inner {{
+SOURCE_INNER
   }}
 
   chain low_ports {{
@@ -917,44 +1008,71 @@ def _guest_egress(n: str) -> str:
     return "\n".join((f"\n  chain guest_egress{n} {{", *rules, lists, "    goto refused", "  }\n"))
 
 
-def _source_nats() -> str:
-    """The rules of `sourceNat`, by the port that was asked for: one for each protocol, as in `_counts`."""
+def _source_nats(of: str, before: str) -> str:
+    """The rules of `sourceNat`, by the port that was asked for: one for each protocol, as in `_counts`.
+
+    Args:
+        of: How the names of the sets begin.
+        before: What is looked up before the protocol.
+    """
     return "\n".join(
         f"    meta nfproto ipv{n} meta l4proto {protocol}"
-        f" iifname . meta l4proto . ct original proto-dst . {ip} daddr @{name}{n} jump masqueraded"
-        for name in ("source_nat_ports", "source_nat_ranges")
+        f" {before}meta l4proto . ct original proto-dst . {ip} daddr @{name}{n} jump masqueraded"
+        for name in (f"{of}_ports", f"{of}_ranges")
         for n, ip in (("4", "ip"), ("6", "ip6"))
         for protocol in PROTOCOLS.values()
     )
 
 
-def _dnat_chain(n: str, hook: str, device: str) -> str:
-    """The look-ups for port forwards of a family: a specific listen address first, then any address.
-
-    Args:
-        n: The family's digit.
-        hook: Where the chain is jumped to from.
-        device: `iifname` or `oifname`, by which interfaces are looked up there.
-    """
+def _dnat_chain(n: str) -> str:
+    """The look-ups for port forwards of a family, by interface: a specific listen address first, then any address."""
     ip = "ip" if n == "4" else "ip6"
-    to = f"{_PORTED} dnat {ip} to {device} . meta l4proto"
+    to = f"{_PORTED} dnat {ip} to iifname . meta l4proto"
     # From outside a bridge's address is not the host's: only forwards of every address take what is sent there.
     outside = (
         f"    {ip} daddr @bridge_addrs{n} {_PORTED} iifname != @our_links"
-        f" {device} . meta l4proto . th dport != @dnat_wildcard{n} return\n"
-        if hook == "prerouting"
-        else ""
+        f" iifname . meta l4proto . th dport != @dnat_wildcard{n}"
     )
-    # Sources restrict what comes from outside; what the host itself sends has none.
-    limited = f"    jump limited_sources{n}\n" if hook == "prerouting" else ""
     return f"""
-  chain dnat_{hook}{n} {{
+  chain dnat_prerouting{n} {{
     {to} . {ip} daddr . th dport map @dnat_addr{n}
     {to} . {ip} daddr . {ip} saddr . th dport map @dnat_addr_source{n}
     {to} . {ip} daddr . {ip} saddr . th dport map @dnat_addr_range{n}
-{outside}    {to} . th dport map @dnat_port{n}
-{limited}    {to} . {ip} saddr . th dport map @dnat_source{n}
+{outside} return
+    {to} . th dport map @dnat_port{n}
+    jump limited_sources{n}
+    {to} . {ip} saddr . th dport map @dnat_source{n}
     {to} . {ip} saddr . th dport map @dnat_range{n}
+  }}"""
+
+
+def _within_chains(n: str) -> str:
+    """The look-ups for what comes from within, of a family: a specific listen address first, then any address."""
+    ip = "ip" if n == "4" else "ip6"
+    to = f"{_PORTED} dnat {ip} to meta l4proto"
+    at_address = "\n".join(
+        f"    {to} . {ip} daddr . th dport map @inner_addr_{name}{n}" for name in ("port", "ports", "range")
+    )
+    every = f"{_PORTED} meta l4proto . th dport != @inner_wildcard{n} return"
+    # Another program's bridge keeps its own addresses, and what listens there: libvirt's DNS, say.
+    return f"""
+  chain within{n} {{
+{at_address}
+    goto inner{n}
+  }}
+
+  chain other_bridges{n} {{
+{at_address}
+    fib daddr . iif type local {every}
+    {ip} daddr @bridge_addrs{n} {every}
+    goto inner{n}
+  }}
+
+  chain inner{n} {{
+    {to} . th dport map @inner_port{n}
+    {to} . th dport map @inner_ports{n}
+    {to} . th dport map @inner_range{n}
+    dnat {ip} to {ip} daddr map @one_to_one_inner{n}
   }}"""
 
 
@@ -1004,12 +1122,13 @@ def table_text() -> str:
             # dnsmasq's commands begin with an element that is there (`dhcp/domains.py`).
             f"  set {NOTHING_SET} {{ type inet_service; elements = {{ {NOTHING} }} }}",
             *(_limited_sources(n) for n in "46"),
-            *(_dnat_chain(n, "prerouting", "iifname") + _dnat_chain(n, "output", "oifname") for n in "46"),
+            *(_dnat_chain(n) + _within_chains(n) for n in "46"),
             _TAP_GUESTS + _guest_chains("tap", "return"),
             _CHAINS.replace("COUNTS", _counts())
             .replace("EGRESS", _egress(("link", "iifname"), ("net", "")))
             .replace("GUEST_LIST", "".join(map(_guest_egress, "46")))
-            .replace("SOURCE_NAT", _source_nats())
+            .replace("SOURCE_NAT", _source_nats("source_nat", "iifname . "))
+            .replace("SOURCE_INNER", _source_nats("source_nat_inner", ""))
             .replace("PROTECT", _PROTECT)
             + "}",
             f"table {BRIDGE_TABLE} {{",

@@ -54,11 +54,13 @@ _VALUES = {
 _FORWARDS = (
     *("masquerade_pairs", "snat_pairs", "forward_counters", "range_counters"),
     *("dnat_port", "dnat_range", "dnat_source", "dnat_limited", "dnat_addr", "dnat_addr_source", "dnat_addr_range"),
+    *("inner_port", "inner_ports", "inner_range", "inner_addr_port", "inner_addr_ports", "inner_addr_range"),
 )
 UPLOADS = ("upload_links", "upload_ports")  # an undeclared one shows as the TAP's
 _SHOWN = frozenset(
     {
         "internal_links",
+        "outer_links",  # it opens nothing
         *(f"{name}{n}" for name in _FORWARDS for n in "46"),
         *(name for name, spec in SETS.items() if spec.of == "guest"),
         *MADE,  # what leads to a chain of a list shows
@@ -128,6 +130,10 @@ def _missing_of_shared(item: Gateway, observation: Observation) -> Iterator[Tag]
     if any(name not in _SHOWN for name, _ in observation.undeclared):
         yield from _networks(item)
     yield from (("internal", name) for name in item.internal if _link_lacks(name, observation))
+    if observation.lacks(x for x in observation.shared("outer_links") if x.key[0] in item.uplinks):
+        yield "external", ""
+    if observation.lacks(x for x in observation.shared("inner_links") if x.key[0] in observation.context.bridges):
+        yield from _networks(item)
     for n in "46":
         yield from ((f"internal{n}", x) for x in getattr(item, f"internal{n}") if _net_lacks(n, x, observation))
     sets = [*(name for name in SETS if name.startswith("egress_net")), *MADE]
@@ -143,7 +149,7 @@ def _link_lacks(name: str, observation: Observation) -> bool:
     """Whether something that all share is missing for an internal interface."""
     cidrs = observation.context.addresses.get(name, ())
     own = {cidr.split("/")[0] for cidr in cidrs}
-    names = ("our_links", "hairpin_pairs", "hairpin_sources4", "hairpin_sources6")
+    names = ("our_links", "inner_links", "outer_links", "hairpin_pairs", "hairpin_sources4", "hairpin_sources6")
     about = [x for x in observation.shared(*names) if name in x.key]
     about += [x for x in observation.shared("bridge_addrs4", "bridge_addrs6") if x.key[0] in own]
     return observation.lacks(about) or any(_net_lacks(digit_of(cidr), cidr, observation) for cidr in cidrs)

@@ -1,6 +1,7 @@
 """Follows the default routes: what a gateway that resolves its uplinks itself leads out by, and the way back by each.
 
-The watcher calls it when the kernel tells of a default route, or of an uplink, that comes, goes or changes.
+The watcher calls it when the kernel tells of a default route, of an uplink or of a bridge's port that comes, goes or
+changes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import replace
 
 from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
 from hostnet.agent.linux.snapshot import Snapshot
-from hostnet.agent.nft.context import context_of
+from hostnet.agent.nft.context import Context, context_of, sides
 from hostnet.agent.nft.sysctls import SysctlError
 from hostnet.agent.plan.overlaps import check_gateway
 from hostnet.agent.plan.resolve import default_uplinks, resolve_gateway
@@ -84,7 +85,7 @@ def _with(owner: Owner, gateway: Gateway, moved: Gateway) -> Owner:
 
 
 def _rest(record: Record, subsystems: Subsystems, snapshot: Snapshot) -> Iterator[str]:
-    """Sysctls, replies and proxy entries: with an uplink that goes down the kernel drops what leads through it.
+    """Which interfaces lead out; and what the kernel drops with an uplink that goes down: replies and proxy entries.
 
     One that is deleted and comes back, as a modem's does, has the sysctls of a new interface.
     """
@@ -96,9 +97,22 @@ def _rest(record: Record, subsystems: Subsystems, snapshot: Snapshot) -> Iterato
     except SysctlError as failure:
         yield f"cannot set {failure}: {failure.error.strerror}"
     try:
+        if _turn(record, subsystems, context):
+            yield "forwards are reached from the networks that are within now"
         if subsystems.routing.sync(record, owners, snapshot):
             yield "replies follow the routes as they are now"
         if subsystems.proxies.sync(record, owners):
             yield "the host answers for guests again"
     except (RoutingError, NoNumberError, NftError, MissingLibraryError) as error:
         yield f"cannot follow the default routes: {error}"
+
+
+def _turn(record: Record, subsystems: Subsystems, context: Context) -> bool:
+    """Bring our table to which interfaces are within; whether others are."""
+    if sides(context.observed) == sides(record.table.observed):
+        return False
+    desired = subsystems.compiler.desired(record.owners, context)
+    # What it holds is not what is compiled from today's interfaces: it has to be listed.
+    mark = subsystems.table.sync(desired, desired, replace(record.table, generation=0)).mark
+    record.table = replace(mark, observed=context.observed)
+    return True

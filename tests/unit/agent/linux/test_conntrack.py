@@ -11,9 +11,11 @@ TCP = 6
 RULES = (("tcp", (443, 443), "198.51.100.10/32"),)
 
 
-def flow(source: str, destination: str = "198.51.100.10", port: int = 443, *, translated: bool = False) -> Flow:
-    """A TCP flow."""
-    return Flow("ipv4", TCP, source, destination, port, True, translated)  # noqa: FBT003
+def flow(
+    source: str, destination: str = "198.51.100.10", port: int = 443, *, answers: tuple[str, int] | None = None
+) -> Flow:
+    """A TCP flow; one that a forward leads elsewhere has another end that answers."""
+    return Flow("ipv4", TCP, source, destination, port, True, answers is not None, answers=answers)  # noqa: FBT003
 
 
 def ended(wanted: Sequence[Flows], each: Flow) -> bool:
@@ -22,14 +24,17 @@ def ended(wanted: Sequence[Flows], each: Flow) -> bool:
 
 
 def test_a_list_ends_what_it_does_not_have_and_nothing_near() -> None:
-    """Of the guest alone: not within its bridge, to the host, or by a forward."""
+    """Of the guest alone: not within its bridge or to the host; where a forward leads counts."""
     mine = [ForbiddenFlows("ipv4", ("10.0.0.5/32", "10.0.0.100/32"), RULES, ("10.0.0.0/24",))]
     assert ended(mine, flow("10.0.0.5", port=80))
     assert ended(mine, flow("10.0.0.100", "192.0.2.20"))
     assert not ended(mine, flow("10.0.0.5"))
     assert not ended(mine, flow("10.0.0.5", "10.0.0.6", 80))
     assert not ended(mine, flow("10.0.0.5", "192.0.2.2", 80))
-    assert not ended(mine, flow("10.0.0.5", port=80, translated=True))
+    assert ended(mine, flow("10.0.0.5", "192.0.2.2", 8080, answers=("10.1.0.13", 80)))
+    assert not ended(mine, flow("10.0.0.5", "192.0.2.2", 8080, answers=("198.51.100.10", 443)))
+    assert not ended(mine, flow("10.0.0.5", "192.0.2.2", 8080, answers=("10.0.0.6", 80)))
+    assert not ended(mine, flow("10.0.0.5", "192.0.2.2", 8080, answers=("192.0.2.2", 80)))
     assert not ended(mine, flow("10.0.0.6", port=80))
 
 
