@@ -25,7 +25,7 @@ def name_server(lab: Lab, records: Iterable[str]) -> Iterator[None]:
         records: dnsmasq's options: `host-record=www.example.com,198.51.100.10`, `cname=a.example,b.example`.
     """
     folder = Path("/etc/netns", lab.host.name)
-    folder.mkdir(parents=True)
+    _make(folder)
     (folder / "resolv.conf").write_text(f"nameserver {ADDRESS}\n")
     options = [*_OPTIONS, f"host-record={_THERE},{ADDRESS}", *records]
     server = lab[ROLE].call(subprocess.Popen, ["dnsmasq", *(f"--{option}" for option in options)])
@@ -39,3 +39,10 @@ def name_server(lab: Lab, records: Iterable[str]) -> Iterator[None]:
         folder.rmdir()
         with contextlib.suppress(OSError):
             folder.parent.rmdir()
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it, which another process's test may remove at this moment."""
+    while not folder.exists():
+        with contextlib.suppress(FileNotFoundError):
+            folder.mkdir(parents=True)

@@ -29,6 +29,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from hostnet.agent.dhcp import checksums, domains, process
@@ -105,6 +106,13 @@ def fills_sets() -> bool:
     program = files.which("dnsmasq")
     if program is None:
         return True
+    status = Path(program).stat()
+    return _fills_sets(program, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=1)  # a thousand guests in turn ask for it
+def _fills_sets(program: str, *_: int) -> bool:
+    """The same of a program; a file that was changed is another one."""
     try:
         said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, timeout=_SECONDS)
     except (OSError, subprocess.TimeoutExpired):

@@ -7,9 +7,9 @@ below it, also where the answer goes through CNAMEs. dnsmasq 2.90, nft 1.0.6 and
 - What comes from dnsmasq's cache reaches no set. A cache would also answer a name whose CNAME it knows with an address
   that was asked for by another name. So a server with such lines has no cache.
 - To add an element that is there does not renew its timeout, and the promise is an hour after the last answer. dnsmasq
-  hands libnftables the text `add element <words> { <address> }`, and the words may hold more commands: the first line
-  of a name keeps the address in a variable (`redefine`, of the library's context, which is the process's own), the
-  second adds, deletes and adds the element in one transaction. No packet finds the set without it.
+  hands libnftables the text `add element <words> { <address> }`, and the words may hold more commands. A name has two
+  such texts: the first keeps the address in a variable (`redefine`, of the library's context, which lives as long as
+  the process), the second adds, deletes and adds the element in one transaction. No packet finds the set without it.
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ def lines(domains: Iterable[str]) -> Iterator[str]:
 
 
 def _commands(digit: str, domains: Iterable[str]) -> str:
-    """The two lines of nft that put an address of a family into the sets of these names, as dnsmasq's option has them.
+    """The two texts that put an address of a family into the sets of these names, as dnsmasq's option has their words.
 
-    The text of each begins with `add element`, and ends with the address in braces.
+    dnsmasq writes `add element` before the words of each, and the address in braces behind them.
     """
     sets = [_TABLE + set_names(domain)[digit == "6"] for domain in domains]
     to = f"${_VARIABLE};"
