@@ -48,7 +48,10 @@ from hostnet.wire.objects import Gateway, Guest
 
 T = TypeVar("T")
 
-_EXTERNAL = "external_links"  # the one set in which gateways of several records have the same element
+_EXTERNAL, _OUTER = (
+    "external_links",
+    "outer_links",
+)  # the one set in which gateways of several records have the same element
 _ELEMENTS_PER_LINE = 500  # of a batch: few commands, and none too long for nft's parser
 
 
@@ -259,18 +262,21 @@ class Table:
     def _unshared(self, removed: list[Place]) -> list[Place]:
         """Without what other records need as well: the external interfaces that their elements name, chains and sets.
 
-        For those the kernel tells: it does not delete what is in use, and then the tables are listed.
+        What leads out leads out for all: while there is another record, none of `outer_links` goes. For chains and sets
+        the kernel tells: it does not delete what is in use, and then the tables are listed.
         """
         listed = self._listed is not None and self._listed[0] == self.generation()
-        if not any(name == _EXTERNAL or (listed and name in MADE) for name, _ in removed):
+        if not any(name in (_EXTERNAL, _OUTER) or (listed and name in MADE) for name, _ in removed):
             return removed
         listing = self.listing()
         others = listing.foreign(self.own) if listing is not None else set()
-        used = {part for name, key in others if name != _EXTERNAL for part in key}
+        used = {part for name, key in others if name not in (_EXTERNAL, _OUTER) for part in key}
         return [
             (name, key)
             for name, key in removed
-            if (name != _EXTERNAL or key[0] not in used) and (name not in MADE or (name, key) not in others)
+            if (name != _EXTERNAL or key[0] not in used)
+            and (name != _OUTER or not others)
+            and (name not in MADE or (name, key) not in others)
         ]
 
     def _existing(self) -> list[str]:
