@@ -14,7 +14,7 @@ from hostnet.agent.nft.forward_elements import counted
 from hostnet.agent.nft.ruleset import TABLES
 from hostnet.agent.nft.sysctls import FORWARDING
 from hostnet.agent.nft.table import Table
-from hostnet.agent.observe.refused import Answers, Counters, dropped_by_link, refused_by_link, refused_facts
+from hostnet.agent.observe.refused import Answers, Counters, dropped_by_link, refused_by_link, refused_facts, seen
 from hostnet.agent.record.owners import Owners
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Forward, Lease, ports_text
@@ -115,7 +115,8 @@ def traffic_facts(
         traffic: The bytes that each interface has received and sent.
         leases: Those of all bridges.
     """
-    refused, dropped = refused_by_link(owners, counters), dropped_by_link(counters)
+    late = seen(counters)
+    refused, dropped = refused_by_link(owners, late), dropped_by_link(late)
     return {
         **forward_facts(owners, counters),
         "milliseconds": int(time.monotonic() * 1000),
@@ -129,7 +130,7 @@ def traffic_facts(
             }
             for name, (got, sent) in traffic.items()
         ],
-        "refused": refused_facts(owners, counters, answers),
+        "refused": refused_facts(owners, late, answers),
         "leases": [_lease(each) for each in leases],
     }
 

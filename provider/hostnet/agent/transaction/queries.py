@@ -18,7 +18,7 @@ from hostnet.agent.observe.doctor import doctor
 from hostnet.agent.observe.listeners import absent
 from hostnet.agent.observe.lookup import is_gone, owner_of
 from hostnet.agent.observe.observation import Elements, Observation
-from hostnet.agent.observe.refused import Answers, Counters, dropped_by_link, refused_facts
+from hostnet.agent.observe.refused import Answers, Counters, dropped_by_link, refused_facts, seen
 from hostnet.agent.observe.states import extra, promised, states
 from hostnet.agent.observe.status import status
 from hostnet.agent.plan.uplinks import reply_uplinks
@@ -121,9 +121,10 @@ class Queries:
         watching = self._subsystems.persistence.watching(record.owners)
         counters = self._counters()  # first: what `observe` looks at is the same listing then
         observation = self.observe(record, snapshot, held=record.owners)
-        refused = refused_facts(record.owners, counters, self._answers())
-        seen = {"refused": refused, "dropped": dropped_by_link(counters)}
-        return {**status(observation, watching), **facts.forward_facts(record.owners, counters), **seen}
+        late = seen(counters)
+        refused = refused_facts(record.owners, late, self._answers())
+        found = {"refused": refused, "dropped": dropped_by_link(late)}
+        return {**status(observation, watching), **facts.forward_facts(record.owners, counters), **found}
 
     def _traffic(self, record: Record) -> dict[str, Any]:
         servers = self._subsystems.servers
