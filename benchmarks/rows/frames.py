@@ -86,7 +86,7 @@ class Bench:
         owners: list[tuple[str, str, tuple[Object, ...]]] = [("Bridge", "br0", bridge)]
         for each in range(count + 1):
             name = f"vm{each}"
-            guest = Guest(name, "br0", _mac(each), _addresses(each), anti_spoofing=checked)
+            guest = Guest(name, "br0", _mac(each), _addresses(each), anti_spoofing=checked, unlimited=True)
             owners.append(("TapBinding", name, (Link(name, "tap"), Port(name, "br0"), guest)))
         changes = [
             Change(f"urn:pulumi:s::p::hostnet:index:{kind}::{name}", name, objects) for kind, name, objects in owners

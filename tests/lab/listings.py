@@ -116,9 +116,13 @@ def _one(part: Any) -> str:
 
 
 def _address(kind: str, number: str) -> str:
-    """The address or network that `render` wrote. nft 1.0.6 lists a number of 64 bits with a sign."""
+    """The MAC address, address or network that `render` wrote. nft 1.0.6 lists a number of 64 bits with a sign."""
     if kind == "nd_prefix":
         return str(ipaddress.IPv6Address((int(number, 0) % 2**64) << 64))
+    if kind in ("sender4", "sender6"):
+        return (int(number, 0) % 2**64).to_bytes(8, "big")[:-2].hex(":")
+    if kind == "source4":
+        return str(ipaddress.IPv4Address(int(number, 0)))
     low, _, high = number.partition("-")
     first = ipaddress.IPv6Address(int(low, 0))
     return (

@@ -24,6 +24,10 @@ FIELDS = {
     "nd_target": ("fd00::2", "fe80::1", "2001:db8::7"),
     "nd_prefix": ("fd00::/64", "2001:db8::/64", "fdff:ffff:ffff:ffff::/64"),
     "verdict": ("list_0123456789ab", "list_0123456789ac", "list_0123456789ad"),
+    "sender4": ("02:00:00:00:00:01", "fe:ff:ff:ff:ff:ff", "06:5e:10:20:30:40"),
+    "sender6": ("02:00:00:00:00:01", "fe:ff:ff:ff:ff:ff", "06:5e:10:20:30:40"),
+    "source4": ("10.0.0.2", "255.255.255.255", "192.0.2.7"),
+    "source6": ("fd00::2", "2001:db8:1:2:3:4:5:6", "fe80::1"),
 }
 BY_NAME = (
     *(f"add set inet hostnet n{digit}_0123456789ab {{ {NAME_SET.format(digit=digit)}; }}" for digit in "46"),

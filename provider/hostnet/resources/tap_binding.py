@@ -420,6 +420,7 @@ class TapBinding(Kind[TapBindingInputs]):
             allowed=guest.allowed_addresses,
             proxy=guest.proxy_interface,
             egress=EGRESS_FIELD.to_wire(guest.egress),
+            unlimited=inputs.bandwidth is None or inputs.bandwidth.upload is None,
         )
 
     def outputs(self, urn: str, inputs: Inputs, view: View) -> Outputs:

@@ -173,6 +173,7 @@ class Guest:
     allowed: tuple[Cidr, ...] = ()  # networks whose addresses it may have besides
     proxy: Name | None = None  # the interface on which the host answers ARP and neighbour solicitations for it
     egress: tuple[EgressRule, ...] | None = None  # what it may reach; None: what its gateway allows
+    unlimited: bool = False  # its TAP has no `upload`, for which each of its frames is counted
 
     @property
     def key(self) -> str:

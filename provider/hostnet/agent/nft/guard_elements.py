@@ -37,7 +37,8 @@ def guard_elements(item: Object, context: Context) -> Iterator[Tagged]:
         # A TAP on a bridge is seen there alone, a routed one is not.
         for name in ("upload_links", "upload_ports"):
             yield Element(name, (item.name,), (str(item.upload // 8),)), ("upload", "")
-        yield Element("routed_taps", (item.name,)), ("upload", "")
+        for name in ("routed_taps", "ruled_ports"):
+            yield Element(name, (item.name,)), ("upload", "")
     elif isinstance(item, Address) and item.link in context.services:
         address = item.cidr.split("/")[0]
         yield Element("service_addrs" + digit_of(item.cidr), (item.link, address)), ("host_access", "")
@@ -45,13 +46,18 @@ def guard_elements(item: Object, context: Context) -> Iterator[Tagged]:
 
 def shared_guard_elements(context: Context) -> Iterator[Element]:
     """What the host itself has where guests are, which no guest may take, and the ports of bridges that serve."""
-    yield from (Element("served_ports", (port,)) for port in context.served_ports)
+    yield from served(context.served_ports)
     # With br_netfilter, what a guest says to its neighbours comes to the rules of `egress`, too.
     yield from (Element("hairpin_pairs", (name, name)) for name in context.egress_bridges)
     yield from isolating(context)
     for cidrs in context.guest_subnets.values():
         yield from _taken(cidr.split("/")[0] for cidr in cidrs)
     yield from _taken(link_local(mac) for mac in context.bridge_macs)
+
+
+def served(ports: Iterable[str]) -> Iterator[Element]:
+    """What keeps ports of bridges that serve from serving."""
+    yield from (Element(name, (port,)) for port in ports for name in ("served_ports", "ruled_ports"))
 
 
 def isolating(context: Context, bridge: str | None = None) -> Iterator[Element]:
@@ -77,12 +83,11 @@ def _checked(item: Guest, context: Context) -> Iterator[Tagged]:
     own = [cidr.split("/")[0] for cidr in item.addresses or ()]
     yield Element(f"{of}_links", (item.link,)), _CHECKED
     yield Element(f"{of}_macs", (item.link, item.mac)), _CHECKED
-    if of == "tap":
-        yield Element("routed_taps", (item.link,)), _CHECKED
+    yield Element("routed_taps" if of == "tap" else "ruled_ports", (item.link,)), _CHECKED
     for digit in sorted({"4", "6"} - {digit_of(each) for each in (*own, *near, *routes)}):
         yield Element(f"{of}_unchecked{digit}", (item.link,)), _CHECKED
     for address in (*own, link_local(item.mac)):
-        yield from ((element, _CHECKED) for element in _from(of, item.link, address))
+        yield from ((element, _CHECKED) for element in _from(of, item, address))
     # With `egress` every address that it has is known: an update has to end the connections of each.
     for prefix in context.advertised.get(item.bridge or "", ()) if item.egress is None else ():
         for name in ("slaac_nets6", "slaac_targets6"):
@@ -96,14 +101,16 @@ def _more(of: str, item: Guest, routes: Sequence[str]) -> Iterator[Tagged]:
         allowed: list[Any] = [ipaddress.ip_network(cidr) for cidr in item.allowed if digit_of(cidr) == digit]
         for part in collapsed([*allowed, *(cidr for cidr in routes if digit_of(cidr) == digit)]):
             tags = [("allowed", str(each)) for each in allowed if each.subnet_of(part) or part.subnet_of(each)]
-            for element in _from(of, item.link, str(part)):
+            for element in _from(of, item, str(part)):
                 yield from ((element, tag) for tag in tags or [_CHECKED])
 
 
-def _from(of: str, link: str, source: str) -> Iterator[Element]:
+def _from(of: str, item: Guest, source: str) -> Iterator[Element]:
     """What lets a guest send with a source, which is an address or a network, and of IPv6 have it as a neighbour."""
-    single = ipaddress.ip_network(source).num_addresses == 1
+    single, digit = ipaddress.ip_network(source).num_addresses == 1, digit_of(source)
     value = source.partition("/")[0] if single else source
-    yield Element(f"{of}_{'addrs' if single else 'nets'}{digit_of(source)}", (link, value))
-    if ":" in source:
-        yield Element(f"{of}_targets6" if single else f"{of}_target_nets6", (link, value))
+    yield Element(f"{of}_{'addrs' if single else 'nets'}{digit}", (item.link, value))
+    if single and of == "guest" and item.unlimited:
+        yield Element(f"guest_senders{digit}", (item.link, item.mac, value))
+    if digit == "6":
+        yield Element(f"{of}_targets6" if single else f"{of}_target_nets6", (item.link, value))

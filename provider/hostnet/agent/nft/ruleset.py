@@ -391,6 +391,17 @@ def _guard_specs() -> dict[str, SetSpec]:
         table=BRIDGE_TABLE,
         holds="ports of bridges with `dhcpServer` or `ipv6SendRa`: no servers, no routers",
     )
+    specs["ruled_ports"] = SetSpec(
+        ("ifname",),
+        table=BRIDGE_TABLE,
+        holds="the ports in `upload_ports`, `guest_links` and `served_ports`: what comes by any other passes",
+    )
+    for n in "46":
+        specs[f"guest_senders{n}"] = SetSpec(
+            ("ifname", f"sender{n}", f"source{n}"),
+            table=BRIDGE_TABLE,
+            holds="`guest_macs` with `guest_addrs`, of TAPs without `bandwidth.upload`: whose TCP and UDP pass at once",
+        )
     near, prefix = "addresses of the host and of guests: no other guest may choose them", "advertised prefixes"
     for name, spec in {
         "slaac_nets6": SetSpec(("ifname", "ipv6_addr"), holds=f"{prefix}: of these a guest may take any free address"),
@@ -427,9 +438,17 @@ def _checked_specs(of: str, table: str) -> dict[str, SetSpec]:
     return {f"{of}_{name}": replace(spec, table=table) for name, spec in specs.items()}
 
 
-# Parts of a packet that have no name in nft 1.0.6, by our name for their type: the target of a neighbour solicitation
-# or advertisement, and its first 64 bits. nft lists their elements as numbers.
-RAW = {"nd_target": "@th,64,128", "nd_prefix": "@th,64,64"}
+# Parts of a packet by their place, by our name for their type; nft lists their elements as numbers. nft 1.0.6 has no
+# name for the target of a neighbour solicitation or advertisement, and for its first 64 bits. A sender is a source MAC
+# address and the ethertype, read at once: for a source address by name nft reads the ethertype again in each rule.
+RAW = {
+    "nd_target": "@th,64,128",
+    "nd_prefix": "@th,64,64",
+    "sender4": "@ll,48,64",
+    "sender6": "@ll,48,64",
+    "source4": "@nh,96,32",
+    "source6": "@nh,64,128",
+}
 
 
 def _egress_specs(net: tuple[str, ...]) -> dict[str, SetSpec]:
@@ -811,31 +830,56 @@ _PROTECT = """
     ip6 daddr @gateway_addrs6 goto from_inside
 """
 
+# What a frame is, and whose. By their places, which are read in a frame of any protocol: the ethertype is part of a
+# sender, so that of another protocol, or in a tagged frame, nothing fits.
+_TCP4, _UDP4, _TCP6, _UDP6 = "@nh,72,8 6", "@nh,72,8 17", "@nh,48,8 6", "@nh,48,8 17"
+_SENDER4, _SENDER6 = (f"iifname . {RAW[f'sender{n}']} . {RAW[f'source{n}']}" for n in "46")
+_SERVER_PORTS = "\n    ".join(
+    f"{port} return" for port in ("th sport 67", "th sport 547", "th dport 68", "th dport 546")
+)
+
 # A frame to a group (the lowest bit of the first byte) is flooded, in hairpin mode also to the port that it came from:
 # the guest would see its own.
-# What a port sends is limited before all else, whatever becomes of it: a guest that floods costs little.
-_BRIDGE_CHAINS = """
-  # Before br_netfilter (0), and before the bridge learns anything of what is dropped here.
-  chain prerouting {
+# What a port sends is limited before all that may drop it, whatever becomes of it: a guest that floods costs little.
+_BRIDGE_CHAINS = f"""
+  # Before br_netfilter (0), and before the bridge learns anything of what is dropped here. Most frames pass by one
+  # look-up, of which the chains for guests would say the same: TCP, and UDP of no server's port.
+  chain prerouting {{
     type filter hook prerouting priority -310; policy accept;
+    {_TCP4} {_SENDER4} @guest_senders4 accept
+    {_TCP6} {_SENDER6} @guest_senders6 accept
+    {_UDP4} jump senders4
+    {_UDP6} jump senders6
+    iifname != @ruled_ports accept
     iifname @upload_ports drop
     iifname @guest_links goto guests
     iifname @served_ports goto served
-  }
+  }}
 
-  chain served {
+  # One comparison a rule: of `th sport != 547 th dport != 68` nft 1.0.6 makes one, which holds where either does.
+  chain senders4 {{
+    {_SERVER_PORTS}
+    {_SENDER4} @guest_senders4 accept
+  }}
+
+  chain senders6 {{
+    {_SERVER_PORTS}
+    {_SENDER6} @guest_senders6 accept
+  }}
+
+  chain served {{
     ip6 nexthdr != 6 exthdr frag exists jump guest_fragments
     goto guest_servers
-  }
+  }}
 
-  chain guests {
+  chain guests {{
     iifname . ether saddr != @guest_macs goto guest_dropped
     # All else is dropped: VLAN tags, STP, other protocols. In a tagged frame this reads the tag's type.
-    ether type vmap { ip : goto guest4, ip6 : goto guest6, arp : goto guest_arp }
+    ether type vmap {{ ip : goto guest4, ip6 : goto guest6, arp : goto guest_arp }}
     goto guest_dropped
-  }
+  }}
 
-  chain guest_arp {
+  chain guest_arp {{
     iifname . arp saddr ether != @guest_macs goto guest_dropped
     iifname @guest_unchecked4 accept
     iifname . arp saddr ip @guest_addrs4 accept
@@ -843,12 +887,12 @@ _BRIDGE_CHAINS = """
     arp operation request arp saddr ip 0.0.0.0 accept
     iifname . arp saddr ip @guest_nets4 accept
     goto guest_dropped
-  }
+  }}
 GUESTS
-  chain forward {
+  chain forward {{
     type filter hook forward priority 0; policy accept;
-    ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00 iifname . oifname @hairpin_ports drop
-  }
+    @ll,7,1 1 iifname . oifname @hairpin_ports drop
+  }}
 """
 
 

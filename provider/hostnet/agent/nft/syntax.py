@@ -153,6 +153,8 @@ def _ip_bytes(family: socket.AddressFamily) -> Callable[[str], bytes]:
     return encoded
 
 
+_ETHERTYPES = {"sender4": b"\x08\x00", "sender6": b"\x86\xdd"}  # of IPv4 and IPv6, after a MAC address
+
 _ICMP = "inet_proto with ICMP"
 _ENCODINGS: dict[str, Callable[[str], bytes]] = {
     "ifname": _ifname_bytes,
@@ -164,6 +166,10 @@ _ENCODINGS: dict[str, Callable[[str], bytes]] = {
     "ether_addr": _mac_bytes,
     "nd_target": _ip_bytes(socket.AF_INET6),
     "nd_prefix": lambda network: ipaddress.IPv6Network(network)[0].packed[:8],
+    "sender4": lambda address: _mac_bytes(address) + _ETHERTYPES["sender4"],
+    "sender6": lambda address: _mac_bytes(address) + _ETHERTYPES["sender6"],
+    "source4": _ip_bytes(socket.AF_INET),
+    "source6": _ip_bytes(socket.AF_INET6),
 }
 
 
@@ -205,7 +211,7 @@ def _field(kind: str, value: str, *, icmp: bool = False) -> str:
         low, _, high = value.partition("-")
         return f"{int(low)}-{int(high)}" if high else str(int(low))
     if kind in RAW:
-        return _number(kind, ipaddress.IPv6Network(value))
+        return _number(kind, value)
     if not _is_network(value, 4 if kind == "ipv4_addr" else 6):
         msg = f"{value!r} is no {kind}"
         raise ValueError(msg)
@@ -248,8 +254,11 @@ def _is_network(value: str, version: int) -> bool:
     return True
 
 
-def _number(kind: str, network: ipaddress.IPv6Network) -> str:
+def _number(kind: str, value: str) -> str:
     """An address as nft writes a part of a packet that has no name: a number, or the first and last of a network."""
+    if kind not in ("nd_target", "nd_prefix"):
+        return f"{int.from_bytes(_ENCODINGS[kind](value), 'big'):#x}"
+    network = ipaddress.IPv6Network(value)
     ends = [int(network[at]) >> (64 if kind == "nd_prefix" else 0) for at in (0, -1)]
     return "-".join(
         f"{each:#x}" for each in (ends if network.prefixlen < _LONGEST and kind != "nd_prefix" else ends[:1])
@@ -374,6 +383,16 @@ def _ipv6_text(data: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET6, data.ljust(16, b"\0"))
 
 
+def _sender_text(ethertype: bytes) -> Callable[[bytes], str]:
+    def read(data: bytes) -> str:
+        if data[6:] != ethertype:
+            msg = f"{data[6:].hex()} is another ethertype"
+            raise ValueError(msg)
+        return data[:6].hex(":")
+
+    return read
+
+
 _ADDRESSES = (socket.inet_ntoa, _ipv6_text)
 _READINGS: dict[str, tuple[int, Callable[[bytes], str]]] = {
     "ifname": (_IFNAMSIZ, lru_cache(maxsize=1024)(lambda data: data.split(b"\0", 1)[0].decode(errors="replace"))),
@@ -384,4 +403,8 @@ _READINGS: dict[str, tuple[int, Callable[[bytes], str]]] = {
     "ether_addr": (6, lambda data: data.hex(":")),
     "nd_target": (16, _ipv6_text),
     "nd_prefix": (8, _ipv6_text),
+    "sender4": (8, _sender_text(_ETHERTYPES["sender4"])),
+    "sender6": (8, _sender_text(_ETHERTYPES["sender6"])),
+    "source4": (4, socket.inet_ntoa),
+    "source6": (16, _ipv6_text),
 }

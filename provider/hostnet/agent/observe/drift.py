@@ -11,8 +11,7 @@ from functools import cache
 from typing import Any, Callable
 
 from hostnet.agent.linux.snapshot import KernelLink
-from hostnet.agent.nft.guard_elements import isolating
-from hostnet.agent.nft.ruleset import Element
+from hostnet.agent.nft.guard_elements import isolating, served
 from hostnet.agent.observe.differences import Difference, is_not, is_off, lost
 from hostnet.agent.observe.links import ObservedLink, observed_glob, observed_link
 from hostnet.agent.observe.observation import Observation
@@ -248,7 +247,7 @@ def _dhcp_drift(item: DhcpServer, observation: Observation) -> Iterator[Differen
     if not observation.dhcp(item).running:
         yield is_off(item, "running", f"no DHCP server runs on {item.bridge} as declared")
     ports = [port for port, bridge in observation.context.served_ports.items() if bridge == item.bridge]
-    if observation.lacks(Element("served_ports", (port,)) for port in ports):
+    if observation.lacks(served(ports)):
         yield is_off(item, "guarded", f"guests on {item.bridge} may act as DHCP server or router")
     # Without our table no forward leads elsewhere.
     if observation.elements and observation.lacks(element for element, _ in observation.compiled(item)):
