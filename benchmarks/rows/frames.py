@@ -3,7 +3,8 @@
 Compared in alternating rounds: the same bridge with GUESTS="1 1000" guests beside the receiver, with `antiSpoofing` and
 without it. One thread writes a frame into the sender's TAP and reads it from the receiver's, as two hypervisors would:
 the write does all that the kernel does with a frame. What is counted is frames for each second of that thread's CPU
-time, for SECONDS=0.2, and the time from the write to the end of the read.
+time, for SECONDS=0.2, and the time from the write to the end of the read. Beside them, without any of hostnet's rules:
+a bridge alone, and one with the least rule that can tell one guest from another, a look-up of the TAP's name.
 
     vm0 10.0.1.0, fd12::100 ---+ br0 10.0.0.1/16, fd12::1/64 +--- vm<last>
 """
@@ -16,7 +17,7 @@ import select
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from hostnet.wire.errors import HostnetError
@@ -34,9 +35,19 @@ SECONDS = float(os.environ.get("SECONDS", "0.2"))
 COUNTS = [int(word) for word in os.environ.get("GUESTS", "1 1000").split()]
 LEAST = 0.95  # of what passes without anti-spoofing
 NOTE = (
-    "The figures are ratios to the same number of guests without anti-spoofing, of the same round. Counted is what is "
-    "done in a second of CPU time of the thread that sends and receives."
+    "The figures are ratios to the same number of guests without anti-spoofing, or to a bridge without any rules, of "
+    "the same round. Counted is what is done in a second of CPU time of the thread that sends and receives."
 )
+_FLOOR = """
+table bridge floor {
+  set taps { type ifname; elements = { "vm0" } }
+  chain prerouting {
+    type filter hook prerouting priority -310; policy accept;
+    iifname @taps accept
+  }
+}
+"""
+_BARE = {"no rules": "", "one look-up": _FLOOR}
 _WARM_UP = 200  # frames
 _CHUNK = 50
 _VNET_HEADER = bytes(10)
@@ -55,7 +66,7 @@ def _addresses(number: int) -> tuple[str, str]:
 class Bench:
     """A bridge with guests; the first sends to one more, which is not checked."""
 
-    def __init__(self, count: int, number: int, directory: Path, *, checked: bool) -> None:
+    def __init__(self, count: int, number: int, directory: Path, *, checked: bool, rules: str | None = None) -> None:
         """Make it.
 
         Args:
@@ -63,11 +74,14 @@ class Bench:
             number: Makes the namespace's name unique.
             directory: For the record of hostnet.
             checked: Whether all of them are checked.
+            rules: What is in nftables in place of hostnet's tables.
         """
         self.host = Namespace(f"f{number}")
         for family in ("ip", "ip6"):
             self.host.sysctl(f"net.bridge.bridge-nf-call-{family}tables", 0)  # else the IP firewall is most of a frame
         self._declare(count, directory / str(number), checked=checked)
+        if rules is not None:
+            self.host.nft(f"flush ruleset\n{rules}")
         receiver = f"vm{count}"
         self._sender, self._receiver = (self.host.call(open_tap, tap) for tap in ("vm0", receiver))
         for descriptor in (self._sender, self._receiver):
@@ -142,28 +156,48 @@ class Bench:
 
 def measure() -> list[Figure]:
     """Measure all in alternating rounds."""
-    rates: dict[tuple[str, int], list[float]] = {}
+    rates: dict[tuple[str, str], list[float]] = {}
     times: dict[tuple[str, int, bool], list[float]] = {}
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
         benches: dict[tuple[int, bool], Bench] = {}
         for number, key in enumerate((count, checked) for count in COUNTS for checked in (False, True)):
             benches[key] = Bench(key[0], number, Path(directory), checked=key[1])
             stack.callback(benches[key].close)
+        bare: dict[str, Bench] = {}
+        for number, (what, rules) in enumerate(_BARE.items(), len(benches)):
+            bare[what] = Bench(1, number, Path(directory), checked=False, rules=rules)
+            stack.callback(bare[what].close)
         for _ in range(rounds(12)):
             for name in FAMILIES:
-                for count in COUNTS:
-                    without, with_ = (benches[count, checked].rate(name) for checked in (False, True))
-                    rates.setdefault((name, count), []).append(with_ / without)
-                    for checked in (False, True):
-                        times.setdefault((name, count, checked), []).append(benches[count, checked].latency(name))
+                for what, ratio in _ratios(name, benches, bare):
+                    rates.setdefault((name, what), []).append(ratio)
+                for (count, checked), bench in benches.items():
+                    times.setdefault((name, count, checked), []).append(bench.latency(name))
     return list(_figures(rates, times))
 
 
+def _ratios(
+    name: str, benches: Mapping[tuple[int, bool], Bench], bare: Mapping[str, Bench]
+) -> Iterator[tuple[str, float]]:
+    """What is compared in a round, and the ratio."""
+    nothing, floor = (bare[what].rate(name) for what in _BARE)
+    yield "one look-up, to no rules", floor / nothing
+    for count in COUNTS:
+        without, with_ = (benches[count, checked].rate(name) for checked in (False, True))
+        guests = f"{count:,} guest{'s' if count > 1 else ''}"
+        yield guests, with_ / without
+        yield f"{guests}, to no rules", with_ / nothing
+
+
 def _figures(
-    rates: dict[tuple[str, int], list[float]], times: dict[tuple[str, int, bool], list[float]]
+    rates: dict[tuple[str, str], list[float]], times: dict[tuple[str, int, bool], list[float]]
 ) -> Iterator[Figure]:
-    for (name, count), ratios in rates.items():
-        what = f"{name}, {count:,} guest{'s' if count > 1 else ''}"
-        yield Figure(f"frames a second, {what}", "x", statistics.median(ratios), limit=LEAST, more=True, note=NOTE)
+    for (name, what), ratios in rates.items():
+        limit = None if what.endswith("no rules") else LEAST
+        yield Figure(
+            f"frames a second, {name}, {what}", "x", statistics.median(ratios), limit=limit, more=True, note=NOTE
+        )
+    for name, count in dict.fromkeys((name, count) for name, count, _ in times):
         without, with_ = (statistics.median(times[name, count, checked]) for checked in (False, True))
+        what = f"{name}, {count:,} guest{'s' if count > 1 else ''}"
         yield Figure(f"latency, {what}", "µs", with_, bare=without, limit=without / LEAST, note=NOTE)
