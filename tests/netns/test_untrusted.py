@@ -499,6 +499,93 @@ def test_reserved_group_addresses_lead_past_no_rule(lab: Lab, stack: Stack, *, s
     stack.destroy()
 
 
+class Asker:
+    """A guest behind a routed TAP that says in ARP whatever it likes, and hears the host's answers."""
+
+    def __init__(self, guest: Namespace, host_mac: str) -> None:
+        """Its `eth0` is plugged in."""
+        self._raw = guest.call(opened, "eth0")
+        self._station = Station(OWN, host_mac, "10.2.0.5", "10.2.0.1", "::", "::")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._raw.close()
+
+    def answered(self, *specs: Spec) -> list[Spec]:
+        """Which of these get an answer from the host; an honest request comes after them, and is waited for."""
+        honest: Spec = {"arp": "request"}
+        end = time.monotonic() + PATIENCE
+        heard: set[bytes] = set()
+        while self._asked(honest) not in heard:
+            assert time.monotonic() < end, "an honest request gets no answer"
+            for spec in (*specs, honest):
+                self._raw.send(self._station.frame(spec)[0])
+            self._listen(heard, self._asked(honest))
+        return [spec for spec in specs if self._asked(spec) in heard]
+
+    def _asked(self, spec: Spec) -> bytes:
+        """As whom: the answer goes there."""
+        return socket.inet_aton(spec.get("spa", "10.2.0.5"))
+
+    def _listen(self, heard: set[bytes], last: bytes) -> None:
+        end = time.monotonic() + RESEND
+        while last not in heard and (left := end - time.monotonic()) > 0:
+            self._raw.settimeout(left)
+            try:
+                frame = self._raw.recv(2048)
+            except TimeoutError:
+                return
+            if frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\2" and frame[28:32] == socket.inet_aton("10.2.0.1"):
+                heard.add(frame[38:42])
+
+
+def test_behind_a_routed_tap_a_guest_says_in_arp_who_it_is(lab: Lab, stack: Stack) -> None:
+    """The host answers nobody else there, and keeps what it knows of its neighbours."""
+    guest: dict[str, Any] = {"macAddress": OWN, "addresses": ["10.2.0.5"], "allowedAddresses": ["10.2.0.64/28"]}
+    tap: dict[str, Any] = {"name": "vm2", "addresses": ["10.2.0.1/24"], "routes": ["10.3.0.0/28"], "guest": guest}
+    program: Program = {"own": ("TapBinding", tap)}
+    stack.up(program)
+    lab.net.plug("vm2", "guest5", mac=OWN)
+    lab.host.sysctl("net.ipv4.neigh.vm2.locktime", 0)  # else a neighbour is believed once a second
+    poison: Spec = {"arp": "reply", "spa": "10.2.0.8"}
+    stray: list[Spec] = [
+        {"arp": "request", "spa": "10.2.0.9"},
+        {"arp": "request", "spa": "10.2.0.10", "tpa": "10.2.0.1"},
+        {"arp": "request", "spa": "10.2.0.6", "sha": OTHER},
+    ]
+    own: list[Spec] = [
+        {"arp": "request", "spa": "10.2.0.65"},
+        {"arp": "request", "spa": "10.3.0.3"},
+        {"arp": "request", "spa": "0.0.0.0"},  # noqa: S104 - duplicate address detection
+    ]
+
+    def known() -> dict[str, str]:
+        words = [line.split() for line in lab.host.run("ip neigh show dev vm2").splitlines()]
+        return {each[0]: each[2] for each in words if "lladdr" in each}
+
+    with Asker(lab["guest5"], lab.host.kernel.links()["vm2"].mac) as asker:
+        lab.host.ip(f"neigh replace 10.2.0.8 lladdr {OTHER} dev vm2 nud stale")
+        assert asker.answered(poison, *stray, *own) == own
+        assert known()["10.2.0.8"] == OTHER
+        assert not {"10.2.0.10", "10.2.0.6"} & known().keys()
+        assert _facts(stack, "status")["dropped"]["vm2"] >= len(stray)
+        lab.host.nft('delete element arp hostnet arp_links { "vm2" }')
+        assert stack.refresh() == {"own": ["guest.antiSpoofing"]}
+        assert asker.answered(stray[0]) == stray[:1]
+        stack.up(program)
+        assert stack.refresh() == {}
+        assert asker.answered(*stray) == []
+        program["own"] = ("TapBinding", {**tap, "guest": {**guest, "antiSpoofing": False, "allowedAddresses": []}})
+        stack.up(program)
+        lab.host.ip(f"neigh replace 10.2.0.8 lladdr {OTHER} dev vm2 nud stale")
+        assert asker.answered(poison, *stray) == stray
+        until(lambda: known().get("10.2.0.8") == OWN)
+    assert stack.refresh() == {}
+    stack.destroy()
+
+
 # --- ports of bridges that serve -----------------------------------------------------------------------------------
 
 SERVERS = ("a DHCP server", "a DHCPv6 server", "a router", "a router that hides in fragments", "redirects")

@@ -67,7 +67,7 @@ _LOADS = {(1, 16, 4): "ip daddr", (1, 24, 16): "ip6 daddr", (2, 2, 2): "dport"} 
 _VERDICTS = {-5: "return", -4: "goto", -3: "jump", 1: "accept", 0: "drop"}
 _PORTED = {6: "tcp", 17: "udp", 132: "sctp"}
 _FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}  # those of IP
-_BRIDGE = 7
+_NUMBERS = {**{name: number for number, name in _FAMILIES.items()}, "arp": 3, "bridge": 7}
 _HEAD, _DATA_HEAD = struct.Struct("=HH"), struct.Struct("=HHHH")  # of an attribute, and of one in another
 _TRIES = 5  # to list a table while other programs change nftables
 _ELEMENTS_PER_MESSAGE = 200  # an attribute has at most 64 KiB, and an element up to 270 bytes
@@ -283,7 +283,7 @@ def _bodies(change: RawChange, elements: Sequence[RawElement]) -> Iterator[bytes
 
 def _request(family: str) -> bytes:
     """The head of a message about a table of this family."""
-    return struct.pack("=BBH", next((key for key, value in _FAMILIES.items() if value == family), _BRIDGE), 0, 0)
+    return struct.pack("=BBH", _NUMBERS[family], 0, 0)
 
 
 def _of_set(table: str, name: str) -> bytes:

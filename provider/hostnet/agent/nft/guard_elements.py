@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hostnet.agent.nft.context import Context
 from hostnet.agent.nft.egress import guest_egress
 from hostnet.agent.nft.networks import collapsed
-from hostnet.agent.nft.ruleset import Element, Tag, Tagged
+from hostnet.agent.nft.ruleset import IN_ARP, Element, Tag, Tagged
 from hostnet.wire.family import digit_of
 from hostnet.wire.objects import Address, Guest, Link, Object
 from hostnet.wire.subnets import link_local
@@ -29,7 +30,7 @@ def guard_elements(item: Object, context: Context) -> Iterator[Tagged]:
             own = [link_local(item.mac), *(cidr.split("/")[0] for cidr in item.addresses or ())]
             yield from ((element, _CHECKED) for element in _taken(own))
         if item.anti_spoofing:
-            yield from _checked(item, context)
+            yield from _in_arp(_checked(item, context))
             yield from guest_egress(item)
     elif isinstance(item, Link) and item.name in context.services:
         yield Element("services_links", (item.name,)), ("host_access", "")
@@ -73,6 +74,15 @@ def _taken(addresses: Iterable[str]) -> Iterator[Element]:
         if ":" in address:
             yield Element("taken_addrs6", (address,))
             yield Element("taken_targets6", (address,))
+
+
+def _in_arp(tagged: Iterable[Tagged]) -> Iterator[Tagged]:
+    """With those of what a guest behind a routed TAP may say in ARP."""
+    for element, tag in tagged:
+        yield element, tag
+        of, end = element.set[:3], element.set[3:]
+        if of == "tap" and end in IN_ARP:
+            yield replace(element, set=f"arp{end}"), tag
 
 
 def _checked(item: Guest, context: Context) -> Iterator[Tagged]:

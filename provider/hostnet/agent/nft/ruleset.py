@@ -1,6 +1,7 @@
 """The tables of hostnet: fixed chains and rules; every resource is elements of their sets and maps.
 
-`inet hostnet` does NAT and filtering; `bridge hostnet` drops what only a bridge sees. A change of a resource changes
+`inet hostnet` does NAT and filtering; `bridge hostnet` drops what only a bridge sees, `arp hostnet` what guests behind
+routed TAPs may not say in ARP. A change of a resource changes
 its own elements and nothing else. What a packet costs:
 
 - The rules are the same on every host. NAT chains see the first packet of a connection, conntrack translates the rest.
@@ -30,7 +31,8 @@ from hostnet.wire.digest import sha256
 
 TABLE = "inet hostnet"
 BRIDGE_TABLE = "bridge hostnet"
-TABLES = (TABLE, BRIDGE_TABLE)
+ARP_TABLE = "arp hostnet"
+TABLES = (TABLE, BRIDGE_TABLE, ARP_TABLE)
 
 # By number, as nft reads and writes them here: it looks names up in /etc/protocols, which a small system lacks
 # (Debian 12 without the package netbase: "Could not resolve protocol name").
@@ -383,6 +385,8 @@ def _guard_specs() -> dict[str, SetSpec]:
     )
     specs |= _refused_specs()
     specs |= _checked_specs("guest", BRIDGE_TABLE) | _checked_specs("tap", TABLE)
+    for name in IN_ARP:
+        specs["arp" + name] = replace(specs["tap" + name], table=ARP_TABLE, holds=f"`tap{name}`, for ARP")
     specs["routed_taps"] = SetSpec(
         ("ifname",), holds="routed TAPs whose packets are looked at: with `antiSpoofing` or `bandwidth.upload`"
     )
@@ -438,6 +442,9 @@ def _checked_specs(of: str, table: str) -> dict[str, SetSpec]:
     return {f"{of}_{name}": replace(spec, table=table) for name, spec in specs.items()}
 
 
+# The ends of the names of sets that concern ARP, too. A table has sets of its own.
+IN_ARP = ("_links", "_macs", "_addrs4", "_nets4", "_unchecked4")
+
 # Parts of a packet by their place, by our name for their type; nft lists their elements as numbers. nft 1.0.6 has no
 # name for the target of a neighbour solicitation or advertisement, and for its first 64 bits. A sender is a source MAC
 # address and the ethertype, read at once: for a source address by name nft reads the ethertype again in each rule.
@@ -491,7 +498,7 @@ def _list_specs(name: str, source: tuple[str, ...], net: tuple[str, ...], holds:
 def _refused_specs() -> dict[str, SetSpec]:
     """What was refused or dropped of late, for a person to see."""
     specs = {"refused_links": SetSpec(("ifname", "ether_addr"), seen=True, holds="whose packets `egress` refused")}
-    for of, table in (("guest", BRIDGE_TABLE), ("tap", TABLE)):
+    for of, table in (("guest", BRIDGE_TABLE), ("tap", TABLE), ("arp", ARP_TABLE)):
         holds = "TAPs whose frames `antiSpoofing` dropped, or those that only a server or router sends"
         specs[f"dropped_{of}s"] = SetSpec(("ifname",), table=table, seen=True, holds=holds)
     for n in "46":
@@ -879,15 +886,7 @@ _BRIDGE_CHAINS = f"""
     goto guest_dropped
   }}
 
-  chain guest_arp {{
-    iifname . arp saddr ether != @guest_macs goto guest_dropped
-    iifname @guest_unchecked4 accept
-    iifname . arp saddr ip @guest_addrs4 accept
-    # Duplicate address detection (RFC 5227).
-    arp operation request arp saddr ip 0.0.0.0 accept
-    iifname . arp saddr ip @guest_nets4 accept
-    goto guest_dropped
-  }}
+ARP
 GUESTS
   chain forward {{
     type filter hook forward priority 0; policy accept;
@@ -920,6 +919,48 @@ _TAP_GUESTS = """
 """
 
 
+def _arp_chain(chain: str, of: str) -> str:
+    """Whom a guest says to be in ARP.
+
+    Args:
+        chain: Its name.
+        of: How the names of the sets begin.
+    """
+    return f"""
+  chain {chain} {{
+    iifname . arp saddr ether != @{of}_macs goto {of}_dropped
+    iifname @{of}_unchecked4 accept
+    iifname . arp saddr ip @{of}_addrs4 accept
+    # Duplicate address detection (RFC 5227).
+    arp operation request arp saddr ip 0.0.0.0 accept
+    iifname . arp saddr ip @{of}_nets4 accept
+    goto {of}_dropped
+  }}
+"""
+
+
+def _dropped_chain(of: str) -> str:
+    return f"""
+  chain {of}_dropped {{
+    update @dropped_{of}s {{ iifname }}
+    drop
+  }}
+"""
+
+
+# What the host hears of guests behind routed TAPs: it would answer, and note whatever address a guest says to have.
+_ARP_CHAINS = (
+    """
+  chain input {
+    type filter hook input priority 0; policy accept;
+    iifname @arp_links goto arp_senders
+  }
+"""
+    + _dropped_chain("arp")
+    + _arp_chain("arp_senders", "arp")
+)
+
+
 def _server_chains(of: str, targets: str) -> str:
     """What no guest may be: the owner of other addresses, a server, a router.
 
@@ -927,12 +968,7 @@ def _server_chains(of: str, targets: str) -> str:
         of: How the names of the sets begin.
         targets: The rules for the addresses that it may choose.
     """
-    return f"""
-  chain {of}_dropped {{
-    update @dropped_{of}s {{ iifname }}
-    drop
-  }}
-
+    return f"""{_dropped_chain(of)}
   # Whom a guest says to be: the target of a neighbour advertisement, or of duplicate address detection.
   chain {of}_targets {{
     iifname . @th,64,128 @{of}_targets6 return
@@ -1153,7 +1189,7 @@ def _mask(n: str, length: int) -> str:
 
 
 def table_text() -> str:
-    """Both tables without elements, in nft syntax: in JSON, libnftables 1.0.6 makes a plain set of a map.
+    """The tables without elements, in nft syntax: in JSON, libnftables 1.0.6 makes a plain set of a map.
 
     The comments above are for readers of this file: the kernel gets the text without them.
     """
@@ -1177,7 +1213,13 @@ def table_text() -> str:
             + "}",
             f"table {BRIDGE_TABLE} {{",
             *declared[BRIDGE_TABLE],
-            _BRIDGE_CHAINS.replace("GUESTS", _guest_chains("guest", "accept") + _GUEST_CHOICE) + "}\n",
+            _BRIDGE_CHAINS.replace("ARP", _arp_chain("guest_arp", "guest")).replace(
+                "GUESTS", _guest_chains("guest", "accept") + _GUEST_CHOICE
+            )
+            + "}",
+            f"table {ARP_TABLE} {{",
+            *declared[ARP_TABLE],
+            _ARP_CHAINS + "}\n",
         )
     )
     return re.sub(r"^ *(#.*)?\n", "", text, flags=re.MULTILINE)

@@ -18,7 +18,7 @@ Counters = Mapping[Place, tuple[int, int]]
 Answers = Mapping[str, Mapping[str, int]]
 
 _LINKS = "refused_links"
-_DROPPED = ("dropped_guests", "dropped_taps")
+_DROPPED = ("dropped_guests", "dropped_taps", "dropped_arps")
 _ICMP = ("icmp", "icmpv6")
 
 

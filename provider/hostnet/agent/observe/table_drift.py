@@ -335,7 +335,11 @@ def _guest_egress_drift(item: Guest, observation: Observation, missing: list[str
 
 
 # The sets whose elements are a guest's addresses, and all others that begin with its TAP.
-_ADDRESSES = frozenset(f"{of}_{name}" for of in ("guest", "tap") for name in ("addrs4", "addrs6", "nets4", "nets6"))
+_ADDRESSES = frozenset(
+    f"{of}_{name}" for of in ("guest", "tap", "arp") for name in ("addrs4", "addrs6", "nets4", "nets6")
+)
 _FILTERS = frozenset(
-    name for name, spec in SETS.items() if name.startswith(("guest_", "tap_", "slaac_")) and name not in _ADDRESSES
+    name
+    for name, spec in SETS.items()
+    if name.startswith(("guest_", "tap_", "arp_", "slaac_")) and name not in _ADDRESSES
 )
