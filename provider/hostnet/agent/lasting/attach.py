@@ -1,8 +1,9 @@
 """One step of the watcher: attach the interfaces that match a glob and are not attached yet, and do nothing else.
 
 An interface is noted before it is attached, in a line beside the record: if the watcher dies in between, the delete of
-the TapBinding still detaches exactly what the watcher attached. As long as interfaces keep appearing, they are
-attached; the rest (the record itself, hairpin mode, our table) is done once, when no more come.
+the TapBinding still detaches exactly what the watcher attached. Where its bridge serves, it is in our table before it
+is attached, too: from its first frame it is no server. As long as interfaces keep appearing, they are attached; the
+rest (the record itself, hairpin mode, what else our table holds) is done once, when no more come.
 """
 
 from __future__ import annotations
@@ -92,19 +93,31 @@ class Attacher:
                     self._store.save(record)  # taking the lock has made its file again: this removes it
                 return report
             before, mtus = dict(record.attached), dict(record.mtus)
-            joined = self._round(record, globs, changes, report)
+            noted = dict(before)
+            joined = self._round(record, globs, changes, noted, report)
             for latest in itertools.islice(iter(more, None), _ROUNDS):
                 if latest.missed:
                     report.missed = True
                     break
-                joined |= self._round(record, globs, latest, report)
+                joined |= self._round(record, globs, latest, noted, report)
             if joined or record.attached != before or record.mtus != mtus:
                 self._store.save(record)
-            self._settle(record, before, joined, report)
+            self._settle(record, noted, joined, report)
         return report
 
-    def _round(self, record: Record, globs: Globs, changes: Changes, report: Report) -> set[str]:
-        """Attach and detach; returns what was attached, or was going to be."""
+    def _round(self, record: Record, globs: Globs, changes: Changes, noted: dict[str, str], report: Report) -> set[str]:
+        """Attach and detach.
+
+        Args:
+            record: The host's.
+            globs: The recorded globs.
+            changes: What happened.
+            noted: What is attached as our table has it; gets what is noted here.
+            report: Gets what was done.
+
+        Returns:
+            What was attached, or was going to be.
+        """
         after = self._update_renamed(globs, record, changes.renamed, report)
         snapshot = self.kernel.snapshot() if changes.missed else self._glimpse(globs, changes.appeared)
         look = set(snapshot.links) if changes.missed else changes.appeared & set(snapshot.links)
@@ -117,10 +130,19 @@ class Attacher:
         if plan.attached:
             mtus = {name: mtu for name, (_, mtu) in plan.mtus.items() if mtu is not None}
             self._store.journal_attached(record, plan.attached, mtus)
+            self._guard(record, noted, plan.attached, report)
         for name in self._perform(plan.build, report):
             del record.attached[name]
             record.mtus.pop(name, None)
         return set(plan.attached)
+
+    def _guard(self, record: Record, noted: dict[str, str], joining: Mapping[str, str], report: Report) -> None:
+        """Note ports of bridges that serve in our table, before they are attached."""
+        served = served_ports_of(record.owners, joining)
+        if served.keys() & joining.keys():
+            after = {**noted, **{name: key for name, key in joining.items() if name in served}}
+            self._sync_table(record, noted, after, self.kernel.snapshot(), report)
+            noted.update(after)
 
     def _exists(self, name: str) -> bool:
         return bool(self.kernel.glimpse([name]).links)
@@ -201,14 +223,21 @@ class Attacher:
         served = served_ports_of(owners, before) != served_ports_of(owners, record.attached)
         if old != new or new & joined or served:
             snapshot = self.kernel.snapshot()
-            self._sync_table(record, before, snapshot, report)
+            self._sync_table(record, before, record.attached, snapshot, report)
             plan = Plan()
             hairpin("", (), (new - old) | (new & joined), snapshot, plan)
             self._perform(plan.build, report)
 
-    def _sync_table(self, record: Record, before: Mapping[str, str], snapshot: Snapshot, report: Report) -> None:
+    def _sync_table(
+        self,
+        record: Record,
+        before: Mapping[str, str],
+        attached: Mapping[str, str],
+        snapshot: Snapshot,
+        report: Report,
+    ) -> None:
         owners = record.owners
-        old, new = (context_of(owners, snapshot, attached) for attached in (before, record.attached))
+        old, new = (context_of(owners, snapshot, each) for each in (before, attached))
         try:
             before_, after = self._compiler.desired(owners, old), self._compiler.desired(owners, new)
             mark = self._table.sync(before_, after, record.table).mark

@@ -14,12 +14,25 @@ from typing import Any
 import pytest
 from hostnet.agent.linux import operations as ops
 from hostnet.agent.linux.conntrack import Flow
+from hostnet.agent.nft.table import Table
 from hostnet.agent.record.record import Record
 from hostnet.agent.transaction.host import Host
 from hostnet.agent.transaction.lockout import Login
 from hostnet.fakes.host import FakeHost
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import Address, Forward, Forwarding, ForwardingState, Gateway, Glob, Guest, Link, Object, Port
+from hostnet.wire.objects import (
+    Address,
+    DhcpServer,
+    Forward,
+    Forwarding,
+    ForwardingState,
+    Gateway,
+    Glob,
+    Guest,
+    Link,
+    Object,
+    Port,
+)
 from hostnet.wire.protocol import Outcome
 from hostnet.wire.requests import Change, Query, View
 
@@ -690,3 +703,36 @@ def uplinks(fake: FakeHost) -> dict[str, tuple[str, ...]]:
     """By gateway, the external interfaces that are recorded."""
     with fake._store.locked() as record:
         return {name: gateway.uplinks for name, gateway in record.owners.gateways.items()}
+
+
+def test_an_interface_is_no_server_from_its_first_frame(fake: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watcher notes a port of a bridge that serves before it attaches it, and takes back what could not join."""
+    bridge = (*OBJECTS["Bridge br0"], DhcpServer("br0", dhcp=True))
+    for outcome in fake.agent.apply(
+        [
+            Change(urn("Bridge br0"), "br0", bridge),
+            Change(urn("TapBinding vms"), "br0/late-*", (Glob("br0", "late-*"),)),
+        ]
+    ):
+        assert not isinstance(outcome, HostnetError), outcome
+
+    def guarded() -> set[str]:
+        listing = Table(fake.nftables).listing()
+        found = listing.elements if listing is not None else ()
+        return {key[0] for name, key in found if name == "served_ports"}
+
+    at_join: list[set[str]] = []
+    perform = fake.kernel.perform
+
+    def performing(operation: ops.Operation) -> None:
+        if isinstance(operation, ops.SetLink) and operation.bridge == "br0":
+            at_join.append(guarded())
+            if operation.name == "late-2":
+                raise OSError(errno.EBUSY, "busy")
+        perform(operation)
+
+    monkeypatch.setattr(fake.kernel, "perform", performing)
+    for name in ("late-1", "late-2"):
+        fake.add_link(name)
+    assert at_join == [{"late-1"}, {"late-1", "late-2"}]
+    assert guarded() == {"late-1"}
