@@ -390,22 +390,7 @@ def _guard_specs() -> dict[str, SetSpec]:
     specs["routed_taps"] = SetSpec(
         ("ifname",), holds="routed TAPs whose packets are looked at: with `antiSpoofing` or `bandwidth.upload`"
     )
-    specs["served_ports"] = SetSpec(
-        ("ifname",),
-        table=BRIDGE_TABLE,
-        holds="ports of bridges with `dhcpServer` or `ipv6SendRa`: no servers, no routers",
-    )
-    specs["ruled_ports"] = SetSpec(
-        ("ifname",),
-        table=BRIDGE_TABLE,
-        holds="the ports in `upload_ports`, `guest_links` and `served_ports`: what comes by any other passes",
-    )
-    for n in "46":
-        specs[f"guest_senders{n}"] = SetSpec(
-            ("ifname", f"sender{n}", f"source{n}"),
-            table=BRIDGE_TABLE,
-            holds="`guest_macs` with `guest_addrs`, of TAPs without `bandwidth.upload`: whose TCP and UDP pass at once",
-        )
+    specs |= _port_specs()
     near, prefix = "addresses of the host and of guests: no other guest may choose them", "advertised prefixes"
     for name, spec in {
         "slaac_nets6": SetSpec(("ifname", "ipv6_addr"), holds=f"{prefix}: of these a guest may take any free address"),
@@ -415,6 +400,29 @@ def _guard_specs() -> dict[str, SetSpec]:
     }.items():
         specs[name] = replace(spec, table=BRIDGE_TABLE)
     return {name: replace(spec, of="guest") for name, spec in specs.items()}
+
+
+def _port_specs() -> dict[str, SetSpec]:
+    """Those by which the frames of most ports are told apart."""
+    specs = {
+        "served_ports": SetSpec(
+            ("ifname",),
+            table=BRIDGE_TABLE,
+            holds="ports of bridges with `dhcpServer` or `ipv6SendRa`: no servers, no routers",
+        ),
+        "ruled_ports": SetSpec(
+            ("ifname",),
+            table=BRIDGE_TABLE,
+            holds="the ports in `upload_ports`, `guest_links` and `served_ports`: what comes by any other passes",
+        ),
+    }
+    for n in "46":
+        specs[f"guest_senders{n}"] = SetSpec(
+            ("ifname", f"sender{n}", f"source{n}"),
+            table=BRIDGE_TABLE,
+            holds="`guest_macs` with `guest_addrs`, of TAPs without `bandwidth.upload`: whose TCP and UDP pass at once",
+        )
+    return specs
 
 
 def _checked_specs(of: str, table: str) -> dict[str, SetSpec]:
