@@ -65,6 +65,8 @@ def _expression(expression: dict[str, Any]) -> str:
     if kind != "match":
         return kind
     left, right = body["left"], body["right"]
+    if isinstance(left, str):  # the fake of nftables keeps conditions as they are
+        return left
     if "payload" in left:
         value = "-".join(map(str, right["range"])) if isinstance(right, dict) else right
         return f"{left['payload']['protocol']} {left['payload']['field']} {value}"
