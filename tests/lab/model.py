@@ -530,7 +530,7 @@ _PROTOCOLS = {"6": "tcp", "17": "udp", "132": "sctp"}  # the bed lists numbers
 # addresses a guest may have depends on more than programs here say: tests/cases/untrusted has it, frame by frame.
 _COUNTERS = (f"{name}_counters{n}" for name in ("forward", "range") for n in "46")
 _IGNORED = frozenset({*_COUNTERS, "hairpin_ports", "dns_port"})
-_GUARDS = re.compile(r"arp_\w+|(guest|tap)_(?!links)\w+|(taken|slaac)_\w+|served_ports|one_to_one_inner\w*")
+_GUARDS = re.compile(r"(guest|tap)_(?!links)\w+|arp_\w+|(taken|slaac)_\w+|(served|ruled)_ports|one_to_one_inner\w*")
 _SOURCES = re.compile(r"port_sources(?P<length>\d+)_[46]")
 
 

@@ -510,7 +510,7 @@ BATCHES: dict[str, list[str]] = {
         ),
         "flush set inet hostnet our_links",
         "delete set inet hostnet our_links",
-        "delete table inet hostnet\ndelete table bridge hostnet\n" + table_text(),
+        "delete table inet hostnet\ndelete table bridge hostnet\ndelete table arp hostnet\n" + table_text(),
         "flush ruleset",
         "flush ruleset",
     ],
