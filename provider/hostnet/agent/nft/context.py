@@ -197,7 +197,8 @@ def _sides(
     outward = snapshot.outward | externals
     inner = {name for name in near if name not in outward and (name in devices or name in snapshot.links)}
     bridges = [name for name in sorted(outward) if name in snapshot.links and snapshot.links[name].kind == "bridge"]
-    apart = frozenset(behind - inner)
+    # Not one that is absent: it is neither, until it comes.
+    apart = frozenset(name for name in behind - inner if name in snapshot.links)
     outer = tuple(sorted({*externals, *bridges, *apart}))
     return {"inner": tuple(sorted(inner)), "outer": outer, "apart": apart}, (bridges, sorted(near - inner))
 

@@ -10,7 +10,7 @@ from typing import Any
 from hostnet.agent.dhcp.config import answers_dns
 from hostnet.agent.dhcp.domains import rules_by_name
 from hostnet.agent.nft.forward_elements import Cell, counted, forward_cells, forward_devices, source_translated
-from hostnet.agent.nft.ruleset import MADE, SETS, Element, Tag
+from hostnet.agent.nft.ruleset import MADE, SETS, Element, Place, Tag
 from hostnet.agent.observe.differences import Difference, is_not, is_off, lost
 from hostnet.agent.observe.observation import Observation
 from hostnet.agent.observe.undeclared import undeclared_forwards
@@ -127,7 +127,7 @@ def _networks(item: Gateway) -> Iterator[Tag]:
 def _missing_of_shared(item: Gateway, observation: Observation) -> Iterator[Tag]:
     """The fields for which something is missing, or is too much, that belongs to no single owner."""
     # What is undeclared and opens or translates anything concerns every network behind a gateway.
-    if any(name not in _SHOWN for name, _ in observation.undeclared):
+    if any(_opens(place, observation) for place in observation.undeclared):
         yield from _networks(item)
     yield from (("internal", name) for name in item.internal if _link_lacks(name, observation))
     if observation.lacks(x for x in observation.shared("outer_links") if x.key[0] in item.uplinks):
@@ -143,6 +143,16 @@ def _missing_of_shared(item: Gateway, observation: Observation) -> Iterator[Tag]
         yield from (("one_to_one", str(pair)) for pair in item.one_to_one)
     if item.internal_forwarding and any(observation.lacks(_between(item, n, observation)) for n in "46"):
         yield "internal_forwarding", ""
+
+
+def _opens(place: Place, observation: Observation) -> bool:
+    """Whether an element that nothing asks for opens or translates anything.
+
+    That of a bridge that was deleted after the last change of the tables does not: no packet comes from there.
+    """
+    name, key = place
+    absent = name == "inner_links" and key[0] not in observation.world.snapshot.links
+    return name not in _SHOWN and not absent
 
 
 def _link_lacks(name: str, observation: Observation) -> bool:
