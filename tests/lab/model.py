@@ -267,6 +267,9 @@ def _attached(name: str, link: str, inputs: Inputs, view: _View, expected: Expec
     expected.facts["link", link, "master"] = (view.link(bridge), at)
     expected.facts["link", link, "isolated"] = (isolated, (name, "isolated"))
     expected.facts["link", link, "hairpin"] = (view.looped, UNSEEN)
+    at_bridge = _REFERENCE.fullmatch(bridge)
+    if "mtu" not in inputs and at_bridge and "mtu" in view.bridge(bridge):
+        expected.facts["link", link, "mtu"] = (view.bridge(bridge)["mtu"], (at_bridge[1], "mtu"))
 
 
 # --- gateways ------------------------------------------------------------------------------------------------------
@@ -649,10 +652,11 @@ def drift(program: Program, expected: Expected, seen: Mapping[Fact, Any], *, who
         if not name:
             continue
         table = key[0] not in OF_KERNEL
+        at = ("link", key[1], "master")
+        of_port = top == "isolated" or (top == "mtu" and program[name][0] == "Bridge" and at in expected.facts)
+        if of_port and seen.get(at) != expected.facts[at][0]:
+            continue  # of a port that is not there nothing is said
         if top == "isolated":
-            at = ("link", key[1], "master")
-            if seen.get(at) != expected.facts[at][0]:
-                continue  # of a port that is not there nothing is said
             kept = ("isolated_links", seen.get(at))
             if value and kept in expected.facts and not (whole_table and kept in seen):
                 found.setdefault(name, set()).add(top)

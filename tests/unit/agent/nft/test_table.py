@@ -217,3 +217,21 @@ def test_a_chain_of_a_list_that_was_changed_is_repaired() -> None:
     host.run_nft(f"add rule {TABLE} {chain} accept")
     change(host, "TapBinding5", GUESTS["TapBinding5"])
     assert host.nftables.dump() == before
+
+
+def test_a_bridge_that_goes_is_no_drift_of_the_gateway_that_names_it() -> None:
+    """The engine deletes the bridge, and then the gateway's deletion fails: what is left is as declared.
+
+    It stays so when the bridge is made again.
+    """
+    host = FakeHost()
+    for kind in RESOURCES:
+        apply(host, kind)
+    query = Query(urn("NatGateway"), "natgateway", "NatGateway", RESOURCES["NatGateway"])
+    assert isinstance(run(host.apply(Change(urn("Bridge"), "bridge", ()))), View)
+    gone = run(host.read(query))
+    assert gone is not None
+    apply(host, "Bridge")
+    there = run(host.read(query))
+    assert there is not None
+    assert gone.seen == there.seen
