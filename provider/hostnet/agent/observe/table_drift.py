@@ -244,13 +244,19 @@ def _side_drift(item: Forward, near: Cells) -> Iterator[Difference]:
     listen = [x for x in item.listen if all(there for cell, there in near if cell.listen == x)]
     if not listen:  # each lacks some source: that is what is missing, then
         listen = [x for x in item.listen if any(there for cell, there in near if cell.listen == x)]
+    # Beside its forwards an address that means all has what says so, which is no part of any source.
+    wild = {cell.listen for cell, there in near if not there and not cell.loopback and _says_all(cell)}
     for address in item.listen:
-        if address not in listen:
+        if address not in listen or address in wild:
             yield lost(item, "listen", address, f"what comes to {address} is not forwarded")
     kept = [(cell, there) for cell, there in near if not cell.loopback and (not listen or cell.listen in listen)]
     for source in item.sources:
         if not all(there for cell, there in kept if cell.source == source):
             yield lost(item, "sources", source, f"what comes from {source} is not forwarded")
+
+
+def _says_all(cell: Cell) -> bool:
+    return any(element.set.startswith("dnat_wildcard") for element in cell.elements)
 
 
 def _target_drift(item: Forward, cells: Cells, observation: Observation) -> Iterator[Difference]:
