@@ -254,7 +254,7 @@ def _joined(kinds: Key, fields: Key, at: int) -> bytes:
 
 def _field_bytes(kind: str, part: str, at: int) -> bytes:
     if kind in RAW:
-        size = 8 if kind == "nd_prefix" else 16
+        size = int(RAW[kind].rpartition(",")[2]) // 8  # its bits are the last number
         return (int(part.split("-")[at], 0) % (1 << 8 * size)).to_bytes(size, "big")
     if kind in ADDRESSES:
         ends = ipaddress.ip_network(part) if "/" in part else part.split("-")
