@@ -137,6 +137,13 @@ SEQUENCES: dict[str, list[Operation]] = {
         ops.DeleteLink("tap0"),
         ops.Unshape("tap0"),
     ],
+    "an address goes with IPv6, which a small MTU takes off": [
+        BRIDGE,
+        L("br0", mtu=1400, up=True, bridge_device=True),
+        A("br0", "fd13::1/64"),
+        L("br0", mtu=1000, bridge_device=True),
+        D("br0", "fd13::1/64"),
+    ],
     "links are made once, and deleted": [
         BRIDGE,
         BRIDGE,
