@@ -17,7 +17,7 @@ from typing import Union
 from hostnet.agent.dhcp import domains
 from hostnet.agent.plan.mtu import carried_mtu
 from hostnet.agent.plan.world import World
-from hostnet.agent.record.owners import Owner
+from hostnet.agent.record.owners import Owner, Owners
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.family import IPV6_MTU_MIN, SLAAC_LENGTH, family_of
 from hostnet.wire.objects import Address, DhcpServer, Gateway, Guest, Lease, Link, Port, StaticLease
@@ -95,11 +95,13 @@ def inputs_to_open(servers: Iterable[DhcpServer]) -> list[tuple[str, str, tuple[
     return found
 
 
-def bridges_of(owner: Owner | None) -> set[str]:
-    """The bridges whose server depends on an owner."""
+def bridges_of(owner: Owner | None, owners: Owners) -> set[str]:
+    """The bridges whose server depends on an owner; on a gateway's rules by domain name those of all servers may."""
     if owner is None:
         return set()
+    named = any(isinstance(item, Gateway) for item in domains.with_names(owner))
     return {
+        *(item.bridge for item in (owners.every(DhcpServer) if named else ())),
         *(item.bridge for item in owner.of(DhcpServer)),
         *(item.bridge for item in owner.of(Guest) if item.bridge),
         *(item.bridge for item in owner.of(Port)),
@@ -132,10 +134,8 @@ def check(owner: Owner, world: World) -> None:
         _check_server(server, owner, world)
     for guest in owner.of(Guest):
         _check_guest(guest, owner, world)
-    named: list[Guest | Gateway] = [*owner.of(Guest), *owner.of(Gateway)]
-    for item in named:
-        if domains.rules_by_name(item):
-            _check_names(item, owner, world)
+    for item in domains.with_names(owner):
+        _check_names(item, owner, world)
 
 
 def _check_server(item: DhcpServer, owner: Owner, world: World) -> None:

@@ -44,7 +44,7 @@ from hostnet.agent.record.owners import Owner
 from hostnet.agent.record.record import Store
 from hostnet.wire.digest import sha256
 from hostnet.wire.errors import Code, HostnetError
-from hostnet.wire.objects import DhcpServer, DhcpState, Gateway, Guest, Lease
+from hostnet.wire.objects import DhcpServer, DhcpState, Lease
 
 _RESOLVED = Path("/run/systemd/resolve/resolv.conf")  # the servers that systemd-resolved itself asks
 _RESOLV_CONF = Path("/etc/resolv.conf")
@@ -89,8 +89,7 @@ def check_fills_sets(owner: Owner) -> None:
     Raises:
         HostnetError: It can't.
     """
-    items: list[Guest | Gateway] = [*owner.of(Guest), *owner.of(Gateway)]
-    rule = next((rule for item in items for rule in domains.rules_by_name(item)), None)
+    rule = next((rule for item in domains.with_names(owner) for rule in domains.rules_by_name(item)), None)
     if rule is None or fills_sets():
         return
     raise HostnetError(

@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import Any
 
 from hostnet.agent.plan.world import World
+from hostnet.agent.record.owners import Owner
 from hostnet.wire.digest import sha256
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import EgressRule, Gateway, Guest
@@ -50,6 +51,12 @@ def set_names(domain: str) -> tuple[str, str]:
 def rules_by_name(item: Guest | Gateway) -> list[EgressRule]:
     """The rules by domain name of a guest or a gateway."""
     return [rule for rule in item.egress or () if rule.domain is not None]
+
+
+def with_names(owner: Owner) -> list[Guest | Gateway]:
+    """The guests and gateways of an owner that have rules by domain name."""
+    items: list[Guest | Gateway] = [*owner.of(Guest), *owner.of(Gateway)]
+    return [item for item in items if rules_by_name(item)]
 
 
 def domains_on(bridge: str, world: World) -> list[str]:

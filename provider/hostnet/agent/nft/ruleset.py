@@ -403,7 +403,7 @@ def _guard_specs() -> dict[str, SetSpec]:
 
 
 def _port_specs() -> dict[str, SetSpec]:
-    """Those by which the frames of most ports are told apart."""
+    """Those that name the bridge ports whose frames the rules look at, and the senders that need no further look."""
     specs = {
         "served_ports": SetSpec(
             ("ifname",),

@@ -12,7 +12,6 @@ from functools import cache
 
 from hostnet.agent.dhcp import config as dhcp
 from hostnet.agent.dhcp.dnsmasq import ServerError
-from hostnet.agent.dhcp.domains import rules_by_name
 from hostnet.agent.firewalls.sync import FirewallError, firewall_error
 from hostnet.agent.linux.conntrack import Flows
 from hostnet.agent.linux.install_hints import advice_here
@@ -107,9 +106,7 @@ class Synchronizer:
             old, new = compiler.desired(record.owners, old_context), compiler.desired(owners, context)
             mark = self._subsystems.table.withdraw(old, new, record.table)
             record.table = replace(mark, observed=context.observed)
-        bridges = set().union(*map(dhcp.bridges_of, gone))
-        if any(rules_by_name(item) for owner in gone for item in owner.of(Gateway)):
-            bridges |= {server.bridge for server in owners.every(DhcpServer)}
+        bridges = set().union(*(dhcp.bridges_of(owner, owners) for owner in gone))
         running = {x.bridge for x in record.owners.every(DhcpServer) if servers.state(x, before).running}
         with contextlib.suppress(ServerError):
             servers.sync(after, bridges & running)
@@ -199,10 +196,7 @@ class Synchronizer:
         Raises:
             OwnerError: A server does not run.
         """
-        bridges = {key: dhcp.bridges_of(old) | dhcp.bridges_of(new) for key, (old, new) in pairs.items()}
-        for key, each in pairs.items():
-            if any(rules_by_name(item) for owner in each if owner is not None for item in owner.of(Gateway)):
-                bridges[key] |= {server.bridge for server in owners.every(DhcpServer)}
+        bridges = {key: set().union(*(dhcp.bridges_of(each, owners) for each in pair)) for key, pair in pairs.items()}
         try:
             self._subsystems.servers.sync(World(owners, transition.snapshot), set().union(*bridges.values()))
         except ServerError as failure:
