@@ -5,6 +5,7 @@ Addresses: see tests/lab/topology.py.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -62,6 +63,28 @@ def test_two_stacks_share_a_host(lab: Lab, stack: Stack, second: Stack, first_go
     assert lab.host.sysctl("net.ipv4.ip_forward") == "1"
     stays.destroy()
     assert lab.net.snapshot() == lab.net.pristine
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["oldest-first", "newest-first"])
+def test_two_state_directories_share_the_table(lab: Lab, stack: Stack, first: int) -> None:
+    """What both have added stays with the last one, and goes with it: also where its gateway goes before its guest."""
+    with contextlib.closing(Provider()) as another:
+        stacks = [stack, Stack(another, lab.host.name, name="another")]
+        for number, each in enumerate(stacks):
+            program = network("ab"[number], forward=8080 + number, guest=1 + 2 * number)
+            program["nat"][1]["mssClamp"] = True
+            tap = {"name": f"vm{number}", "bridge": "${net.name}", "guest": {"egress": [{"cidr": "198.51.100.0/24"}]}}
+            each.up({**program, "tap": ("TapBinding", tap)})
+        assert [each.refresh() for each in stacks] == [{}, {}]
+        last = stacks[1 - first]
+        stacks[first].destroy()
+        assert last.refresh() == {}
+        last.up({name: last.program[name] for name in ("net", "tap")})
+        for name in ("external_links", "mss_clamp_links", "outer_links"):
+            assert '"eth0"' not in lab.host.run(f"nft list set inet hostnet {name}")
+        assert last.refresh() == {}
+        last.destroy()
+    assert "hostnet" not in lab.host.run("nft list tables")
 
 
 def test_a_key_of_another_stack_is_an_error_that_names_it(lab: Lab, stack: Stack, second: Stack) -> None:

@@ -59,6 +59,10 @@ VERDICT = ("verdict",)  # the value of a map that leads on to a chain, which is 
 LIST_CHAINS, NAME_SETS = "list_chains", "name_sets"
 LISTS = "list_"  # how the names of these chains begin
 MADE = (LIST_CHAINS, NAME_SETS)
+# The sets in which gateways of several records may have the same element. It has the mark of the record that added it
+# first, and stays with whoever comes after it.
+OUTER = "outer_links"
+SHARED = ("external_links", "mss_clamp_links", OUTER)
 # An hour, as promised, and the set is never full of what a guest asks for: who answers for the name says how many
 # addresses it has.
 NAME_SET = "type ipv{digit}_addr; size 65535; flags timeout; timeout 1h"

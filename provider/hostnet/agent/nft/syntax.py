@@ -19,6 +19,7 @@ from hostnet.agent.nft.ruleset import (
     PROTOCOLS,
     RAW,
     SETS,
+    SHARED,
     VERDICT,
     Element,
     Place,
@@ -296,6 +297,11 @@ class Listing:
             place = LIST_CHAINS, (name,)
             found |= {place, *((NAME_SETS, (each,)) for each in _sets_in(self.elements.get(place, ())))}
         return found
+
+    def needed(self, mark: str) -> set[Place]:
+        """What `foreign` gives, where a record of another mark is still there: of `SHARED` alone nobody is left."""
+        found = self.foreign(mark)
+        return found if any(name not in SHARED for name, _ in found) else set()
 
 
 def read_listing(tables: Iterable[RawTable]) -> Listing:

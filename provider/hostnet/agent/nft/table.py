@@ -19,7 +19,9 @@ from hostnet.agent.nft.ruleset import (
     MADE,
     NAME_SET,
     NAME_SETS,
+    OUTER,
     SETS,
+    SHARED,
     TABLE,
     TABLES,
     TEMPLATE,
@@ -48,10 +50,6 @@ from hostnet.wire.objects import Gateway, Guest
 
 T = TypeVar("T")
 
-_EXTERNAL, _OUTER = (
-    "external_links",
-    "outer_links",
-)  # the one set in which gateways of several records have the same element
 _ELEMENTS_PER_LINE = 500  # of a batch: few commands, and none too long for nft's parser
 
 
@@ -208,7 +206,7 @@ class Table:
         """Delete the tables, unless elements of other records are in them; where this one was lost, of anybody."""
         self._held = None
         listing = self.listing(fresh=True)
-        others = (listing.foreign(self.own) if mark.rules else set(listing.elements)) if listing is not None else set()
+        others = (listing.needed(self.own) if mark.rules else set(listing.elements)) if listing is not None else set()
         if listing is not None and others - before.elements.keys():
             there = [place for place in before.elements if place in listing.elements]
             self._send(there, [], Desired(), Mark())
@@ -223,7 +221,7 @@ class Table:
             listing = self.listing()
         except MissingLibraryError:
             return False
-        return listing is not None and bool(listing.foreign(self.own))
+        return listing is not None and bool(listing.needed(self.own))
 
     @property
     def there(self) -> bool:
@@ -260,22 +258,22 @@ class Table:
         return now
 
     def _unshared(self, removed: list[Place]) -> list[Place]:
-        """Without what other records need as well: the external interfaces that their elements name, chains and sets.
+        """Without what other records need as well: of `SHARED` what is of interfaces that they name; chains and sets.
 
         What leads out leads out for all: while there is another record, none of `outer_links` goes. For chains and sets
         the kernel tells: it does not delete what is in use, and then the tables are listed.
         """
         listed = self._listed is not None and self._listed[0] == self.generation()
-        if not any(name in (_EXTERNAL, _OUTER) or (listed and name in MADE) for name, _ in removed):
+        if not any(name in SHARED or (listed and name in MADE) for name, _ in removed):
             return removed
         listing = self.listing()
-        others = listing.foreign(self.own) if listing is not None else set()
-        used = {part for name, key in others if name not in (_EXTERNAL, _OUTER) for part in key}
+        others = listing.needed(self.own) if listing is not None else set()
+        used = {part for name, key in others if name not in SHARED for part in key}
         return [
             (name, key)
             for name, key in removed
-            if (name != _EXTERNAL or key[0] not in used)
-            and (name != _OUTER or not others)
+            if (name not in SHARED or name == OUTER or key[0] not in used)
+            and (name != OUTER or not others)
             and (name not in MADE or (name, key) not in others)
         ]
 
@@ -319,7 +317,7 @@ class Table:
         """The commands that put the elements of other records into the new tables, and the addresses of names."""
         if former is None:
             return
-        others = sorted(former.foreign(self.own) - after.elements.keys())
+        others = sorted(former.needed(self.own) - after.elements.keys())
         yield from _making((Element(*place, former.elements[place]) for place in others if place[0] in MADE), after)
         for name, key in others:
             if name not in SETS:
