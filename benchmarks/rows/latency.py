@@ -1,8 +1,8 @@
 """A host that is far away: the time to connect, for the first commit, for CREATES=1000 creates at once.
 
 The wires have round trips of RTTS="0 50 200" ms (two TAPs and a program between them: not every kernel has netem).
-Beside it an agent that waits for no confirmation. How many round trips a step takes is how its time grows with the
-wire's.
+Beside it an agent that waits for no confirmation; beside its `connect`, OpenSSH's `ssh` with one command. How many
+round trips a step takes is how its time grows with the wire's.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import os
 import shutil
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Awaitable
@@ -22,15 +23,16 @@ from pathlib import Path
 from hostnet.hosts.session import Session
 from hostnet.hosts.ssh import SSHTransport
 
-from benchmarks.measure import Figure, rounds
-from tests.ssh.world import World, bridge, forward, removal
+from benchmarks.measure import Figure, rounds, seconds
+from tests.ssh.world import SERVER, World, bridge, forward, removal
 
 TITLE = "A host far away"
 RTTS = [int(word) for word in os.environ.get("RTTS", "0 50 200").split()]
 CREATES = int(os.environ.get("CREATES", "1000"))
 CREATING = f"{CREATES} creates at once"
 STEPS = ("connect, the agent's file sent", "connect", "first commit", CREATING)
-NOTE = "The bare tool of this row is hostnet with an agent that waits for no confirmation."
+NOTE = "Here the bare tool is hostnet with an agent that waits for no confirmation."
+SSH = "Here the bare tool is `ssh host true` of OpenSSH."
 TRIPS = {"connect": 6, "first commit": 2, CREATING: 3}
 
 
@@ -69,16 +71,33 @@ async def measure_once(world: World, kind: type[SSHTransport]) -> list[float]:
     return took
 
 
-def over_wire(rtt: int) -> dict[type[SSHTransport], list[float]]:
-    """The medians of each step, with the agent and with one that asks for no confirmation."""
+class Bare:
+    """OpenSSH's client, from exec to exit."""
+
+    def __init__(self, world: World) -> None:
+        """Write the server's key where the client looks for it."""
+        known = world.directory / "known_hosts"
+        known.write_text(f"{SERVER} {world.server.host_key}\n")
+        options = ["-F", "none", "-o", f"UserKnownHostsFile={known}", "-o", "BatchMode=yes", "-i", str(world.key)]
+        self._argv, self._client = ["ssh", *options, f"root@{SERVER}", "true"], world.client
+
+    def connect(self) -> float:
+        """Seconds that one command takes."""
+        return seconds(lambda: self._client.call(subprocess.run, self._argv, check=True))
+
+
+def over_wire(rtt: int) -> dict[str, list[float]]:
+    """The medians of each step, with the agent and with one that asks for no confirmation; and of `ssh`."""
     with tempfile.TemporaryDirectory() as scratch, contextlib.closing(World(Path(scratch))) as world:
         world.server.start()
+        bare = Bare(world)
         with world.wire(delay=rtt / 2):
-            took: dict[type[SSHTransport], list[list[float]]] = {SSHTransport: [], Unconfirmed: []}
+            took: dict[str, list[list[float]]] = {"ours": [], "unconfirmed": [], "ssh": []}
             for _ in range(rounds(3)):
-                for kind, times in took.items():
-                    times.append(world.run(partial(measure_once, world, kind)))
-    return {kind: [statistics.median(each) for each in zip(*times, strict=True)] for kind, times in took.items()}
+                took["ours"].append(world.run(partial(measure_once, world, SSHTransport)))
+                took["unconfirmed"].append(world.run(partial(measure_once, world, Unconfirmed)))
+                took["ssh"].append([bare.connect()] * len(STEPS))
+    return {name: [statistics.median(each) for each in zip(*times, strict=True)] for name, times in took.items()}
 
 
 def measure() -> list[Figure]:
@@ -87,13 +106,12 @@ def measure() -> list[Figure]:
     longest = (RTTS[-1] - RTTS[0]) / 1000
     figures = []
     for step, name in enumerate(STEPS):
-        confirmed, plain = ([took[rtt][kind][step] for rtt in RTTS] for kind in (SSHTransport, Unconfirmed))
+        beside, note = ("ssh", SSH) if name == "connect" else ("unconfirmed", NOTE)
+        confirmed, plain = ([took[rtt][which][step] for rtt in RTTS] for which in ("ours", beside))
         for rtt, ours, without in zip(RTTS, confirmed, plain, strict=True):
             limit = confirmed[0] + 3 * rtt / 1000 if name == CREATING and rtt else None
-            note = "Here the bare tool is hostnet with an agent that waits for no confirmation."
-            figures.append(
-                Figure(f"{name}, {rtt} ms away", "s", ours, None, without, limit, "near + 3 trips", note=note)
-            )
+            what = f"{name}, {rtt} ms away"
+            figures.append(Figure(what, "s", ours, None, without, limit, "near + 3 trips", note=note))
         trips, without = ((each[-1] - each[0]) / longest for each in (confirmed, plain))
-        figures.append(Figure(f"{name}: round trips", "", trips, None, without, TRIPS.get(name)))
+        figures.append(Figure(f"{name}: round trips", "", trips, None, without, TRIPS.get(name), note=note))
     return figures
