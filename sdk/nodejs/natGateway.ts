@@ -134,7 +134,7 @@ export interface NatGatewayArgs {
      */
     dmzHostIpv6?: pulumi.Input<string | undefined>;
     /**
-     * What the gateway's guests may reach beyond their own bridge: only what one of the rules allows. With an empty list they reach nothing there. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses are not concerned; a port forward there leads to the target that has to be allowed. An update ends connections that are not allowed any more, and keeps the others. Default: everything. On the host: The guests' interfaces or networks, and each rule, are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
+     * What the gateway's guests may reach beyond their own bridge: only what one of the rules allows. With an empty list they reach nothing there. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses are not concerned, but what a port forward on them leads to has to be allowed. An update ends connections that are not allowed any more, and keeps the others. Default: everything. On the host: The guests' interfaces or networks, and each rule, are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
      */
     egress?: pulumi.Input<pulumi.Input<inputs.EgressRuleArgs>[] | undefined>;
     /**

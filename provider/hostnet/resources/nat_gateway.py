@@ -188,8 +188,8 @@ class NatGatewayInputs(Declared):
         EGRESS,
         "What the gateway's guests may reach beyond their own bridge: only what one of the rules allows. With an empty "
         "list they reach nothing there. Replies to what came in pass, also by a port forward, and ICMP errors. The "
-        "host's own addresses are not concerned; a port forward there leads to the target that has to be allowed. An "
-        "update ends connections that are not allowed any more, and keeps the others.",
+        "host's own addresses are not concerned, but what a port forward on them leads to has to be allowed. An update "
+        "ends connections that are not allowed any more, and keeps the others.",
         default_doc="everything",
         effect="The guests' interfaces or networks, and each rule, are elements of sets in the forward hook. The rest "
         "is refused: TCP with a reset, other protocols with an ICMP error.",

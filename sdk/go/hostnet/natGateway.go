@@ -110,7 +110,7 @@ type natGatewayArgs struct {
 	DmzHost *string `pulumi:"dmzHost"`
 	// The same as `dmzHost`, for IPv6 and `externalIpv6`. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
 	DmzHostIpv6 *string `pulumi:"dmzHostIpv6"`
-	// What the gateway's guests may reach beyond their own bridge: only what one of the rules allows. With an empty list they reach nothing there. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses are not concerned; a port forward there leads to the target that has to be allowed. An update ends connections that are not allowed any more, and keeps the others. Default: everything. On the host: The guests' interfaces or networks, and each rule, are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
+	// What the gateway's guests may reach beyond their own bridge: only what one of the rules allows. With an empty list they reach nothing there. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses are not concerned, but what a port forward on them leads to has to be allowed. An update ends connections that are not allowed any more, and keeps the others. Default: everything. On the host: The guests' interfaces or networks, and each rule, are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
 	Egress []EgressRule `pulumi:"egress"`
 	// Translates IPv6 as well (NAT66). Not together with `routeIpv6`. Default: false. On the host: IPv6 forwarding is switched on. An uplink still accepts router advertisements (accept_ra=2).
 	EnableIpv6 *bool `pulumi:"enableIpv6"`
@@ -156,7 +156,7 @@ type NatGatewayArgs struct {
 	DmzHost pulumi.StringPtrInput
 	// The same as `dmzHost`, for IPv6 and `externalIpv6`. Default: none. On the host: It is an element of the DNAT map that is looked up last. IPv6 forwarding is switched on.
 	DmzHostIpv6 pulumi.StringPtrInput
-	// What the gateway's guests may reach beyond their own bridge: only what one of the rules allows. With an empty list they reach nothing there. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses are not concerned; a port forward there leads to the target that has to be allowed. An update ends connections that are not allowed any more, and keeps the others. Default: everything. On the host: The guests' interfaces or networks, and each rule, are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
+	// What the gateway's guests may reach beyond their own bridge: only what one of the rules allows. With an empty list they reach nothing there. Replies to what came in pass, also by a port forward, and ICMP errors. The host's own addresses are not concerned, but what a port forward on them leads to has to be allowed. An update ends connections that are not allowed any more, and keeps the others. Default: everything. On the host: The guests' interfaces or networks, and each rule, are elements of sets in the forward hook. The rest is refused: TCP with a reset, other protocols with an ICMP error.
 	Egress EgressRuleArrayInput
 	// Translates IPv6 as well (NAT66). Not together with `routeIpv6`. Default: false. On the host: IPv6 forwarding is switched on. An uplink still accepts router advertisements (accept_ra=2).
 	EnableIpv6 pulumi.BoolPtrInput
