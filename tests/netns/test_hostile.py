@@ -35,6 +35,7 @@ PROTECTIONS = ("antiSpoofing", "isolated", "services", "egress", "served")
 EARS = {"gateway": ("host", "br-a"), "outsider": ("outsider", "eth0"), "router": ("router", "eth0")}
 EARS |= {"sibling": ("guest3", "eth0")}
 ALLOWED = [{"cidr": cidr, "protocol": "tcp", "ports": 443} for cidr in ("192.0.2.20/32", "2001:db8::20/128")]
+BY_NAME = {"domain": "allowed.example", "protocol": "tcp", "ports": 443}  # a list that no address is in
 NOTHING = b"\x88\xb5" + bytes(46)  # an ethertype for experiments
 PAUSE = 0.02  # seconds between two looks
 _IPV4, _IPV6 = 0x0800, 0x86DD
@@ -61,9 +62,10 @@ def program(on: set[str]) -> Program:
 
 
 def untrusted() -> Program:
-    """The same resources as a MicroVmHost with `untrusted` makes them; the guests keep their addresses."""
+    """The same resources as a MicroVmHost with `untrusted` makes them, with a rule by name. The addresses stay."""
     all_ = program(set(PROTECTIONS))
-    made = {**all_, **component(untrusted=True, guests=["vm0", "vm1"], addresses=NET6, egress=ALLOWED)}
+    egress = [*ALLOWED, BY_NAME]
+    made = {**all_, **component(untrusted=True, guests=["vm0", "vm1"], addresses=NET6, egress=egress)}
     for name in ("box-tap-vm0", "box-tap-vm1"):
         made[name][1]["guest"] = {**made[name][1]["guest"], **_addresses(all_[name][1]["guest"])}
     return made

@@ -164,12 +164,8 @@ def _check_guest(item: Guest, owner: Owner, world: World) -> None:
         for lease in server.static_leases:
             _compare(what, lease, item, f"a static lease of {other.label}", other.key)
         if item.hostname and server.dhcp:
-            for holder, guest in world.owners.holding(Guest):
-                if (
-                    holder.urn != owner.urn
-                    and guest.bridge == item.bridge
-                    and _same_name(guest.hostname, item.hostname)
-                ):
+            for holder in world.owners.of_keys(world.owners.guests.with_hostname(item.bridge, item.hostname)):
+                if holder.urn != owner.urn:
                     why = f"the host name {item.hostname} belongs to the guest of {holder.label}"
                     raise HostnetError(Code.CONFLICT, f"cannot set up {what}", why, _RENAME, holder=holder.key)
 
@@ -182,8 +178,10 @@ def _check_names(item: Guest | Gateway, owner: Owner, world: World) -> None:
     answering = [server.bridge for server in servers(after) if answers_dns(server)]
     domains.check(item, after, answering)
     for bridge in answering:
-        if isinstance(item, Gateway) or bridge == item.bridge:
+        if isinstance(item, Gateway):
             list(domains.lines(domains.domains_on(bridge, after)))
+        elif bridge == item.bridge:
+            domains.check_lines(item, bridge, after)
 
 
 def _same_name(one: str | None, other: str | None) -> bool:

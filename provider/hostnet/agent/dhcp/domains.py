@@ -15,11 +15,12 @@ below it, also where the answer goes through CNAMEs. dnsmasq 2.90, nft 1.0.6 and
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
 from hostnet.agent.plan.world import World
+from hostnet.agent.record.guests import above
 from hostnet.agent.record.owners import Owner
 from hostnet.wire.digest import sha256
 from hostnet.wire.errors import Code, HostnetError
@@ -67,9 +68,14 @@ def domains_on(bridge: str, world: World) -> list[str]:
         world: All owners, and the host as it is.
     """
     guests = (guest for guest in world.owners.every(Guest) if guest.bridge == bridge)
+    names = (str(rule.domain) for guest in guests for rule in rules_by_name(guest))
+    return sorted({*names, *_gateways_names(bridge, world)})
+
+
+def _gateways_names(bridge: str, world: World) -> set[str]:
+    """The names in rules of gateways that guests of a bridge are behind."""
     gateways = (each for each in world.owners.every(Gateway) if rules_by_name(each) and _is_behind(bridge, each, world))
-    items: list[Guest | Gateway] = [*guests, *gateways]
-    return sorted({str(rule.domain) for item in items for rule in rules_by_name(item)})
+    return {str(rule.domain) for gateway in gateways for rule in rules_by_name(gateway)}
 
 
 def _is_behind(bridge: str, gateway: Gateway, world: World) -> bool:
@@ -87,20 +93,45 @@ def lines(domains: Iterable[str]) -> Iterator[str]:
     Raises:
         HostnetError: So many of them are within each other that a line would be too long.
     """
-    names = list(domains)
+    names = dict.fromkeys(domains)
     if names:
         yield "cache-size=0"
-    for name in names:
-        within = [each for each in names if name == each or name.endswith(f".{each}")]
-        line = f"nftset=/{name}/" + ",".join(_commands(digit, within) for digit in "46")
-        if len(line) >= _LONGEST_LINE:
-            raise HostnetError(
-                Code.INVALID,
-                f"cannot let guests reach {name}",
-                f"too many names of egress rules are above it: {', '.join(each for each in within if each != name)}",
-                "A rule for a name holds for all names below it: leave out the longer ones",
-            )
-        yield line
+    yield from (_line(name, names.__contains__) for name in names)
+
+
+def check_lines(guest: Guest, bridge: str, world: World) -> None:
+    """Refuse a guest's rules by name where a line for its bridge's server would be too long.
+
+    Args:
+        guest: The guest, one of the owners'.
+        bridge: Its bridge.
+        world: All owners, and the host as it is.
+
+    Raises:
+        HostnetError: So many names are within each other.
+    """
+    index, gateways_names = world.owners.guests, _gateways_names(bridge, world)
+
+    def is_served(name: str) -> bool:
+        return name in gateways_names or index.has_domain(bridge, name)
+
+    for own in (str(rule.domain) for rule in rules_by_name(guest)):
+        below = (each for each in gateways_names if each.endswith(f".{own}"))
+        for name in {*index.domains_below(bridge, own), *below}:
+            _line(name, is_served)
+
+
+def _line(name: str, is_served: Callable[[str], bool]) -> str:
+    within = sorted(filter(is_served, above(name)))
+    line = f"nftset=/{name}/" + ",".join(_commands(digit, within) for digit in "46")
+    if len(line) >= _LONGEST_LINE:
+        raise HostnetError(
+            Code.INVALID,
+            f"cannot let guests reach {name}",
+            f"too many names of egress rules are above it: {', '.join(each for each in within if each != name)}",
+            "A rule for a name holds for all names below it: leave out the longer ones",
+        )
+    return line
 
 
 def _commands(digit: str, domains: Iterable[str]) -> str:

@@ -152,9 +152,15 @@ class Snapshot:
     def ports_of(self, bridge: str) -> tuple[str, ...]:
         """The links in this bridge, by name."""
         link = self.links.get(bridge)
-        if link is None:
-            return ()
-        return tuple(sorted(port.name for port in self.links.values() if port.master == link.index))
+        return self._ports.get(link.index, ()) if link is not None else ()
+
+    @cached_property
+    def _ports(self) -> Mapping[int, tuple[str, ...]]:
+        """The links in each bridge (or bond, …), by its index; a thousand changes in one transaction ask for them."""
+        found: dict[int, list[str]] = {}
+        for link in self.links.values():
+            found.setdefault(link.master, []).append(link.name)
+        return {index: tuple(sorted(names)) for index, names in found.items() if index}
 
     def takes_routers(self, name: str) -> bool:
         """Whether this host would accept a guest's router advertisement on this link.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import NamedTuple, Union
 
 from hostnet.agent.plan.overlaps import check_routed_guest
 from hostnet.agent.plan.world import World
+from hostnet.agent.record.owners import Owner
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import DhcpServer, Guest
 from hostnet.wire.requests import Change
@@ -48,26 +49,23 @@ def resolve_guest(item: Guest, change: Change, world: World) -> Guest:
         return routed
     what = f"cannot set up the guest of {item.link}"
     networks = [ipaddress.ip_interface(cidr) for cidr in world.cidrs(item.bridge)]
-    used = _used(item.bridge, change, world)
+    used = Used(item.bridge, change, world)
     _check_mac(item, change, world, what)
     if item.addresses is not None:
         return replace(item, addresses=tuple(_explicit(a, item.bridge, networks, used, what) for a in item.addresses))
     chosen = []
-    leased = {
-        ipaddress.ip_address(address): Taken(f"a DHCP lease of {mac}")
-        for address, mac in world.snapshot.leased.get(item.bridge, {}).items()
-        if mac != item.mac
-    }
+    leases = world.snapshot.leased.get(item.bridge, {}).items()
+    leased = {ipaddress.ip_address(address) for address, mac in leases if mac != item.mac}
     for interface in networks:
         if interface.network.num_addresses == 1:
             continue  # the host's own address, as a hoster routes it to the host: no subnet of guests
         address = kept_in(interface.network, item.hint, used)
         # What a client has on lease is taken only where nothing else is free.
-        address = address or _lowest(interface.network, {**used, **leased}) or _lowest(interface.network, used)
+        address = address or used.lowest_free(interface.network, leased) or used.lowest_free(interface.network)
         if address is None:
             why = f"no address of {interface.network} on {item.bridge} is free"
             raise HostnetError(Code.CONFLICT, what, why, "Widen the subnet")
-        used[address] = Taken("this guest")
+        used.take(address)
         chosen.append(f"{address}/{interface.network.prefixlen}")
     return replace(item, addresses=tuple(chosen), derived=True)
 
@@ -91,28 +89,71 @@ def _check_proxy(item: Guest, world: World) -> None:
             raise HostnetError(Code.INVALID, what, why, "Choose another address for the guest")
 
 
-def _used(bridge: str, change: Change, world: World) -> dict[Ip, Taken]:
-    """The addresses that are taken on a bridge, and by what."""
-    used = {ipaddress.ip_interface(cidr).ip: Taken(f"bridge {bridge} itself") for cidr in world.cidrs(bridge)}
-    for owner, guest in world.others(change, Guest):
-        if guest.bridge == bridge:
-            taken = Taken(owner.label, owner.key)
-            used.update((ipaddress.ip_interface(cidr).ip, taken) for cidr in guest.addresses or ())
-    for owner, server in world.others(change, DhcpServer):
-        if server.bridge == bridge:
-            leases = (ipaddress.ip_address(lease.address) for lease in server.static_leases)
-            used.update((address, Taken(f"a static lease of {owner.label}", owner.key)) for address in leases)
-    return used
+class Used:
+    """The addresses that are taken on a bridge, and by what.
+
+    Args:
+        bridge: The bridge.
+        change: Of a guest there; what its resource has itself is not taken.
+        world: All owners, and the kernel.
+    """
+
+    def __init__(self, bridge: str, change: Change, world: World) -> None:
+        self._bridge, self._change, self._world = bridge, change, world
+        own = (ipaddress.ip_interface(cidr).ip for cidr in world.cidrs(bridge))
+        self._taken = dict.fromkeys(own, Taken(f"bridge {bridge} itself"))
+        for owner, server in world.others(change, DhcpServer):
+            if server.bridge == bridge:
+                leases = (ipaddress.ip_address(lease.address) for lease in server.static_leases)
+                self._taken.update(
+                    (address, Taken(f"a static lease of {owner.label}", owner.key)) for address in leases
+                )
+
+    def by(self, address: Ip) -> Taken | None:
+        """Who has an address; None: nobody."""
+        if address in self._taken:
+            return self._taken[address]
+        holder = next(self._holders(address.version, int(address)), None)
+        return None if holder is None else Taken(holder.label, holder.key)
+
+    def __contains__(self, address: object) -> bool:
+        return isinstance(address, (ipaddress.IPv4Address, ipaddress.IPv6Address)) and self.by(address) is not None
+
+    def _holders(self, version: int, address: int) -> Iterator[Owner]:
+        keys = self._world.owners.guests.with_address(self._bridge, version, address)
+        return self._world.owners_beside(self._change, keys)
+
+    def take(self, address: Ip) -> None:
+        """The guest itself has it from now on."""
+        self._taken[address] = Taken("this guest")
+
+    def lowest_free(self, network: Network, besides: Collection[Ip] = ()) -> Ip | None:
+        """The lowest free address of a subnet; None where all are taken.
+
+        Args:
+            network: The subnet.
+            besides: Addresses that are taken as well.
+        """
+        version, first, size = network.version, int(network.network_address), network.num_addresses
+        ends = 1 if size > 2 else 0  # as `ip_network.hosts()`: without network or subnet-router anycast, and broadcast
+        taken = {int(each) for each in (*self._taken, *besides) if each.version == version}
+        last = first + size - (ends if version == 4 else 0)
+        free = (
+            each
+            for each in range(first + ends, last)
+            if each not in taken and next(self._holders(version, each), None) is None
+        )
+        found = next(free, None)
+        return None if found is None else network[found - first]
 
 
 def _check_mac(item: Guest, change: Change, world: World, what: str) -> None:
-    for owner, other in world.others(change, Guest):
-        if other.bridge == item.bridge and other.mac == item.mac:
-            why = f"MAC address {item.mac} on {item.bridge} belongs to the guest of {owner.label}"
-            raise HostnetError(Code.CONFLICT, what, why, "Choose another MAC address", holder=owner.key)
+    for owner in world.owners_beside(change, world.owners.guests.with_mac(item.bridge or "", item.mac)):
+        why = f"MAC address {item.mac} on {item.bridge} belongs to the guest of {owner.label}"
+        raise HostnetError(Code.CONFLICT, what, why, "Choose another MAC address", holder=owner.key)
 
 
-def _explicit(address: str, bridge: str, networks: list[Interface], used: Mapping[Ip, Taken], what: str) -> str:
+def _explicit(address: str, bridge: str, networks: list[Interface], used: Used, what: str) -> str:
     ip = ipaddress.ip_interface(address).ip
     home = next((n.network for n in networks if n.version == ip.version and ip in n.network), None)
     if home is None:
@@ -124,12 +165,8 @@ def _explicit(address: str, bridge: str, networks: list[Interface], used: Mappin
         raise HostnetError(
             Code.INVALID, what, f"{ip} is {why} of {home}, which no guest can have", "Choose another address"
         )
-    if ip in used:
-        why, fix = f"{ip} belongs to {used[ip].by}", "Choose another address"
-        raise HostnetError(Code.CONFLICT, what, why, fix, holder=used[ip].holder)
+    taken = used.by(ip)
+    if taken is not None:
+        why, fix = f"{ip} belongs to {taken.by}", "Choose another address"
+        raise HostnetError(Code.CONFLICT, what, why, fix, holder=taken.holder)
     return f"{ip}/{home.prefixlen}"
-
-
-def _lowest(network: Network, used: Collection[Ip]) -> Ip | None:
-    """The lowest free host address (`hosts` leaves out network, broadcast and subnet-router anycast)."""
-    return next((address for address in network.hosts() if address not in used), None)

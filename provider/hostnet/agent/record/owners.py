@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from hostnet.agent.indexes.sharing import SharingMap, add_value, take_value
 from hostnet.agent.record.forwards import ForwardIndex, Place, Span, places
+from hostnet.agent.record.guests import GuestIndex
 from hostnet.agent.record.networks import NETWORKED, Networks
 from hostnet.wire.edits import gone_and_come
 from hostnet.wire.errors import Code, HostnetError
@@ -151,7 +152,8 @@ class Owners(Mapping[str, Owner]):
         self._families: dict[Family, int] = {}
         self._forwards: ForwardIndex | None = None
         self._networks: Networks | None = None
-        self._lends_forwards = self._lends_networks = False  # whether others have it, too
+        self._guests: GuestIndex | None = None
+        self._lends_forwards = self._lends_networks = self._lends_guests = False  # whether others have it, too
         self._gateway_holders: dict[str, tuple[tuple[str, Gateway], ...]] = {}
         self.links: SharingMap[str, tuple[str, ...]] = SharingMap()
         self.gateways: dict[str, Gateway] = {}
@@ -161,10 +163,10 @@ class Owners(Mapping[str, Owner]):
 
     def copy(self) -> Owners:
         """One that changes apart from this. Most copies never change, and have nothing of their own."""
-        self._lends = self._lends_forwards = self._lends_networks = True
+        self._lends = self._lends_forwards = self._lends_networks = self._lends_guests = True
         other = Owners.__new__(Owners)
         # The indexes are made here if they are not yet: a copy's own would go with the copy.
-        vars(other).update(vars(self), _forwards=self.forwards, _networks=self.networks)
+        vars(other).update(vars(self), _forwards=self.forwards, _networks=self.networks, _guests=self.guests)
         return other
 
     def _begin_change(self) -> None:
@@ -241,6 +243,8 @@ class Owners(Mapping[str, Owner]):
             self._families[forwarding.family] = self._families.get(forwarding.family, 0) + 1
         if owner.kinds & NETWORKED and (networks := self._own_networks()):
             networks.put(owner.key, owner.objects)
+        if Guest in owner.kinds and (guests := self._own_guests()):
+            guests.put(owner.key, owner.objects)
         self._have_gateways(key, old, owner, come)
         self._place(((owner.key, item) for item in come), there=True)
 
@@ -269,6 +273,8 @@ class Owners(Mapping[str, Owner]):
             self._families[forwarding.family] -= 1
         if old.kinds & NETWORKED and (networks := self._own_networks()):
             networks.drop(old.key, old.objects)
+        if Guest in old.kinds and (guests := self._own_guests()):
+            guests.drop(old.key, old.objects)
 
     def _have_gateways(self, key: str, old: Owner | None, new: Owner | None, come: Iterable[Forward] = ()) -> None:
         """An owner has other gateways, or none. Forwards that name them listen elsewhere from now on.
@@ -325,6 +331,12 @@ class Owners(Mapping[str, Owner]):
             self._networks, self._lends_networks = self._networks.copy(), False
         return self._networks
 
+    def _own_guests(self) -> GuestIndex | None:
+        """The same of guests."""
+        if self._guests is not None and self._lends_guests:
+            self._guests, self._lends_guests = self._guests.copy(), False
+        return self._guests
+
     # --- questions ---------------------------------------------------------------------------------------------------
 
     @property
@@ -335,6 +347,15 @@ class Owners(Mapping[str, Owner]):
             for owner in self.values():
                 self._networks.put(owner.key, owner.objects)
         return self._networks
+
+    @property
+    def guests(self) -> GuestIndex:
+        """Which guests are on which bridge; made when first asked for, then kept up."""
+        if self._guests is None:
+            self._guests = GuestIndex()
+            for owner in self._ordered(Guest).values():
+                self._guests.put(owner.key, owner.objects)
+        return self._guests
 
     @property
     def forwards(self) -> ForwardIndex:
@@ -383,6 +404,10 @@ class Owners(Mapping[str, Owner]):
         if self._proxied[0] is not holders:
             self._proxied = (holders, tuple(guest for guest in self.every(Guest) if guest.proxy))
         return self._proxied[1]
+
+    def of_keys(self, keys: Iterable[str]) -> Iterator[Owner]:
+        """The owners of these keys."""
+        return map(self.__getitem__, keys)
 
     def of_urn(self, urn: str) -> list[Owner]:
         """What a resource has: a replacement has two at a time."""

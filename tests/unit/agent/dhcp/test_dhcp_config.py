@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -246,6 +247,33 @@ def test_a_line_that_dnsmasq_would_cut_is_refused() -> None:
     assert all(len(f"nftset=/{name}/{words}") < 1024 for name, words in _nftsets(_named(*three)).items())
     with pytest.raises(HostnetError, match=r"v2.v1.api.example.com.*v1.api.example.com"):
         _nftsets(_named(*three, "v2.v1.api.example.com"))
+
+
+@pytest.mark.parametrize(
+    ("name", "bridge", "behind", "result"),
+    [
+        ("example.com", "br-a", "", "refused"),
+        ("notexample.com", "br-a", "", "fits"),
+        ("example.com", "br-b", "", "fits"),
+        ("other.example", "br-a", "example.com", "fits"),
+        ("api.example.com", "br-a", "example.com", "refused"),
+    ],
+)
+def test_a_name_that_makes_the_line_of_one_below_it_too_long(name: str, bridge: str, behind: str, result: str) -> None:
+    """Whoever comes last is refused, also where the longer name is another guest's, or the gateway's is above both."""
+    long = ("v1.api.example.com", "v2.v1.api.example.com", *(() if behind else ("api.example.com",)))
+    gateway = Gateway("nat", "eth0", internal=("br-a",), egress=(EgressRule(domain=behind or "example"),))
+    owners = {
+        "net": Owner("urn:net", "net", (Link("br-a", "bridge"), Address("br-a", "10.0.0.1/24"), BASE)),
+        "other": Owner("urn:other", "other", (Link("br-b", "bridge"), replace(BASE, bridge="br-b"))),
+        "nat": Owner("urn:nat", "nat", (gateway,) if behind else ()),
+        "vm0": Owner("urn:vm0", "vm0", (_named(*long),)),
+    }
+    guest = replace(_named(name, link="vm1"), bridge=bridge, mac=MAC.format(6))
+    world = World(Owners(owners), Snapshot())
+    refusal = pytest.raises(HostnetError, match=r"cannot let guests reach v2\.v1\.api")
+    with refusal if result == "refused" else contextlib.nullcontext():
+        check(Owner("urn:vm1", "vm1", (guest,)), world)
 
 
 @pytest.mark.parametrize(

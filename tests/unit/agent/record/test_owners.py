@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from ipaddress import ip_address
+
 import pytest
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import (
     Address,
     DhcpServer,
+    EgressRule,
     Forward,
     Forwarding,
     Gateway,
@@ -84,6 +88,51 @@ def test_the_index_of_ports_is_as_if_made_from_scratch(steps: list[tuple[int, in
             kept[one.key] = one
     probe = Owner("other", "other", (_ports(4, 6),))
     assert _refused(probe, kept) == _refused(probe, Owners(dict(kept)))
+
+
+BRIDGES, NAMES = ("br0", "br1"), ("a.example", "b.a.example", "example")
+GUESTS = st.builds(
+    lambda bridge, last, hostname, names: Guest(
+        "vm", bridge, f"02:00:00:00:00:0{last}", (f"10.0.0.{last}/24", f"fd12::{last}"), hostname,
+        egress=tuple(EgressRule(domain=name) for name in names),
+    ),
+    st.sampled_from((*BRIDGES, None)), st.integers(1, 3), st.sampled_from((None, "web", "Web")),
+    st.lists(st.sampled_from(NAMES), max_size=2),
+)  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.none() | GUESTS), max_size=12), st.integers(0, 12))
+def test_the_index_of_guests_is_as_if_made_from_scratch(steps: list[tuple[int, Guest | None]], moment: int) -> None:
+    """Kept up over every change, and in a copy of any moment, it says what one says that is made from scratch."""
+    kept, copied = Owners(), Owners()
+    assert _known(kept) == {}
+    for number, (name, guest) in enumerate(steps):
+        if number == moment:
+            copied, before = kept.copy(), _known(kept)
+        one = Owner(urn(f"TapBinding t{name}"), f"t{name}", () if guest is None else (guest,))
+        if guest is None:
+            kept.remove(one.key)
+        else:
+            kept[one.key] = one
+    assert _known(kept) == _known(Owners(dict(kept)))
+    if moment < len(steps):
+        assert _known(copied) == before == _known(Owners(dict(copied)))
+
+
+def _known(held: Owners) -> dict[tuple[str, str], set[str]]:
+    """All that the index says of what there may be."""
+    index = held.guests
+    found: dict[tuple[str, str], Iterable[str]] = {}
+    for bridge in BRIDGES:
+        for last in (1, 2, 3):
+            found[bridge, f"mac {last}"] = index.with_mac(bridge, f"02:00:00:00:00:0{last}")
+            for address in map(ip_address, (f"10.0.0.{last}", f"fd12::{last}")):
+                found[bridge, str(address)] = index.with_address(bridge, address.version, int(address))
+        found[bridge, "web"] = index.with_hostname(bridge, "WEB")
+        for name in NAMES:
+            found[bridge, name] = [name] if index.has_domain(bridge, name) else []
+            found[bridge, f"below {name}"] = index.domains_below(bridge, name)
+    return {key: set(each) for key, each in found.items() if each}
 
 
 def _ports(low: int, high: int) -> Forward:
