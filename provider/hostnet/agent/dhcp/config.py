@@ -12,6 +12,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Union
 
 from hostnet.agent.dhcp import domains
@@ -373,7 +374,7 @@ def _advertisements(
 
 def _known(server: DhcpServer, world: World, what: str) -> Iterator[_Host]:
     """Static leases and guests. Of two with one MAC address or address (a guest and its replacement), the later one."""
-    found = [_guest(guest, server, what) for guest in _guests(server.bridge, world)]
+    found = [_guest(guest, what, send_ra=server.send_ra) for guest in _guests(server.bridge, world)]
     for lease in server.static_leases:
         address = str(_ips((lease.address,), what)[0])
         name = lease.hostname and _word(_LABEL, lease.hostname, "host name", what)
@@ -393,12 +394,13 @@ def _guests(bridge: str, world: World) -> list[Guest]:
     return [item for item in world.owners.every(Guest) if item.bridge == bridge]
 
 
-def _guest(guest: Guest, server: DhcpServer, what: str) -> _Host:
+@lru_cache(maxsize=1 << 14)  # the configuration has all guests of a bridge, and mostly one of them has changed
+def _guest(guest: Guest, what: str, *, send_ra: bool) -> _Host:
     ips: list[Ip] = [ipaddress.ip_interface(cidr).ip for cidr in guest.addresses or ()]
     v4 = [str(ip) for ip in ips if ip.version == 4]
     # A guest that gets advertisements makes its own IPv6 address. Its name must not stand for an address that it does
     # not have, which clients would try first; dnsmasq finds the real one (ra-names).
-    named = v4 if v4 and server.send_ra else [str(ip) for ip in ips]
+    named = v4 if v4 and send_ra else [str(ip) for ip in ips]
     name = guest.hostname and _word(_LABEL, guest.hostname, "host name", what)
     return _Host(_word(_MAC, guest.mac, "MAC address", what), v4[0] if v4 else None, name, tuple(named))
 
