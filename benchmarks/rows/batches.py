@@ -1,7 +1,8 @@
 """Many resources at once: COUNT=1000 forwards, TAPS=500 TAPs on a bridge, as the engine sends them.
 
 The engine checks one resource after the other and creates at once what is checked. The bare tools are `nft -f` with all
-elements, and `ip -batch` with all TAPs, one process each.
+elements, and `ip -batch` with all TAPs, one process each. Of guests, which have addresses and are checked, a bare tool
+makes the TAPs alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ Inputs = Callable[[int], dict[str, Any]]
 def tap(number: int) -> dict[str, Any]:
     """A TAP on the bridge."""
     return {"name": f"vm{number}", "bridge": "br0"}
+
+
+def tap_with_guest(number: int) -> dict[str, Any]:
+    """The same with a guest, for which hostnet chooses an address."""
+    return {**tap(number), "guest": {"hostname": f"guest{number}"}}
 
 
 class Provider:
@@ -71,6 +77,7 @@ def measure() -> list[Figure]:
         for kind, what, inputs, count, tool in (
             ("PortForward", "forwards", gateway_forward, COUNT, by_nft),
             ("TapBinding", "TAPs", tap, TAPS, by_ip),
+            ("TapBinding", "TAPs with a guest", tap_with_guest, TAPS, by_ip),
         ):
             found = in_turn(
                 {
