@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import pytest
 from hostnet.agent.linux.operations import CreateTap
 from hostnet.agent.nft.desired import Compiler
-from hostnet.agent.nft.ruleset import Element
+from hostnet.agent.nft.ruleset import Element, Place
+from hostnet.agent.nft.syntax import Listing
 from hostnet.agent.record.owners import Owner
 from hostnet.fakes import FakeHost
 from hostnet.wire.errors import Code, HostnetError
@@ -134,6 +135,32 @@ def test_drift_is_seen(host: FakeHost) -> None:
     assert run(host.read(query)) is None
     make(host, change("PortForward", "web", forward))
     assert run(host.read(query)) is not None
+
+
+def test_groups_of_reads_share_a_listing_and_what_it_lacks(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine refreshes a few resources at a time. After another program's change the next group looks again."""
+    forwards = {
+        f"f{port}": Forward("ipv4", ("tcp",), (port, port), "10.0.0.2", (80, 80), external="eth0") for port in (80, 81)
+    }
+    make(host, change("NatGateway", "nat", *NAT))
+    make(host, *(change("PortForward", name, item) for name, item in forwards.items()))
+    queries = [Query(urn("PortForward", name), name, "PortForward", (item,)) for name, item in forwards.items()]
+    host.restart_agent()
+    looked: list[str] = []
+    foreign = Listing.foreign
+
+    def counted(self: Listing, mark: str) -> set[Place]:
+        looked.append(mark)
+        return foreign(self, mark)
+
+    monkeypatch.setattr(Listing, "foreign", counted)
+    assert all(run(host.read(query)) is not None for query in (*queries, *queries))
+    assert len(looked) == 1
+    host.run_nft('delete element inet hostnet dnat_port4 { "eth0" . 6 . 81 }')
+    assert [run(host.read(query)) is None for query in queries] == [False, True]
+    assert len(looked) == 2
+    make(host, change("PortForward", "f81", forwards["f81"]))
+    assert [run(host.read(query)) is None for query in queries] == [False, False]
 
 
 def test_a_read_looks_at_an_owner_once_however_many_forwards_it_has(

@@ -12,6 +12,7 @@ from hostnet.agent.linux.libnftables import MissingLibraryError
 from hostnet.agent.linux.snapshot import Snapshot
 from hostnet.agent.nft.context import Context, context_of
 from hostnet.agent.nft.ruleset import Place
+from hostnet.agent.nft.syntax import Listing
 from hostnet.agent.nft.sysctls import FORWARDING
 from hostnet.agent.observe import facts
 from hostnet.agent.observe.doctor import doctor
@@ -37,6 +38,8 @@ from hostnet.wire.family import family_of
 from hostnet.wire.objects import DhcpServer, Link, ObjectState
 from hostnet.wire.requests import Query, View
 
+Comparison = tuple[Elements, set[Place], Elements]
+
 
 class Queries:
     """Of one host."""
@@ -44,6 +47,7 @@ class Queries:
     def __init__(self, subsystems: Subsystems, applier: Applier, restorer: Restorer) -> None:
         self._subsystems, self._applier, self._restorer = subsystems, applier, restorer
         self._sync = Synchronizer(subsystems)
+        self._compared_last: tuple[Listing, object, Comparison] | None = None
 
     def read(self, queries: list[Query]) -> list[View | HostnetError | None]:
         """What the host has for each query, from one look at it."""
@@ -244,9 +248,7 @@ class Queries:
         }
         return {**strict, **self._subsystems.routing.faults(record, record.owners, snapshot)}
 
-    def _compared(
-        self, record: Record, desired: SharingMap[Place, tuple[str, ...]]
-    ) -> tuple[Elements, set[Place], Elements]:
+    def _compared(self, record: Record, desired: SharingMap[Place, tuple[str, ...]]) -> Comparison:
         """The table's elements; the places of those that it lacks or has otherwise; and those that it has too many."""
         if not desired:
             return {}, set(), {}
@@ -254,22 +256,24 @@ class Queries:
         if there is not None:  # most reads: nobody has changed nftables since this agent did
             places = set(desired.differences(there))
             return there, places & desired.keys(), {place: there[place] for place in places - desired.keys()}
-        elements, foreign = self._listed(record)
-        lost = {place for place, value in desired.entries() if elements.get(place) != value}
-        return elements, lost, {x: value for x, value in elements.items() if x not in desired and x not in foreign}
+        listing = self._listing(record)
+        if listing is None:
+            return {}, set(desired), {}
+        last = self._compared_last
+        # The engine refreshes a few resources at a time: of a thousand there are a hundred groups, of one listing.
+        if last is None or last[0] is not listing or last[1] is not desired:
+            last = self._compared_last = (listing, desired, _compare(listing, desired, self._subsystems.table.own))
+        return last[2]
 
-    def _listed(self, record: Record) -> tuple[Elements, set[Place]]:
-        """The table's elements, and which of them are other records'.
-
-        None where its rules are not as we made them: elements without rules do nothing.
-        """
+    def _listing(self, record: Record) -> Listing | None:
+        """Our tables; None where the rules are not as we made them: elements without rules do nothing."""
         try:
             listing = self._subsystems.table.listing()
         except MissingLibraryError:
-            return {}, set()
+            return None
         if listing is None or (record.table.rules and listing.rules != record.table.rules):
-            return {}, set()
-        return listing.elements, listing.foreign(self._subsystems.table.own)
+            return None
+        return listing
 
     def _loopback_fault(self, record: Record, context: Context, snapshot: Snapshot, elements: Elements) -> str:
         """What is wrong with what all forwards share for `loopback`; "": nothing."""
@@ -278,6 +282,12 @@ class Queries:
         if not _reflect(context, snapshot):
             return "a bridge's ports are not in hairpin mode"
         return "" if self._subsystems.sysctls.local(record) else "route_localnet is off"
+
+
+def _compare(listing: Listing, desired: SharingMap[Place, tuple[str, ...]], own: str) -> Comparison:
+    elements, foreign = listing.elements, listing.foreign(own)
+    lost = {place for place, value in desired.entries() if elements.get(place) != value}
+    return elements, lost, {x: value for x, value in elements.items() if x not in desired and x not in foreign}
 
 
 def _reflect(context: Context, snapshot: Snapshot) -> bool:
