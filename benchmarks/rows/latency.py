@@ -31,8 +31,10 @@ RTTS = [int(word) for word in os.environ.get("RTTS", "0 50 200").split()]
 CREATES = int(os.environ.get("CREATES", "1000"))
 CREATING = f"{CREATES} creates at once"
 STEPS = ("connect, the agent's file sent", "connect", "first commit", CREATING)
-NOTE = "Here the bare tool is hostnet with an agent that waits for no confirmation."
-SSH = "Here the bare tool is `ssh host true` of OpenSSH."
+NOTE = (
+    "The bare tool of `connect` is `ssh host true` of OpenSSH; that of the other steps is hostnet with an agent that "
+    "waits for no confirmation."
+)
 TRIPS = {"connect": 6, "first commit": 2, CREATING: 3}
 
 
@@ -87,16 +89,17 @@ class Bare:
 
 
 def over_wire(rtt: int) -> dict[str, list[float]]:
-    """The medians of each step, with the agent and with one that asks for no confirmation; and of `ssh`."""
+    """The medians of each step: ours, and of what is beside it."""
     with tempfile.TemporaryDirectory() as scratch, contextlib.closing(World(Path(scratch))) as world:
         world.server.start()
         bare = Bare(world)
         with world.wire(delay=rtt / 2):
-            took: dict[str, list[list[float]]] = {"ours": [], "unconfirmed": [], "ssh": []}
+            took: dict[str, list[list[float]]] = {"ours": [], "bare": []}
             for _ in range(rounds(3)):
                 took["ours"].append(world.run(partial(measure_once, world, SSHTransport)))
-                took["unconfirmed"].append(world.run(partial(measure_once, world, Unconfirmed)))
-                took["ssh"].append([bare.connect()] * len(STEPS))
+                beside = world.run(partial(measure_once, world, Unconfirmed))
+                beside[STEPS.index("connect")] = bare.connect()
+                took["bare"].append(beside)
     return {name: [statistics.median(each) for each in zip(*times, strict=True)] for name, times in took.items()}
 
 
@@ -106,12 +109,11 @@ def measure() -> list[Figure]:
     longest = (RTTS[-1] - RTTS[0]) / 1000
     figures = []
     for step, name in enumerate(STEPS):
-        beside, note = ("ssh", SSH) if name == "connect" else ("unconfirmed", NOTE)
-        confirmed, plain = ([took[rtt][which][step] for rtt in RTTS] for which in ("ours", beside))
+        confirmed, plain = ([took[rtt][which][step] for rtt in RTTS] for which in ("ours", "bare"))
         for rtt, ours, without in zip(RTTS, confirmed, plain, strict=True):
             limit = confirmed[0] + 3 * rtt / 1000 if name == CREATING and rtt else None
             what = f"{name}, {rtt} ms away"
-            figures.append(Figure(what, "s", ours, None, without, limit, "near + 3 trips", note=note))
+            figures.append(Figure(what, "s", ours, None, without, limit, "near + 3 trips", note=NOTE))
         trips, without = ((each[-1] - each[0]) / longest for each in (confirmed, plain))
-        figures.append(Figure(f"{name}: round trips", "", trips, None, without, TRIPS.get(name), note=note))
+        figures.append(Figure(f"{name}: round trips", "", trips, None, without, TRIPS.get(name), note=NOTE))
     return figures

@@ -18,6 +18,7 @@ from typing import Union
 from hostnet.agent.dhcp import domains
 from hostnet.agent.plan.mtu import carried_mtu
 from hostnet.agent.plan.world import World
+from hostnet.agent.record.guests import addresses_of
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.family import IPV6_MTU_MIN, SLAAC_LENGTH, family_of
@@ -165,10 +166,10 @@ def _check_guest(item: Guest, owner: Owner, world: World) -> None:
         for lease in server.static_leases:
             _compare(what, lease, item, f"a static lease of {other.label}", other.key)
         if item.hostname and server.dhcp:
-            for holder in world.owners.of_keys(world.owners.guests.with_hostname(item.bridge, item.hostname)):
-                if holder.urn != owner.urn:
-                    why = f"the host name {item.hostname} belongs to the guest of {holder.label}"
-                    raise HostnetError(Code.CONFLICT, f"cannot set up {what}", why, _RENAME, holder=holder.key)
+            named = world.owners.guests.with_hostname(item.bridge, item.hostname)
+            for holder in world.owners.beside_urn(owner.urn, named):
+                why = f"the host name {item.hostname} belongs to the guest of {holder.label}"
+                raise HostnetError(Code.CONFLICT, f"cannot set up {what}", why, _RENAME, holder=holder.key)
 
 
 def _check_names(item: Guest | Gateway, owner: Owner, world: World) -> None:
@@ -396,7 +397,7 @@ def _guests(bridge: str, world: World) -> list[Guest]:
 
 @lru_cache(maxsize=1 << 14)  # the configuration has all guests of a bridge, and mostly one of them has changed
 def _guest(guest: Guest, what: str, *, send_ra: bool) -> _Host:
-    ips: list[Ip] = [ipaddress.ip_interface(cidr).ip for cidr in guest.addresses or ()]
+    ips = list(addresses_of(guest))
     v4 = [str(ip) for ip in ips if ip.version == 4]
     # A guest that gets advertisements makes its own IPv6 address. Its name must not stand for an address that it does
     # not have, which clients would try first; dnsmasq finds the real one (ra-names).

@@ -159,8 +159,9 @@ class Snapshot:
         """The links in each bridge (or bond, …), by its index; a thousand changes in one transaction ask for them."""
         found: dict[int, list[str]] = {}
         for link in self.links.values():
-            found.setdefault(link.master, []).append(link.name)
-        return {index: tuple(sorted(names)) for index, names in found.items() if index}
+            if link.master:
+                found.setdefault(link.master, []).append(link.name)
+        return {index: tuple(sorted(names)) for index, names in found.items()}
 
     def takes_routers(self, name: str) -> bool:
         """Whether this host would accept a guest's router advertisement on this link.

@@ -269,13 +269,13 @@ class Table:
         listing = self.listing()
         others = listing.needed(self.own) if listing is not None else set()
         used = {part for name, key in others if name not in SHARED for part in key}
-        return [
-            (name, key)
-            for name, key in removed
-            if (name not in SHARED or name == OUTER or key[0] not in used)
-            and (name != OUTER or not others)
-            and (name not in MADE or (name, key) not in others)
-        ]
+
+        def goes(name: str, key: tuple[str, ...]) -> bool:
+            if name == OUTER:
+                return not others
+            return key[0] not in used if name in SHARED else name not in MADE or (name, key) not in others
+
+        return [place for place in removed if goes(*place)]
 
     def _existing(self) -> list[str]:
         """Those of our tables that exist.

@@ -99,7 +99,7 @@ class Used:
     """
 
     def __init__(self, bridge: str, change: Change, world: World) -> None:
-        self._bridge, self._change, self._world = bridge, change, world
+        self._bridge, self._urn, self._owners = bridge, change.urn, world.owners
         own = (ipaddress.ip_interface(cidr).ip for cidr in world.cidrs(bridge))
         self._taken = dict.fromkeys(own, Taken(f"bridge {bridge} itself"))
         for owner, server in world.others(change, DhcpServer):
@@ -120,8 +120,7 @@ class Used:
         return isinstance(address, (ipaddress.IPv4Address, ipaddress.IPv6Address)) and self.by(address) is not None
 
     def _holders(self, version: int, address: int) -> Iterator[Owner]:
-        keys = self._world.owners.guests.with_address(self._bridge, version, address)
-        return self._world.owners_beside(self._change, keys)
+        return self._owners.beside_urn(self._urn, self._owners.guests.with_address(self._bridge, version, address))
 
     def take(self, address: Ip) -> None:
         """The guest itself has it from now on."""
@@ -135,6 +134,7 @@ class Used:
             besides: Addresses that are taken as well.
         """
         version, first, size = network.version, int(network.network_address), network.num_addresses
+        # Numbers, not addresses: a thousand guests that come at once look at half a million.
         ends = 1 if size > 2 else 0  # as `ip_network.hosts()`: without network or subnet-router anycast, and broadcast
         taken = {int(each) for each in (*self._taken, *besides) if each.version == version}
         last = first + size - (ends if version == 4 else 0)
@@ -148,7 +148,7 @@ class Used:
 
 
 def _check_mac(item: Guest, change: Change, world: World, what: str) -> None:
-    for owner in world.owners_beside(change, world.owners.guests.with_mac(item.bridge or "", item.mac)):
+    for owner in world.owners.beside_urn(change.urn, world.owners.guests.with_mac(item.bridge or "", item.mac)):
         why = f"MAC address {item.mac} on {item.bridge} belongs to the guest of {owner.label}"
         raise HostnetError(Code.CONFLICT, what, why, "Choose another MAC address", holder=owner.key)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from hostnet.agent.indexes.prefixes import Prefix
@@ -38,10 +38,6 @@ class World:
         Those of its own resource are left out: what it has, and what it replaces (the same URN with another id).
         """
         return ((owner, item) for owner, item in self.owners.holding(kind) if owner.urn != change.urn)
-
-    def owners_beside(self, change: Change, keys: Iterable[str]) -> Iterator[Owner]:
-        """Those of some owners that are not of the change's own resource."""
-        return (owner for owner in self.owners.of_keys(keys) if owner.urn != change.urn)
 
     def networks_beside(self, change: Change, prefix: Prefix) -> Iterator[tuple[Owner, Prefix, Held]]:
         """Other resources' subnets, routes and guests that overlap a network."""

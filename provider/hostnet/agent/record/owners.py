@@ -153,7 +153,7 @@ class Owners(Mapping[str, Owner]):
         self._forwards: ForwardIndex | None = None
         self._networks: Networks | None = None
         self._guests: GuestIndex | None = None
-        self._lends_forwards = self._lends_networks = self._lends_guests = False  # whether others have it, too
+        self._lends_forwards = self._lends_networks = False  # whether others have it, too
         self._gateway_holders: dict[str, tuple[tuple[str, Gateway], ...]] = {}
         self.links: SharingMap[str, tuple[str, ...]] = SharingMap()
         self.gateways: dict[str, Gateway] = {}
@@ -163,7 +163,7 @@ class Owners(Mapping[str, Owner]):
 
     def copy(self) -> Owners:
         """One that changes apart from this. Most copies never change, and have nothing of their own."""
-        self._lends = self._lends_forwards = self._lends_networks = self._lends_guests = True
+        self._lends = self._lends_forwards = self._lends_networks = True
         other = Owners.__new__(Owners)
         # The indexes are made here if they are not yet: a copy's own would go with the copy.
         vars(other).update(vars(self), _forwards=self.forwards, _networks=self.networks, _guests=self.guests)
@@ -181,6 +181,7 @@ class Owners(Mapping[str, Owner]):
         self._urns, self._ids, self._families = self._urns.copy(), self._ids.copy(), dict(self._families)
         self.gateways, self.waiting = dict(self.gateways), dict(self.waiting)
         self._gateway_holders = dict(self._gateway_holders)
+        self._guests = self._guests.copy() if self._guests is not None else None
 
     # --- as a mapping ------------------------------------------------------------------------------------------------
 
@@ -243,8 +244,8 @@ class Owners(Mapping[str, Owner]):
             self._families[forwarding.family] = self._families.get(forwarding.family, 0) + 1
         if owner.kinds & NETWORKED and (networks := self._own_networks()):
             networks.put(owner.key, owner.objects)
-        if Guest in owner.kinds and (guests := self._own_guests()):
-            guests.put(owner.key, owner.objects)
+        if self._guests is not None and Guest in owner.kinds:
+            self._guests.put(owner.key, owner.objects)
         self._have_gateways(key, old, owner, come)
         self._place(((owner.key, item) for item in come), there=True)
 
@@ -273,8 +274,8 @@ class Owners(Mapping[str, Owner]):
             self._families[forwarding.family] -= 1
         if old.kinds & NETWORKED and (networks := self._own_networks()):
             networks.drop(old.key, old.objects)
-        if Guest in old.kinds and (guests := self._own_guests()):
-            guests.drop(old.key, old.objects)
+        if self._guests is not None and Guest in old.kinds:
+            self._guests.drop(old.key, old.objects)
 
     def _have_gateways(self, key: str, old: Owner | None, new: Owner | None, come: Iterable[Forward] = ()) -> None:
         """An owner has other gateways, or none. Forwards that name them listen elsewhere from now on.
@@ -330,12 +331,6 @@ class Owners(Mapping[str, Owner]):
         if self._networks is not None and self._lends_networks:
             self._networks, self._lends_networks = self._networks.copy(), False
         return self._networks
-
-    def _own_guests(self) -> GuestIndex | None:
-        """The same of guests."""
-        if self._guests is not None and self._lends_guests:
-            self._guests, self._lends_guests = self._guests.copy(), False
-        return self._guests
 
     # --- questions ---------------------------------------------------------------------------------------------------
 
@@ -405,9 +400,9 @@ class Owners(Mapping[str, Owner]):
             self._proxied = (holders, tuple(guest for guest in self.every(Guest) if guest.proxy))
         return self._proxied[1]
 
-    def of_keys(self, keys: Iterable[str]) -> Iterator[Owner]:
-        """The owners of these keys."""
-        return map(self.__getitem__, keys)
+    def beside_urn(self, urn: str, keys: Iterable[str]) -> Iterator[Owner]:
+        """Those of the owners of these keys that are another resource's."""
+        return (owner for owner in map(self.__getitem__, keys) if owner.urn != urn)
 
     def of_urn(self, urn: str) -> list[Owner]:
         """What a resource has: a replacement has two at a time."""
