@@ -16,6 +16,8 @@ import grpc
 import hostnet
 import pytest
 from google.protobuf.empty_pb2 import Empty
+from hostnet.lifecycle import host_access
+from hostnet.lifecycle.host_access import MOST_WAITING
 from hostnet.rpc.__main__ import engine_address
 from hostnet.rpc.codec import decode, encode
 from hostnet.rpc.protos import provider_pb2, provider_pb2_grpc
@@ -89,6 +91,24 @@ def test_waiting_shows_in_the_status_column(engine: Engine) -> None:
     engine.run(engine.pool.release)
     assert creating.result(SECONDS).id == "vms"
     assert engine.logged.lines[-1].message == ""
+
+
+def test_of_many_that_wait_some_say_so(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a thousand resources that wait for a host, a screen has room for few, and each line costs a call."""
+    monkeypatch.setattr(host_access, "SILENT_SECONDS", 0)
+    engine.run(engine.pool.hold)
+    many = [Resource(engine, "Bridge", f"b{number}", name=f"b{number}") for number in range(2 * MOST_WAITING)]
+    creating = [engine.stub.Create.future(each.create_request()) for each in many]
+    while len(engine.pool.connections) < len(many):
+        engine.run(engine.pool.asked.wait)
+        engine.run(engine.pool.asked.clear)
+    label = engine.pool.connections[0].label
+    engine.run(lambda: engine.pool.log(label, "one moment"))
+    engine.logged.expect(lambda line: line.message == "one moment")
+    waiting = [line.urn for line in engine.logged.lines if line.message == f"waiting for {label} …"]
+    engine.run(engine.pool.release)
+    assert len({created.result(SECONDS).id for created in creating}) == len(many)
+    assert len(waiting) == len(set(waiting)) == MOST_WAITING
 
 
 def test_what_happens_with_a_host_shows_under_its_own_resources(engine: Engine) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -26,7 +25,10 @@ _PATIENCE = os.environ.get("HOSTNET_PREVIEW_SECONDS", "")
 PREVIEW_SECONDS = float(_PATIENCE) if _PATIENCE.isdecimal() else 3.0
 
 # After so long a person wonders what the plugin is waiting for.
-_SILENT_SECONDS = 0.7
+SILENT_SECONDS = 0.7
+# So many resources of a host show what they wait for. Each is a call of the engine's, and answers wait for all of
+# them: with a thousand waiting at once, these lines took as long as the reads that they were about.
+MOST_WAITING = 20
 
 
 class Pool(Protocol):
@@ -73,7 +75,7 @@ class HostAccess:
         self._cancelled = False
         self._reaching: set[asyncio.Future[Any]] = set()  # what a Cancel does not wait for: nothing is sent yet
         self._silent: set[Connection] = set()
-        self._waiting: Counter[tuple[str, str]] = Counter()  # a host's label, and the URN that waits for it
+        self._waiting: dict[str, list[str]] = {}  # by label: the URNs that show what they wait for
         self._progress_of: dict[str, str] = {}  # by label: the last line about a host that has not answered since
         self._tasks: set[asyncio.Future[Any]] = set()
 
@@ -238,23 +240,25 @@ class HostAccess:
 
     async def _announced(self, urn: str, label: str, task: asyncio.Future[T]) -> T:
         """Wait; where it takes long, the status column says for what."""
-        done, _ = await asyncio.wait({task}, timeout=_SILENT_SECONDS)
+        done, _ = await asyncio.wait({task}, timeout=SILENT_SECONDS)
         if done:
             return task.result()
+        waiting = self._waiting.setdefault(label, [])
+        if len(waiting) >= MOST_WAITING:
+            return await asyncio.shield(task)
         self._log.status(urn, self._progress_of.get(label, f"waiting for {label} …"))
-        self._waiting[label, urn] += 1
+        waiting.append(urn)
         try:
             return await asyncio.shield(task)
         finally:
-            self._waiting[label, urn] -= 1
+            waiting.remove(urn)
             self._log.status(urn, "")  # else the last line stays beside "created"
 
     def _progress(self, label: str, text: str) -> None:
         """Show what happens with a host at those of its resources that have waited for a while."""
         self._progress_of[label] = text
-        for (host, urn), count in self._waiting.items():
-            if count and host == label:
-                self._log.status(urn, text)
+        for urn in self._waiting.get(label, ()):
+            self._log.status(urn, text)
 
     def _keep(self, waiting: Awaitable[T]) -> asyncio.Future[T]:
         """A task that goes on where the wait for it ends early: other requests may share it."""
