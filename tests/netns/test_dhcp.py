@@ -29,7 +29,7 @@ from tests.lab.kernel import CLSACT_EGRESS
 from tests.lab.lab import Lab
 from tests.lab.namespaces import Namespace
 from tests.lab.probes import DOUBT, RESEND
-from tests.lab.waiting import until
+from tests.lab.waiting import PATIENCE, until
 from tools.guest import READY, qemu_argv
 
 Program = dict[str, tuple[str, dict[str, Any]]]
@@ -70,6 +70,15 @@ def pids(lab: Lab) -> list[int]:
     inside = subprocess.run(["ip", "netns", "pids", lab.host.name], capture_output=True, text=True, check=True)
     names = {int(pid): Path(f"/proc/{pid}/comm") for pid in inside.stdout.split()}
     return sorted(pid for pid, comm in names.items() if comm.exists() and comm.read_text().strip() == "dnsmasq")
+
+
+def kill(*processes: int) -> None:
+    """Kill processes, and wait for their ends: the kernel closes sockets after `pids` has none of them any more."""
+    for process in processes:
+        descriptor = os.pidfd_open(process)
+        os.kill(process, signal.SIGKILL)
+        assert select.select([descriptor], [], [], PATIENCE)[0]
+        os.close(descriptor)
 
 
 def only_pid(lab: Lab) -> int:
@@ -377,9 +386,7 @@ def test_one_that_died_is_drift_and_comes_back(lab: Lab, stack: Stack, client: N
     guest = client(1)
     stack.up(network({}, addresses=NET6, ipv6SendRa=True))
     mine = guest.udhcpc()["ip"]
-    for pid in pids(lab):
-        os.kill(pid, signal.SIGKILL)
-    until(lambda: not pids(lab))
+    kill(*pids(lab))
     assert set(stack.refresh()) == {"net"}
     stack.again()
     assert stack.refresh() == {}
@@ -432,8 +439,7 @@ def test_it_outlives_the_provider_and_restore_brings_it_back(lab: Lab, client: N
         assert "PPid:\t1\n" in Path(f"/proc/{process}/status").read_text()
         assert "Uid:\t0" not in Path(f"/proc/{process}/status").read_text(), "it gave up root"
         mine = guest.udhcpc()["ip"]
-        os.kill(process, signal.SIGKILL)
-        until(lambda: not pids(lab))  # its sockets are closed a moment after its command line is gone
+        kill(process)
         second = Provider(beside=provider)
         try:
             again = Stack(second, lab.host.name, state=stack.state, program=stack.program)
@@ -761,8 +767,7 @@ def test_what_only_looks_like_the_server_is_not_it(lab: Lab, stack: Stack, user:
     stack.up(network({}))
     server = only_pid(lab)
     words = Path(f"/proc/{server}/cmdline").read_text().split("\0")[:-1]
-    os.kill(server, signal.SIGKILL)
-    until(lambda: not pids(lab))
+    kill(server)
 
     def stop_at_exec() -> None:
         os.setresuid(user, user, user)

@@ -430,6 +430,9 @@ def ruleset(nft: Nftables) -> dict[str, Any]:
             if kind in ("set", "map"):
                 if isinstance(body.get("map"), list):  # of a concatenation, since nft 1.1; 1.0 writes "a . b"
                     body["map"] = " . ".join(body["map"])
+                body["type"] = _type_names(body["type"])
+                if "flags" in body:  # nft 1.0 does not list `dynamic`
+                    body["flags"] = [flag for flag in body["flags"] if flag != "dynamic"]
                 elements = sorted(json.dumps(each) for each in body.pop("elem", ()))
                 sets[f"{line} {body['name']}"] = (kind, body, elements)
             elif kind == "chain":
@@ -448,6 +451,15 @@ def ruleset(nft: Nftables) -> dict[str, Any]:
         "as messages": _as_messages(nft),
         "others": [_placeless(chain) for chain in ChainReader(Table(nft), legacy=False).chains()],
     }
+
+
+def _type_names(listed: Any) -> Any:
+    """A set's type by names, as nft 1.0 lists it; since 1.1 a set of raw payload has expressions (`typeof`)."""
+    if not isinstance(listed, dict):
+        return listed
+    of = listed["typeof"]
+    names = ["ifname" if "meta" in each else "integer" for each in of.get("concat", (of,))]
+    return names if "concat" in of else names[0]
 
 
 def _as_messages(nft: Nftables) -> dict[str, Any]:
