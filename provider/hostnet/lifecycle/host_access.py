@@ -26,8 +26,8 @@ PREVIEW_SECONDS = float(_PATIENCE) if _PATIENCE.isdecimal() else 3.0
 
 # After so long a person wonders what the plugin is waiting for.
 SILENT_SECONDS = 0.7
-# So many resources of a host show what they wait for. Each is a call of the engine's, and answers wait for all of
-# them: with a thousand waiting at once, these lines took as long as the reads that they were about.
+# So many resources of a host show what they wait for, which is more than a screen has lines for. Each line is a call of
+# the engine, and answers wait until it has all of them: the first 1,000 reads of a new plugin sent 744.
 MOST_WAITING = 20
 
 
