@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from hostnet.rpc.protos import provider_pb2
-
 from benchmarks.measure import Figure, in_turn, rounds, seconds, sizes
 from benchmarks.place import DECLARE, Place, Places, batch, element, forward, key
 from benchmarks.plugin import Plugin
@@ -36,10 +34,7 @@ class Provider:
         response = stub.Create(request)
         took["create"] = time.perf_counter() - start
         gateway.id, gateway.inputs, gateway.outputs = response.id, request.properties, response.properties
-        changed = gateway.checked(**_gateway(self._count, port=81))
-        about = {"id": gateway.id, "olds": gateway.outputs, "old_inputs": gateway.inputs, **gateway.about}
-        diff = provider_pb2.DiffRequest(news=changed, **about)
-        update = provider_pb2.UpdateRequest(news=changed, **about)
+        diff, update = self._plugin.change(gateway, **_gateway(self._count, port=81))
         took["diff"] = seconds(lambda: stub.Diff(diff))
         took["change one"] = seconds(lambda: stub.Update(update))
         took["read"] = seconds(gateway.read)

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.e2e.groups import Groups
 from tests.e2e.stacks import Cli
 from tests.lab.waiting import until
 from tests.ssh.fleet import Fleet, address
+from tools.paths import CHECKOUT, tool_env
 
 GROUPS = {"canary": [0], "north": [1, 2], "south": [3]}
 NETWORK = {"vms": 1, "forwards": 2, "port": 80}
@@ -153,3 +155,15 @@ def test_a_pulumi_that_is_killed(groups: Groups) -> None:
     assert outcomes == DONE
     assert re.search(r"north: removed the lock and the pending creates", said)
     is_whole(groups)
+
+
+def test_the_benchmark_of_groups() -> None:
+    """The command of docs/fleets.md measures, in a process of its own, without the settings of these tests."""
+    sizes = {"HOSTS": "2", "SIZE": "1", "STORES": "postgres", "WORKERS": "2", "VMS": "1", "FORWARDS": "1"}
+    env = {name: value for name, value in tool_env().items() if not name.startswith(("PULUMI_", "HOSTNET_"))} | sizes
+    argv = [sys.executable, "-m", "benchmarks.groups"]
+    done = subprocess.run(argv, cwd=CHECKOUT, env=env, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    found = [re.split(r" {2,}", line)[1:3] for line in done.stdout.splitlines()[1:]]
+    steps = ["up", "up again", "destroy"]
+    assert found == [[how, step] for how in ("1 stack, 1 worker", "2 stacks, 2 workers") for step in steps]
