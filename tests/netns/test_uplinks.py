@@ -54,6 +54,51 @@ def test_replies_by_the_same_uplink_come_back_at_boot(lab: Lab) -> None:
         provider.close()
 
 
+# Of other programs at the priority `mangle`; both write a connection's mark as a whole.
+MARKING = {
+    "new": "ct state new ct mark set 0x1234",  # each packet until the first reply: a repeated SYN, too
+    "all": "ct mark set meta mark",  # as `iptables -t mangle -A POSTROUTING -j CONNMARK --save-mark`
+}
+# The guest loses the first packet of each connection, as where its neighbour is not known yet.
+LOSSY = """table ip lossy {
+  chain prerouting {
+    type filter hook prerouting priority 0;
+    tcp dport 80 tcp flags & (syn | ack) == syn numgen inc mod 2 0 drop
+    udp dport 80 numgen inc mod 2 0 drop
+  }
+}"""
+
+
+@pytest.mark.parametrize("marking", MARKING.values(), ids=MARKING)
+def test_replies_where_another_program_writes_the_whole_mark(lab: Lab, stack: Stack, marking: str) -> None:
+    """Also for a connection whose first packet is lost: an uplink's mark is there with each packet that comes in."""
+    lab.net.second_uplink()
+    lab["outsider2"].ip("address replace 198.51.100.77/32 dev lo")
+    lab.host.ip("route add default via 203.0.113.20 dev eth1 metric 500")
+    restore = "chain pre { type filter hook prerouting priority mangle; meta mark set ct mark; }"
+    lab.host.nft(
+        f"table ip theirs {{ {restore}; chain post {{ type filter hook postrouting priority mangle; {marking}; }}; }}"
+    )
+    lab.serve("guest1", "tcp:80 udp:80")
+    up(stack)
+    stack.up({**stack.program, "web": ("PortForward", {**WEB, "protocol": "tcp+udp", "natGateway": "${nat.id}"})})
+    lab["guest1"].nft(LOSSY)
+    try:
+        for protocol in ("tcp", "udp"):
+            assert lab.reaches("outsider2", f"{protocol} 203.0.113.2:8080 from 198.51.100.77") == (
+                "guest1",
+                "198.51.100.77",
+            )
+        conversation = lab.converse("outsider2", "tcp 203.0.113.2:8080 from 198.51.100.77")
+        assert [lab.still(conversation).outcome for _ in range(3)] == ["reached"] * 3
+        lab.background.call(conversation.close)
+    finally:
+        lab["guest1"].nft("delete table ip lossy")
+    assert stack.refresh() == {}
+    stack.destroy()
+    assert set(lab.host.kernel.tables()) == {"ip theirs"}
+
+
 class Flow:
     """A UDP flow of guest1 from one port, in which each datagram has its number; and what arrives at both servers."""
 

@@ -1,7 +1,7 @@
 """What replies by the same uplink need: numbers, rules, routes, and the nftables table that sets the marks. Pure.
 
-A connection that is forwarded from an uplink gets a mark, and packets of its replies, which come in from a guest, get
-the same mark before the kernel looks for a route. A rule leads them to a table with the main table's routes through
+A connection that is forwarded from an uplink gets a mark, with each packet that comes in there. Packets of its replies,
+which come in from a guest, get the same mark before the kernel looks for a route. A rule leads them to a table with the main table's routes through
 that uplink. What the host itself sends passes no prerouting hook, and gets no mark.
 """
 
@@ -45,7 +45,9 @@ def table_text(name: str, routes: Mapping[str, ReplyRoute]) -> str:
     """The nftables table, in nft syntax.
 
     Its chains come after those of others at the priority `mangle`, which may restore marks as a whole: with our bits a
-    packet on its way in would be sent out again.
+    packet on its way in would be sent out again. They may also save them as a whole, so each packet sets ours again: a
+    chain for NAT sees only the first of a connection, and not that again where it was lost. An ICMP error may come in by
+    any uplink.
 
     Args:
         name: See `table_name`.
@@ -69,7 +71,9 @@ table {name} {{
 {marks}
   }}
   chain postrouting {{
-    type nat hook postrouting priority 99; policy accept;
+    type filter hook postrouting priority 99; policy accept;
+    ct direction reply accept
+    ct state related meta l4proto {{ icmp, ipv6-icmp }} accept
 {uplinks}
   }}
 }}
