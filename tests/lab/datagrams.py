@@ -1,7 +1,7 @@
 """Single datagrams, sent as a test says and read off the wire: for what no conversation shows.
 
 `send` sends one, also with a source address that is not the sender's. `Wire` reads what arrives at an interface.
-`route_multicast` is what a multicast routing daemon tells the kernel.
+`empty` and `unreachable` are datagrams as bytes. `route_multicast` is what a multicast routing daemon tells the kernel.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Self
 
+from tests.lab.frames import checksum
 from tests.lab.namespaces import Namespace
 from tests.lab.waiting import PATIENCE
 
@@ -114,6 +115,27 @@ class Wire:
         elif version == 6 and packet[6] == udp:
             size = struct.unpack_from("!H", packet, 44)[0]
             self.seen[packet[48 : 40 + size]] = socket.inet_ntop(socket.AF_INET6, packet[8:24])
+
+
+Endpoint = tuple[str, int]
+
+
+def empty(source: Endpoint, to: Endpoint) -> bytes:
+    """An empty UDP datagram over IPv4, whole, for a socket of IPPROTO_RAW.
+
+    Args:
+        source: The address and port that it is from, the sender's own or not.
+        to: The address and port that it is for.
+    """
+    addresses = [ip_address(address).packed for address, _ in (source, to)]
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 0, 0, 64, socket.IPPROTO_UDP, 0, *addresses)
+    return head + struct.pack("!HHHH", source[1], to[1], 8, 0)
+
+
+def unreachable(datagram: bytes) -> bytes:
+    """The ICMP message "host unreachable" (RFC 792) about a datagram."""
+    kind, about = struct.pack("!BB", 3, 1), bytes(4) + datagram
+    return kind + struct.pack("!H", checksum(kind + bytes(2) + about)) + about
 
 
 @contextlib.contextmanager

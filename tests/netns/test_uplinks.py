@@ -13,7 +13,7 @@ from typing import Any, Self
 import pytest
 
 from tests.lab.cases import Case, Runner, load
-from tests.lab.datagrams import Wire
+from tests.lab.datagrams import Wire, empty, unreachable
 from tests.lab.driver import Provider, Stack
 from tests.lab.lab import Lab
 from tests.lab.waiting import until
@@ -97,6 +97,38 @@ def test_replies_where_another_program_writes_the_whole_mark(lab: Lab, stack: St
     assert stack.refresh() == {}
     stack.destroy()
     assert set(lab.host.kernel.tables()) == {"ip theirs"}
+
+
+@pytest.mark.parametrize("what", ["error", "datagram"])
+def test_what_comes_in_elsewhere_does_not_move_a_connection(lab: Lab, stack: Stack, what: str) -> None:
+    """A neighbour on the first uplink reports an error of a connection of the second one, or sends as its client."""
+    lab.net.second_uplink()
+    lab["outsider2"].ip("address replace 198.51.100.77/32 dev lo")
+    lab.host.ip("route add default via 203.0.113.20 dev eth1 metric 500")
+    lab.serve("guest1", "udp:80")
+    up(stack)
+    stack.up({**stack.program, "web": ("PortForward", {**WEB, "protocol": "udp", "natGateway": "${nat.id}"})})
+    client, server = ("198.51.100.77", 7001), ("203.0.113.2", 8080)
+    assert lab.reaches("outsider2", "udp 203.0.113.2:8080 from 198.51.100.77:7001") == ("guest1", client[0])
+    guest, attacker = lab["guest1"], lab["attacker"]
+    attacker.ip("route replace 203.0.113.2 via 192.0.2.2")
+    counters = "icmp type 3 counter; udp dport 80 counter"
+    guest.nft(f"table ip seen {{ chain pre {{ type filter hook prerouting priority 0; {counters}; }}; }}")
+    connection, mark = "-p udp --orig-port-dst 8080 --orig-src 198.51.100.77", 0x02000000
+    try:
+        if what == "error":
+            mark = 0  # another program took it away
+            lab.host.run(f"conntrack -U {connection} --mark {mark}")
+            protocol, packet = socket.IPPROTO_ICMP, unreachable(empty(server, client))
+        else:
+            protocol, packet = socket.IPPROTO_RAW, empty(client, server)
+        with attacker.socket(socket.AF_INET, socket.SOCK_RAW, protocol) as raw:
+            raw.sendto(packet, server)
+        until(lambda: "packets 1 " in guest.run("nft list table ip seen"))
+        assert f"mark={mark} " in lab.host.run(f"conntrack -L {connection}")
+    finally:
+        guest.nft("delete table ip seen")
+        attacker.ip("route delete 203.0.113.2")
 
 
 class Flow:

@@ -1,7 +1,7 @@
 """What replies by the same uplink need: numbers, rules, routes, and the nftables table that sets the marks. Pure.
 
-A connection that is forwarded from an uplink gets a mark, with each packet that comes in there. Packets of its replies,
-which come in from a guest, get the same mark before the kernel looks for a route. A rule leads them to a table with the main table's routes through
+A connection that is forwarded from an uplink gets a mark, and packets of its replies, which come in from a guest, get
+the same mark before the kernel looks for a route. A rule leads them to a table with the main table's routes through
 that uplink. What the host itself sends passes no prerouting hook, and gets no mark.
 """
 
@@ -45,9 +45,9 @@ def table_text(name: str, routes: Mapping[str, ReplyRoute]) -> str:
     """The nftables table, in nft syntax.
 
     Its chains come after those of others at the priority `mangle`, which may restore marks as a whole: with our bits a
-    packet on its way in would be sent out again. They may also save them as a whole, so each packet sets ours again: a
-    chain for NAT sees only the first of a connection, and not that again where it was lost. An ICMP error may come in by
-    any uplink.
+    packet on its way in would be sent out again. They may also save them as a whole, so each packet of a connection
+    that has lost ours sets it again: a chain for NAT sees only the first one, and not its repetition. What has ours
+    keeps it, whatever comes in elsewhere under its addresses. ICMP errors come in by any uplink.
 
     Args:
         name: See `table_name`.
@@ -61,6 +61,7 @@ def table_text(name: str, routes: Mapping[str, ReplyRoute]) -> str:
         f'    iifname "{link}" ct mark set ct mark & {_OTHERS:#010x} | {each.mark:#010x}'
         for link, each in sorted(routes.items())
     )
+    numbers = ", ".join(f"{each.mark:#010x}" for _, each in sorted(routes.items()))
     return f"""add table {name} {{ comment "hostnet: replyBySameUplink, see docs/nft.md"; }}
 table {name} {{
   chain prerouting {{
@@ -73,6 +74,7 @@ table {name} {{
   chain postrouting {{
     type filter hook postrouting priority 99; policy accept;
     ct direction reply accept
+    ct mark & {MASK:#010x} {{ {numbers} }} accept
     ct state related meta l4proto {{ icmp, ipv6-icmp }} accept
 {uplinks}
   }}
