@@ -37,9 +37,10 @@ _LEFT_OUT = re.compile(r"^(Duration: .*|@ .*|View Live: .*|\s+pulumi:pulumi:Stac
 _RESOURCE = re.compile(r"^    \S+ hostnet:index:")
 _BELONGS = " " * 5
 _SECONDS = re.compile(r" \(\d+(\.\d+)?s\)")
-# nft 1.0.6 has no name for this priority at the output hook, and prints the number.
-_UNNAMED = "hook output priority -100;"
-_NAMED = "hook output priority dstnat;"
+# What nft 1.0.6 prints, and 1.1 for the same: a priority without a name at the output hook, and a bit of a payload.
+_OLDER = {"hook output priority -100;": "hook output priority dstnat;", "@ll,0,8 & 0x1 == 0x1": "@ll,7,1 0x1"}
+# It also prints the elements of a set of raw payload in one line.
+_IN_ONE_LINE = re.compile(r"^(\s+elements = \{ )(0x.*)$", re.MULTILINE)
 
 
 class Stage:
@@ -127,7 +128,9 @@ class Stage:
     def _shown(self, text: str) -> str:
         text = text.replace(f" (namespace {self.namespace})", "").replace(str(self.folder), "~/shop")
         text = text.replace(" @~/shop/record", "")  # the default directory's record has no mark
-        text = text.replace(_UNNAMED, _NAMED)
+        for older, newer in _OLDER.items():
+            text = text.replace(older, newer)
+        text = _IN_ONE_LINE.sub(lambda found: found[1] + found[2].replace(", ", ",\n\t\t\t     "), text)
         lines = [line.rstrip() for line in text.splitlines() if not _LEFT_OUT.match(line)]
         kept = re.sub(r"\n{2,}", "\n\n", "\n".join(in_order(lines)))
         return _SECONDS.sub("", kept).strip("\n")

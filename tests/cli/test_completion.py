@@ -18,10 +18,11 @@ from hostnet.cli.main import OK, main
 from tools import command_line
 
 FILES = command_line.FILES
-# What stands before the cursor, and words that are offered there; none of another place.
+# What stands before the cursor, and words that are offered there; none of another place. fish 4 offers words in which
+# the letters stand anywhere, too: `--check` for `--h`.
 CASES = [
     (["st"], {"status"}, {"--netns"}),
-    (["status", "--h"], {"--host", "--host-key", "--help"}, {"--check"}),
+    (["status", "--h"], {"--host", "--host-key", "--help"}, {"--json"}),
     (["graph", "--format", ""], {"svg", "dot", "text"}, {"status"}),
     (["completion", ""], {"bash", "zsh", "fish"}, {"status"}),
     (["status", "--identity", "{folder}/id_"], {"{folder}/id_ed25519"}, {"doctor"}),
