@@ -74,7 +74,8 @@ def main() -> None:
     try:
         print(FORM.format("store", "how", "command", "s", "CPU s", "MiB", "load"), flush=True)
         for store in STORES:
-            measure(fleet, store, HOSTS, 1)
+            if SIZE < HOSTS:
+                measure(fleet, store, HOSTS, 1)
             for workers in WORKERS:
                 measure(fleet, store, SIZE, workers)
     finally:
