@@ -301,7 +301,9 @@ class Table:
         (Linux 6.18). But the kernel reads the generation again for each chain and each look-up in a set: a packet that
         is between two of them at that moment meets neither table. With four clients that connected without a pause,
         9,445 replacements refused 7 of 218,786 connections; of 10,779 changes of an element alone none did (Linux
-        6.18).
+        6.18). A second table with the same rules beside it meanwhile, made before and deleted after, would close that
+        gap: tried with `nft` alone, 2,805 replacements refused none of 409,309 connections. Flushing the chains in
+        place of deleting them does not (2 of 116,201 in 1,757).
         """
         before, self._held = self.generation(), None
         drop = "".join(f"delete table {name}\n" for name in self._existing())
