@@ -66,13 +66,6 @@ class Plugin:
             response = call.result()
             each.id, each.inputs, each.outputs = response.id, inputs, response.properties
 
-    @staticmethod
-    def change(resource: Resource, **given: Any) -> tuple[Any, Any]:
-        """The requests for the difference to these inputs, which are checked here, and for the change."""
-        about = {"id": resource.id, "olds": resource.outputs, "old_inputs": resource.inputs, **resource.about}
-        inputs = resource.checked(**given)
-        return provider_pb2.DiffRequest(news=inputs, **about), provider_pb2.UpdateRequest(news=inputs, **about)
-
     def read(self, resources: Iterable[Resource]) -> None:
         """Refresh resources at once."""
         _at_once(

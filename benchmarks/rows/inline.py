@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from hostnet.rpc.protos import provider_pb2
+
 from benchmarks.measure import Figure, in_turn, rounds, seconds, sizes
 from benchmarks.place import DECLARE, Place, Places, batch, element, forward, key
 from benchmarks.plugin import Plugin
@@ -34,7 +36,8 @@ class Provider:
         response = stub.Create(request)
         took["create"] = time.perf_counter() - start
         gateway.id, gateway.inputs, gateway.outputs = response.id, request.properties, response.properties
-        diff, update = self._plugin.change(gateway, **_gateway(self._count, port=81))
+        change = gateway.change_to(gateway.checked(**_gateway(self._count, port=81)))
+        diff, update = provider_pb2.DiffRequest(**change), provider_pb2.UpdateRequest(**change)
         took["diff"] = seconds(lambda: stub.Diff(diff))
         took["change one"] = seconds(lambda: stub.Update(update))
         took["read"] = seconds(gateway.read)

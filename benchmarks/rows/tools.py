@@ -14,6 +14,8 @@ import shutil
 import subprocess
 from collections.abc import Callable
 
+from hostnet.rpc.protos import provider_pb2
+
 from benchmarks.measure import Figure, in_turn, rounds, seconds, sizes
 from benchmarks.place import Place, Places, forward, ip_batch
 from benchmarks.plugin import Plugin
@@ -61,7 +63,8 @@ def by_plugin_inline(plugin: Plugin, count: int) -> dict[str, float]:
 
     took = {"from nothing": seconds(create)}
     more = [*forwards, forward(ONE)]
-    diff, update = plugin.change(gateway, internalInterfaces=["br0"], forwardPorts=more)
+    change = gateway.change_to(gateway.checked(internalInterfaces=["br0"], forwardPorts=more))
+    diff, update = provider_pb2.DiffRequest(**change), provider_pb2.UpdateRequest(**change)
     took["one more"] = seconds(lambda: (plugin.stub.Diff(diff), plugin.stub.Update(update)))
     plugin.delete([gateway])
     plugin.delete([bridge])

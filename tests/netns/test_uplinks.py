@@ -27,9 +27,7 @@ def test_case(lab: Lab, stack: Stack, case: Case) -> None:
 
 def test_replies_by_the_same_uplink_come_back_at_boot(lab: Lab) -> None:
     """Nothing of it is left in the kernel, an uplink is not there yet, and other numbers are taken: `restore`."""
-    lab.net.second_uplink()
-    lab["outsider2"].ip("address replace 198.51.100.77/32 dev lo")
-    lab.host.ip("route add default via 203.0.113.20 dev eth1 metric 500")
+    second_default_route(lab)
     lab.serve("guest1", "tcp:80")
     provider = Provider()
     try:
@@ -71,10 +69,8 @@ LOSSY = """table ip lossy {
 
 @pytest.mark.parametrize("marking", MARKING.values(), ids=MARKING)
 def test_replies_where_another_program_writes_the_whole_mark(lab: Lab, stack: Stack, marking: str) -> None:
-    """Also for a connection whose first packet is lost: an uplink's mark is there with each packet that comes in."""
-    lab.net.second_uplink()
-    lab["outsider2"].ip("address replace 198.51.100.77/32 dev lo")
-    lab.host.ip("route add default via 203.0.113.20 dev eth1 metric 500")
+    """Also for a connection whose first packet is lost: the uplink's mark is set again where it is gone."""
+    second_default_route(lab)
     restore = "chain pre { type filter hook prerouting priority mangle; meta mark set ct mark; }"
     lab.host.nft(
         f"table ip theirs {{ {restore}; chain post {{ type filter hook postrouting priority mangle; {marking}; }}; }}"
@@ -102,9 +98,7 @@ def test_replies_where_another_program_writes_the_whole_mark(lab: Lab, stack: St
 @pytest.mark.parametrize("what", ["error", "datagram"])
 def test_what_comes_in_elsewhere_does_not_move_a_connection(lab: Lab, stack: Stack, what: str) -> None:
     """A neighbour on the first uplink reports an error of a connection of the second one, or sends as its client."""
-    lab.net.second_uplink()
-    lab["outsider2"].ip("address replace 198.51.100.77/32 dev lo")
-    lab.host.ip("route add default via 203.0.113.20 dev eth1 metric 500")
+    second_default_route(lab)
     lab.serve("guest1", "udp:80")
     up(stack)
     stack.up({**stack.program, "web": ("PortForward", {**WEB, "protocol": "udp", "natGateway": "${nat.id}"})})
@@ -312,6 +306,13 @@ def anywhere(request: pytest.FixtureRequest, lab: Lab) -> Iterator[str]:
     )  # by ports, not by addresses alone
     yield family
     lab["outsider"].ip(f"address delete {ANYWHERE[family]}/{bits} dev lo")
+
+
+def second_default_route(lab: Lab) -> None:
+    """A second uplink with a worse default route, and behind it a client to whom the better one does not lead."""
+    lab.net.second_uplink()
+    lab["outsider2"].ip("address replace 198.51.100.77/32 dev lo")
+    lab.host.ip("route add default via 203.0.113.20 dev eth1 metric 500")
 
 
 def up(stack: Stack, **gateway: object) -> None:

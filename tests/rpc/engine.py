@@ -201,9 +201,7 @@ class Resource:
         """A preview's outputs."""
         inputs = self.checked(**given)
         if self.id:
-            request = provider_pb2.UpdateRequest(
-                id=self.id, olds=self.outputs, old_inputs=self.inputs, news=inputs, preview=True, **self.about
-            )
+            request = provider_pb2.UpdateRequest(preview=True, **self.change_to(inputs))
             return decode(self.engine.stub.Update(request).properties)
         created = self.engine.stub.Create(provider_pb2.CreateRequest(properties=inputs, preview=True, **self.about))
         return decode(created.properties)
@@ -219,20 +217,19 @@ class Resource:
         self.id, self.inputs, self.outputs = response.id, request.properties, response.properties
         return self
 
+    def change_to(self, inputs: Struct) -> dict[str, Any]:
+        """What the engine sends for the difference to other checked inputs, and for the change to them."""
+        return {"id": self.id, "olds": self.outputs, "old_inputs": self.inputs, "news": inputs, **self.about}
+
     def diff(self, ignore: Iterable[str] = (), **given: Any) -> Any:
         """The difference to other inputs; by default to the same."""
-        request = provider_pb2.DiffRequest(
-            id=self.id, olds=self.outputs, old_inputs=self.inputs, news=self.checked(**given), ignoreChanges=ignore,
-            **self.about,
-        )  # fmt: skip
+        request = provider_pb2.DiffRequest(ignoreChanges=ignore, **self.change_to(self.checked(**given)))
         return self.engine.stub.Diff(request)
 
     def update(self, **given: Any) -> Self:
         """Change it and keep its state."""
         inputs = self.checked(**given)
-        request = provider_pb2.UpdateRequest(
-            id=self.id, olds=self.outputs, old_inputs=self.inputs, news=inputs, **self.about
-        )
+        request = provider_pb2.UpdateRequest(**self.change_to(inputs))
         self.outputs = self.engine.stub.Update(request).properties
         self.inputs = inputs
         self.given = given or self.given
