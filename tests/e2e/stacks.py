@@ -195,7 +195,9 @@ class Cli:
         self.env = {name: value for name, value in tool_env().items() if not _set_by_user(name)}
         self.env |= {
             "PULUMI_HOME": str(folder / "home"),
-            "PULUMI_BACKEND_URL": f"file://{folder / 'backend'}",
+            # Without a `.attrs` beside each file: a `pulumi` that is killed while it writes one leaves it empty, and
+            # the next one says "failed to load checkpoint: EOF".
+            "PULUMI_BACKEND_URL": f"file://{folder / 'backend'}?metadata=skip",
             "PULUMI_CONFIG_PASSPHRASE": PASSPHRASE,
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_DEBUG_COMMANDS": "true",  # --event-log

@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
 from hostnet.agent.dhcp.domains import NOTHING_SET
 from hostnet.agent.linux.libnftables import Nft
-from hostnet.agent.nft.ruleset import SETS, TABLES, TEMPLATE
+from hostnet.agent.nft.ruleset import COPIES, SETS, TABLES, TEMPLATE
+from hostnet.wire.protocol import Request
+from hostnet.wire.requests import Query
 
 from tests.lab.driver import Program, Stack
+from tests.lab.inside import InsideProvider, open_host
 from tests.lab.lab import Lab
 from tests.lab.listings import parse_listing
 from tests.lab.namespaces import Namespace
@@ -27,8 +35,29 @@ from tests.lab.probes import Hammer
 from tests.lab.waiting import until
 
 ROUNDS = 5
-RUNS = 3
 PATHS = {"forward": ("outsider", "tcp 192.0.2.2:8080"), "masquerade": ("guest1", "tcp 198.51.100.10:80")}
+ROOT = Path(__file__).parents[2] / "provider"
+REPLACES = "".join(f"delete table {name}\n" for name in TABLES)  # how the batch begins that replaces the tables
+ANY = Query("urn:pulumi:dev::shop::hostnet:index:Bridge::any", "any", "Bridge")
+# An agent that dies before a batch, and says which tables there are then.
+DIES = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+from hostnet.agent.linux.libnftables import Nft
+from hostnet.agent.main import main
+
+run = Nft.run
+
+def dies(nft, batch):
+    if batch.startswith({batch!r}):
+        print(*(line.removeprefix("table ") for line in nft.lines("list tables")), sep=chr(10), file=sys.stderr)
+        sys.stderr.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    run(nft, batch)
+
+Nft.run = dies
+sys.exit(main())
+"""
 PROGRAM: Program = {
     "net": ("Bridge", {"name": "br-a", "addresses": ["10.0.0.1/24"]}),
     "vms": ("TapBinding", {"match": "a-*", "bridge": "${net.name}"}),
@@ -102,31 +131,6 @@ def refused(hammers: dict[str, Hammer]) -> list[str]:
     return [f"{path}: {each}" for path, one in hammers.items() for each in one.failures if each.outcome == "refused"]
 
 
-def without_refusal(lab: Lab, meter: Meter, replace: Callable[[int], None]) -> list[str]:
-    """Replace the table five times under traffic; what was refused.
-
-    The kernel itself refuses one connection in some thousand replacements (`Table._replace`): a run that sees one is
-    made again. A gap between two transactions shows in every run.
-
-    Args:
-        lab: The laboratory.
-        meter: Counts from here on.
-        replace: Makes the table an earlier version's, and has it replaced by a change of the forward of this port.
-    """
-    failures: list[str] = []
-    for run in range(RUNS):
-        meter.close()
-        meter.open()
-        before = resets(lab.host)
-        with traffic(lab) as hammers:
-            for number in range(ROUNDS):
-                replace(9000 + run * ROUNDS + number)
-        failures = refused(hammers) + [f"{resets(lab.host) - before} RSTs"] * (resets(lab.host) != before)
-        if not failures:
-            break
-    return failures
-
-
 def resets(host: Namespace) -> int:
     """The RSTs that the host has sent: the answer to a connection that was not translated."""
     names, values = (line.split() for line in host.run("cat /proc/net/snmp").splitlines() if line.startswith("Tcp:"))
@@ -178,6 +182,11 @@ def version(lab: Lab, stack: Stack) -> Version:
     return Version(sets, json.loads(path.read_text().splitlines()[0])["table"]["template"])
 
 
+def tables(host: Namespace) -> set[str]:
+    """All tables that there are."""
+    return {line.removeprefix("table ") for line in host.run("nft list tables").splitlines()}
+
+
 NOW = Version(frozenset((*SETS, NOTHING_SET)), TEMPLATE)
 
 
@@ -190,18 +199,89 @@ def test_an_update_replaces_the_table_and_no_connection_is_lost(lab: Lab, stack:
     text = earlier(lab.host)
     kept = [lab.converse(role, target) for role, target in PATHS.values()]
 
-    def replace(port: int) -> None:
+    before = resets(lab.host)
+    for number in range(ROUNDS):
         make_earlier(lab, stack, text)
         assert version(lab, stack) != NOW
-        assert stack.up({**PROGRAM, "more": another(port)})
+        with traffic(lab) as hammers:
+            assert stack.up({**PROGRAM, "more": another(9000 + number)})
         assert version(lab, stack) == NOW
         assert [lab.still(one).server for one in kept] == ["guest1", "internet"]
-
-    assert without_refusal(lab, meter, replace) == []
+        assert refused(hammers) == []
+    assert resets(lab.host) == before
     for one in kept:
         one.close()
     until(lambda: set(meter.missing().values()) == {0})
     assert stack.refresh() == {}
+
+
+def test_the_copy_carries_the_traffic_alone(lab: Lab, meter: Meter) -> None:
+    """The kernel has no moment that is the same for all chains: what stands beside them meanwhile does all they do."""
+    provider = InsideProvider(lab.host)
+    stack = Stack(provider, lab.host.name)
+    stack.up(PROGRAM)
+    text = earlier(lab.host)
+    make_earlier(lab, stack, text)
+    kept = [lab.converse(role, target) for role, target in PATHS.values()]
+    host = open_host(lab.host, provider.directory)
+    nft, run = host.table.nft, host.table.nft.run
+
+    def without_tables(batch: str) -> None:
+        if batch.startswith(REPLACES):
+            lab.host.nft(drop(lab.host))
+            for hammer in hammers.values():
+                lab.background.run(hammer.wait(50))
+            alone.append([lab.still(one).server for one in kept])
+            lab.host.nft(text)
+        run(batch)
+
+    alone: list[list[str]] = []
+    nft.run = without_tables  # type: ignore[method-assign]
+    with traffic(lab) as hammers:
+        lab.host.call(host.read, [ANY])
+    assert alone == [["guest1", "internet"]]
+    assert refused(hammers) == []
+    until(lambda: set(meter.missing().values()) == {0})
+    assert version(lab, stack) == NOW
+    assert tables(lab.host) == {*TABLES}
+    for one in kept:
+        one.close()
+    provider.close()
+
+
+@pytest.mark.parametrize("task", ["serve", "restore"])
+@pytest.mark.parametrize(("batch", "left"), [(REPLACES, "earlier"), (f"delete table {COPIES[0]}\n", "new")])
+def test_the_kernel_deletes_the_copy_with_its_agent(lab: Lab, stack: Stack, task: str, batch: str, left: str) -> None:
+    """Killed before the tables are replaced, and before the copy is deleted: the next agent goes on from either."""
+    stack.up(PROGRAM)
+    make_earlier(lab, stack, earlier(lab.host))
+    code, directory = DIES.format(root=str(ROOT), batch=batch), str(stack.provider.directory)
+    argv = [sys.executable, "-c", code, task, "--state-dir", directory, "--netns", lab.host.name]
+    with subprocess.Popen(argv, stdin=PIPE, stdout=PIPE, stderr=PIPE) as agent:
+        assert agent.stdin is not None
+        assert agent.stderr is not None
+        if task == "serve":
+            agent.stdin.write(Request(1, "read", queries=(ANY,)).to_line())
+            agent.stdin.flush()
+        said = agent.stderr.read().decode().splitlines()
+    assert agent.returncode == -signal.SIGKILL, said
+    assert set(said) == {*TABLES, *COPIES}
+    until(lambda: tables(lab.host) == {*TABLES})
+    assert (version(lab, stack).sets == NOW.sets) == (left == "new")
+    assert stack.refresh() == {}
+    assert version(lab, stack) == NOW
+
+
+def test_another_agents_copy_is_left_alone(lab: Lab, stack: Stack) -> None:
+    """Two records' agents may replace the tables at the same moment: the second does it without a copy."""
+    stack.up(PROGRAM)
+    make_earlier(lab, stack, earlier(lab.host))
+    other = lab.host.call(Nft)
+    lab.host.call(other.run, f"add table {COPIES[0]} {{ flags owner; }}\n")
+    assert stack.refresh() == {}
+    assert version(lab, stack) == NOW
+    assert tables(lab.host) == {*TABLES, COPIES[0]}
+    lab.host.call(other.run, f"delete table {COPIES[0]}\n")
 
 
 def test_a_gap_between_two_transactions_is_seen(lab: Lab, stack: Stack, meter: Meter) -> None:
@@ -233,9 +313,8 @@ def test_a_gap_ends_connections_in_progress(lab: Lab, stack: Stack, meter: Meter
 def test_a_read_replaces_the_table_first(lab: Lab, stack: Stack, meter: Meter) -> None:
     """Under its former names everything would look deleted: a refresh finds no drift, and no connection is lost."""
     stack.up(PROGRAM)
-    text = earlier(lab.host)
+    make_earlier(lab, stack, earlier(lab.host))
     with traffic(lab) as hammers:
-        make_earlier(lab, stack, text)
         assert stack.refresh() == {}
     assert version(lab, stack) == NOW
     assert refused(hammers) == []

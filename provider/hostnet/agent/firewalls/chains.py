@@ -20,7 +20,7 @@ from hostnet.agent.firewalls.accepts import FORWARD, INPUT, TAG
 from hostnet.agent.linux import files
 from hostnet.agent.linux.install_hints import advice_here
 from hostnet.agent.linux.libnftables import NftError
-from hostnet.agent.nft.ruleset import TABLES
+from hostnet.agent.nft.ruleset import OURS
 from hostnet.agent.nft.syntax import mark_in
 from hostnet.agent.nft.table import Table
 
@@ -266,7 +266,7 @@ class ChainReader:
         return [*self._nft(links), *(_legacy() if self._sees_legacy else ())]
 
     def _nft(self, links: Container[str]) -> Iterator[Chain]:
-        tables = {place: owned for place, owned in self._nftables.tables().items() if " ".join(place) not in TABLES}
+        tables = {place: owned for place, owned in self._nftables.tables().items() if " ".join(place) not in OURS}
         if not tables:
             return
         listed = [item["chain"] for item in self._nftables.list("list chains") if "chain" in item]

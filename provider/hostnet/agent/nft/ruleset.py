@@ -33,6 +33,9 @@ TABLE = "inet hostnet"
 BRIDGE_TABLE = "bridge hostnet"
 ARP_TABLE = "arp hostnet"
 TABLES = (TABLE, BRIDGE_TABLE, ARP_TABLE)
+# Stand beside them while they are replaced (`Table._replace`).
+COPIES = tuple(f"{table}_next" for table in TABLES)
+OURS = (*TABLES, *COPIES)
 
 # By number, as nft reads and writes them here: it looks names up in /etc/protocols, which a small system lacks
 # (Debian 12 without the package netbase: "Could not resolve protocol name").
@@ -1235,6 +1238,15 @@ def table_text() -> str:
         )
     )
     return re.sub(r"^ *(#.*)?\n", "", text, flags=re.MULTILINE)
+
+
+def copied(text: str) -> str:
+    """The batch that makes `COPIES` of what `table_text` and commands after it make.
+
+    The kernel deletes them with the process, if that dies (NFT_TABLE_F_OWNER, Linux 5.12).
+    """
+    owned = re.sub(r"^((?:add )?table \w+ hostnet) \{", r"\1_next { flags owner;", text, flags=re.MULTILINE)
+    return re.sub(r"^((?:add|flush) \w+ \w+ hostnet) ", r"\1_next ", owned, flags=re.MULTILINE)
 
 
 _PRINT = "2"  # how `Listing.rules` is made

@@ -11,7 +11,7 @@ from typing import Any
 from hostnet.agent.linux.libnftables import MissingLibraryError, NftError
 from hostnet.agent.linux.snapshot import KernelLink, Snapshot
 from hostnet.agent.nft.forward_elements import counted
-from hostnet.agent.nft.ruleset import TABLES
+from hostnet.agent.nft.ruleset import OURS
 from hostnet.agent.nft.sysctls import FORWARDING
 from hostnet.agent.nft.table import Table
 from hostnet.agent.observe.refused import Answers, Counters, dropped_by_link, refused_by_link, refused_facts, seen
@@ -69,7 +69,7 @@ def _base_chains(listed: list[dict[str, Any]]) -> Iterator[str]:
         chain = item.get("chain")
         if chain is None or chain.get("hook") not in ("input", "forward"):
             continue
-        if f"{chain['family']} {chain['table']}" not in TABLES:
+        if f"{chain['family']} {chain['table']}" not in OURS:
             yield f"{chain['family']} {chain['table']} {chain['name']} (policy {chain.get('policy', 'accept')})"
 
 

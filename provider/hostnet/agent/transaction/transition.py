@@ -70,7 +70,8 @@ class Transition:
                 plan(old, new, world, record.attached, names, links)
         attached = attached_after(record.attached, links, ())
         old_ports = context_of(before, snapshot, record.attached).ports
-        hairpin(next(iter(pairs)), old_ports, context_of(world.owners, snapshot, attached).ports, snapshot, links)
+        first = next(iter(pairs), "")  # there is none where an agent died that replaced the tables alone
+        hairpin(first, old_ports, context_of(world.owners, snapshot, attached).ports, snapshot, links)
         return cls(record, pairs, snapshot, before, record.attached, links, _owners=({}, world.owners))
 
     @property

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 from hostnet.agent.nft import table
-from hostnet.agent.nft.ruleset import TABLE
+from hostnet.agent.nft.ruleset import COPIES, TABLE, TABLES, copied
 from hostnet.agent.transaction.host import Host
 from hostnet.fakes import FakeHost
 from hostnet.wire.objects import (
@@ -61,7 +61,7 @@ def read(host: FakeHost) -> View | None:
 
 def replacements(host: FakeHost, since: int) -> list[str]:
     """The batches that delete our table and make it again."""
-    return [each for each in host.nftables.batches[since:] if f"delete table {TABLE}" in each]
+    return [each for each in host.nftables.batches[since:] if f"delete table {TABLE}\n" in each]
 
 
 @pytest.fixture
@@ -81,6 +81,9 @@ def test_tables_of_another_version_are_replaced_by_a_change(upgraded: FakeHost) 
     apply(upgraded, "Bridge")
     (batch,) = replacements(upgraded, before)
     assert "add element" in batch
+    copy, *_, last = upgraded.nftables.batches[before:]
+    assert copied(batch.removeprefix("".join(f"delete table {name}\n" for name in TABLES))) == copy
+    assert last == "".join(f"delete table {name}\n" for name in COPIES)
     assert upgraded.dump()["nftables"] == elements
     before = len(upgraded.nftables.batches)
     apply(upgraded, "NatGateway")
