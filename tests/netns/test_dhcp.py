@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -787,6 +788,35 @@ def test_what_only_looks_like_the_server_is_not_it(lab: Lab, stack: Stack, user:
             pass
     stack.destroy()
     assert not pids(lab)
+
+
+# A server that takes long to die: the kernel frees its memory first, then it closes its sockets.
+LARGE = """
+import ctypes, os, socket, sys, time
+ctypes.CDLL(None).prctl(15, b"dnsmasq", 0, 0, 0)  # PR_SET_NAME
+server = socket.socket(type=socket.SOCK_DGRAM)
+server.bind(("", 67))
+memory = bytearray(os.urandom(1 << 20)) * 500
+open(sys.argv[1], "w").write(str(os.getpid()))
+print(flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_server_that_was_killed_a_moment_ago_is_started_again(lab: Lab, stack: Stack) -> None:
+    """It is no process of ours any more, and has its port still: what starts it waits for its end."""
+    stack.up(network({}))
+    (directory,) = _directories(stack)
+    kill(only_pid(lab))
+    assert set(stack.refresh()) == {"net"}
+    argv = [sys.executable, "-c", LARGE, str(directory / "br-a" / "pid")]
+    with lab.host.call(subprocess.Popen, argv, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        server.stdout.readline()
+        server.kill()
+        stack.again()
+    assert stack.refresh() == {}
+    stack.destroy()
 
 
 def test_what_a_read_has_of_many_leases_is_bounded(lab: Lab, stack: Stack) -> None:

@@ -239,6 +239,8 @@ class DhcpServers:
         running = process.find(self._run / bridge)
         if running is not None:
             running.stop()
+        else:
+            process.await_end(self._run / bridge)
 
     def _unit(self, bridge: str) -> str | None:
         """The name of the service that a bridge's server is; None if it is a process of its own."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from hostnet.agent.dhcp.config import DHCP, DNS
 from hostnet.agent.linux import files
-from hostnet.agent.linux.process import end_process, opened, send_signal
+from hostnet.agent.linux.process import end_process, has_ended, opened, send_signal
 from hostnet.agent.record.netns import inode, names_of
 from hostnet.wire.errors import Code, HostnetError
 
@@ -85,6 +85,24 @@ def _process(pid: int, place: Path) -> DnsmasqProcess | None:
     if config is None or config.parent != place or inode(Path(f"/proc/{pid}/ns/net")) != namespace():
         return None
     return DnsmasqProcess(pid, config)
+
+
+def await_end(place: Path) -> None:
+    """Wait for the end of a server of this directory that was killed a moment ago.
+
+    A process that dies has no command line any more before the kernel closes its sockets: `find` does not find it, and
+    its ports are in use (Linux 6.18).
+    """
+    pid = (files.text_of(place / "pid") or "").strip()
+    if pid.isdigit():
+        with opened(int(pid), lambda: _is_dying(int(pid))) as descriptor:
+            if descriptor is not None:
+                has_ended(descriptor)
+
+
+def _is_dying(pid: int) -> bool:
+    command_line, name = (files.text_of(Path(f"/proc/{pid}/{each}")) for each in ("cmdline", "comm"))
+    return command_line == "" and "dnsmasq" in (name or "")
 
 
 def account() -> tuple[str, int, int]:

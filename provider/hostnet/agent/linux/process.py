@@ -125,12 +125,21 @@ def end_process(descriptor: int) -> None:
     Args:
         descriptor: Of pidfd_open(2).
     """
-    ended = select.poll()
-    ended.register(descriptor, select.POLLIN)
     for number in (signal.SIGTERM, signal.SIGKILL):
         send_signal(descriptor, number)
-        if ended.poll(_PATIENCE * 1000):
+        if has_ended(descriptor):
             return
+
+
+def has_ended(descriptor: int) -> bool:
+    """Wait for the end of a process for some seconds; whether it has come.
+
+    Args:
+        descriptor: Of pidfd_open(2).
+    """
+    ended = select.poll()
+    ended.register(descriptor, select.POLLIN)
+    return bool(ended.poll(_PATIENCE * 1000))
 
 
 def send_signal(descriptor: int, number: signal.Signals) -> None:
