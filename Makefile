@@ -40,13 +40,14 @@ unit: setup-dev ## Run the tests that need neither root nor the kernel's network
 	$(PY) -m pytest -q tests/unit
 
 kernel: setup ## Run all other tests: real packets, the real pulumi, a microVM, a whole server (as root)
+	@[ "$$(id -u)" = 0 ] || { echo "These tests make network namespaces: run them as root." >&2; exit 1; }
 	$(PY) -m pytest -q -n 2 --dist loadgroup --ignore=tests/unit --ignore=tests/systems tests
 
 systems: setup ## Run set-up and tests in minimal systems, a Debian 12 and a Debian 13 (as root, on a Debian)
 	@$(PYTHON) -m tools.setup systems
 	$(PY) -m pytest -q -n 2 --dist loadgroup tests/systems
 
-systems-whole: setup ## Run the demo and all tests in the minimal systems (long)
+systems-whole: setup ## Run the demo, and the tests of cli and dynamic, in the minimal systems (long)
 	@$(PYTHON) -m tools.setup systems
 	$(PY) -m pytest -q -n 2 --dist loadgroup tests/systems/whole.py
 

@@ -1,10 +1,11 @@
 """The watcher: a process that attaches interfaces to their bridge when they appear, for the `match` of TapBindings.
 
-There is one for each host (or namespace). It starts with the first glob and ends with the last, by itself or stopped by
-an agent. It listens to RTNLGRP_LINK, and looks at all interfaces at its start and after the kernel has dropped events.
-Where it runs it also follows the default routes for gateways that name no external interface, for replies by the same
-uplink and for the guests that the host answers for. For such gateways alone it runs where a reboot brings them back.
-It writes what it does to a file beside the record and to the system's log. `ps` shows it as `hostnet-watch`.
+There is one for each host (or namespace). It starts with the first owner that needs it and ends with the last, by
+itself or stopped by an agent. It listens to RTNLGRP_LINK, and looks at all interfaces at its start and after the kernel
+has dropped events. Where it runs it also follows the default routes for gateways that name no external interface, for
+replies by the same uplink and for the guests that the host answers for. For gateways that name none or several it runs
+without a glob, too, where a reboot brings them back. It writes what it does to a file beside the record and to the
+system's log. `ps` shows it as `hostnet-watch`.
 """
 
 from __future__ import annotations

@@ -231,7 +231,7 @@ def _forward_specs(n: str, address: str) -> dict[str, SetSpec]:
         "dnat_limited": SetSpec(port, to_port, holds="one port, with `sourceCidrs`"),
         **{
             f"port_sources{length}_": SetSpec(
-                (*port, address), holds=f"who may use a port of `dnat_limited{n}`, by networks of {length} bits"
+                (*port, address), holds=f"sources of ports of its family's `dnat_limited`, by networks of {length} bits"
             )
             for length in SOURCE_LENGTHS[n]
         },
