@@ -26,7 +26,7 @@ from hostnet.agent.nft.ruleset import COPIES, SETS, TABLES, TEMPLATE
 from hostnet.wire.protocol import Request
 from hostnet.wire.requests import Query
 
-from tests.lab.driver import Program, Stack
+from tests.lab.driver import Program, Provider, Stack
 from tests.lab.inside import InsideProvider, open_host
 from tests.lab.lab import Lab
 from tests.lab.listings import parse_listing
@@ -37,9 +37,16 @@ from tests.lab.waiting import until
 ROUNDS = 5
 PATHS = {"forward": ("outsider", "tcp 192.0.2.2:8080"), "masquerade": ("guest1", "tcp 198.51.100.10:80")}
 ROOT = Path(__file__).parents[2] / "provider"
+EARLIER = "e" * 16  # an earlier version's template
 REPLACES = "".join(f"delete table {name}\n" for name in TABLES)  # how the batch begins that replaces the tables
+STEPS = {
+    "the old tables leave the way": "delete chain inet hostnet ",
+    "the tables are replaced": REPLACES,
+    "the copy leaves the way": f"delete chain {COPIES[0]} ",
+    "the copy is deleted": f"delete table {COPIES[0]}\n",
+}
 ANY = Query("urn:pulumi:dev::shop::hostnet:index:Bridge::any", "any", "Bridge")
-# An agent that dies before a batch, and says which tables there are then.
+# An agent that dies before a batch.
 DIES = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
@@ -50,8 +57,6 @@ run = Nft.run
 
 def dies(nft, batch):
     if batch.startswith({batch!r}):
-        print(*(line.removeprefix("table ") for line in nft.lines("list tables")), sep=chr(10), file=sys.stderr)
-        sys.stderr.flush()
         os.kill(os.getpid(), signal.SIGKILL)
     run(nft, batch)
 
@@ -140,13 +145,13 @@ def resets(host: Namespace) -> int:
 # --- an earlier version --------------------------------------------------------------------------------------------
 
 
-def earlier(host: Namespace) -> str:
+def earlier(host: Namespace, *, renamed: bool = True) -> str:
     """Our tables as they are, in nft syntax, with other names for all sets and for the chains that rules jump to."""
     text = "\n".join(host.run(f"nft list table {name}") for name in TABLES)
     chains = set(re.findall(r"\b(?:jump|goto) (\w+)", text))
-    for name in {*SETS, *chains}:
+    for name in {*SETS, *chains} if renamed else ():
         text = re.sub(rf"\b{name}\b", f"old_{name}", text)
-    return text
+    return text.replace(TEMPLATE, EARLIER)
 
 
 def drop(host: Namespace) -> str:
@@ -158,7 +163,7 @@ def make_earlier(lab: Lab, stack: Stack, text: str, *, recorded: bool = True) ->
     """Have the host as an earlier version left it: its tables, and (or not) its record of them, of what nft lists."""
     lab.host.nft(drop(lab.host) + text)
     listed = lab.host.call(lambda: [item for name in TABLES for item in Nft().list(f"list table {name}")])
-    mark = {"rules": parse_listing(listed).rules, "template": "earlier"} if recorded else {}
+    mark = {"rules": parse_listing(listed).rules, "template": EARLIER} if recorded else {}
     path = next(stack.provider.directory.glob("netns-*.json"))
     header, *lines = path.read_text().splitlines()
     data = json.loads(header)
@@ -180,6 +185,12 @@ def version(lab: Lab, stack: Stack) -> Version:
     sets = frozenset(each["name"] for each in listed if f"{each['family']} {each['table']}" in TABLES)
     path = next(stack.provider.directory.glob("netns-*.json"))
     return Version(sets, json.loads(path.read_text().splitlines()[0])["table"]["template"])
+
+
+def base_chains(host: Namespace) -> list[dict[str, Any]]:
+    """Those that packets meet."""
+    chains = [each for item in host.kernel.ruleset() for kind, each in item.items() if kind == "chain"]
+    return [each for each in chains if "hook" in each]
 
 
 def tables(host: Namespace) -> set[str]:
@@ -250,38 +261,97 @@ def test_the_copy_carries_the_traffic_alone(lab: Lab, meter: Meter) -> None:
 
 
 @pytest.mark.parametrize("task", ["serve", "restore"])
-@pytest.mark.parametrize(("batch", "left"), [(REPLACES, "earlier"), (f"delete table {COPIES[0]}\n", "new")])
-def test_the_kernel_deletes_the_copy_with_its_agent(lab: Lab, stack: Stack, task: str, batch: str, left: str) -> None:
-    """Killed before the tables are replaced, and before the copy is deleted: the next agent goes on from either."""
+@pytest.mark.parametrize("batch", STEPS)
+def test_an_agent_that_dies_at_any_step(lab: Lab, stack: Stack, meter: Meter, task: str, batch: str) -> None:
+    """Something is in force after its death, too, and the next agent goes on from there: a read finds no drift."""
     stack.up(PROGRAM)
     make_earlier(lab, stack, earlier(lab.host))
-    code, directory = DIES.format(root=str(ROOT), batch=batch), str(stack.provider.directory)
+    code, directory = DIES.format(root=str(ROOT), batch=STEPS[batch]), str(stack.provider.directory)
     argv = [sys.executable, "-c", code, task, "--state-dir", directory, "--netns", lab.host.name]
-    with subprocess.Popen(argv, stdin=PIPE, stdout=PIPE, stderr=PIPE) as agent:
-        assert agent.stdin is not None
-        assert agent.stderr is not None
-        if task == "serve":
-            agent.stdin.write(Request(1, "read", queries=(ANY,)).to_line())
-            agent.stdin.flush()
-        said = agent.stderr.read().decode().splitlines()
-    assert agent.returncode == -signal.SIGKILL, said
-    assert set(said) == {*TABLES, *COPIES}
-    until(lambda: tables(lab.host) == {*TABLES})
-    assert (version(lab, stack).sets == NOW.sets) == (left == "new")
-    assert stack.refresh() == {}
+    with traffic(lab) as hammers:
+        with subprocess.Popen(argv, stdin=PIPE, stdout=PIPE, stderr=PIPE) as agent:
+            assert agent.stdin is not None
+            assert agent.stderr is not None
+            if task == "serve":
+                agent.stdin.write(Request(1, "read", queries=(ANY,)).to_line())
+                agent.stdin.flush()
+            said = agent.stderr.read().decode()
+        assert agent.returncode == -signal.SIGKILL, said
+        assert tables(lab.host) == {*TABLES, *COPIES}
+        for hammer in hammers.values():
+            lab.background.run(hammer.wait(20))
+        assert stack.refresh() == {}
+    assert refused(hammers) == []
+    until(lambda: set(meter.missing().values()) == {0})
+    assert tables(lab.host) == {*TABLES}
     assert version(lab, stack) == NOW
+    assert stack.again() == []
 
 
-def test_another_agents_copy_is_left_alone(lab: Lab, stack: Stack) -> None:
-    """Two records' agents may replace the tables at the same moment: the second does it without a copy."""
+def test_tables_leave_the_way_before_they_are_deleted(lab: Lab) -> None:
+    """A packet that runs a deleted table's rules finds nothing in its maps, and the next rule may refuse it."""
+    provider = InsideProvider(lab.host)
+    stack = Stack(provider, lab.host.name)
     stack.up(PROGRAM)
     make_earlier(lab, stack, earlier(lab.host))
-    other = lab.host.call(Nft)
-    lab.host.call(other.run, f"add table {COPIES[0]} {{ flags owner; }}\n")
-    assert stack.refresh() == {}
-    assert version(lab, stack) == NOW
-    assert tables(lab.host) == {*TABLES, COPIES[0]}
-    lab.host.call(other.run, f"delete table {COPIES[0]}\n")
+    host = open_host(lab.host, provider.directory)
+    run, hooked = host.table.nft.run, list[set[str]]()
+
+    def look(batch: str) -> None:
+        if batch.startswith("delete table"):
+            hooked.append({f"{each['family']} {each['table']}" for each in base_chains(lab.host)})
+        run(batch)
+
+    host.table.nft.run = look  # type: ignore[method-assign]
+    lab.host.call(host.read, [ANY])
+    assert hooked == [{*COPIES}, {*TABLES}]
+    provider.close()
+
+
+def test_what_comes_while_the_copy_is_made_is_in_the_new_tables(lab: Lab) -> None:
+    """Another record's agent, and dnsmasq, add to the old tables: what they added since the listing is not lost."""
+    provider = InsideProvider(lab.host)
+    stack = Stack(provider, lab.host.name)
+    stack.up(PROGRAM)
+    make_earlier(lab, stack, earlier(lab.host, renamed=False))
+    host = open_host(lab.host, provider.directory)
+    nft, run = host.table.nft, host.table.nft.run
+    element = '"eth0" . tcp . 81 comment "dev/shop PortForward x @/srv/other" : 10.0.0.12 . 81'
+
+    def add(batch: str) -> None:
+        run(batch)
+        if batch.startswith(f"add table {COPIES[0]}"):
+            lab.host.nft(f"add element {TABLES[0]} dnat_port4 {{ {element} }}")
+
+    nft.run = add  # type: ignore[method-assign]
+    lab.host.call(host.read, [ANY])
+    assert "/srv/other" in lab.host.run("nft list table inet hostnet")
+    assert tables(lab.host) == {*TABLES}
+    provider.close()
+
+
+def test_two_records_on_one_host(lab: Lab, stack: Stack) -> None:
+    """The agent of the first replaces the tables; nothing of the second looks deleted then."""
+    stack.up(PROGRAM)
+    provider = Provider()
+    try:
+        second = Stack(provider, lab.host.name)
+        bridge = ("Bridge", {"name": "br-z", "addresses": ["10.9.0.1/24"]})
+        gateway = ("NatGateway", {"internalInterfaces": ["${net.name}"]})
+        forward = {"natGateway": "${nat.id}", "sourcePort": 9090, "destination": "10.9.0.2"}
+        second.up({"net": bridge, "nat": gateway, "web": ("PortForward", forward)})
+        text = earlier(lab.host)
+        make_earlier(lab, stack, text)
+        make_earlier(lab, second, text)
+        assert stack.refresh() == {}
+        assert version(lab, stack) == NOW
+        assert second.refresh() == {}
+        assert version(lab, second) == NOW
+        assert stack.refresh() == {}
+        second.destroy()
+        assert stack.refresh() == {}
+    finally:
+        provider.close()
 
 
 def test_a_gap_between_two_transactions_is_seen(lab: Lab, stack: Stack, meter: Meter) -> None:

@@ -187,6 +187,7 @@ class Table:
     Attributes:
         handle: Its handle.
         owned: Whether a program owns it.
+        comment: What a person reads of it.
         handles: The last handle that was given to something in it.
         chains: By name.
         sets: By name.
@@ -194,6 +195,7 @@ class Table:
 
     handle: int
     owned: bool = False
+    comment: str = ""
     handles: int = 0
     chains: dict[str, Chain] = field(default_factory=dict)
     sets: dict[str, Set] = field(default_factory=dict)
@@ -233,12 +235,14 @@ class Table:
         rules = sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
         sets = {name: list(each.raw()) if elements else [] for name, each in self.sets.items()}
         texts = {name: [" ".join(rule.words) for rule in chain.rules] for name, chain in lists.items()}
-        return RawTable(rules, sets, texts)
+        bases = [name for name, chain in self.chains.items() if chain.hook]
+        return RawTable(rules, sets, texts, self.comment, bases)
 
     def text(self, place: Place) -> Iterator[str]:
         """The commands that make it: chains and sets in order of their names, rules in their own."""
         chains = sorted(self.chains.values(), key=lambda each: each.name)
-        yield f"add table {' '.join(place)}" + (" { flags owner; }" if self.owned else "")
+        said = ("flags owner; " if self.owned else "") + (f'comment "{self.comment}"; ' if self.comment else "")
+        yield f"add table {' '.join(place)}" + (f" {{ {said}}}" if said else "")
         yield from (chain.text(place) for chain in chains)
         for each in sorted(self.sets.values(), key=lambda each: each.name):
             yield from each.text(place)

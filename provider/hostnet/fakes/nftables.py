@@ -206,7 +206,11 @@ class _Batch:
                 raise _refusal(errno.EEXIST, command.text)
             return
         self.handles += 1
-        self.tables[place] = Table(self.handles, owned="owner" in command.properties.get("flags", ()))
+        self.tables[place] = Table(
+            self.handles,
+            owned="owner" in command.properties.get("flags", ()),
+            comment=" ".join(command.properties.get("comment", ())).strip('"'),
+        )
         self.changed = True
 
     def _delete_table(self, command: Command) -> None:

@@ -108,11 +108,15 @@ class RawTable(NamedTuple):
         rules: A print of its chains and rules.
         sets: The elements of its sets and maps by name.
         chains: Those that were asked for apart from the print: by name, the rules as nft writes them.
+        comment: What nft shows as its comment.
+        bases: The names of its base chains.
     """
 
     rules: str
     sets: Mapping[str, Sequence[RawElement]]
     chains: Mapping[str, Sequence[str]] = MappingProxyType({})
+    comment: str = ""
+    bases: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ _NFT_MSG_GETTABLE, _NFT_MSG_GETCHAIN, _NFT_MSG_GETRULE, _NFT_MSG_GETSET, _NFT_MS
 )
 _NFGENMSG = 4  # bytes in front of the attributes
 _NFTA_GEN_ID = 1
-_NFTA_TABLE_NAME, _NFTA_TABLE_FLAGS, _NFT_TABLE_F_OWNER = 1, 2, 0x2
+_NFTA_TABLE_NAME, _NFTA_TABLE_FLAGS, _NFTA_TABLE_USERDATA, _NFT_TABLE_F_OWNER = 1, 2, 6, 0x2
 _NFTA_RULE_TABLE, _NFTA_RULE_CHAIN, _NFTA_RULE_HANDLE, _NFTA_RULE_EXPRESSIONS = 1, 2, 3, 4
 _NFTA_RULE_USERDATA = 7
 _NFTA_CHAIN_TABLE, _NFTA_CHAIN_NAME, _NFTA_CHAIN_HOOK, _NFTA_CHAIN_POLICY, _NFTA_CHAIN_TYPE = 1, 3, 4, 5, 7
@@ -192,14 +192,18 @@ class Nft:
         wanted = name.encode() + b"\0"
 
         def dump(kind: int) -> Iterator[netlink.Attributes]:
-            # The attribute of the table's name has the same number in all three. The kernel lists chains of all tables.
+            # The attribute of the table's name has the same number in all four. The kernel lists chains of all tables.
             request = _request(family) + netlink.attribute(_NFTA_SET_TABLE, name)
             found = (attributes(message.body[_NFGENMSG:]) for message in self._connection.dump(kind, request))
             return (each for each in found if each.get(_NFTA_SET_TABLE) == wanted)
 
-        chains, rules, sets = map(list, map(dump, (_NFT_MSG_GETCHAIN, _NFT_MSG_GETRULE, _NFT_MSG_GETSET)))
+        chains, rules, sets, tables = map(
+            list, map(dump, (_NFT_MSG_GETCHAIN, _NFT_MSG_GETRULE, _NFT_MSG_GETSET, _NFT_MSG_GETTABLE))
+        )
         if not (chains or rules or sets):
             return None
+        comment = _comment_in(tables[0].get(_NFTA_TABLE_USERDATA, b"")) if tables else ""
+        bases = [netlink.text(each[_NFTA_CHAIN_NAME]) for each in chains if _NFTA_CHAIN_HOOK in each]
         lists: dict[str, list[str]] = {}
         if apart:
             chains, rules, lists = _apart(apart, chains, rules)
@@ -215,7 +219,7 @@ class Nft:
                 text += repr((own, sorted(there))).encode()
             else:
                 held[own] = there
-        return RawTable(sha256(text).hexdigest(), held, lists)
+        return RawTable(sha256(text).hexdigest(), held, lists, comment, bases)
 
     def _elements(self, table: str, name: str, flags: int) -> Sequence[RawElement]:
         messages = self._connection.dump(_NFT_MSG_GETSETELEM, _of_set(table, name))

@@ -110,7 +110,7 @@ def opened(pid: int, is_same: Callable[[], object]) -> Iterator[int | None]:
     """
     try:
         descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
+    except OSError:  # it has ended; or its number is a thread's by now (ENOENT, Linux 6.18), or none (EINVAL)
         yield None
         return
     try:

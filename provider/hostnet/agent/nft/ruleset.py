@@ -1206,12 +1206,22 @@ def _mask(n: str, length: int) -> str:
 def table_text() -> str:
     """The tables without elements, in nft syntax: in JSON, libnftables 1.0.6 makes a plain set of a map.
 
-    The comments above are for readers of this file: the kernel gets the text without them.
+    The comments above are for readers of this file: the kernel gets the text without them. That of the table says what
+    it was made from, for agents of other records and versions.
     """
+    return f'add table {TABLE} {{ comment "hostnet {TEMPLATE}: see docs/nft.md"; }}\n{_text()}'
+
+
+def template_in(comment: str) -> str:
+    """The template that a table with this comment was made from; "" where it does not say."""
+    found = re.match(r"hostnet ([0-9a-f]{16}):", comment)
+    return found[1] if found else ""
+
+
+def _text() -> str:
     declared = {table: [_declare(n, x) for n, x in SETS.items() if x.table == table] for table in TABLES}
     text = "\n".join(
         (
-            f'add table {TABLE} {{ comment "hostnet: see docs/nft.md; elements belong to resources"; }}',
             f"table {TABLE} {{",
             *declared[TABLE],
             # dnsmasq's commands begin with an element that is there (`dhcp/domains.py`).
@@ -1241,14 +1251,19 @@ def table_text() -> str:
 
 
 def copied(text: str) -> str:
-    """The batch that makes `COPIES` of what `table_text` and commands after it make.
+    """The batch that makes `COPIES` of what `table_text` and commands after it make."""
+    return re.sub(r"^((?:(?:add )?table|(?:add|flush) \w+) \w+ hostnet) ", r"\1_next ", text, flags=re.MULTILINE)
 
-    The kernel deletes them with the process, if that dies (NFT_TABLE_F_OWNER, Linux 5.12).
-    """
-    owned = re.sub(r"^((?:add )?table \w+ hostnet) \{", r"\1_next { flags owner;", text, flags=re.MULTILINE)
-    return re.sub(r"^((?:add|flush) \w+ \w+ hostnet) ", r"\1_next ", owned, flags=re.MULTILINE)
+
+def base_chains(text: str) -> list[str]:
+    """Those that a batch makes of `table_text`, each with its table: `inet hostnet forward`."""
+    found, table = [], ""
+    for named, chain in re.findall(r"^table (\w+ \w+) \{$|^ *chain (\w+) \{\n *type ", text, flags=re.MULTILINE):
+        table = named or table
+        found += [f"{table} {chain}"] if chain else []
+    return found
 
 
 _PRINT = "2"  # how `Listing.rules` is made
 # Names this text: tables that were made from another one, by another version of hostnet, are replaced.
-TEMPLATE = sha256((_PRINT + table_text()).encode()).hexdigest()[:16]
+TEMPLATE = sha256((_PRINT + _text()).encode()).hexdigest()[:16]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -20,10 +20,12 @@ from hostnet.agent.nft.ruleset import (
     RAW,
     SETS,
     SHARED,
+    TABLE,
     VERDICT,
     Element,
     Place,
     SetSpec,
+    template_in,
 )
 from hostnet.wire.digest import sha256
 from hostnet.wire.protocol import STATE_DIR
@@ -277,6 +279,9 @@ class Listing:
         sets: The names of sets and maps.
         comments: By place, where there is one.
         answers: By set of a name's addresses, each address with the seconds that it stays.
+        template: The template that they were made from; "" where they do not say.
+        bases: The base chains, each with its table: `inet hostnet forward`.
+        copied: Whether a copy stands beside them, and so an agent died that replaced them.
     """
 
     elements: dict[Place, tuple[str, ...]]
@@ -285,6 +290,9 @@ class Listing:
     sets: frozenset[str] = frozenset()
     comments: dict[Place, str] = field(default_factory=dict)
     answers: dict[str, dict[str, int]] = field(default_factory=dict)
+    template: str = ""
+    bases: tuple[str, ...] = ()
+    copied: bool = False
 
     def foreign(self, mark: str) -> set[Place]:
         """The elements of records with another mark. What has no comment is another program's.
@@ -304,11 +312,16 @@ class Listing:
         return found if any(name not in SHARED for name, _ in found) else set()
 
 
-def read_listing(tables: Iterable[RawTable]) -> Listing:
-    """Our tables, of what the kernel has."""
+def read_listing(tables: Mapping[str, RawTable], *, copied: bool = False) -> Listing:
+    """Our tables, of what the kernel has.
+
+    Args:
+        tables: By family and name.
+        copied: Whether a copy stands beside them.
+    """
     found, rules = Listing({}, "", {}), []
     sets: list[str] = []
-    for table in tables:
+    for table in tables.values():
         rules.append(table.rules)
         named = [name for name in table.sets if _NAME_SET.fullmatch(name)]
         found.elements.update({(NAME_SETS, (name,)): () for name in named})
@@ -321,7 +334,14 @@ def read_listing(tables: Iterable[RawTable]) -> Listing:
             spec = SETS.get(name, SetSpec(()))
             for element in elements:
                 _take(found, name, spec, element)
-    return replace(found, rules=sha256(" ".join(rules).encode()).hexdigest(), sets=frozenset(sets))
+    return replace(
+        found,
+        rules=sha256(" ".join(rules).encode()).hexdigest(),
+        sets=frozenset(sets),
+        template=template_in(tables[TABLE].comment) if TABLE in tables else "",
+        bases=tuple(f"{name} {chain}" for name, table in tables.items() for chain in table.bases),
+        copied=copied,
+    )
 
 
 def address_of(element: RawElement) -> str:

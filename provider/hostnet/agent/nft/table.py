@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from hostnet.agent.nft.ruleset import (
     MADE,
     NAME_SET,
     NAME_SETS,
+    OURS,
     OUTER,
     SETS,
     SHARED,
@@ -28,6 +29,7 @@ from hostnet.agent.nft.ruleset import (
     TEMPLATE,
     Element,
     Place,
+    base_chains,
     copied,
     table_text,
 )
@@ -123,9 +125,10 @@ class Table:
         return self._held[1]
 
     def _list(self, *, terse: bool) -> Listing | None:
-        found = (self.nft.table(name, elements=not terse, apart=LISTS) for name in TABLES)
-        tables = [table for table in found if table is not None]
-        return read_listing(tables) if tables else None
+        found = {name: self.nft.table(name, elements=not terse, apart=LISTS) for name in TABLES}
+        tables = {name: table for name, table in found.items() if table is not None}
+        copied = any(" ".join(place) in COPIES for place in self.nft.tables())
+        return read_listing(tables, copied=copied) if tables else None
 
     def answered(self, name: str) -> tuple[str, ...]:
         """The addresses in a set of a name; none where it is not there."""
@@ -194,15 +197,23 @@ class Table:
         return sent if mark.generation == now else replace(sent, generation=0)
 
     def outdated(self, mark: Mark) -> bool:
-        """Whether the tables are as another version of hostnet made them: unharmed, and of another text."""
-        if not mark.rules or mark.template == TEMPLATE:
+        """Whether hostnet itself made the tables otherwise than the record says, and nobody harmed them.
+
+        Another version made them. Or else an agent of another record replaced them, or one that died before it wrote
+        that down: of these the tables' comment tells.
+        """
+        if not mark.rules or (mark.template == TEMPLATE and self.held(mark) is not None):
             return False
         listing = self.listing()
-        return listing is not None and mark.rules in (listing.rules, self._former_print())
+        if listing is None:
+            return False
+        if listing.copied or listing.template not in ("", mark.template):
+            return True
+        return mark.template != TEMPLATE and mark.rules in (listing.rules, self._former_print())
 
     def _former_print(self) -> str:
         """The print of the rules as versions before this one made it, of what nft lists."""
-        listed = [item for name in self._existing() for item in self.nft.list(f"list table {name}")]
+        listed = [item for name in self._existing(TABLES) for item in self.nft.list(f"list table {name}")]
         pairs = [(kind, body) for item in listed for kind, body in item.items() if kind in ("rule", "chain")]
         rules = [{kind: {name: part for name, part in body.items() if name != "handle"}} for kind, body in pairs]
         return sha256("\n".join(json.dumps(each, sort_keys=True) for each in rules).encode()).hexdigest()
@@ -214,7 +225,10 @@ class Table:
         others = (listing.needed(self.own) if mark.rules else set(listing.elements)) if listing is not None else set()
         if listing is not None and others - before.elements.keys():
             there = [place for place in before.elements if place in listing.elements]
-            self._send(there, [], Desired(), Mark())
+            if listing.copied:
+                self._replace(Desired(), listing)
+            else:
+                self._send(there, [], Desired(), Mark())
             self._held = None
             return Mark()
         self._drop()
@@ -282,7 +296,7 @@ class Table:
 
         return [place for place in removed if goes(*place)]
 
-    def _existing(self) -> list[str]:
+    def _existing(self, ours: Iterable[str] = OURS) -> list[str]:
         """Those of our tables that exist.
 
         To delete one that does not exist is an error (ENOENT) that refuses the whole batch, and nft 1.0.6 does not know
@@ -290,52 +304,82 @@ class Table:
         """
         # Not in JSON: libnftables 1.0.6 writes garbage for the flags of a table that a program owns.
         names = {line.removeprefix("table ") for line in self.nft.lines("list tables")}
-        return [name for name in TABLES if name in names]
+        return [name for name in ours if name in names]
 
     def _drop(self) -> None:
-        text = "".join(f"delete table {name}\n" for name in self._existing())
+        text = _deletion(self._existing())
         if text:
             self.nft.run(text)
 
     def _replace(self, after: Desired, former: Listing | None) -> Mark:
         """Replace the tables by new ones with all elements, those of other records as well.
 
-        In one batch: the kernel makes the new rules valid and the old ones invalid at once (nf_tables' generations).
-        Connections in progress are conntrack's, and stay. Between two batches they would break: while a namespace has
-        no NAT chain, the kernel translates no packet of a known connection either, and the host answers it with a RST
-        (Linux 6.18). But the kernel reads the generation again for each chain and each look-up in a set: a packet that
-        is between two of them at that moment meets neither table. So a copy stands beside both meanwhile.
+        Raises:
+            NftError: nft or the kernel refused them. Nothing has changed; but where they were refused although the copy
+                was not (no memory, say), that stays in force until the next transaction.
         """
-        before, self._held = self.generation(), None
-        existing = self._existing()
-        # In order, as a delta is: an interval map of several fields is listed as it was filled.
-        everything = [Element(*place, value) for place, value in sorted(after.elements.entries())]
-        text = table_text() + "".join((*_batch([], everything, after, self.own), *self._kept(after, former)))
-        with self._copy_beside(text) if existing and not self._rehearses else nullcontext(0) as batches:
-            self.nft.run("".join(f"delete table {name}\n" for name in existing) + text)
-        generation = self._generation_after(before + batches, after)
+        # What comes after the listing is seen by its generation.
+        before, self._held = self._listed[0] if self._listed else self.generation(), None
+        text = self._whole(after, former)
+        if former is None or self._rehearses:
+            self.nft.run(_deletion(self._existing()) + text)
+            generation = self._generation_after(before, after)
+        else:
+            sent = self._exchange(text, after, former, before)
+            generation = self._generation_after(before + sent - 1, after) if sent else 0
         listing = self._list(terse=True)
         return Mark(listing.rules if listing else "", TEMPLATE, generation)
 
-    @contextmanager
-    def _copy_beside(self, text: str) -> Iterator[int]:
-        """Within it, `COPIES` of what a batch makes are in the kernel; yields how many batches that takes.
+    def _exchange(self, text: str, after: Desired, former: Listing, before: int) -> int:
+        """Replace tables that are in force, with a copy of the new ones in force meanwhile: no packet is refused.
 
-        Two tables with the same rules do what one does: the first translates, and both accept. What both count and
-        limit is counted and limited in the copy for itself.
+        One batch deletes the old ones and makes the new ones: the kernel makes these valid and those invalid at once
+        (nf_tables' generations). Connections in progress are conntrack's, and stay. Between two batches they would
+        break: while a namespace has no NAT chain, the kernel translates no packet of a known connection either, and the
+        host answers it with a RST (Linux 6.18). But the kernel reads the generation again for each chain and each
+        look-up: a packet that is between two of them at that moment finds nothing in the old tables' maps, and meets no
+        chain of the new ones. So a copy stands beside them, and tables leave the packets' way, by their base chains,
+        before they are deleted. Two tables with the same rules do what one does: the first translates, and both accept.
+
+        An agent that dies in between leaves the old tables in force, or the copy, or the new ones; who lists them next
+        makes them again (`Listing.copied`).
+
+        Args:
+            text: What makes the new ones.
+            after: What they are to hold.
+            former: The old ones, as they are listed.
+            before: The generation of that listing.
+
+        Returns:
+            How many batches that took; 0 where it is not known what is there.
         """
-        batches = 0
-        # Refused where another record's agent replaces the tables at this moment, or the kernel knows no owners. What
-        # is wrong with the batch itself the kernel says of the tables.
+        left = self._existing(COPIES)
+        sent = self._applied(_deletion(left) + copied(text))
+        if sent:
+            sent += self._applied(_unhooking(former.bases))
+            if self.generation() != before + sent:
+                # Another record's elements, or addresses that dnsmasq was asked for, have come since the listing.
+                text = self._whole(after, self.listing(fresh=True))
+        self.nft.run(_deletion(self._existing(TABLES)) + text)
+        if not sent:
+            return int(not left)
+        sent += 1 + self._applied(_unhooking(base_chains(copied(text))))
+        deleted = self._applied(_deletion(COPIES))
+        return sent + 1 if deleted else 0
+
+    def _applied(self, batch: str) -> int:
+        """Apply a batch that may be refused: the number of batches that were applied."""
         with suppress(NftError):
-            self.nft.run(copied(text))
-            batches = 2
-        try:
-            yield batches
-        finally:
-            if batches:
-                with suppress(NftError):  # what was to be done is done, and they end with this process
-                    self.nft.run("".join(f"delete table {name}\n" for name in COPIES))
+            if batch:
+                self.nft.run(batch)
+                return 1
+        return 0
+
+    def _whole(self, after: Desired, former: Listing | None) -> str:
+        """The commands that make the tables with all elements."""
+        # In order, as a delta is: an interval map of several fields is listed as it was filled.
+        everything = [Element(*place, value) for place, value in sorted(after.elements.entries())]
+        return table_text() + "".join((*_batch([], everything, after, self.own), *self._kept(after, former)))
 
     def _kept(self, after: Desired, former: Listing | None) -> Iterator[str]:
         """The commands that put the elements of other records into the new tables, and the addresses of names."""
@@ -356,6 +400,14 @@ class Table:
                 yield f"add element {TABLE} {name} {{ {', '.join(left)} }}\n"
 
 
+def _deletion(tables: Iterable[str]) -> str:
+    return "".join(f"delete table {name}\n" for name in tables)
+
+
+def _unhooking(chains: Iterable[str]) -> str:
+    return "".join(f"delete chain {name}\n" for name in chains)
+
+
 def _synced(mark: Mark, added: Iterable[Element]) -> Synced:
     return Synced(mark, tuple(element.place for element in added))
 
@@ -363,10 +415,12 @@ def _synced(mark: Mark, added: Iterable[Element]) -> Synced:
 def _other_rules(listing: Listing, mark: Mark) -> bool:
     """Whether the tables are not those that this version makes.
 
-    Where the record was lost nothing says how they were made, but the names of their sets.
+    Where the record was lost nothing says how they were made, but their comment and the names of their sets.
     """
+    if listing.copied:
+        return True
     if not mark.rules:
-        return listing.sets != SETS.keys()
+        return listing.template != TEMPLATE or listing.sets != SETS.keys()
     return mark.template != TEMPLATE or listing.rules != mark.rules
 
 

@@ -272,8 +272,7 @@ class Host:
             pairs: Pairs = {key: (None, owner) for key, owner in record.owners.items()}
             if not pairs:
                 return 0
-            with self._restorer.replacing(record):
-                failed = self._restorer.run(record, pairs, self.kernel.snapshot()).failed
+            failed = self._restorer.run(record, pairs, self.kernel.snapshot()).failed
             self._subsystems.commit(record)
             if failed:
                 why = "; ".join(str(error) for error in failed.values())

@@ -7,14 +7,13 @@ recorded, and the next boot or `pulumi up` tries the rest again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Callable
 
 from hostnet.agent.linux.operations import Step
 from hostnet.agent.linux.snapshot import Snapshot
-from hostnet.agent.nft.ruleset import TEMPLATE
 from hostnet.agent.plan.links import Plan
-from hostnet.agent.record.phase import Idle, Open, Pairs, Pending, Phase, Result, Unconfirmed
+from hostnet.agent.record.phase import Idle, Open, Pairs, Phase, Result, Unconfirmed
 from hostnet.agent.record.record import Record
 from hostnet.agent.transaction.kernel_errors import OwnerError, kernel_error
 from hostnet.agent.transaction.subsystems import Subsystems
@@ -81,7 +80,7 @@ class Restorer:
         return transition.failed
 
     def renew_table(self, record: Record, snapshot: Snapshot) -> None:
-        """Replace our tables where another version of hostnet made them and no program has changed them since.
+        """Replace our tables where hostnet made them otherwise than the record says: see `Table.outdated`.
 
         Before a read: their sets may have other names, and all forwards would look deleted.
 
@@ -95,23 +94,9 @@ class Restorer:
         if not self._subsystems.table.outdated(record.table):
             return
         transition = Transition(record, {}, snapshot, record.owners, record.attached, Plan())
-        with self.replacing(record), contextlib.suppress(OwnerError):  # the read shows what is missing
+        with contextlib.suppress(OwnerError):  # the read shows what is missing, and the next change says why
             self._sync.table(transition, {}, record.owners, verify=False)
-        self._subsystems.save(record)
-
-    @contextlib.contextmanager
-    def replacing(self, record: Record) -> Iterator[None]:
-        """While it lasts, the record says that a transaction is under way, if the tables are another version's.
-
-        An agent that dies in between may leave tables that the record does not know. Nobody could tell them from harmed
-        ones, and a read would find everything gone. Where a transaction is open, the next agent makes them again.
-        """
-        phase = record.phase
-        if record.table.rules and record.table.template != TEMPLATE:
-            record.phase = Pending({})
             self._subsystems.save(record)
-        yield
-        record.phase = phase
 
     def _perform(self, transition: Transition, steps: Iterable[Step]) -> None:
         for step in steps:

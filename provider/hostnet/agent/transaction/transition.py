@@ -70,8 +70,7 @@ class Transition:
                 plan(old, new, world, record.attached, names, links)
         attached = attached_after(record.attached, links, ())
         old_ports = context_of(before, snapshot, record.attached).ports
-        first = next(iter(pairs), "")  # there is none where an agent died that replaced the tables alone
-        hairpin(first, old_ports, context_of(world.owners, snapshot, attached).ports, snapshot, links)
+        hairpin(next(iter(pairs)), old_ports, context_of(world.owners, snapshot, attached).ports, snapshot, links)
         return cls(record, pairs, snapshot, before, record.attached, links, _owners=({}, world.owners))
 
     @property

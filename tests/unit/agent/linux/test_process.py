@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hostnet.agent.linux import process
-from hostnet.agent.linux.process import PidFile, Process, parent, spawn, started_at
+from hostnet.agent.linux.process import PidFile, Process, opened, parent, spawn, started_at
 
 from tests.lab.waiting import until
 
@@ -66,6 +68,20 @@ def test_what_is_gone_is_ended(child: subprocess.Popen[bytes]) -> None:
     assert started_at(child.pid) is None
     with pytest.raises(FileNotFoundError):
         parent(child.pid)
+
+
+def test_a_number_that_is_no_process() -> None:
+    """A pid file is left behind, and its number may be a thread's by now."""
+    done, numbers = threading.Event(), queue.SimpleQueue[int]()
+    thread = threading.Thread(target=lambda: (numbers.put(threading.get_native_id()), done.wait()))
+    thread.start()
+    try:
+        for number in (numbers.get(), 0):
+            with opened(number, lambda: True) as descriptor:
+                assert descriptor is None
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_pid_file(child: subprocess.Popen[bytes], tmp_path: Path) -> None:

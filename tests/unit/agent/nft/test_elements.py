@@ -13,7 +13,7 @@ from hostnet.agent.linux.kernel import RawElement, RawTable
 from hostnet.agent.nft.context import Context, context_of
 from hostnet.agent.nft.desired import ClashError, Compiler
 from hostnet.agent.nft.elements import compile_common, compile_object
-from hostnet.agent.nft.ruleset import SETS, Element, table_text
+from hostnet.agent.nft.ruleset import SETS, TABLE, Element, table_text
 from hostnet.agent.nft.syntax import list_rule, read_listing, render
 from hostnet.agent.observe.drift import drift
 from hostnet.agent.observe.observation import Elements, Observation
@@ -232,8 +232,8 @@ LINK, TCP = ("65746830" + "00" * 12,), ("06000000",)
 def test_a_listing_is_read_back_as_elements() -> None:
     """Ranges, networks, comments, counters, rates; and a set whose fields are another version's."""
     found = read_listing(
-        [
-            RawTable(
+        {
+            TABLE: RawTable(
                 "print",
                 {
                     "dnat_source4": [
@@ -252,9 +252,12 @@ def test_a_listing_is_read_back_as_elements() -> None:
                     "a_set_of_tomorrow": [raw(("aabb",))],
                     "refused_links": [raw(LINK, ("0200000000010000",), counter=(1, 60))],
                 },
+                comment="hostnet 0123456789abcdef: see docs/nft.md",
+                bases=["forward"],
             )
-        ]
+        }
     )  # fmt: skip
+    assert (found.template, found.bases) == ("0123456789abcdef", ("inet hostnet forward",))
     assert found.elements == {
         ("dnat_source4", ("eth0", "tcp", "0.0.0.0/0", "80-82")): ("10.0.0.2", "80"),
         ("dnat_source4", ("eth0", "tcp", "10.0.0.0/24", "80")): ("10.0.0.2", "80"),
