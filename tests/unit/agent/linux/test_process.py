@@ -73,7 +73,12 @@ def test_what_is_gone_is_ended(child: subprocess.Popen[bytes]) -> None:
 def test_a_number_that_is_no_process() -> None:
     """A pid file is left behind, and its number may be a thread's by now."""
     done, numbers = threading.Event(), queue.SimpleQueue[int]()
-    thread = threading.Thread(target=lambda: (numbers.put(threading.get_native_id()), done.wait()))
+
+    def stay() -> None:
+        numbers.put(threading.get_native_id())
+        done.wait()
+
+    thread = threading.Thread(target=stay)
     thread.start()
     try:
         for number in (numbers.get(), 0):
