@@ -260,23 +260,39 @@ def test_the_copy_carries_the_traffic_alone(lab: Lab, meter: Meter) -> None:
     provider.close()
 
 
+def die(lab: Lab, stack: Stack, task: str, batch: str) -> None:
+    """Have an agent read, or restore, that dies before a batch which begins so."""
+    code, directory = DIES.format(root=str(ROOT), batch=batch), str(stack.provider.directory)
+    argv = [sys.executable, "-c", code, task, "--state-dir", directory, "--netns", lab.host.name]
+    with subprocess.Popen(argv, stdin=PIPE, stdout=PIPE, stderr=PIPE) as agent:
+        assert agent.stdin is not None
+        assert agent.stderr is not None
+        if task == "serve":
+            agent.stdin.write(Request(1, "read", queries=(ANY,)).to_line())
+            agent.stdin.flush()
+        said = agent.stderr.read().decode()
+    assert agent.returncode == -signal.SIGKILL, said
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_destroy_after_its_death_leaves_nothing(lab: Lab, stack: Stack, step: str) -> None:
+    """Not the copy either."""
+    stack.up(PROGRAM)
+    make_earlier(lab, stack, earlier(lab.host))
+    die(lab, stack, "serve", STEPS[step])
+    assert {*COPIES} <= tables(lab.host)
+    stack.destroy()
+    assert tables(lab.host) == set()
+
+
 @pytest.mark.parametrize("task", ["serve", "restore"])
-@pytest.mark.parametrize("batch", STEPS)
-def test_an_agent_that_dies_at_any_step(lab: Lab, stack: Stack, meter: Meter, task: str, batch: str) -> None:
+@pytest.mark.parametrize("step", STEPS)
+def test_an_agent_that_dies_at_any_step(lab: Lab, stack: Stack, meter: Meter, task: str, step: str) -> None:
     """Something is in force after its death, too, and the next agent goes on from there: a read finds no drift."""
     stack.up(PROGRAM)
     make_earlier(lab, stack, earlier(lab.host))
-    code, directory = DIES.format(root=str(ROOT), batch=STEPS[batch]), str(stack.provider.directory)
-    argv = [sys.executable, "-c", code, task, "--state-dir", directory, "--netns", lab.host.name]
     with traffic(lab) as hammers:
-        with subprocess.Popen(argv, stdin=PIPE, stdout=PIPE, stderr=PIPE) as agent:
-            assert agent.stdin is not None
-            assert agent.stderr is not None
-            if task == "serve":
-                agent.stdin.write(Request(1, "read", queries=(ANY,)).to_line())
-                agent.stdin.flush()
-            said = agent.stderr.read().decode()
-        assert agent.returncode == -signal.SIGKILL, said
+        die(lab, stack, task, STEPS[step])
         assert tables(lab.host) == {*TABLES, *COPIES}
         for hammer in hammers.values():
             lab.background.run(hammer.wait(20))
