@@ -236,7 +236,7 @@ class Table:
         sets = {name: list(each.raw()) if elements else [] for name, each in self.sets.items()}
         texts = {name: [" ".join(rule.words) for rule in chain.rules] for name, chain in lists.items()}
         bases = [name for name, chain in self.chains.items() if chain.hook]
-        return RawTable(rules, sets, texts, self.comment, bases)
+        return RawTable(rules, sets, texts, bases)
 
     def text(self, place: Place) -> Iterator[str]:
         """The commands that make it: chains and sets in order of their names, rules in their own."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hostnet.agent.linux.kernel import RawChange, RawElement, RawTable
+from hostnet.agent.linux.kernel import RawChange, RawElement, RawTable, TableHead
 from hostnet.agent.linux.libnftables import NftError
 from hostnet.fakes import nft_syntax
 from hostnet.fakes.nft_state import ADDRESSES, NUMBERS, Chain, Held, Key, Place, Rule, Set, Table
@@ -107,9 +107,10 @@ class FakeNftables:
         """The number of the last change."""
         return self._generation
 
-    def tables(self) -> dict[Place, bool]:
-        """The tables of IP, and whether a program owns each."""
-        return {place: table.owned for place, table in self._tables.items() if place[0] in ("inet", "ip", "ip6")}
+    def tables(self) -> dict[Place, TableHead]:
+        """The tables of IP."""
+        found = {place: TableHead(table.owned, table.comment) for place, table in self._tables.items()}
+        return {place: head for place, head in found.items() if place[0] in ("inet", "ip", "ip6")}
 
     def table(self, table: str, *, elements: bool = True, apart: str = "") -> RawTable | None:
         """A table; None where there is none."""

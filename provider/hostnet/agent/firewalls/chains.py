@@ -266,7 +266,7 @@ class ChainReader:
         return [*self._nft(links), *(_legacy() if self._sees_legacy else ())]
 
     def _nft(self, links: Container[str]) -> Iterator[Chain]:
-        tables = {place: owned for place, owned in self._nftables.tables().items() if " ".join(place) not in OURS}
+        tables = {place: head for place, head in self._nftables.tables().items() if " ".join(place) not in OURS}
         if not tables:
             return
         listed = [item["chain"] for item in self._nftables.list("list chains") if "chain" in item]
@@ -275,7 +275,7 @@ class ChainReader:
             # A chain of type nat sees the first packet of a connection alone, and is not where firewalls drop.
             if key in tables and chain.get("hook") in (FORWARD, INPUT) and chain.get("type") == "filter":
                 names = {each["name"] for each in listed if (each["family"], each["table"]) == key}
-                yield self._chain(chain, names, links, owned=tables[key])
+                yield self._chain(chain, names, links, owned=tables[key].owned)
 
     def _chain(self, chain: dict[str, Any], names: set[str], links: Container[str], *, owned: bool) -> Chain:
         family, table, name = chain["family"], chain["table"], chain["name"]

@@ -108,15 +108,25 @@ class RawTable(NamedTuple):
         rules: A print of its chains and rules.
         sets: The elements of its sets and maps by name.
         chains: Those that were asked for apart from the print: by name, the rules as nft writes them.
-        comment: What nft shows as its comment.
         bases: The names of its base chains.
     """
 
     rules: str
     sets: Mapping[str, Sequence[RawElement]]
     chains: Mapping[str, Sequence[str]] = MappingProxyType({})
-    comment: str = ""
     bases: Sequence[str] = ()
+
+
+class TableHead(NamedTuple):
+    """What the kernel says of a table without a look at what is in it.
+
+    Attributes:
+        owned: Whether a program owns it.
+        comment: What nft shows as its comment.
+    """
+
+    owned: bool = False
+    comment: str = ""
 
 
 @dataclass(frozen=True)
@@ -199,8 +209,8 @@ class Nftables(Protocol):
         One small message instead of a listing, which reads every element: while the number is the same, so is all.
         """
 
-    def tables(self) -> dict[tuple[str, str], bool]:
-        """By family (of `inet`, `ip`, `ip6`) and name, the tables, and whether a program owns each.
+    def tables(self) -> dict[tuple[str, str], TableHead]:
+        """By family (of `inet`, `ip`, `ip6`) and name, the tables.
 
         Asked without libnftables: most hosts have no other table than ours. None where the kernel has no nftables.
         """

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hostnet.agent.linux import files, netlink
-from hostnet.agent.linux.kernel import RawChange, RawElement, RawTable
+from hostnet.agent.linux.kernel import RawChange, RawElement, RawTable, TableHead
 from hostnet.agent.linux.netlink import attributes
 from hostnet.wire.digest import sha256
 
@@ -192,17 +192,14 @@ class Nft:
         wanted = name.encode() + b"\0"
 
         def dump(kind: int) -> Iterator[netlink.Attributes]:
-            # The attribute of the table's name has the same number in all four. The kernel lists chains of all tables.
+            # The attribute of the table's name has the same number in all three. The kernel lists chains of all tables.
             request = _request(family) + netlink.attribute(_NFTA_SET_TABLE, name)
             found = (attributes(message.body[_NFGENMSG:]) for message in self._connection.dump(kind, request))
             return (each for each in found if each.get(_NFTA_SET_TABLE) == wanted)
 
-        chains, rules, sets, tables = map(
-            list, map(dump, (_NFT_MSG_GETCHAIN, _NFT_MSG_GETRULE, _NFT_MSG_GETSET, _NFT_MSG_GETTABLE))
-        )
+        chains, rules, sets = map(list, map(dump, (_NFT_MSG_GETCHAIN, _NFT_MSG_GETRULE, _NFT_MSG_GETSET)))
         if not (chains or rules or sets):
             return None
-        comment = _comment_in(tables[0].get(_NFTA_TABLE_USERDATA, b"")) if tables else ""
         bases = [netlink.text(each[_NFTA_CHAIN_NAME]) for each in chains if _NFTA_CHAIN_HOOK in each]
         lists: dict[str, list[str]] = {}
         if apart:
@@ -219,7 +216,7 @@ class Nft:
                 text += repr((own, sorted(there))).encode()
             else:
                 held[own] = there
-        return RawTable(sha256(text).hexdigest(), held, lists, comment, bases)
+        return RawTable(sha256(text).hexdigest(), held, lists, bases)
 
     def _elements(self, table: str, name: str, flags: int) -> Sequence[RawElement]:
         messages = self._connection.dump(_NFT_MSG_GETSETELEM, _of_set(table, name))
@@ -229,8 +226,8 @@ class Nft:
             return _ranges(elements)
         return [_raw_element(each, _value(each.get(_NFTA_SET_ELEM_KEY_END, b""))) for each in elements]
 
-    def tables(self) -> dict[tuple[str, str], bool]:
-        """By family and name, the tables of IP, and whether a program owns each."""
+    def tables(self) -> dict[tuple[str, str], TableHead]:
+        """By family and name, the tables of IP."""
         try:
             messages = self._connection.dump(_NFT_MSG_GETTABLE, b"\0" * _NFGENMSG)
         except OSError:
@@ -241,7 +238,9 @@ class Nft:
             seen = attributes(message.body[_NFGENMSG:])
             if family is not None:
                 flags = int.from_bytes(seen.get(_NFTA_TABLE_FLAGS, b"\0"), "big")
-                found[family, netlink.text(seen[_NFTA_TABLE_NAME])] = bool(flags & _NFT_TABLE_F_OWNER)
+                comment = _comment_in(seen.get(_NFTA_TABLE_USERDATA, b""))
+                head = TableHead(bool(flags & _NFT_TABLE_F_OWNER), comment)
+                found[family, netlink.text(seen[_NFTA_TABLE_NAME])] = head
         return found
 
     def xt_comments(self, family: str, table: str, chain: str) -> dict[int, str]:

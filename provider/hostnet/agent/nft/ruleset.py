@@ -1255,15 +1255,6 @@ def copied(text: str) -> str:
     return re.sub(r"^((?:(?:add )?table|(?:add|flush) \w+) \w+ hostnet) ", r"\1_next ", text, flags=re.MULTILINE)
 
 
-def base_chains(text: str) -> list[str]:
-    """Those that a batch makes of `table_text`, each with its table: `inet hostnet forward`."""
-    found, table = [], ""
-    for named, chain in re.findall(r"^table (\w+ \w+) \{$|^ *chain (\w+) \{\n *type ", text, flags=re.MULTILINE):
-        table = named or table
-        found += [f"{table} {chain}"] if chain else []
-    return found
-
-
 _PRINT = "2"  # how `Listing.rules` is made
 # Names this text: tables that were made from another one, by another version of hostnet, are replaced.
 TEMPLATE = sha256((_PRINT + _text()).encode()).hexdigest()[:16]

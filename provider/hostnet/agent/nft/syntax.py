@@ -20,12 +20,10 @@ from hostnet.agent.nft.ruleset import (
     RAW,
     SETS,
     SHARED,
-    TABLE,
     VERDICT,
     Element,
     Place,
     SetSpec,
-    template_in,
 )
 from hostnet.wire.digest import sha256
 from hostnet.wire.protocol import STATE_DIR
@@ -312,13 +310,8 @@ class Listing:
         return found if any(name not in SHARED for name, _ in found) else set()
 
 
-def read_listing(tables: Mapping[str, RawTable], *, copied: bool = False) -> Listing:
-    """Our tables, of what the kernel has.
-
-    Args:
-        tables: By family and name.
-        copied: Whether a copy stands beside them.
-    """
+def read_listing(tables: Mapping[str, RawTable]) -> Listing:
+    """Our tables, by family and name, of what the kernel has."""
     found, rules = Listing({}, "", {}), []
     sets: list[str] = []
     for table in tables.values():
@@ -338,9 +331,7 @@ def read_listing(tables: Mapping[str, RawTable], *, copied: bool = False) -> Lis
         found,
         rules=sha256(" ".join(rules).encode()).hexdigest(),
         sets=frozenset(sets),
-        template=template_in(tables[TABLE].comment) if TABLE in tables else "",
         bases=tuple(f"{name} {chain}" for name, table in tables.items() for chain in table.bases),
-        copied=copied,
     )
 
 

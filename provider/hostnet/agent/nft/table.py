@@ -29,9 +29,9 @@ from hostnet.agent.nft.ruleset import (
     TEMPLATE,
     Element,
     Place,
-    base_chains,
     copied,
     table_text,
+    template_in,
 )
 from hostnet.agent.nft.syntax import (
     LONGEST_COMMENT,
@@ -53,6 +53,20 @@ from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Gateway, Guest
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How the tables came to be.
+
+    Attributes:
+        template: The template that they were made from; "" where they do not say.
+        copied: Whether a copy stands beside them, and so an agent died that exchanged them.
+    """
+
+    template: str
+    copied: bool
+
 
 _ELEMENTS_PER_LINE = 500  # of a batch: few commands, and none too long for nft's parser
 
@@ -127,8 +141,11 @@ class Table:
     def _list(self, *, terse: bool) -> Listing | None:
         found = {name: self.nft.table(name, elements=not terse, apart=LISTS) for name in TABLES}
         tables = {name: table for name, table in found.items() if table is not None}
-        copied = any(" ".join(place) in COPIES for place in self.nft.tables())
-        return read_listing(tables, copied=copied) if tables else None
+        return replace(read_listing(tables), **vars(self._origin())) if tables else None
+
+    def _origin(self) -> Origin:
+        heads = {" ".join(place): head for place, head in self.nft.tables().items()}
+        return Origin(template_in(heads[TABLE].comment) if TABLE in heads else "", not heads.keys().isdisjoint(COPIES))
 
     def answered(self, name: str) -> tuple[str, ...]:
         """The addresses in a set of a name; none where it is not there."""
@@ -204,12 +221,13 @@ class Table:
         """
         if not mark.rules or (mark.template == TEMPLATE and self.held(mark) is not None):
             return False
-        listing = self.listing()
-        if listing is None:
-            return False
-        if listing.copied or listing.template not in ("", mark.template):
+        origin = self._origin()
+        if origin.copied or origin.template not in ("", mark.template):
             return True
-        return mark.template != TEMPLATE and mark.rules in (listing.rules, self._former_print())
+        if mark.template == TEMPLATE:
+            return False
+        listing = self.listing()
+        return listing is not None and mark.rules in (listing.rules, self._former_print())
 
     def _former_print(self) -> str:
         """The print of the rules as versions before this one made it, of what nft lists."""
@@ -326,7 +344,7 @@ class Table:
             generation = self._generation_after(before, after)
         else:
             sent = self._exchange(text, after, former, before)
-            generation = self._generation_after(before + sent - 1, after) if sent else 0
+            generation = self._generation_after(before + sent - 1, after)
         listing = self._list(terse=True)
         return Mark(listing.rules if listing else "", TEMPLATE, generation)
 
@@ -351,21 +369,27 @@ class Table:
             before: The generation of that listing.
 
         Returns:
-            How many batches that took; 0 where it is not known what is there.
+            How many batches that took; 0 where the copy could not be deleted, and the next transaction has to list.
         """
-        left = self._existing(COPIES)
-        sent = self._applied(_deletion(left) + copied(text))
-        if sent:
-            sent += self._applied(_unhooking(former.bases))
+        sent = 0
+        if former.bases or not self._origin().copied:  # else a copy is, of an agent that died
+            sent += self._take_away_copy()
+            made = self._applied(copied(text))
+            if made:
+                sent += made + self._applied(_unhooking(former.bases))
             if self.generation() != before + sent:
                 # Another record's elements, or addresses that dnsmasq was asked for, have come since the listing.
                 text = self._whole(after, self.listing(fresh=True))
         self.nft.run(_deletion(self._existing(TABLES)) + text)
-        if not sent:
-            return int(not left)
-        sent += 1 + self._applied(_unhooking(base_chains(copied(text))))
-        deleted = self._applied(_deletion(COPIES))
-        return sent + 1 if deleted else 0
+        sent += 1 + self._take_away_copy()
+        return 0 if self._origin().copied else sent
+
+    def _take_away_copy(self) -> int:
+        """Delete the copy, if there is one: the number of batches that took."""
+        there = {name: self.nft.table(name, elements=False) for name in COPIES}
+        tables = {name: table for name, table in there.items() if table is not None}
+        sent = self._applied(_unhooking(f"{name} {chain}" for name, table in tables.items() for chain in table.bases))
+        return sent + self._applied(_deletion(tables))
 
     def _applied(self, batch: str) -> int:
         """Apply a batch that may be refused: the number of batches that were applied."""

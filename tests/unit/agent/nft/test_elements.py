@@ -252,12 +252,11 @@ def test_a_listing_is_read_back_as_elements() -> None:
                     "a_set_of_tomorrow": [raw(("aabb",))],
                     "refused_links": [raw(LINK, ("0200000000010000",), counter=(1, 60))],
                 },
-                comment="hostnet 0123456789abcdef: see docs/nft.md",
                 bases=["forward"],
             )
         }
     )  # fmt: skip
-    assert (found.template, found.bases) == ("0123456789abcdef", ("inet hostnet forward",))
+    assert found.bases == ("inet hostnet forward",)
     assert found.elements == {
         ("dnat_source4", ("eth0", "tcp", "0.0.0.0/0", "80-82")): ("10.0.0.2", "80"),
         ("dnat_source4", ("eth0", "tcp", "10.0.0.0/24", "80")): ("10.0.0.2", "80"),
