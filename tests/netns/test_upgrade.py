@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,9 @@ from typing import Any
 
 import pytest
 from hostnet.agent.dhcp.domains import NOTHING_SET
-from hostnet.agent.linux.libnftables import Nft
+from hostnet.agent.linux.libnftables import Nft, NftError
 from hostnet.agent.nft.ruleset import COPIES, SETS, TABLES, TEMPLATE
+from hostnet.wire.errors import HostnetError
 from hostnet.wire.protocol import Request
 from hostnet.wire.requests import Query
 
@@ -50,7 +52,7 @@ ANY = Query("urn:pulumi:dev::shop::hostnet:index:Bridge::any", "any", "Bridge")
 DIES = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
-from hostnet.agent.linux.libnftables import Nft
+from hostnet.agent.linux.libnftables import Nft, NftError
 from hostnet.agent.main import main
 
 run = Nft.run
@@ -69,6 +71,12 @@ PROGRAM: Program = {
     "nat": ("NatGateway", {"internalInterfaces": ["${net.name}"]}),
     "web": ("PortForward", {"natGateway": "${nat.id}", "sourcePort": 8080, "destination": "10.0.0.11:80"}),
     "range": ("PortForward", {"natGateway": "${nat.id}", "sourcePort": "5000:5009", "destination": "10.0.0.12"}),
+}
+
+SECOND: Program = {
+    "net": ("Bridge", {"name": "br-z", "addresses": ["10.9.0.1/24"]}),
+    "nat": ("NatGateway", {"internalInterfaces": ["${net.name}"]}),
+    "web": ("PortForward", {"natGateway": "${nat.id}", "sourcePort": 9090, "destination": "10.9.0.2"}),
 }
 
 
@@ -352,10 +360,7 @@ def test_two_records_on_one_host(lab: Lab, stack: Stack) -> None:
     provider = Provider()
     try:
         second = Stack(provider, lab.host.name)
-        bridge = ("Bridge", {"name": "br-z", "addresses": ["10.9.0.1/24"]})
-        gateway = ("NatGateway", {"internalInterfaces": ["${net.name}"]})
-        forward = {"natGateway": "${nat.id}", "sourcePort": 9090, "destination": "10.9.0.2"}
-        second.up({"net": bridge, "nat": gateway, "web": ("PortForward", forward)})
+        second.up(SECOND)
         text = earlier(lab.host)
         make_earlier(lab, stack, text)
         make_earlier(lab, second, text)
@@ -368,6 +373,68 @@ def test_two_records_on_one_host(lab: Lab, stack: Stack) -> None:
         assert stack.refresh() == {}
     finally:
         provider.close()
+
+
+def test_two_records_at_once(lab: Lab, stack: Stack, meter: Meter) -> None:
+    """Their agents take turns: the copy of one that lives is left alone, and both find what is theirs."""
+    stack.up(PROGRAM)
+    provider = Provider()
+    try:
+        second = Stack(provider, lab.host.name)
+        second.up(SECOND)
+        text = earlier(lab.host, renamed=False)  # what is in sets of other names, only its own agent puts back
+        for _ in range(ROUNDS):
+            make_earlier(lab, stack, text)
+            make_earlier(lab, second, text)
+            with traffic(lab) as hammers, ThreadPoolExecutor() as pool:
+                assert list(pool.map(lambda each: each.refresh(), (stack, second))) == [{}, {}]
+            assert refused(hammers) == []
+            assert (version(lab, stack), version(lab, second), tables(lab.host)) == (NOW, NOW, {*TABLES})
+        until(lambda: set(meter.missing().values()) == {0})
+        second.destroy()
+        assert stack.refresh() == {}
+    finally:
+        provider.close()
+
+
+def test_tables_that_are_refused_beside_their_copy(lab: Lab, meter: Meter) -> None:
+    """The copy stays in force, a read is an error and no drift, and the next one goes on from there."""
+    provider = InsideProvider(lab.host)
+    stack = Stack(provider, lab.host.name)
+    stack.up(PROGRAM)
+    make_earlier(lab, stack, earlier(lab.host))
+    host = open_host(lab.host, provider.directory)
+    nft, run = host.table.nft, host.table.nft.run
+
+    def refuse(batch: str) -> None:
+        if batch.startswith(REPLACES):
+            raise NftError("Error: Cannot allocate memory")
+        run(batch)
+
+    with traffic(lab) as hammers:
+        nft.run = refuse  # type: ignore[method-assign]
+        with pytest.raises(HostnetError, match="cannot compare the nftables tables"):
+            lab.host.call(host.read, [ANY])
+        assert tables(lab.host) == {*TABLES, *COPIES}
+        for hammer in hammers.values():
+            lab.background.run(hammer.wait(20))
+        assert stack.refresh() == {}
+    assert refused(hammers) == []
+    until(lambda: set(meter.missing().values()) == {0})
+    assert (version(lab, stack), tables(lab.host)) == (NOW, {*TABLES})
+    provider.close()
+
+
+def test_a_lost_record_beside_an_earlier_table_of_two_stacks(lab: Lab, stack: Stack) -> None:
+    """What the first stack's change replaces has the elements of the second one, which has not come back yet."""
+    stack.up(PROGRAM)
+    second = Stack(stack.provider, lab.host.name, name="second")
+    second.up(SECOND)
+    lab.host.nft(drop(lab.host) + earlier(lab.host, renamed=False))
+    next(stack.provider.directory.glob("netns-*.json")).unlink()
+    stack.up({**PROGRAM, "nat": ("NatGateway", {"internalInterfaces": ["${net.name}"], "mssClamp": False})})
+    assert "10.9.0.2 . 9090" in lab.host.run("nft list map inet hostnet dnat_port4")
+    assert "web" not in second.refresh()
 
 
 def test_a_gap_between_two_transactions_is_seen(lab: Lab, stack: Stack, meter: Meter) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import select
 import signal
@@ -110,7 +111,10 @@ def opened(pid: int, is_same: Callable[[], object]) -> Iterator[int | None]:
     """
     try:
         descriptor = os.pidfd_open(pid)
-    except OSError:  # it has ended; or its number is a thread's by now (ENOENT, Linux 6.18), or none (EINVAL)
+    except OSError as error:
+        # Its number may be a thread's by now (ENOENT, Linux 6.18), or be none (EINVAL).
+        if error.errno not in (errno.ESRCH, errno.ENOENT, errno.EINVAL):
+            raise
         yield None
         return
     try:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 from hostnet.agent.dhcp.domains import rules_by_name, set_names
@@ -47,6 +48,8 @@ from hostnet.agent.nft.syntax import (
     render,
     render_key,
 )
+from hostnet.agent.record.lock import exclusive
+from hostnet.agent.record.netns import inode
 from hostnet.agent.record.record import Mark
 from hostnet.wire.digest import sha256
 from hostnet.wire.errors import Code, HostnetError
@@ -94,6 +97,7 @@ class Table:
 
     def __init__(self, nft: Nftables | None = None, own: str = "") -> None:
         self.nft, self.own = nft or Nft(), own
+        self._turn = _turn if nft is None else nullcontext
         self._listed: tuple[int, Listing | None] | None = None
         self._held: tuple[int, SharingMap[Place, tuple[str, ...]]] | None = None
         self._rehearses = False
@@ -124,6 +128,14 @@ class Table:
             # Not `get element`: it reads the whole set for one key (77 ms with 10,000 elements, nft 1.0.6).
             self._listed = (now, self._list(terse=False))
         return self._listed[1]
+
+    def settled(self) -> Listing | None:
+        """The same, after whoever exchanges them at this moment."""
+        listing = self.listing()
+        if listing is not None and listing.copied:
+            with self._turn():
+                listing = self.listing(fresh=True)
+        return listing
 
     def held(self, mark: Mark) -> SharingMap[Place, tuple[str, ...]] | None:
         """What the tables hold of this record, without a look at each element; None where only a listing tells.
@@ -180,7 +192,10 @@ class Table:
                 return _synced(self._send(removed, added, after, replace(mark, generation=now)), added)
         listing = self.listing(fresh=True)
         if listing is None or _other_rules(listing, mark):
-            return Synced(self._replace(after, listing), tuple(after.elements))
+            with self._turn():
+                now, listing = self.generation(), self.listing()  # another record's agent may just have exchanged them
+                if listing is None or _other_rules(listing, mark):
+                    return Synced(self._replace(before, after, listing, mark), tuple(after.elements))
         # Where the record was lost, an element that no recorded owner asked for may be of a stack that is not back yet.
         foreign = listing.foreign(self.own) - before.elements.keys()
         known = listing.elements.keys() - foreign if mark.rules else before.elements.keys()
@@ -244,7 +259,8 @@ class Table:
         if listing is not None and others - before.elements.keys():
             there = [place for place in before.elements if place in listing.elements]
             if listing.copied:
-                self._replace(Desired(), listing)
+                with self._turn():
+                    self._replace(before, Desired(), self.listing(), mark)
             else:
                 self._send(there, [], Desired(), Mark())
             self._held = None
@@ -329,26 +345,35 @@ class Table:
         if text:
             self.nft.run(text)
 
-    def _replace(self, after: Desired, former: Listing | None) -> Mark:
+    def _replace(self, before: Desired, after: Desired, former: Listing | None, mark: Mark) -> Mark:
         """Replace the tables by new ones with all elements, those of other records as well.
+
+        Args:
+            before: What the recorded owners asked for.
+            after: What they ask for now.
+            former: The tables as they are.
+            mark: How they were after the last change.
 
         Raises:
             NftError: nft or the kernel refused them. Nothing has changed; but where they were refused although the copy
                 was not (no memory, say), that stays in force until the next transaction.
         """
         # What comes after the listing is seen by its generation.
-        before, self._held = self._listed[0] if self._listed else self.generation(), None
-        text = self._whole(after, former)
+        listed, self._held = self._listed[0] if self._listed else self.generation(), None
+
+        def text(former: Listing | None) -> str:
+            return self._whole(after, former, self._others(former, before, mark))
+
         if former is None or self._rehearses:
-            self.nft.run(_deletion(self._existing()) + text)
-            generation = self._generation_after(before, after)
+            self.nft.run(_deletion(self._existing()) + text(former))
+            generation = self._generation_after(listed, after)
         else:
-            sent = self._exchange(text, after, former, before)
-            generation = self._generation_after(before + sent - 1, after)
+            sent = self._exchange(text, former, listed)
+            generation = self._generation_after(listed + sent - 1, after)
         listing = self._list(terse=True)
         return Mark(listing.rules if listing else "", TEMPLATE, generation)
 
-    def _exchange(self, text: str, after: Desired, former: Listing, before: int) -> int:
+    def _exchange(self, text: Callable[[Listing | None], str], former: Listing, listed: int) -> int:
         """Replace tables that are in force, with a copy of the new ones in force meanwhile: no packet is refused.
 
         One batch deletes the old ones and makes the new ones: the kernel makes these valid and those invalid at once
@@ -360,27 +385,26 @@ class Table:
         before they are deleted. Two tables with the same rules do what one does: the first translates, and both accept.
 
         An agent that dies in between leaves the old tables in force, or the copy, or the new ones; who lists them next
-        makes them again (`Listing.copied`).
+        makes them again (`Origin.copied`), once it is its turn: till then the agent lives.
 
         Args:
-            text: What makes the new ones.
-            after: What they are to hold.
+            text: What makes the new ones, with what is kept of the old ones.
             former: The old ones, as they are listed.
-            before: The generation of that listing.
+            listed: The generation of that listing.
 
         Returns:
             How many batches that took; 0 where the copy could not be deleted, and the next transaction has to list.
         """
-        sent = 0
+        sent, batch = 0, text(former)
         if former.bases or not self._origin().copied:  # else a copy is, of an agent that died
             sent += self._take_away_copy()
-            made = self._applied(copied(text))
+            made = self._applied(copied(batch))
             if made:
                 sent += made + self._applied(_unhooking(former.bases))
-            if self.generation() != before + sent:
+            if self.generation() != listed + sent:
                 # Another record's elements, or addresses that dnsmasq was asked for, have come since the listing.
-                text = self._whole(after, self.listing(fresh=True))
-        self.nft.run(_deletion(self._existing(TABLES)) + text)
+                batch = text(self.listing(fresh=True))
+        self.nft.run(_deletion(self._existing(TABLES)) + batch)
         sent += 1 + self._take_away_copy()
         return 0 if self._origin().copied else sent
 
@@ -399,29 +423,25 @@ class Table:
                 return 1
         return 0
 
-    def _whole(self, after: Desired, former: Listing | None) -> str:
-        """The commands that make the tables with all elements."""
+    def _others(self, listing: Listing | None, before: Desired, mark: Mark) -> set[Place]:
+        """The elements that stay whatever this record's owners ask for: those of other records.
+
+        Where this record was lost, also those that no recorded owner asked for: their stack may not be back yet.
+        """
+        if listing is None:
+            return set()
+        return listing.needed(self.own) if mark.rules else listing.elements.keys() - before.elements.keys()
+
+    def _whole(self, after: Desired, former: Listing | None, others: set[Place]) -> str:
+        """The commands that make the tables with all elements, and others' from the former ones."""
         # In order, as a delta is: an interval map of several fields is listed as it was filled.
         everything = [Element(*place, value) for place, value in sorted(after.elements.entries())]
-        return table_text() + "".join((*_batch([], everything, after, self.own), *self._kept(after, former)))
+        return table_text() + "".join((*_batch([], everything, after, self.own), *_kept(after, former, others)))
 
-    def _kept(self, after: Desired, former: Listing | None) -> Iterator[str]:
-        """The commands that put the elements of other records into the new tables, and the addresses of names."""
-        if former is None:
-            return
-        others = sorted(former.needed(self.own) - after.elements.keys())
-        yield from _making((Element(*place, former.elements[place]) for place in others if place[0] in MADE), after)
-        for name, key in others:
-            if name not in SETS:
-                continue
-            element = Element(name, key, former.elements[name, key])
-            with suppress(ValueError):  # another version's set of this name
-                yield f"add element {SETS[name].table} {name} {{ {render(element, former.comments[name, key])} }}\n"
-        for name, answers in former.answers.items():
-            place = NAME_SETS, (name,)
-            left = [f"{address} expires {seconds}s" for address, seconds in answers.items() if seconds > 0]
-            if left and (place in after.elements or place in others):
-                yield f"add element {TABLE} {name} {{ {', '.join(left)} }}\n"
+
+def _turn() -> AbstractContextManager[None]:
+    """The turn of who exchanges the tables of this network namespace: agents of several records may."""
+    return exclusive(Path(f"/run/hostnet-tables-{inode(Path('/proc/thread-self/ns/net'))}.lock"))
 
 
 def _deletion(tables: Iterable[str]) -> str:
@@ -430,6 +450,25 @@ def _deletion(tables: Iterable[str]) -> str:
 
 def _unhooking(chains: Iterable[str]) -> str:
     return "".join(f"delete chain {name}\n" for name in chains)
+
+
+def _kept(after: Desired, former: Listing | None, others: set[Place]) -> Iterator[str]:
+    """The commands that put the elements of other records into the new tables, and the addresses of names."""
+    if former is None:
+        return
+    kept = sorted(others - after.elements.keys())
+    yield from _making((Element(*place, former.elements[place]) for place in kept if place[0] in MADE), after)
+    for name, key in kept:
+        if name not in SETS:
+            continue
+        element, comment = Element(name, key, former.elements[name, key]), former.comments.get((name, key), "")
+        with suppress(ValueError):  # another version's set of this name
+            yield f"add element {SETS[name].table} {name} {{ {render(element, comment)} }}\n"
+    for name, answers in former.answers.items():
+        place = NAME_SETS, (name,)
+        left = [f"{address} expires {seconds}s" for address, seconds in answers.items() if seconds > 0]
+        if left and (place in after.elements or place in kept):
+            yield f"add element {TABLE} {name} {{ {', '.join(left)} }}\n"
 
 
 def _synced(mark: Mark, added: Iterable[Element]) -> Synced:

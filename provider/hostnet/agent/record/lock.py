@@ -10,7 +10,10 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Optional, Protocol
+
+from hostnet.agent.linux import files
 
 _LOOK_SECONDS = 0.05
 _BYTES, _MOST_BYTES = 256, 4096
@@ -140,3 +143,32 @@ def holder_of(descriptor: int) -> Holder:
         return Holder(int(data["pid"]), str(data["doing"]), float(data["since"]))
     except (OSError, ValueError, KeyError, TypeError):
         return Holder()
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Work while no other process does so under the same file, which is there only meanwhile.
+
+    Where the file can't be made (a read-only /run), nobody waits.
+    """
+    try:
+        descriptor = _turn(path)
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _turn(path: Path) -> int:
+    while True:
+        descriptor = files.open_ours(path, os.O_RDWR | os.O_CREAT)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Who had it before has taken its file away: then this one locked a file that is gone.
+        with contextlib.suppress(OSError):
+            if os.fstat(descriptor).st_ino == path.stat().st_ino:
+                return descriptor
+        os.close(descriptor)

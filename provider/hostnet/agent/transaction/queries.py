@@ -33,7 +33,7 @@ from hostnet.agent.transaction.restore import Restorer
 from hostnet.agent.transaction.subsystems import Subsystems
 from hostnet.agent.transaction.sync import Synchronizer
 from hostnet.agent.transaction.transition import names_of
-from hostnet.wire.errors import HostnetError
+from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.family import family_of
 from hostnet.wire.objects import DhcpServer, Link, ObjectState
 from hostnet.wire.requests import Query, View
@@ -266,12 +266,20 @@ class Queries:
         return last[2]
 
     def _listing(self, record: Record) -> Listing | None:
-        """Our tables; None where the rules are not as we made them: elements without rules do nothing."""
+        """Our tables; None where the rules are not as we made them: elements without rules do nothing.
+
+        Raises:
+            HostnetError: hostnet itself has made them otherwise since, so nothing can be said of what they lack.
+        """
         try:
-            listing = self._subsystems.table.listing()
+            listing = self._subsystems.table.settled()
         except MissingLibraryError:
             return None
-        if listing is None or (record.table.rules and listing.rules != record.table.rules):
+        mark = record.table
+        if listing is not None and mark.rules and (listing.copied or listing.template not in ("", mark.template)):
+            why = "another process of hostnet has just replaced them, or was killed at that"
+            raise HostnetError(Code.CONFLICT, "cannot compare the nftables tables", why, "Run the command again")
+        if listing is None or (mark.rules and listing.rules != mark.rules):
             return None
         return listing
 
