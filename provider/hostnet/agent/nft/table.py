@@ -237,12 +237,15 @@ class Table:
         if not mark.rules or (mark.template == TEMPLATE and self.held(mark) is not None):
             return False
         origin = self._origin()
-        if origin.copied or origin.template not in ("", mark.template):
-            return True
-        if mark.template == TEMPLATE:
-            return False
-        listing = self.listing()
-        return listing is not None and mark.rules in (listing.rules, self._former_print())
+        if mark.template == TEMPLATE and not origin.copied and origin.template in ("", TEMPLATE):
+            return False  # without a look at all elements
+        with self._turn():
+            listing = self.listing()
+            if listing is None:
+                return False
+            if listing.copied or listing.template not in ("", mark.template):
+                return True
+            return mark.template != TEMPLATE and mark.rules in (listing.rules, self._former_print())
 
     def _former_print(self) -> str:
         """The print of the rules as versions before this one made it, of what nft lists."""
