@@ -24,6 +24,7 @@ import pytest
 from hostnet.agent.dhcp.domains import NOTHING_SET
 from hostnet.agent.linux.libnftables import Nft, NftError
 from hostnet.agent.nft.ruleset import COPIES, SETS, TABLES, TEMPLATE
+from hostnet.agent.transaction.host import Host
 from hostnet.wire.errors import HostnetError
 from hostnet.wire.protocol import Request
 from hostnet.wire.requests import Query
@@ -209,6 +210,19 @@ def tables(host: Namespace) -> set[str]:
 NOW = Version(frozenset((*SETS, NOTHING_SET)), TEMPLATE)
 
 
+Inside = tuple[Stack, Host]
+
+
+@pytest.fixture
+def inside(lab: Lab) -> Iterator[Inside]:
+    """A stack that is up, and an agent of its host in this process."""
+    provider = InsideProvider(lab.host)
+    stack = Stack(provider, lab.host.name)
+    stack.up(PROGRAM)
+    yield stack, open_host(lab.host, provider.directory)
+    provider.close()
+
+
 # --- the promises --------------------------------------------------------------------------------------------------
 
 
@@ -234,15 +248,12 @@ def test_an_update_replaces_the_table_and_no_connection_is_lost(lab: Lab, stack:
     assert stack.refresh() == {}
 
 
-def test_the_copy_carries_the_traffic_alone(lab: Lab, meter: Meter) -> None:
+def test_the_copy_carries_the_traffic_alone(lab: Lab, inside: Inside, meter: Meter) -> None:
     """The kernel has no moment that is the same for all chains: what stands beside them meanwhile does all they do."""
-    provider = InsideProvider(lab.host)
-    stack = Stack(provider, lab.host.name)
-    stack.up(PROGRAM)
+    stack, host = inside
     text = earlier(lab.host)
     make_earlier(lab, stack, text)
     kept = [lab.converse(role, target) for role, target in PATHS.values()]
-    host = open_host(lab.host, provider.directory)
     nft, run = host.table.nft, host.table.nft.run
 
     def without_tables(batch: str) -> None:
@@ -265,7 +276,6 @@ def test_the_copy_carries_the_traffic_alone(lab: Lab, meter: Meter) -> None:
     assert tables(lab.host) == {*TABLES}
     for one in kept:
         one.close()
-    provider.close()
 
 
 def die(lab: Lab, stack: Stack, task: str, batch: str) -> None:
@@ -312,13 +322,10 @@ def test_an_agent_that_dies_at_any_step(lab: Lab, stack: Stack, meter: Meter, ta
     assert stack.again() == []
 
 
-def test_tables_leave_the_way_before_they_are_deleted(lab: Lab) -> None:
+def test_tables_leave_the_way_before_they_are_deleted(lab: Lab, inside: Inside) -> None:
     """A packet that runs a deleted table's rules finds nothing in its maps, and the next rule may refuse it."""
-    provider = InsideProvider(lab.host)
-    stack = Stack(provider, lab.host.name)
-    stack.up(PROGRAM)
+    stack, host = inside
     make_earlier(lab, stack, earlier(lab.host))
-    host = open_host(lab.host, provider.directory)
     run, hooked = host.table.nft.run, list[set[str]]()
 
     def look(batch: str) -> None:
@@ -329,16 +336,12 @@ def test_tables_leave_the_way_before_they_are_deleted(lab: Lab) -> None:
     host.table.nft.run = look  # type: ignore[method-assign]
     lab.host.call(host.read, [ANY])
     assert hooked == [{*COPIES}, {*TABLES}]
-    provider.close()
 
 
-def test_what_comes_while_the_copy_is_made_is_in_the_new_tables(lab: Lab) -> None:
+def test_what_comes_while_the_copy_is_made_is_in_the_new_tables(lab: Lab, inside: Inside) -> None:
     """Another record's agent, and dnsmasq, add to the old tables: what they added since the listing is not lost."""
-    provider = InsideProvider(lab.host)
-    stack = Stack(provider, lab.host.name)
-    stack.up(PROGRAM)
+    stack, host = inside
     make_earlier(lab, stack, earlier(lab.host, renamed=False))
-    host = open_host(lab.host, provider.directory)
     nft, run = host.table.nft, host.table.nft.run
     element = '"eth0" . tcp . 81 comment "dev/shop PortForward x @/srv/other" : 10.0.0.12 . 81'
 
@@ -351,7 +354,6 @@ def test_what_comes_while_the_copy_is_made_is_in_the_new_tables(lab: Lab) -> Non
     lab.host.call(host.read, [ANY])
     assert "/srv/other" in lab.host.run("nft list table inet hostnet")
     assert tables(lab.host) == {*TABLES}
-    provider.close()
 
 
 def test_two_records_on_one_host(lab: Lab, stack: Stack) -> None:
@@ -397,13 +399,10 @@ def test_two_records_at_once(lab: Lab, stack: Stack, meter: Meter) -> None:
         provider.close()
 
 
-def test_tables_that_are_refused_beside_their_copy(lab: Lab, meter: Meter) -> None:
+def test_tables_that_are_refused_beside_their_copy(lab: Lab, inside: Inside, meter: Meter) -> None:
     """The copy stays in force, a read is an error and no drift, and the next one goes on from there."""
-    provider = InsideProvider(lab.host)
-    stack = Stack(provider, lab.host.name)
-    stack.up(PROGRAM)
+    stack, host = inside
     make_earlier(lab, stack, earlier(lab.host))
-    host = open_host(lab.host, provider.directory)
     nft, run = host.table.nft, host.table.nft.run
 
     def refuse(batch: str) -> None:
@@ -422,7 +421,6 @@ def test_tables_that_are_refused_beside_their_copy(lab: Lab, meter: Meter) -> No
     assert refused(hammers) == []
     until(lambda: set(meter.missing().values()) == {0})
     assert (version(lab, stack), tables(lab.host)) == (NOW, {*TABLES})
-    provider.close()
 
 
 def test_a_lost_record_beside_an_earlier_table_of_two_stacks(lab: Lab, stack: Stack) -> None:
