@@ -12,7 +12,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ ANY = Query("urn:pulumi:dev::shop::hostnet:index:Bridge::any", "any", "Bridge")
 DIES = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
-from hostnet.agent.linux.libnftables import Nft, NftError
+from hostnet.agent.linux.libnftables import Nft
 from hostnet.agent.main import main
 
 run = Nft.run
@@ -140,9 +140,21 @@ def traffic(lab: Lab) -> Iterator[dict[str, Hammer]]:
         yield {path: stack.enter_context(lab.hammer(role, target)) for path, (role, target) in PATHS.items()}
 
 
+def go_on(lab: Lab, hammers: dict[str, Hammer], more: int) -> None:
+    """Wait until so many more connections have ended on each path."""
+    for hammer in hammers.values():
+        lab.background.run(hammer.wait(more))
+
+
 def refused(hammers: dict[str, Hammer]) -> list[str]:
     """What was refused, not what was slow."""
     return [f"{path}: {each}" for path, one in hammers.items() for each in one.failures if each.outcome == "refused"]
+
+
+def intercept(host: Host, run: Callable[[str, Callable[[str], None]], None]) -> None:
+    """Have each batch of an agent in this process go through a function, which gets what runs it as well."""
+    nft, inner = host.table.nft, host.table.nft.run
+    nft.run = lambda batch: run(batch, inner)  # type: ignore[method-assign]
 
 
 def resets(host: Namespace) -> int:
@@ -231,7 +243,6 @@ def test_an_update_replaces_the_table_and_no_connection_is_lost(lab: Lab, stack:
     stack.up(PROGRAM)
     text = earlier(lab.host)
     kept = [lab.converse(role, target) for role, target in PATHS.values()]
-
     before = resets(lab.host)
     for number in range(ROUNDS):
         make_earlier(lab, stack, text)
@@ -254,19 +265,17 @@ def test_the_copy_carries_the_traffic_alone(lab: Lab, inside: Inside, meter: Met
     text = earlier(lab.host)
     make_earlier(lab, stack, text)
     kept = [lab.converse(role, target) for role, target in PATHS.values()]
-    nft, run = host.table.nft, host.table.nft.run
 
-    def without_tables(batch: str) -> None:
+    def without_tables(batch: str, run: Callable[[str], None]) -> None:
         if batch.startswith(REPLACES):
             lab.host.nft(drop(lab.host))
-            for hammer in hammers.values():
-                lab.background.run(hammer.wait(50))
+            go_on(lab, hammers, 50)
             alone.append([lab.still(one).server for one in kept])
             lab.host.nft(text)
         run(batch)
 
     alone: list[list[str]] = []
-    nft.run = without_tables  # type: ignore[method-assign]
+    intercept(host, without_tables)
     with traffic(lab) as hammers:
         lab.host.call(host.read, [ANY])
     assert alone == [["guest1", "internet"]]
@@ -312,8 +321,7 @@ def test_an_agent_that_dies_at_any_step(lab: Lab, stack: Stack, meter: Meter, ta
     with traffic(lab) as hammers:
         die(lab, stack, task, STEPS[step])
         assert tables(lab.host) == {*TABLES, *COPIES}
-        for hammer in hammers.values():
-            lab.background.run(hammer.wait(20))
+        go_on(lab, hammers, 20)
         assert stack.refresh() == {}
     assert refused(hammers) == []
     until(lambda: set(meter.missing().values()) == {0})
@@ -326,14 +334,14 @@ def test_tables_leave_the_way_before_they_are_deleted(lab: Lab, inside: Inside) 
     """A packet that runs a deleted table's rules finds nothing in its maps, and the next rule may refuse it."""
     stack, host = inside
     make_earlier(lab, stack, earlier(lab.host))
-    run, hooked = host.table.nft.run, list[set[str]]()
+    hooked: list[set[str]] = []
 
-    def look(batch: str) -> None:
+    def look(batch: str, run: Callable[[str], None]) -> None:
         if batch.startswith("delete table"):
             hooked.append({f"{each['family']} {each['table']}" for each in base_chains(lab.host)})
         run(batch)
 
-    host.table.nft.run = look  # type: ignore[method-assign]
+    intercept(host, look)
     lab.host.call(host.read, [ANY])
     assert hooked == [{*COPIES}, {*TABLES}]
 
@@ -342,15 +350,14 @@ def test_what_comes_while_the_copy_is_made_is_in_the_new_tables(lab: Lab, inside
     """Another record's agent, and dnsmasq, add to the old tables: what they added since the listing is not lost."""
     stack, host = inside
     make_earlier(lab, stack, earlier(lab.host, renamed=False))
-    nft, run = host.table.nft, host.table.nft.run
     element = '"eth0" . tcp . 81 comment "dev/shop PortForward x @/srv/other" : 10.0.0.12 . 81'
 
-    def add(batch: str) -> None:
+    def add(batch: str, run: Callable[[str], None]) -> None:
         run(batch)
         if batch.startswith(f"add table {COPIES[0]}"):
             lab.host.nft(f"add element {TABLES[0]} dnat_port4 {{ {element} }}")
 
-    nft.run = add  # type: ignore[method-assign]
+    intercept(host, add)
     lab.host.call(host.read, [ANY])
     assert "/srv/other" in lab.host.run("nft list table inet hostnet")
     assert tables(lab.host) == {*TABLES}
@@ -403,20 +410,18 @@ def test_tables_that_are_refused_beside_their_copy(lab: Lab, inside: Inside, met
     """The copy stays in force, a read is an error and no drift, and the next one goes on from there."""
     stack, host = inside
     make_earlier(lab, stack, earlier(lab.host))
-    nft, run = host.table.nft, host.table.nft.run
 
-    def refuse(batch: str) -> None:
+    def refuse(batch: str, run: Callable[[str], None]) -> None:
         if batch.startswith(REPLACES):
             raise NftError("Error: Cannot allocate memory")
         run(batch)
 
     with traffic(lab) as hammers:
-        nft.run = refuse  # type: ignore[method-assign]
+        intercept(host, refuse)
         with pytest.raises(HostnetError, match="cannot compare the nftables tables"):
             lab.host.call(host.read, [ANY])
         assert tables(lab.host) == {*TABLES, *COPIES}
-        for hammer in hammers.values():
-            lab.background.run(hammer.wait(20))
+        go_on(lab, hammers, 20)
         assert stack.refresh() == {}
     assert refused(hammers) == []
     until(lambda: set(meter.missing().values()) == {0})

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from hostnet.agent.dhcp.config import DHCP, DNS
 from hostnet.agent.linux import files
-from hostnet.agent.linux.process import end_process, has_ended, opened, send_signal
+from hostnet.agent.linux.process import end_process, opened, send_signal, wait_for_end
 from hostnet.agent.record.netns import inode, names_of
 from hostnet.wire.errors import Code, HostnetError
 
@@ -97,7 +97,7 @@ def await_end(place: Path) -> None:
     if pid.isdigit():
         with opened(int(pid), lambda: _is_dying(int(pid))) as descriptor:
             if descriptor is not None:
-                has_ended(descriptor)
+                wait_for_end(descriptor)
 
 
 def _is_dying(pid: int) -> bool:

@@ -131,11 +131,11 @@ def end_process(descriptor: int) -> None:
     """
     for number in (signal.SIGTERM, signal.SIGKILL):
         send_signal(descriptor, number)
-        if has_ended(descriptor):
+        if wait_for_end(descriptor):
             return
 
 
-def has_ended(descriptor: int) -> bool:
+def wait_for_end(descriptor: int) -> bool:
     """Wait for the end of a process for some seconds; whether it has come.
 
     Args:

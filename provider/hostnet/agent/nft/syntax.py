@@ -267,6 +267,23 @@ def _number(kind: str, value: str) -> str:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """How our tables came to be.
+
+    Attributes:
+        template: The template that they were made from; "" where they do not say.
+        copied: Whether a copy stands beside them: an agent exchanges them, or died at that.
+    """
+
+    template: str = ""
+    copied: bool = False
+
+    def is_another(self, template: str) -> bool:
+        """Whether hostnet itself has made them otherwise than a record with this template says."""
+        return self.copied or self.template not in ("", template)
+
+
+@dataclass(frozen=True)
 class Listing:
     """Our tables as the kernel has them.
 
@@ -277,9 +294,8 @@ class Listing:
         sets: The names of sets and maps.
         comments: By place, where there is one.
         answers: By set of a name's addresses, each address with the seconds that it stays.
-        template: The template that they were made from; "" where they do not say.
         bases: The base chains, each with its table: `inet hostnet forward`.
-        copied: Whether a copy stands beside them, and so an agent died that replaced them.
+        origin: How they came to be.
     """
 
     elements: dict[Place, tuple[str, ...]]
@@ -288,9 +304,8 @@ class Listing:
     sets: frozenset[str] = frozenset()
     comments: dict[Place, str] = field(default_factory=dict)
     answers: dict[str, dict[str, int]] = field(default_factory=dict)
-    template: str = ""
     bases: tuple[str, ...] = ()
-    copied: bool = False
+    origin: Origin = Origin()
 
     def foreign(self, mark: str) -> set[Place]:
         """The elements of records with another mark. What has no comment is another program's.

@@ -37,6 +37,7 @@ from hostnet.agent.nft.ruleset import (
 from hostnet.agent.nft.syntax import (
     LONGEST_COMMENT,
     Listing,
+    Origin,
     address_of,
     clean_comment,
     encode,
@@ -56,19 +57,6 @@ from hostnet.wire.errors import Code, HostnetError
 from hostnet.wire.objects import Gateway, Guest
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Origin:
-    """How the tables came to be.
-
-    Attributes:
-        template: The template that they were made from; "" where they do not say.
-        copied: Whether a copy stands beside them, and so an agent died that exchanged them.
-    """
-
-    template: str
-    copied: bool
 
 
 _ELEMENTS_PER_LINE = 500  # of a batch: few commands, and none too long for nft's parser
@@ -132,7 +120,7 @@ class Table:
     def settled(self) -> Listing | None:
         """The same, after whoever exchanges them at this moment."""
         listing = self.listing()
-        if listing is not None and listing.copied:
+        if listing is not None and listing.origin.copied:
             with self._turn():
                 listing = self.listing(fresh=True)
         return listing
@@ -153,7 +141,7 @@ class Table:
     def _list(self, *, terse: bool) -> Listing | None:
         found = {name: self.nft.table(name, elements=not terse, apart=LISTS) for name in TABLES}
         tables = {name: table for name, table in found.items() if table is not None}
-        return replace(read_listing(tables), **vars(self._origin())) if tables else None
+        return replace(read_listing(tables), origin=self._origin()) if tables else None
 
     def _origin(self) -> Origin:
         heads = {" ".join(place): head for place, head in self.nft.tables().items()}
@@ -236,14 +224,13 @@ class Table:
         """
         if not mark.rules or (mark.template == TEMPLATE and self.held(mark) is not None):
             return False
-        origin = self._origin()
-        if mark.template == TEMPLATE and not origin.copied and origin.template in ("", TEMPLATE):
+        if mark.template == TEMPLATE and not self._origin().is_another(TEMPLATE):
             return False  # without a look at all elements
         with self._turn():
             listing = self.listing()
             if listing is None:
                 return False
-            if listing.copied or listing.template not in ("", mark.template):
+            if listing.origin.is_another(mark.template):
                 return True
             return mark.template != TEMPLATE and mark.rules in (listing.rules, self._former_print())
 
@@ -258,13 +245,12 @@ class Table:
         """Delete the tables, unless elements of other records are in them; where this one was lost, of anybody."""
         self._held = None
         listing = self.listing(fresh=True)
-        others = (listing.needed(self.own) if mark.rules else set(listing.elements)) if listing is not None else set()
-        if listing is not None and others - before.elements.keys():
-            there = [place for place in before.elements if place in listing.elements]
-            if listing.copied:
+        if listing is not None and self._others(listing, before, mark) - before.elements.keys():
+            if listing.origin.copied:
                 with self._turn():
                     self._replace(before, Desired(), self.listing(), mark)
             else:
+                there = [place for place in before.elements if place in listing.elements]
                 self._send(there, [], Desired(), Mark())
             self._held = None
             return Mark()
@@ -483,10 +469,10 @@ def _other_rules(listing: Listing, mark: Mark) -> bool:
 
     Where the record was lost nothing says how they were made, but their comment and the names of their sets.
     """
-    if listing.copied:
+    if listing.origin.copied:
         return True
     if not mark.rules:
-        return listing.template != TEMPLATE or listing.sets != SETS.keys()
+        return listing.origin.template != TEMPLATE or listing.sets != SETS.keys()
     return mark.template != TEMPLATE or listing.rules != mark.rules
 
 

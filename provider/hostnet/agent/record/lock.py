@@ -145,30 +145,35 @@ def holder_of(descriptor: int) -> Holder:
         return Holder()
 
 
+def is_current(descriptor: int, path: Path) -> bool:
+    """Whether an open file is the one of this name: who had the lock before may have taken its file away."""
+    try:
+        return os.fstat(descriptor).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
+
+
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Work while no other process does so under the same file, which is there only meanwhile.
 
     Where the file can't be made (a read-only /run), nobody waits.
     """
-    try:
+    descriptor = None
+    with contextlib.suppress(OSError):
         descriptor = _turn(path)
-    except OSError:
-        yield
-        return
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+        if descriptor is not None:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
 
 
 def _turn(path: Path) -> int:
     while True:
         descriptor = files.open_ours(path, os.O_RDWR | os.O_CREAT)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Who had it before has taken its file away: then this one locked a file that is gone.
-        with contextlib.suppress(OSError):
-            if os.fstat(descriptor).st_ino == path.stat().st_ino:
-                return descriptor
+        if is_current(descriptor, path):
+            return descriptor
         os.close(descriptor)

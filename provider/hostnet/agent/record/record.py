@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from hostnet.agent.linux import files
 from hostnet.agent.record import phase as phases
 from hostnet.agent.record.changes import ChangesFile, Entry
-from hostnet.agent.record.lock import Background, Look, Waiter, acquire
+from hostnet.agent.record.lock import Background, Look, Waiter, acquire, is_current
 from hostnet.agent.record.originals import Mtu, Originals, Sysctl, mtus_from_json, mtus_to_json
 from hostnet.agent.record.owners import Owner, Owners
 from hostnet.agent.record.phase import Idle, Pending, Phase, Result, RolledBack, Unconfirmed
@@ -185,21 +185,15 @@ class Store:
                 os.close(descriptor)
                 raise
             # The last owner's delete takes the lock's file away: then this one locked a file that is gone.
-            if self._lock_is_current(descriptor):
+            if is_current(descriptor, self._lock):
                 break
             os.close(descriptor)
         try:
             yield self._load()
         finally:
-            if not self._path.exists() and self._lock_is_current(descriptor):
+            if not self._path.exists() and is_current(descriptor, self._lock):
                 self._remove()  # a look at a host that holds nothing leaves nothing there
             os.close(descriptor)
-
-    def _lock_is_current(self, descriptor: int) -> bool:
-        try:
-            return os.fstat(descriptor).st_ino == self._lock.stat().st_ino
-        except FileNotFoundError:
-            return False
 
     def base(self, urn: str, identity: str, digest: str) -> Sequence[Forward] | None:
         """The forwards of an owner, if they have this digest; None where it has others."""

@@ -276,7 +276,7 @@ class Queries:
         except MissingLibraryError:
             return None
         mark = record.table
-        if listing is not None and mark.rules and (listing.copied or listing.template not in ("", mark.template)):
+        if listing is not None and mark.rules and listing.origin.is_another(mark.template):
             why = "another process of hostnet has just replaced them, or was killed at that"
             raise HostnetError(Code.CONFLICT, "cannot compare the nftables tables", why, "Run the command again")
         if listing is None or (mark.rules and listing.rules != mark.rules):
